@@ -1,0 +1,25 @@
+"""The command `nnunet-mamba`: one module per verb, each with `add(commands)`; heavy imports wait inside the verbs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+VERBS = ("quickstart", "doctor", "register", "networks")  # modules of this package; some offer several verbs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Exit code 0: done; 1: done, and something is wrong; 2: refused, with the reason."""
+    parser = argparse.ArgumentParser(prog="nnunet-mamba", description="Mamba networks for stock nnU-Net v2.")
+    commands = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb in VERBS:
+        import_module(f"nnunet_mamba.cli.{verb}").add(commands)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"nnunet-mamba {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"nnunet-mamba {args.verb}: interrupted", file=sys.stderr)
+        return 130

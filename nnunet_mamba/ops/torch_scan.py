@@ -1,0 +1,141 @@
+"""The selective scan in plain torch operations, for any device: chunks in sequence, each in two levels.
+
+A chunk of up to SIDE * SIDE tokens is SIDE pieces of SIDE tokens. All pieces walk at once from zero, then the
+states at the pieces' ends are passed on, and what they contribute is added. Backward recomputes chunk by chunk
+from the states kept at the chunks' starts; its own recurrence is the same one, run from the end.
+
+Shapes and arguments as in `reference`; `states` (b, chunks, n, d) holds the state before each chunk.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_mamba.ops.reference import visited
+
+SIDE = 16
+CHUNK = SIDE * SIDE
+
+
+def linear_scan(decay: Tensor, drive: Tensor, start: Tensor) -> Tensor:
+    """h_t = decay_t h_{t-1} + drive_t with h_{-1} = start; decay, drive (b, l, d, n), start (b, d, n) -> all h."""
+    length = decay.shape[1]
+    padding = (0, 0, 0, 0, 0, -length % SIDE)
+    decay, drive = (F.pad(t, padding).unflatten(1, (-1, SIDE)) for t in (decay, drive))  # (b, pieces, side, d, n)
+    h, through = drive[:, :, 0], decay[:, :, 0]
+    local, products = [h], [through]
+    for k in range(1, SIDE):
+        h, through = decay[:, :, k] * h + drive[:, :, k], decay[:, :, k] * through
+        local.append(h)
+        products.append(through)
+    carry = [start]
+    for piece in range(decay.shape[1] - 1):
+        carry.append(products[-1][:, piece] * carry[-1] + local[-1][:, piece])
+    states = torch.stack(local, 2) + torch.stack(products, 2) * torch.stack(carry, 1)[:, :, None]
+    return states.flatten(1, 2)[:, :length]
+
+
+class _Inputs(NamedTuple):
+    """The inputs of a call in walking order and in the dtype of the sums; delta after bias and softplus."""
+
+    u: Tensor  # (b, l, d)
+    raw: Tensor  # (b, l, d), delta + bias
+    step: Tensor  # (b, l, d)
+    A: Tensor  # (d, n)
+    B: Tensor  # (b, l, g, n)
+    C: Tensor  # (b, l, g, n)
+    D: Tensor | None
+    z: Tensor | None  # (b, l, d)
+    walk: Tensor  # (l,)
+
+    def chunk(self, index: int) -> _Inputs:
+        part = slice(index * CHUNK, (index + 1) * CHUNK)
+        sequences = {name: getattr(self, name)[:, part] for name in ("u", "raw", "step", "B", "C")}
+        return self._replace(**sequences, z=None if self.z is None else self.z[:, part], walk=self.walk[part])
+
+    def per_channel(self, grouped: Tensor) -> Tensor:
+        """(b, l, g, n) -> (b, l, d, n)"""
+        return grouped.repeat_interleave(self.u.shape[2] // grouped.shape[2], dim=2)
+
+    def states(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Decays and states of a chunk (b, l, d, n)."""
+        decay = torch.exp(self.step[..., None] * self.A)
+        drive = (self.step * self.u)[..., None] * self.per_channel(self.B)
+        return decay, linear_scan(decay, drive, start)
+
+    def ungated(self, states: Tensor) -> Tensor:
+        y = (states * self.per_channel(self.C)).sum(-1)
+        return y if self.D is None else y + self.D * self.u
+
+
+def _inputs(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool) -> _Inputs:  # type: ignore[no-untyped-def]
+    work = torch.float64 if u.dtype == torch.float64 else torch.float32
+    walk = visited(u.shape[1], rows, reverse, u.device)
+    u, delta = u.to(work)[:, walk], delta.to(work)[:, walk]
+    B, C = (t.to(work).transpose(1, 2)[:, walk] for t in (B, C))
+    z, D = None if z is None else z.to(work)[:, walk], None if D is None else D.to(work)
+    raw = delta if bias is None else delta + bias.to(work)
+    return _Inputs(u, raw, F.softplus(raw) if softplus else raw, A.to(work), B, C, D, z, walk)
+
+
+def chunk_count(length: int) -> int:
+    return -(-length // CHUNK)
+
+
+def forward(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, keep: bool) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    """-> y (b, l, d) in u's dtype and, if `keep`, the states before each chunk, else an empty tensor."""
+    whole = _inputs(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
+    y = torch.empty_like(whole.u)
+    h = y.new_zeros(u.shape[0], *A.shape)
+    kept = []
+    for index in range(chunk_count(u.shape[1])):
+        chunk = whole.chunk(index)
+        kept.append(h.transpose(1, 2))
+        _, states = chunk.states(h)
+        h = states[:, -1]
+        out = chunk.ungated(states)
+        y[:, chunk.walk] = out if chunk.z is None else out * F.silu(chunk.z)
+    return y.to(u.dtype), torch.stack(kept, 1) if keep else y.new_empty(0)
+
+
+def backward(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: bool) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+    """-> gradients of u, delta, A, B, C, D, z, bias in the dtype of the sums (z's is empty where there is no z)."""
+    whole = _inputs(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
+    dy = dy.to(whole.u.dtype)
+    du, ddelta = torch.empty_like(whole.u), torch.empty_like(whole.u)
+    dz = torch.empty_like(whole.u) if z is not None else whole.u.new_empty(0)
+    dB, dC = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (whole.B, whole.C))
+    dA, dD = torch.zeros_like(whole.A), whole.u.new_zeros(u.shape[2])
+    later = torch.zeros_like(states[:, 0].transpose(1, 2))  # the gradient that reaches a chunk's last state
+    for index in reversed(range(chunk_count(u.shape[1]))):
+        chunk = whole.chunk(index)
+        start = states[:, index].transpose(1, 2)
+        decay, h = chunk.states(start)
+        dout = dy[:, chunk.walk]
+        if chunk.z is not None:
+            s = torch.sigmoid(chunk.z)
+            dz[:, chunk.walk] = dout * chunk.ungated(h) * s * (1 + chunk.z * (1 - s))
+            dout = dout * chunk.z * s
+        dh = _from_the_end(decay, dout[..., None] * chunk.per_channel(chunk.C), later)
+        d_exponent = dh * decay * torch.cat([start[:, None], h[:, :-1]], 1)
+        later = decay[:, 0] * dh[:, 0]
+        through_u = (dh * chunk.per_channel(chunk.B)).sum(-1)
+        du[:, chunk.walk] = through_u * chunk.step + (0 if chunk.D is None else dout * chunk.D)
+        d_step = through_u * chunk.u + (d_exponent * chunk.A).sum(-1)
+        ddelta[:, chunk.walk] = d_step * torch.sigmoid(chunk.raw) if softplus else d_step
+        dA += torch.einsum("bldn,bld->dn", d_exponent, chunk.step)
+        dD += torch.einsum("bld,bld->d", dout, chunk.u)
+        groups = (chunk.B.shape[2], -1)
+        dB[:, chunk.walk] = (dh * (chunk.step * chunk.u)[..., None]).unflatten(2, groups).sum(3)
+        dC[:, chunk.walk] = (h * dout[..., None]).unflatten(2, groups).sum(3)
+    return du, ddelta, dA, dB.transpose(1, 2), dC.transpose(1, 2), dD, dz, ddelta.sum((0, 1))
+
+
+def _from_the_end(decay: Tensor, drive: Tensor, later: Tensor) -> Tensor:
+    """g_t = drive_t + decay_{t+1} g_{t+1}, where `later` stands for the last product."""
+    following = torch.cat([decay[:, 1:], torch.ones_like(decay[:, :1])], 1)
+    return linear_scan(following.flip(1), drive.flip(1), later).flip(1)

@@ -1,0 +1,15 @@
+"""Packaging. Metadata lives in pyproject.toml; here is only what it cannot say.
+
+`nnUNet_trainers/` and `plans_templates/` stand beside the library in the repository and travel inside it in
+the wheel, so that an installation owns no top-level name but `nnunet_mamba`.
+"""
+
+from setuptools import find_packages, setup
+
+BESIDE = ("nnUNet_trainers", "plans_templates")
+
+setup(
+    packages=find_packages(include=["nnunet_mamba", "nnunet_mamba.*"]) + [f"nnunet_mamba.{name}" for name in BESIDE],
+    package_dir={f"nnunet_mamba.{name}": name for name in BESIDE},
+    package_data={"nnunet_mamba": ["py.typed"], "nnunet_mamba.plans_templates": ["*.json"]},
+)
