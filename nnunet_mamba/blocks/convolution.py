@@ -1,0 +1,90 @@
+"""Convolution blocks in nnU-Net's manner: instance norm, leaky ReLU, biases; 2D and 3D by the length of the kernel.
+
+Names of parameters are nnU-Net's (`convs.0.conv.weight`, `convs.0.norm.weight`), so its checkpoints fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+AVG_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+Size = Sequence[int]
+
+
+def activation() -> nn.Module:
+    return nn.LeakyReLU(0.01, inplace=True)
+
+
+def convolution(in_channels: int, out_channels: int, kernel: Size, stride: Size | None = None, bias: bool = True) -> nn.Module:
+    """A convolution padded so that stride 1 keeps the grid (odd kernels)."""
+    padding = [(k - 1) // 2 for k in kernel]
+    stride = tuple(stride or [1] * len(kernel))
+    return CONV[len(kernel)](in_channels, out_channels, tuple(kernel), stride, padding, bias=bias)
+
+
+def pointwise(in_channels: int, out_channels: int, ndim: int, stride: Size | None = None, bias: bool = True) -> nn.Module:
+    """A convolution that sees one voxel."""
+    return convolution(in_channels, out_channels, [1] * ndim, stride, bias)
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution, instance norm and, unless `act` is False, leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Size, stride: Size | None = None, *, act: bool = True, bias: bool = True):
+        super().__init__()
+        self.conv = convolution(in_channels, out_channels, kernel, stride, bias)
+        self.norm = NORM[len(kernel)](out_channels, eps=1e-5, affine=True)
+        if act:
+            self.act = activation()
+
+
+class StackedConvs(nn.Module):
+    """`n_convs` times convolution, norm, activation; the first changes channels and strides.
+
+    With `last_act` False the last one ends with its norm: the branch F of a residual block.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Size, stride: Size, n_convs: int, *, last_act: bool = True):
+        super().__init__()
+        first = ConvNormAct(in_channels, out_channels, kernel, stride, act=last_act or n_convs > 1)
+        rest = (ConvNormAct(out_channels, out_channels, kernel, act=last_act or i < n_convs - 1) for i in range(1, n_convs))
+        self.convs = nn.Sequential(first, *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convs(x)
+
+
+def projection_skip(in_channels: int, out_channels: int, stride: Size) -> nn.Module:
+    """The path around a residual block that is the identity wherever it can be (ResNet-D, He et al.,
+    arXiv:1812.01187): average pooling for strides, then a pointwise convolution and norm for channels."""
+    steps: list[nn.Module] = []
+    if any(s != 1 for s in stride):
+        steps.append(AVG_POOL[len(stride)](tuple(stride), tuple(stride)))
+    if in_channels != out_channels:
+        steps.append(ConvNormAct(in_channels, out_channels, [1] * len(stride), act=False, bias=False))
+    return nn.Sequential(*steps)
+
+
+class NearestUpsample(nn.Module):
+    """A pointwise convolution, then nearest-neighbour enlargement: the same numbers as in the reverse order, for an
+    eighth of the work."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: Size):
+        super().__init__()
+        self.conv = pointwise(in_channels, out_channels, len(stride))
+        self.enlarge = nn.Upsample(scale_factor=tuple(float(s) for s in stride), mode="nearest")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.enlarge(self.conv(x))
+
+
+def upsampling(kind: str, in_channels: int, out_channels: int, stride: Size) -> nn.Module:
+    """`transpose`: transposed convolution with kernel = stride; `nearest`: `NearestUpsample`."""
+    if kind == "nearest":
+        return NearestUpsample(in_channels, out_channels, stride)
+    return CONV_TRANSPOSE[len(stride)](in_channels, out_channels, tuple(stride), tuple(stride), bias=True)

@@ -1,0 +1,109 @@
+"""Mamba on feature maps: selective state spaces that walk over voxels.
+
+b batch, l = prod(grid) tokens, C channels, E = expand * C inner channels, n states, r = dt_rank.
+
+[1] Gu and Dao, Mamba, arXiv:2312.00752. [2] Zhu et al., Vision Mamba, arXiv:2401.09417: several walks that share the
+projections in and out and the gate.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba.ops import causal_conv1d, selective_scan
+from nnunet_mamba.ops.precision import in_float32
+from nnunet_mamba.scan_order import ScanPath, scan_order
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step sizes [1, sec. 3.6]
+
+
+class SelectiveSSM(nn.Module):
+    """One walk's own weights: causal convolution, input-dependent delta, B, C, and A, D [1, alg. 2]."""
+
+    def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int):
+        super().__init__()
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
+        dt = torch.exp(torch.empty(d_inner).uniform_(math.log(DT_MIN), math.log(DT_MAX))).clamp(min=DT_FLOOR)
+        with torch.no_grad():
+            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(bias) = dt
+
+    def scan(self, x: Tensor, z: Tensor, path: ScanPath, grid: tuple[int, ...]) -> Tensor:
+        """x, gate z (b, l, E) -> (b, l, E), tokens in memory order throughout."""
+        rows = path.rows(grid, x.device)
+        u = causal_conv1d(
+            x.transpose(1, 2), self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu", reverse=path.backwards, rows=rows
+        )  # (b, E, l)
+        d_state = self.A_log.shape[1]
+        sizes = [self.dt_proj.in_features, d_state, d_state]
+        dt, B, C = self.x_proj(u.transpose(1, 2)).split(sizes, dim=-1)
+        delta = F.linear(dt, self.dt_proj.weight)
+        y = selective_scan(
+            u,
+            delta.transpose(1, 2),
+            -self.A_log.exp(),
+            B.transpose(1, 2),
+            C.transpose(1, 2),
+            self.D,
+            z.transpose(1, 2),
+            self.dt_proj.bias,
+            delta_softplus=True,
+            reverse=path.backwards,
+            rows=rows,
+        )
+        return y.transpose(1, 2)
+
+
+class Mamba(SelectiveSSM):
+    """A Mamba block over one or more walks; (b, l, C) -> (b, l, C).
+
+        x, z = W_in t;    out = W_out sum_k scan_k(x) silu(z)                                         [2, alg. 1]
+
+    With one walk this is mamba_ssm's Mamba with its parameter names. Each further walk has a `SelectiveSSM` of its
+    own in `further` and shares the rest.
+    """
+
+    def __init__(self, d_model: int, paths: tuple[ScanPath, ...], *, d_state: int = 16, d_conv: int = 4, expand: int = 2):
+        d_inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
+        super().__init__(d_inner, d_state, d_conv, dt_rank)
+        self.paths = paths
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.further = nn.ModuleList(SelectiveSSM(d_inner, d_state, d_conv, dt_rank) for _ in paths[1:])
+
+    def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+        x, z = self.in_proj(tokens).chunk(2, dim=-1)
+        y = self.scan(x, z, self.paths[0], grid)
+        for ssm, path in zip(self.further, self.paths[1:], strict=True):
+            y = y + ssm.scan(x, z, path, grid)
+        return self.out_proj(y)
+
+
+class MambaMixer(nn.Module):
+    """Mamba(LayerNorm(x)) over the voxels of a feature map, without a residual.
+
+    Shape: (B, C, *grid) -> (B, C, *grid), grid of `ndim` axes. Works in float32 whatever surrounds it; see `in_float32`.
+
+    Args:
+        order: a name that `scan_order` knows.
+        d_state, d_conv, expand: sizes of the Mamba block.
+    """
+
+    def __init__(self, channels: int, ndim: int, *, order: str = "uni", d_state: int = 16, d_conv: int = 4, expand: int = 2):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = Mamba(channels, scan_order(order, ndim), d_state=d_state, d_conv=d_conv, expand=expand)
+
+    @in_float32
+    def forward(self, x: Tensor) -> Tensor:
+        grid = tuple(x.shape[2:])
+        tokens = self.norm(x.flatten(2).transpose(1, 2))  # (b, l, C)
+        return self.mamba(tokens, grid).transpose(1, 2).contiguous().view(x.shape)

@@ -1,0 +1,43 @@
+"""The meta-block: the whole family in one table and one line of forward."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nnunet_mamba.blocks.convolution import activation
+
+PLACEMENTS = ("cnn", "ssm", "hybrid_inside", "hybrid_outside")
+
+
+class MetaBlock(nn.Module):
+    """A block of the meta-architecture [1]: local convolutions F, a global mixer M, or both.
+
+        cnn             act(x + F(x))
+        ssm             x + M(x)
+        hybrid_inside   act(x + M(F(x)))      the mixer works within the residual branch
+        hybrid_outside  M(act(x + F(x)))      the mixer works on the sum, as U-Mamba's does
+
+    `skip` stands for x where F changes channels or strides. The absent part of a block is the identity; so is all of
+    an `ssm` block without its mixer.
+    Shape: (B, C, *grid) -> (B, C', *grid'), as F and `skip` have it; grid of 2 or 3 axes.
+
+    [1] Xie et al., MM-UNet, arXiv:2503.17540, fig. 1b.
+    """
+
+    def __init__(self, placement: str, convs: nn.Module | None, mixer: nn.Module | None, skip: nn.Module | None = None):
+        super().__init__()
+        if placement not in PLACEMENTS:
+            raise ValueError(f"Unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}.")
+        self.placement = placement
+        if convs is not None:
+            self.convs = convs
+            self.act = activation()
+        self.mixer = mixer or nn.Identity()
+        self.skip = skip or nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.placement == "ssm":
+            return x if isinstance(self.mixer, nn.Identity) else x + self.mixer(x)
+        if self.placement == "hybrid_inside":
+            return self.act(self.skip(x) + self.mixer(self.convs(x)))
+        return self.mixer(self.act(self.skip(x) + self.convs(x)))

@@ -1,0 +1,90 @@
+"""What distinguishes the members of the family, as data. Sizes are not here: they come from nnU-Net's plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mixer:
+    """The sequence mixer: its walks (see `scan_order`) and the sizes of its Mamba block."""
+
+    order: str = "uni"
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """A network of the meta-architecture; the defaults are nnU-Net's plain U-Net.
+
+    Placements are `plain` (stacked convolutions, no residual) and those of `MetaBlock`. In `encoder` (stages before
+    the bottleneck, from full resolution down) and `decoder` (from the bottleneck up) the last word repeats.
+
+    stem          what stands before stage 0: none, or a full-resolution residual group
+    downsample    by the first convolution of a stage's block, or by a conv-norm-act layer of its own before it
+    skip          around residual blocks: `projection` (identity where shapes allow, ResNet-D), or U-Mamba's `conv`
+                  (a biased pointwise convolution without norm in the first block of every group)
+    plan_counts   n_conv_per_stage of the plans is read as convolutions in F, or as blocks of two convolutions
+    mixer_per     a mixer in every block, or one behind the last block of a stage
+    upsample      transpose, or nearest (then pointwise convolution)
+    n_supervised  how many resolutions have logits, from the largest; None: all above the bottleneck
+    quirks        deviations kept only to equal a paper's code:
+                  single_deep_blocks  U-Mamba cuts the deeper half of the encoder and the last decoder stages to one block
+                  no_top_skip_2d      U-Mamba's 2D decoders do not use the skip at full resolution
+    """
+
+    stem: str = "none"
+    encoder: tuple[str, ...] = ("plain",)
+    bottleneck: str = "plain"
+    decoder: tuple[str, ...] = ("plain",)
+    downsample: str = "block"
+    skip: str = "projection"
+    plan_counts: str = "convs"
+    mixer: Mixer | None = None
+    mixer_per: str = "block"
+    upsample: str = "transpose"
+    n_supervised: int | None = None
+    quirks: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name, words in WORDS.items():
+            value = getattr(self, name)
+            for word in (value,) if isinstance(value, str) else value:
+                if word not in words:
+                    raise ValueError(f"{name}: unknown {word!r}; choose from {', '.join(words)}.")
+
+    def with_overrides(self, **overrides: Any) -> MetaConfig:
+        """A copy with fields of this class, or of its mixer, replaced. ValueError for names that neither has."""
+        own, mixer = {f.name for f in fields(self)}, {f.name for f in fields(Mixer)}
+        unknown = sorted(set(overrides) - own - mixer)
+        if unknown:
+            raise ValueError(f"Unknown override {', '.join(unknown)}; this network knows {', '.join(sorted(own | mixer))}.")
+        config = replace(self, **{name: value for name, value in overrides.items() if name in own})
+        to_mixer = {name: value for name, value in overrides.items() if name in mixer}
+        if not to_mixer:
+            return config
+        if config.mixer is None:
+            raise ValueError(f"{', '.join(to_mixer)}: this network has no mixer to set this for.")
+        return replace(config, mixer=replace(config.mixer, **to_mixer))
+
+    def without_ssm(self) -> MetaConfig:
+        """The twin in which every mixer, with its norms and projections, is the identity."""
+        return replace(self, mixer=None)
+
+
+_PLACEMENTS = ("plain", "cnn", "ssm", "hybrid_inside", "hybrid_outside")
+WORDS = {
+    "stem": ("none", "residual"),
+    "encoder": _PLACEMENTS,
+    "bottleneck": _PLACEMENTS,
+    "decoder": _PLACEMENTS,
+    "downsample": ("block", "layer"),
+    "skip": ("projection", "conv"),
+    "plan_counts": ("convs", "blocks"),
+    "mixer_per": ("block", "stage"),
+    "upsample": ("transpose", "nearest"),
+    "quirks": ("single_deep_blocks", "no_top_skip_2d"),
+}

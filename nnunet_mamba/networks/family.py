@@ -1,0 +1,90 @@
+"""The table of networks, and the one function that builds them. A new member is a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nnunet_mamba.networks.config import MetaConfig, Mixer
+from nnunet_mamba.networks.geometry import PerStage, read_geometry
+from nnunet_mamba.networks.meta_unet import MetaUNet
+
+NO_SSM = "_nossm"
+
+FAMILY = {
+    # nnU-Net's own PlainConvUNet: the control
+    "nnunet": MetaConfig(),
+    # Xie et al., MM-UNet, arXiv:2503.17540, as read in docs/networks.md
+    "mm_unet": MetaConfig(
+        encoder=("plain", "hybrid_inside"),
+        bottleneck="hybrid_inside",
+        decoder=("cnn",),
+        downsample="layer",
+        mixer=Mixer(order="bi"),
+        n_supervised=3,
+    ),
+    # Ma et al., U-Mamba, arXiv:2401.04722, as the code has been since March 2024
+    "umamba_bot": MetaConfig(
+        stem="residual",
+        encoder=("cnn",),
+        bottleneck="hybrid_outside",
+        decoder=("cnn",),
+        skip="conv",
+        plan_counts="blocks",
+        mixer=Mixer(order="uni"),
+        mixer_per="stage",
+        upsample="nearest",
+        quirks=frozenset({"single_deep_blocks", "no_top_skip_2d"}),
+    ),
+}
+
+
+def list_networks() -> list[str]:
+    """The names that `create_network` knows: the family, and the twin without SSM of every member that has one."""
+    return [*FAMILY, *(f"{name}{NO_SSM}" for name, config in FAMILY.items() if config.mixer)]
+
+
+def create_network(
+    name: str,
+    *,
+    input_channels: int,
+    num_classes: int,
+    features_per_stage: Sequence[int],
+    strides: Sequence[PerStage] | None = None,
+    kernel_sizes: Sequence[PerStage] | None = None,
+    n_conv_per_stage: PerStage = 2,
+    n_conv_per_stage_decoder: PerStage = 2,
+    n_blocks_per_stage: PerStage | None = None,
+    patch_size: Sequence[int] | None = None,
+    deep_supervision: bool = False,
+    **overrides: Any,
+) -> MetaUNet:
+    """A network by name, sized as nnU-Net's plans say.
+
+    Args:
+        features_per_stage, strides, kernel_sizes: one entry per stage, full resolution first; a stride or kernel is a
+            list of 2 or 3 numbers (one number: the same for all axes).
+        n_conv_per_stage, n_conv_per_stage_decoder: a number, or one per stage (decoder: deepest first).
+        n_blocks_per_stage: residual blocks per stage, from nnU-Net's ResEnc plans.
+        patch_size: checked against the strides where given.
+        deep_supervision: return a list of logits, the largest first; may be changed in `network.decoder`.
+        overrides: fields of `MetaConfig` and `Mixer`, such as order="multi" or d_state=8.
+
+    Raises ValueError for unknown names and overrides, and for sizes that do not go together.
+    """
+    if name not in list_networks():
+        raise ValueError(f"Unknown network {name!r}; choose one of {', '.join(list_networks())}.")
+    base = name.removesuffix(NO_SSM)
+    config = FAMILY[base] if base == name else FAMILY[base].without_ssm()
+    geometry = read_geometry(
+        input_channels=input_channels,
+        num_classes=num_classes,
+        features_per_stage=features_per_stage,
+        strides=strides,
+        kernel_sizes=kernel_sizes,
+        n_conv_per_stage=n_conv_per_stage,
+        n_conv_per_stage_decoder=n_conv_per_stage_decoder,
+        n_blocks_per_stage=n_blocks_per_stage,
+        patch_size=patch_size,
+    )
+    return MetaUNet(config.with_overrides(**overrides), geometry, deep_supervision)

@@ -1,0 +1,216 @@
+"""The meta U-Net: nnU-Net's topology, with a stage built as its `MetaConfig` says.
+
+Shape: (B, input_channels, *grid) -> logits (B, num_classes, *grid), or with deep supervision a list of logits, the
+largest first. Grids that the strides do not divide are padded with zeros at their far ends, and the logits cropped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba.blocks.convolution import ConvNormAct, StackedConvs, pointwise, projection_skip, upsampling
+from nnunet_mamba.blocks.mamba import MambaMixer
+from nnunet_mamba.blocks.meta import MetaBlock
+from nnunet_mamba.networks.config import MetaConfig
+from nnunet_mamba.networks.geometry import Geometry, Grid, check_grid
+
+ALIASES = (".all_modules.", "decoder.encoder.")  # nnU-Net's checkpoints name the same weights a second time
+
+
+class StageBuilder:
+    """Builds stages of blocks for one network."""
+
+    def __init__(self, config: MetaConfig, ndim: int):
+        self.config, self.ndim = config, ndim
+
+    def mixer(self, channels: int) -> nn.Module:
+        assert self.config.mixer is not None
+        return MambaMixer(channels, self.ndim, **asdict(self.config.mixer))
+
+    def stage(self, placement: str, in_channels: int, channels: int, kernel: Grid, stride: Grid, convs: int, blocks: int) -> nn.Sequential:
+        """A stage from `in_channels` to `channels`: `blocks` blocks of `convs` convolutions each."""
+        if placement == "plain":
+            return nn.Sequential(StackedConvs(in_channels, channels, kernel, stride, convs))
+        config, steps = self.config, []
+        if placement == "ssm" or (config.downsample == "layer" and math.prod(stride) > 1):
+            steps.append(ConvNormAct(in_channels, channels, kernel, stride))
+            in_channels, stride = channels, (1,) * self.ndim
+        for block in range(blocks):
+            first = (in_channels, stride) if block == 0 else (channels, (1,) * self.ndim)
+            steps += self.blocks(placement, *first, channels, kernel, convs, group_start=block == 0)
+        if config.mixer and config.mixer_per == "stage" and placement != "cnn":
+            steps.append(self.mixer(channels))
+        return nn.Sequential(*steps)
+
+    def blocks(self, placement: str, in_channels: int, stride: Grid, channels: int, kernel: Grid, convs: int, group_start: bool) -> list[nn.Module]:
+        """One meta-block; two for `ssm`, which the paper calls two sequential Mamba-based modules."""
+        config = self.config
+        has_mixer = config.mixer is not None and config.mixer_per == "block" and placement != "cnn"
+        if placement == "ssm":
+            return [MetaBlock("ssm", None, self.mixer(channels)) for _ in range(2)] if has_mixer else []
+        if config.skip == "conv":
+            skip = pointwise(in_channels, channels, self.ndim, stride) if group_start else nn.Identity()
+        else:
+            skip = projection_skip(in_channels, channels, stride)
+        branch = StackedConvs(in_channels, channels, kernel, stride, convs, last_act=False)
+        within = placement if has_mixer else "cnn"
+        return [MetaBlock(within, branch, self.mixer(channels) if has_mixer else None, skip)]
+
+
+class Encoder(nn.Module):
+    """Stem and stages; gives the features of every stage, full resolution first."""
+
+    def __init__(self, config: MetaConfig, geometry: Geometry, builder: StageBuilder):
+        super().__init__()
+        convs, blocks = encoder_counts(config, geometry)
+        channels, g = geometry.input_channels, geometry
+        self.stem = nn.Identity()
+        if config.stem == "residual":
+            self.stem = builder.stage("cnn", channels, g.features[0], g.kernels[0], (1,) * g.ndim, convs[0], blocks[0])
+            channels = g.features[0]
+        placements = (*_per_stage(config.encoder, g.n_stages - 1), config.bottleneck)
+        stages = []
+        for s, placement in enumerate(placements):
+            stages.append(builder.stage(placement, channels, g.features[s], g.kernels[s], g.strides[s], convs[s], blocks[s]))
+            channels = g.features[s]
+        self.stages = nn.Sequential(*stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """Upsampling, skips and stages from the bottleneck up; `seg_layers` are the heads of the last stages.
+
+    The heads do not depend on `deep_supervision`, so a state_dict fits either way.
+    """
+
+    def __init__(self, config: MetaConfig, geometry: Geometry, builder: StageBuilder, deep_supervision: bool):
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        convs, blocks = decoder_counts(config, geometry)
+        n_decoder = geometry.n_stages - 1
+        self.n_skips = n_decoder - ("no_top_skip_2d" in config.quirks and geometry.ndim == 2)
+        features = geometry.features[::-1]  # deepest first
+        stages, upsamplings, heads = [], [], []
+        for i, placement in enumerate(_per_stage(config.decoder, n_decoder)):
+            level = geometry.n_stages - 2 - i
+            joined = features[i + 1] * (2 if i < self.n_skips else 1)
+            kernel, stride = geometry.kernels[level], (1,) * geometry.ndim
+            stages.append(builder.stage(placement, joined, features[i + 1], kernel, stride, convs[i], blocks[i]))
+            upsamplings.append(upsampling(config.upsample, features[i], features[i + 1], geometry.strides[level + 1]))
+            heads.append(pointwise(features[i + 1], geometry.num_classes, geometry.ndim))
+        self.stages = nn.ModuleList(_unwrapped(stage) for stage in stages)
+        self.transpconvs = nn.ModuleList(upsamplings)  # nnU-Net's name for what enlarges
+        self.seg_layers = nn.ModuleList(heads[-(config.n_supervised or n_decoder) :])
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """-> logits, the largest first; only those without deep supervision."""
+        x, logits = features[-1], []
+        without_head = len(self.stages) - len(self.seg_layers)
+        for i, (upsample, stage) in enumerate(zip(self.transpconvs, self.stages, strict=True)):
+            x = upsample(x)
+            x = stage(torch.cat((x, features[-2 - i]), 1) if i < self.n_skips else x)
+            if i == len(self.stages) - 1 or (self.deep_supervision and i >= without_head):
+                logits.append(self.seg_layers[i - without_head](x))
+        return logits[::-1]
+
+
+class MetaUNet(nn.Module):
+    """Encoder, bottleneck and decoder of meta-blocks; see the module's head for shapes."""
+
+    def __init__(self, config: MetaConfig, geometry: Geometry, deep_supervision: bool = False):
+        super().__init__()
+        builder = StageBuilder(config, geometry.ndim)
+        self.geometry = geometry
+        self.encoder = Encoder(config, geometry, builder)
+        self.decoder = Decoder(config, geometry, builder, deep_supervision)
+        self.apply(self.initialize)
+        self.register_load_state_dict_pre_hook(_drop_aliases)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        grid = tuple(x.shape[2:])
+        check_grid(grid, self.geometry)
+        logits = self.decoder(self.encoder(pad_to_multiple(x, self.geometry.total_strides[-1])))
+        logits = [
+            crop(y, tuple(round(size / step) for size, step in zip(grid, steps, strict=True)))
+            for y, steps in zip(logits, self.geometry.total_strides, strict=False)
+        ]
+        return logits if self.decoder.deep_supervision else logits[0]
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """He's initialisation for convolutions over the grid, as nnU-Net has it. It is applied to every submodule
+        and leaves norms, linear layers and all that belongs to a mixer as they are."""
+        if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            nn.init.kaiming_normal_(module.weight, a=0.01)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def encoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], list[int]]:
+    """Convolutions per block and blocks per stage."""
+    if geometry.blocks is not None:
+        if "plain" in (*config.encoder, config.bottleneck) and config.mixer is None and config.decoder == ("plain",):
+            raise ValueError("n_blocks_per_stage counts residual blocks, and this network has none; use plain plans.")
+        convs, blocks = [2] * geometry.n_stages, list(geometry.blocks)
+    elif config.plan_counts == "blocks":
+        convs, blocks = [2] * geometry.n_stages, list(geometry.convs)
+    else:
+        convs, blocks = list(geometry.convs), [1] * geometry.n_stages
+    if "single_deep_blocks" in config.quirks:
+        half = math.ceil(geometry.n_stages / 2)
+        blocks[half:] = [1] * (geometry.n_stages - half)
+    return convs, blocks
+
+
+def decoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], list[int]]:
+    """Convolutions per block and blocks per stage, deepest first."""
+    n_decoder = geometry.n_stages - 1
+    if config.plan_counts == "convs":
+        return list(geometry.convs_decoder), [1] * n_decoder
+    blocks = list(geometry.convs_decoder)
+    if "single_deep_blocks" in config.quirks:
+        start = math.ceil(n_decoder / 2 + 0.5)
+        blocks[start:] = [1] * (n_decoder - start)
+    return [2] * n_decoder, blocks
+
+
+def pad_to_multiple(x: Tensor, multiple: Grid) -> Tensor:
+    """Zeros at the far end of each grid axis, up to a multiple."""
+    missing = [-size % m for size, m in zip(x.shape[2:], multiple, strict=True)]
+    return F.pad(x, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else x
+
+
+def crop(x: Tensor, grid: Grid) -> Tensor:
+    """The near corner of `grid` voxels."""
+    for axis, size in enumerate(grid, start=2):
+        x = x.narrow(axis, 0, size) if x.shape[axis] != size else x
+    return x
+
+
+def _per_stage(words: Sequence[str], n_stages: int) -> tuple[str, ...]:
+    """One word per stage; the last one repeats."""
+    return (*words, *[words[-1]] * n_stages)[:n_stages]
+
+
+def _unwrapped(stage: nn.Sequential) -> nn.Module:
+    """A stage of one module as that module: the names of nnU-Net's decoder."""
+    return stage[0] if len(stage) == 1 and isinstance(stage[0], StackedConvs) else stage
+
+
+def _drop_aliases(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
+    for key in [key for key in state_dict if any(alias in f".{key}" or alias in key for alias in ALIASES)]:
+        del state_dict[key]
