@@ -7,8 +7,6 @@ import logging
 import os
 from functools import lru_cache
 
-import torch
-
 ENVIRONMENT = "NNUNET_MAMBA_BACKEND"
 _logger = logging.getLogger("nnunet_mamba")
 
@@ -35,7 +33,6 @@ def available_backends() -> dict[str, str]:
     }
 
 
-@torch.compiler.assume_constant_result
 def choose_backend(requested: str | None, device: str) -> str:
     """The backend for tensors on `device` ("cpu", "cuda", ...).
 
@@ -50,6 +47,10 @@ def choose_backend(requested: str | None, device: str) -> str:
     if name == "numba" and device != "cpu":
         raise ValueError(f"Backend 'numba' runs on the CPU, but the tensors are on {device}; use 'torch' there.")
     return name
+
+
+# What torch.compiler.assume_constant_result does, without its import of all of torch._dynamo (3 s).
+choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache

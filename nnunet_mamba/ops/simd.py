@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import llvmlite.binding as llvm
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -32,7 +31,7 @@ _INT64 = ir.IntType(64)
 
 
 class _Format:
-    """What differs between float32 and float64: bits of the fraction, exponent bias, polynomial degrees."""
+    """What differs between float32 and float64: bits of the fraction, exponent bias, terms of series."""
 
     def __init__(self, bits: int):
         self.bits = bits
@@ -41,9 +40,8 @@ class _Format:
         self.vector = ir.VectorType(self.scalar, _LANES[bits])
         self.integer = ir.VectorType(ir.IntType(bits), _LANES[bits])
         self.log1p_terms = 8 if bits == 32 else 17
-        degree = 6 if bits == 32 else 12
-        fit = np.polynomial.Chebyshev.interpolate(np.exp2, degree, domain=[-0.5, 0.5])
-        self.exp2_coefficients = fit.convert(kind=np.polynomial.Polynomial, domain=[-1, 1], window=[-1, 1]).coef
+        n_terms = 8 if bits == 32 else 15  # the next term of the series at 1/2 is below rounding
+        self.exp2_coefficients = [math.log(2.0) ** k / math.factorial(k) for k in range(n_terms)]
 
 
 _FORMATS = {types.float32: _Format(32), types.float64: _Format(64)}
@@ -188,7 +186,7 @@ class Row:
         scale = builder.add(exponent, ir.Constant(form.integer, [form.bias << form.fraction] * lanes))
         return power * Vec(self, builder.bitcast(scale, form.vector))
 
-    def polynomial(self, x: Vec, coefficients: Any) -> Vec:
+    def polynomial(self, x: Vec, coefficients: list[float]) -> Vec:
         """Horner's rule; coefficients from the constant term up."""
         value = self.lift(coefficients[-1])
         for coefficient in reversed(coefficients[:-1]):

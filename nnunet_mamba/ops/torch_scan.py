@@ -2,7 +2,8 @@
 
 A chunk of up to SIDE * SIDE tokens is SIDE pieces of SIDE tokens. All pieces walk at once from zero, then the
 states at the pieces' ends are passed on, and what they contribute is added. Backward recomputes chunk by chunk
-from the states kept at the chunks' starts; its own recurrence is the same one, run from the end.
+from the states kept at the chunks' starts; its own recurrence is the same one, run from the end. There are no matrix
+products, which autocast would round.
 
 Shapes and arguments as in `reference`; `states` (b, chunks, n, d) holds the state before each chunk.
 """
@@ -127,8 +128,8 @@ def backward(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, re
         du[:, chunk.walk] = through_u * chunk.step + (0 if chunk.D is None else dout * chunk.D)
         d_step = through_u * chunk.u + (d_exponent * chunk.A).sum(-1)
         ddelta[:, chunk.walk] = d_step * torch.sigmoid(chunk.raw) if softplus else d_step
-        dA += torch.einsum("bldn,bld->dn", d_exponent, chunk.step)
-        dD += torch.einsum("bld,bld->d", dout, chunk.u)
+        dA += (d_exponent * chunk.step[..., None]).sum((0, 1))
+        dD += (dout * chunk.u).sum((0, 1))
         groups = (chunk.B.shape[2], -1)
         dB[:, chunk.walk] = (dh * (chunk.step * chunk.u)[..., None]).unflatten(2, groups).sum(3)
         dC[:, chunk.walk] = (h * dout[..., None]).unflatten(2, groups).sum(3)
