@@ -78,18 +78,18 @@ def read_geometry(
     if any(k % 2 == 0 for kernel in geometry.kernels for k in kernel):
         raise ValueError(f"Kernel sizes must be odd, got {list(geometry.kernels)}.")
     if patch_size is not None:
-        check_grid(tuple(patch_size), geometry)
+        check_grid(tuple(patch_size), geometry.total_strides)
     return geometry
 
 
-def check_grid(grid: Grid, geometry: Geometry) -> None:
+def check_grid(grid: Grid, total_strides: tuple[Grid, ...]) -> None:
     """Refuse a patch that the strides would shrink to nothing: each axis needs a voxel in the bottleneck, and the
     bottleneck more than one, for its instance norm."""
-    total = geometry.total_strides[-1]
+    total = total_strides[-1]
     bottleneck = [-(-size // t) for size, t in zip(grid, total, strict=True)]
     if any(size < t for size, t in zip(grid, total, strict=True)) or math.prod(bottleneck) == 1:
         raise ValueError(
-            f"Patch {grid} is too small for {geometry.n_stages} stages, which shrink it by {total}. "
+            f"Patch {grid} is too small for {len(total_strides)} stages, which shrink it by {total}. "
             f"Use fewer stages, or a larger patch."
         )
 

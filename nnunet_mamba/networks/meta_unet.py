@@ -134,7 +134,7 @@ class MetaUNet(nn.Module):
     def __init__(self, config: MetaConfig, geometry: Geometry, deep_supervision: bool = False):
         super().__init__()
         builder = StageBuilder(config, geometry.ndim)
-        self.geometry = geometry
+        self.total_strides = geometry.total_strides
         self.encoder = Encoder(config, geometry, builder)
         self.decoder = Decoder(config, geometry, builder, deep_supervision)
         self.apply(self.initialize)
@@ -142,11 +142,11 @@ class MetaUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         grid = tuple(x.shape[2:])
-        check_grid(grid, self.geometry)
-        logits = self.decoder(self.encoder(pad_to_multiple(x, self.geometry.total_strides[-1])))
+        check_grid(grid, self.total_strides)
+        logits = self.decoder(self.encoder(pad_to_multiple(x, self.total_strides[-1])))
         logits = [
             crop(y, tuple(round(size / step) for size, step in zip(grid, steps, strict=True)))
-            for y, steps in zip(logits, self.geometry.total_strides, strict=False)
+            for y, steps in zip(logits, self.total_strides, strict=False)
         ]
         return logits if self.decoder.deep_supervision else logits[0]
 

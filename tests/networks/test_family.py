@@ -1,0 +1,319 @@
+"""One contract for every network of the table: shapes, heads, plans of every kind, twins, precision, compilation."""
+
+import math
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_mamba import create_network, list_networks, networks
+from nnunet_mamba.blocks.mamba import MambaMixer, SelectiveSSM
+
+NETWORKS = list_networks()
+WITH_MIXER = [name for name in NETWORKS if f"{name}_nossm" in NETWORKS]
+ABDOMEN_CT = {  # nnU-Net's plan for 40x224x192 abdominal CT
+    "input_channels": 1,
+    "num_classes": 14,
+    "features_per_stage": [32, 64, 128, 256, 320, 320],
+    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
+    "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * 5],
+    "patch_size": [40, 224, 192],
+}
+
+
+def plan(n_stages=3, ndim=3, channels=1, classes=3, **changes):
+    return {
+        "input_channels": channels,
+        "num_classes": classes,
+        "features_per_stage": [min(4 * 2**s, 16) for s in range(n_stages)],
+        "strides": [[1] * ndim] + [[2] * ndim] * (n_stages - 1),
+        "kernel_sizes": [[3] * ndim] * n_stages,
+        **changes,
+    }
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+PLANS = {
+    "3d": (plan(), (16, 8, 12)),
+    "2d": (plan(ndim=2, channels=3), (16, 24)),
+    "2 stages": (plan(2), (4, 6, 4)),
+    "8 stages in 2d": (plan(8, ndim=2), (256, 128)),
+    "anisotropic": (
+        plan(4, strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 2, 2]], kernel_sizes=[[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3]]),
+        (4, 16, 24),
+    ),
+    "stride 3": (plan(strides=[[1, 1, 1], [3, 1, 2], [1, 2, 2]]), (6, 8, 8)),
+    "indivisible": (plan(4), (13, 17, 10)),
+    "4 channels, one class": (plan(channels=4, classes=1), (8, 8, 8)),
+    "counts per stage": (plan(n_conv_per_stage=[1, 2, 3], n_conv_per_stage_decoder=[1, 2]), (8, 8, 8)),
+    "numbers for lists": (plan(strides=[1, 2, 2], kernel_sizes=[3, 3, 3], patch_size=[8, 8, 8]), (8, 8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("arguments", "grid"), PLANS.values(), ids=PLANS)
+def test_logits_have_the_grid_of_the_input_and_every_parameter_learns(name, arguments, grid):
+    network = create_network(name, **arguments, deep_supervision=True)
+    logits = network(torch.randn(2, arguments["input_channels"], *grid))
+    strides = torch.tensor([[s] * len(grid) if isinstance(s, int) else s for s in arguments["strides"]]).cumprod(0)
+    n_heads = min(len(strides) - 1, 3) if name.startswith("mm_unet") else len(strides) - 1
+    expected = [tuple(round(g / s) for g, s in zip(grid, steps, strict=True)) for steps in strides.tolist()[:n_heads]]
+    assert [tuple(y.shape) for y in logits] == [(2, arguments["num_classes"], *size) for size in expected]
+    sum(y.square().mean() for y in logits).backward()
+    unused = [key for key, parameter in network.named_parameters() if parameter.grad is None]
+    assert not unused, "DistributedDataParallel would stop at these"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_deep_supervision_is_a_switch_and_not_another_network(name):
+    torch.manual_seed(0)
+    network, x = create_network(name, **plan()).eval(), torch.randn(1, 1, 8, 8, 8)
+    single = network(x)
+    network.decoder.deep_supervision = True
+    assert torch.equal(network(x)[0], single)
+    assert network.state_dict().keys() == create_network(name, **plan(), deep_supervision=True).state_dict().keys()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_residual_encoder_plans_count_blocks(name):
+    arguments = plan(n_blocks_per_stage=[1, 2, 3], n_conv_per_stage_decoder=1)
+    if name == "nnunet":
+        with pytest.raises(ValueError, match="n_blocks_per_stage counts residual blocks"):
+            create_network(name, **arguments)
+        return
+    network = create_network(name, **arguments)
+    assert network(torch.randn(1, 1, 8, 8, 8)).shape == (1, 3, 8, 8, 8)
+    assert count(network) != count(create_network(name, **plan(n_conv_per_stage_decoder=1)))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_control_is_nnunets_own_network(ndim):
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+    from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op, get_matching_instancenorm
+
+    arguments = plan(4, ndim, n_conv_per_stage=[2, 2, 3, 1], n_conv_per_stage_decoder=[2, 1, 2])
+    conv = convert_dim_to_conv_op(ndim)
+    theirs = PlainConvUNet(
+        n_stages=4,
+        conv_op=conv,
+        conv_bias=True,
+        norm_op=get_matching_instancenorm(conv),
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=True,
+        **arguments,
+    )
+    ours = create_network("nnunet", **arguments, deep_supervision=True)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 1, *[16] * ndim)
+    for a, b in zip(ours(x), theirs(x), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("nnunet", 30_713_158),  # nnU-Net's own count
+        ("umamba_bot", 41_945_158),  # U-Mamba's code; 41.95 M in Taming Mambas, table 1
+        ("umamba_bot_nossm", 41_945_158 - 675_840),  # less its one Mamba layer of 320 channels
+    ],
+)
+def test_parameters_of_the_published_plan(name, parameters):
+    with torch.device("meta"):
+        assert count(create_network(name, **ABDOMEN_CT)) == parameters
+
+
+def test_parameters_of_mm_unet_by_hand():
+    """Stages of 4 and 8 channels, one class, 3x3x3; see docs/networks.md for the parts."""
+    network = create_network("mm_unet", **plan(2, classes=1, features_per_stage=[4, 8]))
+    norm = {4: 8, 8: 16}
+    stage0 = (27 * 1 * 4 + 4 + norm[4]) + (27 * 4 * 4 + 4 + norm[4])
+    down, branch = 27 * 4 * 8 + 8 + norm[8], 2 * (27 * 8 * 8 + 8 + norm[8])
+    per_walk = 16 * 4 + 16 + (1 + 32) * 16 + (16 + 16) + 16 * 16 + 16  # conv1d, x_proj, dt_proj, A_log, D; E = 16
+    mixer = 16 + 8 * 32 + 2 * per_walk + 16 * 8  # LayerNorm, in_proj, two walks, out_proj
+    up, head = 8 * 8 * 4 + 4, 4 + 1
+    decoder = (27 * 8 * 4 + 4 + norm[4]) + (27 * 4 * 4 + 4 + norm[4]) + (8 * 4 + norm[4])
+    assert count(network) == stage0 + down + branch + mixer + up + decoder + head
+
+
+@pytest.mark.parametrize("name", WITH_MIXER)
+def test_the_twin_differs_by_its_mixers_and_by_nothing_else(name):
+    network, twin = create_network(name, **plan(4)), create_network(f"{name}_nossm", **plan(4))
+    mixers = [module for module in network.modules() if isinstance(module, MambaMixer)]
+    assert mixers
+    assert not [module for module in twin.modules() if isinstance(module, (MambaMixer, SelectiveSSM, nn.LayerNorm))]
+    assert count(network) - count(twin) == sum(count(mixer) for mixer in mixers)
+    weights = network.state_dict()
+    assert all(weights[key].shape == value.shape for key, value in twin.state_dict().items())
+
+
+def test_where_mm_unet_has_its_mixers():
+    """Not at full resolution, in every encoder stage and the bottleneck, not in the decoder; two walks each."""
+    network = create_network("mm_unet", **plan(4))
+    places = [key for key, module in network.named_modules() if isinstance(module, MambaMixer)]
+    assert [key.split(".")[:3] for key in places] == [["encoder", "stages", str(s)] for s in (1, 2, 3)]
+    assert all([path.backwards for path in network.get_submodule(key).mamba.paths] == [False, True] for key in places)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_u_mambas_2d_decoder_drops_the_skip_at_full_resolution(ndim):
+    network = create_network("umamba_bot", **plan(3, ndim))
+    last = network.decoder.stages[-1][0].convs.convs[0].conv
+    assert last.in_channels == (4 if ndim == 2 else 8)
+
+
+@pytest.mark.parametrize(
+    ("n_stages", "encoder", "decoder"),
+    [  # U-Mamba's rule, worked out by hand from its code
+        (3, [2, 2, 1], [2, 2]),
+        (4, [2, 2, 1, 1], [2, 2, 1]),
+        (6, [2, 2, 2, 1, 1, 1], [2, 2, 2, 1, 1]),
+        (8, [2, 2, 2, 2, 1, 1, 1, 1], [2, 2, 2, 2, 1, 1, 1]),
+    ],
+)
+def test_u_mambas_deep_stages_have_one_block(n_stages, encoder, decoder):
+    with torch.device("meta"):
+        network = create_network("umamba_bot_nossm", **plan(n_stages))
+    assert [len(stage) for stage in network.encoder.stages] == encoder
+    assert [len(stage) for stage in network.decoder.stages] == decoder
+    assert len(network.encoder.stem) == 2
+
+
+@pytest.mark.parametrize("placement", ["plain", "cnn", "ssm", "hybrid_inside", "hybrid_outside"])
+@pytest.mark.parametrize("order", ["uni", "multi", "raster", "-WHD,DHW"])
+def test_every_placement_and_order_is_one_word(placement, order):
+    network = create_network(
+        "mm_unet",
+        **plan(),
+        encoder=("plain", placement),
+        bottleneck=placement,
+        decoder=(placement,),
+        order=order,
+        d_state=4,
+        deep_supervision=True,
+    )
+    outputs = network(torch.randn(1, 1, 8, 8, 8))
+    sum(y.sum() for y in outputs).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", WITH_MIXER)
+def test_initialize_leaves_the_ssm_alone(name):
+    """nnU-Net applies `initialize` to every submodule."""
+    torch.manual_seed(0)
+    network = create_network(name, **plan())
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.apply(network.initialize)
+    after = network.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed
+    assert not [key for key in changed if ".mamba." in key or ".norm." in key]
+    for ssm in (module for module in network.modules() if isinstance(module, SelectiveSSM)):
+        assert torch.equal(ssm.D, torch.ones_like(ssm.D))
+        torch.testing.assert_close(ssm.A_log.exp(), torch.arange(1.0, 17.0).expand_as(ssm.A_log))
+        steps = nn.functional.softplus(ssm.dt_proj.bias)
+        assert (steps > 0.9e-3).all() and (steps < 0.11).all()
+        assert ssm.conv1d.bias.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_finite_and_close_under_autocast(name, dtype):
+    torch.manual_seed(0)
+    network, x = create_network(name, **plan()).eval(), torch.randn(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        exact = network(x)
+        with torch.autocast("cpu", dtype=dtype):
+            rough = network(x).float()
+    assert rough.isfinite().all()
+    assert (rough - exact).norm() / exact.norm() < 0.05
+
+
+@pytest.mark.parametrize("name", WITH_MIXER)
+def test_traces_into_one_graph(name):
+    network, x = create_network(name, **plan(2)), torch.randn(1, 1, 4, 4, 4)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    expected, actual = network(x), compiled(x)
+    torch.testing.assert_close(actual, expected)
+    gradients = [torch.autograd.grad(y.square().sum(), list(network.parameters())) for y in (actual, expected)]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler for CPUs needs g++")
+def test_mm_unet_compiles_to_machine_code():
+    network, x = create_network("mm_unet", **plan(2)), torch.randn(1, 1, 8, 8, 8)
+    torch.testing.assert_close(torch.compile(network, fullgraph=True)(x), network(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_plans_file_can_name_the_network(name):
+    """The way in which nnU-Net builds a network from its plans."""
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    arguments = plan()
+    channels, classes = arguments.pop("input_channels"), arguments.pop("num_classes")
+    network = get_network_from_plans(f"nnunet_mamba.networks.{name}", arguments, [], channels, classes, True, True)
+    assert len(network(torch.randn(1, 1, 8, 8, 8))) == 2
+
+
+def test_unknown_attributes_of_the_networks_module_are_errors():
+    with pytest.raises(AttributeError, match="has no attribute 'resnet'"):
+        networks.resnet  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("mm_net", {}, "Unknown network 'mm_net'; choose one of nnunet, mm_unet"),
+        ("nnunet_nossm", {}, "Unknown network 'nnunet_nossm'"),
+        ("mm_unet", {"order": "spiral"}, "Unknown scan order 'spiral' in 3D; choose one of uni, bi"),
+        ("mm_unet", {"depth": 3}, "Unknown override depth; this network knows .*order"),
+        ("mm_unet", {"bottleneck": "attention"}, "bottleneck: unknown 'attention'; choose from plain, cnn"),
+        ("mm_unet_nossm", {"order": "uni"}, "order: this network has no mixer"),
+        ("mm_unet", {"strides": None}, "strides is missing: .*plans"),
+        ("mm_unet", {"kernel_sizes": None}, "kernel_sizes is missing"),
+        ("mm_unet", {"strides": [[1, 1, 1], [2, 2, 2]]}, "strides has 2 entries, but features_per_stage has 3"),
+        ("mm_unet", {"kernel_sizes": [[3, 3]] * 3}, r"must agree on 2 or 3 axes, got \[2, 3\]"),
+        ("mm_unet", {"kernel_sizes": [[2, 3, 3]] * 3}, "Kernel sizes must be odd"),
+        ("mm_unet", {"strides": [1, 2, 2], "kernel_sizes": [3, 3, 3]}, "only numbers"),
+        ("mm_unet", {"n_conv_per_stage": [2, 2]}, "n_conv_per_stage must be a positive number or 3 of them"),
+        ("mm_unet", {"n_conv_per_stage_decoder": 0}, "n_conv_per_stage_decoder must be a positive number"),
+        ("mm_unet", {"features_per_stage": [4]}, "at least 2 stages"),
+        ("mm_unet", {"num_classes": 0}, "at least one channel and one class"),
+        ("mm_unet", {"patch_size": [2, 16, 16]}, r"Patch \(2, 16, 16\) is too small for 3 stages.*\(4, 4, 4\)"),
+        ("mm_unet", {"patch_size": [4, 4, 4]}, "too small for 3 stages"),
+    ],
+)
+def test_bad_arguments_say_what_came_and_what_to_do(name, change, message):
+    with pytest.raises(ValueError, match=message):
+        create_network(name, **(plan() | change))
+
+
+def test_an_input_smaller_than_the_strides_is_refused():
+    with pytest.raises(ValueError, match=r"Patch \(2, 8, 8\) is too small"):
+        create_network("nnunet", **plan())(torch.randn(1, 1, 2, 8, 8))
+
+
+def test_arguments_are_left_as_they_were():
+    arguments = plan(4, n_conv_per_stage=[2, 2, 2, 2], n_conv_per_stage_decoder=[2, 2, 2])
+    create_network("umamba_bot", **arguments)
+    assert arguments["n_conv_per_stage"] == [2, 2, 2, 2]
+    assert arguments["n_conv_per_stage_decoder"] == [2, 2, 2]
+
+
+def test_full_resolution_cost_is_known():
+    """The number of tokens that MM-UNet's largest scan has is that of stage 1."""
+    network = create_network("mm_unet", **plan(3))
+    seen = []
+    for module in network.modules():
+        if isinstance(module, MambaMixer):
+            module.register_forward_hook(lambda _, inputs, __: seen.append(math.prod(inputs[0].shape[2:])))
+    network(torch.randn(1, 1, 16, 16, 16))
+    assert seen == [8**3, 4**3]
