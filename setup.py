@@ -9,7 +9,8 @@ from setuptools import find_packages, setup
 BESIDE = ("nnUNet_trainers", "plans_templates")
 
 setup(
-    packages=find_packages(include=["nnunet_mamba", "nnunet_mamba.*"]) + [f"nnunet_mamba.{name}" for name in BESIDE],
+    packages=find_packages(include=["nnunet_mamba", "nnunet_mamba.*"])
+    + [f"nnunet_mamba.{name}" for name in BESIDE],
     package_dir={f"nnunet_mamba.{name}": name for name in BESIDE},
     package_data={"nnunet_mamba": ["py.typed"], "nnunet_mamba.plans_templates": ["*.json"]},
 )

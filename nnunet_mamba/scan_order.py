@@ -1,7 +1,7 @@
 """Walks over a voxel grid: in which order a feature map is read as a sequence.
 
-L = prod(grid) tokens, numbered in C order (last axis fastest). Grid axes are called D, H, W in 3D and H, W in 2D;
-a raster order is their names from slowest to fastest, so "DHW" is memory order, and "-DHW" is its reverse.
+L = prod(grid) tokens, numbered in C order (last axis fastest). Grid axes are called D, H, W in 3D and H, W
+in 2D; a raster order is their names from slowest to fastest: "DHW" is memory order, "-DHW" its reverse.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ class ScanPath:
         if self.axes == tuple(range(len(grid))):
             return None
         n_tokens = torch.Size(grid).numel()
-        return torch.arange(n_tokens, dtype=torch.int32, device=device).view(grid).permute(self.axes).flatten()
+        return (
+            torch.arange(n_tokens, dtype=torch.int32, device=device).view(grid).permute(self.axes).flatten()
+        )
 
 
 def scan_order(name: str, ndim: int) -> tuple[ScanPath, ...]:

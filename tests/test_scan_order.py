@@ -56,7 +56,9 @@ def test_memory_order_needs_no_table():
 
 @pytest.mark.parametrize(("name", "ndim"), [("spiral", 3), ("DHW", 2), ("HW", 3), ("DHW,", 3), ("", 2)])
 def test_unknown_orders_are_refused_with_the_known_ones(name, ndim):
-    with pytest.raises(ValueError, match=rf"Unknown scan order '{name}' in {ndim}D; choose one of uni, bi, multi, raster"):
+    with pytest.raises(
+        ValueError, match=rf"Unknown scan order '{name}' in {ndim}D; choose one of uni, bi, multi, raster"
+    ):
         scan_order(name, ndim)
 
 

@@ -1,18 +1,20 @@
-"""Convolution blocks in nnU-Net's manner: instance norm, leaky ReLU, biases; 2D and 3D by the length of the kernel.
+"""Convolution blocks in nnU-Net's manner: instance norm, leaky ReLU, biases; 2D and 3D by the length of the
+kernel.
 
 Names of parameters are nnU-Net's (`convs.0.conv.weight`, `convs.0.norm.weight`), so its checkpoints fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-AVG_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+Layer = Callable[..., nn.Module]
+CONV: dict[int, Layer] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV_TRANSPOSE: dict[int, Layer] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[int, Layer] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+AVG_POOL: dict[int, Layer] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 Size = Sequence[int]
 
 
@@ -20,14 +22,18 @@ def activation() -> nn.Module:
     return nn.LeakyReLU(0.01, inplace=True)
 
 
-def convolution(in_channels: int, out_channels: int, kernel: Size, stride: Size | None = None, bias: bool = True) -> nn.Module:
+def convolution(
+    in_channels: int, out_channels: int, kernel: Size, stride: Size | None = None, bias: bool = True
+) -> nn.Module:
     """A convolution padded so that stride 1 keeps the grid (odd kernels)."""
     padding = [(k - 1) // 2 for k in kernel]
     stride = tuple(stride or [1] * len(kernel))
     return CONV[len(kernel)](in_channels, out_channels, tuple(kernel), stride, padding, bias=bias)
 
 
-def pointwise(in_channels: int, out_channels: int, ndim: int, stride: Size | None = None, bias: bool = True) -> nn.Module:
+def pointwise(
+    in_channels: int, out_channels: int, ndim: int, stride: Size | None = None, bias: bool = True
+) -> nn.Module:
     """A convolution that sees one voxel."""
     return convolution(in_channels, out_channels, [1] * ndim, stride, bias)
 
@@ -35,7 +41,16 @@ def pointwise(in_channels: int, out_channels: int, ndim: int, stride: Size | Non
 class ConvNormAct(nn.Sequential):
     """Convolution, instance norm and, unless `act` is False, leaky ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: Size, stride: Size | None = None, *, act: bool = True, bias: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Size,
+        stride: Size | None = None,
+        *,
+        act: bool = True,
+        bias: bool = True,
+    ):
         super().__init__()
         self.conv = convolution(in_channels, out_channels, kernel, stride, bias)
         self.norm = NORM[len(kernel)](out_channels, eps=1e-5, affine=True)
@@ -49,10 +64,22 @@ class StackedConvs(nn.Module):
     With `last_act` False the last one ends with its norm: the branch F of a residual block.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: Size, stride: Size, n_convs: int, *, last_act: bool = True):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Size,
+        stride: Size,
+        n_convs: int,
+        *,
+        last_act: bool = True,
+    ):
         super().__init__()
         first = ConvNormAct(in_channels, out_channels, kernel, stride, act=last_act or n_convs > 1)
-        rest = (ConvNormAct(out_channels, out_channels, kernel, act=last_act or i < n_convs - 1) for i in range(1, n_convs))
+        rest = (
+            ConvNormAct(out_channels, out_channels, kernel, act=last_act or i < n_convs - 1)
+            for i in range(1, n_convs)
+        )
         self.convs = nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,8 +98,8 @@ def projection_skip(in_channels: int, out_channels: int, stride: Size) -> nn.Mod
 
 
 class NearestUpsample(nn.Module):
-    """A pointwise convolution, then nearest-neighbour enlargement: the same numbers as in the reverse order, for an
-    eighth of the work."""
+    """A pointwise convolution, then nearest-neighbour enlargement: the same numbers as in the reverse order,
+    for an eighth of the work."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: Size):
         super().__init__()

@@ -2,13 +2,14 @@
 
 b batch, l = prod(grid) tokens, C channels, E = expand * C inner channels, n states, r = dt_rank.
 
-[1] Gu and Dao, Mamba, arXiv:2312.00752. [2] Zhu et al., Vision Mamba, arXiv:2401.09417: several walks that share the
-projections in and out and the gate.
+[1] Gu and Dao, Mamba, arXiv:2312.00752.
+[2] Zhu et al., Vision Mamba, arXiv:2401.09417: several walks share the projections in and out and the gate.
 """
 
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,12 @@ class SelectiveSSM(nn.Module):
         """x, gate z (b, l, E) -> (b, l, E), tokens in memory order throughout."""
         rows = path.rows(grid, x.device)
         u = causal_conv1d(
-            x.transpose(1, 2), self.conv1d.weight.squeeze(1), self.conv1d.bias, "silu", reverse=path.backwards, rows=rows
+            x.transpose(1, 2),
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            "silu",
+            reverse=path.backwards,
+            rows=rows,
         )  # (b, E, l)
         d_state = self.A_log.shape[1]
         sizes = [self.dt_proj.in_features, d_state, d_state]
@@ -65,13 +71,21 @@ class SelectiveSSM(nn.Module):
 class Mamba(SelectiveSSM):
     """A Mamba block over one or more walks; (b, l, C) -> (b, l, C).
 
-        x, z = W_in t;    out = W_out sum_k scan_k(x) silu(z)                                         [2, alg. 1]
+        x, z = W_in t;    out = W_out sum_k scan_k(x) silu(z)                           [2, alg. 1]
 
-    With one walk this is mamba_ssm's Mamba with its parameter names. Each further walk has a `SelectiveSSM` of its
-    own in `further` and shares the rest.
+    With one walk this is mamba_ssm's Mamba with its parameter names. Each further walk has a `SelectiveSSM`
+    of its own in `further` and shares the rest.
     """
 
-    def __init__(self, d_model: int, paths: tuple[ScanPath, ...], *, d_state: int = 16, d_conv: int = 4, expand: int = 2):
+    def __init__(
+        self,
+        d_model: int,
+        paths: tuple[ScanPath, ...],
+        *,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+    ):
         d_inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
         super().__init__(d_inner, d_state, d_conv, dt_rank)
         self.paths = paths
@@ -83,21 +97,31 @@ class Mamba(SelectiveSSM):
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         y = self.scan(x, z, self.paths[0], grid)
         for ssm, path in zip(self.further, self.paths[1:], strict=True):
-            y = y + ssm.scan(x, z, path, grid)
+            y = y + cast(SelectiveSSM, ssm).scan(x, z, path, grid)
         return self.out_proj(y)
 
 
 class MambaMixer(nn.Module):
     """Mamba(LayerNorm(x)) over the voxels of a feature map, without a residual.
 
-    Shape: (B, C, *grid) -> (B, C, *grid), grid of `ndim` axes. Works in float32 whatever surrounds it; see `in_float32`.
+    Shape: (B, C, *grid) -> (B, C, *grid), grid of `ndim` axes. Works in float32 whatever surrounds it; see
+    `in_float32`.
 
     Args:
         order: a name that `scan_order` knows.
         d_state, d_conv, expand: sizes of the Mamba block.
     """
 
-    def __init__(self, channels: int, ndim: int, *, order: str = "uni", d_state: int = 16, d_conv: int = 4, expand: int = 2):
+    def __init__(
+        self,
+        channels: int,
+        ndim: int,
+        *,
+        order: str = "uni",
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+    ):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
         self.mamba = Mamba(channels, scan_order(order, ndim), d_state=d_state, d_conv=d_conv, expand=expand)

@@ -17,14 +17,16 @@ class MetaBlock(nn.Module):
         hybrid_inside   act(x + M(F(x)))      the mixer works within the residual branch
         hybrid_outside  M(act(x + F(x)))      the mixer works on the sum, as U-Mamba's does
 
-    `skip` stands for x where F changes channels or strides. The absent part of a block is the identity; so is all of
-    an `ssm` block without its mixer.
-    Shape: (B, C, *grid) -> (B, C', *grid'), as F and `skip` have it; grid of 2 or 3 axes.
+    `skip` stands for x where F changes channels or strides. The absent part of a block is the identity; so is
+    all of an `ssm` block without its mixer. Shape: (B, C, *grid) -> (B, C', *grid'), as F and `skip` have it;
+    grid of 2 or 3 axes.
 
     [1] Xie et al., MM-UNet, arXiv:2503.17540, fig. 1b.
     """
 
-    def __init__(self, placement: str, convs: nn.Module | None, mixer: nn.Module | None, skip: nn.Module | None = None):
+    def __init__(
+        self, placement: str, convs: nn.Module | None, mixer: nn.Module | None, skip: nn.Module | None = None
+    ):
         super().__init__()
         if placement not in PLACEMENTS:
             raise ValueError(f"Unknown placement {placement!r}; choose one of {', '.join(PLACEMENTS)}.")

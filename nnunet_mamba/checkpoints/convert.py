@@ -23,7 +23,7 @@ _UMAMBA: Rules = [
 
 
 def _rename(key: str, rules: Rules) -> str:
-    """The key under the first rule that fits; {n} in a rule's result counts from zero what the source counts from one."""
+    """The key under the first rule that fits; {n} in a rule counts from 0 what the source counts from 1."""
     for pattern, result in rules:
         key, n_hits = re.subn(pattern, result, key)
         if n_hits:
@@ -33,8 +33,14 @@ def _rename(key: str, rules: Rules) -> str:
 
 def _convert_umamba(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The Mamba layer becomes the last step of the last encoder stage."""
-    bottleneck = max(int(m.group(1)) for key in state_dict if (m := re.match(r"encoder\.stages\.(\d+)\.", key)))
-    steps = {int(m.group(1)) for key in state_dict if (m := re.match(rf"encoder\.stages\.{bottleneck}\.(\d+)\.", key))}
+    bottleneck = max(
+        int(m.group(1)) for key in state_dict if (m := re.match(r"encoder\.stages\.(\d+)\.", key))
+    )
+    steps = {
+        int(m.group(1))
+        for key in state_dict
+        if (m := re.match(rf"encoder\.stages\.{bottleneck}\.(\d+)\.", key))
+    }
     rules = [*_UMAMBA, (r"^mamba_layer\.", f"encoder.stages.{bottleneck}.{len(steps)}.")]
     return {_rename(key, rules): value for key, value in state_dict.items()}
 
@@ -45,13 +51,15 @@ CONVERTERS: dict[str, tuple[str, Callable[[Mapping[str, Tensor]], dict[str, Tens
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: Any) -> dict[str, Tensor]:
-    """Weights of a paper's own code, under the names of `create_network`'s network, which loads them strictly.
+    """Weights of a paper's own code under the names of our network, which then loads them strictly.
 
     Args:
-        state_dict: as its network's `state_dict()` gave it, with or without the prefixes that DistributedDataParallel
-            and torch.compile leave, and with or without the second names that nnU-Net's networks give to one weight.
+        state_dict: as its network's `state_dict()` gave it, with or without the prefixes that
+            DistributedDataParallel and torch.compile leave, and the second names that nnU-Net's networks give
+            to one weight.
         source: "umamba" (U-Mamba Bot, 2D and 3D, code since March 2024).
-        config: arguments of `create_network`, for sources whose keys do not tell the sizes; "umamba" needs none.
+        config: arguments of `create_network`, for sources whose keys do not tell the sizes; "umamba" needs
+            none.
 
     Raises ValueError if the source is unknown, or the keys are not that source's.
     """
@@ -62,5 +70,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
     plain = {prefix.sub("", key): value for key, value in state_dict.items()}
     own = {key: value for key, value in plain.items() if not any(alias in key for alias in ALIASES)}
     if mark not in own:
-        raise ValueError(f"This is no state dict of {source}: {mark} is missing among its {len(state_dict)} keys.")
+        raise ValueError(
+            f"This is no state dict of {source}: {mark} is missing among its {len(state_dict)} keys."
+        )
     return convert(own)

@@ -1,4 +1,4 @@
-"""The networks. `nnunet_mamba.networks.<name>` is a constructor by its dotted path, as a plans file wants it."""
+"""The networks. A plans file can name each by its dotted path, nnunet_mamba.networks.<name>."""
 
 from functools import partial
 from typing import Any

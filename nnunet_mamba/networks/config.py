@@ -1,4 +1,4 @@
-"""What distinguishes the members of the family, as data. Sizes are not here: they come from nnU-Net's plans."""
+"""What distinguishes the members of the family, as data. Sizes come from nnU-Net's plans."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ class Mixer:
 class MetaConfig:
     """A network of the meta-architecture; the defaults are nnU-Net's plain U-Net.
 
-    Placements are `plain` (stacked convolutions, no residual) and those of `MetaBlock`. In `encoder` (stages before
-    the bottleneck, from full resolution down) and `decoder` (from the bottleneck up) the last word repeats.
+    Placements are `plain` (stacked convolutions, no residual) and those of `MetaBlock`. In `encoder` (stages
+    before the bottleneck, from full resolution down) and `decoder` (from the bottleneck up) the last word
+    repeats.
 
     stem          what stands before stage 0: none, or a full-resolution residual group
-    downsample    by the first convolution of a stage's block, or by a conv-norm-act layer of its own before it
-    skip          around residual blocks: `projection` (identity where shapes allow, ResNet-D), or U-Mamba's `conv`
-                  (a biased pointwise convolution without norm in the first block of every group)
+    downsample    by the first convolution of a stage's `block`, or by a conv-norm-act `layer` before it
+    skip          around residual blocks: `projection` (identity where shapes allow, ResNet-D), or U-Mamba's
+                  `conv` (a biased pointwise convolution without norm in the first block of every group)
     plan_counts   n_conv_per_stage of the plans is read as convolutions in F, or as blocks of two convolutions
     mixer_per     a mixer in every block, or one behind the last block of a stage
     upsample      transpose, or nearest (then pointwise convolution)
     n_supervised  how many resolutions have logits, from the largest; None: all above the bottleneck
     quirks        deviations kept only to equal a paper's code:
-                  single_deep_blocks  U-Mamba cuts the deeper half of the encoder and the last decoder stages to one block
+                  single_deep_blocks  U-Mamba has one block in each stage of the deeper half of its encoder,
+                                      and in the last stages of its decoder
                   no_top_skip_2d      U-Mamba's 2D decoders do not use the skip at full resolution
     """
 
@@ -57,11 +59,13 @@ class MetaConfig:
                     raise ValueError(f"{name}: unknown {word!r}; choose from {', '.join(words)}.")
 
     def with_overrides(self, **overrides: Any) -> MetaConfig:
-        """A copy with fields of this class, or of its mixer, replaced. ValueError for names that neither has."""
+        """A copy with fields of this class or of its mixer replaced. ValueError for other names."""
         own, mixer = {f.name for f in fields(self)}, {f.name for f in fields(Mixer)}
         unknown = sorted(set(overrides) - own - mixer)
         if unknown:
-            raise ValueError(f"Unknown override {', '.join(unknown)}; this network knows {', '.join(sorted(own | mixer))}.")
+            raise ValueError(
+                f"Unknown override {', '.join(unknown)}; known are {', '.join(sorted(own | mixer))}."
+            )
         config = replace(self, **{name: value for name, value in overrides.items() if name in own})
         to_mixer = {name: value for name, value in overrides.items() if name in mixer}
         if not to_mixer:

@@ -40,7 +40,7 @@ FAMILY = {
 
 
 def list_networks() -> list[str]:
-    """The names that `create_network` knows: the family, and the twin without SSM of every member that has one."""
+    """The names that `create_network` knows: the family, and the twins without SSM."""
     return [*FAMILY, *(f"{name}{NO_SSM}" for name, config in FAMILY.items() if config.mixer)]
 
 
@@ -62,7 +62,8 @@ def create_network(
     """A network by name, sized as nnU-Net's plans say.
 
     Args:
-        features_per_stage, strides, kernel_sizes: one entry per stage, full resolution first; a stride or kernel is a
+        features_per_stage, strides, kernel_sizes: one entry per stage, full resolution first; a stride or
+        kernel is a
             list of 2 or 3 numbers (one number: the same for all axes).
         n_conv_per_stage, n_conv_per_stage_decoder: a number, or one per stage (decoder: deepest first).
         n_blocks_per_stage: residual blocks per stage, from nnU-Net's ResEnc plans.

@@ -57,12 +57,14 @@ def read_geometry(
     if n_stages < 2:
         raise ValueError(f"A U-Net has at least 2 stages, got features_per_stage={list(features_per_stage)}.")
     if input_channels < 1 or num_classes < 1:
-        raise ValueError(f"Need at least one channel and one class, got {input_channels=} and {num_classes=}.")
+        raise ValueError(
+            f"Need at least one channel and one class, got {input_channels=} and {num_classes=}."
+        )
     if strides is None or kernel_sizes is None:
         missing = "strides" if strides is None else "kernel_sizes"
         raise ValueError(
-            f"{missing} is missing: this network takes its topology from nnU-Net's plans. Pass what the plans have "
-            f"under architecture.arch_kwargs, one entry per stage."
+            f"{missing} is missing: this network takes its topology from nnU-Net's plans. Pass what they "
+            f"have under architecture.arch_kwargs, one entry per stage."
         )
     ndim = _ndim(strides, kernel_sizes, patch_size)
     geometry = Geometry(
@@ -83,8 +85,8 @@ def read_geometry(
 
 
 def check_grid(grid: Grid, total_strides: tuple[Grid, ...]) -> None:
-    """Refuse a patch that the strides would shrink to nothing: each axis needs a voxel in the bottleneck, and the
-    bottleneck more than one, for its instance norm."""
+    """Refuse a patch that the strides would shrink to nothing: each axis needs a voxel in the bottleneck, and
+    the bottleneck more than one, for its instance norm."""
     total = total_strides[-1]
     bottleneck = [-(-size // t) for size, t in zip(grid, total, strict=True)]
     if any(size < t for size, t in zip(grid, total, strict=True)) or math.prod(bottleneck) == 1:
@@ -94,20 +96,24 @@ def check_grid(grid: Grid, total_strides: tuple[Grid, ...]) -> None:
         )
 
 
-def _ndim(strides: Sequence[PerStage], kernel_sizes: Sequence[PerStage], patch_size: Sequence[int] | None) -> int:
+def _ndim(
+    strides: Sequence[PerStage], kernel_sizes: Sequence[PerStage], patch_size: Sequence[int] | None
+) -> int:
     lengths = {len(entry) for entry in (*strides, *kernel_sizes) if not isinstance(entry, int)}
     lengths |= {len(patch_size)} if patch_size is not None else set()
     if len(lengths) != 1 or not lengths <= {2, 3}:
         raise ValueError(
-            f"strides, kernel_sizes and patch_size must agree on 2 or 3 axes, got {sorted(lengths) or 'only numbers'}; "
-            f"write [2, 2, 2] for 2 in 3D."
+            f"strides, kernel_sizes and patch_size must agree on 2 or 3 axes, "
+            f"got {sorted(lengths) or 'only numbers'}; write [2, 2, 2] for 2 in 3D."
         )
     return lengths.pop()
 
 
 def _grids(name: str, entries: Sequence[PerStage], n_stages: int, ndim: int) -> tuple[Grid, ...]:
     if len(entries) != n_stages:
-        raise ValueError(f"{name} has {len(entries)} entries, but features_per_stage has {n_stages}; both are per stage.")
+        raise ValueError(
+            f"{name} has {len(entries)} entries, but features_per_stage has {n_stages}; both are per stage."
+        )
     return tuple((entry,) * ndim if isinstance(entry, int) else tuple(entry) for entry in entries)
 
 

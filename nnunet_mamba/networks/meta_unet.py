@@ -1,7 +1,8 @@
 """The meta U-Net: nnU-Net's topology, with a stage built as its `MetaConfig` says.
 
-Shape: (B, input_channels, *grid) -> logits (B, num_classes, *grid), or with deep supervision a list of logits, the
-largest first. Grids that the strides do not divide are padded with zeros at their far ends, and the logits cropped.
+Shape: (B, input_channels, *grid) -> logits (B, num_classes, *grid), or with deep supervision a list of
+logits, the largest first. Grids that the strides do not divide are padded with zeros at their far ends, and
+the logits cropped.
 """
 
 from __future__ import annotations
@@ -34,11 +35,21 @@ class StageBuilder:
         assert self.config.mixer is not None
         return MambaMixer(channels, self.ndim, **asdict(self.config.mixer))
 
-    def stage(self, placement: str, in_channels: int, channels: int, kernel: Grid, stride: Grid, convs: int, blocks: int) -> nn.Sequential:
+    def stage(
+        self,
+        placement: str,
+        in_channels: int,
+        channels: int,
+        kernel: Grid,
+        stride: Grid,
+        convs: int,
+        blocks: int,
+    ) -> nn.Sequential:
         """A stage from `in_channels` to `channels`: `blocks` blocks of `convs` convolutions each."""
         if placement == "plain":
             return nn.Sequential(StackedConvs(in_channels, channels, kernel, stride, convs))
-        config, steps = self.config, []
+        config = self.config
+        steps: list[nn.Module] = []
         if placement == "ssm" or (config.downsample == "layer" and math.prod(stride) > 1):
             steps.append(ConvNormAct(in_channels, channels, kernel, stride))
             in_channels, stride = channels, (1,) * self.ndim
@@ -49,7 +60,16 @@ class StageBuilder:
             steps.append(self.mixer(channels))
         return nn.Sequential(*steps)
 
-    def blocks(self, placement: str, in_channels: int, stride: Grid, channels: int, kernel: Grid, convs: int, group_start: bool) -> list[nn.Module]:
+    def blocks(
+        self,
+        placement: str,
+        in_channels: int,
+        stride: Grid,
+        channels: int,
+        kernel: Grid,
+        convs: int,
+        group_start: bool,
+    ) -> list[nn.Module]:
         """One meta-block; two for `ssm`, which the paper calls two sequential Mamba-based modules."""
         config = self.config
         has_mixer = config.mixer is not None and config.mixer_per == "block" and placement != "cnn"
@@ -71,14 +91,20 @@ class Encoder(nn.Module):
         super().__init__()
         convs, blocks = encoder_counts(config, geometry)
         channels, g = geometry.input_channels, geometry
-        self.stem = nn.Identity()
+        self.stem: nn.Module = nn.Identity()
         if config.stem == "residual":
-            self.stem = builder.stage("cnn", channels, g.features[0], g.kernels[0], (1,) * g.ndim, convs[0], blocks[0])
+            self.stem = builder.stage(
+                "cnn", channels, g.features[0], g.kernels[0], (1,) * g.ndim, convs[0], blocks[0]
+            )
             channels = g.features[0]
         placements = (*_per_stage(config.encoder, g.n_stages - 1), config.bottleneck)
         stages = []
         for s, placement in enumerate(placements):
-            stages.append(builder.stage(placement, channels, g.features[s], g.kernels[s], g.strides[s], convs[s], blocks[s]))
+            stages.append(
+                builder.stage(
+                    placement, channels, g.features[s], g.kernels[s], g.strides[s], convs[s], blocks[s]
+                )
+            )
             channels = g.features[s]
         self.stages = nn.Sequential(*stages)
 
@@ -109,8 +135,12 @@ class Decoder(nn.Module):
             level = geometry.n_stages - 2 - i
             joined = features[i + 1] * (2 if i < self.n_skips else 1)
             kernel, stride = geometry.kernels[level], (1,) * geometry.ndim
-            stages.append(builder.stage(placement, joined, features[i + 1], kernel, stride, convs[i], blocks[i]))
-            upsamplings.append(upsampling(config.upsample, features[i], features[i + 1], geometry.strides[level + 1]))
+            stages.append(
+                builder.stage(placement, joined, features[i + 1], kernel, stride, convs[i], blocks[i])
+            )
+            upsamplings.append(
+                upsampling(config.upsample, features[i], features[i + 1], geometry.strides[level + 1])
+            )
             heads.append(pointwise(features[i + 1], geometry.num_classes, geometry.ndim))
         self.stages = nn.ModuleList(_unwrapped(stage) for stage in stages)
         self.transpconvs = nn.ModuleList(upsamplings)  # nnU-Net's name for what enlarges
@@ -152,8 +182,8 @@ class MetaUNet(nn.Module):
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """He's initialisation for convolutions over the grid, as nnU-Net has it. It is applied to every submodule
-        and leaves norms, linear layers and all that belongs to a mixer as they are."""
+        """He's initialisation for convolutions over the grid, as nnU-Net has it. It is applied to every
+        submodule and leaves norms, linear layers and all that belongs to a mixer as they are."""
         if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
             nn.init.kaiming_normal_(module.weight, a=0.01)
             if module.bias is not None:
@@ -163,8 +193,14 @@ class MetaUNet(nn.Module):
 def encoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], list[int]]:
     """Convolutions per block and blocks per stage."""
     if geometry.blocks is not None:
-        if "plain" in (*config.encoder, config.bottleneck) and config.mixer is None and config.decoder == ("plain",):
-            raise ValueError("n_blocks_per_stage counts residual blocks, and this network has none; use plain plans.")
+        if (
+            "plain" in (*config.encoder, config.bottleneck)
+            and config.mixer is None
+            and config.decoder == ("plain",)
+        ):
+            raise ValueError(
+                "n_blocks_per_stage counts residual blocks, and this network has none; use plain plans."
+            )
         convs, blocks = [2] * geometry.n_stages, list(geometry.blocks)
     elif config.plan_counts == "blocks":
         convs, blocks = [2] * geometry.n_stages, list(geometry.convs)

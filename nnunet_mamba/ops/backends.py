@@ -1,4 +1,4 @@
-"""Which implementation runs: argument, then environment NNUNET_MAMBA_BACKEND, then the best for the device."""
+"""Which implementation runs: argument, else NNUNET_MAMBA_BACKEND, else the best for the device."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def choose_backend(requested: str | None, device: str) -> str:
     if state != "ok":
         raise ValueError(f"Backend {name!r} was asked for, but {state}.")
     if name == "numba" and device != "cpu":
-        raise ValueError(f"Backend 'numba' runs on the CPU, but the tensors are on {device}; use 'torch' there.")
+        raise ValueError(
+            f"Backend 'numba' runs on the CPU, but the tensors are on {device}; use 'torch' there."
+        )
     return name
 
 

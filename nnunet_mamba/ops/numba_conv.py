@@ -17,7 +17,7 @@ BLOCK = 256
 
 
 class Problem(NamedTuple):
-    """One call in integers: sizes, addresses (0: absent), strides in bytes. Arrays without strides are contiguous."""
+    """One call in integers: sizes, addresses (0: absent), strides in bytes of what need not be contiguous."""
 
     length: int
     channels: int
@@ -41,21 +41,21 @@ class Problem(NamedTuple):
 
 
 @row_operation
-def add_product(row: Row, width, x, factor, total):  # type: ignore[no-untyped-def]
+def add_product(row: Row, width, x, factor, total):
     """total += x factor"""
     for at in row.lanes(width):
         row.store(total, at, row.load(x, at).times_plus(row.load(factor, at), row.load(total, at)))
 
 
 @row_operation
-def apply_silu(row: Row, width, y):  # type: ignore[no-untyped-def]
+def apply_silu(row: Row, width, y):
     for at in row.lanes(width):
         value = row.load(y, at)
         row.store(y, at, value * row.sigmoid(value))
 
 
 @row_operation
-def through_silu(row: Row, width, before, dy):  # type: ignore[no-untyped-def]
+def through_silu(row: Row, width, before, dy):
     """dy *= silu'(before)"""
     for at in row.lanes(width):
         value = row.load(before, at)
@@ -64,13 +64,13 @@ def through_silu(row: Row, width, before, dy):  # type: ignore[no-untyped-def]
 
 
 @row_operation
-def add_row(row: Row, width, x, total):  # type: ignore[no-untyped-def]
+def add_row(row: Row, width, x, total):
     for at in row.lanes(width):
         row.store(total, at, row.load(total, at) + row.load(x, at))
 
 
 @compiled
-def _filtered(tag, p, rows, t, x, lanes, weight, bias, spare, total):  # type: ignore[no-untyped-def]
+def _filtered(tag, p, rows, t, x, lanes, weight, bias, spare, total):
     """total = bias + sum over the taps, at step t of the walk; `x` is the block's first value in the item."""
     move(tag, p.block, bias, total)
     for k in range(max(0, p.taps - 1 - t), p.taps):
@@ -79,7 +79,7 @@ def _filtered(tag, p, rows, t, x, lanes, weight, bias, spare, total):  # type: i
 
 
 @compiled
-def conv_forward(tag, p, rows, first, last, thread, scratch):  # type: ignore[no-untyped-def]
+def conv_forward(tag, p, rows, first, last, thread, scratch):
     """Tasks first..last-1. Scratch: 2 rows of `block` values, zeros."""
     width = p.block * p.size
     for task in range(first, last):
@@ -98,7 +98,7 @@ def conv_forward(tag, p, rows, first, last, thread, scratch):  # type: ignore[no
 
 
 @compiled
-def conv_backward(tag, p, rows, first, last, thread, scratch):  # type: ignore[no-untyped-def]
+def conv_backward(tag, p, rows, first, last, thread, scratch):
     """Tasks first..last-1, from the last step to the first. Scratch: w + 3 rows of `block` values, zeros."""
     width = p.block * p.size
     spare, before, dx_spare, ring = scratch, scratch + width, scratch + 2 * width, scratch + 3 * width
@@ -108,7 +108,8 @@ def conv_backward(tag, p, rows, first, last, thread, scratch):  # type: ignore[n
         at = item * p.x_batch + block * width
         weight, bias = p.weight + block * p.taps * width, p.bias + block * width
         dweight, dbias = p.dweight + task * p.taps * width, p.dbias + task * width
-        fill(tag, p.taps * p.block, ring, 0)  # the gradients before SiLU of steps t .. t + w - 1, step s in s % w
+        # the gradients before SiLU of steps t .. t + w - 1, that of step s in place s % w
+        fill(tag, p.taps * p.block, ring, 0)
         for t in range(p.length - 1, -1, -1):
             r = visit(p, rows, t)
             d_before = ring + (t % p.taps) * width
@@ -118,13 +119,17 @@ def conv_backward(tag, p, rows, first, last, thread, scratch):  # type: ignore[n
                 through_silu(tag, p.block, before, d_before)
             add_row(tag, p.block, d_before, dbias)
             for k in range(max(0, p.taps - 1 - t), p.taps):
-                source = fetch(tag, lanes, p.block, p.x + at + visit(p, rows, t - p.taps + 1 + k) * p.x_row, spare)
+                source = fetch(
+                    tag, lanes, p.block, p.x + at + visit(p, rows, t - p.taps + 1 + k) * p.x_row, spare
+                )
                 add_product(tag, p.block, source, d_before, dweight + k * width)
             target = p.y + (item * p.length + r) * p.channels * p.size + block * width
             dx = target if lanes == p.block else dx_spare
             fill(tag, p.block, dx, 0)
             for k in range(p.taps):
-                add_product(tag, p.block, ring + ((t + p.taps - 1 - k) % p.taps) * width, weight + k * width, dx)
+                add_product(
+                    tag, p.block, ring + ((t + p.taps - 1 - k) % p.taps) * width, weight + k * width, dx
+                )
             if lanes != p.block:
                 move(tag, lanes, dx, target)
 
@@ -132,19 +137,27 @@ def conv_backward(tag, p, rows, first, last, thread, scratch):  # type: ignore[n
 class _Call(Tasks):
     """The tensors of one call, as the kernels want them."""
 
-    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, silu: bool, reverse: bool):
+    def __init__(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, silu: bool, reverse: bool
+    ):
         super().__init__(x, 1, BLOCK, rows)
         self.x, self.taps = readable(x, self.dtype), weight.shape[1]
         self.weight, self.bias = self.pad(weight), self.pad(bias)
         self.silu, self.reverse = silu, reverse
 
-    def problem(self, y: Tensor, dy: Tensor | None = None, dweight: Tensor | None = None, dbias: Tensor | None = None) -> Problem:
+    def problem(
+        self, y: Tensor, dy: Tensor | None = None, dweight: Tensor | None = None, dbias: Tensor | None = None
+    ) -> Problem:
         sizes = (self.length, self.channels, self.taps, self.block, self.blocks, self.size)
         places = (self.place(t)[0] for t in (self.weight, self.bias, y, dweight, dbias))
-        return Problem(*sizes, int(self.silu), int(self.reverse), *self.place(self.x, 2), *self.place(dy, 2), *places)
+        return Problem(
+            *sizes, int(self.silu), int(self.reverse), *self.place(self.x, 2), *self.place(dy, 2), *places
+        )
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, silu: bool, reverse: bool) -> Tensor:
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, silu: bool, reverse: bool
+) -> Tensor:
     """-> y (b, l, d) in x's dtype."""
     call = _Call(x, weight, bias, rows, silu, reverse)
     y = torch.empty(x.shape, dtype=call.dtype)

@@ -1,13 +1,14 @@
 """The selective scan on CPUs: numba loops over rows of SIMD arithmetic, channels last.
 
-A task is one batch item and one block of at most BLOCK channels; it walks the sequence once with its state in the
-first-level cache. Forward keeps the state before every chunk of CHUNK steps; backward recomputes the states of one
-chunk at a time from there, so the states of a whole sequence are never stored.
+A task is one batch item and one block of at most BLOCK channels; it walks the sequence once with its state in
+the first-level cache. Forward keeps the state before every chunk of CHUNK steps; backward recomputes the
+states of one chunk at a time from there, so the states of a whole sequence are never stored.
 
-Inputs are read where they lie (any batch and row strides, channels contiguous) in the order of `rows`. Sums are
-float64 for float64 inputs, else float32, and deterministic for a given number of threads.
+Inputs are read where they lie (any batch and row strides, channels contiguous) in the order of `rows`. Sums
+are float64 for float64 inputs, else float32, and deterministic for a given number of threads.
 
-Shapes: b batch, l tokens, d channels, g groups, n states; u, delta, z, y (b, l, d); A (d, n); B, C (b, g, l, n).
+Shapes: b batch, l tokens, d channels, g groups, n states; u, delta, z, y (b, l, d); A (d, n); B, C (b, g, l,
+n).
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class Gradients(NamedTuple):
 
 
 @row_operation
-def prepare(row: Row, width, delta, u, bias, step, step_u):  # type: ignore[no-untyped-def]
+def prepare(row: Row, width, delta, u, bias, step, step_u):
     """step = delta + bias; step_u = step u"""
     for at in row.lanes(width):
         value = row.load(delta, at) + row.load(bias, at)
@@ -89,7 +90,7 @@ def prepare(row: Row, width, delta, u, bias, step, step_u):  # type: ignore[no-u
 
 
 @row_operation
-def prepare_softplus(row: Row, width, delta, u, bias, step, step_u):  # type: ignore[no-untyped-def]
+def prepare_softplus(row: Row, width, delta, u, bias, step, step_u):
     """step = softplus(delta + bias); step_u = step u"""
     for at in row.lanes(width):
         value = row.softplus(row.load(delta, at) + row.load(bias, at))
@@ -98,13 +99,13 @@ def prepare_softplus(row: Row, width, delta, u, bias, step, step_u):  # type: ig
 
 
 @row_operation
-def slope_of_softplus(row: Row, width, delta, bias, slope):  # type: ignore[no-untyped-def]
+def slope_of_softplus(row: Row, width, delta, bias, slope):
     for at in row.lanes(width):
         row.store(slope, at, row.sigmoid(row.load(delta, at) + row.load(bias, at)))
 
 
 @row_operation
-def advance(row: Row, width, n, A, step, step_u, B, C, before, after, out):  # type: ignore[no-untyped-def]
+def advance(row: Row, width, n, A, step, step_u, B, C, before, after, out):
     """after = 2**(step A) before + step_u B; out = sum over the states of C after"""
     for at in row.lanes(width):
         step_v, step_u_v, total = row.load(step, at), row.load(step_u, at), row.variable()
@@ -118,14 +119,14 @@ def advance(row: Row, width, n, A, step, step_u, B, C, before, after, out):  # t
 
 
 @row_operation
-def finish(row: Row, width, out, D, u, y):  # type: ignore[no-untyped-def]
+def finish(row: Row, width, out, D, u, y):
     """y = out + D u"""
     for at in row.lanes(width):
         row.store(y, at, row.load(D, at).times_plus(row.load(u, at), row.load(out, at)))
 
 
 @row_operation
-def gate(row: Row, width, y, z):  # type: ignore[no-untyped-def]
+def gate(row: Row, width, y, z):
     """y *= silu(z)"""
     for at in row.lanes(width):
         z_v = row.load(z, at)
@@ -133,7 +134,7 @@ def gate(row: Row, width, y, z):  # type: ignore[no-untyped-def]
 
 
 @row_operation
-def ungate(row: Row, width, y, z, dy, dout, dz):  # type: ignore[no-untyped-def]
+def ungate(row: Row, width, y, z, dy, dout, dz):
     """Through y silu(z), y not yet gated: dout = dy silu(z); dz = dy y silu'(z)."""
     for at in row.lanes(width):
         z_v, dy_v = row.load(z, at), row.load(dy, at)
@@ -144,9 +145,9 @@ def ungate(row: Row, width, y, z, dy, dout, dz):  # type: ignore[no-untyped-def]
 
 
 @row_operation
-def retreat(row: Row, width, n, A, step, step_u, B, C, before, after, dout, dh, dA, dB, dC, d_step_u, d_step):  # type: ignore[no-untyped-def]
-    """One step back in time. `dh` brings the gradient that later steps send to `after` and takes that for `before`;
-    dB, dC hold one vector per state; d_step leaves out the factor ln 2 of d/dx 2**x."""
+def retreat(row: Row, width, n, A, step, step_u, B, C, before, after, dout, dh, dA, dB, dC, d_step_u, d_step):
+    """One step back in time. `dh` brings the gradient that later steps send to `after` and takes that for
+    `before`; dB, dC hold one vector per state; d_step leaves out the factor ln 2 of d/dx 2**x."""
     for at in row.lanes(width):
         step_v, step_u_v, dout_v = row.load(step, at), row.load(step_u, at), row.load(dout, at)
         through_u, through_decay = row.variable(), row.variable()
@@ -167,7 +168,7 @@ def retreat(row: Row, width, n, A, step, step_u, B, C, before, after, dout, dh, 
 
 
 @row_operation
-def add_sums(row: Row, n, sums, target):  # type: ignore[no-untyped-def]
+def add_sums(row: Row, n, sums, target):
     """target[j] += sum of the lanes of sums[j]; sums[j] = 0"""
     for j in row.repeat(n):
         row.add_sum(target, j, row.load(sums, row.slot(j)))
@@ -175,7 +176,7 @@ def add_sums(row: Row, n, sums, target):  # type: ignore[no-untyped-def]
 
 
 @row_operation
-def settle(row: Row, width, u, step, slope, D, dout, d_step_u, d_step, du, ddelta, dD, dbias):  # type: ignore[no-untyped-def]
+def settle(row: Row, width, u, step, slope, D, dout, d_step_u, d_step, du, ddelta, dD, dbias):
     """From the gradients of step_u and of the exponents to those of u, delta, D and bias."""
     for at in row.lanes(width):
         u_v, dout_v, through_u = row.load(u, at), row.load(dout, at), row.load(d_step_u, at)
@@ -187,7 +188,7 @@ def settle(row: Row, width, u, step, slope, D, dout, d_step_u, d_step, du, ddelt
 
 
 @compiled
-def _prepare(tag, p, delta, u, bias, step, step_u):  # type: ignore[no-untyped-def]
+def _prepare(tag, p, delta, u, bias, step, step_u):
     if p.softplus:
         prepare_softplus(tag, p.block, delta, u, bias, step, step_u)
     else:
@@ -195,7 +196,7 @@ def _prepare(tag, p, delta, u, bias, step, step_u):  # type: ignore[no-untyped-d
 
 
 @compiled
-def _channels(p, task):  # type: ignore[no-untyped-def]
+def _channels(p, task):
     """Batch item, block, group, first channel and number of channels of a task."""
     per_item = p.groups * p.blocks
     item, block = task // per_item, task % per_item
@@ -204,11 +205,16 @@ def _channels(p, task):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def scan_forward(tag, p, rows, first, last, thread, scratch):  # type: ignore[no-untyped-def]
+def scan_forward(tag, p, rows, first, last, thread, scratch):
     """Tasks first..last-1. Scratch: n + 7 rows of `block` values, zeros."""
     width = p.block * p.size
     step, step_u, out = scratch, scratch + width, scratch + 2 * width
-    spare_u, spare_delta, spare_z, spare_y = step + 3 * width, step + 4 * width, step + 5 * width, step + 6 * width
+    spare_u, spare_delta, spare_z, spare_y = (
+        step + 3 * width,
+        step + 4 * width,
+        step + 5 * width,
+        step + 6 * width,
+    )
     h = step + 7 * width
     channels = p.groups * p.group
     for task in range(first, last):
@@ -217,13 +223,18 @@ def scan_forward(tag, p, rows, first, last, thread, scratch):  # type: ignore[no
         fill(tag, p.n * p.block, h, 0)
         for t in range(p.length):
             if p.states and t % CHUNK == 0:
-                kept = p.states + ((item * ((p.length + CHUNK - 1) // CHUNK) + t // CHUNK) * p.n * channels + c) * p.size
+                kept = (
+                    p.states
+                    + ((item * ((p.length + CHUNK - 1) // CHUNK) + t // CHUNK) * p.n * channels + c) * p.size
+                )
                 for j in range(p.n):
                     move(tag, lanes, h + j * width, kept + j * channels * p.size)
             r = visit(p, rows, t)
             at = c * p.size
             u = fetch(tag, lanes, p.block, p.u + item * p.u_batch + r * p.u_row + at, spare_u)
-            delta = fetch(tag, lanes, p.block, p.delta + item * p.delta_batch + r * p.delta_row + at, spare_delta)
+            delta = fetch(
+                tag, lanes, p.block, p.delta + item * p.delta_batch + r * p.delta_row + at, spare_delta
+            )
             _prepare(tag, p, delta, u, bias, step, step_u)
             B = p.B + item * p.B_batch + group * p.B_group + r * p.B_row
             C = p.C + item * p.C_batch + group * p.C_group + r * p.C_row
@@ -239,7 +250,7 @@ def scan_forward(tag, p, rows, first, last, thread, scratch):  # type: ignore[no
 
 
 @compiled
-def scan_backward(tag, p, g, rows, first, last, thread, scratch):  # type: ignore[no-untyped-def]
+def scan_backward(tag, p, g, rows, first, last, thread, scratch):
     """Tasks first..last-1. Scratch: (CHUNK + 2) n + 3 CHUNK + 11 rows and 2 n vectors."""
     width = p.block * p.size
     channels, state = p.groups * p.group, p.n * width
@@ -250,7 +261,12 @@ def scan_backward(tag, p, g, rows, first, last, thread, scratch):  # type: ignor
     steps_u, outs = steps + CHUNK * width, steps + 2 * CHUNK * width
     d_step_u = steps + 3 * CHUNK * width
     d_step, dout, slope = d_step_u + width, d_step_u + 2 * width, d_step_u + 3 * width
-    spare_u, spare_delta, spare_z, spare_dy = slope + width, slope + 2 * width, slope + 3 * width, slope + 4 * width
+    spare_u, spare_delta, spare_z, spare_dy = (
+        slope + width,
+        slope + 2 * width,
+        slope + 3 * width,
+        slope + 4 * width,
+    )
     spare_du, spare_ddelta, spare_dz = slope + 5 * width, slope + 6 * width, slope + 7 * width
     sums_B = slope + 8 * width
     sums_C = sums_B + p.n * VECTOR * p.size
@@ -261,7 +277,10 @@ def scan_backward(tag, p, g, rows, first, last, thread, scratch):  # type: ignor
         A, D, bias = p.A + block * state, p.D + block * width, p.bias + block * width
         own = item * p.groups * p.blocks + block
         dA, dD, dbias = g.dA + own * state, g.dD + own * width, g.dbias + own * width
-        B_item, C_item = p.B + item * p.B_batch + group * p.B_group, p.C + item * p.C_batch + group * p.C_group
+        B_item, C_item = (
+            p.B + item * p.B_batch + group * p.B_group,
+            p.C + item * p.C_batch + group * p.C_group,
+        )
         first_row = ((thread % g.parts * g.items + item) * p.groups + group) * p.length
         fill(tag, p.n * p.block, dh, 0)
         for chunk in range(chunks - 1, -1, -1):
@@ -273,7 +292,9 @@ def scan_backward(tag, p, g, rows, first, last, thread, scratch):  # type: ignor
             for k in range(n_steps):
                 r = visit(p, rows, start + k)
                 u = fetch(tag, lanes, p.block, p.u + item * p.u_batch + r * p.u_row + at, spare_u)
-                delta = fetch(tag, lanes, p.block, p.delta + item * p.delta_batch + r * p.delta_row + at, spare_delta)
+                delta = fetch(
+                    tag, lanes, p.block, p.delta + item * p.delta_batch + r * p.delta_row + at, spare_delta
+                )
                 step, step_u, before = steps + k * width, steps_u + k * width, h + k * state
                 _prepare(tag, p, delta, u, bias, step, step_u)
                 B, C = B_item + r * p.B_row, C_item + r * p.C_row
@@ -281,7 +302,9 @@ def scan_backward(tag, p, g, rows, first, last, thread, scratch):  # type: ignor
             for k in range(n_steps - 1, -1, -1):
                 r = visit(p, rows, start + k)
                 u = fetch(tag, lanes, p.block, p.u + item * p.u_batch + r * p.u_row + at, spare_u)
-                delta = fetch(tag, lanes, p.block, p.delta + item * p.delta_batch + r * p.delta_row + at, spare_delta)
+                delta = fetch(
+                    tag, lanes, p.block, p.delta + item * p.delta_batch + r * p.delta_row + at, spare_delta
+                )
                 dy = fetch(tag, lanes, p.block, g.dy + item * g.dy_batch + r * g.dy_row + at, spare_dy)
                 target = (item * p.length + r) * channels * p.size + at
                 step, step_u, before = steps + k * width, steps_u + k * width, h + k * state
@@ -294,7 +317,25 @@ def scan_backward(tag, p, g, rows, first, last, thread, scratch):  # type: ignor
                         move(tag, lanes, dz, g.dz + target)
                     dy = dout
                 B, C = B_item + r * p.B_row, C_item + r * p.C_row
-                retreat(tag, p.block, p.n, A, step, step_u, B, C, before, before + state, dy, dh, dA, sums_B, sums_C, d_step_u, d_step)
+                retreat(
+                    tag,
+                    p.block,
+                    p.n,
+                    A,
+                    step,
+                    step_u,
+                    B,
+                    C,
+                    before,
+                    before + state,
+                    dy,
+                    dh,
+                    dA,
+                    sums_B,
+                    sums_C,
+                    d_step_u,
+                    d_step,
+                )
                 add_sums(tag, p.n, sums_B, g.dB + (first_row + r) * p.n * p.size)
                 add_sums(tag, p.n, sums_C, g.dC + (first_row + r) * p.n * p.size)
                 if p.softplus:
@@ -310,18 +351,28 @@ def scan_backward(tag, p, g, rows, first, last, thread, scratch):  # type: ignor
 class _Call(Tasks):
     """The tensors of one call, as the kernels want them."""
 
-    def __init__(self, u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool):  # type: ignore[no-untyped-def]
+    def __init__(self, u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool):
         super().__init__(u, B.shape[1], BLOCK, rows)
         self.n = A.shape[1]
         self.u, self.delta, self.B, self.C = (readable(t, self.dtype) for t in (u, delta, B, C))
         self.z = None if z is None else readable(z, self.dtype)
-        self.A, self.D, self.bias = self.pad(A.to(self.dtype) * math.log2(math.e)), self.pad(D), self.pad(bias)
+        self.A, self.D, self.bias = (
+            self.pad(A.to(self.dtype) * math.log2(math.e)),
+            self.pad(D),
+            self.pad(bias),
+        )
         self.softplus, self.reverse = softplus, reverse
 
     def problem(self, states: Tensor | None, y: Tensor | None) -> Problem:
         sizes = (self.length, self.n, self.block, self.blocks, self.group, self.groups, self.size)
         place = self.place
-        sequences = (*place(self.u, 2), *place(self.delta, 2), *place(self.z, 2), *place(self.B, 3), *place(self.C, 3))
+        sequences = (
+            *place(self.u, 2),
+            *place(self.delta, 2),
+            *place(self.z, 2),
+            *place(self.B, 3),
+            *place(self.C, 3),
+        )
         rest = (place(t)[0] for t in (self.A, self.D, self.bias, states, y))
         return Problem(*sizes, int(self.softplus), int(self.reverse), *sequences, *rest)
 
@@ -329,15 +380,19 @@ class _Call(Tasks):
         """The largest number of threads that share one batch item."""
         per_item = self.groups * self.blocks
         edges = range(0, self.batch * per_item, per_item)
-        return max(sum(first < edge + per_item and last > edge for first, last in self.ranges) for edge in edges)
+        return max(
+            sum(first < edge + per_item and last > edge for first, last in self.ranges) for edge in edges
+        )
 
 
 def chunk_count(length: int) -> int:
     return -(-length // CHUNK)
 
 
-def forward(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, keep: bool) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-    """-> y (b, l, d) in u's dtype and, if `keep`, the states before each chunk (b, chunks, n, d), else nothing (0,)."""
+def forward(
+    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """-> y (b, l, d) in u's dtype and, if `keep`, the states before each chunk (b, chunks, n, d)."""
     call = _Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     y = torch.empty(u.shape, dtype=call.dtype)
     shape = (call.batch, chunk_count(call.length), call.n, call.channels) if keep else (0,)
@@ -346,8 +401,10 @@ def forward(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, 
     return y.to(u.dtype), states
 
 
-def backward(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: bool) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-    """-> gradients of u, delta, A, B, C, D, z, bias in the dtype of the sums (z's is empty where there is no z)."""
+def backward(
+    dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: bool
+) -> tuple[Tensor, ...]:
+    """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias, in the dtype of the sums."""
     call = _Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     parts, dy = call.parts(), readable(dy, call.dtype)
     du, ddelta = (torch.empty(u.shape, dtype=call.dtype) for _ in range(2))

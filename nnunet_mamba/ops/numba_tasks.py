@@ -1,4 +1,4 @@
-"""What the numba kernels share: compilation, reading rows in walking order, and the cut of a call into tasks."""
+"""What the numba kernels share: compilation, rows in walking order, the cut of a call into tasks."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @row_operation
-def move(row: Row, count, source, target):  # type: ignore[no-untyped-def]
+def move(row: Row, count, source, target):
     row.move(source, target, count)
 
 
 @row_operation
-def fill(row: Row, width, target, ones):  # type: ignore[no-untyped-def]
+def fill(row: Row, width, target, ones):
     """Zeros, or ones where `ones` is 1."""
     value = row.from_integer(ones)
     for at in row.lanes(width):
@@ -37,14 +37,14 @@ def fill(row: Row, width, target, ones):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def visit(p, rows, t):  # type: ignore[no-untyped-def]
+def visit(p, rows, t):
     """The row of memory that step t visits."""
     k = p.length - 1 - t if p.reverse else t
     return rows[k] if rows.size else k
 
 
 @compiled
-def fetch(tag, lanes, block, source, scratch):  # type: ignore[no-untyped-def]
+def fetch(tag, lanes, block, source, scratch):
     """Address of a readable row of `block` values: the source itself, or its copy where it ends too early."""
     if lanes == block:
         return source
@@ -81,7 +81,7 @@ class Tasks:
         return self.dtype.itemsize
 
     def pad(self, per_channel: Tensor | None) -> Tensor:
-        """(d, m) or (d,) -> (g * blocks, m, block), zeros behind the last channel of each group; None is zeros."""
+        """(d, m) or (d,) -> (g * blocks, m, block), zeros behind each group's last channel; None is zeros."""
         if per_channel is None:
             per_channel = torch.zeros(self.channels)
         grouped = per_channel.detach().to(self.dtype).reshape(self.groups, self.group, -1)

@@ -32,8 +32,8 @@ def selective_scan_reference(
 ) -> Tensor:
     """The selective scan as Mamba's paper writes it [1], one token at a time.
 
-        h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t          [1, eq. 2a; A by zero-order hold, B by Euler's rule]
-        y_t = (C_t h_t + D u_t) silu(z_t)                       [1, eq. 2b, fig. 3: the gate]
+        h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t    [1, eq. 2a; A by zero-order hold, B by Euler's rule]
+        y_t = (C_t h_t + D u_t) silu(z_t)                 [1, eq. 2b, fig. 3: the gate]
 
     -> y (b, l, d) in u's dtype, computed in float32 (float64 for float64). Memory O(b l d n), time O(l).
 
@@ -46,13 +46,13 @@ def selective_scan_reference(
     delta = delta if bias is None else delta + bias
     delta = F.softplus(delta) if softplus else delta
     channels_per_group = u.shape[2] // B.shape[1]
-    B, C = (t.repeat_interleave(channels_per_group, dim=1).unbind(2) for t in (B, C))  # l times (b, d, n)
+    Bs, Cs = (t.repeat_interleave(channels_per_group, dim=1).unbind(2) for t in (B, C))  # l times (b, d, n)
     us, deltas = u.unbind(1), delta.unbind(1)
     h = u.new_zeros(u.shape[0], *A.shape)  # (b, d, n)
     ys: list[Tensor] = [h] * u.shape[1]
     for t in visited(u.shape[1], rows, reverse, u.device).tolist():
-        h = torch.exp(deltas[t][..., None] * A) * h + (deltas[t] * us[t])[..., None] * B[t]
-        ys[t] = (h * C[t]).sum(-1)
+        h = torch.exp(deltas[t][..., None] * A) * h + (deltas[t] * us[t])[..., None] * Bs[t]
+        ys[t] = (h * Cs[t]).sum(-1)
     y = torch.stack(ys, dim=1)
     y = y if D is None else y + D * u
     return (y if z is None else y * F.silu(z)).to(dtype)
@@ -63,13 +63,15 @@ def causal_conv1d_reference(
 ) -> Tensor:
     """Each channel's own filter over the last w steps: y_t = silu(bias + sum_k weight_k x_{t-w+1+k}).
 
-    x (b, l, d); weight (d, w); bias (d,) -> (b, l, d) in x's dtype, computed as `selective_scan_reference` is.
+    x (b, l, d); weight (d, w); bias (d,) -> (b, l, d) in x's dtype, computed as `selective_scan_reference`
+    is.
     """
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     walk = visited(x.shape[1], rows, reverse, x.device)
     taps = weight.shape[1]
     walked = F.pad(x.to(work)[:, walk], (0, 0, taps - 1, 0))  # (b, w - 1 + l, d)
-    y = sum(weight[:, k].to(work) * walked[:, k : k + x.shape[1]] for k in range(taps))
-    y = y if bias is None else y + bias.to(work)
+    y = torch.zeros_like(walked[:, taps - 1 :]) if bias is None else bias.to(work)
+    for k in range(taps):
+        y = y + weight[:, k].to(work) * walked[:, k : k + x.shape[1]]
     y = F.silu(y) if silu else y
     return torch.empty_like(y).index_copy(1, walk, y).to(x.dtype)

@@ -1,7 +1,8 @@
-"""The door to the selective scan and to the causal convolution: shapes checked, backend chosen, operators registered.
+"""The door to the selective scan and to the causal convolution: shapes checked, backend chosen, operators
+registered.
 
-The operators are registered with torch.library, so torch.compile and autograd see one opaque call. Inside, sequences
-are channels last: u, delta, z (b, l, d); A (d, n); B, C (b, g, l, n).
+The operators are registered with torch.library, so torch.compile and autograd see one opaque call. Inside,
+sequences are channels last: u, delta, z (b, l, d); A (d, n); B, C (b, g, l, n).
 """
 
 from types import ModuleType
@@ -13,7 +14,8 @@ from torch import Tensor
 from nnunet_mamba.ops import reference, torch_scan
 from nnunet_mamba.ops.backends import choose_backend
 
-# Schemas are inferred from the annotations of registered functions, and torch 2.4 reads only this spelling of them.
+# Schemas are inferred from the annotations of registered functions, and torch 2.4 reads only this spelling of
+# them.
 Maybe = Optional[Tensor]  # noqa: UP045
 
 
@@ -49,7 +51,7 @@ def _scan(
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep, backend):  # type: ignore[no-untyped-def]
+def _(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep, backend):
     work = torch.float64 if u.dtype == torch.float64 else torch.float32
     n_chunks = _scan_module(backend).chunk_count(u.shape[1])
     shape = (u.shape[0], n_chunks, A.shape[1], u.shape[2]) if keep else (0,)
@@ -73,16 +75,18 @@ def _scan_backward(
     reverse: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """-> gradients of u, delta, A, B, C, D, z, bias, each in its own dtype (in u's where the argument is absent)."""
+    """-> gradients of u, delta, A, B, C, D, z, bias, each in its own dtype (absent ones in u's)."""
     grads = _scan_module(backend).backward(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus, reverse)
     dtypes = [u.dtype if t is None else t.dtype for t in (u, delta, A, B, C, D, z, bias)]
     return tuple(grad.to(dtype).contiguous() for grad, dtype in zip(grads, dtypes, strict=True))  # type: ignore[return-value]
 
 
 @_scan_backward.register_fake
-def _(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus, reverse, backend):  # type: ignore[no-untyped-def]
+def _(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus, reverse, backend):
     present = [t.new_empty(t.shape) for t in (u, delta, A, B, C)]
-    d, dz, dbias = (u.new_empty(shape) if t is None else t.new_empty(t.shape) for t, shape in _absent(u, D, z, bias))
+    d, dz, dbias = (
+        u.new_empty(shape) if t is None else t.new_empty(t.shape) for t, shape in _absent(u, D, z, bias)
+    )
     return *present, d, dz, dbias
 
 
@@ -91,13 +95,13 @@ def _absent(u: Tensor, D: Maybe, z: Maybe, bias: Maybe) -> list[tuple[Maybe, tup
     return [(D, (u.shape[2],)), (z, (0,)), (bias, (u.shape[2],))]
 
 
-def _save_scan(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save_scan(ctx, inputs, output) -> None:
     *tensors, softplus, reverse, _, backend = inputs
     ctx.save_for_backward(*tensors, output[1])
     ctx.options = (softplus, reverse, backend)
 
 
-def _scan_gradients(ctx, dy, _):  # type: ignore[no-untyped-def]
+def _scan_gradients(ctx, dy, _):
     *tensors, states = ctx.saved_tensors
     grads = _scan_backward(dy, *tensors, states, *ctx.options)
     wanted = [None if tensor is None else grad for grad, tensor in zip(grads, tensors, strict=False)]
@@ -113,7 +117,7 @@ def _conv(x: Tensor, weight: Tensor, bias: Maybe, rows: Maybe, silu: bool, rever
 
 
 @_conv.register_fake
-def _(x, weight, bias, rows, silu, reverse):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, rows, silu, reverse):
     return x.new_empty(x.shape)
 
 
@@ -126,16 +130,16 @@ def _conv_backward(
 
 
 @_conv_backward.register_fake
-def _(dy, x, weight, bias, rows, silu, reverse):  # type: ignore[no-untyped-def]
+def _(dy, x, weight, bias, rows, silu, reverse):
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
 
 
-def _save_conv(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _save_conv(ctx, inputs, output) -> None:
     x, weight, bias, rows, *ctx.options = inputs
     ctx.save_for_backward(x, weight, bias, rows)
 
 
-def _conv_gradients(ctx, dy):  # type: ignore[no-untyped-def]
+def _conv_gradients(ctx, dy):
     x, weight, bias, rows = ctx.saved_tensors
     dx, dweight, dbias = _conv_backward(dy, x, weight, bias, rows, *ctx.options)
     return dx, dweight, None if bias is None else dbias, None, None, None
@@ -165,7 +169,8 @@ def selective_scan(
 
     with delta_t = softplus(delta_t + delta_bias) where asked for. Arguments and shapes are mamba_ssm's:
     u, delta, z (b, d, l); A (d, n) real; B, C (b, n, l) or, by groups of d / g channels, (b, g, n, l);
-    D, delta_bias (d,) -> y (b, d, l) in u's dtype. Any strides; fastest, and without a copy, if d is contiguous.
+    D, delta_bias (d,) -> y (b, d, l) in u's dtype. Any strides; fastest, and without a copy, if d is
+    contiguous.
 
     Args:
         reverse: walk from the last token to the first.
@@ -200,11 +205,14 @@ def causal_conv1d(
 ) -> Tensor:
     """Depthwise convolution that looks back along a walk: y_t = act(bias + sum_k weight_k x_{t-w+1+k}).
 
-    x (b, d, l), weight (d, w), bias (d,) -> y (b, d, l) in x's dtype; `activation` is None or "silu". The walk, the
-    backend, precision and errors are as in `selective_scan`; the argument order is the causal_conv1d package's.
+    x (b, d, l), weight (d, w), bias (d,) -> y (b, d, l) in x's dtype; `activation` is None or "silu". The
+    walk, the backend, precision and errors are as in `selective_scan`; the argument order is the
+    causal_conv1d package's.
     """
     if x.dim() != 3 or weight.dim() != 2 or weight.shape[0] != x.shape[1]:
-        raise ValueError(f"Expected x (b, d, l) and weight (d, w), got {tuple(x.shape)} and {tuple(weight.shape)}.")
+        raise ValueError(
+            f"Expected x (b, d, l) and weight (d, w), got {tuple(x.shape)} and {tuple(weight.shape)}."
+        )
     if activation not in (None, "silu"):
         raise ValueError(f"Unknown activation {activation!r}; choose None or 'silu'.")
     _check_rows(rows, x.shape[-1])
@@ -223,7 +231,7 @@ def _check_rows(rows: Tensor | None, length: int) -> None:
         raise ValueError(f"rows must be int32 ({length},), got {rows.dtype} {tuple(rows.shape)}.")
 
 
-def _check_scan(u, delta, A, B, C, D, z, bias) -> None:  # type: ignore[no-untyped-def]
+def _check_scan(u, delta, A, B, C, D, z, bias) -> None:
     if u.dim() != 3 or A.dim() != 2 or B.dim() != 4:
         raise ValueError(
             f"Expected u (b, d, l), A (d, n) and B (b, n, l) or (b, g, n, l); "
@@ -245,4 +253,6 @@ def _check_scan(u, delta, A, B, C, D, z, bias) -> None:  # type: ignore[no-untyp
     }
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must be {shape} to go with u {(b, d, length)}, got {tuple(tensor.shape)}.")
+            raise ValueError(
+                f"{name} must be {shape} to go with u {(b, d, length)}, got {tuple(tensor.shape)}."
+            )

@@ -1,7 +1,7 @@
 """Rows of vectors for numba: arithmetic on memory, emitted as LLVM vector instructions.
 
-numba's own loop vectoriser is fragile (one alias check too many and a loop runs scalar). Here a row operation is
-written once as arithmetic on `Vec` values and becomes straight vector code on any CPU that LLVM knows.
+numba's own loop vectoriser is fragile (one alias check too many and a loop runs scalar). Here a row operation
+is written once as arithmetic on `Vec` values and becomes straight vector code on any CPU that LLVM knows.
 Everything is an address (int64) of contiguous float32 or float64 values; a `tag` argument carries the type.
 
     @row_operation
@@ -149,7 +149,9 @@ class Row:
     def _spread(self, scalar: ir.Value) -> Vec:
         empty = ir.Constant(self.format.vector, ir.Undefined)
         first = self.builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.format.vector.count), [0] * self.format.vector.count)
+        zeros = ir.Constant(
+            ir.VectorType(ir.IntType(32), self.format.vector.count), [0] * self.format.vector.count
+        )
         return Vec(self, self.builder.shuffle_vector(first, empty, zeros))
 
     def variable(self) -> Variable:
@@ -163,7 +165,9 @@ class Row:
             lanes //= 2
             halves = [
                 self.builder.shuffle_vector(
-                    total, total, ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(start, start + lanes)))
+                    total,
+                    total,
+                    ir.Constant(ir.VectorType(ir.IntType(32), lanes), list(range(start, start + lanes))),
                 )
                 for start in (0, lanes)
             ]
@@ -175,7 +179,9 @@ class Row:
     def exp2(self, x: Vec) -> Vec:
         """2**x, relative error about one unit in the last place; below 2**-bias it stays at that value."""
         form, builder = self.format, self.builder
-        magic = 1.5 * 2.0**form.fraction  # adding it rounds to the nearest integer, which then sits in the low bits
+        magic = (
+            1.5 * 2.0**form.fraction
+        )  # adding it rounds to the nearest integer, which then sits in the low bits
         x = x.at_least(1.0 - form.bias).at_most(float(form.bias))
         shifted = x + magic
         rest = x - (shifted - magic)
@@ -225,8 +231,8 @@ class Variable:
 def row_operation(body: Callable[..., None]) -> Any:
     """Turn body(row, *integers) into a function for numba code: name(tag, *integers)."""
 
-    def typer(typingctx, tag, *integers):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    def typer(typingctx, tag, *integers):
+        def codegen(context, builder, signature, args):
             body(Row(builder, _FORMATS[tag]), *args[1:])
             return context.get_dummy_value()
 

@@ -1,7 +1,8 @@
 """Our own small thread pool for kernels that release the GIL.
 
-numba's threading layers abort under concurrent calls (workqueue) or kill forked workers (OpenMP); nnU-Net does
-both. This pool follows `torch.get_num_threads()` and is forgotten in forked children, which start their own.
+numba's threading layers abort under concurrent calls (workqueue) or kill forked workers (OpenMP); nnU-Net
+does both. This pool follows `torch.get_num_threads()` and is forgotten in forked children, which start their
+own.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import torch
 
@@ -39,4 +41,4 @@ def split(n_tasks: int) -> list[tuple[int, int]]:
     """Even ranges [first, last) of the tasks, one per thread that torch may use."""
     n_parts = max(1, min(torch.get_num_threads(), n_tasks))
     edges = [n_tasks * part // n_parts for part in range(n_parts + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

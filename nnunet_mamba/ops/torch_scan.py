@@ -1,9 +1,9 @@
 """The selective scan in plain torch operations, for any device: chunks in sequence, each in two levels.
 
 A chunk of up to SIDE * SIDE tokens is SIDE pieces of SIDE tokens. All pieces walk at once from zero, then the
-states at the pieces' ends are passed on, and what they contribute is added. Backward recomputes chunk by chunk
-from the states kept at the chunks' starts; its own recurrence is the same one, run from the end. There are no matrix
-products, which autocast would round.
+states at the pieces' ends are passed on, and what they contribute is added. Backward recomputes chunk by
+chunk from the states kept at the chunks' starts; its own recurrence is the same one, run from the end. There
+are no matrix products, which autocast would round.
 
 Shapes and arguments as in `reference`; `states` (b, chunks, n, d) holds the state before each chunk.
 """
@@ -23,10 +23,13 @@ CHUNK = SIDE * SIDE
 
 
 def linear_scan(decay: Tensor, drive: Tensor, start: Tensor) -> Tensor:
-    """h_t = decay_t h_{t-1} + drive_t with h_{-1} = start; decay, drive (b, l, d, n), start (b, d, n) -> all h."""
+    """h_t = decay_t h_{t-1} + drive_t with h_{-1} = start; decay, drive (b, l, d, n), start (b, d, n) -> all
+    h."""
     length = decay.shape[1]
     padding = (0, 0, 0, 0, 0, -length % SIDE)
-    decay, drive = (F.pad(t, padding).unflatten(1, (-1, SIDE)) for t in (decay, drive))  # (b, pieces, side, d, n)
+    decay, drive = (
+        F.pad(t, padding).unflatten(1, (-1, SIDE)) for t in (decay, drive)
+    )  # (b, pieces, side, d, n)
     h, through = drive[:, :, 0], decay[:, :, 0]
     local, products = [h], [through]
     for k in range(1, SIDE):
@@ -73,7 +76,7 @@ class _Inputs(NamedTuple):
         return y if self.D is None else y + self.D * self.u
 
 
-def _inputs(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool) -> _Inputs:  # type: ignore[no-untyped-def]
+def _inputs(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool) -> _Inputs:
     work = torch.float64 if u.dtype == torch.float64 else torch.float32
     walk = visited(u.shape[1], rows, reverse, u.device)
     u, delta = u.to(work)[:, walk], delta.to(work)[:, walk]
@@ -87,7 +90,9 @@ def chunk_count(length: int) -> int:
     return -(-length // CHUNK)
 
 
-def forward(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, keep: bool) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+def forward(
+    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, keep: bool
+) -> tuple[Tensor, Tensor]:
     """-> y (b, l, d) in u's dtype and, if `keep`, the states before each chunk, else an empty tensor."""
     whole = _inputs(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     y = torch.empty_like(whole.u)
@@ -103,8 +108,10 @@ def forward(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, 
     return y.to(u.dtype), torch.stack(kept, 1) if keep else y.new_empty(0)
 
 
-def backward(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: bool) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
-    """-> gradients of u, delta, A, B, C, D, z, bias in the dtype of the sums (z's is empty where there is no z)."""
+def backward(
+    dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: bool
+) -> tuple[Tensor, ...]:
+    """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias, in the dtype of the sums."""
     whole = _inputs(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     dy = dy.to(whole.u.dtype)
     du, ddelta = torch.empty_like(whole.u), torch.empty_like(whole.u)

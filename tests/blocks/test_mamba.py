@@ -70,7 +70,9 @@ def test_two_walks_share_projections_and_add_up():
     first, second = Mamba(8, scan_order("HW", 2)).double(), Mamba(8, scan_order("-HW", 2)).double()
     own = {key: value for key, value in both.state_dict().items() if not key.startswith("further")}
     first.load_state_dict(own)
-    other = {key.removeprefix("further.0."): value for key, value in both.state_dict().items() if "further" in key}
+    other = {
+        key.removeprefix("further.0."): value for key, value in both.state_dict().items() if "further" in key
+    }
     second.load_state_dict(own | other)
     tokens = torch.randn(2, 15, 8, dtype=torch.float64)
     torch.testing.assert_close(both(tokens, (3, 5)), first(tokens, (3, 5)) + second(tokens, (3, 5)))

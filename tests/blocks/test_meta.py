@@ -23,7 +23,9 @@ class Times(nn.Module):
 )
 def test_placements_by_hand(placement, expected):
     """F doubles, M multiplies by ten, x is 1: all positive, so the activation is the identity."""
-    block = MetaBlock(placement, None if placement == "ssm" else Times(2), None if placement == "cnn" else Times(10))
+    block = MetaBlock(
+        placement, None if placement == "ssm" else Times(2), None if placement == "cnn" else Times(10)
+    )
     assert block(torch.ones(1)).item() == expected
 
 

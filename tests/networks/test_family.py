@@ -1,4 +1,5 @@
-"""One contract for every network of the table: shapes, heads, plans of every kind, twins, precision, compilation."""
+"""One contract for every network of the table: shapes, heads, plans of every kind, twins, precision,
+compilation."""
 
 import math
 import shutil
@@ -43,7 +44,11 @@ PLANS = {
     "2 stages": (plan(2), (4, 6, 4)),
     "8 stages in 2d": (plan(8, ndim=2), (256, 128)),
     "anisotropic": (
-        plan(4, strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 2, 2]], kernel_sizes=[[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3]]),
+        plan(
+            4,
+            strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 2, 2]],
+            kernel_sizes=[[1, 3, 3], [1, 3, 3], [3, 3, 3], [3, 3, 3]],
+        ),
         (4, 16, 24),
     ),
     "stride 3": (plan(strides=[[1, 1, 1], [3, 1, 2], [1, 2, 2]]), (6, 8, 8)),
@@ -59,9 +64,13 @@ PLANS = {
 def test_logits_have_the_grid_of_the_input_and_every_parameter_learns(name, arguments, grid):
     network = create_network(name, **arguments, deep_supervision=True)
     logits = network(torch.randn(2, arguments["input_channels"], *grid))
-    strides = torch.tensor([[s] * len(grid) if isinstance(s, int) else s for s in arguments["strides"]]).cumprod(0)
+    strides = torch.tensor(
+        [[s] * len(grid) if isinstance(s, int) else s for s in arguments["strides"]]
+    ).cumprod(0)
     n_heads = min(len(strides) - 1, 3) if name.startswith("mm_unet") else len(strides) - 1
-    expected = [tuple(round(g / s) for g, s in zip(grid, steps, strict=True)) for steps in strides.tolist()[:n_heads]]
+    expected = [
+        tuple(round(g / s) for g, s in zip(grid, steps, strict=True)) for steps in strides.tolist()[:n_heads]
+    ]
     assert [tuple(y.shape) for y in logits] == [(2, arguments["num_classes"], *size) for size in expected]
     sum(y.square().mean() for y in logits).backward()
     unused = [key for key, parameter in network.named_parameters() if parameter.grad is None]
@@ -75,7 +84,10 @@ def test_deep_supervision_is_a_switch_and_not_another_network(name):
     single = network(x)
     network.decoder.deep_supervision = True
     assert torch.equal(network(x)[0], single)
-    assert network.state_dict().keys() == create_network(name, **plan(), deep_supervision=True).state_dict().keys()
+    assert (
+        network.state_dict().keys()
+        == create_network(name, **plan(), deep_supervision=True).state_dict().keys()
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -93,7 +105,10 @@ def test_residual_encoder_plans_count_blocks(name):
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_the_control_is_nnunets_own_network(ndim):
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
-    from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op, get_matching_instancenorm
+    from dynamic_network_architectures.building_blocks.helper import (
+        convert_dim_to_conv_op,
+        get_matching_instancenorm,
+    )
 
     arguments = plan(4, ndim, n_conv_per_stage=[2, 2, 3, 1], n_conv_per_stage_decoder=[2, 1, 2])
     conv = convert_dim_to_conv_op(ndim)
@@ -134,7 +149,9 @@ def test_parameters_of_mm_unet_by_hand():
     norm = {4: 8, 8: 16}
     stage0 = (27 * 1 * 4 + 4 + norm[4]) + (27 * 4 * 4 + 4 + norm[4])
     down, branch = 27 * 4 * 8 + 8 + norm[8], 2 * (27 * 8 * 8 + 8 + norm[8])
-    per_walk = 16 * 4 + 16 + (1 + 32) * 16 + (16 + 16) + 16 * 16 + 16  # conv1d, x_proj, dt_proj, A_log, D; E = 16
+    per_walk = (
+        16 * 4 + 16 + (1 + 32) * 16 + (16 + 16) + 16 * 16 + 16
+    )  # conv1d, x_proj, dt_proj, A_log, D; E = 16
     mixer = 16 + 8 * 32 + 2 * per_walk + 16 * 8  # LayerNorm, in_proj, two walks, out_proj
     up, head = 8 * 8 * 4 + 4, 4 + 1
     decoder = (27 * 8 * 4 + 4 + norm[4]) + (27 * 4 * 4 + 4 + norm[4]) + (8 * 4 + norm[4])
@@ -146,18 +163,23 @@ def test_the_twin_differs_by_its_mixers_and_by_nothing_else(name):
     network, twin = create_network(name, **plan(4)), create_network(f"{name}_nossm", **plan(4))
     mixers = [module for module in network.modules() if isinstance(module, MambaMixer)]
     assert mixers
-    assert not [module for module in twin.modules() if isinstance(module, (MambaMixer, SelectiveSSM, nn.LayerNorm))]
+    assert not [
+        module for module in twin.modules() if isinstance(module, (MambaMixer, SelectiveSSM, nn.LayerNorm))
+    ]
     assert count(network) - count(twin) == sum(count(mixer) for mixer in mixers)
     weights = network.state_dict()
     assert all(weights[key].shape == value.shape for key, value in twin.state_dict().items())
 
 
 def test_where_mm_unet_has_its_mixers():
-    """Not at full resolution, in every encoder stage and the bottleneck, not in the decoder; two walks each."""
+    """Not at full resolution, in every encoder stage and the bottleneck, not in the decoder; two walks
+    each."""
     network = create_network("mm_unet", **plan(4))
     places = [key for key, module in network.named_modules() if isinstance(module, MambaMixer)]
     assert [key.split(".")[:3] for key in places] == [["encoder", "stages", str(s)] for s in (1, 2, 3)]
-    assert all([path.backwards for path in network.get_submodule(key).mamba.paths] == [False, True] for key in places)
+    assert all(
+        [path.backwards for path in network.get_submodule(key).mamba.paths] == [False, True] for key in places
+    )
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -240,7 +262,9 @@ def test_traces_into_one_graph(name):
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     expected, actual = network(x), compiled(x)
     torch.testing.assert_close(actual, expected)
-    gradients = [torch.autograd.grad(y.square().sum(), list(network.parameters())) for y in (actual, expected)]
+    gradients = [
+        torch.autograd.grad(y.square().sum(), list(network.parameters())) for y in (actual, expected)
+    ]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -259,7 +283,9 @@ def test_a_plans_file_can_name_the_network(name):
 
     arguments = plan()
     channels, classes = arguments.pop("input_channels"), arguments.pop("num_classes")
-    network = get_network_from_plans(f"nnunet_mamba.networks.{name}", arguments, [], channels, classes, True, True)
+    network = get_network_from_plans(
+        f"nnunet_mamba.networks.{name}", arguments, [], channels, classes, True, True
+    )
     assert len(network(torch.randn(1, 1, 8, 8, 8))) == 2
 
 
@@ -274,12 +300,16 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
         ("mm_net", {}, "Unknown network 'mm_net'; choose one of nnunet, mm_unet"),
         ("nnunet_nossm", {}, "Unknown network 'nnunet_nossm'"),
         ("mm_unet", {"order": "spiral"}, "Unknown scan order 'spiral' in 3D; choose one of uni, bi"),
-        ("mm_unet", {"depth": 3}, "Unknown override depth; this network knows .*order"),
+        ("mm_unet", {"depth": 3}, "Unknown override depth; known are .*order"),
         ("mm_unet", {"bottleneck": "attention"}, "bottleneck: unknown 'attention'; choose from plain, cnn"),
         ("mm_unet_nossm", {"order": "uni"}, "order: this network has no mixer"),
         ("mm_unet", {"strides": None}, "strides is missing: .*plans"),
         ("mm_unet", {"kernel_sizes": None}, "kernel_sizes is missing"),
-        ("mm_unet", {"strides": [[1, 1, 1], [2, 2, 2]]}, "strides has 2 entries, but features_per_stage has 3"),
+        (
+            "mm_unet",
+            {"strides": [[1, 1, 1], [2, 2, 2]]},
+            "strides has 2 entries, but features_per_stage has 3",
+        ),
         ("mm_unet", {"kernel_sizes": [[3, 3]] * 3}, r"must agree on 2 or 3 axes, got \[2, 3\]"),
         ("mm_unet", {"kernel_sizes": [[2, 3, 3]] * 3}, "Kernel sizes must be odd"),
         ("mm_unet", {"strides": [1, 2, 2], "kernel_sizes": [3, 3, 3]}, "only numbers"),
@@ -287,13 +317,26 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
         ("mm_unet", {"n_conv_per_stage_decoder": 0}, "n_conv_per_stage_decoder must be a positive number"),
         ("mm_unet", {"features_per_stage": [4]}, "at least 2 stages"),
         ("mm_unet", {"num_classes": 0}, "at least one channel and one class"),
-        ("mm_unet", {"patch_size": [2, 16, 16]}, r"Patch \(2, 16, 16\) is too small for 3 stages.*\(4, 4, 4\)"),
+        (
+            "mm_unet",
+            {"patch_size": [2, 16, 16]},
+            r"Patch \(2, 16, 16\) is too small for 3 stages.*\(4, 4, 4\)",
+        ),
         ("mm_unet", {"patch_size": [4, 4, 4]}, "too small for 3 stages"),
     ],
 )
 def test_bad_arguments_say_what_came_and_what_to_do(name, change, message):
     with pytest.raises(ValueError, match=message):
         create_network(name, **(plan() | change))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_shapes_are_known_without_any_memory(name):
+    """A full abdominal patch on the meta device, as nnU-Net's planners estimate."""
+    with torch.device("meta"):
+        logits = create_network(name, **ABDOMEN_CT, deep_supervision=True)(torch.empty(2, 1, 40, 224, 192))
+    assert logits[0].shape == (2, 14, 40, 224, 192)
+    assert logits[2].shape == (2, 14, 20, 56, 48)
 
 
 def test_an_input_smaller_than_the_strides_is_refused():

@@ -1,7 +1,8 @@
 """Our networks against outputs and gradients of the papers' own code.
 
-`tests/golden/*.npz` hold inputs, float64 outputs and gradient norms of U-Mamba (revision 28459e3) under weights that
-follow from the parameters' names alone (`fill`); "strong" weights make the outputs depend on the scan.
+`tests/golden/*.npz` hold inputs, float64 outputs and gradient norms of U-Mamba (revision 28459e3) under
+weights that follow from the parameters' names alone (`fill`); "strong" weights make the outputs depend on the
+scan.
 """
 
 import json
@@ -93,7 +94,8 @@ def test_parameter_count_to_the_digit(golden):
 
 
 def test_gradient_norms(golden):
-    """Of the sum over outputs of mean(out**2); those that are zero but for rounding (biases before a norm) are left out."""
+    """Of the sum over outputs of mean(out**2); those that are zero but for rounding (biases before a norm)
+    are left out."""
     loss = sum(output.square().mean() for output in golden.network(golden.input))
     assert loss.item() == pytest.approx(golden.config["loss"], rel=1e-4)
     loss.backward()

@@ -16,7 +16,9 @@ def plain(x, weight, bias, activation):
 @pytest.mark.parametrize("backend", ["reference", "numba", "torch"])
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("walk", ["memory", "reverse", "permuted"])
-@pytest.mark.parametrize(("b", "d", "length", "taps"), [(2, 40, 70, 4), (1, 300, 9, 3), (3, 5, 2, 4), (1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    ("b", "d", "length", "taps"), [(2, 40, 70, 4), (1, 300, 9, 3), (3, 5, 2, 4), (1, 1, 1, 1)]
+)
 def test_equals_torch_in_outputs_and_gradients(backend, activation, walk, b, d, length, taps):
     torch.manual_seed(0)
     x = torch.randn(b, d, length, dtype=torch.float64, requires_grad=True)
@@ -48,7 +50,9 @@ def test_reads_a_slice_of_a_wider_tensor_without_bias_and_in_half_precision():
     torch.testing.assert_close(causal_conv1d(x, weight, backend="numba"), plain(x, weight, None, None))
     half = causal_conv1d(x.half(), weight, backend="numba")
     assert half.dtype == torch.float16
-    torch.testing.assert_close(half.float(), plain(x.half().float(), weight, None, None), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        half.float(), plain(x.half().float(), weight, None, None), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_opcheck():

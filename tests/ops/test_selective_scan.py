@@ -33,7 +33,9 @@ def problem(b, d, length, g, n, *, dtype=torch.float32, optional=True, seed=0):
 
 def outputs_and_gradients(arguments, dy, **options):
     y = selective_scan(**arguments, **options)
-    return dict(zip(("y", *arguments), (y, *torch.autograd.grad(y, list(arguments.values()), dy)), strict=True))
+    return dict(
+        zip(("y", *arguments), (y, *torch.autograd.grad(y, list(arguments.values()), dy)), strict=True)
+    )
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -41,7 +43,14 @@ def outputs_and_gradients(arguments, dy, **options):
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize(
     ("b", "d", "length", "g", "n"),
-    [(2, 40, 270, 1, 16), (1, 96, 33, 2, 5), (3, 7, 5, None, 3), (1, 1, 1, 1, 1), (2, 130, 64, None, 16), (1, 6, 40, 3, 70)],
+    [
+        (2, 40, 270, 1, 16),
+        (1, 96, 33, 2, 5),
+        (3, 7, 5, None, 3),
+        (1, 1, 1, 1, 1),
+        (2, 130, 64, None, 16),
+        (1, 6, 40, 3, 70),
+    ],
 )
 def test_matches_the_reference_in_outputs_and_all_gradients(backend, dtype, reverse, b, d, length, g, n):
     arguments = problem(b, d, length, g, n, dtype=dtype)
@@ -94,7 +103,8 @@ def test_constant_input_has_a_geometric_sum_for_answer(backend):
 
 @pytest.mark.parametrize("backend", ["reference", *FAST])
 def test_two_tokens_by_hand(backend):
-    """h_0 = 2*3*5 = 30, y_0 = 30*7; h_1 = exp(-2 ln 2) 30 + 1*1*1 = 8.5, y_1 = 8.5*2 + 10*1, gated by silu(0) = 0."""
+    """h_0 = 2*3*5 = 30, y_0 = 30*7; h_1 = exp(-2 ln 2) 30 + 1*1*1 = 8.5, y_1 = 8.5*2 + 10*1, gated by silu(0)
+    = 0."""
     u, delta = torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[2.0, 2.0]]])
     B, C = torch.tensor([[[5.0, 0.5]]]), torch.tensor([[[7.0, 2.0]]])
     A, D = torch.tensor([[-math.log(2.0)]]), torch.tensor([10.0])
@@ -119,7 +129,9 @@ def test_any_strides_give_the_same_numbers(backend):
     strided["delta"] = dense["delta"].transpose(0, 2).contiguous().transpose(0, 2)
     torch.testing.assert_close(selective_scan(**strided, delta_softplus=True, backend=backend), expected)
     same_b = dense | {"B": dense["B"][:1].expand(2, -1, -1)}
-    repeated, expected = (selective_scan(**same_b, delta_softplus=True, backend=b) for b in (backend, "reference"))
+    repeated, expected = (
+        selective_scan(**same_b, delta_softplus=True, backend=b) for b in (backend, "reference")
+    )
     torch.testing.assert_close(repeated, expected)
 
 
@@ -130,7 +142,9 @@ def test_half_precision_is_summed_in_float32_and_comes_back_as_it_was(backend, d
     half = {k: v.to(dtype) if k in ("u", "delta", "B", "C", "z") else v for k, v in arguments.items()}
     y = selective_scan(**half, delta_softplus=True, backend=backend)
     assert y.dtype == dtype
-    exact = selective_scan(**{k: v.double() for k, v in half.items()}, delta_softplus=True, backend="reference")
+    exact = selective_scan(
+        **{k: v.double() for k, v in half.items()}, delta_softplus=True, backend="reference"
+    )
     one_rounding = torch.finfo(dtype).eps / 2 + 1e-5
     assert ((y.double() - exact).abs() <= one_rounding * exact.abs() + 1e-5).all()
 
@@ -174,7 +188,11 @@ def test_extreme_steps_neither_overflow_nor_lose_the_input(backend):
 @pytest.mark.parametrize("backend", FAST)
 def test_softplus_is_right_over_the_whole_range(backend):
     """y = delta u B C with A = 0 at the first token, so y is softplus itself, and its slope the sigmoid."""
-    x = torch.cat([torch.linspace(-100, 100, 801), torch.tensor([-1e-7, 0.0, 1e-7])]).double().requires_grad_()
+    x = (
+        torch.cat([torch.linspace(-100, 100, 801), torch.tensor([-1e-7, 0.0, 1e-7])])
+        .double()
+        .requires_grad_()
+    )
     delta = x.view(-1, 1, 1)
     ones = torch.ones(len(x), 1, 1, dtype=torch.float64)
     for cast in (torch.float64, torch.float32):
@@ -207,7 +225,9 @@ def test_threads_change_nothing_but_the_order_of_two_sums(threads):
     expected = outputs_and_gradients(arguments, dy, backend="reference", delta_softplus=True)
     torch.set_num_threads(threads)
     try:
-        first, second = (outputs_and_gradients(arguments, dy, backend="numba", delta_softplus=True) for _ in range(2))
+        first, second = (
+            outputs_and_gradients(arguments, dy, backend="numba", delta_softplus=True) for _ in range(2)
+        )
     finally:
         torch.set_num_threads(before)
     for name, truth in expected.items():
@@ -255,7 +275,9 @@ def test_compiles_without_a_graph_break(backend):
     compiled = torch.compile(scan, fullgraph=True, backend="aot_eager")
     expected, actual = scan(arguments["u"]), compiled(arguments["u"])
     torch.testing.assert_close(actual, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(value, arguments["u"])[0] for value in (actual, expected)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, arguments["u"])[0] for value in (actual, expected))
+    )
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,9 @@ def test_exp2_far_out_stays_tiny_or_huge_and_nan_stays_nan(dtype):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_bounds_keep_nan(dtype):
     x = np.array([-3, -1, 0.5, 1, 7, np.nan, np.inf, -np.inf, *[0] * 8], dtype)
-    assert np.array_equal(apply(call_clamp, x)[:8], np.array([-1, -1, 0.5, 1, 1, np.nan, 1, -1], dtype), equal_nan=True)
+    assert np.array_equal(
+        apply(call_clamp, x)[:8], np.array([-1, -1, 0.5, 1, 1, np.nan, 1, -1], dtype), equal_nan=True
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,0 +1,19 @@
+"""nnunet-mamba doctor: is the set-up fit for work?"""
+
+import argparse
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "doctor", help="check the set-up: versions, backends, folders, trainers, device (exit code 1: faults)"
+    )
+    p.set_defaults(run=doctor)
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from nnunet_mamba.doctor import examine, render
+
+    findings = examine()
+    print(render(findings))
+    return int(any(finding.remedy for finding in findings))

@@ -1,0 +1,95 @@
+"""nnunet-mamba networks: the names of the networks, and their size on a plan."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+WHERE_PLANS_ARE = "in nnUNet_preprocessed, such as Dataset004_Hippocampus/nnUNetPlans.json"
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "networks", help="list the networks; with --plans, their parameter counts on that plan"
+    )
+    p.add_argument("--plans", type=Path, help="plans file of nnU-Net (.json)")
+    p.add_argument(
+        "--configuration", default="3d_fullres", help="configuration of the plans (default: 3d_fullres)"
+    )
+    p.add_argument(
+        "--channels", type=int, help="input channels (default: as in dataset.json beside the plans)"
+    )
+    p.add_argument("--classes", type=int, help="output channels, background included (default: likewise)")
+    p.set_defaults(run=networks)
+
+
+def networks(args: argparse.Namespace) -> int:
+    from nnunet_mamba import list_networks
+
+    if args.plans is None:
+        print("\n".join(list_networks()))
+        return 0
+    from nnunet_mamba.plans import network_kwargs
+
+    plans = _read(args.plans)
+    sizes = network_kwargs(_configuration(plans, args.configuration))
+    channels, classes = _ends(args, plans)
+    print(f"{args.configuration} of {args.plans.name}, {channels} -> {classes} channels; parameters:")
+    for name in list_networks():
+        print(f"{name:20s} {_size(name, sizes, channels, classes)}")
+    return 0
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; expected the plans of a dataset, {WHERE_PLANS_ARE}.")
+    try:
+        plans = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}). Plans are {WHERE_PLANS_ARE}.") from error
+    if not isinstance(plans, dict) or "configurations" not in plans:
+        raise ValueError(
+            f"{path} has no configurations, so it is no plans file. Plans are {WHERE_PLANS_ARE}."
+        )
+    return plans
+
+
+def _ends(args: argparse.Namespace, plans: dict) -> tuple[int, int]:
+    """Input and output channels, from the options or else from the dataset.json beside the plans."""
+    if args.channels is not None and args.classes is not None:
+        return args.channels, args.classes
+    path = args.plans.with_name("dataset.json")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; give --channels and --classes.")
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    dataset, manager = json.loads(path.read_text()), PlansManager(plans)
+    channels = determine_num_input_channels(manager, _configuration(plans, args.configuration), dataset)
+    return args.channels or channels, args.classes or manager.get_label_manager(
+        dataset
+    ).num_segmentation_heads
+
+
+def _configuration(plans: dict, name: str) -> Any:
+    """nnU-Net's ConfigurationManager for one configuration."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    if name not in plans["configurations"]:
+        known = ", ".join(plans["configurations"])
+        raise ValueError(f"No configuration {name!r} in the plans; choose one of {known}.")
+    return PlansManager(plans).get_configuration(name)
+
+
+def _size(name: str, sizes: dict[str, Any], channels: int, classes: int) -> str:
+    """The number of parameters, or why this network cannot be built on the plan."""
+    import torch
+
+    from nnunet_mamba import create_network
+
+    try:
+        with torch.device("meta"):  # shapes only: no memory, no time
+            network = create_network(name, input_channels=channels, num_classes=classes, **sizes)
+    except ValueError as error:
+        return f"not on this plan: {error}"
+    return f"{sum(parameter.numel() for parameter in network.parameters()):>13,d}"

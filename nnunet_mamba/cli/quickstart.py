@@ -1,0 +1,80 @@
+"""nnunet-mamba quickstart: from images to a scored page."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "quickstart",
+        help="plan, train, predict and score in one go, with nnU-Net's own commands",
+        description="Runs nnU-Net's own commands on a data set, printing each: plan, preprocess, train, "
+        "predict and score cases that were kept unseen, one page. Interrupted, the same command resumes.",
+        epilog="example: nnunet-mamba quickstart --data Task04_Hippocampus --out hippocampus",
+    )
+    p.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="a Medical Segmentation Decathlon task or an nnU-Net raw dataset (default: phantoms drawn here)",
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        default=Path("quickstart"),
+        help="where all goes (default: ./quickstart)",
+    )
+    p.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="default: cuda if there is one, else cpu",
+    )
+    p.add_argument(
+        "--trainer", default="nnUNetTrainerMMUNet_demo", help="nnU-Net trainer (default: %(default)s)"
+    )
+    p.add_argument(
+        "--configuration", default="3d_fullres", help="nnU-Net configuration (default: %(default)s)"
+    )
+    p.add_argument(
+        "--cases",
+        type=int,
+        default=8,
+        metavar="N",
+        help="labelled cases to keep unseen and score (default: %(default)s)",
+    )
+    p.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of the phantoms and of the choice of unseen cases (default: %(default)s)",
+    )
+    p.set_defaults(run=quickstart)
+
+
+def quickstart(args: argparse.Namespace) -> int:
+    from nnunet_mamba.quickstart import ChildFailedError, Settings, run_quickstart
+
+    if args.cases < 1:
+        raise ValueError(f"--cases {args.cases}: at least one case has to be kept unseen.")
+    device = default_device() if args.device == "auto" else args.device
+    settings = Settings(args.data, device, args.trainer, args.configuration, args.cases, args.seed)
+    try:
+        run_quickstart(settings, args.out, say)
+    except ChildFailedError as error:
+        print(f"nnunet-mamba quickstart: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,195 @@
+"""Is this installation fit for work? Versions, backends, folders, trainers, device; remedies for faults."""
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
+from pathlib import Path
+
+from nnunet_mamba.host import trainer_folder, version_fault
+from nnunet_mamba.registration import SHIM_NAME, registered
+
+OPTIONAL = {
+    "triton": "scans on NVIDIA GPUs",
+    "mamba-ssm": "its CUDA kernels",
+    "causal-conv1d": "its CUDA kernels",
+}
+BACKENDS_FOR_EVERYONE = ("reference", "numba", "torch")  # their packages are requirements
+FOLDERS = {
+    "nnUNet_raw": "datasets as nnU-Net reads them",
+    "nnUNet_preprocessed": "plans and preprocessed data",
+    "nnUNet_results": "trained models",
+}
+PROBE = "nnUNetTrainerMMUNet"
+EXT_TRAINER = "nnUNet_extTrainer"  # folders, separated as in PATH
+SET_TRAINERS = 'nnunet-mamba register   (or: export nnUNet_extTrainer="$(nnunet-mamba trainers-path)")'
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fact about the installation; a fault if there is a remedy."""
+
+    topic: str
+    what: str
+    remedy: str | None = None
+    absent: bool = False  # something optional that is not there: no fault, nor worth an "ok"
+
+    @property
+    def mark(self) -> str:
+        return "FAULT" if self.remedy else "--" if self.absent else "ok"
+
+
+def examine() -> list[Finding]:
+    """Everything that `nnunet-mamba doctor` prints, in its order."""
+    return [*_versions(), *_backends(), *_folders(), *_trainers(), _device()]
+
+
+def render(findings: list[Finding]) -> str:
+    """Findings grouped by topic, one line each; faults carry a second line with the remedy."""
+    lines: list[str] = []
+    for i, finding in enumerate(findings):
+        if i == 0 or finding.topic != findings[i - 1].topic:
+            lines.append(finding.topic)
+        lines.append(f"  {finding.mark:5s}  {finding.what}")
+        if finding.remedy:
+            lines.append(f"         -> {finding.remedy}")
+    n_faults = sum(finding.remedy is not None for finding in findings)
+    return "\n".join([*lines, "", f"{n_faults} fault(s)" if n_faults else "Healthy."])
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("Versions", f"python {platform.python_version()}")
+    for package in ("nnunet_mamba", "torch", "numba"):
+        yield _required(package)
+    fault = version_fault()
+    if fault:
+        what, remedy = fault.split("; run: ")
+        yield Finding("Versions", what, remedy)
+    else:
+        yield _required("nnunetv2")
+    for package, purpose in OPTIONAL.items():
+        found = _version(package)
+        what = f"{package} {found}" if found else f"{package} not installed (optional: {purpose})"
+        yield Finding("Versions", what, absent=found is None)
+
+
+def _required(package: str) -> Finding:
+    found = _version(package)
+    if found:
+        return Finding("Versions", f"{package} {found}")
+    return Finding("Versions", f"{package} is not installed", f"pip install {package}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _backends() -> Iterator[Finding]:
+    from nnunet_mamba import available_backends
+
+    backends = available_backends()
+    for name, state in backends.items():
+        needed = state != "ok" and name in BACKENDS_FOR_EVERYONE
+        remedy = "pip install --force-reinstall nnunet_mamba" if needed else None
+        yield Finding("Scan backends", f"{name}: {state}", remedy, absent=state != "ok")
+    chosen = os.environ.get("NNUNET_MAMBA_BACKEND")
+    if chosen and backends.get(chosen) != "ok":
+        usable = ", ".join(name for name, state in backends.items() if state == "ok")
+        what = f"NNUNET_MAMBA_BACKEND={chosen}: {backends.get(chosen, 'no such backend')}"
+        yield Finding("Scan backends", what, f"unset NNUNET_MAMBA_BACKEND, or set it to one of {usable}")
+
+
+def _folders() -> Iterator[Finding]:
+    for variable, purpose in FOLDERS.items():
+        value = os.environ.get(variable)
+        if value is None:
+            remedy = f"export {variable}=FOLDER   (for {purpose})"
+            yield Finding("nnU-Net's folders", f"{variable} is not set", remedy)
+        else:
+            yield Finding("nnU-Net's folders", f"{variable}={value}", _missing_folder(variable, value))
+
+
+def _missing_folder(variable: str, value: str) -> str | None:
+    """The remedy if `value` is no folder; nnU-Net takes variables literally, `~` too."""
+    if value.startswith("~"):
+        return f'`~` is not expanded here: export {variable}="{Path(value).expanduser()}"'
+    return (
+        None
+        if Path(value).is_dir()
+        else f"the folder does not exist: mkdir -p '{value}', or correct {variable}"
+    )
+
+
+def _trainers() -> Iterator[Finding]:
+    ways, dangerous = [], False
+    if version_fault():
+        yield Finding("Trainers", "not looked for: this nnU-Net is not supported", "see Versions")
+        return
+    if registered():
+        ways.append(f"registered in {trainer_folder()}")
+    for entry in filter(str.strip, os.environ.get(EXT_TRAINER, "").split(os.pathsep)):
+        remedy = _wrong_entry(entry)
+        dangerous |= remedy is not None and Path(entry).is_dir()
+        if remedy or not holds_our_trainers(Path(entry)):
+            yield Finding("Trainers", f"nnUNet_extTrainer names {entry}", remedy)
+        else:
+            ways.append(f"nnUNet_extTrainer names {entry}")
+    yield from (Finding("Trainers", way) for way in ways)
+    if not dangerous:  # nnU-Net's search imports every file that it meets, setup.py too
+        yield _ask_nnunet(ways)
+
+
+def holds_our_trainers(folder: Path) -> bool:
+    """Whether nnU-Net would find our trainers in `folder`."""
+    return (folder / f"{SHIM_NAME}.py").is_file()
+
+
+def _wrong_entry(entry: str) -> str | None:
+    """The remedy for an entry of nnUNet_extTrainer that cannot work; None for ours and other people's."""
+    folder = Path(entry)
+    right = 'export nnUNet_extTrainer="$(nnunet-mamba trainers-path)"'
+    if entry.startswith("~"):
+        return f"`~` is not expanded here: {right}"
+    if not folder.is_dir():
+        return f"the folder does not exist, and nnU-Net skips it silently: {right}"
+    if (folder / "setup.py").exists() or (folder / "pyproject.toml").exists():
+        return f"this is the root of a repository, whose every file nnU-Net would import: {right}"
+    if folder.name == "nnunet_mamba" or (folder / "nnunet_mamba").is_dir():
+        return f"this is the package or the folder above it, not the one with the trainers: {right}"
+    return None
+
+
+def _ask_nnunet(ways: list[str]) -> Finding:
+    """Have nnU-Net itself look for one of our trainers."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    try:
+        with redirect_stdout(StringIO()):  # the search reports every file that it inspects
+            recursive_find_trainer_class_by_name(PROBE)
+    except Exception as error:
+        if ways:
+            what = f"nnU-Net's search for {PROBE} fails: {type(error).__name__}: {error}"
+            return Finding(
+                "Trainers", what, "mend the import that fails, or take that folder out of nnUNet_extTrainer"
+            )
+        return Finding("Trainers", f"nnU-Net does not find {PROBE}", SET_TRAINERS)
+    return Finding("Trainers", f"nnU-Net finds {PROBE}")
+
+
+def _device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        memory_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Finding("Device", f"cuda: {torch.cuda.get_device_name(0)}, {memory_gib:.0f} GiB")
+    if torch.backends.mps.is_available():
+        return Finding("Device", "mps (pass `-device mps` to nnU-Net's commands)")
+    return Finding(
+        "Device", f"cpu, {torch.get_num_threads()} threads (pass `-device cpu` to nnU-Net's commands)"
+    )

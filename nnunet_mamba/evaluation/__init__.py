@@ -1,0 +1,17 @@
+"""Scores of predicted label maps: per case, per label, in mm, with the empty cases defined."""
+
+from nnunet_mamba.evaluation.folders import evaluate_folder
+from nnunet_mamba.evaluation.labels import Label, scored_labels
+from nnunet_mamba.evaluation.table import Score, Summary, mean_foreground, read_csv, summarise, write_csv
+
+__all__ = [
+    "Label",
+    "Score",
+    "Summary",
+    "evaluate_folder",
+    "mean_foreground",
+    "read_csv",
+    "scored_labels",
+    "summarise",
+    "write_csv",
+]

@@ -1,0 +1,42 @@
+"""The nnU-Net that this package is a guest of: which version it must be, and where it keeps its trainers.
+
+Looks at installed files only; nnU-Net itself, seconds to import, is not loaded.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+SUPPORTED_RELEASE = (
+    2,
+    8,
+)  # external trainers came with 2.8; the trainer contract may change with the next minor
+
+
+def nnunet_version() -> str | None:
+    """The version of the installed nnunetv2, None without one."""
+    try:
+        return version("nnunetv2")
+    except PackageNotFoundError:
+        return None
+
+
+def version_fault() -> str | None:
+    """What is wrong with the installed nnunetv2, in one line with the remedy; None if it is supported."""
+    found = nnunet_version()
+    major, minor = SUPPORTED_RELEASE
+    if found is not None and tuple(found.split(".")[:2]) == (str(major), str(minor)):
+        return None
+    state = "none is installed" if found is None else f"{found} is installed"
+    return (
+        f"nnunet_mamba needs nnunetv2 >= {major}.{minor}.0 and < {major}.{minor + 1}, but {state}; "
+        f"run: pip install 'nnunetv2>={major}.{minor}.0,<{major}.{minor + 1}'"
+    )
+
+
+def trainer_folder() -> Path:
+    """The folder of the installed nnunetv2 that its trainer search reads first."""
+    spec = find_spec("nnunetv2")
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(version_fault() or "nnunetv2 has no folder on disk; reinstall it with pip.")
+    return Path(spec.submodule_search_locations[0], "training", "nnUNetTrainer")

@@ -1,0 +1,10 @@
+"""nnU-Net's plans: what a network needs to know of them, and the same plan cut for a small computer.
+
+A plan is nnU-Net's own JSON of a dataset (spacing, patch, batch, topology per configuration). Nothing here
+writes into the plans it is given.
+"""
+
+from nnunet_mamba.plans.architecture import network_kwargs
+from nnunet_mamba.plans.budget import load_template, shrink_plans
+
+__all__ = ["load_template", "network_kwargs", "shrink_plans"]

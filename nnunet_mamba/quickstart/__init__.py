@@ -1,0 +1,7 @@
+"""The main job end to end: data, plan, train, predict, score, one page, by nnU-Net's own commands."""
+
+from nnunet_mamba.quickstart.chain import run_quickstart
+from nnunet_mamba.quickstart.child import ChildFailedError
+from nnunet_mamba.quickstart.workspace import Settings
+
+__all__ = ["ChildFailedError", "Settings", "run_quickstart"]

@@ -1,0 +1,125 @@
+"""Running a command so that its output is seen as it comes, kept in a log, and never left running alone."""
+
+import codecs
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+GRACE_S = 10.0  # between asking a child to stop and stopping it
+TAIL_LINES = 12  # of the log, in the message about a failure
+
+
+class ChildFailedError(RuntimeError):
+    """A command ended with an error; the message carries the reason and the end of its log."""
+
+
+def run_child(
+    argv: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    show: Callable[[str], None],
+    inherit: int | None = None,
+) -> None:
+    """Run to the end; `show` gets each line (progress bars included) at once, the log gets every byte.
+
+    Whatever ends this function early also ends the child and its workers. `inherit` is a file descriptor that
+    the child keeps open.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    child = subprocess.Popen(
+        argv,
+        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C reaches us alone, and the child's workers are found by its group
+        pass_fds=() if inherit is None else (inherit,),
+    )
+    assert child.stdout is not None
+    try:
+        with log.open("ab") as stream:
+            for line in lines_as_they_come(child.stdout, stream):
+                if line.strip():
+                    tail.append(line.rstrip())
+                show(line)
+        code = child.wait()
+    except BaseException:
+        stop(child)
+        raise
+    if code != 0:
+        raise ChildFailedError(failure(Path(argv[0]).name, code, list(tail), log))
+
+
+def lines_as_they_come(source: IO[bytes], copy: IO[bytes]) -> Iterator[str]:
+    """Split at line ends and at the carriage returns of progress bars; `copy` gets the bytes unchanged."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    rest = ""
+    while chunk := os.read(source.fileno(), 1 << 16):
+        copy.write(chunk)
+        copy.flush()
+        *lines, rest = re.split(r"[\r\n]", rest + decoder.decode(chunk))
+        yield from lines
+    if rest:
+        yield rest
+
+
+def stop(child: "subprocess.Popen[bytes]") -> None:
+    """End the child and everything in its group, kindly first."""
+    for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        try:
+            if hasattr(os, "killpg"):
+                os.killpg(child.pid, sign)
+            else:
+                child.terminate()
+            child.wait(GRACE_S)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def failure(program: str, code: int, tail: list[str], log: Path) -> str:
+    """Program, exit code, a one-line reason, the end of the log, where the rest is."""
+    quoted = "\n".join(f"    {line[:200]}" for line in tail) or "    (it printed nothing)"
+    return f"{program} failed with {outcome(code)}: {reason(tail)}\n{quoted}\n  The whole log: {log}"
+
+
+def outcome(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    return f"signal {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
+
+
+def reason(tail: Sequence[str]) -> str:
+    """The last line that names an exception, or the last line at all."""
+    named = [line for line in tail if re.match(r"\s*[\w.]*(Error|Exception|Interrupt)\b", line)]
+    return (named or list(tail) or ["no output"])[-1].strip()[:300]
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let a request to end (kill, a closed terminal) act like Ctrl-C, so that no child stays behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        names = []  # Python allows handlers there only
+    before = {name: signal.signal(getattr(signal, name), interrupt) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

@@ -1,0 +1,58 @@
+"""How the page looks, in colours for light and dark."""
+
+CSS = """
+:root {
+  color-scheme: light dark;
+  --paper: #fff; --ink: #1c2430; --soft: #5b6675; --line: #dfe4ea; --card: #f6f8fa;
+}
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #12161c; --ink: #e6eaf0; --soft: #9aa5b4; --line: #2b333e; --card: #1a2028; }
+}
+body {
+  margin: 0 auto; padding: 2rem 1.2rem 4rem; max-width: 62rem;
+  background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif;
+}
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; overflow-wrap: anywhere; }
+h2 {
+  font-size: 1.15rem; margin: 2.4rem 0 .6rem; padding-top: .9rem;
+  border-top: 1px solid var(--line);
+}
+p, figcaption { color: var(--soft); margin: .4rem 0; }
+.key {
+  display: grid; gap: .7rem; margin: 1.4rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr));
+}
+.key div {
+  background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
+  padding: .7rem .9rem;
+}
+.key b { display: block; font-size: 1.3rem; overflow-wrap: anywhere; }
+.key span { display: block; color: var(--soft); font-size: .85rem; line-height: 1.3; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 50%; }
+th, td {
+  padding: .35rem 0 .35rem 1.4rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid var(--line);
+}
+th { font-weight: 600; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+figure { margin: 1rem 0 1.8rem; }
+.planes { display: flex; flex-wrap: wrap; gap: .5rem; }
+.planes div {
+  background: #000; color: #9aa5b4; border-radius: .5rem; padding: .5rem .5rem .2rem;
+  font-size: .8rem; text-align: center; display: flex; flex-direction: column;
+  justify-content: space-between;
+}
+.planes img { display: block; height: auto; max-width: 100%; margin: auto; }
+.swatch {
+  display: inline-block; width: 1.3em; height: .28em; border-radius: 1px;
+  vertical-align: middle; margin: 0 .4em 0 .9em;
+}
+svg { width: 100%; height: auto; min-width: 40rem; }
+pre {
+  background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
+  padding: .8rem 1rem; overflow-x: auto; font: 13px/1.5 ui-monospace, monospace;
+}
+summary { cursor: pointer; color: var(--soft); margin: .6rem 0; }
+@media print { body { max-width: none; } pre { white-space: pre-wrap; } }
+"""

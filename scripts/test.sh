@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up this checkout in a virtual environment, checks its style and types, and passes its tests; options go to pytest.
+#   scripts/test.sh                 the fast tests
+#   scripts/test.sh -m slow         the slow ones
+# Uses the active virtual environment, else .venv beside this folder, which it makes with ${PYTHON:-python3}.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+venv=${VIRTUAL_ENV:-$PWD/.venv}
+[[ -x $venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$venv"
+"$venv/bin/python" -m pip install --quiet --editable ".[dev]"
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+"$venv/bin/mypy"
+"$venv/bin/python" -m pytest ${@:--m "not slow"}

@@ -1,0 +1,203 @@
+import csv
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_mamba.evaluation import evaluate_folder, mean_foreground, summarise, write_csv
+from nnunet_mamba.evaluation.label_maps import read_label_map
+
+SPACING_XYZ_MM = (1.0, 1.0, 3.0)  # header order: slices are 3 mm apart
+
+
+def write(
+    file: Path,
+    array: np.ndarray,
+    spacing: tuple[float, ...] = SPACING_XYZ_MM,
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0),
+    direction: tuple[float, ...] | None = None,
+) -> None:
+    file.parent.mkdir(exist_ok=True)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    if direction:
+        image.SetDirection(direction)
+    sitk.WriteImage(image, str(file))
+
+
+def blob(value: int = 1, start: int = 2) -> np.ndarray:
+    """A 2 x 4 x 4 box of `value` that begins at slice `start`."""
+    array = np.zeros((8, 10, 12), np.uint8)
+    array[start : start + 2, 3:7, 3:7] = value
+    return array
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """predictions, references, dataset.json of one case that is predicted perfectly."""
+    write(tmp_path / "pred" / "a.nii.gz", blob())
+    write(tmp_path / "ref" / "a.nii.gz", blob())
+    describe(tmp_path, {"background": 0, "liver": 1, "spleen": 2})
+    return tmp_path / "pred", tmp_path / "ref", tmp_path / "dataset.json"
+
+
+def describe(folder: Path, labels: dict) -> None:
+    description = {"labels": labels, "file_ending": ".nii.gz", "channel_names": {"0": "CT"}}
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+def value(scores, case, label_name, metric):
+    (found,) = [s for s in scores if (s.case, s.label_name, s.metric) == (case, label_name, metric)]
+    return found
+
+
+def test_every_case_label_and_metric_has_one_row(folders):
+    scores = evaluate_folder(*folders)
+    assert len(scores) == 1 * 2 * 2
+    assert value(scores, "a", "liver", "dice").value == 1
+    assert value(scores, "a", "liver", "hd95").value == 0
+    assert value(scores, "a", "liver", "dice").n_voxels == 32
+    assert value(scores, "a", "liver", "dice").label == "1"
+
+
+def test_a_label_absent_from_both_is_not_counted(folders):
+    scores = evaluate_folder(*folders)
+    absent = value(scores, "a", "spleen", "dice")
+    assert math.isnan(absent.value)
+    assert (absent.empty, absent.n_voxels) == ("both", 0)
+    row = {(r.label_name, r.metric): r for r in summarise(scores)}["spleen", "dice"]
+    assert (row.n_cases, row.n_excluded) == (0, 1)
+    assert mean_foreground(scores) == 1
+
+
+def test_a_missed_organ_has_dice_0_and_the_diagonal_as_distance(folders):
+    predictions, references, _ = folders
+    write(references / "b.nii.gz", blob(value=2))
+    write(predictions / "b.nii.gz", blob(value=1))
+    scores = evaluate_folder(*folders)
+    missed = value(scores, "b", "spleen", "hd95")
+    assert missed.empty == "prediction"
+    assert missed.value == pytest.approx(math.sqrt((8 * 3) ** 2 + 10**2 + 12**2))
+    assert value(scores, "b", "liver", "dice").empty == "reference"
+    assert value(scores, "b", "spleen", "dice").value == value(scores, "b", "liver", "dice").value == 0
+
+
+def test_distances_are_in_mm_of_the_header_with_slices_first(folders):
+    predictions, _, _ = folders
+    write(predictions / "a.nii.gz", blob(start=3))
+    assert value(evaluate_folder(*folders), "a", "liver", "hd95").value == pytest.approx(3.0)
+
+
+def test_cases_are_matched_by_name_not_by_order(folders):
+    predictions, references, _ = folders
+    for name, start in (("b", 1), ("c", 5)):
+        write(references / f"{name}.nii.gz", blob(start=start))
+    write(predictions / "c.nii.gz", blob(start=5))
+    write(predictions / "b.nii.gz", blob(start=1))
+    scores = evaluate_folder(*folders)
+    assert [value(scores, name, "liver", "dice").value for name in "abc"] == [1, 1, 1]
+
+
+def test_missing_and_extra_predictions_are_named(folders):
+    predictions, references, _ = folders
+    write(references / "b.nii.gz", blob())
+    with pytest.raises(ValueError, match=r"lacks predictions of b; predict them"):
+        evaluate_folder(*folders)
+    (references / "b.nii.gz").unlink()
+    write(predictions / "z.nii.gz", blob())
+    with pytest.raises(ValueError, match=r"without a reference .*: z\."):
+        evaluate_folder(*folders)
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("spacing", {"spacing": (1.0, 1.0, 2.5)}),
+        ("origin", {"origin": (0.0, 0.0, 3.0)}),
+        ("direction", {"direction": (-1.0, 0, 0, 0, -1.0, 0, 0, 0, 1.0)}),
+    ],
+)
+def test_another_grid_is_refused(folders, what, change):
+    write(folders[0] / "a.nii.gz", blob(), **change)
+    with pytest.raises(ValueError, match=rf"a\.nii\.gz .* differ in {what}: "):
+        evaluate_folder(*folders)
+
+
+def test_another_size_is_refused(folders):
+    write(folders[0] / "a.nii.gz", blob()[:, :-1])
+    with pytest.raises(ValueError, match=r"differ in size: \(8, 9, 12\) against \(8, 10, 12\)"):
+        evaluate_folder(*folders)
+
+
+def test_rounding_of_the_header_is_no_other_grid(folders):
+    write(folders[0] / "a.nii.gz", blob(), spacing=(1.0, 1.0, 3.0001), origin=(1e-5, 0.0, 0.0))
+    assert value(evaluate_folder(*folders), "a", "liver", "dice").value == 1
+
+
+def test_regions_join_their_labels_and_ignored_voxels_do_not_count(folders):
+    predictions, references, description = folders
+    describe(description.parent, {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3})
+    reference = blob(1)
+    reference[2, 3:7, 3:7] = 2  # half of the box is core
+    reference[0] = 3
+    write(references / "a.nii.gz", reference)
+    prediction = blob(1)
+    prediction[0] = 1  # where nobody knows the truth
+    write(predictions / "a.nii.gz", prediction)
+    scores = evaluate_folder(*folders)
+    assert value(scores, "a", "whole", "dice").value == 1
+    assert value(scores, "a", "whole", "dice").label == "1+2"
+    assert value(scores, "a", "core", "dice").value == 0
+
+
+def test_whole_floats_are_labels_and_probabilities_are_not(tmp_path):
+    write(tmp_path / "a.nii.gz", blob().astype(np.float32))
+    assert read_label_map(tmp_path / "a.nii.gz").array.dtype == np.int64
+    for name, bad in (("half.nii.gz", 0.5), ("nan.mha", np.nan)):  # ITK reads a NaN in a NIfTI file as 0
+        write(tmp_path / name, np.where(blob(), bad, 0).astype(np.float32))
+        with pytest.raises(ValueError, match=rf"{name} holds values that are no whole numbers"):
+            read_label_map(tmp_path / name)
+
+
+def test_a_truncated_prediction_is_named(folders):
+    file = folders[0] / "a.nii.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"a\.nii\.gz cannot be read as an image"):
+        evaluate_folder(*folders)
+
+
+def test_a_folder_without_predictions_is_refused(folders):
+    (folders[0] / "a.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"holds no file that ends in '\.nii\.gz'"):
+        evaluate_folder(*folders)
+
+
+def test_the_table_says_what_the_scores_say(folders, tmp_path):
+    scores = evaluate_folder(*folders)
+    write_csv(scores, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(scores)
+    assert list(rows[0].items()) == [
+        ("case", "a"),
+        ("label", "1"),
+        ("label_name", "liver"),
+        ("metric", "dice"),
+        ("value", "1.0"),
+        ("n_voxels", "32"),
+        ("empty", ""),
+    ]
+
+
+def test_summary_is_mean_and_sample_deviation_over_cases(folders):
+    predictions, references, _ = folders
+    write(references / "b.nii.gz", blob(start=2))
+    write(predictions / "b.nii.gz", blob(start=3))  # half of it
+    row = {(r.label_name, r.metric): r for r in summarise(evaluate_folder(*folders))}["liver", "dice"]
+    assert row.mean == pytest.approx(0.75)
+    assert row.sd == pytest.approx(math.sqrt(0.125))
+    assert row.n_cases == 2

@@ -1,0 +1,101 @@
+"""Stands in for nnU-Net's commands: leaves what they leave, where they leave it, in a second.
+
+Called as: fake_nnunet.py PROGRAM ARGUMENTS. Appends its command line to $FAKE_CALLS; the
+training's checkpoint is $FAKE_CHECKPOINT. Fails, or waits to be
+killed, in the program that $FAKE_TROUBLE names as PROGRAM:fail or PROGRAM:wait.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+say = partial(print, flush=True)
+
+PLANS: dict[str, dict] = {"configurations": {"2d": {}, "3d_fullres": {}}}
+EPOCH = """2026-01-01 00:00:00.000000: Epoch 0
+2026-01-01 00:00:00.000000: train_loss -0.1
+2026-01-01 00:00:00.000000: val_loss -0.2
+2026-01-01 00:00:00.000000: Pseudo dice [np.float32(0.5), np.float32(nan)]
+2026-01-01 00:00:00.000000: Epoch time: 2.0 s"""
+
+
+def folder(kind: str) -> Path:
+    roots = {name: Path(os.environ[f"nnUNet_{name}"]) for name in ("raw", kind)}
+    (dataset,) = roots["raw"].glob("Dataset*")
+    return roots[kind] / dataset.name
+
+
+def plan(arguments: list[str]) -> None:
+    target = folder("preprocessed")
+    assert not target.exists(), "half-made preprocessing must be cleared"
+    target.mkdir(parents=True)
+    (target / "nnUNetPlans.json").write_text(json.dumps(PLANS))
+
+
+def train(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("dataset")
+    parser.add_argument("configuration")
+    parser.add_argument("fold")
+    parser.add_argument("-tr")
+    parser.add_argument("-device")
+    parser.add_argument("--c", action="store_true")
+    args = parser.parse_args(arguments)
+    fold = folder("results") / f"{args.tr}__nnUNetPlans__{args.configuration}" / f"fold_{args.fold}"
+    fold.mkdir(parents=True, exist_ok=True)
+    latest = fold / "checkpoint_latest.pth"
+    assert args.c == any(fold.glob("checkpoint_*.pth")), "--c where there is a checkpoint, and only there"
+    debug = {
+        "num_epochs": "1",
+        "num_iterations_per_epoch": "3",
+        "batch_size": "2",
+        "device": args.device,
+        "configuration_manager": "{'patch_size': [8, 16, 16], 'spacing': [2.0, 1.25, 1.25]}",
+    }
+    (fold / "debug.json").write_text(json.dumps(debug))
+    shutil.copyfile(os.environ["FAKE_CHECKPOINT"], latest)
+    say(EPOCH)
+    trouble("nnUNetv2_train:later")
+    latest.rename(fold / "checkpoint_final.pth")
+
+
+def predict(arguments: list[str]) -> None:
+    assert "--disable_tta" not in arguments
+    images, answers = (Path(arguments[arguments.index(name) + 1]) for name in ("-i", "-o"))
+    answers.mkdir(exist_ok=True)
+    todo = [
+        file for file in sorted((images.parent / "labelsTs").iterdir()) if not (answers / file.name).is_file()
+    ]
+    say(f"That's {len(todo)} cases.")
+    for file in todo:
+        shutil.copyfile(file, answers / file.name)
+    (answers / "dataset.json").write_text("{}")
+
+
+def trouble(here: str) -> None:
+    wanted = os.environ.get("FAKE_TROUBLE", "")
+    if wanted == f"{here}:fail":
+        say("Traceback (most recent call last):\n  in train\nRuntimeError: the disc is full")
+        sys.exit(3)
+    if wanted == f"{here}:wait":
+        say("waiting")
+        time.sleep(60)
+
+
+def main() -> None:
+    program, *arguments = sys.argv[1:]
+    with Path(os.environ["FAKE_CALLS"]).open("a") as calls:
+        calls.write(json.dumps([program, *arguments]) + "\n")
+    trouble(program)
+    {"nnUNetv2_plan_and_preprocess": plan, "nnUNetv2_train": train, "nnUNetv2_predict": predict}[program](
+        arguments
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""A loss that is not finite stops the run, and the message says where it began."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_mamba.trainers import nnUNetTrainerMMUNet
+from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose
+
+
+@pytest.fixture
+def trainer(make_trainer):
+    """A real trainer in epoch 3, with a checkpoint of the step before on disk."""
+    trainer = make_trainer(nnUNetTrainerMMUNet)
+    trainer.initialize()
+    trainer.current_epoch = 3
+    trainer.save_checkpoint(str(Path(trainer.output_folder, "checkpoint_latest.pth")))
+    return trainer
+
+
+def some_layer(network: nn.Module, kind: type[nn.Module]) -> tuple[str, nn.Module]:
+    """The name and module of a layer of this kind from the middle of the network."""
+    layers = [(name, module) for name, module in network.named_modules() if isinstance(module, kind)]
+    return layers[len(layers) // 2]
+
+
+def poison(layer: nn.Module) -> None:
+    """Let a layer put out infinity, as an overflow in half precision does."""
+    layer.register_forward_hook(lambda module, inputs, output: output * torch.inf)
+
+
+def weights(trainer) -> dict:
+    return {name: value.clone() for name, value in trainer.network.state_dict().items()}
+
+
+def test_the_run_stops_before_the_step_and_names_epoch_iteration_and_layer(trainer, make_batch):
+    batch = make_batch(trainer)
+    for _ in range(2):
+        trainer.train_step(batch)
+    name, layer = some_layer(trainer.network, nn.InstanceNorm3d)
+    before, checkpoint = weights(trainer), Path(trainer.output_folder, "checkpoint_latest.pth").read_bytes()
+    poison(layer)
+    with pytest.raises(NonFiniteLossError) as stopped:
+        trainer.train_step(batch)
+    message = str(stopped.value)
+    assert "epoch 3, training iteration 2 " in message
+    assert f"is {name} (InstanceNorm3d), from finite input" in message
+    assert all(torch.equal(before[key], value) for key, value in trainer.network.state_dict().items())
+    assert Path(trainer.output_folder, "checkpoint_latest.pth").read_bytes() == checkpoint
+    assert message in Path(trainer.log_file).read_text()
+
+
+def test_each_epoch_and_phase_counts_its_own_iterations(trainer, make_batch):
+    batch = make_batch(trainer)
+    trainer.train_step(batch)
+    trainer.on_validation_epoch_start()
+    _, layer = some_layer(trainer.network, nn.InstanceNorm3d)
+    poison(layer)
+    with torch.no_grad(), pytest.raises(NonFiniteLossError, match=r"epoch 3, validation iteration 0 "):
+        trainer.validation_step(batch)
+    trainer.on_train_epoch_start()
+    with pytest.raises(NonFiniteLossError, match=r"epoch 3, training iteration 0 "):
+        trainer.train_step(batch)
+
+
+def test_the_innermost_layer_is_named_not_the_block_around_it(trainer, make_batch):
+    name, layer = some_layer(trainer.network, nn.Conv3d)
+    poison(layer)
+    with pytest.raises(NonFiniteLossError, match=rf"is {name} \(Conv3d\)"):
+        trainer.train_step(make_batch(trainer))
+
+
+def test_broken_weights_are_named(trainer, make_batch):
+    name, layer = some_layer(trainer.network, nn.Conv3d)
+    with torch.no_grad():
+        layer.weight[0] = torch.nan
+    with pytest.raises(
+        NonFiniteLossError, match=rf"is {name} .*Not finite before this step: {name}\.weight\."
+    ):
+        trainer.train_step(make_batch(trainer))
+
+
+def test_broken_input_is_told_apart_from_a_broken_layer(trainer, make_batch):
+    batch = make_batch(trainer)
+    batch["data"][0, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(NonFiniteLossError, match="The input itself is not finite"):
+        trainer.train_step(batch)
+
+
+def test_a_loss_that_overflows_from_finite_logits_is_told_apart_too(trainer, make_batch):
+    heads = [m for m in trainer.network.modules() if isinstance(m, nn.Conv3d) and m.out_channels == 3]
+    with torch.no_grad():
+        for head in heads:  # logits of 3e38 and -3e38 are finite, their difference is not
+            head.weight.zero_()
+            head.bias.copy_(torch.tensor([3e38, -3e38, -3e38]))
+    with pytest.raises(NonFiniteLossError, match="the loss itself is what overflows"):
+        trainer.train_step(make_batch(trainer))
+
+
+def test_the_guard_sees_through_compile_and_ddp(trainer, make_batch):
+    class Wrapper(nn.Module):  # what DistributedDataParallel looks like from outside
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x):
+            return self.module(x)
+
+    bare = trainer.network
+    name, layer = some_layer(bare, nn.InstanceNorm3d)
+    poison(layer)
+    trainer.network = Wrapper(torch.compile(bare, backend="eager"))
+    assert bare_network(trainer.network) is bare
+    with pytest.raises(NonFiniteLossError, match=rf"is {name} \(InstanceNorm3d\)"):
+        trainer.train_step(make_batch(trainer))
+
+
+def test_values_made_between_layers_are_seen_by_the_next_one():
+    class Between(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(2, 2), nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.second(self.first(x) / 0)
+
+    assert "is second (Linear), from input that is not finite either" in diagnose(Between(), torch.ones(1, 2))
+
+
+def test_the_search_leaves_no_hooks_behind():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    diagnose(network, torch.ones(1, 2))
+    assert not any(module._forward_hooks for module in network.modules())
