@@ -3,8 +3,8 @@
     python benchmarks/scan.py --threads 1 --json benchmarks/results/scan_cpu_1.json
 
 Sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 tokens at batch 2 (16 states), and
-VMamba's 56 x 56 tokens in 4 directions. Inputs are channels last. Milliseconds of wall time, best of the rounds; all
-backends take turns within each round, so that a change of the machine's load meets them alike.
+VMamba's 56 x 56 tokens in 4 directions. Inputs are channels last. Milliseconds of wall time, best of the
+rounds; all backends take turns within each round, so that a change of the machine's load meets them alike.
 """
 
 from __future__ import annotations

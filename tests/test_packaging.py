@@ -19,7 +19,9 @@ TRAINER = "nnUNetTrainerMMUNet_demo"
 def wheel(tmp_path_factory) -> Path:
     """Built from a copy of the sources, so that nothing is left in the checkout."""
     sources = tmp_path_factory.mktemp("sources") / "checkout"
-    shutil.copytree(CHECKOUT, sources, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", "quickstart"))
+    shutil.copytree(
+        CHECKOUT, sources, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__")
+    )
     out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(out), str(sources)]
     subprocess.run(command, check=True, capture_output=True)
@@ -29,19 +31,19 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A function that runs a command of a clean environment with this wheel and, for the rest, our dependencies."""
+    """A function that runs a command of a clean environment: this wheel, and our dependencies."""
     root = tmp_path_factory.mktemp("clean")
     venv.create(root / "venv", with_pip=False)
     python = root / "venv/bin/python"
     purelib = sysconfig.get_path("purelib", vars={"base": str(root / "venv")})
-    # a path file makes our dependencies importable, but does not activate the editable installation beside them
+    # a path file makes our dependencies importable without the editable installation beside them
     (Path(purelib) / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)]
-    subprocess.run(pip, check=True, capture_output=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("nnUNet", "PYTHON"))}
 
     def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        call = [str(python), *command[1:]] if command[0] == "python" else [str(root / "venv/bin" / command[0]), *command[1:]]
+        call = [str(root / "venv/bin" / command[0]), *command[1:]]
         return subprocess.run(call, cwd=root, env=environment | variables, capture_output=True, text=True)
 
     return run

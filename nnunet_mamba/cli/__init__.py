@@ -1,4 +1,4 @@
-"""The command `nnunet-mamba`: one module per verb, each with `add(commands)`; heavy imports wait inside the verbs."""
+"""The command `nnunet-mamba`: a module per verb, each with `add(commands)`; heavy imports wait inside."""
 
 import argparse
 import sys

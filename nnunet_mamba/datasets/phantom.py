@@ -1,8 +1,8 @@
 """A segmentation task made from nothing: small 3D scans of a made-up abdomen, in nnU-Net's raw layout.
 
-Three labels lie in a textured body: a large superquadric organ, an ellipsoidal gland beside it, and a thin
-curved duct that leaves the gland. Grey values alone do not tell them apart: the organs are as bright as many
-small nodules and as the body's wall, the duct as dark as other nodules, and texture, noise and a bias field
+Three labels lie in a textured body: a large superquadric organ, an ellipsoidal gland beside it, and a bent
+vessel that leaves the gland. Grey values alone do not tell them apart: the organs are as bright as many
+small nodules and as the body's wall, the vessel as dark as other nodules, and texture, noise and a bias field
 blur what is left. Size, shape and neighbourhood decide.
 
 Arrays have axes (z, y, x); positions are in mm from the centre of the grid.
@@ -19,8 +19,12 @@ from scipy.ndimage import gaussian_filter
 from nnunet_mamba.datasets.folders import complete_or_absent
 
 SPACING_MM = (2.0, 1.25, 1.25)  # z, y, x
-LABELS = {"background": 0, "organ": 1, "gland": 2, "duct": 3}
-BRIGHT, GREY, DARK = 1.0, 0.72, 0.38  # mean signal of organ and gland, of the tissue around them, of the duct
+LABELS = {"background": 0, "organ": 1, "gland": 2, "vessel": 3}
+BRIGHT, GREY, DARK = (
+    1.0,
+    0.72,
+    0.38,
+)  # mean signal of organ and gland, of the tissue around them, of the vessel
 NOISE = 0.09  # standard deviation of the noise, in units of the mean signal of an organ
 TEXTURE = 0.08  # standard deviation of the smooth variation of the tissue
 
@@ -47,7 +51,7 @@ def write_phantom_dataset(folder: Path, *, n_train: int, n_test: int, seed: int)
             write_case(draft, part, f"phantom_{k:03d}", draw_phantom(np.random.default_rng((seed, k))))
         description = {
             "name": "Phantom",
-            "description": "Made-up abdominal scans of nnunet_mamba: an organ, a gland and a duct.",
+            "description": "Made-up abdominal scans of nnunet_mamba: an organ, a gland and a vessel.",
             "channel_names": {"0": "MRI"},
             "labels": LABELS,
             "numTraining": n_train,
@@ -91,11 +95,11 @@ def draw_labels(mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     gland_at = organ_at + np.array([rng.uniform(-5, 5), rng.uniform(11, 14), -rng.uniform(15, 18) * side])
     organ = superquadric(turned, organ_at, rng.uniform((10, 9, 8), (14, 12, 11)), power=rng.uniform(2, 4))
     gland = superquadric(turned, gland_at, rng.uniform((8, 7, 7), (11, 8.5, 8.5)), power=2.0)
-    duct = tube(
-        turned, gland_at, organ_at + np.array([0, -6, -16 * side]), radius=rng.uniform(3.2, 3.9), rng=rng
+    vessel = tube(
+        turned, gland_at, organ_at + np.array([0, -6, -16 * side]), radius=rng.uniform(4.6, 5.4), rng=rng
     )
     labels = np.zeros(mm.shape[1:], np.uint8)
-    for label, mask in ((3, duct), (1, organ), (2, gland)):
+    for label, mask in ((3, vessel), (1, organ), (2, gland)):
         labels[mask] = label
     return labels
 
