@@ -3,7 +3,6 @@
 #   scripts/quickstart.sh
 #   scripts/quickstart.sh --data Task04_Hippocampus --out hippocampus
 # Uses the active virtual environment, else .venv beside this folder, which it makes with ${PYTHON:-python3}.
-# On Linux, PyTorch for CPUs only is a smaller download: pip install torch --index-url https://download.pytorch.org/whl/cpu
 set -euo pipefail
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

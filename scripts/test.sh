@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up this checkout in a virtual environment, checks its style and types, and passes its tests; options go to pytest.
+# Sets up this checkout in a virtual environment, checks style and types, runs the tests; options go to pytest.
 #   scripts/test.sh                 the fast tests
 #   scripts/test.sh -m slow         the slow ones
 # Uses the active virtual environment, else .venv beside this folder, which it makes with ${PYTHON:-python3}.
@@ -12,4 +12,5 @@ venv=${VIRTUAL_ENV:-$PWD/.venv}
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
-"$venv/bin/python" -m pytest ${@:--m "not slow"}
+(($#)) || set -- -m "not slow"
+"$venv/bin/python" -m pytest "$@"

@@ -20,7 +20,7 @@ MAY_IMPORT = {  # besides themselves
     "resources": NOTHING,
     "host": NOTHING,
     "plans": {"networks", "resources"},
-    "trainers": {"host", "networks", "plans", "resources"},
+    "trainers": {"host", "networks", "ops", "plans", "resources"},
     "registration": {"host", "resources"},
 }
 

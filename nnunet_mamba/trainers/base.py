@@ -13,6 +13,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
+from nnunet_mamba.ops.backends import choose_backend
 from nnunet_mamba.plans import load_template, network_kwargs, shrink_plans
 from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose, refuse_non_finite
 
@@ -79,6 +80,11 @@ class MambaTrainer(nnUNetTrainer):
             )
         loss.register_forward_hook(refuse_non_finite)
         return loss
+
+    def on_train_start(self) -> None:
+        backend = choose_backend(None, self.device.type)  # one asked for in vain ends the run here
+        super().on_train_start()
+        self.print_to_log_file(f"Selective scan on {self.device.type}: backend {backend}")
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
