@@ -7,10 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-SUPPORTED_RELEASE = (
-    2,
-    8,
-)  # external trainers came with 2.8; the trainer contract may change with the next minor
+# external trainers came with 2.8; the trainer contract may change with the next minor
+SUPPORTED_RELEASE = (2, 8)
 
 
 def nnunet_version() -> str | None:

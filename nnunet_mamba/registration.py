@@ -2,8 +2,8 @@
 
 nnU-Net finds trainers in its own folder, or in those that the variable nnUNet_extTrainer names. With the file
 written by `register` the plain commands work in every shell, with no variable set. The file holds no code of
-ours: it imports this package, and stays silent if the package has gone, so that stock nnU-Net never suffers
-from a forgotten `unregister`.
+ours: it imports this package, and lets nnU-Net go on if the package has gone or does not support a newer
+nnU-Net, so that stock trainers never suffer from a forgotten `unregister`.
 """
 
 import os
@@ -19,8 +19,12 @@ SHIM = (
     + """\
 try:
     from nnunet_mamba.trainers import *  # noqa: F403
-except ModuleNotFoundError as error:
-    if error.name not in ("nnunet_mamba", "nnunet_mamba.trainers"):  # another package is missing: say so
+except ImportError as error:
+    if error.name == "nnunetv2":  # of a version that nnunet_mamba does not support
+        import warnings
+
+        warnings.warn(str(error))
+    elif error.name not in ("nnunet_mamba", "nnunet_mamba.trainers"):  # something else is missing: say so
         raise
 """
 )
@@ -84,9 +88,7 @@ def _write_whole(path: Path, text: str) -> None:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{SHIM_NAME}-", delete=False) as file:
             temporary = file.name
             file.write(text)
-        Path(temporary).chmod(
-            0o644
-        )  # temporary files are private, but other users of this nnunetv2 read this one
+        Path(temporary).chmod(0o644)  # temporary files are private; all users of this nnunetv2 read this one
         os.replace(temporary, path)  # noqa: PTH105 (named for what it is: atomic)
     except OSError as error:
         if temporary is not None:

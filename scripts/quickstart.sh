@@ -10,7 +10,7 @@ venv=${VIRTUAL_ENV:-$checkout/.venv}
 if [[ ! -x $venv/bin/python ]]; then
   "${PYTHON:-python3}" -m venv "$venv"
 fi
-if ! "$venv/bin/python" -c "import nnunet_mamba, nnunetv2" 2> /dev/null; then
+if [[ ! -x $venv/bin/nnunet-mamba ]]; then
   "$venv/bin/python" -m pip install --quiet --editable "$checkout"
 fi
 exec "$venv/bin/nnunet-mamba" quickstart "$@"

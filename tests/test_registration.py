@@ -148,3 +148,10 @@ def test_the_file_does_not_hide_that_another_package_is_missing(tmp_path):
     result = run_shim(tmp_path, nnunet_mamba="import a_package_that_is_missing")
     assert result.returncode != 0
     assert "No module named 'a_package_that_is_missing'" in result.stderr
+
+
+def test_a_newer_nnunet_keeps_its_own_trainers_and_the_user_is_told(tmp_path):
+    refusal = "raise ImportError('needs nnunetv2 < 2.9', name='nnunetv2')"
+    result = run_shim(tmp_path, nnunet_mamba=refusal)
+    assert (result.returncode, result.stdout.strip()) == (0, "[]")
+    assert "needs nnunetv2 < 2.9" in result.stderr

@@ -20,11 +20,7 @@ from nnunet_mamba.datasets.folders import complete_or_absent
 
 SPACING_MM = (2.0, 1.25, 1.25)  # z, y, x
 LABELS = {"background": 0, "organ": 1, "gland": 2, "vessel": 3}
-BRIGHT, GREY, DARK = (
-    1.0,
-    0.72,
-    0.38,
-)  # mean signal of organ and gland, of the tissue around them, of the vessel
+BRIGHT, GREY, DARK = 1.0, 0.72, 0.38  # mean signal of organ and gland, of tissue, of the vessel
 NOISE = 0.09  # standard deviation of the noise, in units of the mean signal of an organ
 TEXTURE = 0.08  # standard deviation of the smooth variation of the tissue
 

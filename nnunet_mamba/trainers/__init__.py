@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_mamba.host import version_fault
 
 if _fault := version_fault():
-    raise ImportError(_fault)
+    raise ImportError(_fault, name="nnunetv2")
 
 from nnunet_mamba.trainers.base import MambaTrainer  # after the check: it needs the right nnU-Net
 
