@@ -18,7 +18,7 @@ from scipy.ndimage import gaussian_filter
 
 from nnunet_mamba.datasets.folders import complete_or_absent
 
-SPACING_MM = (2.0, 1.25, 1.25)  # z, y, x
+SPACING_MM = (2.5, 1.5, 1.5)  # z, y, x
 LABELS = {"background": 0, "organ": 1, "gland": 2, "vessel": 3}
 BRIGHT, GREY, DARK = 1.0, 0.72, 0.38  # mean signal of organ and gland, of tissue, of the vessel
 NOISE = 0.09  # standard deviation of the noise, in units of the mean signal of an organ
@@ -67,8 +67,8 @@ def write_case(folder: Path, part: str, name: str, phantom: Phantom) -> None:
 
 
 def draw_phantom(rng: np.random.Generator) -> Phantom:
-    """One random scan of about 23 x 39 x 39 voxels: small enough for one patch of a network for CPUs."""
-    grid = (int(rng.integers(22, 25)), int(rng.integers(37, 41)), int(rng.integers(37, 41)))
+    """One random scan of about 19 x 32 x 32 voxels: small enough for one patch of a network for CPUs."""
+    grid = (int(rng.integers(18, 21)), int(rng.integers(30, 34)), int(rng.integers(30, 34)))
     mm = grid_positions(grid)
     body = superquadric(mm, centre=(0, 0, 0), radii=extent_mm(grid) * 0.47, power=3.0)
     wall = body & ~superquadric(mm, centre=(0, 0, 0), radii=extent_mm(grid) * 0.47 - 2.5, power=3.0)

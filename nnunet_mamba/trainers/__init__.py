@@ -38,10 +38,10 @@ class nnUNetTrainerUMambaBot(MambaTrainer):
 
 _TRAINERS: tuple[type[MambaTrainer], ...] = (nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot)
 _DEMO = {
-    "num_epochs": 40,
+    "num_epochs": 60,
     "num_iterations_per_epoch": 20,
     "num_val_iterations_per_epoch": 5,
-    "initial_lr": 1e-2,  # 800 steps are too few for less
+    "initial_lr": 1e-2,  # 1200 steps are too few for less
     "save_every": 2,  # epochs; an interrupted demo goes on with `--c`
 }
 _LENGTHS: Mapping[str, Mapping[str, Any]] = {
