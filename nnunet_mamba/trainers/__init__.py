@@ -38,11 +38,11 @@ class nnUNetTrainerUMambaBot(MambaTrainer):
 
 _TRAINERS: tuple[type[MambaTrainer], ...] = (nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot)
 _DEMO = {
-    "num_epochs": 60,
-    "num_iterations_per_epoch": 20,
+    "num_epochs": 30,
+    "num_iterations_per_epoch": 40,
     "num_val_iterations_per_epoch": 5,
     "initial_lr": 1e-2,  # 1200 steps are too few for less
-    "save_every": 2,  # epochs; an interrupted demo goes on with `--c`
+    "save_every": 1,  # an interrupted demo goes on with `--c`
 }
 _LENGTHS: Mapping[str, Mapping[str, Any]] = {
     **{f"_{n}epochs": {"settings": {"num_epochs": n}} for n in (5, 10, 50, 100, 250)},

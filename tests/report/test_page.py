@@ -74,7 +74,7 @@ def test_the_page_tells_scores_times_commands_and_versions(page):
     for told in (
         "organ",
         "gland",
-        "duct",
+        "vessel",
         "phantom_004",
         "worst",
         "1:01",
