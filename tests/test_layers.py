@@ -79,6 +79,18 @@ def test_a_cold_import_needs_only_torch():
     assert result.returncode == 0, result.stderr
 
 
+def test_the_command_line_answers_without_torch():
+    code = "import sys; from nnunet_mamba.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    command = [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "quickstart" in result.stdout
+
+
 def test_public_names():
+    for name in nnunet_mamba.__all__:
+        assert callable(getattr(nnunet_mamba, name))
+    with pytest.raises(AttributeError, match="has no attribute 'train'"):
+        nnunet_mamba.train  # noqa: B018
     assert nnunet_mamba.__all__ == ["available_backends", "create_network", "list_networks", "selective_scan"]
     assert set(nnunet_mamba.available_backends()) == {"reference", "numba", "torch", "triton", "mamba_ssm"}

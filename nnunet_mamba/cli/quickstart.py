@@ -33,9 +33,7 @@ def add(commands: Any) -> None:
         default="auto",
         help="default: cuda if there is one, else cpu",
     )
-    p.add_argument(
-        "--trainer", default="nnUNetTrainerMMUNet_demo", help="nnU-Net trainer (default: %(default)s)"
-    )
+    p.add_argument("--trainer", help="nnU-Net trainer (default: nnUNetTrainerMMUNet_demo)")
     p.add_argument(
         "--configuration", default="3d_fullres", help="nnU-Net configuration (default: %(default)s)"
     )
@@ -56,12 +54,13 @@ def add(commands: Any) -> None:
 
 
 def quickstart(args: argparse.Namespace) -> int:
-    from nnunet_mamba.quickstart import ChildFailedError, Settings, run_quickstart
+    from nnunet_mamba.quickstart import DEMO_TRAINER, ChildFailedError, Settings, run_quickstart
 
     if args.cases < 1:
         raise ValueError(f"--cases {args.cases}: at least one case has to be kept unseen.")
     device = default_device() if args.device == "auto" else args.device
-    settings = Settings(args.data, device, args.trainer, args.configuration, args.cases, args.seed)
+    trainer = args.trainer or DEMO_TRAINER
+    settings = Settings(args.data, device, trainer, args.configuration, args.cases, args.seed)
     try:
         run_quickstart(settings, args.out, say)
     except ChildFailedError as error:

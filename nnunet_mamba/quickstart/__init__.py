@@ -2,6 +2,6 @@
 
 from nnunet_mamba.quickstart.chain import run_quickstart
 from nnunet_mamba.quickstart.child import ChildFailedError
-from nnunet_mamba.quickstart.workspace import Settings
+from nnunet_mamba.quickstart.workspace import DEMO_TRAINER, Settings
 
-__all__ = ["ChildFailedError", "Settings", "run_quickstart"]
+__all__ = ["DEMO_TRAINER", "ChildFailedError", "Settings", "run_quickstart"]

@@ -21,6 +21,7 @@ from nnunet_mamba.datasets.source import read_source
 from nnunet_mamba.quickstart.child import run_child, stopped_by_signals
 from nnunet_mamba.quickstart.commands import (
     Command,
+    ask_for_trainer,
     plan_command,
     predict_command,
     shared_variables,
@@ -35,7 +36,7 @@ from nnunet_mamba.quickstart.progress import (
     now_and_then,
 )
 from nnunet_mamba.quickstart.resume import drop_unreadable, usable_checkpoint
-from nnunet_mamba.quickstart.workspace import PLANS, Settings, Workspace
+from nnunet_mamba.quickstart.workspace import DEMO_TRAINER, PLANS, Settings, Workspace
 
 STAGES = ("data", "plan", "train", "predict", "score", "report")
 PHANTOM_DATASET = "Dataset900_Phantom"
@@ -47,6 +48,8 @@ def run_quickstart(settings: Settings, out: Path, say: Say) -> Path:
     """Run what is not yet done of the whole chain in the folder `out`; returns the page."""
     workspace = Workspace(Path(out).resolve())
     with stopped_by_signals(), workspace.locked() as lock:
+        if not workspace.claimed:
+            refuse_what_cannot_run(settings, workspace)
         workspace.claim(settings)
         chain = Chain(settings, workspace, say, lock)
         try:
@@ -56,6 +59,14 @@ def run_quickstart(settings: Settings, out: Path, say: Say) -> Path:
             say(f"\nInterrupted. The same command goes on from here; what is done lies in {workspace.out}.")
             raise
     return workspace.out / "report.html"
+
+
+def refuse_what_cannot_run(settings: Settings, workspace: Workspace) -> None:
+    """Raise ValueError for data that are no dataset, or a trainer that nnU-Net does not find."""
+    if settings.data is not None:
+        read_source(settings.data)
+    if settings.trainer != DEMO_TRAINER:
+        ask_for_trainer(settings.trainer, shared_variables(workspace))
 
 
 class Chain:

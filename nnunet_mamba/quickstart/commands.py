@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
@@ -57,6 +58,18 @@ def shared_variables(workspace: Workspace) -> dict[str, str]:
         "nnUNet_def_n_proc": str(n_processes()),
         "nnUNet_compile": "f",  # compiling takes longer than a demo gains
     }
+
+
+def ask_for_trainer(name: str, variables: Mapping[str, str]) -> None:
+    """Raise ValueError unless nnU-Net finds the trainer, asked in a process with these variables."""
+    code = (
+        f"from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as f; f({name!r})"
+    )
+    environment = {**os.environ, **variables}
+    asked = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if asked.returncode != 0:
+        reason = asked.stderr.strip().splitlines()[-1]
+        raise ValueError(f"--trainer {name} cannot be used; nnU-Net says: {reason}")
 
 
 def n_processes() -> int:

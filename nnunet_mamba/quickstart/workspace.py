@@ -15,6 +15,7 @@ from typing import Any
 PHANTOM = "phantom"  # the name of the embedded data set among the settings
 PLANS = "nnUNetPlans"  # the name of the plans that nnU-Net makes by default
 FOLD = 0
+DEMO_TRAINER = "nnUNetTrainerMMUNet_demo"
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,14 @@ class Workspace:
         model = f"{settings.trainer}__{PLANS}__{settings.configuration}"
         return self.results / dataset / model / f"fold_{FOLD}"
 
+    @property
+    def claimed(self) -> bool:
+        return (self.out / "settings.json").is_file()
+
     def claim(self, settings: Settings) -> None:
         """Make the folder this request's own, or refuse: another request's, or not a quickstart at all."""
         file = self.out / "settings.json"
-        if not file.is_file():
+        if not self.claimed:
             if self.out.is_dir() and any(child.name != "lock" for child in self.out.iterdir()):
                 raise ValueError(f"{self.out} is not empty and holds no quickstart; choose another --out.")
             write_json(file, settings.request())

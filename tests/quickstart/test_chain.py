@@ -273,3 +273,21 @@ def test_a_dataset_of_ones_own(bench, tmp_path):
 
 def test_there_are_phantoms_enough_for_training():
     assert N_PHANTOMS >= 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": Path("nowhere")}, "nowhere is no dataset"),
+        (
+            {"trainer": "nnUNetTrainerOfNobody"},
+            "--trainer nnUNetTrainerOfNobody cannot be used; nnU-Net says: ",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_and_claims_nothing(bench, changes, message):
+    with pytest.raises(ValueError, match=message):
+        bench.run(**changes)
+    assert not (bench.out / "settings.json").exists()
+    assert bench.programs() == []
+    bench.run()  # the folder is free for another request
