@@ -20,6 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"nnunet-mamba {args.verb}: {error}", file=sys.stderr)
         return 2
+    except ImportError as error:
+        print(f"nnunet-mamba {args.verb}: {error}; `nnunet-mamba doctor` tells more", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"nnunet-mamba {args.verb}: interrupted", file=sys.stderr)
         return 130

@@ -1,0 +1,33 @@
+"""What every verb has in common: faults of the user or of the installation are one line, never a traceback."""
+
+import pytest
+
+from nnunet_mamba.cli import main, networks
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            ValueError("this came, that was expected"),
+            2,
+            "nnunet-mamba networks: this came, that was expected",
+        ),
+        (PermissionError("may not write"), 2, "nnunet-mamba networks: may not write"),
+        (
+            ModuleNotFoundError("No module named 'x'"),
+            2,
+            "No module named 'x'; `nnunet-mamba doctor` tells more",
+        ),
+        (KeyboardInterrupt(), 130, "nnunet-mamba networks: interrupted"),
+    ],
+)
+def test_faults_are_one_line_and_an_exit_code(monkeypatch, capsys, error, code, line):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(networks, "networks", fail)
+    assert main(["networks"]) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert line in printed.err and printed.err.count("\n") == 1
