@@ -1,4 +1,4 @@
-"""What every verb has in common: faults of the user or of the installation are one line, never a traceback."""
+"""What every verb has in common: faults of user or installation are one line, never a traceback."""
 
 import pytest
 
