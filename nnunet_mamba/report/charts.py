@@ -32,7 +32,7 @@ def draw_dice(axes: "Axes", curves: Curves) -> None:
     axes.plot(epochs, curves.smooth_dice, color=DICE_COLOUR, linewidth=1.8, label="moving average")
     axes.set(title="Pseudo Dice on validation patches", xlabel="epoch", ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="best")
     tidy(axes)
 
 
