@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_mamba.networks.meta_unet import ALIASES
+from nnunet_mamba.networks.meta_unet import is_alias
 
 Rules = list[tuple[str, str]]
 
@@ -68,7 +68,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
     mark, convert = CONVERTERS[source]
     prefix = re.compile(r"^(?:_orig_mod\.|module\.)+")
     plain = {prefix.sub("", key): value for key, value in state_dict.items()}
-    own = {key: value for key, value in plain.items() if not any(alias in key for alias in ALIASES)}
+    own = {key: value for key, value in plain.items() if not is_alias(key)}
     if mark not in own:
         raise ValueError(
             f"This is no state dict of {source}: {mark} is missing among its {len(state_dict)} keys."

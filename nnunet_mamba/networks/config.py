@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from nnunet_mamba.blocks.meta import PLACEMENTS
+
 
 @dataclass(frozen=True)
 class Mixer:
@@ -79,7 +81,7 @@ class MetaConfig:
         return replace(self, mixer=None)
 
 
-_PLACEMENTS = ("plain", "cnn", "ssm", "hybrid_inside", "hybrid_outside")
+_PLACEMENTS = ("plain", *PLACEMENTS)
 WORDS = {
     "stem": ("none", "residual"),
     "encoder": _PLACEMENTS,

@@ -237,6 +237,11 @@ def crop(x: Tensor, grid: Grid) -> Tensor:
     return x
 
 
+def is_alias(key: str) -> bool:
+    """Whether a key of a state dict is the second name of a weight."""
+    return any(alias in key for alias in ALIASES)
+
+
 def _per_stage(words: Sequence[str], n_stages: int) -> tuple[str, ...]:
     """One word per stage; the last one repeats."""
     return (*words, *[words[-1]] * n_stages)[:n_stages]
@@ -248,5 +253,5 @@ def _unwrapped(stage: nn.Sequential) -> nn.Module:
 
 
 def _drop_aliases(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
-    for key in [key for key in state_dict if any(alias in f".{key}" or alias in key for alias in ALIASES)]:
+    for key in [key for key in state_dict if is_alias(key)]:
         del state_dict[key]
