@@ -22,6 +22,40 @@ from nnunet_mamba.scan_order import ScanPath, scan_order
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step sizes [1, sec. 3.6]
 
 
+def input_dependent_scan(
+    u: Tensor,
+    x_proj: Tensor,
+    dt_proj: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    path: ScanPath,
+    grid: tuple[int, ...],
+    z: Tensor | None = None,
+) -> Tensor:
+    """The scan whose delta, B and C are linear in its input u [1, alg. 2], along one walk over the grid.
+
+    Shapes: u, gate z and the result (b, l, E), tokens in memory order; x_proj (r + 2n, E), dt_proj (E, r),
+    dt_bias and D (E,), A_log (E, n).
+    """
+    d_state = A_log.shape[1]
+    dt, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], d_state, d_state], dim=-1)
+    y = selective_scan(
+        u.transpose(1, 2),
+        F.linear(dt, dt_proj).transpose(1, 2),
+        -A_log.exp(),
+        B.transpose(1, 2),
+        C.transpose(1, 2),
+        D,
+        None if z is None else z.transpose(1, 2),
+        dt_bias,
+        delta_softplus=True,
+        reverse=path.backwards,
+        rows=path.rows(grid, u.device),
+    )
+    return y.transpose(1, 2)
+
+
 class SelectiveSSM(nn.Module):
     """One walk's own weights: causal convolution, input-dependent delta, B, C, and A, D [1, alg. 2]."""
 
@@ -39,33 +73,25 @@ class SelectiveSSM(nn.Module):
 
     def scan(self, x: Tensor, z: Tensor, path: ScanPath, grid: tuple[int, ...]) -> Tensor:
         """x, gate z (b, l, E) -> (b, l, E), tokens in memory order throughout."""
-        rows = path.rows(grid, x.device)
         u = causal_conv1d(
             x.transpose(1, 2),
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
             "silu",
             reverse=path.backwards,
-            rows=rows,
+            rows=path.rows(grid, x.device),
         )  # (b, E, l)
-        d_state = self.A_log.shape[1]
-        sizes = [self.dt_proj.in_features, d_state, d_state]
-        dt, B, C = self.x_proj(u.transpose(1, 2)).split(sizes, dim=-1)
-        delta = F.linear(dt, self.dt_proj.weight)
-        y = selective_scan(
-            u,
-            delta.transpose(1, 2),
-            -self.A_log.exp(),
-            B.transpose(1, 2),
-            C.transpose(1, 2),
-            self.D,
-            z.transpose(1, 2),
+        return input_dependent_scan(
+            u.transpose(1, 2),
+            self.x_proj.weight,
+            self.dt_proj.weight,
             self.dt_proj.bias,
-            delta_softplus=True,
-            reverse=path.backwards,
-            rows=rows,
+            self.A_log,
+            self.D,
+            path,
+            grid,
+            z,
         )
-        return y.transpose(1, 2)
 
 
 class Mamba(SelectiveSSM):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_mamba.networks.meta_unet import is_alias
+from nnunet_mamba.networks.unet import is_alias
 
 Rules = list[tuple[str, str]]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from nnunet_mamba.blocks.meta import PLACEMENTS
+
+Config = TypeVar("Config", bound="NetworkConfig")
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,50 @@ class Mixer:
 
 
 @dataclass(frozen=True)
-class MetaConfig:
+class NetworkConfig:
+    """A row of the table of networks: what tells one network from another of its class."""
+
+    mixer: Mixer | None = None
+
+    def with_overrides(self: Config, **overrides: Any) -> Config:
+        """A copy with fields of this class or of its mixer replaced. ValueError for other names."""
+        own, mixer = {f.name for f in fields(self)}, {f.name for f in fields(Mixer)}
+        unknown = sorted(set(overrides) - own - mixer)
+        if unknown:
+            raise ValueError(
+                f"Unknown override {', '.join(unknown)}; known are {', '.join(sorted(own | mixer))}."
+            )
+        config = replace(self, **{name: value for name, value in overrides.items() if name in own})
+        to_mixer = {name: value for name, value in overrides.items() if name in mixer}
+        if not to_mixer:
+            return config
+        if config.mixer is None:
+            raise ValueError(f"{', '.join(to_mixer)}: this network has no mixer to set this for.")
+        return replace(config, mixer=replace(config.mixer, **to_mixer))
+
+    def without_ssm(self: Config) -> Config:
+        """The twin in which every mixer, with its norms and projections, is the identity."""
+        return replace(self, mixer=None)
+
+
+@dataclass(frozen=True)
+class FixedConfig(NetworkConfig):
+    """A network whose topology is its own, whatever nnU-Net's plans say; inputs are padded to fit it.
+
+    ndim              axes of its grids
+    features          the paper's channels per stage, from the largest grid down
+    strides           of each stage, the same for all axes
+    output_strides    voxels of the input per voxel of each deeply supervised output, the largest first
+    """
+
+    ndim: ClassVar[int]
+    features: ClassVar[tuple[int, ...]]
+    strides: ClassVar[tuple[int, ...]]
+    output_strides: ClassVar[tuple[int, ...]] = (1,)
+
+
+@dataclass(frozen=True)
+class MetaConfig(NetworkConfig):
     """A network of the meta-architecture; the defaults are nnU-Net's plain U-Net.
 
     Placements are `plain` (stacked convolutions, no residual) and those of `MetaBlock`. In `encoder` (stages
@@ -47,7 +92,6 @@ class MetaConfig:
     downsample: str = "block"
     skip: str = "projection"
     plan_counts: str = "convs"
-    mixer: Mixer | None = None
     mixer_per: str = "block"
     upsample: str = "transpose"
     n_supervised: int | None = None
@@ -59,26 +103,6 @@ class MetaConfig:
             for word in (value,) if isinstance(value, str) else value:
                 if word not in words:
                     raise ValueError(f"{name}: unknown {word!r}; choose from {', '.join(words)}.")
-
-    def with_overrides(self, **overrides: Any) -> MetaConfig:
-        """A copy with fields of this class or of its mixer replaced. ValueError for other names."""
-        own, mixer = {f.name for f in fields(self)}, {f.name for f in fields(Mixer)}
-        unknown = sorted(set(overrides) - own - mixer)
-        if unknown:
-            raise ValueError(
-                f"Unknown override {', '.join(unknown)}; known are {', '.join(sorted(own | mixer))}."
-            )
-        config = replace(self, **{name: value for name, value in overrides.items() if name in own})
-        to_mixer = {name: value for name, value in overrides.items() if name in mixer}
-        if not to_mixer:
-            return config
-        if config.mixer is None:
-            raise ValueError(f"{', '.join(to_mixer)}: this network has no mixer to set this for.")
-        return replace(config, mixer=replace(config.mixer, **to_mixer))
-
-    def without_ssm(self) -> MetaConfig:
-        """The twin in which every mixer, with its norms and projections, is the identity."""
-        return replace(self, mixer=None)
 
 
 _PLACEMENTS = ("plain", *PLACEMENTS)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from nnunet_mamba.networks.config import MetaConfig, Mixer
-from nnunet_mamba.networks.geometry import PerStage, read_geometry
+from nnunet_mamba.networks.config import MetaConfig, Mixer, NetworkConfig
+from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
+from nnunet_mamba.networks.unet import UNet
 
 NO_SSM = "_nossm"
 
-FAMILY = {
+FAMILY: dict[str, NetworkConfig] = {
     # nnU-Net's own PlainConvUNet: the control
     "nnunet": MetaConfig(),
     # Xie et al., MM-UNet, arXiv:2503.17540, as read in docs/networks.md
@@ -38,6 +39,8 @@ FAMILY = {
     ),
 }
 
+CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {MetaConfig: MetaUNet}
+
 
 def list_networks() -> list[str]:
     """The names that `create_network` knows: the family, and the twins without SSM."""
@@ -49,7 +52,7 @@ def create_network(
     *,
     input_channels: int,
     num_classes: int,
-    features_per_stage: Sequence[int],
+    features_per_stage: Sequence[int] | None = None,
     strides: Sequence[PerStage] | None = None,
     kernel_sizes: Sequence[PerStage] | None = None,
     n_conv_per_stage: PerStage = 2,
@@ -58,18 +61,19 @@ def create_network(
     patch_size: Sequence[int] | None = None,
     deep_supervision: bool = False,
     **overrides: Any,
-) -> MetaUNet:
+) -> UNet:
     """A network by name, sized as nnU-Net's plans say.
 
     Args:
         features_per_stage, strides, kernel_sizes: one entry per stage, full resolution first; a stride or
-        kernel is a
-            list of 2 or 3 numbers (one number: the same for all axes).
+            kernel is a list of 2 or 3 numbers (one number: the same for all axes). Networks whose topology
+            is their own (`FixedConfig`) need none of the three; without features they have their paper's.
         n_conv_per_stage, n_conv_per_stage_decoder: a number, or one per stage (decoder: deepest first).
         n_blocks_per_stage: residual blocks per stage, from nnU-Net's ResEnc plans.
         patch_size: checked against the strides where given.
         deep_supervision: return a list of logits, the largest first; may be changed in `network.decoder`.
-        overrides: fields of `MetaConfig` and `Mixer`, such as order="multi" or d_state=8.
+        overrides: fields of the network's config (such as `MetaConfig`) and of `Mixer`: order="multi",
+            d_state=8.
 
     Raises ValueError for unknown names and overrides, and for sizes that do not go together.
     """
@@ -77,15 +81,15 @@ def create_network(
         raise ValueError(f"Unknown network {name!r}; choose one of {', '.join(list_networks())}.")
     base = name.removesuffix(NO_SSM)
     config = FAMILY[base] if base == name else FAMILY[base].without_ssm()
-    geometry = read_geometry(
-        input_channels=input_channels,
-        num_classes=num_classes,
-        features_per_stage=features_per_stage,
-        strides=strides,
-        kernel_sizes=kernel_sizes,
-        n_conv_per_stage=n_conv_per_stage,
-        n_conv_per_stage_decoder=n_conv_per_stage_decoder,
-        n_blocks_per_stage=n_blocks_per_stage,
-        patch_size=patch_size,
+    sizes = Sizes(
+        input_channels,
+        num_classes,
+        features_per_stage,
+        strides,
+        kernel_sizes,
+        n_conv_per_stage,
+        n_conv_per_stage_decoder,
+        n_blocks_per_stage,
+        patch_size,
     )
-    return MetaUNet(config.with_overrides(**overrides), geometry, deep_supervision)
+    return CLASSES[type(config)](config.with_overrides(**overrides), sizes, deep_supervision)

@@ -6,8 +6,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nnunet_mamba.networks.config import FixedConfig
+
 Grid = tuple[int, ...]
 PerStage = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The arguments of `create_network` as given, unchecked."""
+
+    input_channels: int
+    num_classes: int
+    features_per_stage: Sequence[int] | None = None
+    strides: Sequence[PerStage] | None = None
+    kernel_sizes: Sequence[PerStage] | None = None
+    n_conv_per_stage: PerStage = 2
+    n_conv_per_stage_decoder: PerStage = 2
+    n_blocks_per_stage: PerStage | None = None
+    patch_size: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -22,6 +39,7 @@ class Geometry:
     convs: tuple[int, ...]
     convs_decoder: tuple[int, ...]  # deepest first, one fewer than stages
     blocks: tuple[int, ...] | None  # residual blocks per stage, where the plans are nnU-Net's ResEnc plans
+    patch: Grid | None = None
 
     @property
     def n_stages(self) -> int:
@@ -40,48 +58,71 @@ class Geometry:
         )
 
 
-def read_geometry(
-    *,
-    input_channels: int,
-    num_classes: int,
-    features_per_stage: Sequence[int],
-    strides: Sequence[PerStage] | None,
-    kernel_sizes: Sequence[PerStage] | None,
-    n_conv_per_stage: PerStage,
-    n_conv_per_stage_decoder: PerStage,
-    n_blocks_per_stage: PerStage | None,
-    patch_size: Sequence[int] | None,
-) -> Geometry:
+def read_geometry(sizes: Sizes) -> Geometry:
     """Check the arguments of `create_network` against each other. Raises ValueError with what to do."""
-    n_stages = len(features_per_stage)
+    _check_counts(sizes)
+    features = sizes.features_per_stage
+    if features is None or sizes.strides is None or sizes.kernel_sizes is None:
+        missing = [
+            name for name in ("features_per_stage", "strides", "kernel_sizes") if getattr(sizes, name) is None
+        ]
+        raise ValueError(
+            f"Missing: {', '.join(missing)}. This network takes its topology from nnU-Net's plans; pass what "
+            f"they have under architecture.arch_kwargs, one entry per stage."
+        )
+    n_stages = len(features)
     if n_stages < 2:
-        raise ValueError(f"A U-Net has at least 2 stages, got features_per_stage={list(features_per_stage)}.")
-    if input_channels < 1 or num_classes < 1:
-        raise ValueError(
-            f"Need at least one channel and one class, got {input_channels=} and {num_classes=}."
-        )
-    if strides is None or kernel_sizes is None:
-        missing = "strides" if strides is None else "kernel_sizes"
-        raise ValueError(
-            f"{missing} is missing: this network takes its topology from nnU-Net's plans. Pass what they "
-            f"have under architecture.arch_kwargs, one entry per stage."
-        )
-    ndim = _ndim(strides, kernel_sizes, patch_size)
+        raise ValueError(f"A U-Net has at least 2 stages, got features_per_stage={list(features)}.")
+    ndim = _ndim(sizes.strides, sizes.kernel_sizes, sizes.patch_size)
+    blocks = sizes.n_blocks_per_stage
     geometry = Geometry(
-        input_channels,
-        num_classes,
-        tuple(features_per_stage),
-        _grids("strides", strides, n_stages, ndim),
-        _grids("kernel_sizes", kernel_sizes, n_stages, ndim),
-        _counts("n_conv_per_stage", n_conv_per_stage, n_stages),
-        _counts("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1),
-        None if n_blocks_per_stage is None else _counts("n_blocks_per_stage", n_blocks_per_stage, n_stages),
+        sizes.input_channels,
+        sizes.num_classes,
+        tuple(features),
+        _grids("strides", sizes.strides, n_stages, ndim),
+        _grids("kernel_sizes", sizes.kernel_sizes, n_stages, ndim),
+        _counts("n_conv_per_stage", sizes.n_conv_per_stage, n_stages),
+        _counts("n_conv_per_stage_decoder", sizes.n_conv_per_stage_decoder, n_stages - 1),
+        None if blocks is None else _counts("n_blocks_per_stage", blocks, n_stages),
+        None if sizes.patch_size is None else tuple(sizes.patch_size),
     )
     if any(k % 2 == 0 for kernel in geometry.kernels for k in kernel):
         raise ValueError(f"Kernel sizes must be odd, got {list(geometry.kernels)}.")
-    if patch_size is not None:
-        check_grid(tuple(patch_size), geometry.total_strides)
+    if geometry.patch is not None:
+        check_grid(geometry.patch, geometry.total_strides)
     return geometry
+
+
+def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
+    """Channels per stage of a network whose topology is its own: those given, or its paper's.
+
+    Raises ValueError for sizes that it does not have: other strides, kernels or counts of convolutions, other
+    numbers of axes or stages.
+    """
+    _check_counts(sizes)
+    features, n_stages = tuple(sizes.features_per_stage or config.features), len(config.features)
+    if len(features) != n_stages:
+        raise ValueError(
+            f"features_per_stage must have {n_stages} entries for this network, such as "
+            f"{list(config.features)}; got {list(features)}."
+        )
+    own = {"strides": config.strides, "kernel_sizes": (3,) * n_stages}
+    for name, expected in own.items():
+        given = getattr(sizes, name)
+        if given is not None and _grids(name, given, n_stages, config.ndim) != tuple(
+            (size,) * config.ndim for size in expected
+        ):
+            raise ValueError(
+                f"{name} of this network are {list(expected)}, not {list(given)}; leave them out."
+            )
+    if (sizes.n_conv_per_stage, sizes.n_conv_per_stage_decoder, sizes.n_blocks_per_stage) != (2, 2, None):
+        raise ValueError("This network does not count convolutions; leave them out, or set its depths.")
+    if sizes.patch_size is not None and len(sizes.patch_size) != config.ndim:
+        raise ValueError(
+            f"This network works in {config.ndim}D, but patch_size is {list(sizes.patch_size)}; "
+            f"use nnU-Net's configuration {'2d' if config.ndim == 2 else '3d_fullres'}."
+        )
+    return features
 
 
 def check_grid(grid: Grid, total_strides: tuple[Grid, ...]) -> None:
@@ -93,6 +134,14 @@ def check_grid(grid: Grid, total_strides: tuple[Grid, ...]) -> None:
         raise ValueError(
             f"Patch {grid} is too small for {len(total_strides)} stages, which shrink it by {total}. "
             f"Use fewer stages, or a larger patch."
+        )
+
+
+def _check_counts(sizes: Sizes) -> None:
+    if sizes.input_channels < 1 or sizes.num_classes < 1:
+        raise ValueError(
+            f"Need at least one channel and one class, got input_channels={sizes.input_channels} and "
+            f"num_classes={sizes.num_classes}."
         )
 
 

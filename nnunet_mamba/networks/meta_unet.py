@@ -1,35 +1,27 @@
-"""The meta U-Net: nnU-Net's topology, with a stage built as its `MetaConfig` says.
-
-Shape: (B, input_channels, *grid) -> logits (B, num_classes, *grid), or with deep supervision a list of
-logits, the largest first. Grids that the strides do not divide are padded with zeros at their far ends, and
-the logits cropped.
-"""
+"""The meta U-Net: nnU-Net's topology, with a stage built as its `MetaConfig` says."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.convolution import ConvNormAct, StackedConvs, pointwise, projection_skip, upsampling
 from nnunet_mamba.blocks.mamba import MambaMixer
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.networks.config import MetaConfig
-from nnunet_mamba.networks.geometry import Geometry, Grid, check_grid
-
-ALIASES = (".all_modules.", "decoder.encoder.")  # nnU-Net's checkpoints name the same weights a second time
+from nnunet_mamba.networks.geometry import Geometry, Grid, Sizes, check_grid, read_geometry
+from nnunet_mamba.networks.unet import UNet
 
 
 class StageBuilder:
     """Builds stages of blocks for one network."""
 
-    def __init__(self, config: MetaConfig, ndim: int):
-        self.config, self.ndim = config, ndim
+    def __init__(self, config: MetaConfig, geometry: Geometry):
+        self.config, self.ndim = config, geometry.ndim
 
     def mixer(self, channels: int) -> nn.Module:
         assert self.config.mixer is not None
@@ -158,27 +150,23 @@ class Decoder(nn.Module):
         return logits[::-1]
 
 
-class MetaUNet(nn.Module):
-    """Encoder, bottleneck and decoder of meta-blocks; see the module's head for shapes."""
+class MetaUNet(UNet):
+    """Encoder, bottleneck and decoder of meta-blocks."""
 
-    def __init__(self, config: MetaConfig, geometry: Geometry, deep_supervision: bool = False):
-        super().__init__()
-        builder = StageBuilder(config, geometry.ndim)
-        self.total_strides = geometry.total_strides
-        self.encoder = Encoder(config, geometry, builder)
-        self.decoder = Decoder(config, geometry, builder, deep_supervision)
+    def __init__(self, config: MetaConfig, sizes: Sizes, deep_supervision: bool = False):
+        geometry = read_geometry(sizes)
+        builder = StageBuilder(config, geometry)
+        super().__init__(
+            Encoder(config, geometry, builder),
+            Decoder(config, geometry, builder, deep_supervision),
+            multiple=geometry.total_strides[-1],
+            output_strides=geometry.total_strides,
+        )
         self.apply(self.initialize)
-        self.register_load_state_dict_pre_hook(_drop_aliases)
 
-    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
-        grid = tuple(x.shape[2:])
-        check_grid(grid, self.total_strides)
-        logits = self.decoder(self.encoder(pad_to_multiple(x, self.total_strides[-1])))
-        logits = [
-            crop(y, tuple(round(size / step) for size, step in zip(grid, steps, strict=True)))
-            for y, steps in zip(logits, self.total_strides, strict=False)
-        ]
-        return logits if self.decoder.deep_supervision else logits[0]
+    def check(self, grid: Grid) -> None:
+        super().check(grid)
+        check_grid(grid, self.output_strides)
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
@@ -224,24 +212,6 @@ def decoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], l
     return [2] * n_decoder, blocks
 
 
-def pad_to_multiple(x: Tensor, multiple: Grid) -> Tensor:
-    """Zeros at the far end of each grid axis, up to a multiple."""
-    missing = [-size % m for size, m in zip(x.shape[2:], multiple, strict=True)]
-    return F.pad(x, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else x
-
-
-def crop(x: Tensor, grid: Grid) -> Tensor:
-    """The near corner of `grid` voxels."""
-    for axis, size in enumerate(grid, start=2):
-        x = x.narrow(axis, 0, size) if x.shape[axis] != size else x
-    return x
-
-
-def is_alias(key: str) -> bool:
-    """Whether a key of a state dict is the second name of a weight."""
-    return any(alias in key for alias in ALIASES)
-
-
 def _per_stage(words: Sequence[str], n_stages: int) -> tuple[str, ...]:
     """One word per stage; the last one repeats."""
     return (*words, *[words[-1]] * n_stages)[:n_stages]
@@ -250,8 +220,3 @@ def _per_stage(words: Sequence[str], n_stages: int) -> tuple[str, ...]:
 def _unwrapped(stage: nn.Sequential) -> nn.Module:
     """A stage of one module as that module: the names of nnU-Net's decoder."""
     return stage[0] if len(stage) == 1 and isinstance(stage[0], StackedConvs) else stage
-
-
-def _drop_aliases(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
-    for key in [key for key in state_dict if is_alias(key)]:
-        del state_dict[key]

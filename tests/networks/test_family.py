@@ -303,8 +303,8 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
         ("mm_unet", {"depth": 3}, "Unknown override depth; known are .*order"),
         ("mm_unet", {"bottleneck": "attention"}, "bottleneck: unknown 'attention'; choose from plain, cnn"),
         ("mm_unet_nossm", {"order": "uni"}, "order: this network has no mixer"),
-        ("mm_unet", {"strides": None}, "strides is missing: .*plans"),
-        ("mm_unet", {"kernel_sizes": None}, "kernel_sizes is missing"),
+        ("mm_unet", {"strides": None}, "Missing: strides. .*plans"),
+        ("mm_unet", {"kernel_sizes": None}, "Missing: kernel_sizes"),
         (
             "mm_unet",
             {"strides": [[1, 1, 1], [2, 2, 2]]},

@@ -1,0 +1,75 @@
+"""What all networks share: an encoder, a decoder, and inputs of any size.
+
+Shape: (B, input_channels, *grid) -> logits (B, num_classes, *grid), or with deep supervision a list of
+logits, the largest first. A grid that the strides do not divide is padded with zeros at its far ends, and the
+logits are cropped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba.networks.geometry import Grid
+
+ALIASES = (".all_modules.", "decoder.encoder.")  # nnU-Net's checkpoints name the same weights a second time
+
+
+class UNet(nn.Module):
+    """Runs `decoder(encoder(x))` on a padded input.
+
+    Args:
+        encoder: x -> list of features, the largest grid first.
+        decoder: features -> list of logits, the largest first; only those while its `deep_supervision` is
+            off.
+        multiple: what the grid of the encoder's input must be a multiple of.
+        output_strides: voxels of the input per voxel of each of the logits.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, decoder: nn.Module, multiple: Grid, output_strides: tuple[Grid, ...]
+    ):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        self.multiple, self.output_strides = multiple, output_strides
+        self.register_load_state_dict_pre_hook(_drop_aliases)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        grid = tuple(x.shape[2:])
+        self.check(grid)
+        outputs = self.decoder(self.encoder(pad_to_multiple(x, self.multiple)))
+        logits = [
+            crop(y, tuple(round(size / step) for size, step in zip(grid, steps, strict=True)))
+            for y, steps in zip(outputs, self.output_strides, strict=False)
+        ]
+        return logits if self.decoder.deep_supervision else logits[0]
+
+    def check(self, grid: Grid) -> None:
+        """ValueError for a grid that the network cannot take."""
+        if len(grid) != len(self.multiple):
+            raise ValueError(f"This network works in {len(self.multiple)}D; got a grid of {grid}.")
+
+
+def pad_to_multiple(x: Tensor, multiple: Grid) -> Tensor:
+    """Zeros at the far end of each grid axis, up to a multiple."""
+    missing = [-size % m for size, m in zip(x.shape[2:], multiple, strict=True)]
+    return F.pad(x, [p for m in reversed(missing) for p in (0, m)]) if any(missing) else x
+
+
+def crop(x: Tensor, grid: Grid) -> Tensor:
+    """The near corner of `grid` voxels."""
+    for axis, size in enumerate(grid, start=2):
+        x = x.narrow(axis, 0, size) if x.shape[axis] != size else x
+    return x
+
+
+def is_alias(key: str) -> bool:
+    """Whether a key of a state dict is the second name of a weight."""
+    return any(alias in key for alias in ALIASES)
+
+
+def _drop_aliases(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
+    for key in [key for key in state_dict if is_alias(key)]:
+        del state_dict[key]
