@@ -1,66 +1,182 @@
 """Walks over a voxel grid: in which order a feature map is read as a sequence.
 
 L = prod(grid) tokens, numbered in C order (last axis fastest). Grid axes are called D, H, W in 3D and H, W
-in 2D; a raster order is their names from slowest to fastest: "DHW" is memory order, "-DHW" its reverse.
+in 2D; a raster order is their names from slowest to fastest: "DHW" is memory order, "-DHW" its reverse. The
+letters a to p are those of fig. 3 of [1], B1 to B9 the rows of its table of scan orders.
+
+[1] Xie et al., MM-UNet, arXiv:2503.17540.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import torch
 from torch import Tensor
 
 AXES = {2: "HW", 3: "DHW"}
+WINDOW = 4  # edge of the windows of (n), of which [1] gives no size
 
 
 @dataclass(frozen=True)
 class ScanPath:
-    """One walk: grid axes from slowest to fastest, optionally from the far corner."""
+    """One walk, optionally from its far end.
+
+    pattern   `raster` over `axes` from slowest to fastest, or a name of PATTERNS, or `slices`: raster in
+              which each slice of the first axis is a sequence of its own
+    n         what the pattern counts: the edge of its windows, its interleaved pieces
+    """
 
     axes: tuple[int, ...]
     backwards: bool = False
+    pattern: str = "raster"
+    n: int = 0
+
+    def n_sequences(self, grid: tuple[int, ...]) -> int:
+        """Into how many sequences, one after the other in memory, the walk divides the tokens."""
+        return grid[0] if self.pattern == "slices" else 1
 
     def rows(self, grid: tuple[int, ...], device: torch.device | None = None) -> Tensor | None:
         """The token that each step of the forward walk visits, int32 (L,); None stands for memory order.
 
         `backwards` is not applied: the operators walk a table in either direction.
         """
-        if self.axes == tuple(range(len(grid))):
+        if self.pattern == "slices" or (self.pattern == "raster" and self.axes == tuple(range(len(grid)))):
             return None
-        n_tokens = torch.Size(grid).numel()
-        return (
-            torch.arange(n_tokens, dtype=torch.int32, device=device).view(grid).permute(self.axes).flatten()
-        )
+        tokens = torch.arange(math.prod(grid), dtype=torch.int32, device=device)
+        if self.pattern == "raster":
+            return tokens.view(grid).permute(self.axes).flatten()
+        return PATTERNS[self.pattern](tokens.long(), grid, self.n).argsort(stable=True).int()
+
+
+def _windows(tokens: Tensor, grid: tuple[int, ...], edge: int) -> Tensor:
+    """Raster over windows, and raster within each; those at the far ends may be smaller."""
+    where = _coordinates(tokens, grid)
+    time = torch.zeros_like(tokens)
+    for x, size in zip(where, grid, strict=True):
+        time = time * -(-size // edge) + x // edge
+    for x in where:
+        time = time * edge + x % edge
+    return time
+
+
+def _zigzag(tokens: Tensor, grid: tuple[int, ...], n: int) -> Tensor:
+    """Rows and slices in turn forwards and backwards, so that each step goes to a neighbour."""
+    time = torch.zeros_like(tokens)
+    for x, size in zip(_coordinates(tokens, grid), grid, strict=True):
+        time = time * size + torch.where(time % 2 == 0, x, size - 1 - x)
+    return time
+
+
+def _diagonal(tokens: Tensor, grid: tuple[int, ...], n: int) -> Tensor:
+    """Diagonal planes of constant d + h + w, each in memory order."""
+    return torch.stack(_coordinates(tokens, grid)).sum(0)
+
+
+def _interleave(tokens: Tensor, grid: tuple[int, ...], n: int) -> Tensor:
+    """The sequence is cut into n equal pieces (the last may be shorter), which take turns token by token: in
+    SegMamba, arXiv:2401.13560, the walk across slices."""
+    piece = -(-len(tokens) // n)
+    return tokens % piece * n + tokens // piece
+
+
+# name -> (tokens int64 (L,), grid, n) -> when each token is visited, in any increasing numbers
+PATTERNS: dict[str, Callable[[Tensor, tuple[int, ...], int], Tensor]] = {
+    "windows": _windows,
+    "zigzag": _zigzag,
+    "diagonal": _diagonal,
+    "interleave": _interleave,
+}
+
+
+def _coordinates(tokens: Tensor, grid: tuple[int, ...]) -> list[Tensor]:
+    strides = [math.prod(grid[axis + 1 :]) for axis in range(len(grid))]
+    return [tokens // stride % size for stride, size in zip(strides, grid, strict=True)]
+
+
+_LETTERS_2D = {"a": "HW", "b": "-HW", "n": "windows", "o": "zigzag", "p": "diagonal"}
+_RASTERS_3D = ("DHW", "DWH", "WDH", "WHD", "HDW", "HWD")  # (a), (c), (e), ... of [1]; their reverses between
+LETTERS = {
+    2: _LETTERS_2D,
+    3: {
+        **dict(zip("acegik", _RASTERS_3D, strict=True)),
+        **{letter: f"-{word}" for letter, word in zip("bdfhjl", _RASTERS_3D, strict=True)},
+        "m": "slices",
+        **{letter: _LETTERS_2D[letter] for letter in "nop"},
+    },
+}
+MM_UNET_ROWS = {  # [1]; B6 to B9 are a pattern walked in both directions
+    "B1": "a",
+    "B2": "a,b",
+    "B3": "a,b,k",
+    "B4": "a,b,c,d,e,f",
+    "B5": "a,b,c,d,e,f,g,h,i,j,k,l",
+    "B6": "m,-m",
+    "B7": "n,-n",
+    "B8": "o,-o",
+    "B9": "p,-p",
+}
 
 
 def scan_order(name: str, ndim: int) -> tuple[ScanPath, ...]:
     """The walks that `name` stands for on a grid of `ndim` axes (2 or 3).
 
-    uni     memory order
-    bi      memory order and its reverse
-    multi   every axis fastest once, each forwards and backwards
-    raster  all orders of the axes, each forwards and backwards
-    or raster orders by their axes, separated by commas, as in "DHW,-DHW,HWD".
+    uni         memory order
+    bi          memory order and its reverse
+    multi       every axis fastest once, each forwards and backwards
+    raster      all orders of the axes, each forwards and backwards
+    B1 ... B9   the rows of MM-UNet's table of scan orders
+    or walks separated by commas: raster orders by their axes, as in "DHW,-DHW,HWD"; slices, windows, zigzag,
+    diagonal; interleaveN (N pieces in turn); or letters of MM-UNet's fig. 3. A leading - reverses a walk.
+
+    Raises ValueError for names that are unknown or make no sense in `ndim` axes.
     """
     if ndim not in AXES:
         raise ValueError(f"Scan orders exist for grids of 2 or 3 axes, not {ndim}.")
-    axes = tuple(range(ndim))
+    axes = AXES[ndim]
     rotations = [axes[i:] + axes[:i] for i in range(ndim)]
     sets = {
-        "uni": [ScanPath(axes)],
-        "bi": [ScanPath(axes), ScanPath(axes, backwards=True)],
-        "multi": [ScanPath(r, backwards) for r in rotations for backwards in (False, True)],
-        "raster": [ScanPath(p, backwards) for p in permutations(axes) for backwards in (False, True)],
+        "uni": axes,
+        "bi": f"{axes},-{axes}",
+        "multi": _there_and_back(rotations),
+        "raster": _there_and_back("".join(p) for p in permutations(axes)),
+        **MM_UNET_ROWS,
     }
-    if name in sets:
-        return tuple(sets[name])
-    rasters = {"".join(AXES[ndim][a] for a in p): p for p in permutations(axes)}
-    words = [word.strip() for word in name.split(",")]
-    if any(word.removeprefix("-") not in rasters for word in words):
+    try:
+        return tuple(_path(word.strip(), ndim) for word in sets.get(name, name).split(","))
+    except KeyError as unknown:
+        patterns = [pattern for pattern in ("slices", *PATTERNS) if ndim == 3 or pattern != "slices"]
         raise ValueError(
-            f"Unknown scan order {name!r} in {ndim}D; choose one of {', '.join(sets)}, or a list of "
-            f"{', '.join(rasters)}, each with a leading - for its reverse."
-        )
-    return tuple(ScanPath(rasters[word.removeprefix("-")], word.startswith("-")) for word in words)
+            f"Unknown scan order {name!r} in {ndim}D, which has no walk {unknown}; choose one of "
+            f"{', '.join(sets)}, or a list of {', '.join(''.join(p) for p in permutations(axes))}, "
+            f"{', '.join(patterns)}N and the letters {', '.join(LETTERS[ndim])}, "
+            f"each with a leading - for its reverse."
+        ) from None
+
+
+def _there_and_back(words: Iterable[str]) -> str:
+    return ",".join(f"{word},-{word}" for word in words)
+
+
+def _path(word: str, ndim: int) -> ScanPath:
+    """One walk by its word. KeyError where there is none."""
+    if word.startswith("-"):
+        path = _path(word[1:], ndim)
+        return replace(path, backwards=not path.backwards)
+    if word in LETTERS[ndim]:
+        return _path(LETTERS[ndim][word], ndim)
+    memory_order = tuple(range(ndim))
+    if sorted(word) == sorted(AXES[ndim]):
+        return ScanPath(tuple(AXES[ndim].index(axis) for axis in word))
+    pieces = re.fullmatch("interleave([1-9][0-9]*)", word)
+    if pieces:
+        return ScanPath(memory_order, pattern="interleave", n=int(pieces[1]))
+    if word == "windows":
+        return ScanPath(memory_order, pattern=word, n=WINDOW)
+    if word in ("zigzag", "diagonal") or (word == "slices" and ndim == 3):
+        return ScanPath(memory_order, pattern=word)
+    raise KeyError(word)

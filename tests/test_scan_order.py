@@ -3,9 +3,24 @@
 import pytest
 import torch
 
-from nnunet_mamba.scan_order import ScanPath, scan_order
+from nnunet_mamba.scan_order import LETTERS, MM_UNET_ROWS, ScanPath, scan_order
 
-GRIDS = [(4, 6), (2, 3, 5), (1, 4, 3)]
+GRIDS = [(4, 6), (7, 5), (1, 1), (2, 3, 5), (1, 4, 3), (9, 6, 5)]
+WALKS = {
+    2: ["uni", "bi", "multi", "raster", "B1", "B2", "B7", "B8", "B9", *LETTERS[2], "interleave4"],
+    3: [
+        "uni",
+        "bi",
+        "multi",
+        "raster",
+        *MM_UNET_ROWS,
+        *LETTERS[3],
+        "interleave1",
+        "interleave4",
+        "interleave999",
+    ],
+}
+EVERY_WALK = [(name, grid) for grid in GRIDS for name in WALKS[len(grid)]]
 
 
 def visited(path: ScanPath, grid: tuple[int, ...]) -> torch.Tensor:
@@ -14,8 +29,11 @@ def visited(path: ScanPath, grid: tuple[int, ...]) -> torch.Tensor:
     return rows.flip(0) if path.backwards else rows
 
 
-@pytest.mark.parametrize("name", ["uni", "bi", "multi", "raster"])
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def coordinates(tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
+    return torch.stack(torch.unravel_index(tokens, grid), 1)
+
+
+@pytest.mark.parametrize(("name", "grid"), EVERY_WALK)
 def test_every_path_visits_each_voxel_once(name, grid):
     for path in scan_order(name, len(grid)):
         assert torch.equal(visited(path, grid).sort().values, torch.arange(torch.Size(grid).numel()))
@@ -49,6 +67,62 @@ def test_six_voxels_by_hand():
     assert visited(up, (2, 3)).tolist() == [5, 2, 4, 1, 3, 0]
 
 
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_in_zigzag_successive_tokens_touch(grid):
+    (path,) = scan_order("zigzag", len(grid))
+    steps = coordinates(visited(path, grid), grid).diff(dim=0).abs().sum(1)
+    assert (steps == 1).all()
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_in_diagonals_the_sum_of_coordinates_never_falls(grid):
+    (path,) = scan_order("diagonal", len(grid))
+    sums = coordinates(visited(path, grid), grid).sum(1)
+    assert (sums.diff() >= 0).all()
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_in_windows_each_window_is_finished_before_the_next(grid):
+    (path,) = scan_order("windows", len(grid))
+    windows = [tuple(w) for w in (coordinates(visited(path, grid), grid) // 4).tolist()]
+    in_turn = [w for i, w in enumerate(windows) if i == 0 or w != windows[i - 1]]
+    assert len(in_turn) == len(set(windows))
+    assert in_turn == sorted(in_turn)
+
+
+def test_slices_are_sequences_of_their_own():
+    forward, back = scan_order("B6", 3)
+    assert forward.n_sequences((5, 3, 4)) == 5 and back.backwards
+    assert scan_order("a", 3)[0].n_sequences((5, 3, 4)) == 1
+
+
+def test_small_walks_by_hand():
+    def walk(name, grid):
+        return visited(scan_order(name, len(grid))[0], grid).tolist()
+
+    assert walk("zigzag", (3, 2)) == [0, 1, 3, 2, 4, 5]
+    assert walk("zigzag", (2, 2, 2)) == [0, 1, 3, 2, 6, 7, 5, 4]
+    assert walk("diagonal", (2, 3)) == [0, 1, 3, 2, 4, 5]
+    assert walk("windows", (2, 6)) == [0, 1, 2, 3, 6, 7, 8, 9, 4, 5, 10, 11]
+    assert walk("interleave2", (2, 3)) == [0, 3, 1, 4, 2, 5]
+    assert walk("interleave4", (2, 3)) == [0, 2, 4, 1, 3, 5]
+    assert walk("-interleave2", (2, 3)) == [5, 2, 4, 1, 3, 0]
+
+
+def test_letters_and_rows_are_the_papers():
+    assert scan_order("b,k", 3) == scan_order("-DHW,HWD", 3)
+    assert scan_order("B5", 3) == scan_order("a,b,c,d,e,f,g,h,i,j,k,l", 3)
+    assert set(scan_order("B5", 3)) == set(scan_order("raster", 3))
+    assert [len(scan_order(row, 3)) for row in MM_UNET_ROWS] == [1, 2, 3, 6, 12, 2, 2, 2, 2]
+    assert scan_order("B2", 3) == scan_order("bi", 3)
+
+
+@pytest.mark.parametrize("name", ["c", "m", "slices", "B4", "B6"])
+def test_walks_that_need_three_axes_are_refused_in_two(name):
+    with pytest.raises(ValueError, match=f"Unknown scan order '{name}' in 2D, which has no walk"):
+        scan_order(name, 2)
+
+
 def test_memory_order_needs_no_table():
     assert scan_order("uni", 3)[0].rows((2, 3, 4)) is None
     assert scan_order("DHW", 3) == scan_order("uni", 3)
@@ -57,7 +131,7 @@ def test_memory_order_needs_no_table():
 @pytest.mark.parametrize(("name", "ndim"), [("spiral", 3), ("DHW", 2), ("HW", 3), ("DHW,", 3), ("", 2)])
 def test_unknown_orders_are_refused_with_the_known_ones(name, ndim):
     with pytest.raises(
-        ValueError, match=rf"Unknown scan order '{name}' in {ndim}D; choose one of uni, bi, multi, raster"
+        ValueError, match=rf"Unknown scan order '{name}' in {ndim}D, .* choose one of uni, bi, multi, raster"
     ):
         scan_order(name, ndim)
 

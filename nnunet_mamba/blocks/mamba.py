@@ -1,4 +1,4 @@
-"""Mamba on feature maps: selective state spaces that walk over voxels.
+"""Mamba on tokens of a voxel grid: selective state spaces that walk over voxels.
 
 b batch, l = prod(grid) tokens, C channels, E = expand * C inner channels, n states, r = dt_rank.
 
@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.ops import causal_conv1d, selective_scan
-from nnunet_mamba.ops.precision import in_float32
-from nnunet_mamba.scan_order import ScanPath, scan_order
+from nnunet_mamba.scan_order import ScanPath
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step sizes [1, sec. 3.6]
 
@@ -73,6 +72,9 @@ class SelectiveSSM(nn.Module):
 
     def scan(self, x: Tensor, z: Tensor, path: ScanPath, grid: tuple[int, ...]) -> Tensor:
         """x, gate z (b, l, E) -> (b, l, E), tokens in memory order throughout."""
+        shape = x.shape
+        sequences = (shape[0] * path.n_sequences(grid), -1, shape[2])
+        x, z = x.reshape(sequences), z.reshape(sequences)
         u = causal_conv1d(
             x.transpose(1, 2),
             self.conv1d.weight.squeeze(1),
@@ -81,7 +83,7 @@ class SelectiveSSM(nn.Module):
             reverse=path.backwards,
             rows=path.rows(grid, x.device),
         )  # (b, E, l)
-        return input_dependent_scan(
+        y = input_dependent_scan(
             u.transpose(1, 2),
             self.x_proj.weight,
             self.dt_proj.weight,
@@ -92,6 +94,7 @@ class SelectiveSSM(nn.Module):
             grid,
             z,
         )
+        return y.reshape(shape)
 
 
 class Mamba(SelectiveSSM):
@@ -125,35 +128,3 @@ class Mamba(SelectiveSSM):
         for ssm, path in zip(self.further, self.paths[1:], strict=True):
             y = y + cast(SelectiveSSM, ssm).scan(x, z, path, grid)
         return self.out_proj(y)
-
-
-class MambaMixer(nn.Module):
-    """Mamba(LayerNorm(x)) over the voxels of a feature map, without a residual.
-
-    Shape: (B, C, *grid) -> (B, C, *grid), grid of `ndim` axes. Works in float32 whatever surrounds it; see
-    `in_float32`.
-
-    Args:
-        order: a name that `scan_order` knows.
-        d_state, d_conv, expand: sizes of the Mamba block.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        ndim: int,
-        *,
-        order: str = "uni",
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-    ):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, scan_order(order, ndim), d_state=d_state, d_conv=d_conv, expand=expand)
-
-    @in_float32
-    def forward(self, x: Tensor) -> Tensor:
-        grid = tuple(x.shape[2:])
-        tokens = self.norm(x.flatten(2).transpose(1, 2))  # (b, l, C)
-        return self.mamba(tokens, grid).transpose(1, 2).contiguous().view(x.shape)

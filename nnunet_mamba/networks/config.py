@@ -12,8 +12,10 @@ Config = TypeVar("Config", bound="NetworkConfig")
 
 @dataclass(frozen=True)
 class Mixer:
-    """The sequence mixer: its walks (see `scan_order`) and the sizes of its Mamba block."""
+    """The sequence mixer: its kind (see `blocks.mixers`), its walks (see `scan_order`) and the sizes of its
+    Mamba blocks. `mamba_trans` takes at most as many states as channels."""
 
+    kind: str = "mamba"
     order: str = "uni"
     d_state: int = 16
     d_conv: int = 4
@@ -71,7 +73,7 @@ class MetaConfig(NetworkConfig):
     before the bottleneck, from full resolution down) and `decoder` (from the bottleneck up) the last word
     repeats.
 
-    stem          what stands before stage 0: none, or a full-resolution residual group
+    stem          what stands before stage 0 at full resolution: none, a convolution, or a residual group
     downsample    by the first convolution of a stage's `block`, or by a conv-norm-act `layer` before it
     skip          around residual blocks: `projection` (identity where shapes allow, ResNet-D), or U-Mamba's
                   `conv` (a biased pointwise convolution without norm in the first block of every group)
@@ -79,10 +81,13 @@ class MetaConfig(NetworkConfig):
     mixer_per     a mixer in every block, or one behind the last block of a stage
     upsample      transpose, or nearest (then pointwise convolution)
     n_supervised  how many resolutions have logits, from the largest; None: all above the bottleneck
-    quirks        deviations kept only to equal a paper's code:
-                  single_deep_blocks  U-Mamba has one block in each stage of the deeper half of its encoder,
-                                      and in the last stages of its decoder
-                  no_top_skip_2d      U-Mamba's 2D decoders do not use the skip at full resolution
+    init          he, or zero_residual: then every residual block begins as the identity
+    quirks        deviations kept only to equal a paper's code, all U-Mamba's:
+                  single_deep_blocks     one block in each stage of the deeper half of the encoder, and in
+                                         the last stages of the decoder
+                  no_top_skip_2d         2D decoders do not use the skip at full resolution
+                  every_second_stage_2d  2D encoders have a mixer in every second stage, the last included
+                  channel_tokens         channels are the tokens where a grid has no more voxels than that
     """
 
     stem: str = "none"
@@ -95,6 +100,7 @@ class MetaConfig(NetworkConfig):
     mixer_per: str = "block"
     upsample: str = "transpose"
     n_supervised: int | None = None
+    init: str = "he"
     quirks: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -107,7 +113,7 @@ class MetaConfig(NetworkConfig):
 
 _PLACEMENTS = ("plain", *PLACEMENTS)
 WORDS = {
-    "stem": ("none", "residual"),
+    "stem": ("none", "conv", "residual"),
     "encoder": _PLACEMENTS,
     "bottleneck": _PLACEMENTS,
     "decoder": _PLACEMENTS,
@@ -116,5 +122,6 @@ WORDS = {
     "plan_counts": ("convs", "blocks"),
     "mixer_per": ("block", "stage"),
     "upsample": ("transpose", "nearest"),
-    "quirks": ("single_deep_blocks", "no_top_skip_2d"),
+    "init": ("he", "zero_residual"),
+    "quirks": ("single_deep_blocks", "no_top_skip_2d", "every_second_stage_2d", "channel_tokens"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nnunet_mamba.networks.config import MetaConfig, Mixer, NetworkConfig
@@ -12,6 +13,28 @@ from nnunet_mamba.networks.unet import UNet
 
 NO_SSM = "_nossm"
 
+_UMAMBA_BOT = MetaConfig(
+    stem="residual",
+    encoder=("cnn",),
+    bottleneck="hybrid_outside",
+    decoder=("cnn",),
+    skip="conv",
+    plan_counts="blocks",
+    mixer=Mixer(order="uni"),
+    mixer_per="stage",
+    upsample="nearest",
+    quirks=frozenset({"single_deep_blocks", "no_top_skip_2d"}),
+)
+_MAMBA_UNI = MetaConfig(
+    stem="conv",
+    encoder=("hybrid_outside",),
+    bottleneck="hybrid_outside",
+    decoder=("cnn",),
+    plan_counts="blocks",
+    mixer=Mixer("mamba_trans", order="uni", d_state=256),
+    mixer_per="stage",
+    init="zero_residual",
+)
 FAMILY: dict[str, NetworkConfig] = {
     # nnU-Net's own PlainConvUNet: the control
     "nnunet": MetaConfig(),
@@ -25,20 +48,17 @@ FAMILY: dict[str, NetworkConfig] = {
         n_supervised=3,
     ),
     # Ma et al., U-Mamba, arXiv:2401.04722, as the code has been since March 2024
-    "umamba_bot": MetaConfig(
-        stem="residual",
-        encoder=("cnn",),
-        bottleneck="hybrid_outside",
-        decoder=("cnn",),
-        skip="conv",
-        plan_counts="blocks",
-        mixer=Mixer(order="uni"),
-        mixer_per="stage",
-        upsample="nearest",
-        quirks=frozenset({"single_deep_blocks", "no_top_skip_2d"}),
+    "umamba_bot": _UMAMBA_BOT,
+    "umamba_enc": replace(
+        _UMAMBA_BOT,
+        encoder=("hybrid_outside",),
+        quirks=_UMAMBA_BOT.quirks | {"every_second_stage_2d", "channel_tokens"},
     ),
+    # Lumetti et al., Taming Mambas, arXiv:2410.15496, code of September 2025
+    "mamba_uni": _MAMBA_UNI,
+    "mamba_bi": _MAMBA_UNI.with_overrides(order="bi"),
+    "mamba_multi": _MAMBA_UNI.with_overrides(order="DHW,-DHW,DWH,-DWH,HDW,-HDW,WDH,-WDH", d_state=64),
 }
-
 CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {MetaConfig: MetaUNet}
 
 

@@ -57,6 +57,19 @@ class Geometry:
             for stage in range(self.n_stages)
         )
 
+    def grid(self, level: int) -> Grid:
+        """Voxels per axis of a stage, for the patch of the plans, padded to what the strides divide."""
+        if self.patch is None:
+            raise ValueError(
+                "patch_size is missing: the weights of this network depend on it, for its deepest stages "
+                "take channels as tokens. Pass the patch_size of the plans."
+            )
+        total = self.total_strides
+        return tuple(
+            -(-size // whole) * whole // part
+            for size, whole, part in zip(self.patch, total[-1], total[level], strict=True)
+        )
+
 
 def read_geometry(sizes: Sizes) -> Geometry:
     """Check the arguments of `create_network` against each other. Raises ValueError with what to do."""

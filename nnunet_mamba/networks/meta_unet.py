@@ -5,39 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.convolution import ConvNormAct, StackedConvs, pointwise, projection_skip, upsampling
-from nnunet_mamba.blocks.mamba import MambaMixer
 from nnunet_mamba.blocks.meta import MetaBlock
+from nnunet_mamba.blocks.mixers import MIXERS, ChannelMixer
 from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.geometry import Geometry, Grid, Sizes, check_grid, read_geometry
 from nnunet_mamba.networks.unet import UNet
 
 
 class StageBuilder:
-    """Builds stages of blocks for one network."""
+    """Builds stages of blocks for one network; a level is a resolution, 0 the full one."""
 
     def __init__(self, config: MetaConfig, geometry: Geometry):
-        self.config, self.ndim = config, geometry.ndim
+        self.config, self.geometry, self.ndim = config, geometry, geometry.ndim
 
-    def mixer(self, channels: int) -> nn.Module:
+    def mixer(self, level: int) -> nn.Module:
         assert self.config.mixer is not None
-        return MambaMixer(channels, self.ndim, **asdict(self.config.mixer))
+        sizes = asdict(self.config.mixer)
+        kind, channels = sizes.pop("kind"), self.geometry.features[level]
+        if "channel_tokens" in self.config.quirks:
+            grid = self.geometry.grid(level)
+            if math.prod(grid) <= channels:
+                return ChannelMixer(grid, **sizes)
+        return MIXERS[kind](channels, self.ndim, **sizes)
 
     def stage(
-        self,
-        placement: str,
-        in_channels: int,
-        channels: int,
-        kernel: Grid,
-        stride: Grid,
-        convs: int,
-        blocks: int,
+        self, placement: str, level: int, in_channels: int, stride: Grid, convs: int, blocks: int
     ) -> nn.Sequential:
-        """A stage from `in_channels` to `channels`: `blocks` blocks of `convs` convolutions each."""
+        """A stage that ends with the channels of `level`: `blocks` blocks of `convs` convolutions each."""
+        channels, kernel = self.geometry.features[level], self.geometry.kernels[level]
         if placement == "plain":
             return nn.Sequential(StackedConvs(in_channels, channels, kernel, stride, convs))
         config = self.config
@@ -47,33 +48,33 @@ class StageBuilder:
             in_channels, stride = channels, (1,) * self.ndim
         for block in range(blocks):
             first = (in_channels, stride) if block == 0 else (channels, (1,) * self.ndim)
-            steps += self.blocks(placement, *first, channels, kernel, convs, group_start=block == 0)
+            steps += self.blocks(placement, level, *first, convs, group_start=block == 0)
         if config.mixer and config.mixer_per == "stage" and placement != "cnn":
-            steps.append(self.mixer(channels))
+            steps.append(self.mixer(level))
         return nn.Sequential(*steps)
 
     def blocks(
         self,
         placement: str,
+        level: int,
         in_channels: int,
         stride: Grid,
-        channels: int,
-        kernel: Grid,
         convs: int,
         group_start: bool,
     ) -> list[nn.Module]:
         """One meta-block; two for `ssm`, which the paper calls two sequential Mamba-based modules."""
         config = self.config
+        channels, kernel = self.geometry.features[level], self.geometry.kernels[level]
         has_mixer = config.mixer is not None and config.mixer_per == "block" and placement != "cnn"
         if placement == "ssm":
-            return [MetaBlock("ssm", None, self.mixer(channels)) for _ in range(2)] if has_mixer else []
+            return [MetaBlock("ssm", None, self.mixer(level)) for _ in range(2)] if has_mixer else []
         if config.skip == "conv":
             skip = pointwise(in_channels, channels, self.ndim, stride) if group_start else nn.Identity()
         else:
             skip = projection_skip(in_channels, channels, stride)
         branch = StackedConvs(in_channels, channels, kernel, stride, convs, last_act=False)
         within = placement if has_mixer else "cnn"
-        return [MetaBlock(within, branch, self.mixer(channels) if has_mixer else None, skip)]
+        return [MetaBlock(within, branch, self.mixer(level) if has_mixer else None, skip)]
 
 
 class Encoder(nn.Module):
@@ -82,22 +83,20 @@ class Encoder(nn.Module):
     def __init__(self, config: MetaConfig, geometry: Geometry, builder: StageBuilder):
         super().__init__()
         convs, blocks = encoder_counts(config, geometry)
-        channels, g = geometry.input_channels, geometry
+        channels, features = geometry.input_channels, geometry.features
         self.stem: nn.Module = nn.Identity()
-        if config.stem == "residual":
-            self.stem = builder.stage(
-                "cnn", channels, g.features[0], g.kernels[0], (1,) * g.ndim, convs[0], blocks[0]
+        if config.stem != "none":
+            no_stride = (1,) * geometry.ndim
+            self.stem = (
+                StackedConvs(channels, features[0], geometry.kernels[0], no_stride, n_convs=1)
+                if config.stem == "conv"
+                else builder.stage("cnn", 0, channels, no_stride, convs[0], blocks[0])
             )
-            channels = g.features[0]
-        placements = (*_per_stage(config.encoder, g.n_stages - 1), config.bottleneck)
+            channels = features[0]
         stages = []
-        for s, placement in enumerate(placements):
-            stages.append(
-                builder.stage(
-                    placement, channels, g.features[s], g.kernels[s], g.strides[s], convs[s], blocks[s]
-                )
-            )
-            channels = g.features[s]
+        for s, placement in enumerate(encoder_placements(config, geometry)):
+            stages.append(builder.stage(placement, s, channels, geometry.strides[s], convs[s], blocks[s]))
+            channels = features[s]
         self.stages = nn.Sequential(*stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -126,10 +125,7 @@ class Decoder(nn.Module):
         for i, placement in enumerate(_per_stage(config.decoder, n_decoder)):
             level = geometry.n_stages - 2 - i
             joined = features[i + 1] * (2 if i < self.n_skips else 1)
-            kernel, stride = geometry.kernels[level], (1,) * geometry.ndim
-            stages.append(
-                builder.stage(placement, joined, features[i + 1], kernel, stride, convs[i], blocks[i])
-            )
+            stages.append(builder.stage(placement, level, joined, (1,) * geometry.ndim, convs[i], blocks[i]))
             upsamplings.append(
                 upsampling(config.upsample, features[i], features[i + 1], geometry.strides[level + 1])
             )
@@ -163,6 +159,8 @@ class MetaUNet(UNet):
             output_strides=geometry.total_strides,
         )
         self.apply(self.initialize)
+        if config.init == "zero_residual":
+            zero_residuals(self)
 
     def check(self, grid: Grid) -> None:
         super().check(grid)
@@ -176,6 +174,24 @@ class MetaUNet(UNet):
             nn.init.kaiming_normal_(module.weight, a=0.01)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def zero_residuals(network: nn.Module) -> None:
+    """Let every residual block put out its skip alone: the last norm of its branch begins at zero."""
+    for block in network.modules():
+        if isinstance(block, MetaBlock) and block.placement != "ssm":
+            last = cast(ConvNormAct, cast(StackedConvs, block.convs).convs[-1]).norm
+            nn.init.zeros_(cast(Tensor, last.weight))
+            nn.init.zeros_(cast(Tensor, last.bias))
+
+
+def encoder_placements(config: MetaConfig, geometry: Geometry) -> tuple[str, ...]:
+    """One word per stage, the bottleneck included."""
+    n_stages = geometry.n_stages
+    words = (*_per_stage(config.encoder, n_stages - 1), config.bottleneck)
+    if "every_second_stage_2d" in config.quirks and geometry.ndim == 2:
+        return tuple(word if (n_stages - 1 - s) % 2 == 0 else "cnn" for s, word in enumerate(words))
+    return words
 
 
 def encoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], list[int]]:

@@ -5,7 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from nnunet_mamba.blocks.mamba import Mamba, MambaMixer
+from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.blocks.mixers import MambaMixer
 from nnunet_mamba.ops import selective_scan
 from nnunet_mamba.scan_order import scan_order
 

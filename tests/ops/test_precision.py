@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_mamba.blocks.mamba import MambaMixer
+from nnunet_mamba.blocks.mixers import MambaMixer
 from nnunet_mamba.ops.precision import FLOAT16_LIMIT, in_float32
 
 

@@ -1,0 +1,127 @@
+"""Sequence mixers on feature maps, (B, C, *grid) -> (B, C, *grid), without a residual around them.
+
+All work in float32 whatever surrounds them; see `in_float32`. Tokens stay in memory order, whatever the walk.
+
+[1] Ma et al., U-Mamba, arXiv:2401.04722.
+[2] Lumetti et al., Taming Mambas for voxel-level 3D medical image segmentation, arXiv:2410.15496.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.ops.precision import in_float32
+from nnunet_mamba.scan_order import ScanPath, scan_order
+
+Grid = tuple[int, ...]
+
+
+class MambaMixer(nn.Module):
+    """Mamba(LayerNorm(x)), voxels as tokens and channels as their features.
+
+    Args:
+        order: a name that `scan_order` knows.
+        sizes: d_state, d_conv, expand of the Mamba block.
+    """
+
+    def __init__(self, channels: int, ndim: int, *, order: str = "uni", **sizes: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = Mamba(channels, scan_order(order, ndim), **sizes)
+
+    @in_float32
+    def forward(self, x: Tensor) -> Tensor:
+        return to_map(self.mamba(self.norm(to_tokens(x)), tuple(x.shape[2:])), x)
+
+
+class ChannelMixer(nn.Module):
+    """Mamba(LayerNorm(x)), channels as tokens and the voxels of a grid of fixed size as their features, as
+    U-Mamba Enc has it where a grid has no more voxels than channels [1, code]."""
+
+    def __init__(self, grid: Grid, *, order: str = "uni", **sizes: int):
+        super().__init__()
+        self.grid, n_voxels = grid, math.prod(grid)
+        paths = tuple(ScanPath((0,), path.backwards) for path in scan_order(order, len(grid)))
+        self.norm = nn.LayerNorm(n_voxels)
+        self.mamba = Mamba(n_voxels, paths, **sizes)
+
+    @in_float32
+    def forward(self, x: Tensor) -> Tensor:
+        if math.prod(x.shape[2:]) != math.prod(self.grid):
+            raise ValueError(
+                f"This network takes channels as tokens where its grid was {self.grid} in training; now it "
+                f"is {tuple(x.shape[2:])}. Use patches of the size that it was built with."
+            )
+        return self.mamba(self.norm(x.flatten(2)), (x.shape[1],)).view(x.shape)
+
+
+class MambaTrans(nn.Module):
+    """A transformer's layer with Mamba for attention and a single linear layer for its MLP [2, code];
+    (b, l, C) -> (b, l, C).
+
+        t <- t + Mamba(LayerNorm(t));    t <- t + W LayerNorm(t)
+    """
+
+    def __init__(self, channels: int, path: ScanPath, **sizes: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.mamba = Mamba(channels, (path,), **sizes)
+        self.head = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
+        tokens = tokens + self.mamba(self.norm1(tokens), grid)
+        return tokens + self.head(self.norm2(tokens))
+
+
+class MambaTransMixer(nn.Module):
+    """One `MambaTrans` per walk, T_k [2, code]. With t the tokens of x:
+
+        1 walk          T_1(LayerNorm(t))
+        2 walks         LayerNorm(T_1(LayerNorm(t)) + T_2(LayerNorm(t)))
+        more, by pairs  mean of LayerNorm(T_k(t) + T_k+1(t)); no norm before
+
+    Args:
+        order: a name that `scan_order` knows.
+        d_state: states per inner channel, but at most `channels`.
+        sizes: d_conv, expand of the Mamba blocks.
+    """
+
+    def __init__(self, channels: int, ndim: int, *, order: str = "uni", d_state: int = 256, **sizes: int):
+        super().__init__()
+        paths = scan_order(order, ndim)
+        if len(paths) > 1 and len(paths) % 2:
+            raise ValueError(
+                f"This mixer takes one walk or pairs of them; scan order {order!r} has {len(paths)}."
+            )
+        self.norm = nn.LayerNorm(channels) if len(paths) <= 2 else nn.Identity()
+        self.walks = nn.ModuleList(
+            MambaTrans(channels, path, d_state=min(d_state, channels), **sizes) for path in paths
+        )
+        self.pair_norms = nn.ModuleList(nn.LayerNorm(channels) for _ in paths[1::2])
+
+    @in_float32
+    def forward(self, x: Tensor) -> Tensor:
+        tokens, grid = self.norm(to_tokens(x)), tuple(x.shape[2:])
+        outputs = [walk(tokens, grid) for walk in self.walks]
+        if self.pair_norms:
+            pairs = zip(self.pair_norms, outputs[::2], outputs[1::2], strict=True)
+            outputs = [norm(there + back) for norm, there, back in pairs]
+        return to_map(torch.stack(outputs).mean(0) if len(outputs) > 1 else outputs[0], x)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(b, C, *grid) -> (b, l, C), in memory order of the grid."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, like: Tensor) -> Tensor:
+    """(b, l, C) -> the shape (b, C, *grid) of `like`."""
+    return tokens.transpose(1, 2).contiguous().view(like.shape)
+
+
+MIXERS: dict[str, Any] = {"mamba": MambaMixer, "mamba_trans": MambaTransMixer}
