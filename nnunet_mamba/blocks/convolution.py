@@ -50,10 +50,11 @@ class ConvNormAct(nn.Sequential):
         *,
         act: bool = True,
         bias: bool = True,
+        affine: bool = True,
     ):
         super().__init__()
         self.conv = convolution(in_channels, out_channels, kernel, stride, bias)
-        self.norm = NORM[len(kernel)](out_channels, eps=1e-5, affine=True)
+        self.norm = NORM[len(kernel)](out_channels, eps=1e-5, affine=affine)
         if act:
             self.act = activation()
 
@@ -73,14 +74,24 @@ class StackedConvs(nn.Module):
         n_convs: int,
         *,
         last_act: bool = True,
+        bias: bool = True,
+        affine: bool = True,
     ):
         super().__init__()
-        first = ConvNormAct(in_channels, out_channels, kernel, stride, act=last_act or n_convs > 1)
-        rest = (
-            ConvNormAct(out_channels, out_channels, kernel, act=last_act or i < n_convs - 1)
-            for i in range(1, n_convs)
+        self.convs = nn.Sequential(
+            *(
+                ConvNormAct(
+                    out_channels if i else in_channels,
+                    out_channels,
+                    kernel,
+                    None if i else stride,
+                    act=last_act or i < n_convs - 1,
+                    bias=bias,
+                    affine=affine,
+                )
+                for i in range(n_convs)
+            )
         )
-        self.convs = nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convs(x)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_mamba.checkpoints.meta_sources import convert_taming_mambas, convert_umamba
+from nnunet_mamba.checkpoints.unetr_sources import convert_segmamba
 from nnunet_mamba.networks.unet import is_alias
 
 Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
@@ -16,6 +17,7 @@ Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor
 # source -> a pattern that some key of its code's networks begins with and those of no other, the converter
 CONVERTERS: dict[str, tuple[str, Converter]] = {
     "umamba": (r"encoder\.stages\.0\.0\.conv3\.weight", convert_umamba),
+    "segmamba": (r"vit\.gscs\.0\.proj\.weight", convert_segmamba),
     "taming_mambas": (r"encoder\.mamba_layers\.0\..*norm1\.weight", convert_taming_mambas),
 }
 
@@ -28,7 +30,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
             DistributedDataParallel and torch.compile leave, and the second names that nnU-Net's networks give
             to one weight.
         source: whose code: "umamba" (Bot and Enc, code since March 2024), "taming_mambas" (the networks that
-            its code calls SegMamba, PanSegMamba and MultiSegMamba: our mamba_uni, mamba_bi, mamba_multi).
+            its code calls SegMamba, PanSegMamba and MultiSegMamba: our mamba_uni, mamba_bi, mamba_multi),
+            "segmamba" (of ge-xing).
         config: arguments of `create_network`, for sources whose keys do not tell the sizes.
 
     Raises ValueError if the source is unknown, or the keys are not that source's.

@@ -9,6 +9,7 @@ from typing import Any
 from nnunet_mamba.networks.config import MetaConfig, Mixer, NetworkConfig
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
+from nnunet_mamba.networks.segmamba import SegMamba, SegMambaConfig
 from nnunet_mamba.networks.unet import UNet
 
 NO_SSM = "_nossm"
@@ -58,8 +59,10 @@ FAMILY: dict[str, NetworkConfig] = {
     "mamba_uni": _MAMBA_UNI,
     "mamba_bi": _MAMBA_UNI.with_overrides(order="bi"),
     "mamba_multi": _MAMBA_UNI.with_overrides(order="DHW,-DHW,DWH,-DWH,HDW,-HDW,WDH,-WDH", d_state=64),
+    # Xing et al., SegMamba, arXiv:2401.13560, code of June 2025
+    "segmamba": SegMambaConfig(mixer=Mixer(order="DHW,-DHW,interleave{n_slices}")),
 }
-CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {MetaConfig: MetaUNet}
+CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {MetaConfig: MetaUNet, SegMambaConfig: SegMamba}
 
 
 def list_networks() -> list[str]:

@@ -94,9 +94,9 @@ def read_geometry(sizes: Sizes) -> Geometry:
         tuple(features),
         _grids("strides", sizes.strides, n_stages, ndim),
         _grids("kernel_sizes", sizes.kernel_sizes, n_stages, ndim),
-        _counts("n_conv_per_stage", sizes.n_conv_per_stage, n_stages),
-        _counts("n_conv_per_stage_decoder", sizes.n_conv_per_stage_decoder, n_stages - 1),
-        None if blocks is None else _counts("n_blocks_per_stage", blocks, n_stages),
+        per_stage("n_conv_per_stage", sizes.n_conv_per_stage, n_stages),
+        per_stage("n_conv_per_stage_decoder", sizes.n_conv_per_stage_decoder, n_stages - 1),
+        None if blocks is None else per_stage("n_blocks_per_stage", blocks, n_stages),
         None if sizes.patch_size is None else tuple(sizes.patch_size),
     )
     if any(k % 2 == 0 for kernel in geometry.kernels for k in kernel):
@@ -179,7 +179,8 @@ def _grids(name: str, entries: Sequence[PerStage], n_stages: int, ndim: int) -> 
     return tuple((entry,) * ndim if isinstance(entry, int) else tuple(entry) for entry in entries)
 
 
-def _counts(name: str, entries: PerStage, n_wanted: int) -> tuple[int, ...]:
+def per_stage(name: str, entries: PerStage, n_wanted: int) -> tuple[int, ...]:
+    """A number for all stages, or one each, as one each. ValueError for others."""
     counts = (entries,) * n_wanted if isinstance(entries, int) else tuple(entries)
     if len(counts) != n_wanted or min(counts) < 1:
         raise ValueError(f"{name} must be a positive number or {n_wanted} of them, got {entries!r}.")

@@ -1,0 +1,75 @@
+"""The convolutional decoder of UNETR (Hatamizadeh et al., arXiv:2103.10504), which SegMamba and Swin-UMamba
+took over: instance norms without weights, convolutions without biases; 2D and 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_mamba.blocks.convolution import CONV_TRANSPOSE, ConvNormAct, StackedConvs, pointwise
+from nnunet_mamba.blocks.meta import MetaBlock
+
+
+def residual_block(in_channels: int, out_channels: int, ndim: int) -> MetaBlock:
+    """Two 3x3(x3) convolutions, with a projected skip where channels change."""
+    one = (1,) * ndim
+    branch = StackedConvs(
+        in_channels, out_channels, (3,) * ndim, one, 2, last_act=False, bias=False, affine=False
+    )
+    skip = None
+    if in_channels != out_channels:
+        skip = ConvNormAct(in_channels, out_channels, one, act=False, bias=False, affine=False)
+    return MetaBlock("cnn", branch, None, skip)
+
+
+class UNETRDecoder(nn.Module):
+    """Inputs of every level (full resolution first, each half as large as the one before) -> logits.
+
+    Each input passes a residual block on its way into the decoder; those beyond `features` of the blocks are
+    taken as they are. From the deepest level upwards: a transposed convolution, the skip, a residual block;
+    at full resolution another residual block.
+
+    Args:
+        channels: of the inputs.
+        features: of the levels within the decoder, as many as inputs, or one fewer: then the deepest input
+            enters as it is.
+        n_heads: levels with logits, from the largest.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        features: Sequence[int],
+        num_classes: int,
+        ndim: int,
+        n_heads: int = 1,
+        deep_supervision: bool = False,
+    ):
+        super().__init__()
+        self.deep_supervision = deep_supervision
+        self.skips = nn.ModuleList(
+            residual_block(c, f, ndim) for c, f in zip(channels, features, strict=False)
+        )
+        levels = [*features, *channels[len(features) :]]
+        two = (2,) * ndim
+        self.ups = nn.ModuleList(
+            CONV_TRANSPOSE[ndim](below, here, two, two, bias=False) for here, below in pairwise(levels)
+        )  # by level
+        self.blocks = nn.ModuleList(residual_block(2 * here, here, ndim) for here in levels[:-1])
+        self.last = residual_block(levels[0], levels[0], ndim)
+        self.seg_layers = nn.ModuleList(pointwise(f, num_classes, ndim) for f in levels[:n_heads])
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        """-> logits, the largest first; only those without deep supervision."""
+        skips = [skip(x) for skip, x in zip(self.skips, inputs, strict=False)] + inputs[len(self.skips) :]
+        x, logits = skips[-1], []
+        for level in reversed(range(len(self.ups))):
+            x = self.blocks[level](torch.cat((self.ups[level](x), skips[level]), 1))
+            if level == 0:
+                x = self.last(x)
+            if level == 0 or (self.deep_supervision and level < len(self.seg_layers)):
+                logits.append(self.seg_layers[level](x))
+        return logits[::-1]
