@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nnunet_mamba.checkpoints.renaming import Rule, rename
 
-
 _STEP = {"conv1": "convs.convs.0", "conv2": "convs.convs.1", "conv3": "skip"}  # of a residual block
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from nnunet_mamba.networks.config import MetaConfig, Mixer, NetworkConfig
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
-from nnunet_mamba.networks.segmamba import SegMamba, SegMambaConfig
+from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
 from nnunet_mamba.networks.unet import UNet
 
 NO_SSM = "_nossm"

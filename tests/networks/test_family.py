@@ -39,9 +39,25 @@ def plan(n_stages=3, ndim=3, channels=1, classes=3, **changes):
     }
 
 
+VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 2, 1]}
+FIXED = {  # small sizes of the networks whose topology is their own, and a grid that they must pad
+    "segmamba": ({"features_per_stage": [4, 4, 8, 8], "depths": [1, 1, 1, 2], "d_state": 4}, (24, 16, 19)),
+    "vm_unet": (VSS, (40, 56)),
+    "mamba_unet": (VSS, (40, 56)),
+    "swin_umamba": ({**VSS, "features_per_stage": [4, 8, 16, 32, 64]}, (40, 56)),
+    "swin_umamba_d": (VSS, (40, 56)),
+}
+
+
 def small(name):
     """Arguments for a small network of that name, and the grid of an input for it."""
-    return plan(patch_size=[8, 8, 8]), (8, 8, 8)
+    base = name.removesuffix("_nossm")
+    if base not in FIXED:
+        return plan(patch_size=[8, 8, 8]), (8, 8, 8)
+    sizes, grid = FIXED[base]
+    if base != name:
+        sizes = {key: value for key, value in sizes.items() if key != "d_state"}
+    return {"input_channels": 1, "num_classes": 3, **sizes}, grid
 
 
 def count(network):
@@ -149,11 +165,59 @@ def test_the_control_is_nnunets_own_network(ndim):
         ("nnunet", 30_713_158),  # nnU-Net's own count
         ("umamba_bot", 41_945_158),  # U-Mamba's code; 41.95 M in Taming Mambas, table 1
         ("umamba_bot_nossm", 41_945_158 - 675_840),  # less its one Mamba layer of 320 channels
+        ("umamba_enc", 42_842_798),
+        ("mamba_uni", 60_800_966),  # Taming Mambas' code; their paper has 61.49, 64.75 and 68.46 M
+        ("mamba_bi", 64_445_606),
+        ("mamba_multi", 77_653_734),
+        ("mamba_uni_nossm", 57_156_326),
+        ("mamba_multi_nossm", 57_156_326),
     ],
 )
 def test_parameters_of_the_published_plan(name, parameters):
     with torch.device("meta"):
         assert count(create_network(name, **ABDOMEN_CT)) == parameters
+
+
+ABDOMEN_MR_2D = {
+    "features_per_stage": [32, 64, 128, 256, 512, 512, 512],
+    "strides": [[1, 1], *[[2, 2]] * 6],
+    "kernel_sizes": [[3, 3]] * 7,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "changes", "parameters"),
+    [  # counted in the papers' code
+        ("umamba_bot", [320, 320], ABDOMEN_MR_2D, 47_533_012),
+        ("umamba_enc", [320, 320], ABDOMEN_MR_2D, 47_015_538),
+        ("umamba_bot", [384, 640], {**ABDOMEN_MR_2D, "input_channels": 3, "num_classes": 8}, 47_524_592),
+        ("umamba_enc", [384, 640], {**ABDOMEN_MR_2D, "input_channels": 3, "num_classes": 8}, 47_680_592),
+        ("umamba_enc", [48, 192, 192], {}, 42_859_142),  # Synapse
+        (
+            "mamba_bi",
+            [128, 128, 128],
+            {"input_channels": 4, "num_classes": 4, "strides": [1, 2, 2, 2, 2, 2]}
+            | {"kernel_sizes": [[3, 3, 3]] * 6},
+            65_024_404,
+        ),  # BrainTumour
+    ],
+)
+def test_parameters_of_other_published_plans(name, patch, changes, parameters):
+    with torch.device("meta"):
+        assert count(create_network(name, **ABDOMEN_CT | changes | {"patch_size": patch})) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "classes", "options", "parameters"),
+    [  # at their papers' sizes, counted in their code
+        ("segmamba", 1, 13, {}, 67_363_213),
+        ("segmamba", 4, 4, {}, 67_416_196),
+    ],
+)
+def test_parameters_of_networks_with_a_topology_of_their_own(name, channels, classes, options, parameters):
+    with torch.device("meta"):
+        network = create_network(name, input_channels=channels, num_classes=classes, **options)
+    assert count(network) == parameters
 
 
 def test_parameters_of_mm_unet_by_hand():
@@ -174,7 +238,10 @@ def test_parameters_of_mm_unet_by_hand():
 @pytest.mark.parametrize("name", WITH_MIXER)
 def test_the_twin_differs_by_its_mixers_and_by_nothing_else(name):
     arguments, grid = small(name)
-    network, twin = create_network(name, **arguments), create_network(f"{name}_nossm", **arguments)
+    network, twin = (
+        create_network(name, **arguments),
+        create_network(f"{name}_nossm", **small(f"{name}_nossm")[0]),
+    )
     mixers = [module for module in network.modules() if isinstance(module, MIXERS)]
     assert mixers
     assert not [key for key, _ in twin.named_parameters() if "A_log" in key or "dt_proj" in key]
@@ -239,7 +306,7 @@ def test_every_placement_and_order_is_one_word(placement, order):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", WITH_MIXER)
+@pytest.mark.parametrize("name", [name for name in META if name in WITH_MIXER])
 def test_initialize_leaves_the_ssm_alone(name):
     """nnU-Net applies `initialize` to every submodule."""
     torch.manual_seed(0)

@@ -1,8 +1,8 @@
 """Our networks against outputs and gradients of the papers' own code.
 
 The golden files hold inputs, outputs (in float64 where they say so) and gradient norms of U-Mamba (revision
-28459e3) and Taming Mambas (revision 0f1881a) under weights that follow from the parameters' names alone
-(`fill`); "strong" weights make the outputs depend on the scan. Those too large for this repository are read
+28459e3), Taming Mambas (revision 0f1881a) and SegMamba (revision cff3597) under weights that follow from the
+parameters' names alone (`fill`); "strong" weights make the outputs depend on the scan. Those too large for this repository are read
 from `../shared/golden` where it is there.
 """
 
@@ -38,9 +38,9 @@ def fill(name: str, shape: list[int], strong: bool = False) -> torch.Tensor:
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     noise = torch.randn(shape, generator=generator)
     leaf = name.rsplit(".", 1)[-1]
-    if leaf == "A_log":
+    if leaf in ("A_log", "A_b_log", "A_s_log"):
         return torch.arange(1, shape[1] + 1, dtype=torch.float64).log().float().repeat(shape[0], 1)
-    if leaf == "D" or (leaf == "weight" and len(shape) == 1):
+    if leaf in ("D", "D_b", "D_s") or (leaf == "weight" and len(shape) == 1):
         return 1 + 0.05 * noise
     if strong and leaf == "weight":
         return noise * math.sqrt(2 / (noise.numel() / shape[0]))
@@ -194,3 +194,24 @@ def test_taming_mambas_layers_alone(layer):
         output = mixer(torch.from_numpy(arrays[f"{layer}_in"]).double())
     truth = torch.from_numpy(arrays[f"{layer}_out"]).double()
     assert (output - truth).abs().max() < 2e-5
+
+
+def test_segmamba_equals_its_code_in_float64():
+    arrays = golden_arrays("segmamba_3d")
+    config, shapes = json.loads(str(arrays["config"])), json.loads(str(arrays["state_dict"]))
+    network = create_network(
+        "segmamba",
+        input_channels=config["in_chans"],
+        num_classes=config["out_chans"],
+        features_per_stage=config["feat_size"],
+        hidden_size=config["hidden_size"],
+        depths=config["depths"],
+        n_slices=config["nslices"],
+    )
+    state_dict = {key: fill(key, shape) for key, shape in shapes.items()}
+    network.load_state_dict(convert_state_dict(state_dict, "segmamba"))
+    assert sum(p.numel() for p in network.parameters()) == config["n_params"]
+    with torch.no_grad():
+        output = network.double()(torch.from_numpy(arrays["input"]).double())
+    truth = torch.from_numpy(arrays["out0_f64"])
+    assert (output - truth).abs().max() / truth.abs().max() < 1e-12
