@@ -14,7 +14,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba import trainers
 from nnunet_mamba.trainers import nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot
-from nnunet_mamba.trainers.base import deep_supervision_weights
+from nnunet_mamba.trainers.recipe_trainer import deep_supervision_weights
 
 FULL = (
     "nnUNetTrainerMMUNet",
@@ -33,24 +33,23 @@ def test_every_promised_trainer_is_public():
     assert {full + suffix for full in FULL for suffix in ("", *EPOCHS, "_demo")} <= set(trainers.__all__)
 
 
-@pytest.mark.parametrize("name", trainers.__all__)
-def test_a_trainer_class_can_be_pickled(name):
-    trainer_class = named(name)
-    assert trainer_class.__name__ == trainer_class.__qualname__ == name
-    assert pickle.loads(pickle.dumps(trainer_class)) is trainer_class
+def test_trainer_classes_can_be_pickled():
+    for name in trainers.__all__:
+        trainer_class = named(name)
+        assert trainer_class.__name__ == trainer_class.__qualname__ == name
+        assert pickle.loads(pickle.dumps(trainer_class)) is trainer_class
 
 
-@pytest.mark.parametrize("name", trainers.__all__)
-def test_no_name_collides_with_nnunets_folder_grammar(name):
+def test_no_name_collides_with_nnunets_folder_grammar():
     """nnU-Net splits folder names TRAINER__PLANS__CONFIGURATION at the double underscore."""
-    assert "__" not in name
+    assert not [name for name in trainers.__all__ if "__" in name]
 
 
 def test_twins_differ_from_their_trainer_in_the_network_alone():
     for full in (nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot):
         twin = named(f"{full.__name__}NoSSM")
         assert twin.network_name == f"{full.network_name}_nossm"
-        assert (twin.settings, twin.n_supervised_scales) == (full.settings, full.n_supervised_scales)
+        assert (twin.recipe, twin.n_supervised_scales) == (full.recipe, full.n_supervised_scales)
 
 
 @pytest.mark.parametrize("full", FULL)

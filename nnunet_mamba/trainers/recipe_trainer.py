@@ -1,0 +1,173 @@
+"""nnU-Net's trainer with a recipe as data, and a guard against losses that are not finite.
+
+Everything that a recipe does not name, from data loading to checkpoints, is nnU-Net's own.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
+
+from nnunet_mamba.plans import load_template, shrink_plans
+from nnunet_mamba.trainers.freezing import hold_still
+from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose, refuse_non_finite
+from nnunet_mamba.trainers.recipes import NNUNET, Recipe
+from nnunet_mamba.trainers.schedules import Scheduler
+
+NEARLY_ZERO = 1e-6  # nnU-Net's own stand-in for a weight of 0 that lets the head have its gradient
+
+
+class RecipeTrainer(nnUNetTrainer):
+    """Trains by `recipe`; a subclass says which network."""
+
+    recipe: ClassVar[Recipe] = NNUNET
+    settings: ClassVar[Mapping[str, Any]] = {}  # attributes of nnUNetTrainer, over those of the recipe
+    n_supervised_scales: ClassVar[int | None] = None  # the largest ones; None: nnU-Net's choice
+    plans_template: ClassVar[str | None] = None  # cut the plans to this budget first
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net reads this very signature)
+    ):
+        if self.plans_template is not None:
+            plans = shrink_plans(plans, load_template(self.plans_template))
+        if self.recipe.batch_size is not None:
+            plans = with_batch_size(plans, configuration, self.recipe.batch_size)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        for name, value in {**self.recipe.settings, **self.settings}.items():
+            assert hasattr(self, name), f"nnUNetTrainer has no setting {name!r}"
+            setattr(self, name, value)
+        own_strides = self.own_output_strides()
+        self.enable_deep_supervision = own_strides is None or len(own_strides) > 1
+        self._iteration = 0  # within the epoch and its phase
+
+    @classmethod
+    def own_output_strides(cls) -> tuple[int, ...] | None:
+        """Voxels of the patch per voxel of each supervised output, the largest first; None: the plans'."""
+        return None
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        own_strides = self.own_output_strides()
+        if own_strides is None or not self.enable_deep_supervision:
+            scales = super()._get_deep_supervision_scales()
+            return scales if scales is None else scales[: self.n_supervised_scales]
+        return [[1 / stride] * len(self.configuration_manager.patch_size) for stride in own_strides]
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Scheduler]:
+        recipe = self.recipe
+        optimizer = recipe.optimizer(
+            self.parameter_groups(), lr=self.initial_lr, weight_decay=self.weight_decay, **recipe.options
+        )
+        if recipe.frozen_encoder_epochs:
+            hold_still(
+                encoder_parameters(bare_network(self.network)),
+                optimizer,
+                lambda: self.current_epoch < recipe.frozen_encoder_epochs,
+            )
+        return optimizer, Scheduler(optimizer, recipe.schedule, self.initial_lr, self.num_epochs)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups; one, as nnU-Net has it."""
+        return [{"params": list(self.network.parameters())}]
+
+    def _build_loss(self) -> nn.Module:
+        if self.recipe.loss is None:
+            with np.errstate(invalid="ignore"):  # of a single scale nnU-Net makes 0 / 0, replaced below
+                loss = super()._build_loss()
+        else:
+            self._refuse_other_than_labels()
+            loss = self.recipe.loss()
+            if self.enable_deep_supervision:
+                loss = DeepSupervisionWrapper(loss, [1.0])
+        if self.enable_deep_supervision:
+            loss.weight_factors = deep_supervision_weights(
+                len(self._get_deep_supervision_scales() or ()), drop_coarsest=self.n_supervised_scales is None
+            )
+        loss.register_forward_hook(refuse_non_finite)
+        return loss
+
+    def _refuse_other_than_labels(self) -> None:
+        kinds = {
+            "regions": self.label_manager.has_regions,
+            "an ignore label": self.label_manager.has_ignore_label,
+        }
+        for kind, present in kinds.items():
+            if present:
+                name = type(self).__name__
+                raise ValueError(
+                    f"The dataset has {kind}, and the loss of {name} knows plain labels only. "
+                    f"Train with {name.split('Paper')[0]}, whose loss is nnU-Net's."
+                )
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._iteration = 0
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._iteration = 0
+
+    def train_step(self, batch: dict) -> dict:
+        if self.recipe.per_iteration:
+            self.lr_scheduler.step(self.current_epoch + self._iteration / self.num_iterations_per_epoch)
+        return self._guarded(super().train_step, batch, "training")
+
+    def validation_step(self, batch: dict) -> dict:
+        return self._guarded(super().validation_step, batch, "validation")
+
+    def _guarded(self, step: Any, batch: dict, phase: str) -> dict:
+        """Run one step; a loss that is not finite stops the run before it can reach the weights."""
+        try:
+            result = step(batch)
+        except NonFiniteLossError:
+            message = self._explain_non_finite(batch, phase)
+            self.print_to_log_file(message)
+            raise NonFiniteLossError(message) from None
+        self._iteration += 1
+        return result
+
+    def _explain_non_finite(self, batch: dict, phase: str) -> str:
+        cause = diagnose(bare_network(self.network), batch["data"].to(self.device))
+        return (
+            f"The loss is not finite in epoch {self.current_epoch}, {phase} iteration {self._iteration} "
+            f"(counted from 0). {cause} Weights and checkpoints are as they were before this step. "
+            "Look at the layer and the data, or lower initial_lr; "
+            f"`--c` resumes from the last checkpoint in {self.output_folder}."
+        )
+
+    def plot_network_architecture(self) -> None:
+        """Skipped: nnU-Net would trace the network with a full patch, which costs memory and time."""
+
+
+def with_batch_size(plans: dict, configuration: str, batch_size: int) -> dict:
+    """A copy of the plans, of which one configuration has another batch size."""
+    configurations = plans["configurations"]
+    changed = {**configurations[configuration], "batch_size": batch_size}
+    return {**plans, "configurations": {**configurations, configuration: changed}}
+
+
+def encoder_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """Those of `network.encoder`, except of its patch embedding, which no pretrained weights may fit."""
+    named = network.get_submodule("encoder").named_parameters()
+    return [parameter for name, parameter in named if "patch_embed" not in name]
+
+
+def deep_supervision_weights(n_scales: int, *, drop_coarsest: bool) -> tuple[float, ...]:
+    """Weights of the losses at `n_scales` resolutions, largest first: each half the one before, sum 1.
+
+    `drop_coarsest` is nnU-Net's rule: the coarsest scale counts for nothing unless it is the only one. Its
+    weight is 1e-6 rather than 0, as nnU-Net has it under DDP, for without a gradient for every parameter DDP
+    stops.
+    """
+    weights = [2.0**-scale for scale in range(n_scales)]
+    if drop_coarsest and n_scales > 1:
+        weights[-1] = NEARLY_ZERO
+    return tuple(weight / sum(weights) for weight in weights)

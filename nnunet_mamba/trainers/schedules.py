@@ -1,0 +1,81 @@
+"""Learning rates as functions of the epoch.
+
+`epoch` counts finished epochs and may be a fraction; `n_epochs` is the length of the run. Nothing is
+remembered from one call to the next, so a run resumed with `--c` goes on exactly where it stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch.optim import Optimizer
+
+
+class Schedule(Protocol):
+    def values(self, epoch: float, n_epochs: int, initial_lr: float) -> dict[str, float]:
+        """What the optimizer's groups are to hold: `lr`, and `beta1` where that is scheduled too."""
+
+
+@dataclass(frozen=True)
+class Poly:
+    """initial_lr (1 - epoch / n_epochs)^exponent: nnU-Net's decay; with exponent 1 it is linear."""
+
+    exponent: float = 0.9
+
+    def values(self, epoch: float, n_epochs: int, initial_lr: float) -> dict[str, float]:
+        return {"lr": initial_lr * (1 - epoch / n_epochs) ** self.exponent}
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from initial_lr to `eta_min` in `t_max` epochs (None: in the whole run), then back up.
+
+    torch's CosineAnnealingLR: after `t_max` epochs the rate rises again and is initial_lr at 2 `t_max`.
+    """
+
+    eta_min: float
+    t_max: int | None = None
+
+    def values(self, epoch: float, n_epochs: int, initial_lr: float) -> dict[str, float]:
+        return {"lr": _cosine(initial_lr, self.eta_min, epoch / (self.t_max or n_epochs))}
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up to initial_lr in the first `rise` of the run and down to almost nothing, while beta1 goes the other
+    way: torch's OneCycleLR with a step per epoch."""
+
+    rise: float = 0.1
+    start_factor: float = 1 / 25
+    end_factor: float = 1e-8  # of the rate at the start
+    betas: tuple[float, float] = (0.85, 0.95)
+
+    def values(self, epoch: float, n_epochs: int, initial_lr: float) -> dict[str, float]:
+        start, (low, high) = initial_lr * self.start_factor, self.betas
+        top = max(self.rise * n_epochs - 1, 0)
+        if epoch < top:
+            way = epoch / top
+            return {"lr": _cosine(start, initial_lr, way), "beta1": _cosine(high, low, way)}
+        way = (epoch - top) / max(n_epochs - 1 - top, 1)
+        return {"lr": _cosine(initial_lr, start * self.end_factor, way), "beta1": _cosine(low, high, way)}
+
+
+def _cosine(start: float, end: float, way: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * way)) / 2
+
+
+class Scheduler:
+    """Writes the values of a schedule into an optimizer; `step(epoch)` is all that nnU-Net calls."""
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule, initial_lr: float, n_epochs: int):
+        self.optimizer, self.schedule = optimizer, schedule
+        self.initial_lr, self.n_epochs = initial_lr, n_epochs
+
+    def step(self, epoch: float) -> None:
+        values = self.schedule.values(epoch, self.n_epochs, self.initial_lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = values["lr"]
+            if "beta1" in values:
+                group["betas"] = (values["beta1"], group["betas"][1])
