@@ -21,6 +21,12 @@ from nnunet_mamba.scan_order import ScanPath
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step sizes [1, sec. 3.6]
 
 
+def initial_dt_bias(*shape: int) -> Tensor:
+    """Biases whose softplus is a step size drawn log-uniformly from [DT_MIN, DT_MAX]."""
+    dt = torch.exp(torch.empty(shape).uniform_(math.log(DT_MIN), math.log(DT_MAX))).clamp(min=DT_FLOOR)
+    return dt + torch.log(-torch.expm1(-dt))
+
+
 def input_dependent_scan(
     u: Tensor,
     x_proj: Tensor,
@@ -66,9 +72,8 @@ class SelectiveSSM(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1, dtype=torch.float32).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-        dt = torch.exp(torch.empty(d_inner).uniform_(math.log(DT_MIN), math.log(DT_MAX))).clamp(min=DT_FLOOR)
         with torch.no_grad():
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(bias) = dt
+            self.dt_proj.bias.copy_(initial_dt_bias(d_inner))
 
     def scan(self, x: Tensor, z: Tensor, path: ScanPath, grid: tuple[int, ...]) -> Tensor:
         """x, gate z (b, l, E) -> (b, l, E), tokens in memory order throughout."""

@@ -26,7 +26,8 @@ class Baseline:
     options          arguments besides channels, classes and axes
     output_strides   voxels of the input per voxel of each of its outputs
     fixed_grid       its weights fit one size of input only
-    unused           modules that its forward pass never calls
+    unused           modules that its forward pass never calls; taken out, since DDP waits for the gradient of
+                     every parameter, and since not every release of MONAI has them
     since            the first release of MONAI that has it
     """
 
@@ -131,17 +132,22 @@ def create_baseline(
     if "img_size" in inspect.signature(build).parameters:
         options["img_size"] = padded
     network = build(spatial_dims=len(grid), in_channels=input_channels, out_channels=num_classes, **options)
-    for module_name, module in network.named_modules():
-        if module_name.rsplit(".", 1)[-1] in row.unused:
-            module.requires_grad_(False)  # DDP waits for the gradient of whatever requires one
+    _take_out(network, row.unused)
     return BaselineUNet(row, network, len(grid), deep_supervision, grid if row.fixed_grid else None)
+
+
+def _take_out(network: nn.Module, names: tuple[str, ...]) -> None:
+    for module in list(network.modules()):
+        for name in names:
+            if hasattr(module, name):
+                setattr(module, name, nn.Identity())
 
 
 def _refuse_single_voxel(row: Baseline, grid: Grid) -> None:
     if all(size <= row.multiple for size in grid):
         raise ValueError(
-            f"Patch {grid} is too small for {row.class_name}: reduced by {row.multiple} it is one voxel, of "
-            f"which there is no instance norm. Use a patch longer than {row.multiple} along some axis."
+            f"Patch {grid} is too small for {row.class_name}: reduced by {row.multiple} it is one voxel, too "
+            f"few for its norms. Use a patch longer than {row.multiple} along some axis."
         )
 
 

@@ -11,6 +11,16 @@ from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
 from nnunet_mamba.networks.unet import UNet
+from nnunet_mamba.networks.vss_unets import (
+    MambaUNet,
+    MambaUNetConfig,
+    SwinUMamba,
+    SwinUMambaConfig,
+    SwinUMambaD,
+    SwinUMambaDConfig,
+    VMUNet,
+    VMUNetConfig,
+)
 
 NO_SSM = "_nossm"
 
@@ -36,6 +46,7 @@ _MAMBA_UNI = MetaConfig(
     mixer_per="stage",
     init="zero_residual",
 )
+_SS2D = Mixer("vss", order="HW,WH,-HW,-WH", d_conv=3)
 FAMILY: dict[str, NetworkConfig] = {
     # nnU-Net's own PlainConvUNet: the control
     "nnunet": MetaConfig(),
@@ -59,10 +70,23 @@ FAMILY: dict[str, NetworkConfig] = {
     "mamba_uni": _MAMBA_UNI,
     "mamba_bi": _MAMBA_UNI.with_overrides(order="bi"),
     "mamba_multi": _MAMBA_UNI.with_overrides(order="DHW,-DHW,DWH,-DWH,HDW,-HDW,WDH,-WDH", d_state=64),
+    # Ruan and Xiang, VM-UNet, arXiv:2402.02491; Wang et al., Mamba-UNet, arXiv:2402.05079
+    "vm_unet": VMUNetConfig(_SS2D),
+    "mamba_unet": MambaUNetConfig(_SS2D),
+    # Liu et al., Swin-UMamba, arXiv:2402.03302, and its variant with a dagger
+    "swin_umamba": SwinUMambaConfig(_SS2D),
+    "swin_umamba_d": SwinUMambaDConfig(_SS2D),
     # Xing et al., SegMamba, arXiv:2401.13560, code of June 2025
     "segmamba": SegMambaConfig(mixer=Mixer(order="DHW,-DHW,interleave{n_slices}")),
 }
-CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {MetaConfig: MetaUNet, SegMambaConfig: SegMamba}
+CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
+    MetaConfig: MetaUNet,
+    VMUNetConfig: VMUNet,
+    MambaUNetConfig: MambaUNet,
+    SwinUMambaConfig: SwinUMamba,
+    SwinUMambaDConfig: SwinUMambaD,
+    SegMambaConfig: SegMamba,
+}
 
 
 def list_networks() -> list[str]:

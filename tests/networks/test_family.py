@@ -11,12 +11,13 @@ from torch import nn
 from nnunet_mamba import create_network, list_networks, networks
 from nnunet_mamba.blocks.mamba import SelectiveSSM
 from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.family import FAMILY
 
 NETWORKS = list_networks()
 META = [name for name in NETWORKS if isinstance(FAMILY[name.removesuffix("_nossm")], MetaConfig)]
-MIXERS = (MambaMixer, ChannelMixer, MambaTransMixer)
+MIXERS = (MambaMixer, ChannelMixer, MambaTransMixer, VSSBlock)
 WITH_MIXER = [name for name in NETWORKS if f"{name}_nossm" in NETWORKS]
 ABDOMEN_CT = {  # nnU-Net's plan for 40x224x192 abdominal CT
     "input_channels": 1,
@@ -212,6 +213,18 @@ def test_parameters_of_other_published_plans(name, patch, changes, parameters):
     [  # at their papers' sizes, counted in their code
         ("segmamba", 1, 13, {}, 67_363_213),
         ("segmamba", 4, 4, {}, 67_416_196),
+        ("vm_unet", 3, 1, {}, 27_427_561),
+        ("vm_unet", 3, 9, {}, 27_427_761),
+        ("vm_unet", 3, 1, {"depths_decoder": [2, 2, 2, 2]}, 27_532_969),
+        ("vm_unet", 3, 1, {"depths": [2, 2, 3, 2], "depths_decoder": [2, 3, 2, 2]}, 29_924_521),
+        ("vm_unet", 3, 1, {"depths": [2, 2, 9, 2], "depths_decoder": [2, 9, 2, 2]}, 44_273_833),
+        ("mamba_unet", 1, 4, {}, 19_121_664),
+        ("mamba_unet", 3, 9, {}, 19_122_144),
+        ("mamba_unet", 3, 4, {"depths": [2, 2, 9, 2]}, 35_862_528),
+        ("swin_umamba", 1, 14, {}, 59_889_368),
+        ("swin_umamba", 3, 8, {}, 59_890_688),
+        ("swin_umamba_d", 1, 14, {}, 27_497_720),
+        ("swin_umamba_d", 3, 3, {}, 27_492_300),
     ],
 )
 def test_parameters_of_networks_with_a_topology_of_their_own(name, channels, classes, options, parameters):

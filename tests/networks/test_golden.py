@@ -1,9 +1,10 @@
 """Our networks against outputs and gradients of the papers' own code.
 
 The golden files hold inputs, outputs (in float64 where they say so) and gradient norms of U-Mamba (revision
-28459e3), Taming Mambas (revision 0f1881a) and SegMamba (revision cff3597) under weights that follow from the
-parameters' names alone (`fill`); "strong" weights make the outputs depend on the scan. Those too large for this repository are read
-from `../shared/golden` where it is there.
+28459e3), Taming Mambas (0f1881a), SegMamba (cff3597), VM-UNet (43c495b), Mamba-UNet (dfe92ba) and Swin-UMamba
+(2c1f72e) under weights that follow from the parameters' names alone (`fill`); "strong" weights make the
+outputs depend on the scan. Files too large for this repository are read from `../shared/golden` where it is
+there.
 """
 
 import json
@@ -38,9 +39,9 @@ def fill(name: str, shape: list[int], strong: bool = False) -> torch.Tensor:
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     noise = torch.randn(shape, generator=generator)
     leaf = name.rsplit(".", 1)[-1]
-    if leaf in ("A_log", "A_b_log", "A_s_log"):
+    if leaf in ("A_log", "A_b_log", "A_s_log", "A_logs"):
         return torch.arange(1, shape[1] + 1, dtype=torch.float64).log().float().repeat(shape[0], 1)
-    if leaf in ("D", "D_b", "D_s") or (leaf == "weight" and len(shape) == 1):
+    if leaf in ("D", "D_b", "D_s", "Ds") or (leaf == "weight" and len(shape) == 1):
         return 1 + 0.05 * noise
     if strong and leaf == "weight":
         return noise * math.sqrt(2 / (noise.numel() / shape[0]))
@@ -215,3 +216,48 @@ def test_segmamba_equals_its_code_in_float64():
         output = network.double()(torch.from_numpy(arrays["input"]).double())
     truth = torch.from_numpy(arrays["out0_f64"])
     assert (output - truth).abs().max() / truth.abs().max() < 1e-12
+
+
+VSS = {  # our name, and the source's
+    "vmunet": ("vm_unet", "vm_unet"),
+    "mambaunet": ("mamba_unet", "mamba_unet"),
+    "swinumamba": ("swin_umamba", "swin_umamba"),
+    "swinumamba_d": ("swin_umamba_d", "swin_umamba"),
+}
+
+
+@pytest.mark.parametrize("strong", ["", "_strong"])
+@pytest.mark.parametrize("file", VSS)
+def test_vss_unets_equal_their_code(file, strong):
+    """Outputs and gradients in float64 against theirs in float32."""
+    arrays, (name, source) = golden_arrays(file + strong), VSS[file]
+    shapes, theirs = (json.loads(str(arrays[key])) for key in ("state_dict_shapes", "grad_l2_norms"))
+    truths = [
+        torch.from_numpy(arrays[key]).double() for key in sorted(arrays.files) if key.startswith("output")
+    ]
+    widths = [16, 32, 64, 128]
+    network = create_network(
+        name,
+        input_channels=3 if name == "vm_unet" else 1,
+        num_classes=truths[0].shape[1],
+        features_per_stage=[8, *widths] if name == "swin_umamba" else widths,
+        deep_supervision=True,
+    ).eval()
+    state_dict = {
+        key: fill(key, shape) * (10 if strong and key.endswith(("x_proj_weight", "dt_projs_weight")) else 1)
+        for key, shape in shapes.items()
+    }
+    network.load_state_dict(convert_state_dict(state_dict, source))
+    assert sum(p.numel() for p in network.parameters()) == arrays["n_params"]
+    outputs = network.double()(torch.from_numpy(arrays["input"]).double())
+    for output, truth in zip(outputs, truths, strict=True):
+        assert (output - truth).abs().max() / truth.abs().max() < 1e-5
+    sum(
+        (output * torch.randn(output.shape, generator=torch.Generator().manual_seed(4321 + i))).sum()
+        for i, output in enumerate(outputs)
+    ).backward()
+    names = convert_state_dict({key: key for key in shapes}, source)
+    largest = max(theirs.values())
+    for key, parameter in network.named_parameters():
+        if theirs[names[key]] > 1e-3 * largest:
+            assert parameter.grad.norm().item() == pytest.approx(theirs[names[key]], rel=2e-3), key
