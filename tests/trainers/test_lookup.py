@@ -31,7 +31,15 @@ def found(result: subprocess.CompletedProcess) -> list[list[str]]:
     return [line.split()[1:] for line in result.stdout.splitlines() if line.startswith("FOUND")]
 
 
-NAMES = ("nnUNetTrainerMMUNet", "nnUNetTrainerUMambaBotNoSSM_100epochs", "nnUNetTrainerMMUNet_demo")
+NAMES = (
+    "nnUNetTrainerMMUNet",
+    "nnUNetTrainerUMambaBotNoSSM_100epochs",
+    "nnUNetTrainerMMUNet_demo",
+    "nnUNetTrainerMMUNet_B9_250epochs",
+    "nnUNetTrainerVMUNetPaper",
+    "nnUNetTrainerSegMamba_NoDecaySSM",
+    "nnUNetTrainerMedNeXtL",
+)
 
 
 def test_found_through_the_variable(unregistered):
