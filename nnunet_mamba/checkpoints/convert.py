@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nnunet_mamba.checkpoints.meta_sources import convert_taming_mambas, convert_umamba
 from nnunet_mamba.checkpoints.unetr_sources import convert_segmamba
+from nnunet_mamba.checkpoints.vmamba import convert_vmamba
 from nnunet_mamba.checkpoints.vss_sources import convert_mamba_unet, convert_swin_umamba, convert_vm_unet
 from nnunet_mamba.networks.unet import is_alias
 
@@ -21,6 +22,7 @@ CONVERTERS: dict[str, tuple[str, Converter]] = {
     "vm_unet": (r"(vmunet\.)?final_up\.", convert_vm_unet),
     "mamba_unet": (r"(mamba_unet\.)?concat_back_dim\.", convert_mamba_unet),
     "swin_umamba": (r"vssm_encoder\.", convert_swin_umamba),
+    "vmamba": (r"(layers\.0\.blocks\.0|patch_embed)\.", convert_vmamba),
     "segmamba": (r"vit\.gscs\.0\.proj\.weight", convert_segmamba),
     "taming_mambas": (r"encoder\.mamba_layers\.0\..*norm1\.weight", convert_taming_mambas),
 }
@@ -35,7 +37,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
             to one weight.
         source: whose code: "umamba" (Bot and Enc, code since March 2024), "taming_mambas" (the networks that
             its code calls SegMamba, PanSegMamba and MultiSegMamba: our mamba_uni, mamba_bi, mamba_multi),
-            "vm_unet", "mamba_unet", "swin_umamba" (both variants), "segmamba" (of ge-xing).
+            "vm_unet", "mamba_unet", "swin_umamba" (both variants), "segmamba" (of ge-xing), "vmamba"
+            (ImageNet weights, which fill a part of the network that `name` says).
         config: arguments of `create_network`, for sources whose keys do not tell the sizes.
 
     Raises ValueError if the source is unknown, or the keys are not that source's.

@@ -40,7 +40,7 @@ def plan(n_stages=3, ndim=3, channels=1, classes=3, **changes):
     }
 
 
-VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 2, 1]}
+VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 2, 1], "drop_path": 0.0}
 FIXED = {  # small sizes of the networks whose topology is their own, and a grid that they must pad
     "segmamba": ({"features_per_stage": [4, 4, 8, 8], "depths": [1, 1, 1, 2], "d_state": 4}, (24, 16, 19)),
     "vm_unet": (VSS, (40, 56)),
