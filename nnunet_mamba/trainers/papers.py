@@ -101,7 +101,8 @@ class nnUNetTrainerMambaUNetPaper(family.nnUNetTrainerMambaUNet):
 
 class nnUNetTrainerSwinUMambaPaper(family.nnUNetTrainerSwinUMamba):
     """AdamW from 1e-4 (weight decay 5e-2, eps 1e-5), a cosine over all epochs to 1e-6; the encoder but for
-    its patch embedding is held still for the first 10 epochs [1], which makes sense with pretrained weights.
+    stem and patch embedding is held still for the first 10 epochs [1], which makes sense with pretrained
+    weights.
 
     The authors plan 1000 epochs and test after 100 to 350. They hold the encoder with requires_grad=False and
     look for unused parameters; here its gradients are dropped, which DDP needs no option for.

@@ -18,6 +18,7 @@ from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, d
 from nnunet_mamba.trainers.recipes import NNUNET, Recipe
 from nnunet_mamba.trainers.schedules import Scheduler
 
+READS_IMAGE = ("stem", "patch_embed")
 NEARLY_ZERO = 1e-6  # nnU-Net's own stand-in for a weight of 0 that lets the head have its gradient
 
 
@@ -155,9 +156,9 @@ def with_batch_size(plans: dict, configuration: str, batch_size: int) -> dict:
 
 
 def encoder_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Those of `network.encoder`, except of its patch embedding, which no pretrained weights may fit."""
+    """Those of `network.encoder`, except those that read the image: they are never pretrained."""
     named = network.get_submodule("encoder").named_parameters()
-    return [parameter for name, parameter in named if "patch_embed" not in name]
+    return [p for name, p in named if not any(part in name.split(".") for part in READS_IMAGE)]
 
 
 def deep_supervision_weights(n_scales: int, *, drop_coarsest: bool) -> tuple[float, ...]:

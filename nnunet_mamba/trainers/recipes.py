@@ -27,7 +27,7 @@ class Recipe:
     per_iteration           set the rate before every iteration, not only at the start of an epoch
     loss                    makes a loss (logits, target) -> scalar in place of nnU-Net's; labels only
     batch_size              in place of the plans'
-    frozen_encoder_epochs   epochs during which the encoder is not trained, except its patch embedding
+    frozen_encoder_epochs   epochs during which the encoder is not trained, except what reads the image
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -56,3 +56,17 @@ def test_ddp_trains_with_a_held_part_and_no_option(tmp_path):
             assert torch.equal(bare[0].weight, before) == (epoch < 2)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_letting_go_compiles_nothing_anew():
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    bare, epoch = network(), 0
+    optimizer, counter = adamw(bare), CompileCounterWithBackend("aot_eager")
+    hold_still(bare[0].parameters(), optimizer, lambda: epoch < 2)
+    compiled = torch.compile(bare, backend=counter)
+    before = bare[0].weight.clone()
+    for epoch in range(4):
+        step(compiled, optimizer)
+        assert torch.equal(bare[0].weight, before) == (epoch < 2)
+    assert counter.frame_count == 1

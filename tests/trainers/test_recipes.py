@@ -8,6 +8,7 @@ from nnunet_mamba import trainers
 from nnunet_mamba.networks.family import FAMILY
 from nnunet_mamba.trainers import recipes
 from nnunet_mamba.trainers.base import SSM_STATE, MambaTrainer
+from nnunet_mamba.trainers.family import FIXED
 from nnunet_mamba.trainers.papers import PAPERS
 
 
@@ -164,7 +165,6 @@ def test_a_run_resumed_in_the_middle_has_the_rate_of_an_unbroken_one(initialised
 # every trainer
 
 
-FIXED = ("vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d", "segmamba")
 SINGLE = ("nnUNetTrainerVMUNetPaper", "nnUNetTrainerMambaUNetPaper", "nnUNetTrainerSegMamba")
 
 
@@ -180,17 +180,11 @@ def test_plan_sized_trainers_take_a_step(initialised, make_batch, name):
     assert torch.isfinite(torch.as_tensor(trainer.train_step(make_batch(trainer))["loss"]))
 
 
-def needs(network_name: str) -> None:
-    if network_name not in FAMILY:
-        pytest.skip(f"{network_name} is not in this version")
-
-
 @pytest.mark.parametrize("name", SINGLE)
 def test_networks_of_one_output_train_without_deep_supervision(
     initialised, make_plans, make_single_batch, name
 ):
     trainer_class = getattr(trainers, name)
-    needs(trainer_class.network_name)
     ndim = FAMILY[trainer_class.network_name].ndim
     small = type(name, (trainer_class,), {"recipe": recipes.replace(trainer_class.recipe, batch_size=1)})
     plans = make_plans(patch=(40, 33, 24)[:ndim])
@@ -205,30 +199,31 @@ def test_networks_of_one_output_train_without_deep_supervision(
 
 
 @pytest.mark.parametrize(
-    ("name", "strides"), [("SwinUMambaPaper", (1, 2, 4, 8)), ("SwinUMambaDPaper", (1, 4, 8, 16))]
+    ("name", "strides", "n_held"),
+    [
+        ("SwinUMambaPaper", (1, 2, 4, 8), 22_136_736 - 18_720),  # the authors' encoder - patch embedding
+        ("SwinUMambaDPaper", (1, 4, 8, 16), 22_119_840 - 1_824),
+    ],
 )
-def test_swin_umamba_supervises_its_own_scales(initialised, make_plans, make_batch, name, strides):
-    trainer_class = getattr(trainers, f"nnUNetTrainer{name}")
-    needs(trainer_class.network_name)
-    trainer = initialised(trainer_class, make_plans(patch=(40, 33)), "2d")
-    assert trainer._get_deep_supervision_scales() == [[1 / s, 1 / s] for s in strides]
-    batch = make_batch(trainer)
-    held = {n for n, _ in trainer.network.encoder.named_parameters() if "patch_embed" not in n}
-    before = {n: p.clone() for n, p in trainer.network.encoder.named_parameters()}
-    trainer.train_step(batch)
-    after = dict(trainer.network.encoder.named_parameters())
-    assert {n for n in before if torch.equal(before[n], after[n])} == held
-
-
-@pytest.mark.parametrize("network_name", FIXED)
-def test_a_configuration_of_the_wrong_dimension_is_an_error_that_names_the_right_one(
-    make_trainer, network_name
+def test_swin_umamba_supervises_its_own_scales_and_holds_its_encoder(
+    initialised, make_plans, make_batch, name, strides, n_held
 ):
-    needs(network_name)
-    (trainer_class,) = [t for t in trainers.FIXED if t.network_name == network_name]
-    ndim = FAMILY[network_name].ndim
+    trainer = initialised(getattr(trainers, f"nnUNetTrainer{name}"), make_plans(patch=(40, 33)), "2d")
+    assert trainer._get_deep_supervision_scales() == [[1 / s, 1 / s] for s in strides]
+    before = {n: p.clone() for n, p in trainer.network.named_parameters()}
+    trainer.train_step(make_batch(trainer))
+    after = dict(trainer.network.named_parameters())
+    held = [n for n in before if torch.equal(before[n], after[n])]
+    assert sum(before[n].numel() for n in held) == n_held
+    assert all(n.startswith("encoder.") for n in held)
+
+
+@pytest.mark.parametrize("trainer_class", FIXED, ids=lambda t: t.network_name)
+def test_a_configuration_of_the_wrong_dimension_is_an_error_that_names_the_right_one(
+    make_trainer, trainer_class
+):
+    ndim = FAMILY[trainer_class.network_name].ndim
     trainer = make_trainer(trainer_class, configuration="3d_fullres" if ndim == 2 else "2d")
-    with pytest.raises(
-        ValueError, match=f"works in {ndim}D.* configuration {'2d' if ndim == 2 else '3d_full'}"
-    ):
+    right = "2d" if ndim == 2 else "3d_fullres"
+    with pytest.raises(ValueError, match=f"works in {ndim}D.* configuration {right}"):
         trainer.initialize()
