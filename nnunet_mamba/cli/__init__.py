@@ -5,7 +5,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-VERBS = ("quickstart", "doctor", "register", "networks")  # modules of this package; some offer several verbs
+VERBS = (
+    "quickstart",
+    "doctor",
+    "register",
+    "networks",
+    "import_checkpoint",
+)  # modules of this package; some offer several verbs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,14 +29,12 @@ def networks(args: argparse.Namespace) -> int:
     if args.plans is None:
         print("\n".join(list_networks()))
         return 0
-    from nnunet_mamba.plans import network_kwargs
-
     plans = _read(args.plans)
-    sizes = network_kwargs(_configuration(plans, args.configuration))
+    configuration = _configuration(plans, args.configuration)
     channels, classes = _ends(args, plans)
     print(f"{args.configuration} of {args.plans.name}, {channels} -> {classes} channels; parameters:")
     for name in list_networks():
-        print(f"{name:20s} {_size(name, sizes, channels, classes)}")
+        print(f"{name:20s} {_size(name, configuration, channels, classes)}")
     return 0
 
 
@@ -81,12 +79,14 @@ def _configuration(plans: dict, name: str) -> Any:
     return PlansManager(plans).get_configuration(name)
 
 
-def _size(name: str, sizes: dict[str, Any], channels: int, classes: int) -> str:
+def _size(name: str, configuration: Any, channels: int, classes: int) -> str:
     """The number of parameters, or why this network cannot be built on the plan."""
     import torch
 
     from nnunet_mamba import create_network
+    from nnunet_mamba.plans import network_sizes
 
+    sizes = network_sizes(name, configuration)
     try:
         with torch.device("meta"):  # shapes only: no memory, no time
             network = create_network(name, input_channels=channels, num_classes=classes, **sizes)

@@ -94,6 +94,14 @@ def list_networks() -> list[str]:
     return [*FAMILY, *(f"{name}{NO_SSM}" for name, config in FAMILY.items() if config.mixer)]
 
 
+def row_of(name: str) -> NetworkConfig:
+    """The row of a network, or that of its twin without SSM. ValueError for unknown names."""
+    if name not in list_networks():
+        raise ValueError(f"Unknown network {name!r}; choose one of {', '.join(list_networks())}.")
+    base = name.removesuffix(NO_SSM)
+    return FAMILY[base] if base == name else FAMILY[base].without_ssm()
+
+
 def create_network(
     name: str,
     *,
@@ -124,10 +132,7 @@ def create_network(
 
     Raises ValueError for unknown names and overrides, and for sizes that do not go together.
     """
-    if name not in list_networks():
-        raise ValueError(f"Unknown network {name!r}; choose one of {', '.join(list_networks())}.")
-    base = name.removesuffix(NO_SSM)
-    config = FAMILY[base] if base == name else FAMILY[base].without_ssm()
+    config = row_of(name)
     sizes = Sizes(
         input_channels,
         num_classes,

@@ -4,7 +4,7 @@ A plan is nnU-Net's own JSON of a dataset (spacing, patch, batch, topology per c
 writes into the plans it is given.
 """
 
-from nnunet_mamba.plans.architecture import network_kwargs
+from nnunet_mamba.plans.architecture import network_kwargs, network_sizes
 from nnunet_mamba.plans.budget import load_template, shrink_plans
 
-__all__ = ["load_template", "network_kwargs", "shrink_plans"]
+__all__ = ["load_template", "network_kwargs", "network_sizes", "shrink_plans"]

@@ -8,6 +8,9 @@ nnU-Net's defaults is refused, since the request would be dropped without a word
 from collections.abc import Mapping
 from typing import Any
 
+from nnunet_mamba.networks.config import FixedConfig
+from nnunet_mamba.networks.family import row_of
+
 NEEDED = ("features_per_stage", "strides", "kernel_sizes", "n_conv_per_stage_decoder")
 ENCODER_DEPTHS = ("n_conv_per_stage", "n_blocks_per_stage")  # PlainConvUNet, ResidualEncoderUNet
 DEFAULT_OPERATORS: Mapping[str, tuple[Any, ...]] = {
@@ -33,6 +36,13 @@ def network_kwargs(configuration_manager: Any) -> dict[str, Any]:
     sizes = {key: _frozen(architecture[key]) for key in (*NEEDED, depths)}
     _require_one_per_stage(sizes)
     return {**sizes, "patch_size": _frozen(configuration_manager.patch_size)}
+
+
+def network_sizes(network_name: str, configuration_manager: Any) -> dict[str, Any]:
+    """`network_kwargs`, or the patch alone for networks whose topology and features are their own."""
+    if isinstance(row_of(network_name), FixedConfig):
+        return {"patch_size": _frozen(configuration_manager.patch_size)}
+    return network_kwargs(configuration_manager)
 
 
 def _frozen(value: Any) -> Any:

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from nnunet_mamba.networks.config import FixedConfig
-from nnunet_mamba.networks.family import FAMILY, NO_SSM, create_network
+from nnunet_mamba.networks.family import create_network, row_of
 from nnunet_mamba.ops.backends import choose_backend
-from nnunet_mamba.plans import network_kwargs
+from nnunet_mamba.plans import network_sizes
 from nnunet_mamba.trainers.non_finite import bare_network
+from nnunet_mamba.trainers.pretrained import start_from_vmamba
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 
 SSM_STATE = ("A_log", "A_logs", "D", "Ds")  # what Mamba's authors spare from weight decay
@@ -45,14 +46,14 @@ class MambaTrainer(RecipeTrainer):
             input_channels=num_input_channels,
             num_classes=num_output_channels,
             deep_supervision=enable_deep_supervision,
-            **sizes_from_plans(cls.network_name, configuration_manager),
+            **network_sizes(cls.network_name, configuration_manager),
             **cls.overrides,
         )
 
     @classmethod
     def own_output_strides(cls) -> tuple[int, ...] | None:
-        config = fixed_config(cls.network_name)
-        return None if config is None else config.output_strides
+        config = row_of(cls.network_name)
+        return config.output_strides if isinstance(config, FixedConfig) else None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         if not self.no_decay_ssm:
@@ -64,18 +65,8 @@ class MambaTrainer(RecipeTrainer):
 
     def on_train_start(self) -> None:
         backend = choose_backend(None, self.device.type)  # one asked for in vain ends the run here
+        message = self.current_epoch == 0 and start_from_vmamba(bare_network(self.network), self.network_name)
         super().on_train_start()
         self.print_to_log_file(f"Selective scan on {self.device.type}: backend {backend}")
-
-
-def fixed_config(network_name: str) -> FixedConfig | None:
-    """The row of a network whose topology is its own; None if it takes the plans'."""
-    config = FAMILY.get(network_name.removesuffix(NO_SSM))
-    return config if isinstance(config, FixedConfig) else None
-
-
-def sizes_from_plans(network_name: str, configuration_manager: Any) -> dict[str, Any]:
-    """What `create_network` is told of the plans: the patch alone where the topology is the network's own."""
-    if fixed_config(network_name) is None:
-        return network_kwargs(configuration_manager)
-    return {"patch_size": tuple(int(size) for size in configuration_manager.patch_size)}
+        if message:
+            self.print_to_log_file(message)

@@ -19,7 +19,8 @@ def plans_file(tmp_path, make_plans, make_dataset_json):
 
 def counts(text: str) -> dict[str, int]:
     """Network name -> number of parameters, from the printed table."""
-    return {line.split()[0]: int(line.split()[1].replace(",", "")) for line in text.splitlines()[1:]}
+    words = [line.split() for line in text.splitlines()[1:]]
+    return {name: int(number.replace(",", "")) for name, number, *rest in words if not rest}
 
 
 def test_without_a_plan_it_prints_the_names(capsys):
@@ -37,6 +38,7 @@ def test_with_a_plan_it_counts_parameters(capsys, plans_file, configuration):
     printed = counts(capsys.readouterr().out)
     assert printed["mm_unet"] == sum(p.numel() for p in network.parameters())
     assert printed["mm_unet_nossm"] < printed["mm_unet"]
+    assert ("vm_unet" in printed, "segmamba" in printed) == (configuration == "2d", configuration != "2d")
 
 
 def test_channels_and_classes_can_be_given(capsys, plans_file):

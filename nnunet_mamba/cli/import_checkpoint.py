@@ -1,0 +1,43 @@
+"""nnunet-mamba import-checkpoint: what other repositories trained, for our trainers."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "import-checkpoint",
+        help="turn a fork's trained folder, or a paper's weights, into ones for our trainers",
+        description=(
+            "A trained folder (TRAINER__PLANS__CONFIGURATION) of U-Mamba's, Taming Mambas' or Swin-UMamba's "
+            "fork becomes one for nnUNetv2_predict; a file of weights of VM-UNet, Mamba-UNet, Swin-UMamba or "
+            "SegMamba becomes one for nnUNetv2_train -pretrained_weights. No code in the files is run."
+        ),
+    )
+    p.add_argument("path", type=Path, help="the trained folder, or the file of weights")
+    p.add_argument("--out", type=Path, help="what to write (default for folders: beside, under our trainer)")
+    p.add_argument("--source", help="for a file, whose code: vm_unet, mamba_unet, swin_umamba or segmamba")
+    p.add_argument(
+        "--weights", default="auto", metavar="ENTRY", help="for a file, which of its weights, as model_ema"
+    )
+    p.add_argument("--channels", type=int, help="for a file, input channels (1 where one was repeated to 3)")
+    p.set_defaults(run=import_checkpoint)
+
+
+def import_checkpoint(args: argparse.Namespace) -> int:
+    from nnunet_mamba.foreign import import_folder, import_weights
+
+    if args.path.is_dir():
+        print(f"{import_folder(args.path, args.out)} is ready for nnUNetv2_predict_from_modelfolder.")
+        return 0
+    if args.source is None or args.out is None:
+        raise ValueError("A file of weights needs --source (whose code it is) and --out (the file to write).")
+    name, arguments = import_weights(
+        args.path, args.source, args.out, entry=args.weights, channels=args.channels
+    )
+    print(f"{args.out} holds {name} with {', '.join(f'{key}={value}' for key, value in arguments.items())}.")
+    print(
+        "Begin training from it with nnUNetv2_train ... -pretrained_weights, if the sizes are the trainer's."
+    )
+    return 0

@@ -1,0 +1,31 @@
+"""VMamba's ImageNet weights at the start of training, where the user names their file."""
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from nnunet_mamba.checkpoints.restricted import load_restricted
+from nnunet_mamba.checkpoints.vmamba import NETWORKS, load_vmamba
+
+VARIABLE = "NNUNET_MAMBA_VMAMBA"
+
+
+def start_from_vmamba(network: nn.Module, network_name: str) -> str | None:
+    """Fill the network with the weights of the file that VARIABLE names; what there is to say in the log.
+
+    None for networks that VMamba's weights are not for. Without the variable the network stays as it is.
+    Raises ValueError, before any training, for a file that is missing, of another version or unfit.
+    """
+    if network_name not in NETWORKS:
+        return None
+    path = os.environ.get(VARIABLE)
+    if not path:
+        return (
+            f"Training {network_name} from scratch. Its paper starts from VMamba's ImageNet weights: set "
+            f"{VARIABLE} to the file vssmtiny_dp01_ckpt_epoch_292.pth (or the small one) to do so."
+        )
+    content = load_restricted(Path(path).expanduser())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected VMamba's checkpoint.")
+    return f"{load_vmamba(network, content.get('model', content), network_name)} From {path}."
