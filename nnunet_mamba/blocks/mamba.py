@@ -34,14 +34,14 @@ def input_dependent_scan(
     dt_bias: Tensor,
     A_log: Tensor,
     D: Tensor,
-    path: ScanPath,
-    grid: tuple[int, ...],
+    rows: Tensor | None,
+    reverse: bool,
     z: Tensor | None = None,
 ) -> Tensor:
-    """The scan whose delta, B and C are linear in its input u [1, alg. 2], along one walk over the grid.
+    """The scan whose delta, B and C are linear in its input u [1, alg. 2], along one walk.
 
     Shapes: u, gate z and the result (b, l, E), tokens in memory order; x_proj (r + 2n, E), dt_proj (E, r),
-    dt_bias and D (E,), A_log (E, n).
+    dt_bias and D (E,), A_log (E, n); rows (l,), as `ScanPath.rows` gives it.
     """
     d_state = A_log.shape[1]
     dt, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], d_state, d_state], dim=-1)
@@ -55,8 +55,8 @@ def input_dependent_scan(
         None if z is None else z.transpose(1, 2),
         dt_bias,
         delta_softplus=True,
-        reverse=path.backwards,
-        rows=path.rows(grid, u.device),
+        reverse=reverse,
+        rows=rows,
     )
     return y.transpose(1, 2)
 
@@ -80,13 +80,14 @@ class SelectiveSSM(nn.Module):
         shape = x.shape
         sequences = (shape[0] * path.n_sequences(grid), -1, shape[2])
         x, z = x.reshape(sequences), z.reshape(sequences)
+        rows = path.rows(grid, x.device)
         u = causal_conv1d(
             x.transpose(1, 2),
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
             "silu",
             reverse=path.backwards,
-            rows=path.rows(grid, x.device),
+            rows=rows,
         )  # (b, E, l)
         y = input_dependent_scan(
             u.transpose(1, 2),
@@ -95,8 +96,8 @@ class SelectiveSSM(nn.Module):
             self.dt_proj.bias,
             self.A_log,
             self.D,
-            path,
-            grid,
+            rows,
+            path.backwards,
             z,
         )
         return y.reshape(shape)

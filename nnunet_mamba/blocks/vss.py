@@ -61,8 +61,8 @@ class SS2D(nn.Module):
                 self.dt_projs_bias[k],
                 A_logs[k],
                 Ds[k],
-                path,
-                grid,
+                path.rows(grid, u.device),
+                path.backwards,
             )
             for k, path in enumerate(self.paths)
         ]

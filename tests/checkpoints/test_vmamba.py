@@ -1,23 +1,19 @@
 """VMamba's weights: which tensors go where, by the shapes that its files have."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from golden_files import golden_path
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
 from nnunet_mamba.checkpoints.vmamba import load_vmamba
 
-KEYS = Path(__file__).parents[3] / "shared" / "golden" / "vmamba_v0_keys.json"
-
 
 def vmamba(size="tiny"):
     """A state dict of the published file's keys and shapes, each tensor filled with a number of its own."""
-    if not KEYS.is_file():
-        pytest.skip("the list of VMamba's keys is in ../shared/golden, which is not here")
-    shapes = json.loads(KEYS.read_text())[size]
+    shapes = json.loads(golden_path("vmamba_v0_keys.json").read_text())[size]
     return {key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(shapes.items())}
 
 

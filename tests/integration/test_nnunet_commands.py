@@ -110,7 +110,8 @@ class Workspace:
     def predict(self, configuration: str, name: str, *arguments: object, **environment: str) -> Path:
         """Predict the unseen cases with fold 0 into a new folder of this name."""
         out = self.root / "predictions" / name
-        what = ["-d", 999, "-c", configuration, "-tr", TRAINER, "-f", 0, *arguments]
+        what = ["-d", 999, "-c", configuration, "-f", 0, *arguments]
+        what += [] if "-tr" in arguments else ["-tr", TRAINER]
         cheaply = ["-device", "cpu", "-npp", 0, "-nps", 0, "--disable_tta"]
         self.run("nnUNetv2_predict", "-i", self.unseen, "-o", out, *what, *cheaply, **environment)
         return out
@@ -203,6 +204,24 @@ def test_the_second_stage_of_the_cascade_trains_validates_and_predicts(workspace
     first_stage = workspace.predict("3d_lowres", "first_stage")
     second = workspace.predict("3d_cascade_fullres", "cascade", "-prev_stage_predictions", first_stage)
     assert_label_maps_of_the_unseen_cases(second)
+
+
+PLANNED = ("UMambaBot", "UMambaEnc", "MambaUni", "MambaBi", "MambaMulti", "MMUNet_B8", "MMUNet_SSMAll")
+EVERY_NETWORK = [
+    *((f"nnUNetTrainer{name}_demo", "3d_fullres") for name in (*PLANNED, "MambaBiNoSSM")),
+    *((f"nnUNetTrainer{name}_demo", "2d") for name in ("UMambaBot", "UMambaEnc", "MambaUni", "MambaBi")),
+    *((f"nnUNetTrainer{name}", "2d") for name in ("VMUNet", "MambaUNet", "SwinUMamba", "SwinUMambaD")),
+    ("nnUNetTrainerVMUNetPaper", "2d"),
+    ("nnUNetTrainerSegMamba", "3d_fullres"),
+]
+
+
+@plain_labels
+@pytest.mark.parametrize(("trainer", "configuration"), EVERY_NETWORK)
+def test_every_network_trains_and_predicts(workspace, trainer, configuration):
+    assert_trained_and_validated(workspace.train(configuration, trainer=trainer))
+    out = workspace.predict(configuration, f"{trainer}_{configuration}", "-tr", trainer)
+    assert_label_maps_of_the_unseen_cases(out)
 
 
 @plain_labels

@@ -3,49 +3,23 @@
 The golden files hold inputs, outputs (in float64 where they say so) and gradient norms of U-Mamba (revision
 28459e3), Taming Mambas (0f1881a), SegMamba (cff3597), VM-UNet (43c495b), Mamba-UNet (dfe92ba) and Swin-UMamba
 (2c1f72e) under weights that follow from the parameters' names alone (`fill`); "strong" weights make the
-outputs depend on the scan. Files too large for this repository are read from `../shared/golden` where it is
-there.
+outputs depend on the scan.
 """
 
 import json
-import math
-import zlib
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from golden_files import fill, fill_vss, golden_arrays
 
 from nnunet_mamba import create_network
 from nnunet_mamba.blocks.mixers import MIXERS
 from nnunet_mamba.checkpoints import convert_state_dict
 
-FOLDERS = [Path(__file__).parents[1] / "golden", Path(__file__).parents[3] / "shared" / "golden"]
 UMAMBA = [
     f"umamba_{kind}" for kind in ("bot_2d", "bot_3d", "bot_3d_strong", "enc_2d", "enc_3d", "enc_3d_strong")
 ]
 TAMING = ["taming_uni_3d", "taming_bi_3d", "taming_multi_3d"]
-
-
-def golden_arrays(name: str):
-    paths = [folder / f"{name}.npz" for folder in FOLDERS if (folder / f"{name}.npz").is_file()]
-    if not paths:
-        pytest.skip(f"{name}.npz is not in this repository, nor in ../shared/golden")
-    return np.load(paths[0])
-
-
-def fill(name: str, shape: list[int], strong: bool = False) -> torch.Tensor:
-    """The value that the golden files' rule gives a parameter."""
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    noise = torch.randn(shape, generator=generator)
-    leaf = name.rsplit(".", 1)[-1]
-    if leaf in ("A_log", "A_b_log", "A_s_log", "A_logs"):
-        return torch.arange(1, shape[1] + 1, dtype=torch.float64).log().float().repeat(shape[0], 1)
-    if leaf in ("D", "D_b", "D_s", "Ds") or (leaf == "weight" and len(shape) == 1):
-        return 1 + 0.05 * noise
-    if strong and leaf == "weight":
-        return noise * math.sqrt(2 / (noise.numel() / shape[0]))
-    return 0.05 * noise
 
 
 class Golden:
@@ -243,10 +217,7 @@ def test_vss_unets_equal_their_code(file, strong):
         features_per_stage=[8, *widths] if name == "swin_umamba" else widths,
         deep_supervision=True,
     ).eval()
-    state_dict = {
-        key: fill(key, shape) * (10 if strong and key.endswith(("x_proj_weight", "dt_projs_weight")) else 1)
-        for key, shape in shapes.items()
-    }
+    state_dict = {key: fill_vss(key, shape, bool(strong)) for key, shape in shapes.items()}
     network.load_state_dict(convert_state_dict(state_dict, source))
     assert sum(p.numel() for p in network.parameters()) == arrays["n_params"]
     outputs = network.double()(torch.from_numpy(arrays["input"]).double())

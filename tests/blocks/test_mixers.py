@@ -1,0 +1,79 @@
+"""Mixers on maps: walks, pairs, channels as tokens."""
+
+import pytest
+import torch
+
+from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.scan_order import LETTERS, scan_order
+
+GRID = (3, 4, 5)
+
+
+def moved(volume: torch.Tensor, walk: torch.Tensor) -> torch.Tensor:
+    """The tokens of a map (b, C, *grid) in the order of a walk, as a map again."""
+    return volume.flatten(2)[..., walk].view(volume.shape)
+
+
+@pytest.mark.parametrize("letter", [*sorted(set(LETTERS[3]) - {"m"}), "interleave7"])
+def test_every_walk_is_the_plain_scan_of_the_tokens_in_its_order(letter):
+    """Tokens put in order, scanned in memory order, and put back: what walking in place must equal."""
+    torch.manual_seed(0)
+    plain, walking = MambaMixer(6, 3).double(), MambaMixer(6, 3, order=letter).double()
+    walking.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 6, *GRID, dtype=torch.float64)
+    (path,) = scan_order(letter, 3)
+    rows = path.rows(GRID)
+    walk = torch.arange(60) if rows is None else rows.long()
+    walk = walk.flip(0) if path.backwards else walk
+    torch.testing.assert_close(walking(x), moved(plain(moved(x, walk)), walk.argsort()))
+
+
+@pytest.mark.parametrize("order", ["m", "-m"])
+def test_slices_carry_no_state_to_each_other(order):
+    """Each is what it would be alone, forwards and backwards."""
+    torch.manual_seed(0)
+    mixer, x = MambaMixer(6, 3, order=order).double(), torch.randn(2, 6, *GRID, dtype=torch.float64)
+    alone = torch.cat([mixer(x[:, :, i : i + 1]) for i in range(3)], dim=2)
+    torch.testing.assert_close(mixer(x), alone)
+    changed = x.clone()
+    changed[:, :, 1] += 1
+    same = [bool((mixer(changed) == mixer(x))[:, :, i].all()) for i in range(3)]
+    assert same == [True, False, True]
+
+
+def test_channels_as_tokens_are_the_transposed_map():
+    """With the same weights as a mixer of as many channels as there are voxels, on the transposed map."""
+    torch.manual_seed(0)
+    channel, plain = ChannelMixer((2, 3)).double(), MambaMixer(6, 2).double()
+    channel.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 10, 2, 3, dtype=torch.float64)
+    transposed = x.flatten(2).transpose(1, 2).reshape(2, 6, 10, 1)
+    torch.testing.assert_close(channel(x), plain(transposed).view(2, 6, 10).transpose(1, 2).reshape(x.shape))
+    with pytest.raises(ValueError, match=r"its grid was \(2, 3\) in training; now it is \(2, 4\)"):
+        channel(torch.randn(1, 10, 2, 4).double())
+
+
+def test_pairs_of_walks_are_normalised_sums_and_their_mean():
+    torch.manual_seed(0)
+    multi = MambaTransMixer(8, 2, order="HW,-HW,WH,-WH").double()
+    x = torch.randn(1, 8, 3, 4, dtype=torch.float64)
+    tokens = x.flatten(2).transpose(1, 2)
+    there_and_back = [[multi.walks[i](tokens, (3, 4)) for i in pair] for pair in ((0, 1), (2, 3))]
+    sums = [norm(a + b) for norm, (a, b) in zip(multi.pair_norms, there_and_back, strict=True)]
+    expected = ((sums[0] + sums[1]) / 2).transpose(1, 2).view(x.shape)
+    torch.testing.assert_close(multi(x), expected)
+
+
+@pytest.mark.parametrize(("order", "n_norms"), [("uni", 0), ("bi", 1), ("multi", 3)])
+def test_taming_mambas_norms_and_states(order, n_norms):
+    """A norm before one walk or one pair, not before several; a norm behind each pair; states at most C."""
+    mixer = MambaTransMixer(20, 3, order=order, d_state=256)
+    assert isinstance(mixer.norm, torch.nn.LayerNorm) == (order != "multi")
+    assert len(mixer.pair_norms) == n_norms
+    assert mixer.walks[0].mamba.A_log.shape == (40, 20)
+    assert MambaTransMixer(80, 3, order=order, d_state=64).walks[0].mamba.A_log.shape == (160, 64)
+
+
+def test_three_walks_are_no_pairs():
+    with pytest.raises(ValueError, match="one walk or pairs of them; scan order 'DHW,DWH,HDW' has 3"):
+        MambaTransMixer(8, 3, order="DHW,DWH,HDW")
