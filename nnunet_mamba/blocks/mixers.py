@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import Mamba
@@ -107,11 +106,11 @@ class MambaTransMixer(nn.Module):
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
         tokens, grid = self.norm(to_tokens(x)), tuple(x.shape[2:])
-        outputs = [walk(tokens, grid) for walk in self.walks]
-        if self.pair_norms:
-            pairs = zip(self.pair_norms, outputs[::2], outputs[1::2], strict=True)
-            outputs = [norm(there + back) for norm, there, back in pairs]
-        return to_map(torch.stack(outputs).mean(0) if len(outputs) > 1 else outputs[0], x)
+        if not self.pair_norms:
+            return to_map(self.walks[0](tokens, grid), x)
+        pairs = zip(self.pair_norms, self.walks[::2], self.walks[1::2], strict=True)
+        sums = [norm(there(tokens, grid) + back(tokens, grid)) for norm, there, back in pairs]
+        return to_map(sum(sums[1:], sums[0]) / len(sums), x)
 
 
 def to_tokens(x: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ class SS2D(nn.Module):
         ]
         norm = self.out_norm
         y = F.layer_norm(
-            torch.stack(scans).sum(0), u.shape[-1:], norm.weight.to(u.dtype), norm.bias.to(u.dtype), norm.eps
+            sum(scans[1:], scans[0]), u.shape[-1:], norm.weight.to(u.dtype), norm.bias.to(u.dtype), norm.eps
         )
         return self.out_proj((y.view(z.shape) * F.silu(z)).to(x.dtype))
 

@@ -65,8 +65,12 @@ class MambaTrainer(RecipeTrainer):
 
     def on_train_start(self) -> None:
         backend = choose_backend(None, self.device.type)  # one asked for in vain ends the run here
-        message = self.current_epoch == 0 and start_from_vmamba(bare_network(self.network), self.network_name)
+        if not self.was_initialized:
+            self.initialize()
+        origin = None
+        if self.current_epoch == 0:
+            origin = start_from_vmamba(bare_network(self.network), self.network_name)
         super().on_train_start()
         self.print_to_log_file(f"Selective scan on {self.device.type}: backend {backend}")
-        if message:
-            self.print_to_log_file(message)
+        if origin is not None:
+            self.print_to_log_file(origin)

@@ -106,6 +106,24 @@ def test_logits_have_the_grid_of_the_input_and_every_parameter_learns(name, argu
     assert not unused, "DistributedDataParallel would stop at these"
 
 
+@pytest.mark.parametrize("name", FIXED)
+def test_every_patch_fits_networks_with_a_topology_of_their_own(name):
+    """Padded to what they need; every output as large as nnU-Net makes its target."""
+    sizes, grid = small(name)
+    network = create_network(name, **sizes, deep_supervision=True)
+    strides = FAMILY[name].output_strides
+    grids = (
+        [(14, 20), (33, 31), (64, 96), (40, 193)]
+        if len(grid) == 2
+        else [(14, 33, 16), (5, 7, 17), (32, 16, 16)]
+    )
+    for grid in grids:
+        logits = network(torch.randn(2, 1, *grid))
+        assert [tuple(y.shape[2:]) for y in logits] == [tuple(round(g / s) for g in grid) for s in strides]
+        sum(y.square().mean() for y in logits).backward()
+    assert not [key for key, parameter in network.named_parameters() if parameter.grad is None]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_deep_supervision_is_a_switch_and_not_another_network(name):
     torch.manual_seed(0)
@@ -429,11 +447,51 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
             r"Patch \(2, 16, 16\) is too small for 3 stages.*\(4, 4, 4\)",
         ),
         ("mm_unet", {"patch_size": [4, 4, 4]}, "too small for 3 stages"),
+        ("umamba_enc", {}, "patch_size is missing: the weights of this network depend on it"),
+        ("mamba_bi", {"order": "a,b,c"}, "one walk or pairs of them; scan order 'a,b,c' has 3"),
     ],
 )
 def test_bad_arguments_say_what_came_and_what_to_do(name, change, message):
     with pytest.raises(ValueError, match=message):
         create_network(name, **(plan() | change))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("vm_unet", {"features_per_stage": [8, 16, 32]}, r"4 entries .* such as \[96, 192, 384, 768\]; got"),
+        (
+            "vm_unet",
+            {"features_per_stage": [8, 16, 32, 48]},
+            "From one VSS stage to the next features double",
+        ),
+        ("vm_unet", {"strides": [1, 2, 2, 2]}, r"strides of this network are \[4, 2, 2, 2\], not"),
+        ("segmamba", {"kernel_sizes": [5, 3, 3, 3]}, r"kernel_sizes of this network are \[3, 3, 3, 3\]"),
+        (
+            "segmamba",
+            {"n_conv_per_stage": 3},
+            "does not count convolutions; leave them out, or set its depths",
+        ),
+        ("vm_unet", {"patch_size": [32, 32, 32]}, "works in 2D, .*use nnU-Net's configuration 2d"),
+        ("segmamba", {"patch_size": [64, 64]}, "works in 3D, .*use nnU-Net's configuration 3d_fullres"),
+        ("swin_umamba", {"depths": [2, 2]}, "depths must be a positive number or 4 of them"),
+        ("swin_umamba", {"depths_decoder": [2, 2, 2]}, "Unknown override depths_decoder; known are .*depths"),
+        ("mamba_unet", {"depths_decoder": [2, 2]}, "depths_decoder must be a positive number or 3 of them"),
+        ("vm_unet", {"input_channels": 0}, "at least one channel and one class"),
+    ],
+)
+def test_bad_sizes_of_networks_with_their_own_topology_say_so(name, change, message):
+    with pytest.raises(ValueError, match=message):
+        create_network(name, **(small(name)[0] | change))
+
+
+def test_sizes_that_agree_may_be_given():
+    given = {
+        "strides": [[4, 4], [2, 2], [2, 2], [2, 2]],
+        "kernel_sizes": [[3, 3]] * 4,
+        "patch_size": [64, 64],
+    }
+    assert count(create_network("vm_unet", **small("vm_unet")[0], **given)) > 0
 
 
 @pytest.mark.parametrize("name", META)

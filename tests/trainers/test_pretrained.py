@@ -1,9 +1,13 @@
 """VMamba's weights at the start of training: named by a variable, and never needed."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mamba import create_network
+from nnunet_mamba.trainers import nnUNetTrainerVMUNet
 from nnunet_mamba.trainers.pretrained import VARIABLE, start_from_vmamba
 
 SIZES = {
@@ -61,3 +65,21 @@ def test_a_missing_file_ends_the_run_before_training(network, monkeypatch, tmp_p
     monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere.pth"))
     with pytest.raises(ValueError, match=r"nowhere.pth is no file; expected weights"):
         start_from_vmamba(network, "vm_unet")
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_a_new_training_starts_from_the_file_and_a_resumed_one_does_not(
+    make_trainer, tmp_path, monkeypatch, epoch
+):
+    """As nnU-Net runs it: on_train_start is the first call, and the network is not there yet."""
+    source = create_network("vm_unet", input_channels=1, num_classes=3)
+    file_of(source, tmp_path / "vssmtiny.pth")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
+    trainer = make_trainer(nnUNetTrainerVMUNet, configuration="2d")
+    trainer.current_epoch = epoch
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
+    trainer.on_train_start()
+    key = "encoder.layers.1.1.self_attention.in_proj.weight"
+    assert torch.equal(trainer.network.state_dict()[key], source.state_dict()[key]) == (epoch == 0)
+    log = Path(trainer.log_file).read_text()
+    assert ("VMamba's ImageNet weights fill" in log) == (epoch == 0)
