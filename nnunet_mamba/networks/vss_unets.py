@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -273,7 +273,12 @@ class SwinUMamba(UNet):
 
 
 class SwinUMambaD(UNet):
-    """Swin-UMamba-dagger [3]: VSS blocks in encoder and decoder, four supervised resolutions."""
+    """Swin-UMamba-dagger [3]: VSS blocks in encoder and decoder, four supervised resolutions.
+
+    One bias begins otherwise than in its code, which sets all to 0: that of the patch embedding has torch's
+    own initialisation. With 0 a black background is a zero vector in every block, where each LayerNorm
+    multiplies the gradient by 1 / sqrt(eps) = 316, and the first gradient exceeds float32.
+    """
 
     def __init__(self, config: SwinUMambaDConfig, sizes: Sizes, deep_supervision: bool = False):
         features = read_fixed_features(config, sizes)
@@ -291,6 +296,9 @@ class SwinUMambaD(UNet):
         )
         super().__init__(encoder, decoder, MULTIPLE, output_grids(config))
         self.apply(initialize_convolution)
+        proj = encoder.patch_embed.proj
+        bound = (proj.in_channels * proj.kernel_size[0] ** 2) ** -0.5
+        nn.init.uniform_(cast(Tensor, proj.bias), -bound, bound)  # not 0 as in [3]; see the class
 
 
 def output_grids(config: FixedConfig) -> tuple[tuple[int, ...], ...]:

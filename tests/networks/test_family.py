@@ -125,6 +125,18 @@ def test_every_patch_fits_networks_with_a_topology_of_their_own(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_of_a_black_background_are_of_sound_size(name):
+    """As images with a mask, and every padded patch, have one."""
+    torch.manual_seed(0)
+    arguments, grid = small(name)
+    network = create_network(name, **arguments, deep_supervision=True)
+    x = torch.randn(2, 1, *grid)
+    x[..., grid[-1] // 2 :] = 0
+    sum(y.square().mean() for y in network(x)).backward()
+    assert all(parameter.grad.norm() < 1e4 for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_deep_supervision_is_a_switch_and_not_another_network(name):
     torch.manual_seed(0)
     arguments, grid = small(name)
@@ -377,6 +389,7 @@ def test_finite_and_close_under_autocast(name, dtype):
 def test_traces_into_one_graph(name):
     arguments, grid = small(name)
     network, x = create_network(name, **arguments, deep_supervision=True), torch.randn(1, 1, *grid)
+    torch._dynamo.reset()  # else the networks before this one count as recompilations of its code
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     expected, actual = network(x), compiled(x)
     torch.testing.assert_close(actual, expected)

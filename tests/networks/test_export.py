@@ -1,0 +1,91 @@
+"""Networks outside of eager Python: as ONNX, and under DistributedDataParallel."""
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_mamba import create_network
+from nnunet_mamba.ops import causal_conv1d, selective_scan
+
+META_SIZES = {
+    "features_per_stage": [4, 8],
+    "strides": [[1, 1, 1], [2, 2, 2]],
+    "kernel_sizes": [[3, 3, 3]] * 2,
+}
+VSS_SIZES = {"features_per_stage": [8, 16, 32, 64], "depths": 1, "depths_decoder": 1, "drop_path": 0.0}
+SMALL = {  # one of each kind of mixer
+    "mm_unet": (META_SIZES, (8, 8, 12)),
+    "umamba_bot": (META_SIZES, (8, 8, 12)),
+    "umamba_enc": ({**META_SIZES, "patch_size": [8, 8, 12]}, (8, 8, 12)),
+    "mamba_bi": ({**META_SIZES, "d_state": 8}, (8, 8, 12)),
+    "vm_unet": (VSS_SIZES, (32, 40)),
+    "swin_umamba_d": (VSS_SIZES, (32, 40)),
+}
+
+
+def small(name, **options):
+    torch.manual_seed(0)
+    sizes, grid = SMALL[name]
+    return create_network(name, input_channels=1, num_classes=3, **sizes, **options), grid
+
+
+class Walk(nn.Module):
+    """A convolution and a scan along a walk in reverse; (b, d, l) -> (b, d, l)."""
+
+    def __init__(self, d: int, length: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.A, self.taps = -torch.rand(d, 4), torch.randn(d, 4)
+        self.rows = torch.randperm(length, dtype=torch.int32)
+
+    def forward(self, u: torch.Tensor) -> torch.Tensor:
+        walk = {"rows": self.rows, "reverse": True}
+        u = causal_conv1d(u, self.taps, None, "silu", **walk)
+        return selective_scan(u, u.cos(), self.A, u[:, :4], u[:, 4:8], z=u, delta_softplus=True, **walk)
+
+
+def assert_equal_as_onnx(network, x, path):
+    pytest.importorskip("onnxscript", reason="torch.onnx.export needs onnxscript: pip install onnxscript")
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
+    torch.onnx.export(network, (x,), path, dynamo=True, verbose=False)
+    session = runtime.InferenceSession(path)
+    (actual,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(actual), network(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [7, 300])  # within a chunk of the torch backend, and more than one
+def test_a_walk_is_the_same_in_onnx(length, tmp_path):
+    assert_equal_as_onnx(Walk(8, length), torch.randn(2, 8, length), tmp_path / "walk.onnx")
+
+
+@pytest.mark.parametrize("name", ["mm_unet", "umamba_bot", "umamba_enc", "mamba_bi", "vm_unet"])
+def test_a_network_is_the_same_in_onnx(name, tmp_path):
+    network, grid = small(name)
+    assert_equal_as_onnx(network.eval(), torch.randn(1, 1, *grid), tmp_path / "network.onnx")
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch without gloo")
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("name", ["mm_unet", "umamba_enc", "vm_unet", "swin_umamba_d"])
+def test_trains_under_ddp_as_nnunet_sets_it_up(name):
+    """Its second step stops with an error if a parameter got no gradient in the first."""
+    network, grid = small(name, deep_supervision=True)
+    parallel = DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(parallel.parameters(), 1e-2, momentum=0.99, nesterov=True)
+    before = [parameter.clone() for parameter in network.parameters()]
+    for _ in range(2):
+        optimizer.zero_grad()
+        sum(y.square().mean() for y in parallel(torch.randn(2, 1, *grid))).backward()
+        optimizer.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert all(parameter.isfinite().all() for parameter in network.parameters())
