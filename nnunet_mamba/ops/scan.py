@@ -189,7 +189,10 @@ def selective_scan(
     arguments = (u, delta, A, B, C, D, z, delta_bias, rows, delta_softplus, reverse)
     if name == "reference":
         return reference.selective_scan_reference(*arguments).transpose(-1, -2)
-    y, _ = _scan(*arguments, _needs_gradient(u, delta, A, B, C, D, z, delta_bias), name)
+    if torch.onnx.is_in_onnx_export():
+        y, _ = torch_scan.forward(*arguments, keep=False)
+    else:
+        y, _ = _scan(*arguments, _needs_gradient(u, delta, A, B, C, D, z, delta_bias), name)
     return y.transpose(-1, -2)
 
 
@@ -218,7 +221,10 @@ def causal_conv1d(
     _check_rows(rows, x.shape[-1])
     name = choose_backend(backend, x.device.type)
     arguments = (x.transpose(-1, -2), weight, bias, rows, activation == "silu", reverse)
-    y = _conv(*arguments) if name == "numba" else reference.causal_conv1d_reference(*arguments)
+    if name == "numba" and not torch.onnx.is_in_onnx_export():
+        y = _conv(*arguments)
+    else:
+        y = reference.causal_conv1d_reference(*arguments)
     return y.transpose(-1, -2)
 
 

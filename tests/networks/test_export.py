@@ -25,6 +25,9 @@ SMALL = {  # one of each kind of mixer
 }
 
 
+SLOW = {"mamba_bi", "vm_unet"}  # to export, by the number of their walks
+
+
 def small(name, **options):
     torch.manual_seed(0)
     sizes, grid = SMALL[name]
@@ -49,7 +52,7 @@ class Walk(nn.Module):
 def assert_equal_as_onnx(network, x, path):
     pytest.importorskip("onnxscript", reason="torch.onnx.export needs onnxscript: pip install onnxscript")
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
-    torch.onnx.export(network, (x,), path, dynamo=True, verbose=False)
+    torch.onnx.export(network.eval(), (x,), path, dynamo=True, verbose=False)
     session = runtime.InferenceSession(path)
     (actual,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     with torch.no_grad():
@@ -61,10 +64,16 @@ def test_a_walk_is_the_same_in_onnx(length, tmp_path):
     assert_equal_as_onnx(Walk(8, length), torch.randn(2, 8, length), tmp_path / "walk.onnx")
 
 
-@pytest.mark.parametrize("name", ["mm_unet", "umamba_bot", "umamba_enc", "mamba_bi", "vm_unet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in ("mm_unet", "umamba_bot", "umamba_enc", "mamba_bi", "vm_unet")
+    ],
+)
 def test_a_network_is_the_same_in_onnx(name, tmp_path):
     network, grid = small(name)
-    assert_equal_as_onnx(network.eval(), torch.randn(1, 1, *grid), tmp_path / "network.onnx")
+    assert_equal_as_onnx(network, torch.randn(1, 1, *grid), tmp_path / "network.onnx")
 
 
 @pytest.fixture
@@ -82,10 +91,8 @@ def test_trains_under_ddp_as_nnunet_sets_it_up(name):
     network, grid = small(name, deep_supervision=True)
     parallel = DistributedDataParallel(network)
     optimizer = torch.optim.SGD(parallel.parameters(), 1e-2, momentum=0.99, nesterov=True)
-    before = [parameter.clone() for parameter in network.parameters()]
     for _ in range(2):
         optimizer.zero_grad()
         sum(y.square().mean() for y in parallel(torch.randn(2, 1, *grid))).backward()
         optimizer.step()
-    assert all(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-    assert all(parameter.isfinite().all() for parameter in network.parameters())
+    assert all(p.grad is not None and p.isfinite().all() for p in network.parameters())
