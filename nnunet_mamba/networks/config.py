@@ -28,6 +28,15 @@ class NetworkConfig:
 
     mixer: Mixer | None = None
 
+    mixer_kinds: ClassVar[tuple[str, ...]] = ("mamba",)
+
+    def __post_init__(self) -> None:
+        if self.mixer is not None and self.mixer.kind not in self.mixer_kinds:
+            raise ValueError(
+                f"kind: this network has no mixer {self.mixer.kind!r}; choose from "
+                f"{', '.join(self.mixer_kinds)}."
+            )
+
     def with_overrides(self: Config, **overrides: Any) -> Config:
         """A copy with fields of this class or of its mixer replaced. ValueError for other names."""
         own, mixer = {f.name for f in fields(self)}, {f.name for f in fields(Mixer)}
@@ -103,7 +112,10 @@ class MetaConfig(NetworkConfig):
     init: str = "he"
     quirks: frozenset[str] = frozenset()
 
+    mixer_kinds: ClassVar[tuple[str, ...]] = ("mamba", "mamba_trans")
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, words in WORDS.items():
             value = getattr(self, name)
             for word in (value,) if isinstance(value, str) else value:

@@ -37,6 +37,7 @@ class VSSConfig(FixedConfig):
     depths: tuple[int, ...] = (2, 2, 2, 2)
     drop_path: float = 0.2
 
+    mixer_kinds: ClassVar[tuple[str, ...]] = ("vss",)
     ndim: ClassVar[int] = 2
     features: ClassVar[tuple[int, ...]] = (96, 192, 384, 768)
     strides: ClassVar[tuple[int, ...]] = (4, 2, 2, 2)
