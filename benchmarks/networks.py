@@ -1,0 +1,297 @@
+"""Every network of the table beside nnU-Net's own: parameters, forward time, training step, peak memory.
+
+    python benchmarks/networks.py --record benchmarks/results/networks_cpu
+    python benchmarks/networks.py --device cuda --record benchmarks/results/networks_cuda
+
+writes <record>.json and the table <record>.md. Each network has a process of its own, so that its peak memory
+is its own; the control `nnunet` runs before and after the networks of its dimension, and ratios are to the
+mean of the two. A training step is the forward pass with deep supervision, nnU-Net's loss (cross-entropy and
+Dice) on all outputs, the backward pass, clipped gradients and SGD with momentum; a loss that is not finite is
+reported as an error. Nothing is compiled.
+
+Networks of fixed 2D topology run on the 2D plan with a 2D control, at their papers' features. On the plan
+`published` SegMamba has its paper's features, on the others those of the plan. Plans: `small` (the CPU's
+default), `published` (CUDA's: Synapse and an abdominal 2D plan, float16 autocast) and `tiny` (a test).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_mamba import create_network, list_networks
+from nnunet_mamba.networks.config import FixedConfig
+from nnunet_mamba.networks.family import row_of
+from nnunet_mamba.ops import causal_conv1d, selective_scan
+
+CONTROL = "nnunet"
+
+
+def plan(ndim: int, features: list[int], patch: list[int], batch: int, **changes: Any) -> dict[str, Any]:
+    n = len(features)
+    strides, kernels = [[1] * ndim, *[[2] * ndim] * (n - 1)], [[3] * ndim] * n
+    sizes = {"features_per_stage": features, "strides": strides, "kernel_sizes": kernels, "patch_size": patch}
+    return {"batch": batch, "input_channels": 1, "num_classes": 4, **sizes, **changes}
+
+
+SYNAPSE = {
+    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
+    "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * 5],
+    "num_classes": 14,
+}
+PLANS = {  # name -> number of axes -> plan
+    "tiny": {3: plan(3, [4, 8, 8, 16], [16, 16, 32], 2), 2: plan(2, [8, 16, 32], [64, 64], 1)},
+    "small": {
+        3: plan(3, [16, 32, 64, 128], [32, 48, 32], 2),
+        2: plan(2, [32, 64, 128, 256, 512, 512], [128, 128], 4),
+    },
+    "published": {
+        3: plan(3, [32, 64, 128, 256, 320, 320], [48, 192, 192], 2, **SYNAPSE),
+        2: plan(2, [32, 64, 128, 256, 512, 512, 512], [320, 320], 24, num_classes=14),
+    },
+}
+
+
+def ndim_of(name: str) -> int:
+    row = row_of(name)
+    return row.ndim if isinstance(row, FixedConfig) else 3
+
+
+def arguments(name: str, ndim: int, plan_name: str) -> dict[str, Any]:
+    """Of `create_network`; networks of fixed topology take no strides and kernels."""
+    sizes = {key: value for key, value in PLANS[plan_name][ndim].items() if key != "batch"}
+    if isinstance(row_of(name), FixedConfig):
+        papers = ndim == 2 or plan_name == "published"
+        sizes = {
+            key: value
+            for key, value in sizes.items()
+            if key not in ("strides", "kernel_sizes") and not (papers and key == "features_per_stage")
+        }
+    return sizes
+
+
+def measure(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The numbers of one network, in this process."""
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    load_the_operators(device)
+    start = memory(device)
+    sizes = arguments(name, ndim, args.plan)
+    network = create_network(name, **sizes, deep_supervision=True).to(device)
+    batch = PLANS[args.plan][ndim]["batch"]
+    x = torch.randn(batch, sizes["input_channels"], *sizes["patch_size"], device=device)
+    steps = training_steps(network, x, sizes["num_classes"], args.steps + 1)
+    peak = memory(device) - start
+    network.eval()
+    network.decoder.deep_supervision = False
+    with torch.inference_mode():
+        forwards = [seconds(lambda: autocast(network, x), device) for _ in range(min(args.steps, 10) + 1)]
+    return {
+        "network": name,
+        "axes": ndim,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "forward_ms": 1e3 * median(forwards[1:]),  # the first of each warms up
+        "step_ms": 1e3 * median(steps[1:]),
+        "peak_mib": peak / 2**20,
+    }
+
+
+def training_steps(network: nn.Module, x: Tensor, n_classes: int, n_steps: int) -> list[float]:
+    """Seconds of each. FloatingPointError if a loss is not finite."""
+    optimizer = torch.optim.SGD(network.parameters(), 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
+    scaler = torch.amp.GradScaler(x.device.type, enabled=x.is_cuda)
+    with torch.no_grad():
+        outputs = autocast(network, x)
+    targets = [torch.randint(n_classes, (len(x), 1, *y.shape[2:]), device=x.device) for y in outputs]
+    loss = nnunets_loss(len(targets))
+    losses = []
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        outputs = autocast(network, x)
+        value = loss([y.float() for y in outputs], targets)
+        scaler.scale(value).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(network.parameters(), 12)
+        scaler.step(optimizer)
+        scaler.update()
+        losses.append(value.detach())
+
+    times = [seconds(step, x.device) for _ in range(n_steps)]
+    bad = [index for index, value in enumerate(losses) if not value.isfinite()]
+    if bad:
+        raise FloatingPointError(f"the loss of step {bad[0] + 1} of {n_steps} is not finite")
+    return times
+
+
+def autocast(network: nn.Module, x: Tensor) -> Any:
+    with torch.autocast(x.device.type, dtype=torch.float16, enabled=x.is_cuda):
+        return network(x)
+
+
+def nnunets_loss(n_outputs: int) -> nn.Module:
+    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+    from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
+    loss = DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=MemoryEfficientSoftDiceLoss)
+    return DeepSupervisionWrapper(loss, [2.0**-i for i in range(n_outputs)])
+
+
+def load_the_operators(device: torch.device) -> None:
+    """First calls and imports, so that the memory of code counts for no network."""
+    nnunets_loss(1)
+    u = torch.randn(1, 8, 8, device=device, requires_grad=True)
+    y = causal_conv1d(u, torch.randn(8, 4, device=device), activation="silu")
+    selective_scan(y, y, -torch.rand(8, 4, device=device), y[:, :4], y[:, 4:], z=y).sum().backward()
+
+
+def seconds(call: Any, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def memory(device: torch.device) -> int:
+    """Highest so far, bytes: of the process, or of what torch allocated on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def in_a_process(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
+    """`measure` in a new process; {"error": ...} where it fails."""
+    command = [sys.executable, __file__, "--child", name, str(ndim), "--plan", args.plan]
+    command += ["--device", args.device, "--threads", str(args.threads), "--steps", str(args.steps)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return {"network": name, "axes": ndim, "error": lines[-1][:200]}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def compare(names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row per network, those of one dimension between two of the control; ratios added."""
+    rows = []
+    for ndim in sorted({ndim_of(name) for name in names}, reverse=True):
+        group = [name for name in names if ndim_of(name) == ndim and name != CONTROL]
+        measured = []
+        for name in (CONTROL, *group, CONTROL):
+            measured.append(in_a_process(name, ndim, args))
+            print(json.dumps(measured[-1]), flush=True)
+        controls = [row for row in (measured[0], measured[-1]) if "error" not in row]
+        for row in measured:
+            if controls and "error" not in row:
+                row["ratios"] = {
+                    key: row[key] / mean(control[key] for control in controls)
+                    for key in ("parameters", "forward_ms", "step_ms", "peak_mib")
+                }
+        rows += measured
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| network | axes | parameters (M) | forward (ms) | training step (ms) | peak memory (MiB) "
+        "| step / control | memory / control |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        start = f"| `{row['network']}` | {row['axes']} |"
+        if "error" in row:
+            lines.append(f"{start} failed: {row['error']} | | | | | |")
+            continue
+        ratios = row.get("ratios", {})
+        last = " | ".join(f"{ratios[key]:.2f}" if ratios else "" for key in ("step_ms", "peak_mib"))
+        lines.append(
+            f"{start} {row['parameters'] / 1e6:.2f} | {row['forward_ms']:.0f} | {row['step_ms']:.0f} "
+            f"| {row['peak_mib']:.0f} | {last} |"
+        )
+    return "\n".join(lines)
+
+
+def surroundings(args: argparse.Namespace) -> dict[str, Any]:
+    packages = ("nnunet_mamba", "nnunetv2", "torch", "numba")
+    return {
+        "command": f"python benchmarks/networks.py {' '.join(sys.argv[1:])}",
+        "device": torch.cuda.get_device_name() if args.device == "cuda" else _cpu(),
+        "threads": args.threads,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "plan": {f"{ndim}d": sizes for ndim, sizes in PLANS[args.plan].items()},
+        "timed_steps": args.steps,
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The record as a page of Markdown."""
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    plans = "; ".join(
+        f"{kind}: features {sizes['features_per_stage']}, patch {sizes['patch_size']}, batch {sizes['batch']}"
+        for kind, sizes in record["plan"].items()
+    )
+    before, after = record["load_average"]
+    return (
+        f"`{record['command']}`\n\n"
+        f"{record['device']}, {record['threads']} threads; {versions}. Plans: {plans}. "
+        f"Medians of {record['timed_steps']} steps; load average {before:.1f} before, {after:.1f} after.\n\n"
+        f"{table(record['rows'])}\n"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="default: all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--plan", choices=PLANS, help="default: small on the CPU, published on CUDA")
+    parser.add_argument("--steps", type=int, help="timed training steps; default: 3 on the CPU, 50 on CUDA")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--record", type=Path, help="write RECORD.json and RECORD.md")
+    parser.add_argument("--child", nargs=2, metavar=("NETWORK", "AXES"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.plan = args.plan or ("published" if args.device == "cuda" else "small")
+    args.steps = args.steps or (50 if args.device == "cuda" else 3)
+    if args.child:
+        print(json.dumps(measure(args.child[0], int(args.child[1]), args)))
+        return
+    load = os.getloadavg()[0]
+    rows = compare(args.networks or list_networks(), args)
+    record = {**surroundings(args), "load_average": [load, os.getloadavg()[0]], "rows": rows}
+    print(describe(record))
+    if args.record:
+        args.record.parent.mkdir(parents=True, exist_ok=True)
+        args.record.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+        args.record.with_suffix(".md").write_text(describe(record))
+        print(f"-> {args.record}.json, {args.record}.md")
+
+
+if __name__ == "__main__":
+    main()
