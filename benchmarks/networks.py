@@ -282,6 +282,8 @@ def main() -> None:
     if args.child:
         print(json.dumps(measure(args.child[0], int(args.child[1]), args)))
         return
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here.")
     load = os.getloadavg()[0]
     rows = compare(args.networks or list_networks(), args)
     record = {**surroundings(args), "load_average": [load, os.getloadavg()[0]], "rows": rows}
