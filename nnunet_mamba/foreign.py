@@ -14,15 +14,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nnunet_mamba.checkpoints import convert_state_dict
+from nnunet_mamba.checkpoints.content import weights_in
 from nnunet_mamba.checkpoints.restricted import load_restricted
 
-# a fork's trainer, or the beginning of its name -> whose code, our trainer
+# a fork's trainer, or the beginning of its name -> whose code, our trainer. What Taming Mambas calls SegMamba
+# is its network with one scan; ge-xing's SegMamba, ours of that name, was never trained by a fork of nnU-Net.
 TRAINERS = {
     "nnUNetTrainerUMambaBot": ("umamba", "nnUNetTrainerUMambaBot"),
     "nnUNetTrainerUMambaEnc": ("umamba", "nnUNetTrainerUMambaEnc"),
@@ -39,7 +41,14 @@ NETWORKS = {  # sources of bare files -> our networks, of which one has these ke
     "segmamba": ("segmamba",),
 }
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
-WRAPPERS = ("model", "model_ema", "state_dict", "network_weights")
+
+
+class ImportedWeights(NamedTuple):
+    """A network, the arguments of `create_network` with which it fits, and which weights were taken."""
+
+    network: str
+    arguments: dict[str, Any]
+    taken: str
 
 
 def import_folder(folder: Path, out: Path | None = None) -> Path:
@@ -67,14 +76,14 @@ def import_folder(folder: Path, out: Path | None = None) -> Path:
         for path in checkpoints:
             fold = path.parent.name.removeprefix("fold_")
             checkpoint = load_restricted(path)
-            weights = _weights(checkpoint, path)
-            _load(network, convert_state_dict(weights, source), path)
+            _load(network, convert_state_dict(weights_in(checkpoint, path).tensors, source), path)
+            axes = checkpoint.get("inference_allowed_mirroring_axes")
             (target / path.parent.name).mkdir(exist_ok=True)
             torch.save(
                 {
                     "network_weights": network.state_dict(),
                     "trainer_name": trainer,
-                    "inference_allowed_mirroring_axes": checkpoint.get("inference_allowed_mirroring_axes"),
+                    "inference_allowed_mirroring_axes": None if axes is None else tuple(map(int, axes)),
                     "init_args": {
                         "plans": plans,
                         "configuration": configuration,
@@ -92,17 +101,16 @@ def import_folder(folder: Path, out: Path | None = None) -> Path:
 
 def import_weights(
     path: Path, source: str, out: Path, *, entry: str = "auto", channels: int | None = None
-) -> tuple[str, dict[str, Any]]:
+) -> ImportedWeights:
     """Turn a file of weights of a paper's code into one for nnU-Net's `-pretrained_weights`.
 
     Args:
         source: one of NETWORKS.
         out: the file to write.
-        entry: which of the dicts of weights in the file to take, such as "model_ema"; "auto": the first of
-            WRAPPERS that is there, or the file itself.
+        entry: which of the dicts of weights in the file to take, such as "model_ema" (see `weights_in`).
         channels: input channels, where one was repeated to three (VM-UNet, Mamba-UNet).
 
-    Returns the network's name and the arguments of `create_network` with which it fits.
+    Raises ValueError where `out` exists, and where the weights do not fit the network strictly.
     """
     from nnunet_mamba.networks import create_network
 
@@ -113,17 +121,19 @@ def import_weights(
         )
     if Path(out).exists():
         raise ValueError(f"{out} exists already; name another file or remove it.")
-    weights = convert_state_dict(_weights(load_restricted(path), Path(path), entry), source)
+    taken = weights_in(load_restricted(path), path, entry)
+    weights = convert_state_dict(taken.tensors, source)
     name = NETWORKS[source][-1] if "encoder.stem.0.weight" not in weights else NETWORKS[source][0]
     arguments = _arguments(name, weights)
     if channels is not None:
         arguments["input_channels"] = channels
-    _load(create_network(name, **arguments), weights, path)
-    content = {"network_weights": weights, "network": name, "arguments": arguments}
+    network = create_network(name, **arguments)
+    _load(network, weights, path)
+    content = {"network_weights": network.state_dict(), "network": name, "arguments": arguments}
     unfinished = Path(out).with_name(f".{Path(out).name}.unfinished")
     torch.save(content, unfinished)
     unfinished.rename(out)
-    return name, arguments
+    return ImportedWeights(name, arguments, str(taken))
 
 
 def _arguments(name: str, weights: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -195,22 +205,6 @@ def _network(trainer: str, plans: dict, dataset: dict, configuration: str) -> to
         manager.get_label_manager(dataset).num_segmentation_heads,
         enable_deep_supervision=False,
     )
-
-
-def _weights(content: Any, path: Path, entry: str = "auto") -> Mapping[str, Tensor]:
-    """The dict of tensors in the content of a file."""
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected a dict of weights.")
-    there = [name for name in WRAPPERS if isinstance(content.get(name), dict)]
-    if entry != "auto" and entry not in there:
-        raise ValueError(f"{path} has no {entry!r}; it has {', '.join(there) or 'weights alone'}.")
-    chosen = content[entry] if entry != "auto" else content[there[0]] if there else content
-    strays = [key for key, value in chosen.items() if not isinstance(value, Tensor)]
-    if strays or not chosen:
-        raise ValueError(
-            f"{path}: {', '.join(map(str, strays[:3])) or 'nothing'} in it is no tensor of weights."
-        )
-    return chosen
 
 
 def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -1,5 +1,4 @@
-"""Other repositories' trained folders and weights. That names are converted rightly is shown in
-tests/networks/test_golden.py; here, that what comes out is whole, usable by nnU-Net, and safe."""
+"""Other repositories' trained folders and weights: what comes out is whole, usable by nnU-Net, and safe."""
 
 import json
 import shutil
@@ -8,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from golden_files import fill, golden_arrays
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
 from nnunet_mamba.cli import main
-from nnunet_mamba.foreign import import_folder, import_weights
+from nnunet_mamba.foreign import TRAINERS, _network, import_folder, import_weights
 
-GOLDEN = Path(__file__).parent / "golden" / "umamba_bot_2d.npz"
 PATCH = [64, 64]
 OLD_CONFIGURATION = {  # of nnU-Net 2.1, which the forks are built on; block counts as U-Mamba left them
     "data_identifier": "nnUNetPlans_2d",
@@ -48,84 +47,128 @@ OLD_CONFIGURATION = {  # of nnU-Net 2.1, which the forks are built on; block cou
 }
 
 
-def umamba_bot():
-    return create_network(
-        "umamba_bot",
-        input_channels=1,
-        num_classes=3,
-        features_per_stage=[8, 16, 32, 32, 32],
-        strides=[1, 2, 2, 2, 2],
-        kernel_sizes=[[3, 3]] * 5,
-        patch_size=PATCH,
-    )
+SMALL_3D = {
+    "patch_size": [8, 16, 16],
+    "unet_max_num_features": 64,
+    "n_conv_per_stage_encoder": [2] * 4,
+    "n_conv_per_stage_decoder": [2] * 3,
+    "num_pool_per_axis": [2, 3, 3],
+    "pool_op_kernel_sizes": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]],
+    "conv_kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
+    "spacing": [1.0, 1.0, 1.0],
+}
+DATASET = {
+    "channel_names": {"0": "MRI"},
+    "labels": {"background": 0, "anterior": 1, "posterior": 2},
+    "numTraining": 2,
+    "file_ending": ".nii.gz",
+}
 
 
-def in_their_names(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The weights as U-Mamba's code names them, second names included."""
-    arrays = np.load(GOLDEN)
-    theirs, aliases = (json.loads(str(arrays[f"{key}_json"])) for key in ("state_dict", "alias"))
-    ours = {source: name for name, source in convert_state_dict({k: k for k in theirs}, "umamba").items()}
-    weights = network.state_dict()
-    return {key: weights[ours[aliases.get(key, key)]] for key in theirs}
+def keys_of(arrays) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """The state dict of a golden file: shapes by name, and first names by second names."""
+    entries = {key.split("_json")[0]: arrays[key] for key in arrays.files}
+    names = (("state_dict", "state_dict_shapes"), ("alias", "aliases"))
+    found = [next((json.loads(str(entries[n])) for n in some if n in entries), {}) for some in names]
+    return found[0], found[1]
 
 
-@pytest.fixture
-def fork_folder(tmp_path, make_plans):
-    """A folder as U-Mamba's fork leaves it, folds 0 and all, and the network that it holds."""
-    torch.manual_seed(0)
-    network = umamba_bot().eval()
-    folder = tmp_path / "nnUNetTrainerUMambaBot__nnUNetPlans__2d"
-    plans = make_plans()
-    plans["configurations"] = {"2d": OLD_CONFIGURATION}
-    dataset = {
-        "channel_names": {"0": "MRI"},
-        "labels": {"background": 0, "anterior": 1, "posterior": 2},
-        "numTraining": 2,
-        "file_ending": ".nii.gz",
-    }
-    for fold in ("0", "all"):
+def write_fork_folder(folder: Path, weights: dict, plans: dict, folds=("0",)) -> Path:
+    """A folder as the forks leave it."""
+    trainer, _, configuration = folder.name.split("__")
+    for fold in folds:
         (folder / f"fold_{fold}").mkdir(parents=True)
         checkpoint = {
-            "network_weights": in_their_names(network),
+            "network_weights": weights,
             "optimizer_state": {"state": {}},
             "grad_scaler_state": None,
             "logging": {"mean_fg_dice": [np.float32(0.5)]},
             "_best_ema": np.float32(0.5),
             "current_epoch": 1000,
-            "init_args": {"configuration": "2d", "fold": fold, "device": torch.device("cpu")},
-            "trainer_name": "nnUNetTrainerUMambaBot",
+            "init_args": {"configuration": configuration, "fold": fold, "device": torch.device("cpu")},
+            "trainer_name": trainer,
             "inference_allowed_mirroring_axes": (0, 1),
         }
         torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
     (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(dataset))
-    return folder, network
+    (folder / "dataset.json").write_text(json.dumps(DATASET))
+    return folder
+
+
+@pytest.fixture
+def old_plans(make_plans):
+    """A function: plans of nnU-Net 2.1 with one configuration."""
+
+    def make(name: str, **changes) -> dict:
+        return {**make_plans(), "configurations": {name: {**OLD_CONFIGURATION, **changes}}}
+
+    return make
+
+
+@pytest.fixture
+def fork_folder(tmp_path, old_plans):
+    """U-Mamba Bot's, folds 0 and all, with the weights of its golden file."""
+    shapes, aliases = keys_of(golden_arrays("umamba_bot_2d"))
+    weights = {key: fill(aliases.get(key, key), shape) for key, shape in shapes.items()}
+    folder = tmp_path / "nnUNetTrainerUMambaBot__nnUNetPlans__2d"
+    return write_fork_folder(folder, weights, old_plans("2d"), folds=("0", "all"))
 
 
 @pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans format")
 def test_nnunet_predicts_with_an_imported_folder(fork_folder, tmp_path, monkeypatch):
-    """Loaded by nnU-Net's own predictor, it gives the logits of the network that was trained."""
+    """Loaded by nnU-Net's own predictor, it gives the logits that U-Mamba's code gives."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     from nnunet_mamba.resources import resource_dir
 
     monkeypatch.setenv("nnUNet_extTrainer", str(resource_dir("nnUNet_trainers")))
-    folder, network = fork_folder
-    out = import_folder(folder, tmp_path / "imported")
+    out = import_folder(fork_folder, tmp_path / "imported")
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(out), None, "checkpoint_final.pth")
     assert predictor.trainer_name == "nnUNetTrainerUMambaBot"
     assert predictor.allowed_mirroring_axes == (0, 1)
-    x = torch.randn(1, 1, *PATCH)
+    golden = golden_arrays("umamba_bot_2d")
     with torch.no_grad():
-        assert torch.equal(predictor.network.eval()(x), network(x))
+        logits = predictor.network.double().eval()(torch.from_numpy(golden["input"]).double())
+    truth = torch.from_numpy(golden["out0_fp64"])
+    assert (logits - truth).abs().max() / truth.abs().max() < 1e-8
     content = torch.load(out / "fold_all" / "checkpoint_final.pth", weights_only=True)
     assert content["init_args"]["fold"] == "all"
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "fold_0", "fold_all", "plans.json"]
 
 
+FORKS = {  # the fork's trainer: golden file with its names of weights, our trainer, changes of the plans
+    "nnUNetTrainerUMambaEncNoAMP": ("umamba_enc_2d", "nnUNetTrainerUMambaEnc", {}),
+    "nnUNetTrainerSegMamba": ("taming_uni_3d", "nnUNetTrainerMambaUni", SMALL_3D),
+    "nnUNetTrainerPanSegMamba": ("taming_bi_3d", "nnUNetTrainerMambaBi", SMALL_3D),
+    "nnUNetTrainerMultiSegMamba": ("taming_multi_3d", "nnUNetTrainerMambaMulti", SMALL_3D),
+    "nnUNetTrainerSwinUMamba": ("swinumamba", "nnUNetTrainerSwinUMamba", {}),
+    "nnUNetTrainerSwinUMambaDScratch": ("swinumamba_d", "nnUNetTrainerSwinUMambaD", {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected old nnU-Net plans format")
+@pytest.mark.parametrize("fork_trainer", FORKS)
+def test_every_fork_finds_its_trainer(fork_trainer, tmp_path, old_plans):
+    """Random weights of the network that our trainer builds, under the fork's names, come back."""
+    file, trainer, changes = FORKS[fork_trainer]
+    shapes, aliases = keys_of(golden_arrays(file))
+    name = "3d_fullres" if "3d" in file else "2d"
+    plans = old_plans(name, **changes)
+    weights = _network(trainer, plans, DATASET, name).state_dict()
+    source = next(source for source, ours in TRAINERS.values() if ours == trainer)
+    ours = {theirs: key for key, theirs in convert_state_dict({key: key for key in shapes}, source).items()}
+    renamed = {key: weights[ours[aliases.get(key, key)]] for key in shapes}
+    folder = write_fork_folder(tmp_path / f"{fork_trainer}__nnUNetPlans__{name}", renamed, plans)
+    out = import_folder(folder, tmp_path / "imported")
+    content = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)
+    assert content["trainer_name"] == trainer
+    assert content["network_weights"].keys() == weights.keys()
+    assert all(torch.equal(content["network_weights"][key], weights[key]) for key in weights)
+
+
 def test_nothing_is_left_behind_by_an_import_that_fails(fork_folder, tmp_path):
-    folder, _ = fork_folder
+    folder = fork_folder
     path = folder / "fold_all" / "checkpoint_final.pth"
     checkpoint = torch.load(path, weights_only=False)
     del checkpoint["network_weights"]["mamba_layer.norm.weight"]
@@ -136,7 +179,7 @@ def test_nothing_is_left_behind_by_an_import_that_fails(fork_folder, tmp_path):
 
 
 def test_folders_that_cannot_be_imported_say_why(fork_folder, tmp_path):
-    folder, _ = fork_folder
+    folder = fork_folder
     with pytest.raises(ValueError, match="exists already; name another"):
         import_folder(folder)  # ours would have the fork's own name
     with pytest.raises(
@@ -208,13 +251,31 @@ def test_a_file_of_weights_becomes_one_for_pretrained_weights(tmp_path, wrapper,
     out = tmp_path / "ours.pth"
     options = ["--source", "vm_unet", "--out", str(out), "--channels", "1"]
     assert main(["import-checkpoint", str(tmp_path / "best.pth"), *options]) == 0
-    assert "holds vm_unet with num_classes=2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "holds vm_unet with num_classes=2" in said
+    assert f"Took {'the whole file' if wrapper is None else f'entry {wrapper}'} of" in said
     content = torch.load(out, weights_only=True)
     assert content["arguments"] == {"num_classes": 2, **BARE["vm_unet"], "input_channels": 1}
     other = create_network("vm_unet", num_classes=5, **BARE["vm_unet"] | {"input_channels": 1})
     load_pretrained_weights(other, str(out))
     for key, value in other.state_dict().items():
         assert "seg_layers" in key or torch.equal(value, network.state_dict()[key])
+
+
+def test_of_several_weights_in_a_file_one_is_named(tmp_path, capsys):
+    network = vm_unet_file(tmp_path / "both.pth", "model_ema")
+    averaged = torch.load(tmp_path / "both.pth", weights_only=True)["model_ema"]
+    trained = {key: value + 1 for key, value in averaged.items()}
+    torch.save({"model_ema": averaged, "model": trained}, tmp_path / "both.pth")
+    key = "encoder.patch_embed.proj.weight"
+    for entry, shift in (("auto", 1), ("model", 1), ("model_ema", 0)):
+        out = tmp_path / f"{entry}.pth"
+        options = ["--source", "vm_unet", "--out", str(out), "--weights", entry]
+        assert main(["import-checkpoint", str(tmp_path / "both.pth"), *options]) == 0
+        name, aside = ("model", "model_ema") if shift else ("model_ema", "model")
+        assert f"Took entry {name} ({aside} left aside)" in capsys.readouterr().out
+        taken = torch.load(out, weights_only=True)["network_weights"][key]
+        assert torch.equal(taken, network.state_dict()[key] + shift)
 
 
 def test_files_that_cannot_be_imported_say_why(tmp_path, capsys):

@@ -33,10 +33,10 @@ def import_checkpoint(args: argparse.Namespace) -> int:
         return 0
     if args.source is None or args.out is None:
         raise ValueError("A file of weights needs --source (whose code it is) and --out (the file to write).")
-    name, arguments = import_weights(
-        args.path, args.source, args.out, entry=args.weights, channels=args.channels
-    )
-    print(f"{args.out} holds {name} with {', '.join(f'{key}={value}' for key, value in arguments.items())}.")
+    done = import_weights(args.path, args.source, args.out, entry=args.weights, channels=args.channels)
+    arguments = ", ".join(f"{key}={value}" for key, value in done.arguments.items())
+    print(f"Took {done.taken} of {args.path}.")
+    print(f"{args.out} holds {done.network} with {arguments}.")
     print(
         "Begin training from it with nnUNetv2_train ... -pretrained_weights, if the sizes are the trainer's."
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from nnunet_mamba.checkpoints.content import weights_in
 from nnunet_mamba.checkpoints.restricted import load_restricted
 from nnunet_mamba.checkpoints.vmamba import NETWORKS, load_vmamba
 
@@ -25,7 +26,5 @@ def start_from_vmamba(network: nn.Module, network_name: str) -> str | None:
             f"Training {network_name} from scratch. Its paper starts from VMamba's ImageNet weights: set "
             f"{VARIABLE} to the file vssmtiny_dp01_ckpt_epoch_292.pth (or the small one) to do so."
         )
-    content = load_restricted(Path(path).expanduser())
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected VMamba's checkpoint.")
-    return f"{load_vmamba(network, content.get('model', content), network_name)} From {path}."
+    weights = weights_in(load_restricted(Path(path).expanduser()), path)
+    return f"{load_vmamba(network, weights.tensors, network_name)} From {path}, {weights}."

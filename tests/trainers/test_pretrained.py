@@ -42,7 +42,7 @@ def test_the_file_fills_the_network(network, tmp_path, monkeypatch):
     file_of(source, tmp_path / "vssmtiny.pth")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
     message = start_from_vmamba(network, "vm_unet")
-    assert "in the encoder" in message and "vssmtiny.pth" in message
+    assert "in the encoder" in message and "vssmtiny.pth, entry model" in message
     for key in ("encoder.layers.2.0.self_attention.Ds", "encoder.layers.3.0.self_attention.in_proj.weight"):
         assert torch.equal(network.state_dict()[key], source.state_dict()[key])
     mirrored = network.state_dict()["decoder.layers.0.0.self_attention.in_proj.weight"]
