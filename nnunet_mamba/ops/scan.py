@@ -11,7 +11,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import reference, torch_scan
+from nnunet_mamba.ops import onnx_scan, reference, torch_scan
 from nnunet_mamba.ops.backends import choose_backend
 
 # Schemas are inferred from the annotations of registered functions, and torch 2.4 reads only this spelling of
@@ -190,9 +190,8 @@ def selective_scan(
     if name == "reference":
         return reference.selective_scan_reference(*arguments).transpose(-1, -2)
     if torch.onnx.is_in_onnx_export():
-        y, _ = torch_scan.forward(*arguments, keep=False)
-    else:
-        y, _ = _scan(*arguments, _needs_gradient(u, delta, A, B, C, D, z, delta_bias), name)
+        return onnx_scan.selective_scan(*arguments).transpose(-1, -2)
+    y, _ = _scan(*arguments, _needs_gradient(u, delta, A, B, C, D, z, delta_bias), name)
     return y.transpose(-1, -2)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mamba import create_network
-from nnunet_mamba.ops import causal_conv1d, selective_scan
+from nnunet_mamba.ops import causal_conv1d, onnx_scan, selective_scan, torch_scan
 
 META_SIZES = {
     "features_per_stage": [4, 8],
@@ -40,8 +40,8 @@ class Walk(nn.Module):
     def __init__(self, d: int, length: int):
         super().__init__()
         torch.manual_seed(0)
-        self.A, self.taps = -torch.rand(d, 4), torch.randn(d, 4)
-        self.rows = torch.randperm(length, dtype=torch.int32)
+        self.A, self.taps = nn.Parameter(-torch.rand(d, 4)), nn.Parameter(torch.randn(d, 4))
+        self.register_buffer("rows", torch.randperm(length, dtype=torch.int32))
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         walk = {"rows": self.rows, "reverse": True}
@@ -59,9 +59,21 @@ def assert_equal_as_onnx(network, x, path):
         torch.testing.assert_close(torch.from_numpy(actual), network(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("length", [7, 300])  # within a chunk of the torch backend, and more than one
+@pytest.mark.parametrize("length", [1, 7, 64])
+def test_the_recurrence_that_is_exported_is_that_of_the_torch_backend(length):
+    torch.manual_seed(0)
+    decay, drive = torch.rand(2, length, 3, 4).double(), torch.randn(2, length, 3, 4).double()
+    start = torch.randn(2, 3, 4).double()
+    expected = torch_scan.linear_scan(decay, drive, start)
+    torch.testing.assert_close(onnx_scan.linear_scan(decay, drive, start), expected)
+
+
+@pytest.mark.parametrize("length", [7, 300, 20000])
 def test_a_walk_is_the_same_in_onnx(length, tmp_path):
-    assert_equal_as_onnx(Walk(8, length), torch.randn(2, 8, length), tmp_path / "walk.onnx")
+    path = tmp_path / "walk.onnx"
+    assert_equal_as_onnx(Walk(8, length), torch.randn(2, 8, length), path)
+    n_nodes = len(pytest.importorskip("onnx").load(path, load_external_data=False).graph.node)
+    assert n_nodes < 100, "the graph must not grow with the sequence"
 
 
 @pytest.mark.parametrize(
