@@ -65,11 +65,10 @@ class MambaTrainer(RecipeTrainer):
 
     def on_train_start(self) -> None:
         backend = choose_backend(None, self.device.type)  # one asked for in vain ends the run here
+        has_weights = self.was_initialized or self.current_epoch > 0  # initialised by now: to load a file
         if not self.was_initialized:
             self.initialize()
-        origin = None
-        if self.current_epoch == 0:
-            origin = start_from_vmamba(bare_network(self.network), self.network_name)
+        origin = start_from_vmamba(bare_network(self.network), self.network_name, has_weights=has_weights)
         super().on_train_start()
         self.print_to_log_file(f"Selective scan on {self.device.type}: backend {backend}")
         if origin is not None:

@@ -41,7 +41,7 @@ def test_the_file_fills_the_network(network, tmp_path, monkeypatch):
     source = create_network("vm_unet", **SIZES)
     file_of(source, tmp_path / "vssmtiny.pth")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
-    message = start_from_vmamba(network, "vm_unet")
+    message = start_from_vmamba(network, "vm_unet", has_weights=False)
     assert "in the encoder" in message and "vssmtiny.pth, entry model" in message
     for key in ("encoder.layers.2.0.self_attention.Ds", "encoder.layers.3.0.self_attention.in_proj.weight"):
         assert torch.equal(network.state_dict()[key], source.state_dict()[key])
@@ -52,19 +52,19 @@ def test_the_file_fills_the_network(network, tmp_path, monkeypatch):
 def test_without_the_variable_the_log_says_from_scratch(network, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert "from scratch" in start_from_vmamba(network, "vm_unet")
+    assert "from scratch" in start_from_vmamba(network, "vm_unet", has_weights=False)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
 def test_networks_without_vss_blocks_are_left_alone(network, monkeypatch):
     monkeypatch.setenv(VARIABLE, "/nowhere.pth")
-    assert start_from_vmamba(network, "mm_unet") is None
+    assert start_from_vmamba(network, "mm_unet", has_weights=False) is None
 
 
 def test_a_missing_file_ends_the_run_before_training(network, monkeypatch, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere.pth"))
     with pytest.raises(ValueError, match=r"nowhere.pth is no file; expected weights"):
-        start_from_vmamba(network, "vm_unet")
+        start_from_vmamba(network, "vm_unet", has_weights=False)
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
@@ -83,3 +83,21 @@ def test_a_new_training_starts_from_the_file_and_a_resumed_one_does_not(
     assert torch.equal(trainer.network.state_dict()[key], source.state_dict()[key]) == (epoch == 0)
     log = Path(trainer.log_file).read_text()
     assert ("VMamba's ImageNet weights fill" in log) == (epoch == 0)
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_pretrained_weights_of_nnunet_are_kept(make_trainer, tmp_path, monkeypatch, is_set):
+    """As nnUNetv2_train -pretrained_weights: nnU-Net initialises the trainer and fills the network first."""
+    file_of(create_network("vm_unet", input_channels=1, num_classes=3), tmp_path / "vssmtiny.pth")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    if is_set:
+        monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
+    trainer = make_trainer(nnUNetTrainerVMUNet, configuration="2d")
+    trainer.initialize()
+    before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
+    trainer.on_train_start()
+    assert all(torch.equal(value, before[key]) for key, value in trainer.network.state_dict().items())
+    log = Path(trainer.log_file).read_text()
+    assert ("is set, but not used" in log) == is_set
+    assert "from scratch" not in log
