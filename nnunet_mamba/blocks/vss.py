@@ -30,6 +30,8 @@ class SS2D(nn.Module):
 
     def __init__(self, channels: int, *, order: str, d_state: int = 16, d_conv: int = 3, expand: int = 2):
         super().__init__()
+        if d_conv % 2 == 0:
+            raise ValueError(f"d_conv: the 2D convolution of a VSS block needs an odd width, got {d_conv}.")
         self.paths = scan_order(order, 2)
         n_walks, inner, dt_rank = len(self.paths), expand * channels, math.ceil(channels / 16)
         bound = inner**-0.5

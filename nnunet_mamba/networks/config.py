@@ -116,6 +116,9 @@ class MetaConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("encoder", "decoder"):
+            words = getattr(self, name)
+            object.__setattr__(self, name, (words,) if isinstance(words, str) else tuple(words))
         for name, words in WORDS.items():
             value = getattr(self, name)
             for word in (value,) if isinstance(value, str) else value:

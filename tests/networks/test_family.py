@@ -492,11 +492,18 @@ def test_bad_arguments_say_what_came_and_what_to_do(name, change, message):
         ("swin_umamba", {"depths_decoder": [2, 2, 2]}, "Unknown override depths_decoder; known are .*depths"),
         ("mamba_unet", {"depths_decoder": [2, 2]}, "depths_decoder must be a positive number or 3 of them"),
         ("vm_unet", {"input_channels": 0}, "at least one channel and one class"),
+        ("vm_unet", {"d_conv": 4}, "d_conv: the 2D convolution of a VSS block needs an odd width, got 4"),
     ],
 )
 def test_bad_sizes_of_networks_with_their_own_topology_say_so(name, change, message):
     with pytest.raises(ValueError, match=message):
         create_network(name, **(small(name)[0] | change))
+
+
+def test_one_word_for_all_stages_may_be_given_alone():
+    words, alone = ({"encoder": encoder, "bottleneck": "ssm"} for encoder in (["ssm"], "ssm"))
+    one, other = (create_network("mm_unet", **plan(), **given) for given in (words, alone))
+    assert one.state_dict().keys() == other.state_dict().keys()
 
 
 def test_sizes_that_agree_may_be_given():
