@@ -1,0 +1,427 @@
+"""Triton kernels of the selective scan: several walks over one volume, read and written in place.
+
+A program walks one segment of one walk, for a block of channels and a block of states. Its state is a tile of
+four axes (D_IN, N_IN, D_OUT, N_OUT): channel = d_out D_IN + d_in, state = n_out N_IN + n_in. The last two axes
+lie across the lanes of a warp and the first two in the registers of each lane, so that sums over states, and
+over channels, are mostly sums within a lane.
+
+Steps go by UNROLL at a time, whose loads come first: they do not wait for the recurrence. Where segments are
+several, each is walked once from zero (`segment_ends`), the states at their ends are passed on (`carry`), and
+it is walked again (`forward`); so too backwards (`segment_gradients`, `carry`, `backward`). `forward` keeps
+the state before every CHUNK steps; `backward` starts from there, walks the chunk, keeps the state before
+every UNROLL steps in a scratch of its own, and then goes back, with the states of UNROLL steps in registers.
+
+A sequence is a tuple (pointer, stride of walks, of batch items, of rows), last axis contiguous; B and C have
+a stride of groups before that of rows. A piece is one walk's block of states; pieces are launched together,
+each with outputs of its own, or one after the other, and add to what is there. No sum depends on the order in
+which programs run. Offsets are int64.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+CARRIED: tl.constexpr = tl.constexpr(8)  # segments whose ends `carry` loads at once
+
+
+class Sizes(NamedTuple):
+    """What all kernels of a call are told in integers."""
+
+    length: int
+    channels: int  # of all groups
+    group: int  # channels per group
+    groups: int
+    n: int
+    channel_blocks: int  # per group
+    state_blocks: int
+    batch: int
+    segments: int
+    segment: int  # steps per segment, a multiple of CHUNK
+    reverse: int  # bit k: walk k goes from the last step to the first
+
+
+@triton.jit
+def _coordinates(sizes, first, D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr):
+    """Walk, block of states, batch item, segment, group; channels and their mask (D_IN, 1, D_OUT, 1), states
+    within the block (1, N_IN, 1, N_OUT)."""
+    item_segment, block, piece = tl.program_id(0), tl.program_id(1), first + tl.program_id(2)
+    walk, state_block = piece // sizes.state_blocks, piece % sizes.state_blocks
+    item, segment = item_segment // sizes.segments, item_segment % sizes.segments
+    group, within = block // sizes.channel_blocks, block % sizes.channel_blocks
+    lane = tl.arange(0, D_OUT)[None, None, :, None] * D_IN + tl.arange(0, D_IN)[:, None, None, None]
+    channel = within * (D_IN * D_OUT) + lane
+    state = tl.arange(0, N_OUT)[None, None, None, :] * N_IN + tl.arange(0, N_IN)[None, :, None, None]
+    inside = channel < sizes.group
+    channel = (group * sizes.group + channel).to(tl.int64)
+    return walk.to(tl.int64), state_block, item.to(tl.int64), segment, group.to(tl.int64), channel, inside, state
+
+
+@triton.jit
+def _row(rows_ptr, sizes, walk, t):
+    """The row of memory that step t of the walk visits."""
+    t = tl.minimum(t, sizes.length - 1)
+    t = tl.where((sizes.reverse >> walk) & 1 != 0, sizes.length - 1 - t, t)
+    if rows_ptr is None:
+        row = t.to(tl.int64)
+    else:
+        row = tl.load(rows_ptr + walk * sizes.length + t).to(tl.int64)
+    return row
+
+
+@triton.jit
+def _if(condition, mask):
+    """The mask, where a condition on scalars holds (not `&`: the interpreter makes an integer of it)."""
+    return tl.where(condition, mask, False)
+
+
+@triton.jit
+def _start(sequence, walk, item):
+    return sequence[0] + walk * sequence[1] + item * sequence[2]
+
+
+@triton.jit
+def _start_of_group(sequence, walk, item, group):
+    return sequence[0] + walk * sequence[1] + item * sequence[2] + group * sequence[3]
+
+
+@triton.jit
+def _per_channel(ptr, walk, sizes, channel, inside, like, default: tl.constexpr):
+    """Values of a (walks, channels) array; `default` where there is none."""
+    if ptr is None:
+        value = tl.full(channel.shape, default, like)
+    else:
+        value = tl.load(ptr + walk * sizes.channels + channel, mask=inside, other=0).to(like)
+    return value
+
+
+@triton.jit
+def _softplus(raw, TERMS: tl.constexpr):
+    """log(1 + exp(raw)) as max(raw, 0) + 2 artanh(e / (2 + e)), e = exp(-|raw|); and its slope."""
+    e = tl.exp2(-tl.abs(raw) * LOG2E)
+    s = e / (e + 2.0)
+    series = tl.zeros_like(raw)
+    for i in tl.static_range(TERMS):
+        series = series * s * s + 2.0 / (2 * (TERMS - 1 - i) + 1)
+    return tl.maximum(raw, 0.0) + s * series, tl.where(raw >= 0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
+def _step(at, row, stride, bias, inside, valid, SOFTPLUS: tl.constexpr, TERMS: tl.constexpr):
+    """Step size and the slope of it; both zero past the end, where nothing may change."""
+    raw = tl.load(at + row * stride, mask=inside, other=0).to(bias.dtype) + bias
+    if SOFTPLUS:
+        step, slope = _softplus(raw, TERMS)
+    else:
+        step, slope = raw, tl.full(raw.shape, 1.0, raw.dtype)
+    return tl.where(valid, step, 0.0), tl.where(valid, slope, 0.0)
+
+
+@triton.jit
+def _over_states(x):
+    return tl.sum(tl.sum(x, 3, keep_dims=True), 1, keep_dims=True)
+
+
+@triton.jit
+def _over_channels(x):
+    return tl.sum(tl.sum(x, 0, keep_dims=True), 2, keep_dims=True)
+
+
+@triton.jit
+def _sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
+
+
+@triton.jit
+def _add(ptr, value, mask, add):
+    """Store, or add to what is there."""
+    before = tl.load(ptr, mask=_if(add != 0, mask), other=0).to(value.dtype)
+    tl.store(ptr, (before + value).to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def segment_ends(
+    u, delta, A_ptr, B, bias_ptr, rows_ptr, ends_ptr, totals_ptr, sizes, first,
+    SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
+    D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr,
+):  # fmt: skip
+    """The state at a segment's end if it is zero at its start -> ends (pieces, b, segments, states, d), and
+    the sum of its step sizes -> totals (pieces, b, segments, d)."""
+    walk, state_block, item, segment, group, channel, inside, state = _coordinates(
+        sizes, first, D_IN, N_IN, D_OUT, N_OUT
+    )
+    N: tl.constexpr = N_IN * N_OUT
+    known = state_block * N + state < sizes.n
+    A = tl.load(
+        A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
+        mask=inside, other=0,
+    )  # fmt: skip
+    bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
+    u_at, delta_at = _start(u, walk, item) + channel, _start(delta, walk, item) + channel
+    B_at = _start_of_group(B, walk, item, group) + state_block * N + state
+    h = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
+    total = tl.zeros([D_IN, 1, D_OUT, 1], ACC)
+    begin = segment * sizes.segment
+    end = tl.minimum(begin + sizes.segment, sizes.length)
+    for t in range(begin, end, UNROLL):
+        steps, drives, Bs = (), (), ()
+        for i in tl.static_range(UNROLL):
+            row = _row(rows_ptr, sizes, walk, t + i)
+            step, _ = _step(delta_at, row, delta[3], bias, inside, t + i < end, SOFTPLUS, TERMS)
+            steps = steps + (step,)
+            drives = drives + (step * tl.load(u_at + row * u[3], mask=inside, other=0).to(ACC),)
+            Bs = Bs + (tl.load(B_at + row * B[4], mask=known, other=0).to(ACC),)
+        for i in tl.static_range(UNROLL):
+            h = tl.exp2(steps[i] * A) * h + drives[i] * Bs[i]
+            total += steps[i]
+    place = (tl.program_id(2) * sizes.batch + item) * sizes.segments + segment
+    tl.store(ends_ptr + (place * N + state) * sizes.channels + channel, h, mask=inside)
+    tl.store(totals_ptr + place * sizes.channels + channel, total, mask=inside)
+
+
+@triton.jit
+def carry(
+    ends_ptr, totals_ptr, A_ptr, sizes, first,
+    BACKWARDS: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Ends of segments -> what each begins with, in place; from the last to the first if BACKWARDS."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < N * sizes.channels
+    channel = at % sizes.channels
+    item, piece = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
+    A = tl.load(A_ptr + (first + piece) * N * sizes.channels + at, mask=inside, other=0)
+    state = tl.zeros([BLOCK], ACC)
+    base = (piece * sizes.batch + item) * sizes.segments
+    for s in range(0, sizes.segments, CARRIED):
+        ends, totals = (), ()
+        for i in tl.static_range(CARRIED):
+            place = base + (sizes.segments - 1 - s - i if BACKWARDS else s + i)
+            mask = _if(s + i < sizes.segments, inside)
+            ends = ends + (tl.load(ends_ptr + place * N * sizes.channels + at, mask=mask, other=0),)
+            totals = totals + (tl.load(totals_ptr + place * sizes.channels + channel, mask=mask, other=0),)
+        for i in tl.static_range(CARRIED):
+            place = base + (sizes.segments - 1 - s - i if BACKWARDS else s + i)
+            mask = _if(s + i < sizes.segments, inside)
+            tl.store(ends_ptr + place * N * sizes.channels + at, state, mask=mask)
+            state = tl.exp2(totals[i] * A) * state + ends[i]
+
+
+@triton.jit
+def forward(
+    u, delta, A_ptr, B, C, D_ptr, z, bias_ptr, rows_ptr, starts_ptr, states_ptr, y, y_add, sizes, first,
+    SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
+    D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr,
+):  # fmt: skip
+    """y, and the states before every CHUNK steps -> states (walks, b, chunks, n, d), where they are wanted."""
+    walk, state_block, item, segment, group, channel, inside, state = _coordinates(
+        sizes, first, D_IN, N_IN, D_OUT, N_OUT
+    )
+    N: tl.constexpr = N_IN * N_OUT
+    known = state_block * N + state < sizes.n
+    A = tl.load(
+        A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
+        mask=inside, other=0,
+    )  # fmt: skip
+    bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
+    D = tl.where(state_block == 0, _per_channel(D_ptr, walk, sizes, channel, inside, ACC, 0.0), 0.0)
+    u_at, delta_at = _start(u, walk, item) + channel, _start(delta, walk, item) + channel
+    B_at = _start_of_group(B, walk, item, group) + state_block * N + state
+    C_at = _start_of_group(C, walk, item, group) + state_block * N + state
+    y_at = _start(y, tl.program_id(2).to(tl.int64), item) + channel
+    h = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
+    if starts_ptr is not None:
+        place = (tl.program_id(2) * sizes.batch + item) * sizes.segments + segment
+        h = tl.load(starts_ptr + (place * N + state) * sizes.channels + channel, mask=inside, other=0)
+    begin = segment * sizes.segment
+    end = tl.minimum(begin + sizes.segment, sizes.length)
+    chunks = tl.cdiv(sizes.length, CHUNK)
+    for start in range(begin, end, CHUNK):
+        if states_ptr is not None:
+            place = ((walk * sizes.batch + item) * chunks + start // CHUNK) * sizes.n + state_block * N
+            tl.store(states_ptr + (place + state) * sizes.channels + channel, h, mask=inside & known)
+        for t in range(start, tl.minimum(start + CHUNK, end), UNROLL):
+            rows, us, steps, Bs, Cs = (), (), (), (), ()
+            for i in tl.static_range(UNROLL):
+                row = _row(rows_ptr, sizes, walk, t + i)
+                step, _ = _step(delta_at, row, delta[3], bias, inside, t + i < end, SOFTPLUS, TERMS)
+                rows = rows + (row,)
+                steps = steps + (step,)
+                us = us + (tl.load(u_at + row * u[3], mask=inside, other=0).to(ACC),)
+                Bs = Bs + (tl.load(B_at + row * B[4], mask=known, other=0).to(ACC),)
+                Cs = Cs + (tl.load(C_at + row * C[4], mask=known, other=0).to(ACC),)
+            for i in tl.static_range(UNROLL):
+                h = tl.exp2(steps[i] * A) * h + (steps[i] * us[i]) * Bs[i]
+                out = _over_states(h * Cs[i]) + D * us[i]
+                valid = _if(t + i < end, inside)
+                if z[0] is not None:
+                    gate = tl.load(_start(z, walk, item) + channel + rows[i] * z[3], mask=valid, other=0).to(ACC)
+                    out *= gate * _sigmoid(gate)
+                _add(y_at + rows[i] * y[3], out, valid, y_add)
+
+
+@triton.jit
+def segment_gradients(
+    dy, delta, A_ptr, C, z, bias_ptr, rows_ptr, ends_ptr, totals_ptr, sizes, first,
+    SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
+    D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr,
+):  # fmt: skip
+    """What a segment sends to the state before it, if nothing reaches it from later; and the sum of its step
+    sizes. Shapes as in `segment_ends`."""
+    walk, state_block, item, segment, group, channel, inside, state = _coordinates(
+        sizes, first, D_IN, N_IN, D_OUT, N_OUT
+    )
+    N: tl.constexpr = N_IN * N_OUT
+    known = state_block * N + state < sizes.n
+    A = tl.load(
+        A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
+        mask=inside, other=0,
+    )  # fmt: skip
+    bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
+    delta_at, dy_at = _start(delta, walk, item) + channel, _start(dy, walk, item) + channel
+    C_at = _start_of_group(C, walk, item, group) + state_block * N + state
+    dh = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
+    total = tl.zeros([D_IN, 1, D_OUT, 1], ACC)
+    begin = segment * sizes.segment
+    end = tl.minimum(begin + sizes.segment, sizes.length)
+    tiles = tl.cdiv(end - begin, UNROLL)
+    for tile in range(0, tiles):
+        t = begin + (tiles - 1 - tile) * UNROLL
+        steps, douts, Cs = (), (), ()
+        for i in tl.static_range(UNROLL):
+            row = _row(rows_ptr, sizes, walk, t + i)
+            valid = _if(t + i < end, inside)
+            step, _ = _step(delta_at, row, delta[3], bias, inside, t + i < end, SOFTPLUS, TERMS)
+            dout = tl.load(dy_at + row * dy[3], mask=valid, other=0).to(ACC)
+            if z[0] is not None:
+                gate = tl.load(_start(z, walk, item) + channel + row * z[3], mask=valid, other=0).to(ACC)
+                dout *= gate * _sigmoid(gate)
+            steps = steps + (step,)
+            douts = douts + (dout,)
+            Cs = Cs + (tl.load(C_at + row * C[4], mask=known, other=0).to(ACC),)
+        for j in tl.static_range(UNROLL):
+            i: tl.constexpr = UNROLL - 1 - j
+            dh = tl.exp2(steps[i] * A) * (dh + douts[i] * Cs[i])
+            total += steps[i]
+    place = (tl.program_id(2) * sizes.batch + item) * sizes.segments + segment
+    tl.store(ends_ptr + (place * N + state) * sizes.channels + channel, dh, mask=inside)
+    tl.store(totals_ptr + place * sizes.channels + channel, total, mask=inside)
+
+
+@triton.jit
+def backward(
+    dy, u, delta, A_ptr, B, C, D_ptr, z, bias_ptr, rows_ptr, states_ptr, later_ptr, scratch_ptr,
+    du, ddelta, dz, dB_ptr, dC_ptr, dA_ptr, dD_ptr, dbias_ptr, du_add, ddelta_add, dz_add, sizes, first,
+    SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
+    D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr,
+):  # fmt: skip
+    """All gradients. du, ddelta, dz are sequences; dB, dC (pieces, channel blocks, b, g, l, states); dA
+    (pieces, b segments, states, d); dD, dbias (pieces, b segments, d)."""
+    walk, state_block, item, segment, group, channel, inside, state = _coordinates(
+        sizes, first, D_IN, N_IN, D_OUT, N_OUT
+    )
+    N: tl.constexpr = N_IN * N_OUT
+    TILE: tl.constexpr = D_IN * D_OUT * N
+    known = state_block * N + state < sizes.n
+    A = tl.load(
+        A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
+        mask=inside, other=0,
+    )  # fmt: skip
+    bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
+    D = tl.where(state_block == 0, _per_channel(D_ptr, walk, sizes, channel, inside, ACC, 0.0), 0.0)
+    u_at, delta_at = _start(u, walk, item) + channel, _start(delta, walk, item) + channel
+    dy_at = _start(dy, walk, item) + channel
+    B_at = _start_of_group(B, walk, item, group) + state_block * N + state
+    C_at = _start_of_group(C, walk, item, group) + state_block * N + state
+    piece = tl.program_id(2).to(tl.int64)
+    du_at, ddelta_at = _start(du, piece, item) + channel, _start(ddelta, piece, item) + channel
+    within = tl.program_id(1) % sizes.channel_blocks
+    part = ((piece * sizes.channel_blocks + within) * sizes.batch + item) * sizes.groups + group
+    program = (piece * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
+    lane = tl.arange(0, D_OUT)[None, None, :, None] * D_IN + tl.arange(0, D_IN)[:, None, None, None]
+    kept_at = scratch_ptr + program * (CHUNK // UNROLL * TILE) + state * (D_IN * D_OUT) + lane
+    begin = segment * sizes.segment
+    end = tl.minimum(begin + sizes.segment, sizes.length)
+    chunks = tl.cdiv(sizes.length, CHUNK)
+    dh = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
+    place = (piece * sizes.batch + item) * sizes.segments + segment
+    if later_ptr is not None:
+        dh = tl.load(later_ptr + (place * N + state) * sizes.channels + channel, mask=inside, other=0)
+    dA = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
+    dD = tl.zeros([D_IN, 1, D_OUT, 1], ACC)
+    dbias = tl.zeros([D_IN, 1, D_OUT, 1], ACC)
+    n_chunks = tl.cdiv(end - begin, CHUNK)
+    for chunk in range(0, n_chunks):
+        start = begin + (n_chunks - 1 - chunk) * CHUNK
+        tiles = tl.cdiv(tl.minimum(CHUNK, end - start), UNROLL)
+        kept = ((walk * sizes.batch + item) * chunks + start // CHUNK) * sizes.n + state_block * N
+        h = tl.load(
+            states_ptr + (kept + state) * sizes.channels + channel, mask=inside & known, other=0
+        )  # fmt: skip
+        for tile in range(0, tiles - 1):
+            tl.store(kept_at + tile * TILE, h)
+            steps, drives, Bs = (), (), ()
+            for i in tl.static_range(UNROLL):
+                t = start + tile * UNROLL + i
+                row = _row(rows_ptr, sizes, walk, t)
+                step, _ = _step(delta_at, row, delta[3], bias, inside, t < end, SOFTPLUS, TERMS)
+                steps = steps + (step,)
+                drives = drives + (step * tl.load(u_at + row * u[3], mask=inside, other=0).to(ACC),)
+                Bs = Bs + (tl.load(B_at + row * B[4], mask=known, other=0).to(ACC),)
+            for i in tl.static_range(UNROLL):
+                h = tl.exp2(steps[i] * A) * h + drives[i] * Bs[i]
+        tl.store(kept_at + (tiles - 1) * TILE, h)
+        tl.debug_barrier()
+        for back in range(0, tiles):
+            tile = tiles - 1 - back
+            h = tl.load(kept_at + tile * TILE)
+            rows, us, steps, slopes, Bs, Cs, dys = (), (), (), (), (), (), ()
+            for i in tl.static_range(UNROLL):
+                t = start + tile * UNROLL + i
+                row = _row(rows_ptr, sizes, walk, t)
+                step, slope = _step(delta_at, row, delta[3], bias, inside, t < end, SOFTPLUS, TERMS)
+                rows = rows + (row,)
+                steps = steps + (step,)
+                slopes = slopes + (slope,)
+                us = us + (tl.load(u_at + row * u[3], mask=inside, other=0).to(ACC),)
+                Bs = Bs + (tl.load(B_at + row * B[4], mask=known, other=0).to(ACC),)
+                Cs = Cs + (tl.load(C_at + row * C[4], mask=known, other=0).to(ACC),)
+                dys = dys + (tl.load(dy_at + row * dy[3], mask=_if(t < end, inside), other=0).to(ACC),)
+            hs, decays = (h,), ()
+            for i in tl.static_range(UNROLL):
+                decay = tl.exp2(steps[i] * A)
+                h = decay * h + (steps[i] * us[i]) * Bs[i]
+                hs = hs + (h,)
+                decays = decays + (decay,)
+            for j in tl.static_range(UNROLL):
+                i: tl.constexpr = UNROLL - 1 - j
+                t = start + tile * UNROLL + i
+                row, u_i, step, dout = rows[i], us[i], steps[i], dys[i]
+                valid = _if(t < end, inside)
+                if z[0] is not None:
+                    gate = tl.load(_start(z, walk, item) + channel + row * z[3], mask=valid, other=0).to(ACC)
+                    s = _sigmoid(gate)
+                    out = _over_states(hs[i + 1] * Cs[i]) + D * u_i
+                    through_gate = dout * out * (s * (1.0 + gate * (1.0 - s)))
+                    _add(_start(dz, piece, item) + channel + row * dz[3], through_gate, valid, dz_add)
+                    dout *= gate * s
+                grad = dh + dout * Cs[i]
+                through_u = _over_states(grad * Bs[i])
+                place_B = (part * sizes.length + row) * N + state
+                tl.store(dC_ptr + place_B, _over_channels(dout * hs[i + 1]), mask=_if(t < end, known))
+                tl.store(dB_ptr + place_B, _over_channels(grad * (step * u_i)), mask=_if(t < end, known))
+                dh = grad * decays[i]
+                d_exponent = dh * hs[i]
+                dA += d_exponent * step
+                d_step = (through_u * u_i + LN2 * _over_states(d_exponent * A)) * slopes[i]
+                _add(du_at + row * du[3], through_u * step + D * dout, valid, du_add)
+                _add(ddelta_at + row * ddelta[3], d_step, valid, ddelta_add)
+                dD += dout * u_i
+                dbias += d_step
+        tl.debug_barrier()
+    tl.store(dA_ptr + (place * N + state) * sizes.channels + channel, dA, mask=inside)
+    tl.store(dD_ptr + place * sizes.channels + channel, dD, mask=inside)
+    tl.store(dbias_ptr + place * sizes.channels + channel, dbias, mask=inside)
