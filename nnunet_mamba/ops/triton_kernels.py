@@ -1,9 +1,8 @@
 """Triton kernels of the selective scan: several walks over one volume, read and written in place.
 
-A program walks one segment of one walk, for a block of channels and a block of states. Its state is a tile of
-four axes (D_IN, N_IN, D_OUT, N_OUT): channel = d_out D_IN + d_in, state = n_out N_IN + n_in. The last two axes
-lie across the lanes of a warp and the first two in the registers of each lane, so that sums over states, and
-over channels, are mostly sums within a lane.
+A program is one warp, which walks one segment of one walk for WIDTH channels and N states. A tile (N, WIDTH)
+has a channel in each lane and its states in the lane's registers: the recurrence and the sums over states
+need no other lane, and rows of u are read as they lie.
 
 Steps go by UNROLL at a time, whose loads come first: they do not wait for the recurrence. Where segments are
 several, each is walked once from zero (`segment_ends`), the states at their ends are passed on (`carry`), and
@@ -46,16 +45,15 @@ class Sizes(NamedTuple):
 
 
 @triton.jit
-def _coordinates(sizes, first, D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr):
-    """Walk, block of states, batch item, segment, group; channels and their mask (D_IN, 1, D_OUT, 1), states
-    within the block (1, N_IN, 1, N_OUT)."""
+def _coordinates(sizes, first, N: tl.constexpr, WIDTH: tl.constexpr):
+    """Walk, block of states, batch item, segment, group; channels and their mask (1, WIDTH); states within
+    the block (N, 1)."""
     item_segment, block, piece = tl.program_id(0), tl.program_id(1), first + tl.program_id(2)
     walk, state_block = piece // sizes.state_blocks, piece % sizes.state_blocks
     item, segment = item_segment // sizes.segments, item_segment % sizes.segments
     group, within = block // sizes.channel_blocks, block % sizes.channel_blocks
-    lane = tl.arange(0, D_OUT)[None, None, :, None] * D_IN + tl.arange(0, D_IN)[:, None, None, None]
-    channel = within * (D_IN * D_OUT) + lane
-    state = tl.arange(0, N_OUT)[None, None, None, :] * N_IN + tl.arange(0, N_IN)[None, :, None, None]
+    channel = within * WIDTH + tl.arange(0, WIDTH)[None, :]
+    state = tl.arange(0, N)[:, None]
     inside = channel < sizes.group
     channel = (group * sizes.group + channel).to(tl.int64)
     return walk.to(tl.int64), state_block, item.to(tl.int64), segment, group.to(tl.int64), channel, inside, state
@@ -123,12 +121,31 @@ def _step(at, row, stride, bias, inside, valid, SOFTPLUS: tl.constexpr, TERMS: t
 
 @triton.jit
 def _over_states(x):
-    return tl.sum(tl.sum(x, 3, keep_dims=True), 1, keep_dims=True)
+    return tl.sum(x, 0, keep_dims=True)
+
+
+@triton.jit
+def _exchange(x, AWAY: tl.constexpr):
+    """Each lane adds the sums of the lane that is AWAY from it: of its own half of the rows, while there is
+    more than one. (M, WIDTH) -> (max(M / 2, 1), WIDTH)"""
+    lane = tl.arange(0, x.shape[1])[None, :]
+    if x.shape[0] == 1:
+        kept = x
+        sent = x
+    else:
+        low, high = tl.split(tl.permute(tl.reshape(x, (2, x.shape[0] // 2, x.shape[1])), (1, 2, 0)))
+        kept = tl.where((lane & AWAY) != 0, high, low)
+        sent = tl.where((lane & AWAY) != 0, low, high)
+    return kept + tl.gather(sent, tl.broadcast_to(lane ^ AWAY, sent.shape), 1)
 
 
 @triton.jit
 def _over_channels(x):
-    return tl.sum(tl.sum(x, 0, keep_dims=True), 2, keep_dims=True)
+    """Sums over the lanes, with N exchanges of values where a sum per row would take 5 N: (N, WIDTH) ->
+    (1, WIDTH), whose lane i has that of row i N / WIDTH."""
+    for i in tl.static_range(5):
+        x = _exchange(x, 16 >> i)
+    return x
 
 
 @triton.jit
@@ -147,14 +164,13 @@ def _add(ptr, value, mask, add):
 def segment_ends(
     u, delta, A_ptr, B, bias_ptr, rows_ptr, ends_ptr, totals_ptr, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
-    D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr,
+    N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The state at a segment's end if it is zero at its start -> ends (pieces, b, segments, states, d), and
     the sum of its step sizes -> totals (pieces, b, segments, d)."""
     walk, state_block, item, segment, group, channel, inside, state = _coordinates(
-        sizes, first, D_IN, N_IN, D_OUT, N_OUT
+        sizes, first, N, WIDTH
     )
-    N: tl.constexpr = N_IN * N_OUT
     known = state_block * N + state < sizes.n
     A = tl.load(
         A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
@@ -163,8 +179,8 @@ def segment_ends(
     bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
     u_at, delta_at = _start(u, walk, item) + channel, _start(delta, walk, item) + channel
     B_at = _start_of_group(B, walk, item, group) + state_block * N + state
-    h = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
-    total = tl.zeros([D_IN, 1, D_OUT, 1], ACC)
+    h = tl.zeros([N, WIDTH], ACC)
+    total = tl.zeros([1, WIDTH], ACC)
     begin = segment * sizes.segment
     end = tl.minimum(begin + sizes.segment, sizes.length)
     for t in range(begin, end, UNROLL):
@@ -214,13 +230,12 @@ def carry(
 def forward(
     u, delta, A_ptr, B, C, D_ptr, z, bias_ptr, rows_ptr, starts_ptr, states_ptr, y, y_add, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
-    D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr,
+    N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """y, and the states before every CHUNK steps -> states (walks, b, chunks, n, d), where they are wanted."""
     walk, state_block, item, segment, group, channel, inside, state = _coordinates(
-        sizes, first, D_IN, N_IN, D_OUT, N_OUT
+        sizes, first, N, WIDTH
     )
-    N: tl.constexpr = N_IN * N_OUT
     known = state_block * N + state < sizes.n
     A = tl.load(
         A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
@@ -232,7 +247,7 @@ def forward(
     B_at = _start_of_group(B, walk, item, group) + state_block * N + state
     C_at = _start_of_group(C, walk, item, group) + state_block * N + state
     y_at = _start(y, tl.program_id(2).to(tl.int64), item) + channel
-    h = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
+    h = tl.zeros([N, WIDTH], ACC)
     if starts_ptr is not None:
         place = (tl.program_id(2) * sizes.batch + item) * sizes.segments + segment
         h = tl.load(starts_ptr + (place * N + state) * sizes.channels + channel, mask=inside, other=0)
@@ -267,14 +282,13 @@ def forward(
 def segment_gradients(
     dy, delta, A_ptr, C, z, bias_ptr, rows_ptr, ends_ptr, totals_ptr, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
-    D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr,
+    N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """What a segment sends to the state before it, if nothing reaches it from later; and the sum of its step
     sizes. Shapes as in `segment_ends`."""
     walk, state_block, item, segment, group, channel, inside, state = _coordinates(
-        sizes, first, D_IN, N_IN, D_OUT, N_OUT
+        sizes, first, N, WIDTH
     )
-    N: tl.constexpr = N_IN * N_OUT
     known = state_block * N + state < sizes.n
     A = tl.load(
         A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
@@ -283,8 +297,8 @@ def segment_gradients(
     bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
     delta_at, dy_at = _start(delta, walk, item) + channel, _start(dy, walk, item) + channel
     C_at = _start_of_group(C, walk, item, group) + state_block * N + state
-    dh = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
-    total = tl.zeros([D_IN, 1, D_OUT, 1], ACC)
+    dh = tl.zeros([N, WIDTH], ACC)
+    total = tl.zeros([1, WIDTH], ACC)
     begin = segment * sizes.segment
     end = tl.minimum(begin + sizes.segment, sizes.length)
     tiles = tl.cdiv(end - begin, UNROLL)
@@ -302,8 +316,7 @@ def segment_gradients(
             steps = steps + (step,)
             douts = douts + (dout,)
             Cs = Cs + (tl.load(C_at + row * C[4], mask=known, other=0).to(ACC),)
-        for j in tl.static_range(UNROLL):
-            i: tl.constexpr = UNROLL - 1 - j
+        for i in tl.static_range(UNROLL - 1, -1, -1):
             dh = tl.exp2(steps[i] * A) * (dh + douts[i] * Cs[i])
             total += steps[i]
     place = (tl.program_id(2) * sizes.batch + item) * sizes.segments + segment
@@ -316,15 +329,14 @@ def backward(
     dy, u, delta, A_ptr, B, C, D_ptr, z, bias_ptr, rows_ptr, states_ptr, later_ptr, scratch_ptr,
     du, ddelta, dz, dB_ptr, dC_ptr, dA_ptr, dD_ptr, dbias_ptr, du_add, ddelta_add, dz_add, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
-    D_IN: tl.constexpr, N_IN: tl.constexpr, D_OUT: tl.constexpr, N_OUT: tl.constexpr,
+    N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """All gradients. du, ddelta, dz are sequences; dB, dC (pieces, channel blocks, b, g, l, states); dA
     (pieces, b segments, states, d); dD, dbias (pieces, b segments, d)."""
     walk, state_block, item, segment, group, channel, inside, state = _coordinates(
-        sizes, first, D_IN, N_IN, D_OUT, N_OUT
+        sizes, first, N, WIDTH
     )
-    N: tl.constexpr = N_IN * N_OUT
-    TILE: tl.constexpr = D_IN * D_OUT * N
+    TILE: tl.constexpr = N * WIDTH
     known = state_block * N + state < sizes.n
     A = tl.load(
         A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
@@ -341,18 +353,18 @@ def backward(
     within = tl.program_id(1) % sizes.channel_blocks
     part = ((piece * sizes.channel_blocks + within) * sizes.batch + item) * sizes.groups + group
     program = (piece * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
-    lane = tl.arange(0, D_OUT)[None, None, :, None] * D_IN + tl.arange(0, D_IN)[:, None, None, None]
-    kept_at = scratch_ptr + program * (CHUNK // UNROLL * TILE) + state * (D_IN * D_OUT) + lane
+    lane = tl.arange(0, WIDTH)[None, :]
+    kept_at = scratch_ptr + program * (CHUNK // UNROLL * TILE) + state * WIDTH + lane
     begin = segment * sizes.segment
     end = tl.minimum(begin + sizes.segment, sizes.length)
     chunks = tl.cdiv(sizes.length, CHUNK)
-    dh = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
+    dh = tl.zeros([N, WIDTH], ACC)
     place = (piece * sizes.batch + item) * sizes.segments + segment
     if later_ptr is not None:
         dh = tl.load(later_ptr + (place * N + state) * sizes.channels + channel, mask=inside, other=0)
-    dA = tl.zeros([D_IN, N_IN, D_OUT, N_OUT], ACC)
-    dD = tl.zeros([D_IN, 1, D_OUT, 1], ACC)
-    dbias = tl.zeros([D_IN, 1, D_OUT, 1], ACC)
+    dA = tl.zeros([N, WIDTH], ACC)
+    dD = tl.zeros([1, WIDTH], ACC)
+    dbias = tl.zeros([1, WIDTH], ACC)
     n_chunks = tl.cdiv(end - begin, CHUNK)
     for chunk in range(0, n_chunks):
         start = begin + (n_chunks - 1 - chunk) * CHUNK
@@ -396,8 +408,7 @@ def backward(
                 h = decay * h + (steps[i] * us[i]) * Bs[i]
                 hs = hs + (h,)
                 decays = decays + (decay,)
-            for j in tl.static_range(UNROLL):
-                i: tl.constexpr = UNROLL - 1 - j
+            for i in tl.static_range(UNROLL - 1, -1, -1):
                 t = start + tile * UNROLL + i
                 row, u_i, step, dout = rows[i], us[i], steps[i], dys[i]
                 valid = _if(t < end, inside)
@@ -410,9 +421,10 @@ def backward(
                     dout *= gate * s
                 grad = dh + dout * Cs[i]
                 through_u = _over_states(grad * Bs[i])
-                place_B = (part * sizes.length + row) * N + state
-                tl.store(dC_ptr + place_B, _over_channels(dout * hs[i + 1]), mask=_if(t < end, known))
-                tl.store(dB_ptr + place_B, _over_channels(grad * (step * u_i)), mask=_if(t < end, known))
+                place_B = (part * sizes.length + row) * N + lane * N // WIDTH
+                of_rows = _if(t < end, lane % (WIDTH // N) == 0)
+                tl.store(dC_ptr + place_B, _over_channels(dout * hs[i + 1]), mask=of_rows)
+                tl.store(dB_ptr + place_B, _over_channels(grad * (step * u_i)), mask=of_rows)
                 dh = grad * decays[i]
                 d_exponent = dh * hs[i]
                 dA += d_exponent * step

@@ -19,34 +19,12 @@ from torch import Tensor
 from nnunet_mamba.ops import triton_kernels as kernels
 
 CHUNK = 32  # steps between the states that forward keeps: 4 n / 32 bytes per token and channel
-UNROLL = 4
+FORWARD_UNROLL, BACKWARD_UNROLL = 4, 2
+WIDTH = 32  # channels of a program: the lanes of a warp
+MOST_STATES = 16  # of a program, in each lane's registers
 SHORTEST = 128  # steps: shorter segments are not worth the second walk
 PROGRAMS_PER_PROCESSOR = 8
 CARRY_BLOCK = 64
-
-
-class Tile(NamedTuple):
-    """The state of one program: (d_in, n_in, d_out, n_out), of which one warp's lanes span the last two."""
-
-    d_in: int
-    n_in: int
-    d_out: int
-    n_out: int
-
-    @property
-    def channels(self) -> int:
-        return self.d_in * self.d_out
-
-    @property
-    def states(self) -> int:
-        return self.n_in * self.n_out
-
-
-def tile_for(n: int) -> Tile:
-    """At most 16 states by 32 channels: 16 values per lane, of which `backward` holds some ten."""
-    states = min(16, triton.next_power_of_2(n))
-    n_out = min(4, states)
-    return Tile(n_out, states // n_out, 32 // n_out, n_out)
 
 
 class _Call:
@@ -56,11 +34,11 @@ class _Call:
         self.walks, self.batch, self.length, self.channels = delta.shape
         self.groups, self.n = B.shape[2], A.shape[2]
         self.u, self.dtype = u, torch.float64 if u.dtype == torch.float64 else torch.float32
-        self.tile = tile_for(self.n)
-        self.state_blocks = -(-self.n // self.tile.states)
+        self.block = min(MOST_STATES, triton.next_power_of_2(self.n))
+        self.state_blocks = -(-self.n // self.block)
         self.pieces = self.walks * self.state_blocks
         group = self.channels // self.groups
-        self.channel_blocks = -(-group // self.tile.channels)
+        self.channel_blocks = -(-group // WIDTH)
         per_piece = self.batch * self.groups * self.channel_blocks
         wanted = processors(u.device) * PROGRAMS_PER_PROCESSOR
         # one after the other where a piece can fill the device by itself: no outputs of its own to be added
@@ -83,7 +61,7 @@ class _Call:
             sum(1 << walk for walk, backwards in enumerate(reverse) if backwards),
         )
         self.grid = (self.batch * self.segments, self.groups * self.channel_blocks)
-        padding = (0, self.state_blocks * self.tile.states - self.n)
+        padding = (0, self.state_blocks * self.block - self.n)
         rates = F.pad(A.detach().to(self.dtype) * math.log2(math.e), padding)
         self.A = rates.transpose(1, 2).contiguous()  # (k, state blocks * states, d)
         self.D, self.bias, self.rows = D, bias, rows
@@ -97,9 +75,9 @@ class _Call:
         self.options = {
             "SOFTPLUS": softplus,
             "TERMS": 17 if self.dtype == torch.float64 else 8,
-            "UNROLL": UNROLL,
             "ACC": tl.float64 if self.dtype == torch.float64 else tl.float32,
-            **dict(zip(("D_IN", "N_IN", "D_OUT", "N_OUT"), self.tile, strict=True)),
+            "N": self.block,
+            "WIDTH": WIDTH,
             "num_warps": 1,
             "enable_fp_fusion": True,
         }
@@ -119,10 +97,10 @@ class _Call:
 
     def ends(self, count: int) -> tuple[Tensor, Tensor]:
         shape = (count, self.batch, self.segments)
-        return self.empty(*shape, self.tile.states, self.channels), self.empty(*shape, self.channels)
+        return self.empty(*shape, self.block, self.channels), self.empty(*shape, self.channels)
 
     def carry(self, ends: Tensor, totals: Tensor, first: int, backwards: bool) -> None:
-        n_states = self.tile.states
+        n_states = self.block
         grid = (-(-n_states * self.channels // CARRY_BLOCK), self.batch, len(ends))
         options = {"num_warps": 2, "enable_fp_fusion": True}
         kernels.carry[grid](
@@ -196,13 +174,14 @@ def forward(
             starts, totals = call.ends(count)
             kernels.segment_ends[grid](
                 s["u"], s["delta"], call.A, s["B"], call.bias, call.rows, starts, totals, call.sizes, first,
-                **call.options,
+                UNROLL=FORWARD_UNROLL, **call.options,
             )  # fmt: skip
             call.carry(starts, totals, first, backwards=False)
         y_to, y_add = y.argument(first)
         kernels.forward[grid](
             s["u"], s["delta"], call.A, s["B"], s["C"], call.D, s["z"], call.bias, call.rows,
-            starts, states if keep else None, y_to, y_add, call.sizes, first, CHUNK=CHUNK, **call.options,
+            starts, states if keep else None, y_to, y_add, call.sizes, first,
+            UNROLL=FORWARD_UNROLL, CHUNK=CHUNK, **call.options,
         )  # fmt: skip
     return y.result()[0].to(u.dtype), states
 
@@ -217,7 +196,7 @@ def backward(
     ddelta = _Output(call, shape, delta.dtype, slots=call.walks)
     dz = None if z is None else _Output(call, shape, z.dtype, slots=1)
     dB, dC = (torch.empty(B.shape, dtype=call.dtype, device=u.device) for _ in range(2))
-    dA = call.empty(call.walks, call.state_blocks, call.tile.states, call.channels)
+    dA = call.empty(call.walks, call.state_blocks, call.block, call.channels)
     dD, dbias = (u.new_zeros(call.walks, call.channels, dtype=call.dtype) for _ in range(2))
     for first, count in call.launches():
         grid = (*call.grid, count)
@@ -226,27 +205,27 @@ def backward(
             later, totals = call.ends(count)
             kernels.segment_gradients[grid](
                 s["dy"], s["delta"], call.A, s["C"], s["z"], call.bias, call.rows, later, totals,
-                call.sizes, first, **call.options,
+                call.sizes, first, UNROLL=FORWARD_UNROLL, **call.options,
             )  # fmt: skip
             call.carry(later, totals, first, backwards=True)
         places, adds = zip(
             *(((None, 0, 0, 0), 0) if out is None else out.argument(first) for out in (du, ddelta, dz)), strict=True
         )
-        parts = (count, call.channel_blocks, call.batch, call.groups, call.length, call.tile.states)
+        parts = (count, call.channel_blocks, call.batch, call.groups, call.length, call.block)
         dB_parts, dC_parts = call.empty(*parts), call.empty(*parts)
         n_programs = math.prod(grid)
-        scratch = call.empty(n_programs, CHUNK // UNROLL, math.prod(call.tile))
+        scratch = call.empty(n_programs, CHUNK // BACKWARD_UNROLL, call.block * WIDTH)
         per_program = (count, call.batch * call.segments)
-        dA_parts = call.empty(*per_program, call.tile.states, call.channels)
+        dA_parts = call.empty(*per_program, call.block, call.channels)
         dD_parts, dbias_parts = (call.empty(*per_program, call.channels) for _ in range(2))
         kernels.backward[grid](
             s["dy"], s["u"], s["delta"], call.A, s["B"], s["C"], call.D, s["z"], call.bias, call.rows,
             states, later, scratch, *places, dB_parts, dC_parts, dA_parts, dD_parts, dbias_parts, *adds,
-            call.sizes, first, CHUNK=CHUNK, **call.options,
+            call.sizes, first, UNROLL=BACKWARD_UNROLL, CHUNK=CHUNK, **call.options,
         )  # fmt: skip
         for i, piece in enumerate(range(first, first + count)):
             walk, block = call.walk_of(piece), piece % call.state_blocks
-            known = slice(block * call.tile.states, min((block + 1) * call.tile.states, call.n))
+            known = slice(block * call.block, min((block + 1) * call.block, call.n))
             width = known.stop - known.start
             dB[walk, ..., known] = dB_parts[i, ..., :width].sum(0)
             dC[walk, ..., known] = dC_parts[i, ..., :width].sum(0)
