@@ -9,13 +9,14 @@ b batch, l = prod(grid) tokens, C channels, E = expand * C inner channels, n sta
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.ops import causal_conv1d, selective_scan
+from nnunet_mamba.ops import causal_conv1d_walks, sum_of_scans
 from nnunet_mamba.scan_order import ScanPath
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step sizes [1, sec. 3.6]
@@ -27,7 +28,17 @@ def initial_dt_bias(*shape: int) -> Tensor:
     return dt + torch.log(-torch.expm1(-dt))
 
 
-def input_dependent_scan(
+def walk_tables(paths: Sequence[ScanPath], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
+    """The rows of each walk, int32 (k, l); None where all walk in memory order."""
+    tables = [path.rows(grid, device) for path in paths]
+    if all(table is None for table in tables):
+        return None
+    n_tokens = math.prod(grid) // paths[0].n_sequences(grid)
+    memory_order = torch.arange(n_tokens, dtype=torch.int32, device=device)
+    return torch.stack([memory_order if table is None else table for table in tables])
+
+
+def input_dependent_scans(
     u: Tensor,
     x_proj: Tensor,
     dt_proj: Tensor,
@@ -35,30 +46,37 @@ def input_dependent_scan(
     A_log: Tensor,
     D: Tensor,
     rows: Tensor | None,
-    reverse: bool,
+    reverse: Sequence[bool],
     z: Tensor | None = None,
 ) -> Tensor:
-    """The scan whose delta, B and C are linear in its input u [1, alg. 2], along one walk.
+    """The sum of k scans whose delta, B and C are linear in their input u [1, alg. 2], each along its walk.
 
-    Shapes: u, gate z and the result (b, l, E), tokens in memory order; x_proj (r + 2n, E), dt_proj (E, r),
-    dt_bias and D (E,), A_log (E, n); rows (l,), as `ScanPath.rows` gives it.
+    Shapes: u (k, b, l, E), or (1, b, l, E) for all; gate z and the result (b, l, E), tokens in memory order;
+    x_proj (k, r + 2n, E), dt_proj (k, E, r), dt_bias and D (k, E), A_log (k, E, n); rows (k, l).
     """
-    d_state = A_log.shape[1]
-    dt, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], d_state, d_state], dim=-1)
-    y = selective_scan(
-        u.transpose(1, 2),
-        F.linear(dt, dt_proj).transpose(1, 2),
+    n_walks, d_state = A_log.shape[0], A_log.shape[2]
+    if len(u) == 1:
+        projected = F.linear(u[0], x_proj.flatten(0, 1)).unflatten(-1, (n_walks, -1)).movedim(2, 0)
+    else:
+        projected = torch.matmul(u.flatten(1, 2), x_proj.transpose(1, 2)).unflatten(1, u.shape[1:3])
+    dt, B, C = projected.split([dt_proj.shape[2], d_state, d_state], dim=-1)  # (k, b, l, r or n)
+    if n_walks == 1:
+        delta = F.linear(dt[0], dt_proj[0])[None]
+    else:
+        delta = torch.matmul(dt.flatten(1, 2), dt_proj.transpose(1, 2)).unflatten(1, dt.shape[1:3])
+    return sum_of_scans(
+        u,
+        delta,
         -A_log.exp(),
-        B.transpose(1, 2),
-        C.transpose(1, 2),
+        B.unsqueeze(2),
+        C.unsqueeze(2),
         D,
-        None if z is None else z.transpose(1, 2),
+        z,
         dt_bias,
         delta_softplus=True,
         reverse=reverse,
         rows=rows,
     )
-    return y.transpose(1, 2)
 
 
 class SelectiveSSM(nn.Module):
@@ -75,32 +93,28 @@ class SelectiveSSM(nn.Module):
         with torch.no_grad():
             self.dt_proj.bias.copy_(initial_dt_bias(d_inner))
 
-    def scan(self, x: Tensor, z: Tensor, path: ScanPath, grid: tuple[int, ...]) -> Tensor:
-        """x, gate z (b, l, E) -> (b, l, E), tokens in memory order throughout."""
-        shape = x.shape
-        sequences = (shape[0] * path.n_sequences(grid), -1, shape[2])
-        x, z = x.reshape(sequences), z.reshape(sequences)
-        rows = path.rows(grid, x.device)
-        u = causal_conv1d(
-            x.transpose(1, 2),
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            "silu",
-            reverse=path.backwards,
-            rows=rows,
-        )  # (b, E, l)
-        y = input_dependent_scan(
-            u.transpose(1, 2),
-            self.x_proj.weight,
-            self.dt_proj.weight,
-            self.dt_proj.bias,
-            self.A_log,
-            self.D,
-            rows,
-            path.backwards,
-            z,
-        )
-        return y.reshape(shape)
+
+def scans(
+    ssms: Sequence[SelectiveSSM], paths: Sequence[ScanPath], x: Tensor, z: Tensor, grid: tuple[int, ...]
+) -> Tensor:
+    """The sum over walks, each with weights of its own, of scan(silu(conv(x))) silu(z); x, gate z (b, l, E)
+    -> (b, l, E), tokens in memory order throughout. All walks divide the tokens into equally many sequences.
+    """
+    shape = x.shape
+    sequences = (shape[0] * paths[0].n_sequences(grid), -1, shape[2])
+    x, z = x.reshape(sequences), z.reshape(sequences)
+    rows = walk_tables(paths, grid, x.device)
+    reverse = [path.backwards for path in paths]
+
+    def of_all(name: str) -> Tensor:
+        own: list[Tensor] = [ssm.get_parameter(name) for ssm in ssms]
+        return torch.stack(own) if len(own) > 1 else own[0][None]
+
+    filters, bias = of_all("conv1d.weight").squeeze(2), of_all("conv1d.bias")
+    u = causal_conv1d_walks(x[None], filters, bias, "silu", reverse=reverse, rows=rows)
+    x_proj, dt_proj, dt_bias = (of_all(name) for name in ("x_proj.weight", "dt_proj.weight", "dt_proj.bias"))
+    A_log, D = of_all("A_log"), of_all("D")
+    return input_dependent_scans(u, x_proj, dt_proj, dt_bias, A_log, D, rows, reverse, z).reshape(shape)
 
 
 class Mamba(SelectiveSSM):
@@ -130,7 +144,13 @@ class Mamba(SelectiveSSM):
 
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        y = self.scan(x, z, self.paths[0], grid)
-        for ssm, path in zip(self.further, self.paths[1:], strict=True):
-            y = y + cast(SelectiveSSM, ssm).scan(x, z, path, grid)
+        walks = list(zip([self, *self.further], self.paths, strict=True))
+        y = None
+        for n_sequences in dict.fromkeys(
+            path.n_sequences(grid) for path in self.paths
+        ):  # as many at once as fit
+            ssms, paths = zip(*(w for w in walks if w[1].n_sequences(grid) == n_sequences), strict=True)
+            part = scans(cast(Sequence[SelectiveSSM], ssms), paths, x, z, grid)
+            y = part if y is None else y + part
+        assert y is not None
         return self.out_proj(y)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.mamba import initial_dt_bias, input_dependent_scan
+from nnunet_mamba.blocks.mamba import initial_dt_bias, input_dependent_scans, walk_tables
 from nnunet_mamba.ops.precision import HALF
 from nnunet_mamba.scan_order import scan_order
 
@@ -54,24 +54,18 @@ class SS2D(nn.Module):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv2d(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).flatten(1, 2)  # (b, l, E)
         u = u.float() if u.dtype in HALF else u
-        A_logs, Ds = self.A_logs.chunk(n_walks), self.Ds.chunk(n_walks)
-        scans = [
-            input_dependent_scan(
-                u,
-                self.x_proj_weight[k],
-                self.dt_projs_weight[k],
-                self.dt_projs_bias[k],
-                A_logs[k],
-                Ds[k],
-                path.rows(grid, u.device),
-                path.backwards,
-            )
-            for k, path in enumerate(self.paths)
-        ]
-        norm = self.out_norm
-        y = F.layer_norm(
-            sum(scans[1:], scans[0]), u.shape[-1:], norm.weight.to(u.dtype), norm.bias.to(u.dtype), norm.eps
+        y = input_dependent_scans(
+            u[None],
+            self.x_proj_weight,
+            self.dt_projs_weight,
+            self.dt_projs_bias,
+            self.A_logs.unflatten(0, (n_walks, -1)),
+            self.Ds.unflatten(0, (n_walks, -1)),
+            walk_tables(self.paths, grid, u.device),
+            [path.backwards for path in self.paths],
         )
+        norm = self.out_norm
+        y = F.layer_norm(y, u.shape[-1:], norm.weight.to(u.dtype), norm.bias.to(u.dtype), norm.eps)
         return self.out_proj((y.view(z.shape) * F.silu(z)).to(x.dtype))
 
 

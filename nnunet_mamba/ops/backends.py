@@ -6,8 +6,13 @@ import importlib.util
 import logging
 import os
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
 
 ENVIRONMENT = "NNUNET_MAMBA_BACKEND"
+BACKENDS = ("reference", "numba", "torch", "triton", "mamba_ssm")
+OLDEST_TRITON = (3, 3)  # tuples as arguments of kernels; comes with torch 2.7
 _logger = logging.getLogger("nnunet_mamba")
 
 
@@ -22,15 +27,47 @@ def _numba_state() -> str:
     return "ok"
 
 
+def interpreting() -> bool:
+    """Whether Triton interprets its kernels on the CPU, for tests."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@lru_cache
+def _triton_state() -> str:
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return "triton is not installed; on Linux: pip install triton"
+    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_TRITON:
+        return f"triton {found} is too old; {'.'.join(map(str, OLDEST_TRITON))} comes with torch 2.7"
+    if not interpreting() and (torch.version.cuda is None or not torch.cuda.is_available()):
+        return "torch finds no NVIDIA GPU here"
+    try:
+        import nnunet_mamba.ops.triton_scan  # noqa: F401
+    except Exception as error:
+        return f"triton cannot be used ({type(error).__name__}: {error})"
+    return "ok"
+
+
+@lru_cache
+def _mamba_ssm_state() -> str:
+    """By its compiled module: newer releases of the package come without it unless asked at installation."""
+    if importlib.util.find_spec("mamba_ssm") is None:
+        return "mamba_ssm is not installed; the triton backend needs no compiler"
+    if importlib.util.find_spec("selective_scan_cuda") is None:
+        return "this mamba_ssm has no selective_scan_cuda (MAMBA_KEEP_CUDA_BUILD=TRUE builds it)"
+    return "ok" if torch.cuda.is_available() else "torch finds no NVIDIA GPU here"
+
+
 def available_backends() -> dict[str, str]:
     """Each backend's name -> "ok", or the reason why it cannot be used here."""
-    return {
-        "reference": "ok",
-        "numba": _numba_state(),
-        "torch": "ok",
-        "triton": "its kernels are not part of this release; NVIDIA GPUs use the torch backend",
-        "mamba_ssm": "its adapter is not part of this release; the torch and numba backends need no compiler",
-    }
+    return {name: state_of(name) for name in BACKENDS}
+
+
+def state_of(name: str) -> str:
+    """Looks at nothing that the backend does not need: CPU calls leave CUDA alone, for they may fork."""
+    looks = {"numba": _numba_state, "triton": _triton_state, "mamba_ssm": _mamba_ssm_state}
+    return looks[name]() if name in looks else "ok"
 
 
 def choose_backend(requested: str | None, device: str) -> str:
@@ -39,14 +76,16 @@ def choose_backend(requested: str | None, device: str) -> str:
     Raises ValueError if the one asked for is unknown, unusable here, or not made for the device.
     """
     name = requested or os.environ.get(ENVIRONMENT) or _best(device)
-    state = available_backends().get(name)
-    if state is None:
-        raise ValueError(f"Unknown backend {name!r}; choose one of {', '.join(available_backends())}.")
+    if name not in BACKENDS:
+        raise ValueError(f"Unknown backend {name!r}; choose one of {', '.join(BACKENDS)}.")
+    state = state_of(name)
     if state != "ok":
         raise ValueError(f"Backend {name!r} was asked for, but {state}.")
-    if name == "numba" and device != "cpu":
+    made_for = {"numba": "cpu", "mamba_ssm": "cuda", "triton": "cpu" if interpreting() else "cuda"}
+    if made_for.get(name, device) != device:
         raise ValueError(
-            f"Backend 'numba' runs on the CPU, but the tensors are on {device}; use 'torch' there."
+            f"Backend {name!r} runs on {made_for[name]}, but the tensors are on {device}; "
+            "'torch' runs on any device."
         )
     return name
 
@@ -58,11 +97,10 @@ choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 @lru_cache
 def _best(device: str) -> str:
     """The automatic choice, announced once."""
-    if device != "cpu":
-        best = "torch"
-    else:
-        best = "numba" if _numba_state() == "ok" else "torch"
-        if best == "torch":
-            _logger.warning("The selective scan runs on the slower torch backend: %s.", _numba_state())
+    ranking = {"cpu": ("numba",), "cuda": ("triton", "mamba_ssm")}.get(device, ())
+    best = next((name for name in ranking if state_of(name) == "ok"), "torch")
+    if best == "torch" and ranking:
+        reasons = "; ".join(f"{name}: {state_of(name)}" for name in ranking)
+        _logger.warning("The selective scan runs on the slower torch backend (%s).", reasons)
     _logger.info("Selective scan on %s: backend %s.", device, best)
     return best

@@ -1,151 +1,18 @@
-"""The door to the selective scan and to the causal convolution: shapes checked, backend chosen, operators
-registered.
+"""The door to the selective scan and to the causal convolution: shapes checked, backend chosen.
 
-The operators are registered with torch.library, so torch.compile and autograd see one opaque call. Inside,
-sequences are channels last: u, delta, z (b, l, d); A (d, n); B, C (b, g, l, n).
+`selective_scan` and `causal_conv1d` take what mamba_ssm and causal_conv1d take. `sum_of_scans` and
+`causal_conv1d_walks` take several walks over the same tokens, channels last, as the networks have them.
 """
 
-from types import ModuleType
-from typing import Optional
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import onnx_scan, reference, torch_scan
+from nnunet_mamba.ops import mamba_ssm_scan, onnx_scan, operators, reference
 from nnunet_mamba.ops.backends import choose_backend
-
-# Schemas are inferred from the annotations of registered functions, and torch 2.4 reads only this spelling of
-# them.
-Maybe = Optional[Tensor]  # noqa: UP045
-
-
-def _numba(name: str) -> ModuleType:
-    """Imported on first use: `import nnunet_mamba` must not wait for numba."""
-    from importlib import import_module
-
-    return import_module(f"nnunet_mamba.ops.{name}")
-
-
-def _scan_module(backend: str) -> ModuleType:
-    return torch_scan if backend == "torch" else _numba("numba_scan")
-
-
-@torch.library.custom_op("nnunet_mamba::selective_scan", mutates_args=())
-def _scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Maybe,
-    z: Maybe,
-    bias: Maybe,
-    rows: Maybe,
-    softplus: bool,
-    reverse: bool,
-    keep: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    """-> y, and the states that backward starts from (empty unless `keep`)."""
-    return _scan_module(backend).forward(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep)
-
-
-@_scan.register_fake
-def _(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep, backend):
-    work = torch.float64 if u.dtype == torch.float64 else torch.float32
-    n_chunks = _scan_module(backend).chunk_count(u.shape[1])
-    shape = (u.shape[0], n_chunks, A.shape[1], u.shape[2]) if keep else (0,)
-    return u.new_empty(u.shape), u.new_empty(shape, dtype=work)
-
-
-@torch.library.custom_op("nnunet_mamba::selective_scan_backward", mutates_args=())
-def _scan_backward(
-    dy: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Maybe,
-    z: Maybe,
-    bias: Maybe,
-    rows: Maybe,
-    states: Tensor,
-    softplus: bool,
-    reverse: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """-> gradients of u, delta, A, B, C, D, z, bias, each in its own dtype (absent ones in u's)."""
-    grads = _scan_module(backend).backward(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus, reverse)
-    dtypes = [u.dtype if t is None else t.dtype for t in (u, delta, A, B, C, D, z, bias)]
-    return tuple(grad.to(dtype).contiguous() for grad, dtype in zip(grads, dtypes, strict=True))  # type: ignore[return-value]
-
-
-@_scan_backward.register_fake
-def _(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus, reverse, backend):
-    present = [t.new_empty(t.shape) for t in (u, delta, A, B, C)]
-    d, dz, dbias = (
-        u.new_empty(shape) if t is None else t.new_empty(t.shape) for t, shape in _absent(u, D, z, bias)
-    )
-    return *present, d, dz, dbias
-
-
-def _absent(u: Tensor, D: Maybe, z: Maybe, bias: Maybe) -> list[tuple[Maybe, tuple[int, ...]]]:
-    """Optional arguments with the shape of their gradient where they are absent."""
-    return [(D, (u.shape[2],)), (z, (0,)), (bias, (u.shape[2],))]
-
-
-def _save_scan(ctx, inputs, output) -> None:
-    *tensors, softplus, reverse, _, backend = inputs
-    ctx.save_for_backward(*tensors, output[1])
-    ctx.options = (softplus, reverse, backend)
-
-
-def _scan_gradients(ctx, dy, _):
-    *tensors, states = ctx.saved_tensors
-    grads = _scan_backward(dy, *tensors, states, *ctx.options)
-    wanted = [None if tensor is None else grad for grad, tensor in zip(grads, tensors, strict=False)]
-    return *wanted, None, None, None, None, None
-
-
-_scan.register_autograd(_scan_gradients, setup_context=_save_scan)
-
-
-@torch.library.custom_op("nnunet_mamba::causal_conv1d", mutates_args=())
-def _conv(x: Tensor, weight: Tensor, bias: Maybe, rows: Maybe, silu: bool, reverse: bool) -> Tensor:
-    return _numba("numba_conv").forward(x, weight, bias, rows, silu, reverse)
-
-
-@_conv.register_fake
-def _(x, weight, bias, rows, silu, reverse):
-    return x.new_empty(x.shape)
-
-
-@torch.library.custom_op("nnunet_mamba::causal_conv1d_backward", mutates_args=())
-def _conv_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Maybe, rows: Maybe, silu: bool, reverse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    dx, dweight, dbias = _numba("numba_conv").backward(dy, x, weight, bias, rows, silu, reverse)
-    return dx.to(x.dtype), dweight.to(weight.dtype).contiguous(), dbias.to(weight.dtype)
-
-
-@_conv_backward.register_fake
-def _(dy, x, weight, bias, rows, silu, reverse):
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
-
-
-def _save_conv(ctx, inputs, output) -> None:
-    x, weight, bias, rows, *ctx.options = inputs
-    ctx.save_for_backward(x, weight, bias, rows)
-
-
-def _conv_gradients(ctx, dy):
-    x, weight, bias, rows = ctx.saved_tensors
-    dx, dweight, dbias = _conv_backward(dy, x, weight, bias, rows, *ctx.options)
-    return dx, dweight, None if bias is None else dbias, None, None, None
-
-
-_conv.register_autograd(_conv_gradients, setup_context=_save_conv)
 
 
 def selective_scan(
@@ -175,7 +42,8 @@ def selective_scan(
     Args:
         reverse: walk from the last token to the first.
         rows: int32 (l,), the token that step t visits, each token once; y stays where its token is.
-        backend: "reference", "numba" or "torch"; by default NNUNET_MAMBA_BACKEND or the best for the device.
+        backend: "reference", "numba", "torch", "triton" or "mamba_ssm"; by default NNUNET_MAMBA_BACKEND or
+            the best for the device.
 
     Computed in float32 (float64 if u is), under autocast or not. NaN in gives NaN out, and nothing else does.
     Raises ValueError if shapes disagree or the backend cannot run.
@@ -183,16 +51,82 @@ def selective_scan(
     B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
     _check_scan(u, delta, A, B, C, D, z, delta_bias)
     _check_rows(rows, u.shape[-1])
-    name = choose_backend(backend, u.device.type)
-    u, delta, B, C = (t.transpose(-1, -2) for t in (u, delta, B, C))
+    sequences = (t.transpose(-1, -2) for t in (u, delta, B, C))
+    u, delta, B, C = (t.unsqueeze(0) for t in sequences)
+    own = (None if t is None else t.unsqueeze(0) for t in (A, D, delta_bias, rows))
+    A_, D, bias, rows = own
+    assert A_ is not None
     z = None if z is None else z.transpose(-1, -2)
-    arguments = (u, delta, A, B, C, D, z, delta_bias, rows, delta_softplus, reverse)
-    if name == "reference":
-        return reference.selective_scan_reference(*arguments).transpose(-1, -2)
-    if torch.onnx.is_in_onnx_export():
-        return onnx_scan.selective_scan(*arguments).transpose(-1, -2)
-    y, _ = _scan(*arguments, _needs_gradient(u, delta, A, B, C, D, z, delta_bias), name)
+    y = _scan(u, delta, A_, B, C, D, z, bias, rows, delta_softplus, [reverse], backend)
     return y.transpose(-1, -2)
+
+
+def sum_of_scans(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    reverse: Sequence[bool],
+    rows: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """The sum of k selective scans, each along its own walk over the same tokens, channels last.
+
+    As `selective_scan`, with u (k, b, l, d), or (1, b, l, d) where all walks share it; delta (k, b, l, d);
+    A (k, d, n); B, C (k, b, g, l, n); D, delta_bias (k, d); the gate z (b, l, d) of all; `reverse`, one bool
+    per walk; rows int32 (k, l) -> y (b, l, d). On a GPU no walk's output is stored by itself.
+    """
+    walks = len(delta)
+    shapes = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias, "rows": rows}
+    wrong = [name for name, t in shapes.items() if t is not None and len(t) != walks]
+    if wrong or len(u) not in (1, walks) or len(reverse) != walks:
+        raise ValueError(
+            f"delta has {walks} walks, so {', '.join(wrong) or 'u and reverse'} must have as many "
+            f"(u may have 1); got {[len(t) for t in shapes.values() if t is not None]}, u {len(u)}, "
+            f"reverse {len(reverse)}."
+        )
+    channels_first = (t[0].transpose(-1, -2) for t in (u, delta, B, C))
+    u_, delta_, B_, C_ = channels_first
+    own = (None if t is None else t[0] for t in (D, delta_bias, rows))
+    D_, bias_, rows_ = own
+    _check_scan(u_, delta_, A[0], B_, C_, D_, None if z is None else z.transpose(-1, -2), bias_)
+    _check_rows(rows_, u.shape[-2])
+    return _scan(u, delta, A, B, C, D, z, delta_bias, rows, delta_softplus, list(reverse), backend)
+
+
+def _scan(
+    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: list[bool], backend: str | None
+) -> Tensor:
+    name = choose_backend(backend, u.device.type)
+    arguments = (u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
+    if name == "reference":
+        return _walk_by_walk(reference.selective_scan_reference, *arguments)
+    if torch.onnx.is_in_onnx_export():
+        return _walk_by_walk(onnx_scan.selective_scan, *arguments)
+    if name == "mamba_ssm":
+        return _walk_by_walk(mamba_ssm_scan.selective_scan, *arguments)
+    y, _ = operators.scan(*arguments, _needs_gradient(u, delta, A, B, C, D, z, bias), name)
+    return y
+
+
+def _walk_by_walk(
+    scan: Callable[..., Tensor], u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: list[bool]
+) -> Tensor:
+    """The sum of what `scan` gives for each walk by itself."""
+    total = None
+    for walk, backwards in enumerate(reverse):
+        D_, bias_, rows_ = (None if t is None else t[walk] for t in (D, bias, rows))
+        u_ = u[walk if len(u) > 1 else 0]
+        y = scan(u_, delta[walk], A[walk], B[walk], C[walk], D_, z, bias_, rows_, softplus, backwards)
+        total = y if total is None else total + y
+    assert total is not None
+    return total
 
 
 def causal_conv1d(
@@ -215,16 +149,50 @@ def causal_conv1d(
         raise ValueError(
             f"Expected x (b, d, l) and weight (d, w), got {tuple(x.shape)} and {tuple(weight.shape)}."
         )
+    bias, rows = (None if t is None else t.unsqueeze(0) for t in (bias, rows))
+    y = causal_conv1d_walks(
+        x.transpose(-1, -2).unsqueeze(0),
+        weight.unsqueeze(0),
+        bias,
+        activation,
+        reverse=[reverse],
+        rows=rows,
+        backend=backend,
+    )
+    return y.squeeze(0).transpose(-1, -2)
+
+
+def causal_conv1d_walks(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    reverse: Sequence[bool],
+    rows: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """`causal_conv1d` along k walks at once, channels last: x (k or 1, b, l, d), weight (k, d, w), bias
+    (k, d), rows int32 (k, l) -> y (k, b, l, d)."""
     if activation not in (None, "silu"):
         raise ValueError(f"Unknown activation {activation!r}; choose None or 'silu'.")
-    _check_rows(rows, x.shape[-1])
+    if len(reverse) != len(weight) or len(x) not in (1, len(weight)):
+        raise ValueError(
+            f"{len(weight)} filters need as many of reverse (got {len(reverse)}) and of x (got {len(x)}), "
+            "or one x for all."
+        )
+    _check_rows(None if rows is None else rows[0], x.shape[-2])
     name = choose_backend(backend, x.device.type)
-    arguments = (x.transpose(-1, -2), weight, bias, rows, activation == "silu", reverse)
-    if name == "numba" and not torch.onnx.is_in_onnx_export():
-        y = _conv(*arguments)
-    else:
-        y = reference.causal_conv1d_reference(*arguments)
-    return y.transpose(-1, -2)
+    if name in ("numba", "triton") and not torch.onnx.is_in_onnx_export():
+        return operators.conv(x, weight, bias, rows, activation == "silu", list(reverse), name)
+    results = []
+    for walk, backwards in enumerate(reverse):
+        bias_, rows_ = (None if t is None else t[walk] for t in (bias, rows))
+        x_ = x[walk if len(x) > 1 else 0]
+        results.append(
+            reference.causal_conv1d_reference(x_, weight[walk], bias_, rows_, activation == "silu", backwards)
+        )
+    return torch.stack(results)
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:

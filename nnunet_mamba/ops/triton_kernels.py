@@ -56,19 +56,8 @@ def _coordinates(sizes, first, N: tl.constexpr, WIDTH: tl.constexpr):
     state = tl.arange(0, N)[:, None]
     inside = channel < sizes.group
     channel = (group * sizes.group + channel).to(tl.int64)
-    return walk.to(tl.int64), state_block, item.to(tl.int64), segment, group.to(tl.int64), channel, inside, state
-
-
-@triton.jit
-def _row(rows_ptr, sizes, walk, t):
-    """The row of memory that step t of the walk visits."""
-    t = tl.minimum(t, sizes.length - 1)
-    t = tl.where((sizes.reverse >> walk) & 1 != 0, sizes.length - 1 - t, t)
-    if rows_ptr is None:
-        row = t.to(tl.int64)
-    else:
-        row = tl.load(rows_ptr + walk * sizes.length + t).to(tl.int64)
-    return row
+    walk, item, group = walk.to(tl.int64), item.to(tl.int64), group.to(tl.int64)
+    return walk, state_block, item, segment, group, channel, inside, state
 
 
 @triton.jit
@@ -83,18 +72,43 @@ def _start(sequence, walk, item):
 
 
 @triton.jit
-def _start_of_group(sequence, walk, item, group):
-    return sequence[0] + walk * sequence[1] + item * sequence[2] + group * sequence[3]
+def _rates(A_ptr, sizes, walk, state_block, state, channel, inside, N: tl.constexpr):
+    """A log2(e) (N, WIDTH), of an array (walks, state blocks, N, d)."""
+    at = ((walk * sizes.state_blocks + state_block) * N + state) * sizes.channels + channel
+    return tl.load(A_ptr + at, mask=inside, other=0)
 
 
 @triton.jit
-def _per_channel(ptr, walk, sizes, channel, inside, like, default: tl.constexpr):
-    """Values of a (walks, channels) array; `default` where there is none."""
+def _per_channel(ptr, sizes, walk, channel, inside, ACC: tl.constexpr):
+    """Values (1, WIDTH) of an array (walks, d); zeros where there is none."""
     if ptr is None:
-        value = tl.full(channel.shape, default, like)
+        value = tl.zeros(channel.shape, ACC)
     else:
-        value = tl.load(ptr + walk * sizes.channels + channel, mask=inside, other=0).to(like)
+        value = tl.load(ptr + walk * sizes.channels + channel, mask=inside, other=0).to(ACC)
     return value
+
+
+@triton.jit
+def _visits(rows_ptr, sizes, walk, t, UNROLL: tl.constexpr):
+    """The rows of memory that steps t, t + 1, ... of the walk visit; past the end, the last one's."""
+    rows = ()
+    for i in tl.static_range(UNROLL):
+        visit = tl.minimum(t + i, sizes.length - 1)
+        visit = tl.where((sizes.reverse >> walk) & 1 != 0, sizes.length - 1 - visit, visit)
+        if rows_ptr is None:
+            rows = rows + (visit.to(tl.int64),)
+        else:
+            rows = rows + (tl.load(rows_ptr + walk * sizes.length + visit).to(tl.int64),)
+    return rows
+
+
+@triton.jit
+def _read(at, stride, rows, mask, ACC: tl.constexpr):
+    """Values of several rows."""
+    values = ()
+    for i in tl.static_range(len(rows)):
+        values = values + (tl.load(at + rows[i] * stride, mask=mask, other=0).to(ACC),)
+    return values
 
 
 @triton.jit
@@ -109,14 +123,33 @@ def _softplus(raw, TERMS: tl.constexpr):
 
 
 @triton.jit
-def _step(at, row, stride, bias, inside, valid, SOFTPLUS: tl.constexpr, TERMS: tl.constexpr):
-    """Step size and the slope of it; both zero past the end, where nothing may change."""
-    raw = tl.load(at + row * stride, mask=inside, other=0).to(bias.dtype) + bias
-    if SOFTPLUS:
-        step, slope = _softplus(raw, TERMS)
+def _steps(at, stride, rows, bias, inside, left, SOFTPLUS: tl.constexpr, TERMS: tl.constexpr):
+    """Step sizes of several rows and their slopes; zeros where none are left, so that nothing changes."""
+    raws = _read(at, stride, rows, inside, bias.dtype)
+    steps, slopes = (), ()
+    for i in tl.static_range(len(rows)):
+        step = raws[i] + bias
+        slope = tl.full(step.shape, 1.0, step.dtype)
+        if SOFTPLUS:
+            step, slope = _softplus(step, TERMS)
+        steps = steps + (tl.where(i < left, step, 0.0),)
+        slopes = slopes + (tl.where(i < left, slope, 0.0),)
+    return steps, slopes
+
+
+@triton.jit
+def _sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
+
+
+@triton.jit
+def _gates(z, channel, walk, item, rows, inside, ACC: tl.constexpr):
+    """Values of z at several rows; where there is no gate, a placeholder that nobody reads."""
+    if z[0] is None:
+        values = rows
     else:
-        step, slope = raw, tl.full(raw.shape, 1.0, raw.dtype)
-    return tl.where(valid, step, 0.0), tl.where(valid, slope, 0.0)
+        values = _read(_start(z, walk, item) + channel, z[3], rows, inside, ACC)
+    return values
 
 
 @triton.jit
@@ -149,15 +182,18 @@ def _over_channels(x):
 
 
 @triton.jit
-def _sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
-
-
-@triton.jit
 def _add(ptr, value, mask, add):
     """Store, or add to what is there."""
     before = tl.load(ptr, mask=_if(add != 0, mask), other=0).to(value.dtype)
     tl.store(ptr, (before + value).to(ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _segment(sizes, segment, item):
+    """First step of a segment, the step after its last; its place in arrays (pieces, b, segments, ...)."""
+    begin = segment * sizes.segment
+    place = (tl.program_id(2) * sizes.batch + item) * sizes.segments + segment
+    return begin, tl.minimum(begin + sizes.segment, sizes.length), place
 
 
 @triton.jit
@@ -166,35 +202,24 @@ def segment_ends(
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
     N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The state at a segment's end if it is zero at its start -> ends (pieces, b, segments, states, d), and
-    the sum of its step sizes -> totals (pieces, b, segments, d)."""
-    walk, state_block, item, segment, group, channel, inside, state = _coordinates(
-        sizes, first, N, WIDTH
-    )
+    """The state at a segment's end if it is zero at its start -> ends (pieces, b, segments, N, d), and the
+    sum of its step sizes -> totals (pieces, b, segments, d)."""
+    walk, state_block, item, segment, group, channel, inside, state = _coordinates(sizes, first, N, WIDTH)
+    begin, end, place = _segment(sizes, segment, item)
     known = state_block * N + state < sizes.n
-    A = tl.load(
-        A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
-        mask=inside, other=0,
-    )  # fmt: skip
-    bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
+    A = _rates(A_ptr, sizes, walk, state_block, state, channel, inside, N)
+    bias = _per_channel(bias_ptr, sizes, walk, channel, inside, ACC)
     u_at, delta_at = _start(u, walk, item) + channel, _start(delta, walk, item) + channel
-    B_at = _start_of_group(B, walk, item, group) + state_block * N + state
+    B_at = _start(B, walk, item) + group * B[3] + state_block * N + state
     h = tl.zeros([N, WIDTH], ACC)
     total = tl.zeros([1, WIDTH], ACC)
-    begin = segment * sizes.segment
-    end = tl.minimum(begin + sizes.segment, sizes.length)
     for t in range(begin, end, UNROLL):
-        steps, drives, Bs = (), (), ()
+        rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+        steps, _ = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
+        us, Bs = _read(u_at, u[3], rows, inside, ACC), _read(B_at, B[4], rows, known, ACC)
         for i in tl.static_range(UNROLL):
-            row = _row(rows_ptr, sizes, walk, t + i)
-            step, _ = _step(delta_at, row, delta[3], bias, inside, t + i < end, SOFTPLUS, TERMS)
-            steps = steps + (step,)
-            drives = drives + (step * tl.load(u_at + row * u[3], mask=inside, other=0).to(ACC),)
-            Bs = Bs + (tl.load(B_at + row * B[4], mask=known, other=0).to(ACC),)
-        for i in tl.static_range(UNROLL):
-            h = tl.exp2(steps[i] * A) * h + drives[i] * Bs[i]
+            h = tl.exp2(steps[i] * A) * h + (steps[i] * us[i]) * Bs[i]
             total += steps[i]
-    place = (tl.program_id(2) * sizes.batch + item) * sizes.segments + segment
     tl.store(ends_ptr + (place * N + state) * sizes.channels + channel, h, mask=inside)
     tl.store(totals_ptr + place * sizes.channels + channel, total, mask=inside)
 
@@ -207,21 +232,23 @@ def carry(
     """Ends of segments -> what each begins with, in place; from the last to the first if BACKWARDS."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < N * sizes.channels
-    channel = at % sizes.channels
     item, piece = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     A = tl.load(A_ptr + (first + piece) * N * sizes.channels + at, mask=inside, other=0)
     state = tl.zeros([BLOCK], ACC)
-    base = (piece * sizes.batch + item) * sizes.segments
     for s in range(0, sizes.segments, CARRIED):
         ends, totals = (), ()
         for i in tl.static_range(CARRIED):
-            place = base + (sizes.segments - 1 - s - i if BACKWARDS else s + i)
-            mask = _if(s + i < sizes.segments, inside)
-            ends = ends + (tl.load(ends_ptr + place * N * sizes.channels + at, mask=mask, other=0),)
-            totals = totals + (tl.load(totals_ptr + place * sizes.channels + channel, mask=mask, other=0),)
+            segment = tl.minimum(s + i, sizes.segments - 1)
+            place = (piece * sizes.batch + item) * sizes.segments
+            place += sizes.segments - 1 - segment if BACKWARDS else segment
+            ends = ends + (tl.load(ends_ptr + place * N * sizes.channels + at, mask=inside, other=0),)
+            total_at = totals_ptr + place * sizes.channels + at % sizes.channels
+            totals = totals + (tl.load(total_at, mask=inside, other=0),)
         for i in tl.static_range(CARRIED):
-            place = base + (sizes.segments - 1 - s - i if BACKWARDS else s + i)
-            mask = _if(s + i < sizes.segments, inside)
+            segment = s + i
+            place = (piece * sizes.batch + item) * sizes.segments
+            place += sizes.segments - 1 - segment if BACKWARDS else segment
+            mask = _if(segment < sizes.segments, inside)
             tl.store(ends_ptr + place * N * sizes.channels + at, state, mask=mask)
             state = tl.exp2(totals[i] * A) * state + ends[i]
 
@@ -232,50 +259,37 @@ def forward(
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
     N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """y, and the states before every CHUNK steps -> states (walks, b, chunks, n, d), where they are wanted."""
-    walk, state_block, item, segment, group, channel, inside, state = _coordinates(
-        sizes, first, N, WIDTH
-    )
+    """y, and where they are wanted the states before every CHUNK steps -> states (walks, b, chunks, n, d)."""
+    walk, state_block, item, segment, group, channel, inside, state = _coordinates(sizes, first, N, WIDTH)
+    begin, end, place = _segment(sizes, segment, item)
     known = state_block * N + state < sizes.n
-    A = tl.load(
-        A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
-        mask=inside, other=0,
-    )  # fmt: skip
-    bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
-    D = tl.where(state_block == 0, _per_channel(D_ptr, walk, sizes, channel, inside, ACC, 0.0), 0.0)
+    A = _rates(A_ptr, sizes, walk, state_block, state, channel, inside, N)
+    bias = _per_channel(bias_ptr, sizes, walk, channel, inside, ACC)
+    D = tl.where(state_block == 0, _per_channel(D_ptr, sizes, walk, channel, inside, ACC), 0.0)
     u_at, delta_at = _start(u, walk, item) + channel, _start(delta, walk, item) + channel
-    B_at = _start_of_group(B, walk, item, group) + state_block * N + state
-    C_at = _start_of_group(C, walk, item, group) + state_block * N + state
+    B_at = _start(B, walk, item) + group * B[3] + state_block * N + state
+    C_at = _start(C, walk, item) + group * C[3] + state_block * N + state
     y_at = _start(y, tl.program_id(2).to(tl.int64), item) + channel
     h = tl.zeros([N, WIDTH], ACC)
     if starts_ptr is not None:
-        place = (tl.program_id(2) * sizes.batch + item) * sizes.segments + segment
         h = tl.load(starts_ptr + (place * N + state) * sizes.channels + channel, mask=inside, other=0)
-    begin = segment * sizes.segment
-    end = tl.minimum(begin + sizes.segment, sizes.length)
     chunks = tl.cdiv(sizes.length, CHUNK)
     for start in range(begin, end, CHUNK):
         if states_ptr is not None:
-            place = ((walk * sizes.batch + item) * chunks + start // CHUNK) * sizes.n + state_block * N
-            tl.store(states_ptr + (place + state) * sizes.channels + channel, h, mask=inside & known)
+            kept = ((walk * sizes.batch + item) * chunks + start // CHUNK) * sizes.n + state_block * N + state
+            tl.store(states_ptr + kept * sizes.channels + channel, h, mask=inside & known)
         for t in range(start, tl.minimum(start + CHUNK, end), UNROLL):
-            rows, us, steps, Bs, Cs = (), (), (), (), ()
-            for i in tl.static_range(UNROLL):
-                row = _row(rows_ptr, sizes, walk, t + i)
-                step, _ = _step(delta_at, row, delta[3], bias, inside, t + i < end, SOFTPLUS, TERMS)
-                rows = rows + (row,)
-                steps = steps + (step,)
-                us = us + (tl.load(u_at + row * u[3], mask=inside, other=0).to(ACC),)
-                Bs = Bs + (tl.load(B_at + row * B[4], mask=known, other=0).to(ACC),)
-                Cs = Cs + (tl.load(C_at + row * C[4], mask=known, other=0).to(ACC),)
+            rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+            steps, _ = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
+            us = _read(u_at, u[3], rows, inside, ACC)
+            gates = _gates(z, channel, walk, item, rows, inside, ACC)
+            Bs, Cs = _read(B_at, B[4], rows, known, ACC), _read(C_at, C[4], rows, known, ACC)
             for i in tl.static_range(UNROLL):
                 h = tl.exp2(steps[i] * A) * h + (steps[i] * us[i]) * Bs[i]
                 out = _over_states(h * Cs[i]) + D * us[i]
-                valid = _if(t + i < end, inside)
                 if z[0] is not None:
-                    gate = tl.load(_start(z, walk, item) + channel + rows[i] * z[3], mask=valid, other=0).to(ACC)
-                    out *= gate * _sigmoid(gate)
-                _add(y_at + rows[i] * y[3], out, valid, y_add)
+                    out *= gates[i] * _sigmoid(gates[i])
+                _add(y_at + rows[i] * y[3], out, _if(t + i < end, inside), y_add)
 
 
 @triton.jit
@@ -286,40 +300,28 @@ def segment_gradients(
 ):  # fmt: skip
     """What a segment sends to the state before it, if nothing reaches it from later; and the sum of its step
     sizes. Shapes as in `segment_ends`."""
-    walk, state_block, item, segment, group, channel, inside, state = _coordinates(
-        sizes, first, N, WIDTH
-    )
+    walk, state_block, item, segment, group, channel, inside, state = _coordinates(sizes, first, N, WIDTH)
+    begin, end, place = _segment(sizes, segment, item)
     known = state_block * N + state < sizes.n
-    A = tl.load(
-        A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
-        mask=inside, other=0,
-    )  # fmt: skip
-    bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
+    A = _rates(A_ptr, sizes, walk, state_block, state, channel, inside, N)
+    bias = _per_channel(bias_ptr, sizes, walk, channel, inside, ACC)
     delta_at, dy_at = _start(delta, walk, item) + channel, _start(dy, walk, item) + channel
-    C_at = _start_of_group(C, walk, item, group) + state_block * N + state
+    C_at = _start(C, walk, item) + group * C[3] + state_block * N + state
     dh = tl.zeros([N, WIDTH], ACC)
     total = tl.zeros([1, WIDTH], ACC)
-    begin = segment * sizes.segment
-    end = tl.minimum(begin + sizes.segment, sizes.length)
     tiles = tl.cdiv(end - begin, UNROLL)
     for tile in range(0, tiles):
         t = begin + (tiles - 1 - tile) * UNROLL
-        steps, douts, Cs = (), (), ()
-        for i in tl.static_range(UNROLL):
-            row = _row(rows_ptr, sizes, walk, t + i)
-            valid = _if(t + i < end, inside)
-            step, _ = _step(delta_at, row, delta[3], bias, inside, t + i < end, SOFTPLUS, TERMS)
-            dout = tl.load(dy_at + row * dy[3], mask=valid, other=0).to(ACC)
-            if z[0] is not None:
-                gate = tl.load(_start(z, walk, item) + channel + row * z[3], mask=valid, other=0).to(ACC)
-                dout *= gate * _sigmoid(gate)
-            steps = steps + (step,)
-            douts = douts + (dout,)
-            Cs = Cs + (tl.load(C_at + row * C[4], mask=known, other=0).to(ACC),)
+        rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+        steps, _ = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
+        dys, gates = _read(dy_at, dy[3], rows, inside, ACC), _gates(z, channel, walk, item, rows, inside, ACC)
+        Cs = _read(C_at, C[4], rows, known, ACC)
         for i in tl.static_range(UNROLL - 1, -1, -1):
-            dh = tl.exp2(steps[i] * A) * (dh + douts[i] * Cs[i])
+            dout = tl.where(t + i < end, dys[i], 0.0)
+            if z[0] is not None:
+                dout *= gates[i] * _sigmoid(gates[i])
+            dh = tl.exp2(steps[i] * A) * (dh + dout * Cs[i])
             total += steps[i]
-    place = (tl.program_id(2) * sizes.batch + item) * sizes.segments + segment
     tl.store(ends_ptr + (place * N + state) * sizes.channels + channel, dh, mask=inside)
     tl.store(totals_ptr + place * sizes.channels + channel, total, mask=inside)
 
@@ -331,107 +333,83 @@ def backward(
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
     N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """All gradients. du, ddelta, dz are sequences; dB, dC (pieces, channel blocks, b, g, l, states); dA
-    (pieces, b segments, states, d); dD, dbias (pieces, b segments, d)."""
-    walk, state_block, item, segment, group, channel, inside, state = _coordinates(
-        sizes, first, N, WIDTH
-    )
-    TILE: tl.constexpr = N * WIDTH
+    """All gradients. du, ddelta, dz are sequences; dB, dC (pieces, channel blocks, b, g, l, N); dA (pieces,
+    b, segments, N, d); dD, dbias (pieces, b, segments, d)."""
+    walk, state_block, item, segment, group, channel, inside, state = _coordinates(sizes, first, N, WIDTH)
+    begin, end, place = _segment(sizes, segment, item)
     known = state_block * N + state < sizes.n
-    A = tl.load(
-        A_ptr + (walk * sizes.state_blocks + state_block) * N * sizes.channels + state * sizes.channels + channel,
-        mask=inside, other=0,
-    )  # fmt: skip
-    bias = _per_channel(bias_ptr, walk, sizes, channel, inside, ACC, 0.0)
-    D = tl.where(state_block == 0, _per_channel(D_ptr, walk, sizes, channel, inside, ACC, 0.0), 0.0)
+    A = _rates(A_ptr, sizes, walk, state_block, state, channel, inside, N)
+    bias = _per_channel(bias_ptr, sizes, walk, channel, inside, ACC)
+    D = tl.where(state_block == 0, _per_channel(D_ptr, sizes, walk, channel, inside, ACC), 0.0)
     u_at, delta_at = _start(u, walk, item) + channel, _start(delta, walk, item) + channel
     dy_at = _start(dy, walk, item) + channel
-    B_at = _start_of_group(B, walk, item, group) + state_block * N + state
-    C_at = _start_of_group(C, walk, item, group) + state_block * N + state
+    B_at = _start(B, walk, item) + group * B[3] + state_block * N + state
+    C_at = _start(C, walk, item) + group * C[3] + state_block * N + state
     piece = tl.program_id(2).to(tl.int64)
     du_at, ddelta_at = _start(du, piece, item) + channel, _start(ddelta, piece, item) + channel
     within = tl.program_id(1) % sizes.channel_blocks
     part = ((piece * sizes.channel_blocks + within) * sizes.batch + item) * sizes.groups + group
     program = (piece * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(0) + tl.program_id(0)
     lane = tl.arange(0, WIDTH)[None, :]
-    kept_at = scratch_ptr + program * (CHUNK // UNROLL * TILE) + state * WIDTH + lane
-    begin = segment * sizes.segment
-    end = tl.minimum(begin + sizes.segment, sizes.length)
-    chunks = tl.cdiv(sizes.length, CHUNK)
+    kept_at = scratch_ptr + program * (CHUNK // UNROLL * N * WIDTH) + state * WIDTH + lane
     dh = tl.zeros([N, WIDTH], ACC)
-    place = (piece * sizes.batch + item) * sizes.segments + segment
     if later_ptr is not None:
         dh = tl.load(later_ptr + (place * N + state) * sizes.channels + channel, mask=inside, other=0)
     dA = tl.zeros([N, WIDTH], ACC)
     dD = tl.zeros([1, WIDTH], ACC)
     dbias = tl.zeros([1, WIDTH], ACC)
-    n_chunks = tl.cdiv(end - begin, CHUNK)
+    chunks, n_chunks = tl.cdiv(sizes.length, CHUNK), tl.cdiv(end - begin, CHUNK)
     for chunk in range(0, n_chunks):
         start = begin + (n_chunks - 1 - chunk) * CHUNK
         tiles = tl.cdiv(tl.minimum(CHUNK, end - start), UNROLL)
-        kept = ((walk * sizes.batch + item) * chunks + start // CHUNK) * sizes.n + state_block * N
-        h = tl.load(
-            states_ptr + (kept + state) * sizes.channels + channel, mask=inside & known, other=0
-        )  # fmt: skip
+        kept = ((walk * sizes.batch + item) * chunks + start // CHUNK) * sizes.n + state_block * N + state
+        h = tl.load(states_ptr + kept * sizes.channels + channel, mask=inside & known, other=0)
         for tile in range(0, tiles - 1):
-            tl.store(kept_at + tile * TILE, h)
-            steps, drives, Bs = (), (), ()
+            tl.store(kept_at + tile * (N * WIDTH), h)
+            t = start + tile * UNROLL
+            rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+            steps, _ = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
+            us, Bs = _read(u_at, u[3], rows, inside, ACC), _read(B_at, B[4], rows, known, ACC)
             for i in tl.static_range(UNROLL):
-                t = start + tile * UNROLL + i
-                row = _row(rows_ptr, sizes, walk, t)
-                step, _ = _step(delta_at, row, delta[3], bias, inside, t < end, SOFTPLUS, TERMS)
-                steps = steps + (step,)
-                drives = drives + (step * tl.load(u_at + row * u[3], mask=inside, other=0).to(ACC),)
-                Bs = Bs + (tl.load(B_at + row * B[4], mask=known, other=0).to(ACC),)
-            for i in tl.static_range(UNROLL):
-                h = tl.exp2(steps[i] * A) * h + drives[i] * Bs[i]
-        tl.store(kept_at + (tiles - 1) * TILE, h)
+                h = tl.exp2(steps[i] * A) * h + (steps[i] * us[i]) * Bs[i]
+        tl.store(kept_at + (tiles - 1) * (N * WIDTH), h)
         tl.debug_barrier()
         for back in range(0, tiles):
             tile = tiles - 1 - back
-            h = tl.load(kept_at + tile * TILE)
-            rows, us, steps, slopes, Bs, Cs, dys = (), (), (), (), (), (), ()
-            for i in tl.static_range(UNROLL):
-                t = start + tile * UNROLL + i
-                row = _row(rows_ptr, sizes, walk, t)
-                step, slope = _step(delta_at, row, delta[3], bias, inside, t < end, SOFTPLUS, TERMS)
-                rows = rows + (row,)
-                steps = steps + (step,)
-                slopes = slopes + (slope,)
-                us = us + (tl.load(u_at + row * u[3], mask=inside, other=0).to(ACC),)
-                Bs = Bs + (tl.load(B_at + row * B[4], mask=known, other=0).to(ACC),)
-                Cs = Cs + (tl.load(C_at + row * C[4], mask=known, other=0).to(ACC),)
-                dys = dys + (tl.load(dy_at + row * dy[3], mask=_if(t < end, inside), other=0).to(ACC),)
+            t = start + tile * UNROLL
+            h = tl.load(kept_at + tile * (N * WIDTH))
+            rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+            steps, slopes = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
+            us, dys = _read(u_at, u[3], rows, inside, ACC), _read(dy_at, dy[3], rows, inside, ACC)
+            Bs, Cs = _read(B_at, B[4], rows, known, ACC), _read(C_at, C[4], rows, known, ACC)
+            gates = _gates(z, channel, walk, item, rows, inside, ACC)
             hs, decays = (h,), ()
             for i in tl.static_range(UNROLL):
-                decay = tl.exp2(steps[i] * A)
-                h = decay * h + (steps[i] * us[i]) * Bs[i]
-                hs = hs + (h,)
-                decays = decays + (decay,)
+                decays = decays + (tl.exp2(steps[i] * A),)
+                hs = hs + (decays[i] * hs[i] + (steps[i] * us[i]) * Bs[i],)
             for i in tl.static_range(UNROLL - 1, -1, -1):
-                t = start + tile * UNROLL + i
-                row, u_i, step, dout = rows[i], us[i], steps[i], dys[i]
-                valid = _if(t < end, inside)
+                valid = _if(t + i < end, inside)
+                dout = tl.where(t + i < end, dys[i], 0.0)
                 if z[0] is not None:
-                    gate = tl.load(_start(z, walk, item) + channel + row * z[3], mask=valid, other=0).to(ACC)
-                    s = _sigmoid(gate)
-                    out = _over_states(hs[i + 1] * Cs[i]) + D * u_i
-                    through_gate = dout * out * (s * (1.0 + gate * (1.0 - s)))
-                    _add(_start(dz, piece, item) + channel + row * dz[3], through_gate, valid, dz_add)
-                    dout *= gate * s
+                    s = _sigmoid(gates[i])
+                    out = _over_states(hs[i + 1] * Cs[i]) + D * us[i]
+                    slope_of_gate = s * (1.0 + gates[i] * (1.0 - s))
+                    dz_at = _start(dz, piece, item) + channel + rows[i] * dz[3]
+                    _add(dz_at, dout * out * slope_of_gate, valid, dz_add)
+                    dout *= gates[i] * s
                 grad = dh + dout * Cs[i]
                 through_u = _over_states(grad * Bs[i])
-                place_B = (part * sizes.length + row) * N + lane * N // WIDTH
-                of_rows = _if(t < end, lane % (WIDTH // N) == 0)
-                tl.store(dC_ptr + place_B, _over_channels(dout * hs[i + 1]), mask=of_rows)
-                tl.store(dB_ptr + place_B, _over_channels(grad * (step * u_i)), mask=of_rows)
+                place_B = (part * sizes.length + rows[i]) * N + lane * N // WIDTH
+                of_states = _if(t + i < end, lane % (WIDTH // N) == 0)
+                tl.store(dC_ptr + place_B, _over_channels(dout * hs[i + 1]), mask=of_states)
+                tl.store(dB_ptr + place_B, _over_channels(grad * (steps[i] * us[i])), mask=of_states)
                 dh = grad * decays[i]
                 d_exponent = dh * hs[i]
-                dA += d_exponent * step
-                d_step = (through_u * u_i + LN2 * _over_states(d_exponent * A)) * slopes[i]
-                _add(du_at + row * du[3], through_u * step + D * dout, valid, du_add)
-                _add(ddelta_at + row * ddelta[3], d_step, valid, ddelta_add)
-                dD += dout * u_i
+                dA += d_exponent * steps[i]
+                d_step = (through_u * us[i] + LN2 * _over_states(d_exponent * A)) * slopes[i]
+                _add(du_at + rows[i] * du[3], through_u * steps[i] + D * dout, valid, du_add)
+                _add(ddelta_at + rows[i] * ddelta[3], d_step, valid, ddelta_add)
+                dD += dout * us[i]
                 dbias += d_step
         tl.debug_barrier()
     tl.store(dA_ptr + (place * N + state) * sizes.channels + channel, dA, mask=inside)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,8 @@ MOST_STATES = 16  # of a program, in each lane's registers
 SHORTEST = 128  # steps: shorter segments are not worth the second walk
 PROGRAMS_PER_PROCESSOR = 8
 CARRY_BLOCK = 64
+NO_SEQUENCE = (None, 0, 0, 0)
+NO_OUTPUT = (NO_SEQUENCE, 0)
 
 
 class _Call:
@@ -70,7 +72,7 @@ class _Call:
             "delta": sequence(delta),
             "B": sequence(B),
             "C": sequence(C),
-            "z": (None, 0, 0, 0) if z is None else sequence(z[None]),
+            "z": NO_SEQUENCE if z is None else sequence(z[None]),
         }
         self.options = {
             "SOFTPLUS": softplus,
@@ -208,9 +210,8 @@ def backward(
                 call.sizes, first, UNROLL=FORWARD_UNROLL, **call.options,
             )  # fmt: skip
             call.carry(later, totals, first, backwards=True)
-        places, adds = zip(
-            *(((None, 0, 0, 0), 0) if out is None else out.argument(first) for out in (du, ddelta, dz)), strict=True
-        )
+        outputs = [NO_OUTPUT if out is None else out.argument(first) for out in (du, ddelta, dz)]
+        places, adds = zip(*outputs, strict=True)
         parts = (count, call.channel_blocks, call.batch, call.groups, call.length, call.block)
         dB_parts, dC_parts = call.empty(*parts), call.empty(*parts)
         n_programs = math.prod(grid)
