@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nnunet_mamba.ops.triton_scan import sequence
 
-TILE = 4096  # values of a program, of 4 warps
+TILE = 2048  # values of a program, of 4 warps
 WIDEST = 128  # channels
 
 

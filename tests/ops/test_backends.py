@@ -63,7 +63,7 @@ def test_a_backend_asked_for_and_missing_says_why(monkeypatch):
     monkeypatch.setenv(ENVIRONMENT, "fastest")
     with pytest.raises(ValueError, match="Unknown backend 'fastest'"):
         scan_sum()
-    with pytest.raises(ValueError, match="runs on the CPU, but the tensors are on cuda"):
+    with pytest.raises(ValueError, match="runs on cpu, but the tensors are on cuda"):
         choose_backend("numba", "cuda")
 
 

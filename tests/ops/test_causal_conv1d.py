@@ -56,11 +56,14 @@ def test_reads_a_slice_of_a_wider_tensor_without_bias_and_in_half_precision():
 
 
 def test_opcheck():
-    x = torch.randn(1, 40, 5, requires_grad=True)
-    weight, bias = (torch.randn(shape, requires_grad=True) for shape in ((5, 4), (5,)))
-    rows = torch.randperm(40).to(torch.int32)
-    torch.library.opcheck(torch.ops.nnunet_mamba.causal_conv1d.default, (x, weight, bias, rows, True, True))
-    torch.library.opcheck(torch.ops.nnunet_mamba.causal_conv1d.default, (x, weight, None, None, False, False))
+    x = torch.randn(1, 1, 40, 5, requires_grad=True)
+    weight, bias = (torch.randn(shape, requires_grad=True) for shape in ((2, 5, 4), (2, 5)))
+    rows = torch.stack([torch.randperm(40), torch.arange(40)]).to(torch.int32)
+    conv = torch.ops.nnunet_mamba.causal_conv1d.default
+    torch.library.opcheck(conv, (x, weight, bias, rows, True, [True, False], "numba"))
+    torch.library.opcheck(
+        conv, (x, weight[:1].detach().requires_grad_(), None, None, False, [False], "numba")
+    )
 
 
 def test_wrong_arguments_are_named():

@@ -5,37 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from scans import TENSORS, outputs_and_gradients, problem
 
 from nnunet_mamba.ops import selective_scan
 from nnunet_mamba.ops.backends import available_backends
 
 FAST = ["numba", "torch"]
-TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
-
-
-def problem(b, d, length, g, n, *, dtype=torch.float32, optional=True, seed=0):
-    """Random arguments, all of them wanting gradients; B and C without a group axis where g is None."""
-    torch.manual_seed(seed)
-    grouped = (b, n, length) if g is None else (b, g, n, length)
-    arguments = {
-        "u": torch.randn(b, d, length, dtype=dtype),
-        "delta": torch.rand(b, d, length, dtype=dtype),
-        "A": -0.2 - 3 * torch.rand(d, n, dtype=dtype),
-        "B": torch.randn(grouped, dtype=dtype),
-        "C": torch.randn(grouped, dtype=dtype),
-    }
-    if optional:
-        arguments["D"] = torch.randn(d, dtype=dtype)
-        arguments["z"] = torch.randn(b, d, length, dtype=dtype)
-        arguments["delta_bias"] = torch.randn(d, dtype=dtype)
-    return {name: tensor.requires_grad_() for name, tensor in arguments.items()}
-
-
-def outputs_and_gradients(arguments, dy, **options):
-    y = selective_scan(**arguments, **options)
-    return dict(
-        zip(("y", *arguments), (y, *torch.autograd.grad(y, list(arguments.values()), dy)), strict=True)
-    )
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -240,29 +215,30 @@ def test_nothing_is_kept_for_backward_where_no_gradient_is_wanted(backend):
     arguments = problem(1, 4, 64, None, 2)
     with torch.inference_mode():
         assert not selective_scan(**arguments, backend=backend).requires_grad
-    kept = torch.ops.nnunet_mamba.selective_scan.default
-    u, delta, A, B, C = (arguments[name].detach() for name in ("u", "delta", "A", "B", "C"))
-    grouped = [t.unsqueeze(1).transpose(-1, -2) for t in (B, C)]
-    call = (u.transpose(1, 2), delta.transpose(1, 2), A, *grouped, None, None, None, None, False, False)
-    assert kept(*call, False, backend)[1].numel() == 0
-    assert kept(*call, True, backend)[1].numel() > 0
+    scan = torch.ops.nnunet_mamba.selective_scan.default
+    call = [t.detach() for t in operator_arguments(arguments)]
+    rest = (None, None, None, None, False, [False])
+    assert scan(*call[:5], *rest, False, backend)[1].numel() == 0
+    assert scan(*call[:5], *rest, True, backend)[1].numel() > 0
+
+
+def operator_arguments(arguments):
+    """u, delta, A, B, C and the optional ones as the operator has them: channels last, for one walk."""
+    tensors = [arguments[name].detach() for name in TENSORS]
+    tensors = [t.transpose(-1, -2) if t.dim() == 3 else t for t in tensors]
+    u, delta, A, B, C, D, z, bias = tensors
+    walks = (u[None], delta[None], A[None], B[None, :, None], C[None, :, None], D[None], z, bias[None])
+    return [t.detach().requires_grad_() for t in walks]
 
 
 @pytest.mark.parametrize("backend", FAST)
 def test_opcheck(backend):
     arguments = problem(1, 5, 40, None, 3)
-    u, delta, A, B, C, D, z, bias = (arguments[name].detach().requires_grad_() for name in TENSORS)
-    B, C = (t.detach().unsqueeze(1).transpose(-1, -2).requires_grad_() for t in (B, C))
-    u, delta, z = (t.detach().transpose(1, 2).requires_grad_() for t in (u, delta, z))
-    rows = torch.randperm(40).to(torch.int32)
-    torch.library.opcheck(
-        torch.ops.nnunet_mamba.selective_scan.default,
-        (u, delta, A, B, C, D, z, bias, rows, True, False, True, backend),
-    )
-    torch.library.opcheck(
-        torch.ops.nnunet_mamba.selective_scan.default,
-        (u, delta, A, B, C, None, None, None, None, False, True, True, backend),
-    )
+    call = operator_arguments(arguments)
+    rows = torch.randperm(40).to(torch.int32)[None]
+    scan = torch.ops.nnunet_mamba.selective_scan.default
+    torch.library.opcheck(scan, (*call, rows, True, [False], True, backend))
+    torch.library.opcheck(scan, (*call[:5], None, None, None, None, False, [True], True, backend))
 
 
 @pytest.mark.parametrize("backend", FAST)

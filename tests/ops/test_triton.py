@@ -1,0 +1,226 @@
+"""The Triton kernels against the definition, outputs and all gradients, interpreted on the CPU or on a GPU.
+
+    TRITON_INTERPRET=1 pytest tests/ops/test_triton.py        (test_triton_interpreted.py does it)
+    pytest -m gpu                                             (the same tests, compiled; larger sizes too)
+
+All memory that is not written is NaN here, so that nothing may be read before it is written.
+"""
+
+import pytest
+import torch
+from scans import (
+    assert_equal,
+    convolution_results,
+    convolutions,
+    outputs_and_gradients,
+    problem,
+    walks_problem,
+    walks_results,
+)
+
+from nnunet_mamba.ops import selective_scan, sum_of_scans
+from nnunet_mamba.ops.backends import interpreting
+
+USABLE = interpreting() or torch.cuda.is_available()
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not USABLE, reason="needs a CUDA device, or TRITON_INTERPRET=1 before the start"),
+]
+DEVICE = "cpu" if interpreting() else "cuda"
+on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the interpreter")
+
+if USABLE:
+    from nnunet_mamba.ops import triton_scan
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(params=["one segment", "segments", "pieces in turn"])
+def cut(request, monkeypatch):
+    """The ways of cutting a call into programs, whatever the number of processors."""
+    processors = {"one segment": 1, "segments": 16, "pieces in turn": 1}[request.param]
+    shortest = {"one segment": 10**6, "segments": 32, "pieces in turn": 1}[request.param]
+    monkeypatch.setattr(triton_scan, "processors", lambda device: processors)
+    monkeypatch.setattr(triton_scan, "SHORTEST", shortest)
+    return request.param
+
+
+CASES = {
+    "one walk": {"k": 1, "b": 1, "length": 38, "d": 33, "n": 5},
+    "one token": {"k": 1, "b": 1, "length": 1, "d": 1, "n": 1},
+    "plain": {"k": 1, "b": 1, "length": 35, "d": 8, "n": 16, "optional": False, "rows": False},
+    "two groups": {"k": 1, "b": 1, "length": 33, "d": 12, "n": 3, "g": 2},
+    "two walks, one u": {"k": 2, "b": 2, "length": 33, "d": 10, "n": 2, "shared": True},
+    "three walks": {"k": 3, "b": 1, "length": 9, "d": 4, "n": 4, "rows": False},
+    "more states than a tile": {"k": 2, "b": 1, "length": 7, "d": 5, "n": 20, "shared": True},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_scan_equals_the_reference(cut, case):
+    arguments, options = walks_problem(**case, device=DEVICE)
+    expected = walks_results(arguments, options, "reference")
+    assert_equal(walks_results(arguments, options, "triton"), expected, 1e-13)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_scan_in_float32_is_as_good_as_float32(case):
+    arguments, options = walks_problem(**case, dtype=torch.float32, device=DEVICE)
+    exact = {name: t.detach().double().requires_grad_() for name, t in arguments.items()}
+    expected = walks_results(exact, options, "reference")
+    assert_equal(walks_results(arguments, options, "triton"), expected, 3e-6)
+
+
+@on_a_gpu
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"k": 2, "b": 2, "length": 3001, "d": 96, "n": 16},
+        {"k": 4, "b": 2, "length": 800, "d": 200, "n": 16, "shared": True},
+        {"k": 1, "b": 1, "length": 500, "d": 70, "n": 256},
+        {"k": 2, "b": 1, "length": 700, "d": 512, "n": 33},
+    ],
+)
+def test_larger_scans_equal_the_reference(case):
+    arguments, options = walks_problem(**case, dtype=torch.float32, device=DEVICE)
+    exact = {name: t.detach().double().requires_grad_() for name, t in arguments.items()}
+    expected = walks_results(exact, options, "reference")
+    assert_equal(walks_results(arguments, options, "triton"), expected, 1e-5)
+
+
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"k": 1, "b": 2, "length": 300, "d": 20, "taps": 4},
+        {"k": 3, "b": 1, "length": 33, "d": 130, "taps": 3, "shared": True},
+        {"k": 2, "b": 2, "length": 5, "d": 3, "taps": 4, "bias": False, "rows": False},
+        {"k": 1, "b": 1, "length": 1, "d": 1, "taps": 1},
+    ],
+)
+def test_convolution_equals_the_reference(case, activation):
+    arguments, options = convolutions(**case, device=DEVICE)
+    expected = convolution_results(arguments, options, "reference", activation)
+    assert_equal(convolution_results(arguments, options, "triton", activation), expected, 1e-13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+def test_half_precision_is_summed_in_float32_and_rounded_once(cut, dtype):
+    arguments, options = walks_problem(2, 1, 34, 4, 18, dtype=torch.float32, device=DEVICE)
+    half = {name: t.detach().to(dtype).requires_grad_() for name, t in arguments.items()}
+    exact = {name: t.detach().double().requires_grad_() for name, t in half.items()}
+    actual, expected = walks_results(half, options, "triton"), walks_results(exact, options, "reference")
+    for name, truth in expected.items():
+        assert actual[name].dtype == dtype
+        error = (actual[name].double() - truth).abs() - torch.finfo(dtype).eps / 2 * truth.abs()
+        assert (error <= 1e-5 * truth.abs().max()).all(), name
+
+
+def test_any_strides_give_the_same_numbers():
+    arguments = {
+        k: v.detach().to(DEVICE) for k, v in problem(2, 16, 21, None, 4, dtype=torch.float64).items()
+    }
+    expected = selective_scan(**arguments, delta_softplus=True, backend="reference")
+    wide = torch.randn(2, 21, 50, dtype=torch.float64, device=DEVICE)
+    strided = dict(arguments)
+    for offset, name in enumerate(("u", "z")):
+        wide[:, :, offset * 17 : offset * 17 + 16] = arguments[name].transpose(1, 2)
+        strided[name] = wide[:, :, offset * 17 : offset * 17 + 16].transpose(1, 2)
+    strided["delta"] = arguments["delta"].transpose(0, 2).contiguous().transpose(0, 2)
+    strided["B"] = arguments["B"].transpose(1, 2).contiguous().transpose(1, 2)
+    torch.testing.assert_close(selective_scan(**strided, delta_softplus=True, backend="triton"), expected)
+    same_b = arguments | {"B": arguments["B"][:1].expand(2, -1, -1)}
+    repeated, expected = (selective_scan(**same_b, backend=backend) for backend in ("triton", "reference"))
+    torch.testing.assert_close(repeated, expected)
+
+
+@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "C", "D", "z"])
+def test_nan_in_gives_nan_out_from_there_on(name):
+    arguments = {k: v.detach().clone().to(DEVICE) for k, v in problem(1, 3, 20, None, 2).items()}
+    sequence = arguments[name].dim() == 3
+    arguments[name][(0, 1, 10) if sequence else (1, *[0] * (arguments[name].dim() - 1))] = torch.nan
+    y = selective_scan(**arguments, delta_softplus=True, backend="triton")[0]
+    assert y[1, 10].isnan()
+    if sequence:
+        assert y[:, :10].isfinite().all()
+    if name not in ("B", "C"):
+        assert y[[0, 2]].isfinite().all()
+
+
+def test_softplus_is_right_over_the_whole_range():
+    """y = delta u B C with A = 0 at the first token, so y is softplus itself, and its slope the sigmoid."""
+    x = torch.cat([torch.linspace(-87, 87, 41), torch.tensor([-1e-7, 0.0, 1e-7])]).to(DEVICE).requires_grad_()
+    ones = torch.ones(1, len(x), 1, device=DEVICE)
+    B = torch.ones(1, 1, 1, device=DEVICE)
+    zero = torch.zeros(len(x), 1, device=DEVICE)
+    y = selective_scan(ones, x.view(1, -1, 1), zero, B, B, delta_softplus=True, backend="triton").flatten()
+    exact = x.detach().double()
+    torch.testing.assert_close(
+        y.double(), torch.nn.functional.softplus(exact, threshold=1000), rtol=2e-5, atol=1e-37
+    )
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope.double(), torch.sigmoid(exact), rtol=2e-5, atol=1e-37)
+
+
+def test_two_equal_calls_give_equal_bits(cut):
+    arguments, options = walks_problem(2, 1, 34, 8, 3, shared=True, dtype=torch.float32, device=DEVICE)
+    first, second = (walks_results(arguments, options, "triton") for _ in range(2))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_compiles_without_a_graph_break():
+    arguments, options = walks_problem(2, 1, 12, 4, 3, dtype=torch.float64, device=DEVICE)
+
+    def scan(u):
+        return sum_of_scans(**(arguments | {"u": u}), **options, backend="triton").square().sum()
+
+    compiled = torch.compile(scan, fullgraph=True, backend="aot_eager")
+    expected, actual = scan(arguments["u"]), compiled(arguments["u"])
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, arguments["u"])[0] for value in (actual, expected))
+    )
+
+
+def test_nothing_is_kept_for_backward_where_no_gradient_is_wanted():
+    arguments, options = walks_problem(1, 1, 64, 4, 2, dtype=torch.float32, device=DEVICE)
+    rest = (None, None, None, options["rows"], True, [False])
+    call = [arguments[name].detach() for name in ("u", "delta", "A", "B", "C")]
+    scan = torch.ops.nnunet_mamba.selective_scan.default
+    assert scan(*call, *rest, False, "triton")[1].numel() == 0
+    assert scan(*call, *rest, True, "triton")[1].shape == (1, 1, 2, 2, 4)
+
+
+@on_a_gpu
+def test_more_than_two_to_the_31_elements():
+    length = 2**25 + 77
+    u = torch.zeros(1, length, 64, dtype=torch.float16, device=DEVICE).transpose(1, 2)
+    u[:, :, -1] = 1
+    B = torch.ones(1, 1, 1, dtype=torch.float16, device=DEVICE).expand(1, 1, length)
+    y = selective_scan(u, torch.ones_like(u), -torch.ones(64, 1, device=DEVICE), B, B, backend="triton")
+    assert y[:, :, -1].eq(1).all()
+    assert not y[:, :, :-1].any()
+
+
+@on_a_gpu
+def test_matches_mamba_ssm():
+    from nnunet_mamba.ops import available_backends
+
+    if available_backends()["mamba_ssm"] != "ok":
+        pytest.skip(available_backends()["mamba_ssm"])
+    arguments = {k: v.detach().to(DEVICE).requires_grad_() for k, v in problem(2, 64, 700, None, 16).items()}
+    dy = torch.randn(2, 64, 700, device=DEVICE)
+    for reverse in (False, True):
+        options = {"delta_softplus": True, "reverse": reverse}
+        ours, theirs = (
+            outputs_and_gradients(arguments, dy, backend=b, **options) for b in ("triton", "mamba_ssm")
+        )
+        assert_equal(ours, theirs, 1e-4)

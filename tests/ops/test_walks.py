@@ -1,0 +1,70 @@
+"""Several walks in one call: the sum of what each gives by itself, and gradients of what they share."""
+
+import pytest
+import torch
+from scans import (
+    assert_equal,
+    convolution_results,
+    convolutions,
+    walks_options,
+    walks_problem,
+    walks_results,
+)
+
+from nnunet_mamba.ops import causal_conv1d_walks, selective_scan, sum_of_scans
+
+FAST = ["numba", "torch"]
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("shared", [False, True], ids=["own u", "one u"])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_equals_the_reference(backend, shared, k):
+    arguments, options = walks_problem(k, 2, 45, 20, 5, g=2, shared=shared)
+    expected = walks_results(arguments, options, "reference")
+    assert_equal(walks_results(arguments, options, backend), expected, 1e-12)
+
+
+def test_is_the_sum_of_single_scans():
+    arguments, options = walks_problem(3, 2, 30, 8, 4, rows=True)
+    y = torch.zeros(2, 30, 8, dtype=torch.float64)
+    for walk in range(3):
+        own = {name: t if name == "z" else t[walk] for name, t in arguments.items()}
+        first = {
+            name: t.transpose(-1, -2) if name in ("u", "delta", "B", "C", "z") else t
+            for name, t in own.items()
+        }
+        scan = selective_scan(
+            **first, delta_softplus=True, reverse=options["reverse"][walk], rows=options["rows"][walk]
+        )
+        y += scan.transpose(1, 2)
+    torch.testing.assert_close(sum_of_scans(**arguments, **options), y)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_half_precision_is_rounded_once(backend):
+    arguments, options = walks_problem(4, 1, 50, 8, 4, dtype=torch.float32)
+    half = {name: t.detach().half() for name, t in arguments.items()}
+    y = sum_of_scans(**half, **options, backend=backend)
+    exact = sum_of_scans(**{name: t.double() for name, t in half.items()}, **options, backend="reference")
+    assert y.dtype == torch.float16
+    assert ((y.double() - exact).abs() <= 2**-11 * exact.abs() + 1e-4).all()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own x", "one x"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_convolutions_equal_the_reference(shared, k):
+    arguments, options = convolutions(k, 2, 30, 20, 4, shared=shared)
+    expected = convolution_results(arguments, options, "reference")
+    assert_equal(convolution_results(arguments, options, "numba"), expected, 1e-12)
+
+
+def test_wrong_numbers_of_walks_are_named():
+    arguments, options = walks_problem(2, 1, 10, 4, 3)
+    with pytest.raises(ValueError, match="delta has 2 walks, so A must have as many"):
+        sum_of_scans(**(arguments | {"A": arguments["A"][:1]}), **options)
+    with pytest.raises(ValueError, match="reverse 3"):
+        sum_of_scans(**arguments, **(options | {"reverse": [False] * 3}))
+    x, weight = torch.ones(3, 1, 10, 4), torch.ones(2, 4, 4)
+    with pytest.raises(ValueError, match="2 filters need as many"):
+        causal_conv1d_walks(x, weight, **walks_options(2, 10, rows=False))
