@@ -1,7 +1,8 @@
 """Every network of the table beside nnU-Net's own: parameters, forward time, training step, peak memory.
 
     python benchmarks/networks.py --record benchmarks/results/networks_cpu
-    python benchmarks/networks.py --device cuda --record benchmarks/results/networks_cuda
+    python benchmarks/networks.py --device cuda --inference --record benchmarks/results/networks_cuda
+    python benchmarks/networks.py mm_unet mm_unet@mamba_ssm resenc_m swin_unetr --device cuda
 
 writes <record>.json and the table <record>.md. Each network has a process of its own, so that its peak memory
 is its own; the control `nnunet` runs before and after the networks of its dimension, and ratios are to the
@@ -11,7 +12,13 @@ reported as an error. Nothing is compiled.
 
 Networks of fixed 2D topology run on the 2D plan with a 2D control, at their papers' features. On the plan
 `published` SegMamba has its paper's features, on the others those of the plan. Plans: `small` (the CPU's
-default), `published` (CUDA's: Synapse and an abdominal 2D plan, float16 autocast) and `tiny` (a test).
+default), `hippocampus` (nnU-Net's own plan of that dataset), `published` (CUDA's: Synapse and an abdominal 2D
+plan, float16 autocast) and `tiny` (a test).
+
+`name@backend` is a network with another backend of its scans: `mm_unet@mamba_ssm` runs on that package's
+kernels, with copies there and back for every walk but the first. Others to compare with: `resenc_m`,
+nnU-Net's residual encoder M on the same plan, and MONAI's networks, as `swin_unetr`. --inference adds nnU-Net's
+sliding window over a volume of one and a half patches along each axis, with all mirrored copies.
 """
 
 from __future__ import annotations
@@ -33,11 +40,15 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mamba import create_network, list_networks
+from nnunet_mamba.networks.baselines import BASELINES, create_baseline
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import row_of
-from nnunet_mamba.ops import causal_conv1d, selective_scan
+from nnunet_mamba.ops import available_backends, causal_conv1d, selective_scan
+from nnunet_mamba.ops.backends import ENVIRONMENT
 
 CONTROL = "nnunet"
+RESENC_M = "resenc_m"
+RESENC_M_BLOCKS = (1, 3, 4, 6, 6, 6, 6)  # nnU-Net's ResEnc presets: blocks per stage
 
 
 def plan(ndim: int, features: list[int], patch: list[int], batch: int, **changes: Any) -> dict[str, Any]:
@@ -58,6 +69,7 @@ PLANS = {  # name -> number of axes -> plan
         3: plan(3, [16, 32, 64, 128], [32, 48, 32], 2),
         2: plan(2, [32, 64, 128, 256, 512, 512], [128, 128], 4),
     },
+    "hippocampus": {3: plan(3, [32, 64, 128, 256], [40, 56, 40], 9, num_classes=3)},
     "published": {
         3: plan(3, [32, 64, 128, 256, 320, 320], [48, 192, 192], 2, **SYNAPSE),
         2: plan(2, [32, 64, 128, 256, 512, 512, 512], [320, 320], 24, num_classes=14),
@@ -66,8 +78,56 @@ PLANS = {  # name -> number of axes -> plan
 
 
 def ndim_of(name: str) -> int:
-    row = row_of(name)
+    network = name.split("@")[0]
+    if network in BASELINES or network == RESENC_M:
+        return 3
+    row = row_of(network)
     return row.ndim if isinstance(row, FixedConfig) else 3
+
+
+def all_names(device: str) -> list[str]:
+    """Our networks; on CUDA also what to compare them with."""
+    names = list_networks()
+    if device == "cuda":
+        names += [RESENC_M, "swin_unetr"]
+        if available_backends()["mamba_ssm"] == "ok":
+            with_scans = [name for name in list_networks() if f"{name}_nossm" in names]
+            names += [f"{name}@mamba_ssm" for name in with_scans]
+    return names
+
+
+def build(name: str, ndim: int, plan_name: str) -> nn.Module:
+    """A network with deep supervision, if it has that, by its name without a backend."""
+    sizes = {key: value for key, value in PLANS[plan_name][ndim].items() if key != "batch"}
+    if name in BASELINES:
+        wanted = ("input_channels", "num_classes", "patch_size")
+        return create_baseline(name, **{key: sizes[key] for key in wanted}, deep_supervision=True)
+    if name == RESENC_M:
+        return residual_encoder(sizes, ndim)
+    return create_network(name, **arguments(name, ndim, plan_name), deep_supervision=True)
+
+
+def residual_encoder(sizes: dict[str, Any], ndim: int) -> nn.Module:
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+
+    n = len(sizes["features_per_stage"])
+    return ResidualEncoderUNet(
+        sizes["input_channels"],
+        n,
+        sizes["features_per_stage"],
+        {2: nn.Conv2d, 3: nn.Conv3d}[ndim],
+        sizes["kernel_sizes"],
+        sizes["strides"],
+        RESENC_M_BLOCKS[:n],
+        sizes["num_classes"],
+        [1] * (n - 1),
+        conv_bias=True,
+        norm_op={2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[ndim],
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=True,
+    )
 
 
 def arguments(name: str, ndim: int, plan_name: str) -> dict[str, Any]:
@@ -90,17 +150,18 @@ def measure(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device)
     load_the_operators(device)
     start = memory(device)
-    sizes = arguments(name, ndim, args.plan)
-    network = create_network(name, **sizes, deep_supervision=True).to(device)
-    batch = PLANS[args.plan][ndim]["batch"]
-    x = torch.randn(batch, sizes["input_channels"], *sizes["patch_size"], device=device)
+    sizes = {**PLANS[args.plan][ndim], **({"batch": args.batch} if args.batch else {})}
+    network = build(name.split("@")[0], ndim, args.plan).to(device)
+    x = torch.randn(sizes["batch"], sizes["input_channels"], *sizes["patch_size"], device=device)
     steps = training_steps(network, x, sizes["num_classes"], args.steps + 1)
     peak = memory(device) - start
     network.eval()
     network.decoder.deep_supervision = False
     with torch.inference_mode():
         forwards = [seconds(lambda: autocast(network, x), device) for _ in range(min(args.steps, 10) + 1)]
+    window = {"window_ms": 1e3 * sliding_window(network, sizes, device)} if args.inference else {}
     return {
+        **window,
         "network": name,
         "axes": ndim,
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -143,6 +204,26 @@ def autocast(network: nn.Module, x: Tensor) -> Any:
         return network(x)
 
 
+def sliding_window(network: nn.Module, sizes: dict[str, Any], device: torch.device) -> float:
+    """Seconds of nnU-Net's prediction of one volume, once warm."""
+    from types import SimpleNamespace
+
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(perform_everything_on_device=True, device=device, allow_tqdm=False)
+    patch = sizes["patch_size"]
+    predictor.network = network
+    predictor.configuration_manager = SimpleNamespace(patch_size=patch)
+    predictor.label_manager = SimpleNamespace(num_segmentation_heads=sizes["num_classes"])
+    predictor.allowed_mirroring_axes = tuple(range(len(patch)))
+    volume = [size * 3 // 2 for size in patch]
+    x = torch.randn(sizes["input_channels"], *(volume if len(patch) == 3 else [1, *volume]))
+    return min(
+        seconds(lambda: predictor.predict_sliding_window_return_logits(x), device)
+        for _ in range(2 if device.type == "cuda" else 1)
+    )
+
+
 def nnunets_loss(n_outputs: int) -> nn.Module:
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
     from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
@@ -182,7 +263,11 @@ def in_a_process(name: str, ndim: int, args: argparse.Namespace) -> dict[str, An
     """`measure` in a new process; {"error": ...} where it fails."""
     command = [sys.executable, __file__, "--child", name, str(ndim), "--plan", args.plan]
     command += ["--device", args.device, "--threads", str(args.threads), "--steps", str(args.steps)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command += ["--inference"] if args.inference else []
+    command += ["--batch", str(args.batch)] if args.batch else []
+    backend = name.partition("@")[2]
+    environment = {**os.environ, ENVIRONMENT: backend} if backend else None
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         return {"network": name, "axes": ndim, "error": lines[-1][:200]}
@@ -204,7 +289,8 @@ def compare(names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
             if controls and "error" not in row:
                 row["ratios"] = {
                     key: row[key] / mean(control[key] for control in controls)
-                    for key in ("parameters", "forward_ms", "step_ms", "peak_mib")
+                    for key in ("parameters", "forward_ms", "step_ms", "peak_mib", "window_ms")
+                    if key in row
                 }
         rows += measured
     return rows
@@ -213,19 +299,20 @@ def compare(names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| network | axes | parameters (M) | forward (ms) | training step (ms) | peak memory (MiB) "
-        "| step / control | memory / control |",
-        "|---|---|---|---|---|---|---|---|",
+        "| sliding window (ms) | step / control | memory / control |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         start = f"| `{row['network']}` | {row['axes']} |"
         if "error" in row:
-            lines.append(f"{start} failed: {row['error']} | | | | | |")
+            lines.append(f"{start} failed: {row['error']} | | | | | | |")
             continue
         ratios = row.get("ratios", {})
         last = " | ".join(f"{ratios[key]:.2f}" if ratios else "" for key in ("step_ms", "peak_mib"))
+        window = f"{row['window_ms']:.0f}" if "window_ms" in row else ""
         lines.append(
             f"{start} {row['parameters'] / 1e6:.2f} | {row['forward_ms']:.0f} | {row['step_ms']:.0f} "
-            f"| {row['peak_mib']:.0f} | {last} |"
+            f"| {row['peak_mib']:.0f} | {window} | {last} |"
         )
     return "\n".join(lines)
 
@@ -274,6 +361,8 @@ def main() -> None:
     parser.add_argument("--plan", choices=PLANS, help="default: small on the CPU, published on CUDA")
     parser.add_argument("--steps", type=int, help="timed training steps; default: 3 on the CPU, 50 on CUDA")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--batch", type=int, help="instead of the plan's")
+    parser.add_argument("--inference", action="store_true", help="also time nnU-Net's sliding window")
     parser.add_argument("--record", type=Path, help="write RECORD.json and RECORD.md")
     parser.add_argument("--child", nargs=2, metavar=("NETWORK", "AXES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -285,7 +374,7 @@ def main() -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here.")
     load = os.getloadavg()[0]
-    rows = compare(args.networks or list_networks(), args)
+    rows = compare(args.networks or all_names(args.device), args)
     record = {**surroundings(args), "load_average": [load, os.getloadavg()[0]], "rows": rows}
     print(describe(record))
     if args.record:
