@@ -136,6 +136,7 @@ class _Call:
         self.tiles = -(-self.length // steps)
         self.grid = (self.batch * self.tiles, -(-self.channels // width), self.walks)
         self.weight = weight.detach().to(self.dtype).transpose(1, 2).contiguous()  # (k, w, d)
+        bias, rows = (None if t is None else t.contiguous() for t in (bias, rows))
         self.inputs = (sequence(x), self.weight, bias, rows)
         mask = sum(1 << walk for walk, backwards in enumerate(reverse) if backwards)
         self.sizes = (self.length, self.channels, self.tiles, mask)
@@ -154,7 +155,8 @@ def forward(x: Tensor, weight: Tensor, bias, rows, silu: bool, reverse: Sequence
     """-> y (k, b, l, d) in x's dtype."""
     call = _Call(x, weight, bias, rows, silu, reverse)
     y = torch.empty((call.walks, *x.shape[1:]), dtype=x.dtype, device=x.device)
-    conv_forward[call.grid](*call.inputs, sequence(y), *call.sizes, 0, **call.options)
+    with torch.cuda.device_of(x):
+        conv_forward[call.grid](*call.inputs, sequence(y), *call.sizes, 0, **call.options)
     return y
 
 
@@ -171,7 +173,8 @@ def backward(
     outputs = (sequence(dx), dweight, dbias)
     for first in range(call.walks if shared else 1):  # walks that share x add to its gradient one by one
         grid = (*call.grid[:2], 1) if shared else call.grid
-        conv_backward[grid](
-            sequence(dy), *call.inputs, *outputs, *call.sizes, first, int(first > 0), **call.options
-        )
+        with torch.cuda.device_of(x):
+            conv_backward[grid](
+                sequence(dy), *call.inputs, *outputs, *call.sizes, first, int(first > 0), **call.options
+            )
     return dx, dweight.sum(1).transpose(1, 2), dbias.sum(1)

@@ -17,13 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 from nnunet_mamba.ops import triton_kernels as kernels
+from nnunet_mamba.ops import triton_tuning
 
 CHUNK = 32  # steps between the states that forward keeps: 4 n / 32 bytes per token and channel
 FORWARD_UNROLL, BACKWARD_UNROLL = 4, 2
 WIDTH = 32  # channels of a program: the lanes of a warp
 MOST_STATES = 16  # of a program, in each lane's registers
 SHORTEST = 128  # steps: shorter segments are not worth the second walk
-PROGRAMS_PER_PROCESSOR = 8
 CARRY_BLOCK = 64
 NO_SEQUENCE = (None, 0, 0, 0)
 NO_OUTPUT = (NO_SEQUENCE, 0)
@@ -32,27 +32,22 @@ NO_OUTPUT = (NO_SEQUENCE, 0)
 class _Call:
     """One call: its sequences as the kernels want them, and its cut into pieces, blocks and segments."""
 
-    def __init__(self, u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: Sequence[bool]):
+    def __init__(self, *arguments: Any, per_processor: int | None = None):
+        self.arguments = u, delta, A, B, C, D, z, bias, rows, softplus, reverse = arguments
         self.walks, self.batch, self.length, self.channels = delta.shape
         self.groups, self.n = B.shape[2], A.shape[2]
         self.u, self.dtype = u, torch.float64 if u.dtype == torch.float64 else torch.float32
         self.block = min(MOST_STATES, triton.next_power_of_2(self.n))
         self.state_blocks = -(-self.n // self.block)
         self.pieces = self.walks * self.state_blocks
-        group = self.channels // self.groups
-        self.channel_blocks = -(-group // WIDTH)
-        per_piece = self.batch * self.groups * self.channel_blocks
-        wanted = processors(u.device) * PROGRAMS_PER_PROCESSOR
-        # one after the other where a piece can fill the device by itself: no outputs of its own to be added
-        self.together = self.pieces > 1 and per_piece * self.length < wanted * SHORTEST
-        programs = per_piece * (self.pieces if self.together else 1)
-        steps = max(SHORTEST, -(-self.length * programs // wanted))
-        segment = -(-steps // CHUNK) * CHUNK
+        self.channel_blocks = -(-(self.channels // self.groups) // WIDTH)
+        self.together, segment = self.cut(processors(u.device) * (per_processor or self.tuned()))
         self.segments = -(-self.length // segment)
+        mask = sum(1 << walk for walk, backwards in enumerate(reverse) if backwards)
         self.sizes = kernels.Sizes(
             self.length,
             self.channels,
-            group,
+            self.channels // self.groups,
             self.groups,
             self.n,
             self.channel_blocks,
@@ -60,20 +55,16 @@ class _Call:
             self.batch,
             self.segments,
             segment,
-            sum(1 << walk for walk, backwards in enumerate(reverse) if backwards),
+            mask,
         )
         self.grid = (self.batch * self.segments, self.groups * self.channel_blocks)
-        padding = (0, self.state_blocks * self.block - self.n)
-        rates = F.pad(A.detach().to(self.dtype) * math.log2(math.e), padding)
-        self.A = rates.transpose(1, 2).contiguous()  # (k, state blocks * states, d)
-        self.D, self.bias, self.rows = D, bias, rows
-        self.sequences = {
-            "u": sequence(u),
-            "delta": sequence(delta),
-            "B": sequence(B),
-            "C": sequence(C),
-            "z": NO_SEQUENCE if z is None else sequence(z[None]),
-        }
+        rates = A.detach().to(self.dtype) * math.log2(math.e)
+        padded = F.pad(rates, (0, self.state_blocks * self.block - self.n))
+        self.A = padded.transpose(1, 2).contiguous()  # (k, state blocks * states, d)
+        self.D, self.bias, self.rows = (None if t is None else t.contiguous() for t in (D, bias, rows))
+        self.u_delta = sequence(u), sequence(delta)
+        self.B, self.C = sequence(B), sequence(C)
+        self.z = NO_SEQUENCE if z is None else sequence(z[None])
         self.options = {
             "SOFTPLUS": softplus,
             "TERMS": 17 if self.dtype == torch.float64 else 8,
@@ -84,15 +75,37 @@ class _Call:
             "enable_fp_fusion": True,
         }
 
+    def cut(self, wanted: int) -> tuple[bool, int]:
+        """Whether all pieces run together, and steps per segment, for about `wanted` programs at once.
+
+        A piece that can fill the device by itself runs alone: it needs no output of its own.
+        """
+        per_piece = self.batch * self.groups * self.channel_blocks
+        together = self.pieces > 1 and per_piece * self.length < wanted * SHORTEST
+        programs = per_piece * (self.pieces if together else 1)
+        steps = max(SHORTEST, -(-self.length * programs // wanted))
+        return together, -(-steps // CHUNK) * CHUNK
+
+    def tuned(self) -> int:
+        """Programs per multiprocessor; looked for with the forward pass, which backward resembles."""
+        if self.u.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+            return triton_tuning.DEFAULT
+        tokens = (self.batch * self.length).bit_length()
+        sizes = f"k{self.walks} d{self.channels} g{self.groups} n{self.n} tokens 2^{tokens}"
+        key = f"{torch.cuda.get_device_name(self.u.device)}, {self.u.dtype}, {sizes}"
+
+        def seconds(candidate: int) -> float:
+            call = _Call(*self.arguments, per_processor=candidate)
+            return triton_tuning.seconds_on_gpu(lambda: _forward(call, keep=False))
+
+        return triton_tuning.programs_per_processor(key, seconds)
+
     def launches(self) -> Iterator[tuple[int, int]]:
         """First piece and number of pieces of each launch."""
         if self.together:
             yield 0, self.pieces
         else:
             yield from ((piece, 1) for piece in range(self.pieces))
-
-    def walk_of(self, piece: int) -> int:
-        return piece // self.state_blocks
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.u.device)
@@ -164,76 +177,115 @@ def forward(
     u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: Sequence[bool], keep: bool
 ) -> tuple[Tensor, Tensor]:
     """-> y (b, l, d) in u's dtype and, if `keep`, the states before each chunk (k, b, chunks, n, d)."""
-    call = _Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
-    y = _Output(call, (call.batch, call.length, call.channels), u.dtype, slots=1)
+    with torch.cuda.device_of(u):
+        return _forward(_Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse), keep)
+
+
+def _forward(call: _Call, keep: bool) -> tuple[Tensor, Tensor]:
+    y = _Output(call, (call.batch, call.length, call.channels), call.u.dtype, slots=1)
     shape = (call.walks, call.batch, chunk_count(call.length), call.n, call.channels) if keep else (0,)
     states = call.empty(*shape)
-    s = call.sequences
+    options = {"UNROLL": FORWARD_UNROLL, **call.options}
     for first, count in call.launches():
-        grid = (*call.grid, count)
-        starts = None
+        grid, starts = (*call.grid, count), None
         if call.segments > 1:
             starts, totals = call.ends(count)
             kernels.segment_ends[grid](
-                s["u"], s["delta"], call.A, s["B"], call.bias, call.rows, starts, totals, call.sizes, first,
-                UNROLL=FORWARD_UNROLL, **call.options,
-            )  # fmt: skip
+                *call.u_delta,
+                call.A,
+                call.B,
+                call.bias,
+                call.rows,
+                starts,
+                totals,
+                call.sizes,
+                first,
+                **options,
+            )
             call.carry(starts, totals, first, backwards=False)
         y_to, y_add = y.argument(first)
         kernels.forward[grid](
-            s["u"], s["delta"], call.A, s["B"], s["C"], call.D, s["z"], call.bias, call.rows,
-            starts, states if keep else None, y_to, y_add, call.sizes, first,
-            UNROLL=FORWARD_UNROLL, CHUNK=CHUNK, **call.options,
+            *call.u_delta, call.A, call.B, call.C, call.D, call.z, call.bias, call.rows,
+            starts, states if keep else None, y_to, y_add, call.sizes, first, CHUNK=CHUNK, **options,
         )  # fmt: skip
-    return y.result()[0].to(u.dtype), states
+    return y.result()[0].to(call.u.dtype), states
 
 
 def backward(
     dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: Sequence[bool]
 ) -> tuple[Tensor, ...]:
     """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias."""
-    call = _Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
-    s, shape = {**call.sequences, "dy": sequence(dy[None])}, tuple(dy.shape)
+    with torch.cuda.device_of(u):
+        return _backward(_Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse), dy, states)
+
+
+def _backward(call: _Call, dy: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+    u, delta, B, z = call.u, call.arguments[1], call.arguments[3], call.arguments[6]
+    dy_from, shape = sequence(dy[None]), tuple(dy.shape)
     du = _Output(call, shape, u.dtype, slots=len(u))
     ddelta = _Output(call, shape, delta.dtype, slots=call.walks)
     dz = None if z is None else _Output(call, shape, z.dtype, slots=1)
-    dB, dC = (torch.empty(B.shape, dtype=call.dtype, device=u.device) for _ in range(2))
-    dA = call.empty(call.walks, call.state_blocks, call.block, call.channels)
-    dD, dbias = (u.new_zeros(call.walks, call.channels, dtype=call.dtype) for _ in range(2))
+    per_walk = _PerWalk(call, B)
     for first, count in call.launches():
-        grid = (*call.grid, count)
-        later = None
+        grid, later = (*call.grid, count), None
         if call.segments > 1:
             later, totals = call.ends(count)
             kernels.segment_gradients[grid](
-                s["dy"], s["delta"], call.A, s["C"], s["z"], call.bias, call.rows, later, totals,
+                dy_from, call.u_delta[1], call.A, call.C, call.z, call.bias, call.rows, later, totals,
                 call.sizes, first, UNROLL=FORWARD_UNROLL, **call.options,
             )  # fmt: skip
             call.carry(later, totals, first, backwards=True)
         outputs = [NO_OUTPUT if out is None else out.argument(first) for out in (du, ddelta, dz)]
         places, adds = zip(*outputs, strict=True)
-        parts = (count, call.channel_blocks, call.batch, call.groups, call.length, call.block)
-        dB_parts, dC_parts = call.empty(*parts), call.empty(*parts)
-        n_programs = math.prod(grid)
-        scratch = call.empty(n_programs, CHUNK // BACKWARD_UNROLL, call.block * WIDTH)
-        per_program = (count, call.batch * call.segments)
-        dA_parts = call.empty(*per_program, call.block, call.channels)
-        dD_parts, dbias_parts = (call.empty(*per_program, call.channels) for _ in range(2))
+        parts = per_walk.parts(count)
+        scratch = call.empty(math.prod(grid), CHUNK // BACKWARD_UNROLL, call.block * WIDTH)
         kernels.backward[grid](
-            s["dy"], s["u"], s["delta"], call.A, s["B"], s["C"], call.D, s["z"], call.bias, call.rows,
-            states, later, scratch, *places, dB_parts, dC_parts, dA_parts, dD_parts, dbias_parts, *adds,
+            dy_from, *call.u_delta, call.A, call.B, call.C, call.D, call.z, call.bias, call.rows,
+            states, later, scratch, *places, *parts, *adds,
             call.sizes, first, UNROLL=BACKWARD_UNROLL, CHUNK=CHUNK, **call.options,
         )  # fmt: skip
-        for i, piece in enumerate(range(first, first + count)):
-            walk, block = call.walk_of(piece), piece % call.state_blocks
-            known = slice(block * call.block, min((block + 1) * call.block, call.n))
-            width = known.stop - known.start
-            dB[walk, ..., known] = dB_parts[i, ..., :width].sum(0)
-            dC[walk, ..., known] = dC_parts[i, ..., :width].sum(0)
-            dA[walk, block] = dA_parts[i].sum(0)
-            dbias[walk] += dbias_parts[i].sum(0)
+        per_walk.add(first, *parts)
+    dA, dB, dC, dD, dbias = per_walk.results()
+    return du.result(), ddelta.result(), dA, dB, dC, dD, dz.result()[0] if dz else u.new_empty(0), dbias
+
+
+class _PerWalk:
+    """Gradients of B, C, A, D, bias: sums, in a fixed order, of what programs or blocks of channels leave."""
+
+    def __init__(self, call: _Call, B: Tensor):
+        self.call = call
+        self.dB, self.dC = (call.empty(*B.shape) for _ in range(2))
+        self.dA = call.empty(call.walks, call.state_blocks, call.block, call.channels)
+        self.dD, self.dbias = (call.empty(call.walks, call.channels).zero_() for _ in range(2))
+
+    def parts(self, count: int) -> tuple[Tensor, ...]:
+        """What a launch of `count` pieces writes: dB, dC (pieces, channel blocks, b, g, l, states), dA
+        (pieces, programs, states, d), dD and dbias (pieces, programs, d)."""
+        call = self.call
+        tokens = (count, call.channel_blocks, call.batch, call.groups, call.length, call.block)
+        programs = (count, call.batch * call.segments)
+        dD, dbias = (call.empty(*programs, call.channels) for _ in range(2))
+        return (
+            call.empty(*tokens),
+            call.empty(*tokens),
+            call.empty(*programs, call.block, call.channels),
+            dD,
+            dbias,
+        )
+
+    def add(self, first: int, dB: Tensor, dC: Tensor, dA: Tensor, dD: Tensor, dbias: Tensor) -> None:
+        call = self.call
+        for i in range(len(dB)):
+            walk, block = divmod(first + i, call.state_blocks)
+            width = min(call.block, call.n - block * call.block)
+            known = slice(block * call.block, block * call.block + width)
+            self.dB[walk, ..., known] = dB[i, ..., :width].sum(0)
+            self.dC[walk, ..., known] = dC[i, ..., :width].sum(0)
+            self.dA[walk, block] = dA[i].sum(0)
+            self.dbias[walk] += dbias[i].sum(0)
             if block == 0:
-                dD[walk] = dD_parts[i].sum(0)
-    dA = dA.flatten(1, 2)[:, : call.n].transpose(1, 2)
-    dz_ = u.new_empty(0) if dz is None else dz.result()[0]
-    return du.result(), ddelta.result(), dA, dB, dC, dD, dz_, dbias
+                self.dD[walk] = dD[i].sum(0)
+
+    def results(self) -> tuple[Tensor, ...]:
+        dA = self.dA.flatten(1, 2)[:, : self.call.n].transpose(1, 2)
+        return dA, self.dB, self.dC, self.dD, self.dbias

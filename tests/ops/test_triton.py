@@ -45,11 +45,18 @@ def poisoned_memory():
 @pytest.fixture(params=["one segment", "segments", "pieces in turn"])
 def cut(request, monkeypatch):
     """The ways of cutting a call into programs, whatever the number of processors."""
-    processors = {"one segment": 1, "segments": 16, "pieces in turn": 1}[request.param]
-    shortest = {"one segment": 10**6, "segments": 32, "pieces in turn": 1}[request.param]
+    cut_into(request.param, monkeypatch)
+
+
+@pytest.fixture
+def pieces_in_turn(monkeypatch):
+    cut_into("pieces in turn", monkeypatch)
+
+
+def cut_into(way: str, monkeypatch) -> None:
+    processors, shortest = {"one segment": (1, 10**6), "segments": (16, 32), "pieces in turn": (1, 1)}[way]
     monkeypatch.setattr(triton_scan, "processors", lambda device: processors)
     monkeypatch.setattr(triton_scan, "SHORTEST", shortest)
-    return request.param
 
 
 CASES = {
@@ -112,7 +119,7 @@ def test_convolution_equals_the_reference(case, activation):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-def test_half_precision_is_summed_in_float32_and_rounded_once(cut, dtype):
+def test_half_precision_is_summed_in_float32_and_rounded_once(pieces_in_turn, dtype):
     arguments, options = walks_problem(2, 1, 34, 4, 18, dtype=torch.float32, device=DEVICE)
     half = {name: t.detach().to(dtype).requires_grad_() for name, t in arguments.items()}
     exact = {name: t.detach().double().requires_grad_() for name, t in half.items()}
@@ -169,7 +176,7 @@ def test_softplus_is_right_over_the_whole_range():
     torch.testing.assert_close(slope.double(), torch.sigmoid(exact), rtol=2e-5, atol=1e-37)
 
 
-def test_two_equal_calls_give_equal_bits(cut):
+def test_two_equal_calls_give_equal_bits(pieces_in_turn):
     arguments, options = walks_problem(2, 1, 34, 8, 3, shared=True, dtype=torch.float32, device=DEVICE)
     first, second = (walks_results(arguments, options, "triton") for _ in range(2))
     for name, value in first.items():
