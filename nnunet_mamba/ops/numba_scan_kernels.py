@@ -13,10 +13,11 @@ from nnunet_mamba.ops.numba_scan_rows import (
     prepare,
     prepare_gate,
     prepare_softplus,
+    prepare_softplus_and_slope,
     retreat,
     settle,
 )
-from nnunet_mamba.ops.numba_tasks import compiled, fetch, fill, move, visit
+from nnunet_mamba.ops.numba_tasks import compiled, fetch, fill, move, prefetch_read, prefetch_write, visit
 
 CHUNK = 32
 
@@ -120,18 +121,29 @@ def _kept(p, item, chunk, channel):
 
 
 @compiled
-def _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, scratch):
-    """Steps, their slopes, step_u, B and C of a chunk, in walking order."""
+def _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, ahead, scratch):
+    """Steps, step_u, B and C of a chunk, in walking order, and, going backwards, the slopes of the steps.
+
+    Asks the memory for the inputs of the chunk that comes next, `ahead` steps from this one.
+    """
     width, at = p.block * p.size, channel * p.size
     for k in range(n_steps):
         r = visit(p, rows, start + k)
+        if 0 <= start + k + ahead < p.length:
+            then = visit(p, rows, start + k + ahead)
+            prefetch_read(tag, p.block, p.u + item * p.u_batch + then * p.u_row + at)
+            prefetch_read(tag, p.block, p.delta + item * p.delta_batch + then * p.delta_row + at)
+            if p.z:
+                prefetch_read(tag, p.block, p.z + item * p.z_batch + then * p.z_row + at)
         u = fetch(tag, lanes, p.block, p.u + item * p.u_batch + r * p.u_row + at, scratch + s.spare_u)
         delta = p.delta + item * p.delta_batch + r * p.delta_row + at
         delta = fetch(tag, lanes, p.block, delta, scratch + s.spare_delta)
         here = scratch + k * width
         step, step_u, out = here + s.step, here + s.step_u, here + s.out
-        if p.softplus:
-            prepare_softplus(tag, p.block, delta, u, bias, step, step_u, out, here + s.slope)
+        if p.softplus and ahead < 0:
+            prepare_softplus_and_slope(tag, p.block, delta, u, bias, step, step_u, out, here + s.slope)
+        elif p.softplus:
+            prepare_softplus(tag, p.block, delta, u, bias, step, step_u, out)
         else:
             prepare(tag, p.block, delta, u, bias, step, step_u, out)
         states = scratch + k * p.n * p.size
@@ -155,7 +167,10 @@ def scan_forward(tag, p, s, rows, first, last, thread, scratch):
                 kept = _kept(p, item, start // CHUNK, channel)
                 for j in range(p.n):
                     move(tag, lanes, scratch + s.h + j * width, kept + j * channels * p.size)
-            _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, scratch)
+            _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, CHUNK, scratch)
+            for k in range(n_steps):
+                r = visit(p, rows, start + k)
+                prefetch_write(tag, p.block, p.y + (item * p.length + r) * channels * p.size + at)
             advance(
                 tag, p.block, p.n, n_steps, A, scratch + s.step, scratch + s.step_u, scratch + s.B, scratch + s.C,
                 scratch + s.h, scratch + s.out
@@ -182,11 +197,18 @@ def _prepare_gates(tag, p, g, s, rows, item, channel, lanes, start, n_steps, scr
     width, at = p.block * p.size, channel * p.size
     for k in range(n_steps):
         r = visit(p, rows, start + k)
+        target = (item * p.length + r) * p.groups * p.group * p.size + at
+        prefetch_write(tag, p.block, g.du + target)
+        prefetch_write(tag, p.block, g.ddelta + target)
+        if start >= CHUNK:
+            then = visit(p, rows, start + k - CHUNK)
+            prefetch_read(tag, p.block, g.dy + item * g.dy_batch + then * g.dy_row + at)
         dy = g.dy + item * g.dy_batch + r * g.dy_row + at
         dy = fetch(tag, lanes, p.block, dy, scratch + s.spare_dy)
         here = scratch + k * width
         if p.z:
             z = fetch(tag, lanes, p.block, p.z + item * p.z_batch + r * p.z_row + at, scratch + s.spare_z)
+            prefetch_write(tag, p.block, g.dz + target)
             prepare_gate(tag, p.block, z, dy, here + s.dout, here + s.dy_slope)
         else:
             move(tag, p.block, dy, here + s.dout)
@@ -240,7 +262,7 @@ def scan_backward(tag, p, g, s, rows, first, last, thread, scratch):
             kept = _kept(p, item, chunk, channel)
             for j in range(p.n):
                 move(tag, lanes, kept + j * channels * p.size, scratch + s.h + j * width)
-            _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, scratch)
+            _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, -CHUNK, scratch)
             _prepare_gates(tag, p, g, s, rows, item, channel, lanes, start, n_steps, scratch)
             retreat(
                 tag, p.block, p.n, n_steps, A, scratch + s.step, scratch + s.step_u, scratch + s.B, scratch + s.C,

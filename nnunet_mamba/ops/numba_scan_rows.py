@@ -95,8 +95,18 @@ def prepare(row: Row, width, delta, u, bias, step, step_u, out):
 
 
 @row_operation
-def prepare_softplus(row: Row, width, delta, u, bias, step, step_u, out, slope):
-    """step = softplus(delta + bias), slope its derivative; step_u = step u; out = 0"""
+def prepare_softplus(row: Row, width, delta, u, bias, step, step_u, out):
+    """step = softplus(delta + bias); step_u = step u; out = 0"""
+    for at in row.lanes(width):
+        value, _ = row.softplus(row.load(delta, at) + row.load(bias, at))
+        row.store(step, at, value)
+        row.store(step_u, at, value * row.load(u, at))
+        row.store(out, at, row.lift(0.0))
+
+
+@row_operation
+def prepare_softplus_and_slope(row: Row, width, delta, u, bias, step, step_u, out, slope):
+    """As `prepare_softplus`; slope = the derivative of step"""
     for at in row.lanes(width):
         value, derivative = row.softplus(row.load(delta, at) + row.load(bias, at))
         row.store(step, at, value)

@@ -41,6 +41,16 @@ def fill(row: Row, width, target, ones):
         row.store(target, at, value)
 
 
+@row_operation
+def prefetch_read(row: Row, width, source):
+    row.prefetch(source, width, write=False)
+
+
+@row_operation
+def prefetch_write(row: Row, width, target):
+    row.prefetch(target, width, write=True)
+
+
 @compiled
 def visit(p, rows, t):
     """The row of memory that step t visits."""

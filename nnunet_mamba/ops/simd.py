@@ -27,6 +27,7 @@ from numba.extending import intrinsic
 
 _AVX512 = llvm.get_host_cpu_features().get("avx512f", False)
 VECTOR = 16  # every row width is a multiple of this
+CACHE_LINE = 64  # bytes
 _LANES = {32: 16 if _AVX512 else 8, 64: 8 if _AVX512 else 4}
 _INT64 = ir.IntType(64)
 _INT32 = ir.IntType(32)
@@ -203,6 +204,16 @@ class Row:
             value = self.builder.load(self._pointer(source, at, self.format.scalar))
             self.builder.store(value, self._pointer(target, at, self.format.scalar))
 
+    def prefetch(self, address: ir.Value, width: ir.Value, write: bool) -> None:
+        """Ask for a row to be brought into the second-level cache; a wrong address does no harm."""
+        name, i32 = "llvm.prefetch.p0", ir.IntType(32)
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
+        fetch = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        for line in self.repeat(self.over(width, CACHE_LINE * 8 // self.format.bits)):
+            pointer = self.builder.inttoptr(self.index(line, CACHE_LINE, address), byte)
+            self.builder.call(fetch, [pointer, *(i32(number) for number in (int(write), 2, 1))])
+
     def broadcast(self, address: ir.Value, at: ir.Value) -> Vec:
         """One value from memory in all lanes."""
         return self._spread(self.builder.load(self._pointer(address, at, self.format.scalar)))
@@ -305,7 +316,7 @@ class Row:
         return sigmoid * x.times_plus(self.lift(1.0) - sigmoid, 1.0)
 
     def softplus(self, x: Vec) -> tuple[Vec, Vec]:
-        """log(1 + exp(x)) and its slope, the sigmoid.
+        """log(1 + exp(x)) and its slope, the sigmoid; LLVM drops what is not used.
 
         With e = exp(-|x|): max(x, 0) + log1p(e), where log1p(e) = 2 artanh(e / (2 + e)).
         """
