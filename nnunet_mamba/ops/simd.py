@@ -138,6 +138,16 @@ class Row:
         with cgutils.for_range(self.builder, count, intp=_INT64) as loop:
             yield loop.index
 
+    def repeat_mostly(self, count: ir.Value, usual: int) -> Iterator[ir.Value]:
+        """As `repeat`, but straight on where `count` is the usual one, so that equal loads are made once."""
+        as_usual = self.builder.icmp_signed("==", count, _int64(usual))
+        with self.builder.if_else(as_usual) as (straight, looping):
+            with straight:
+                for index in range(usual):
+                    yield _int64(index)
+            with looping:
+                yield from self.repeat(count)
+
     def backwards(self, count: ir.Value) -> Iterator[ir.Value]:
         """Loop `count` times; yields the index, from the last."""
         last = self.plus(count, -1)
@@ -192,6 +202,13 @@ class Row:
     def store(self, address: ir.Value, at: ir.Value, value: Vec) -> None:
         pointer = self._pointer(address, at, self.format.vector)
         self.builder.store(value.value, pointer, align=self.format.bits // 8)
+
+    def note(self, table: ir.Value, k: ir.Value, number: ir.Value) -> None:
+        """table[k] = an integer, such as an address"""
+        self.builder.store(number, self.builder.inttoptr(self.index(k, 8, table), _INT64.as_pointer()))
+
+    def noted(self, table: ir.Value, k: ir.Value) -> ir.Value:
+        return self.builder.load(self.builder.inttoptr(self.index(k, 8, table), _INT64.as_pointer()))
 
     def move(self, source: ir.Value, target: ir.Value, count: ir.Value) -> None:
         """Copy `count` values, any number of them."""
