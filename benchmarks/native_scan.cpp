@@ -15,8 +15,12 @@
 #include <thread>
 #include <vector>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 #ifndef CHUNK
-#define CHUNK 32
+#define CHUNK 64
 #endif
 
 namespace {
@@ -36,6 +40,15 @@ inline void store(float *p, Vec v) { std::memcpy(p, &v, sizeof v); }
 inline Vec all(float x) { return Vec{} + x; }
 
 constexpr float LOG2E = 1.4426950408889634f;
+
+// The bound as first operand: NaN stays NaN.
+#ifdef __AVX512F__
+inline Vec at_least(Vec x, float bound) { return (Vec)_mm512_max_ps((__m512)all(bound), (__m512)x); }
+inline Vec at_most(Vec x, float bound) { return (Vec)_mm512_min_ps((__m512)all(bound), (__m512)x); }
+#else
+inline Vec at_least(Vec x, float bound) { return x < all(bound) ? all(bound) : x; }
+inline Vec at_most(Vec x, float bound) { return x > all(bound) ? all(bound) : x; }
+#endif
 
 #ifdef __AVX512F__
 struct Exp2Table { float values[32]; };
@@ -58,8 +71,7 @@ struct Exp2 {
   Vec low = load(TABLE.values), high = load(TABLE.values + 16);
   Vec operator()(Vec x) const {
     const float magic = 1.5f * (1 << 18);  // the sum's last bit is worth 1/32
-    x = x < all(-126.f) ? all(-126.f) : x;
-    x = x > all(127.f) ? all(127.f) : x;
+    x = at_most(at_least(x, -126.f), 127.f);
     Vec shifted = x + magic;
     Vec rest = x - (shifted - magic);
     Vec excess = (rest * all(0.2402247458324775f) + 0.6931573435652076f) * rest;
@@ -71,8 +83,7 @@ struct Exp2 {
 struct Exp2 {
   Vec operator()(Vec x) const {
     const float magic = 1.5f * (1 << 23);
-    x = x < all(-126.f) ? all(-126.f) : x;
-    x = x > all(127.f) ? all(127.f) : x;
+    x = at_most(at_least(x, -126.f), 127.f);
     Vec shifted = x + magic;
     Vec r = x - (shifted - magic);
     Vec power = r * all(0.00015345812158740183f) + 0.001339993120947414f;
@@ -86,8 +97,8 @@ struct Exp2 {
 struct Softplus { Vec value, slope; };
 
 inline Softplus softplus(Vec x, const Exp2 &exp2, bool with_slope) {
-  Vec positive = x > all(0.f) ? x : all(0.f), negative = x - positive;
-  Vec e = exp2((negative - positive) * LOG2E), s = e / (e + 2.f), q = s * s;
+  Vec positive = at_least(x, 0.f);
+  Vec e = exp2((at_most(x, 0.f) - positive) * LOG2E), s = e / (e + 2.f), q = s * s;
   Vec series = q * all(0.2817833513488206f) + 0.27960602708805665f;
   for (float c : {0.4002491028546148f, 0.6666631468190272f, 2.0f}) series = series * q + c;
   Softplus both{s * series + positive, Vec{}};
@@ -98,7 +109,7 @@ inline Softplus softplus(Vec x, const Exp2 &exp2, bool with_slope) {
 inline Vec sigmoid(Vec x, const Exp2 &exp2) { return all(1.f) / (exp2(x * all(-LOG2E)) + 1.f); }
 
 // Adds the halves of a and of b: lanes of a's sum first, then b's.
-inline Vec fold(Vec a, Vec b, int) {
+inline Vec fold(Vec a, Vec b) {
 #ifdef __AVX512F__
   Int low = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}, high = low + 8;
 #else
@@ -117,7 +128,7 @@ inline Vec fold_halves(Vec ab, Vec cd) {
 }
 
 // Four vectors -> one, in which each has LANES / 4 lanes.
-inline Vec fold4(const Vec *v) { return fold_halves(fold(v[0], v[1], 0), fold(v[2], v[3], 0)); }
+inline Vec fold4(const Vec *v) { return fold_halves(fold(v[0], v[1]), fold(v[2], v[3])); }
 
 struct Sizes { long b, l, d, n; };
 
@@ -152,14 +163,23 @@ struct Task {
       for (long i = 0; i < width; ++i) own.A[j * BLOCK + i] = in.A[(c + i) * s.n + j] * LOG2E;
   }
 
+  // Rows of the next chunk, asked for while this one is being worked on.
+  void prefetch(long t, std::initializer_list<const float *> sources) const {
+    if (t < 0 || t >= s.l) return;
+    for (const float *source : sources)
+      for (long i = 0; i < width; i += 16) __builtin_prefetch(source + row(t) + i, 0, 2);
+  }
+
   void prepare(long start, long steps, bool backward) {
-    for (long k = 0; k < steps; ++k)
+    for (long k = 0; k < steps; ++k) {
+      prefetch(start + k + (backward ? -CHUNK : CHUNK), {in.u, in.delta, in.z});
       for (long i = 0; i < width; i += LANES) {
         auto [step, slope] = softplus(load(in.delta + row(start + k) + i) + load(in.bias + c + i), exp2, backward);
         store(own.step[k] + i, step);
         store(own.step_u[k] + i, step * load(in.u + row(start + k) + i));
         if (backward) store(own.slope[k] + i, slope);
       }
+    }
   }
 
   // One tile through one chunk. Backward keeps states and decays and sums dout times the states.
@@ -263,13 +283,15 @@ struct Task {
   }
 
   void gate(const Grads &g, long start, long steps) {
-    for (long k = 0; k < steps; ++k)
+    for (long k = 0; k < steps; ++k) {
+      prefetch(start + k - CHUNK, {g.dy});
       for (long i = 0; i < width; i += LANES) {
         long at = row(start + k) + i;
         Vec z = load(in.z + at), dy = load(g.dy + at), s = sigmoid(z, exp2);
         store(own.dout[k] + i, dy * (z * s));
         store(g.dz + at, dy * (s * (z * (all(1.f) - s) + 1.f)));  // times y once y is known
       }
+    }
   }
 
   void finish(const Grads &g, float *dD, float *dbias, long start, long steps) {

@@ -27,7 +27,7 @@ from nnunet_mamba.ops.numba_tasks import (
 )
 from nnunet_mamba.ops.simd import Row, Variable, Vec, row_operation
 
-BLOCK = 128
+BLOCK = 256
 CHUNK = 16
 STEPS = 4
 USUAL_TAPS = 4

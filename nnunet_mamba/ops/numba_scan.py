@@ -20,7 +20,14 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops.numba_scan_kernels import CHUNK, Gradients, Problem, Scratch, scan_backward, scan_forward
+from nnunet_mamba.ops.numba_scan_kernels import (
+    CHUNK,
+    Gradients,
+    Problem,
+    Scratch,
+    scan_backward,
+    scan_forward,
+)
 from nnunet_mamba.ops.numba_scan_rows import TILE, TILE_STATES
 from nnunet_mamba.ops.numba_tasks import Tasks, readable
 from nnunet_mamba.ops.simd import VECTOR

@@ -262,7 +262,9 @@ def scan_backward(tag, p, g, s, rows, first, last, thread, scratch):
             kept = _kept(p, item, chunk, channel)
             for j in range(p.n):
                 move(tag, lanes, kept + j * channels * p.size, scratch + s.h + j * width)
-            _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, -CHUNK, scratch)
+            _prepare_chunk(
+                tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, -CHUNK, scratch
+            )
             _prepare_gates(tag, p, g, s, rows, item, channel, lanes, start, n_steps, scratch)
             retreat(
                 tag, p.block, p.n, n_steps, A, scratch + s.step, scratch + s.step_u, scratch + s.B, scratch + s.C,

@@ -24,7 +24,9 @@ TILE = TILE_STATES * TILE_VECTORS
 class Tile:
     """Some states of some vectors of channels: `vectors` x `states` registers."""
 
-    def __init__(self, row: Row, width: ir.Value, vector: ir.Value, vectors: int, state: ir.Value, states: int):
+    def __init__(
+        self, row: Row, width: ir.Value, vector: ir.Value, vectors: int, state: ir.Value, states: int
+    ):
         self.row, self.width = row, width
         self.vector, self.state, self.states = vector, state, range(states)
         self.lanes = [row.plus(row.slot(vector), v * row.count) for v in range(vectors)]
@@ -181,7 +183,9 @@ def retreat(
         tile.store(dA, slopes)
 
 
-def _recall(row: Row, tile: Tile, n, n_steps, A, step, step_u, B, C, h, out, dout, sums_C, before, decays) -> None:
+def _recall(
+    row: Row, tile: Tile, n, n_steps, A, step, step_u, B, C, h, out, dout, sums_C, before, decays
+) -> None:
     """`advance` for one tile; keeps states and decays, and sums for dC what needs the states after the step."""
     states = tile.load(h)
     for k in row.repeat(n_steps):

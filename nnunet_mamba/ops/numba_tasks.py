@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import mmap
 from collections.abc import Callable
 from functools import cache
@@ -12,12 +13,35 @@ import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numba.core import event
 from torch import Tensor
 
-from nnunet_mamba.ops.simd import VECTOR, Row, row_operation
+from nnunet_mamba.ops.simd import CACHE_LINE, VECTOR, Row, row_operation
 from nnunet_mamba.ops.threads import run_in_threads, split
 
 LARGE_PAGE = 1 << 21
+_logger = logging.getLogger("nnunet_mamba")
+
+
+class _CompileNotice(event.Listener):  # type: ignore[misc]
+    """Says, once per process, that a kernel of ours was not in the cache."""
+
+    given = False
+
+    def on_start(self, started: event.Event) -> None:
+        dispatcher = started.data["dispatcher"]
+        if self.given or not dispatcher.py_func.__module__.startswith("nnunet_mamba."):
+            return
+        self.given = True
+        folder = dispatcher._cache.cache_path
+        where = f"cached in {folder}" if folder else "no cache folder is writable, so in every process"
+        _logger.warning("Compiling the CPU kernels on first use, a few seconds each; %s.", where)
+
+    def on_end(self, ended: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _CompileNotice())
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -147,7 +171,9 @@ class Tasks:
         """kernel(tag, *arguments, rows, first, last, thread, address of `scratch` zeros) in every thread."""
 
         def work(thread: int) -> None:
-            own = self.zeros(scratch)
-            kernel(self.tag, *arguments, self.rows, *self.ranges[thread], thread, own.data_ptr())
+            # numpy's, as torch would zero this much in threads of its own, which then spin on our cores
+            own = np.zeros(scratch * self.size + CACHE_LINE, np.uint8)
+            address = -(-own.ctypes.data // CACHE_LINE) * CACHE_LINE
+            kernel(self.tag, *arguments, self.rows, *self.ranges[thread], thread, address)
 
         run_in_threads(work, len(self.ranges))

@@ -267,7 +267,9 @@ class Row:
         while len(values) > 1:
             segments *= 2
             length = 2 * lanes // segments
-            values = [self._halves(a, b, segments, length) for a, b in zip(values[::2], values[1::2], strict=True)]
+            values = [
+                self._halves(a, b, segments, length) for a, b in zip(values[::2], values[1::2], strict=True)
+            ]
         return Vec(self, values[0])
 
     def add_folded(self, address: ir.Value, at: ir.Value, folded: Vec, n_sums: int, begun: ir.Value) -> None:
