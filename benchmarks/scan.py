@@ -4,8 +4,9 @@
 
 Sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 tokens at batch 2 (16 states), and
 VMamba's 56 x 56 tokens in 4 directions. Inputs are channels last. With --native, the same scan by hand in C++
-(native_scan.cpp, built with g++ here and now) takes part, on memory that it was given beforehand. Milliseconds of wall time, best of the
-rounds; all backends take turns within each round, so that a change of the machine's load meets them alike.
+(native_scan.cpp, built with g++ here and now) takes part, on memory that it was given beforehand.
+Milliseconds of wall time, best of the rounds; all take turns within each round, so that a change of the
+machine's load meets them alike.
 """
 
 from __future__ import annotations

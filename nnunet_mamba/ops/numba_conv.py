@@ -11,7 +11,6 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from nnunet_mamba.ops.numba_tasks import (
@@ -59,7 +58,7 @@ class Problem(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Where the arrays of a thread's scratch begin, in bytes. Tables hold addresses of rows of `block` values."""
+    """Where the arrays of a thread's scratch begin, in bytes; tables hold addresses of rows."""
 
     sources: int  # (w - 1 + chunk,) what the chunk's steps see
     targets: int  # (chunk,)

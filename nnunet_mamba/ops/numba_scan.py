@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from itertools import accumulate
 
-import torch
 from torch import Tensor
 
 from nnunet_mamba.ops.numba_scan_kernels import (
@@ -69,7 +68,7 @@ class _Call(Tasks):
         return (self.n // TILE_STATES + self.n % TILE_STATES) * VECTOR
 
     def scratch(self, backwards: bool) -> tuple[Scratch, int]:
-        """Where a thread's arrays begin, and how many values they hold; forward has no use for the last ones."""
+        """Where a thread's arrays begin, and how many values they hold; forward needs only the first ones."""
         state = self.n * self.block
         sizes = {
             **dict.fromkeys(Scratch._fields, self.block),
@@ -119,7 +118,8 @@ def backward(
     du, ddelta, dz = (call.empty(*shape) for shape in (u.shape, u.shape, (0,) if z is None else u.shape))
     dB, dC = (call.empty(parts, call.batch, call.groups, call.length, call.n) for _ in range(2))
     if parts > 1:  # a thread writes only to the items that it has tasks of
-        dB.zero_(), dC.zero_()
+        dB.zero_()
+        dC.zero_()
     dA, dD, dbias = call.sums(call.n), call.sums(1), call.sums(1)
     addresses = (t.data_ptr() for t in (du, ddelta, dz, dB, dC, dA, dD, dbias))
     gradients = Gradients(call.batch, parts, *call.place(dy, 2), *addresses)

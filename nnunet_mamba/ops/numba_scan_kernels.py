@@ -77,7 +77,7 @@ class Gradients(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Where the arrays of a thread's scratch begin, in bytes. Zeros at first; backward leaves sums as zeros."""
+    """Where the arrays of a thread's scratch begin, in bytes; zeros at first, as sums stay."""
 
     spare_u: int  # spares (block,): rows that end too early in memory, padded with zeros
     spare_delta: int
@@ -172,8 +172,8 @@ def scan_forward(tag, p, s, rows, first, last, thread, scratch):
                 r = visit(p, rows, start + k)
                 prefetch_write(tag, p.block, p.y + (item * p.length + r) * channels * p.size + at)
             advance(
-                tag, p.block, p.n, n_steps, A, scratch + s.step, scratch + s.step_u, scratch + s.B, scratch + s.C,
-                scratch + s.h, scratch + s.out
+                tag, p.block, p.n, n_steps, A, scratch + s.step, scratch + s.step_u, scratch + s.B,
+                scratch + s.C, scratch + s.h, scratch + s.out
             )  # fmt: skip
             for k in range(n_steps):
                 r = visit(p, rows, start + k)
@@ -267,10 +267,10 @@ def scan_backward(tag, p, g, s, rows, first, last, thread, scratch):
             )
             _prepare_gates(tag, p, g, s, rows, item, channel, lanes, start, n_steps, scratch)
             retreat(
-                tag, p.block, p.n, n_steps, A, scratch + s.step, scratch + s.step_u, scratch + s.B, scratch + s.C,
-                scratch + s.h, scratch + s.out, scratch + s.dout, scratch + s.dh, dA, scratch + s.through_u,
-                scratch + s.through_decay, scratch + s.sums_B, scratch + s.sums_C, scratch + s.before,
-                scratch + s.decays
+                tag, p.block, p.n, n_steps, A, scratch + s.step, scratch + s.step_u, scratch + s.B,
+                scratch + s.C, scratch + s.h, scratch + s.out, scratch + s.dout, scratch + s.dh, dA,
+                scratch + s.through_u, scratch + s.through_decay, scratch + s.sums_B, scratch + s.sums_C,
+                scratch + s.before, scratch + s.decays
             )  # fmt: skip
             _settle_chunk(tag, p, g, s, rows, item, channel, lanes, D, dD, dbias, start, n_steps, scratch)
             for k in range(n_steps):

@@ -4,7 +4,8 @@ A chunk is up to CHUNK steps in walking order. Within it, arrays per step are (s
 (steps, n); A, states and their gradients are (n, width). `n_steps`, `n` and `width` count values.
 
 The two row operations that visit every state work in tiles of TILE_STATES states by TILE_VECTORS vectors of
-channels, which stay in registers over the whole chunk; what is left over goes state by state, vector by vector.
+channels, which stay in registers over the whole chunk; what is left over goes state by state, vector by
+vector.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Tile:
 
 
 def _place(row: Row, state: ir.Value) -> ir.Value:
-    """Which vector of partial sums is that of the tile from `state` on: one per tile, whole or of one state."""
+    """Which vector of partial sums is that of the tile from `state` on, be it whole or of one state."""
     return row.builder.add(row.over(state, TILE_STATES), row.modulo(state, TILE_STATES))
 
 
@@ -147,8 +148,8 @@ def advance(row: Row, width, n, n_steps, A, step, step_u, B, C, h, out):
 
 @row_operation
 def retreat(
-    row: Row, width, n, n_steps, A, step, step_u, B, C, h, out, dout, dh, dA, through_u, through_decay, sums_B, sums_C,
-    before, decays
+    row: Row, width, n, n_steps, A, step, step_u, B, C, h, out, dout, dh, dA, through_u, through_decay,
+    sums_B, sums_C, before, decays
 ):  # fmt: skip
     """A chunk of `advance` once more, then back through it.
 
@@ -165,10 +166,9 @@ def retreat(
             products = []
             for j in tile.states:
                 B_v, C_v = tile.coefficient(B, k, n, j), tile.coefficient(C, k, n, j)
-                product = None
                 for v in tile.vectors:
                     grad = douts[v].times_plus(C_v, gradients[j][v].value)
-                    product = grad * steps_u[v] if product is None else grad.times_plus(steps_u[v], product)
+                    product = grad.times_plus(steps_u[v], product) if v else grad * steps_u[v]
                     u_sums[v] = grad.times_plus(B_v, u_sums[v])
                     earlier = grad * row.load(decays, tile.kept(k, j, v))
                     gradients[j][v].value = earlier
@@ -186,14 +186,13 @@ def retreat(
 def _recall(
     row: Row, tile: Tile, n, n_steps, A, step, step_u, B, C, h, out, dout, sums_C, before, decays
 ) -> None:
-    """`advance` for one tile; keeps states and decays, and sums for dC what needs the states after the step."""
+    """`advance` for one tile; keeps states and decays, and adds to the sums of dC."""
     states = tile.load(h)
     for k in row.repeat(n_steps):
         steps, steps_u, outs, douts = (tile.at_step(address, k) for address in (step, step_u, out, dout))
         products = []
         for j in tile.states:
             B_v, C_v = tile.coefficient(B, k, n, j), tile.coefficient(C, k, n, j)
-            product = None
             for v in tile.vectors:
                 decay = row.exp2(steps[v] * tile.one(A, j, v))
                 row.store(before, tile.kept(k, j, v), states[j][v].value)
@@ -201,7 +200,7 @@ def _recall(
                 state = decay.times_plus(states[j][v].value, steps_u[v] * B_v)
                 states[j][v].value = state
                 outs[v] = state.times_plus(C_v, outs[v])
-                product = state * douts[v] if product is None else state.times_plus(douts[v], product)
+                product = state.times_plus(douts[v], product) if v else state * douts[v]
             products.append(product)
         tile.add_sum(sums_C, k, n, products)
         tile.store_at_step(out, k, outs)
@@ -243,7 +242,7 @@ def finish_gate(row: Row, width, out, D, u, dy_slope, dz):
 
 @row_operation
 def settle(row: Row, width, u, step, slope, D, dout, through_u, through_decay, du, ddelta, dD, dbias):
-    """From the gradients of step_u and of the exponents to those of u, delta, D and bias; clears the former."""
+    """From the gradients of step_u and of the exponents to those of u, delta, D, bias; clears the former."""
     for at in row.lanes(width):
         u_v, dout_v, through = row.load(u, at), row.load(dout, at), row.load(through_u, at)
         row.store(du, at, through.times_plus(row.load(step, at), dout_v * row.load(D, at)))

@@ -32,9 +32,9 @@ _LANES = {32: 16 if _AVX512 else 8, 64: 8 if _AVX512 else 4}
 _INT64 = ir.IntType(64)
 _INT32 = ir.IntType(32)
 
-# Minimax polynomials by Remez' algorithm, from the constant term up: 2**x over [-1/2, 1/2], relative error 2e-9;
-# over [-1/64, 1/64], 5e-8, the constant term 1 (one step of zero length changes nothing); and
-# 2 artanh(sqrt(x)) / sqrt(x) over [0, 1/9], 4e-9.
+# Minimax polynomials by Remez' algorithm, from the constant term up, with their relative errors: 2**x over
+# [-1/2, 1/2], 2e-9, and over [-1/64, 1/64], 5e-8 (their constant terms round to 1, so that a step of length
+# zero changes nothing); 2 artanh(sqrt(x)) / sqrt(x) over [0, 1/9], 4e-9.
 _EXP2 = [
     1.0,
     0.6931472057372526,
@@ -49,7 +49,7 @@ _ARTANH = [2.0, 0.6666631468190272, 0.4002491028546148, 0.27960602708805665, 0.2
 
 
 def _table_of_32nds() -> list[float]:
-    """float32 2**(i/32) with i << 18 taken from its bits: adding (32 x + i) << 18 to them scales it by 2**x."""
+    """2**(i/32), i << 18 taken from its bits: to add (32 x + i) << 18 to them scales it by 2**x."""
     values = np.exp2(np.arange(32) / 32).astype(np.float32)
     return (values.view(np.int32) - (np.arange(32, dtype=np.int32) << 18)).view(np.float32).tolist()
 
@@ -273,7 +273,7 @@ class Row:
         return Vec(self, values[0])
 
     def add_folded(self, address: ir.Value, at: ir.Value, folded: Vec, n_sums: int, begun: ir.Value) -> None:
-        """memory[at : at + n_sums] = the sums that `fold` made of as many vectors, plus what it held if `begun`."""
+        """memory[at : at + n_sums] = the sums in what `fold` made of n_sums vectors; += if `begun`."""
         value, length = folded.value, self.format.vector.count // n_sums
         while length > 1:
             value = self._halves(value, value, n_sums, length)

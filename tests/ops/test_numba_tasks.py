@@ -11,7 +11,7 @@ from nnunet_mamba.ops.numba_tasks import large_pages
 
 CALL = """
 import torch
-from nnunet_mamba import causal_conv1d
+from nnunet_mamba.ops import causal_conv1d
 print("imported", flush=True)
 causal_conv1d(torch.ones(1, 2, 3), torch.ones(2, 4))
 """
