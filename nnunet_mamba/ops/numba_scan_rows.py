@@ -81,6 +81,14 @@ def _places(row: Row, n: ir.Value) -> ir.Value:
     return _place(row, n)
 
 
+def _dot(a: list[Vec], b: list[Vec]) -> Vec:
+    """Lane by lane."""
+    total = a[0] * b[0]
+    for x, y in zip(a[1:], b[1:], strict=True):
+        total = x.times_plus(y, total)
+    return total
+
+
 def _tiles(row: Row, width: ir.Value, n: ir.Value) -> Iterator[Tile]:
     for vector, vectors in row.groups(row.over(width, row.count), TILE_VECTORS):
         for state, states in row.groups(n, TILE_STATES):
@@ -166,16 +174,17 @@ def retreat(
             products = []
             for j in tile.states:
                 B_v, C_v = tile.coefficient(B, k, n, j), tile.coefficient(C, k, n, j)
+                grads: list[Vec] = []
                 for v in tile.vectors:
                     grad = douts[v].times_plus(C_v, gradients[j][v].value)
-                    product = grad.times_plus(steps_u[v], product) if v else grad * steps_u[v]
+                    grads.append(grad)
                     u_sums[v] = grad.times_plus(B_v, u_sums[v])
                     earlier = grad * row.load(decays, tile.kept(k, j, v))
                     gradients[j][v].value = earlier
                     exponent = earlier * row.load(before, tile.kept(k, j, v))
                     decay_sums[v] = exponent.times_plus(tile.one(A, j, v), decay_sums[v])
                     slopes[j][v].value = exponent.times_plus(steps[v], slopes[j][v].value)
-                products.append(product)
+                products.append(_dot(grads, steps_u))
             tile.add_sum(sums_B, k, n, products)
             tile.store_at_step(through_u, k, u_sums)
             tile.store_at_step(through_decay, k, decay_sums)
@@ -193,6 +202,7 @@ def _recall(
         products = []
         for j in tile.states:
             B_v, C_v = tile.coefficient(B, k, n, j), tile.coefficient(C, k, n, j)
+            after: list[Vec] = []
             for v in tile.vectors:
                 decay = row.exp2(steps[v] * tile.one(A, j, v))
                 row.store(before, tile.kept(k, j, v), states[j][v].value)
@@ -200,8 +210,8 @@ def _recall(
                 state = decay.times_plus(states[j][v].value, steps_u[v] * B_v)
                 states[j][v].value = state
                 outs[v] = state.times_plus(C_v, outs[v])
-                product = state.times_plus(douts[v], product) if v else state * douts[v]
-            products.append(product)
+                after.append(state)
+            products.append(_dot(after, douts))
         tile.add_sum(sums_C, k, n, products)
         tile.store_at_step(out, k, outs)
 
