@@ -19,7 +19,7 @@ from torch import Tensor
 from nnunet_mamba.ops.simd import CACHE_LINE, VECTOR, Row, row_operation
 from nnunet_mamba.ops.threads import run_in_threads, split
 
-LARGE_PAGE = 1 << 21
+LARGE = 1 << 20  # bytes
 _logger = logging.getLogger("nnunet_mamba")
 
 
@@ -104,14 +104,14 @@ def _madvise() -> Any:
 
 
 def large_pages(tensor: Tensor) -> Tensor:
-    """The same tensor, not yet written to; Linux is asked for 2 MiB pages behind it.
+    """The same tensor, not yet written to; Linux is asked for large pages behind it.
 
     Else a large new tensor costs a page fault every 4 KiB, which take as long as the scan's forward pass.
     """
     advise = _madvise()
-    start = -(-tensor.data_ptr() // LARGE_PAGE) * LARGE_PAGE
-    size = (tensor.data_ptr() + tensor.nbytes - start) // LARGE_PAGE * LARGE_PAGE
-    if advise is not None and size > 0:
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (tensor.data_ptr() + tensor.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    if advise is not None and size >= LARGE:
         advise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(mmap.MADV_HUGEPAGE))
     return tensor
 
