@@ -1,19 +1,35 @@
 """The causal depthwise convolution on CPUs, with SiLU, in the manner of `numba_scan`: rows in walking order.
 
-Shapes: x, y (b, l, d); weight (d, w); bias (d,). A task is one batch item and one block of channels.
+A task is one batch item and one block of at most BLOCK channels. It walks in chunks, with tables of the
+addresses of a chunk's rows, and filters STEPS rows at once, so that memory is all that it waits for.
+
+Shapes: x, y (b, l, d); weight (d, w); bias (d,).
 """
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from nnunet_mamba.ops.numba_tasks import Tasks, compiled, fetch, fill, move, readable, visit
-from nnunet_mamba.ops.simd import Row, row_operation
+from nnunet_mamba.ops.numba_tasks import (
+    Tasks,
+    compiled,
+    fetch,
+    fill,
+    move,
+    prefetch_read,
+    prefetch_write,
+    readable,
+    visit,
+)
+from nnunet_mamba.ops.simd import Row, Variable, Vec, row_operation
 
 BLOCK = 256
+CHUNK = 16
+STEPS = 4
+USUAL_TAPS = 4
 
 
 class Problem(NamedTuple):
@@ -22,6 +38,7 @@ class Problem(NamedTuple):
     length: int
     channels: int
     taps: int
+    chunk: int  # steps, no fewer than taps
     block: int
     blocks: int
     size: int
@@ -40,98 +57,193 @@ class Problem(NamedTuple):
     dbias: int  # (b, blocks, block)
 
 
-@row_operation
-def add_product(row: Row, width, x, factor, total):
-    """total += x factor"""
-    for at in row.lanes(width):
-        row.store(total, at, row.load(x, at).times_plus(row.load(factor, at), row.load(total, at)))
+class Scratch(NamedTuple):
+    """Where the arrays of a thread's scratch begin, in bytes; tables hold addresses of rows."""
+
+    sources: int  # (w - 1 + chunk,) what the chunk's steps see
+    targets: int  # (chunk,)
+    gradients: int  # (chunk,) of dy
+    zeros: int  # (block,), as is the next
+    no_bias: int
+    spare_x: int  # (w - 1 + chunk, block) rows that end too early in memory; the next two (chunk, block)
+    spare_y: int
+    spare_dy: int
+    d_before: int  # (chunk + w - 1, block) gradients before SiLU: of the chunk, then of the steps after it
 
 
 @row_operation
-def apply_silu(row: Row, width, y):
-    for at in row.lanes(width):
-        value = row.load(y, at)
-        row.store(y, at, value * row.sigmoid(value))
+def note(row: Row, table, k, number):
+    row.note(table, k, number)
+
+
+def _filtered(row: Row, at, t, steps: int, taps, sources, weight, width, bias) -> list[Variable]:
+    """bias + sum over the taps, for the steps t, t + 1, ..."""
+    totals = [row.variable(row.load(bias, at)) for _ in range(steps)]
+    for k in row.repeat_mostly(taps, USUAL_TAPS):
+        factor = row.load(weight, row.index(k, width, at))
+        for s, total in enumerate(totals):
+            total.value = _source(row, sources, t, k, s, at).times_plus(factor, total.value)
+    return totals
+
+
+def _source(row: Row, sources, t, k, s: int, at) -> Vec:
+    """What tap k sees at step t + s."""
+    return row.load(row.noted(sources, row.plus(row.builder.add(t, k), s)), at)
 
 
 @row_operation
-def through_silu(row: Row, width, before, dy):
-    """dy *= silu'(before)"""
-    for at in row.lanes(width):
-        value = row.load(before, at)
-        s = row.sigmoid(value)
-        row.store(dy, at, row.load(dy, at) * (s * value.times_plus(row.lift(1.0) - s, 1.0)))
+def filter_rows(row: Row, width, n_steps, taps, sources, weight, bias, targets):
+    """targets[t] = bias + sum over k of weight[k] sources[t + k]"""
+    for t, steps in row.groups(n_steps, STEPS):
+        for at in row.lanes(width):
+            totals = _filtered(row, at, t, steps, taps, sources, weight, width, bias)
+            for s, total in enumerate(totals):
+                row.store(row.noted(targets, row.plus(t, s)), at, total.value)
 
 
 @row_operation
-def add_row(row: Row, width, x, total):
-    for at in row.lanes(width):
-        row.store(total, at, row.load(total, at) + row.load(x, at))
+def filter_rows_silu(row: Row, width, n_steps, taps, sources, weight, bias, targets):
+    """As `filter_rows`, then SiLU"""
+    for t, steps in row.groups(n_steps, STEPS):
+        for at in row.lanes(width):
+            totals = _filtered(row, at, t, steps, taps, sources, weight, width, bias)
+            for s, total in enumerate(totals):
+                value = total.value * row.sigmoid(total.value)
+                row.store(row.noted(targets, row.plus(t, s)), at, value)
+
+
+@row_operation
+def slopes_silu(row: Row, width, n_steps, taps, sources, weight, bias, gradients, d_before):
+    """d_before[t] = gradients[t] silu'(what `filter_rows` gives)"""
+    for t, steps in row.groups(n_steps, STEPS):
+        for at in row.lanes(width):
+            totals = _filtered(row, at, t, steps, taps, sources, weight, width, bias)
+            for s, total in enumerate(totals):
+                slope = row.silu_slope(total.value, row.sigmoid(total.value))
+                gradient = row.load(row.noted(gradients, row.plus(t, s)), at)
+                row.store(d_before, row.index(row.plus(t, s), width, at), gradient * slope)
+
+
+@row_operation
+def add_products(row: Row, width, n_steps, taps, sources, d_before, dweight, dbias):
+    """dbias += sum over t of d_before[t]; dweight[k] += sum over t of d_before[t] sources[t + k]"""
+    for t, steps in row.groups(n_steps, STEPS):
+        for at in row.lanes(width):
+            factors = [row.load(d_before, row.index(row.plus(t, s), width, at)) for s in range(steps)]
+            row.store(dbias, at, sum(factors, row.load(dbias, at)))
+            for k in row.repeat_mostly(taps, USUAL_TAPS):
+                place = row.index(k, width, at)
+                total = row.load(dweight, place)
+                for s, factor in enumerate(factors):
+                    total = _source(row, sources, t, k, s, at).times_plus(factor, total)
+                row.store(dweight, place, total)
 
 
 @compiled
-def _filtered(tag, p, rows, t, x, lanes, weight, bias, spare, total):
-    """total = bias + sum over the taps, at step t of the walk; `x` is the block's first value in the item."""
-    move(tag, p.block, bias, total)
-    for k in range(max(0, p.taps - 1 - t), p.taps):
-        source = fetch(tag, lanes, p.block, x + visit(p, rows, t - p.taps + 1 + k) * p.x_row, spare)
-        add_product(tag, p.block, source, weight + k * p.block * p.size, total)
+def _note_sources(tag, p, s, rows, x, lanes, start, n_steps, ahead, scratch):
+    """The rows that a chunk's steps see; asks the memory for those of the chunk that comes next."""
+    width = p.block * p.size
+    for k in range(n_steps + p.taps - 1):
+        t = start - p.taps + 1 + k
+        if t < 0:
+            note(tag, scratch + s.sources, k, scratch + s.zeros)
+        else:
+            row = fetch(tag, lanes, p.block, x + visit(p, rows, t) * p.x_row, scratch + s.spare_x + k * width)
+            note(tag, scratch + s.sources, k, row)
+        if 0 <= t + ahead < p.length:
+            prefetch_read(tag, p.block, x + visit(p, rows, t + ahead) * p.x_row)
 
 
 @compiled
-def conv_forward(tag, p, rows, first, last, thread, scratch):
-    """Tasks first..last-1. Scratch: 2 rows of `block` values, zeros."""
+def conv_forward(tag, p, s, rows, first, last, thread, scratch):
+    """Tasks first..last-1."""
     width = p.block * p.size
     for task in range(first, last):
         item, block = task // p.blocks, task % p.blocks
         lanes = min(p.block, p.channels - block * p.block)
         x = p.x + item * p.x_batch + block * width
         weight, bias = p.weight + block * p.taps * width, p.bias + block * width
-        for t in range(p.length):
-            target = p.y + (item * p.length + visit(p, rows, t)) * p.channels * p.size + block * width
-            y = target if lanes == p.block else scratch + width
-            _filtered(tag, p, rows, t, x, lanes, weight, bias, scratch, y)
+        for start in range(0, p.length, p.chunk):
+            n_steps = min(p.chunk, p.length - start)
+            _note_sources(tag, p, s, rows, x, lanes, start, n_steps, p.chunk, scratch)
+            for k in range(n_steps):
+                y = p.y + (item * p.length + visit(p, rows, start + k)) * p.channels * p.size + block * width
+                prefetch_write(tag, p.block, y)
+                note(tag, scratch + s.targets, k, y if lanes == p.block else scratch + s.spare_y + k * width)
+            sources, targets = scratch + s.sources, scratch + s.targets
             if p.silu:
-                apply_silu(tag, p.block, y)
+                filter_rows_silu(tag, p.block, n_steps, p.taps, sources, weight, bias, targets)
+            else:
+                filter_rows(tag, p.block, n_steps, p.taps, sources, weight, bias, targets)
             if lanes != p.block:
-                move(tag, lanes, y, target)
+                _put_back(tag, p, s, rows, item, block, lanes, start, n_steps, scratch)
 
 
 @compiled
-def conv_backward(tag, p, rows, first, last, thread, scratch):
-    """Tasks first..last-1, from the last step to the first. Scratch: w + 3 rows of `block` values, zeros."""
+def _put_back(tag, p, s, rows, item, block, lanes, start, n_steps, scratch):
+    """Copy a chunk's rows of `lanes` values from the spare ones to y."""
     width = p.block * p.size
-    spare, before, dx_spare, ring = scratch, scratch + width, scratch + 2 * width, scratch + 3 * width
+    for k in range(n_steps):
+        y = p.y + (item * p.length + visit(p, rows, start + k)) * p.channels * p.size + block * width
+        move(tag, lanes, scratch + s.spare_y + k * width, y)
+
+
+@compiled
+def _note_gradients(tag, p, s, rows, item, block, lanes, start, n_steps, scratch):
+    """The rows of dy, and from the last step to the first those that dx goes to and those that it sees."""
+    width = p.block * p.size
+    whole = lanes == p.block
+    for k in range(n_steps):
+        r = visit(p, rows, start + k)
+        dx = p.y + (item * p.length + r) * p.channels * p.size + block * width
+        prefetch_write(tag, p.block, dx)
+        note(tag, scratch + s.targets, n_steps - 1 - k, dx if whole else scratch + s.spare_y + k * width)
+        dy = p.dy + item * p.dy_batch + block * width
+        if start >= p.chunk:
+            prefetch_read(tag, p.block, dy + visit(p, rows, start + k - p.chunk) * p.dy_row)
+        dy = fetch(tag, lanes, p.block, dy + r * p.dy_row, scratch + s.spare_dy + k * width)
+        if p.silu:
+            note(tag, scratch + s.gradients, k, dy)
+        else:
+            move(tag, p.block, dy, scratch + s.d_before + k * width)
+
+
+@compiled
+def _note_gradients_seen(tag, p, s, n_steps, scratch):
+    """Tap k of dx_t sees the gradient of step t + w - 1 - k."""
+    width = p.block * p.size
+    for k in range(n_steps + p.taps - 1):
+        step = n_steps + p.taps - 2 - k
+        place = step if step < n_steps else p.chunk + step - n_steps
+        note(tag, scratch + s.sources, k, scratch + s.d_before + place * width)
+
+
+@compiled
+def conv_backward(tag, p, s, rows, first, last, thread, scratch):
+    """Tasks first..last-1, from the last step to the first."""
+    width = p.block * p.size
+    sources, targets, d_before = scratch + s.sources, scratch + s.targets, scratch + s.d_before
     for task in range(first, last):
         item, block = task // p.blocks, task % p.blocks
         lanes = min(p.block, p.channels - block * p.block)
-        at = item * p.x_batch + block * width
+        x = p.x + item * p.x_batch + block * width
         weight, bias = p.weight + block * p.taps * width, p.bias + block * width
         dweight, dbias = p.dweight + task * p.taps * width, p.dbias + task * width
-        # the gradients before SiLU of steps t .. t + w - 1, that of step s in place s % w
-        fill(tag, p.taps * p.block, ring, 0)
-        for t in range(p.length - 1, -1, -1):
-            r = visit(p, rows, t)
-            d_before = ring + (t % p.taps) * width
-            move(tag, lanes, p.dy + item * p.dy_batch + r * p.dy_row + block * width, d_before)
+        later = d_before + p.chunk * width
+        fill(tag, (p.taps - 1) * p.block, later, 0)
+        for start in range((p.length - 1) // p.chunk * p.chunk, -1, -p.chunk):
+            n_steps = min(p.chunk, p.length - start)
+            _note_sources(tag, p, s, rows, x, lanes, start, n_steps, -p.chunk, scratch)
+            _note_gradients(tag, p, s, rows, item, block, lanes, start, n_steps, scratch)
             if p.silu:
-                _filtered(tag, p, rows, t, p.x + at, lanes, weight, bias, spare, before)
-                through_silu(tag, p.block, before, d_before)
-            add_row(tag, p.block, d_before, dbias)
-            for k in range(max(0, p.taps - 1 - t), p.taps):
-                source = fetch(
-                    tag, lanes, p.block, p.x + at + visit(p, rows, t - p.taps + 1 + k) * p.x_row, spare
-                )
-                add_product(tag, p.block, source, d_before, dweight + k * width)
-            target = p.y + (item * p.length + r) * p.channels * p.size + block * width
-            dx = target if lanes == p.block else dx_spare
-            fill(tag, p.block, dx, 0)
-            for k in range(p.taps):
-                add_product(
-                    tag, p.block, ring + ((t + p.taps - 1 - k) % p.taps) * width, weight + k * width, dx
-                )
+                gradients = scratch + s.gradients
+                slopes_silu(tag, p.block, n_steps, p.taps, sources, weight, bias, gradients, d_before)
+            add_products(tag, p.block, n_steps, p.taps, sources, d_before, dweight, dbias)
+            _note_gradients_seen(tag, p, s, n_steps, scratch)
+            filter_rows(tag, p.block, n_steps, p.taps, sources, weight, scratch + s.no_bias, targets)
+            move(tag, min(p.taps - 1, n_steps) * p.block, d_before, later)
             if lanes != p.block:
-                move(tag, lanes, dx, target)
+                _put_back(tag, p, s, rows, item, block, lanes, start, n_steps, scratch)
 
 
 class _Call(Tasks):
@@ -142,17 +254,26 @@ class _Call(Tasks):
     ):
         super().__init__(x, 1, BLOCK, rows)
         self.x, self.taps = readable(x, self.dtype), weight.shape[1]
+        self.chunk = max(CHUNK, self.taps)
         self.weight, self.bias = self.pad(weight), self.pad(bias)
         self.silu, self.reverse = silu, reverse
 
     def problem(
         self, y: Tensor, dy: Tensor | None = None, dweight: Tensor | None = None, dbias: Tensor | None = None
     ) -> Problem:
-        sizes = (self.length, self.channels, self.taps, self.block, self.blocks, self.size)
+        sizes = (self.length, self.channels, self.taps, self.chunk, self.block, self.blocks, self.size)
         places = (self.place(t)[0] for t in (self.weight, self.bias, y, dweight, dbias))
         return Problem(
             *sizes, int(self.silu), int(self.reverse), *self.place(self.x, 2), *self.place(dy, 2), *places
         )
+
+    def scratch(self) -> tuple[Scratch, int]:
+        """Where a thread's arrays begin, and how many values they hold."""
+        table = -(-8 * (self.chunk + self.taps) // self.size)
+        seen, row = (self.taps - 1 + self.chunk) * self.block, self.block
+        sizes = (table, table, table, row, row, seen, self.chunk * row, self.chunk * row, seen)
+        ends = list(accumulate(sizes))
+        return Scratch(*(self.size * start for start in (0, *ends[:-1]))), ends[-1]
 
 
 def forward(
@@ -160,8 +281,9 @@ def forward(
 ) -> Tensor:
     """-> y (b, l, d) in x's dtype."""
     call = _Call(x, weight, bias, rows, silu, reverse)
-    y = torch.empty(x.shape, dtype=call.dtype)
-    call.run(conv_forward, 2 * call.block, call.problem(y))
+    y = call.empty(*x.shape)
+    scratch, size = call.scratch()
+    call.run(conv_forward, size, call.problem(y), scratch)
     return y.to(x.dtype)
 
 
@@ -170,7 +292,8 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of x (b, l, d), weight (d, w), bias (d,) in the dtype of the sums."""
     call = _Call(x, weight, bias, rows, silu, reverse)
-    dy, dx = readable(dy, call.dtype), torch.empty(x.shape, dtype=call.dtype)
+    dy, dx = readable(dy, call.dtype), call.empty(*x.shape)
     dweight, dbias = call.sums(call.taps), call.sums(1)
-    call.run(conv_backward, (call.taps + 3) * call.block, call.problem(dx, dy, dweight, dbias))
+    scratch, size = call.scratch()
+    call.run(conv_backward, size, call.problem(dx, dy, dweight, dbias), scratch)
     return dx, call.unpad(dweight), call.unpad(dbias)[:, 0]

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import mmap
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numba.core import event
 from torch import Tensor
 
-from nnunet_mamba.ops.simd import VECTOR, Row, row_operation
+from nnunet_mamba.ops.simd import CACHE_LINE, VECTOR, Row, row_operation
 from nnunet_mamba.ops.threads import run_in_threads, split
+
+LARGE = 1 << 20  # bytes
+_logger = logging.getLogger("nnunet_mamba")
+
+
+class _CompileNotice(event.Listener):  # type: ignore[misc]
+    """Says, once per process, that a kernel of ours was not in the cache."""
+
+    given = False
+
+    def on_start(self, started: event.Event) -> None:
+        dispatcher = started.data["dispatcher"]
+        if self.given or not dispatcher.py_func.__module__.startswith("nnunet_mamba."):
+            return
+        self.given = True
+        folder = dispatcher._cache.cache_path
+        where = f"cached in {folder}" if folder else "no cache folder is writable, so in every process"
+        _logger.warning("Compiling the CPU kernels on first use, a few seconds each; %s.", where)
+
+    def on_end(self, ended: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _CompileNotice())
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -36,6 +65,16 @@ def fill(row: Row, width, target, ones):
         row.store(target, at, value)
 
 
+@row_operation
+def prefetch_read(row: Row, width, source):
+    row.prefetch(source, width, write=False)
+
+
+@row_operation
+def prefetch_write(row: Row, width, target):
+    row.prefetch(target, width, write=True)
+
+
 @compiled
 def visit(p, rows, t):
     """The row of memory that step t visits."""
@@ -56,6 +95,25 @@ def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in `dtype` with its last axis contiguous; itself where it already is."""
     tensor = tensor.detach().to(dtype)
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+@cache
+def _madvise() -> Any:
+    """The C library's madvise, or None."""
+    return getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_HUGEPAGE") else None
+
+
+def large_pages(tensor: Tensor) -> Tensor:
+    """The same tensor, not yet written to; Linux is asked for large pages behind it.
+
+    Else a large new tensor costs a page fault every 4 KiB, which take as long as the scan's forward pass.
+    """
+    advise = _madvise()
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    size = (tensor.data_ptr() + tensor.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
+    if advise is not None and size >= LARGE:
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(mmap.MADV_HUGEPAGE))
+    return tensor
 
 
 class Tasks:
@@ -93,6 +151,9 @@ class Tasks:
         blocks = per_task.sum(0).transpose(1, 2).reshape(self.groups, self.blocks * self.block, -1)
         return blocks[:, : self.group].reshape(self.channels, -1)
 
+    def empty(self, *shape: int) -> Tensor:
+        return large_pages(torch.empty(shape, dtype=self.dtype))
+
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype)
 
@@ -110,7 +171,9 @@ class Tasks:
         """kernel(tag, *arguments, rows, first, last, thread, address of `scratch` zeros) in every thread."""
 
         def work(thread: int) -> None:
-            own = self.zeros(scratch)
-            kernel(self.tag, *arguments, self.rows, *self.ranges[thread], thread, own.data_ptr())
+            # numpy's, as torch would zero this much in threads of its own, which then spin on our cores
+            own = np.zeros(scratch * self.size + CACHE_LINE, np.uint8)
+            address = -(-own.ctypes.data // CACHE_LINE) * CACHE_LINE
+            kernel(self.tag, *arguments, self.rows, *self.ranges[thread], thread, address)
 
         run_in_threads(work, len(self.ranges))

@@ -39,6 +39,40 @@ def test_matches_the_reference_in_outputs_and_all_gradients(backend, dtype, reve
         assert error < bound, f"{name}: relative error {error:.1e}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 15, 17, 33, 256])
+@pytest.mark.parametrize(("d", "length"), [(16, 66), (48, 31)])
+def test_numba_matches_the_reference_for_any_remainder_of_states_channels_and_steps(dtype, n, d, length):
+    """One vector, an odd number of them; states in whole tiles and beyond; a last chunk of a few steps."""
+    arguments = problem(1, d, length, 1, n, dtype=dtype)
+    dy = torch.randn(1, d, length, dtype=dtype)
+    expected, actual = (
+        outputs_and_gradients(arguments, dy, backend=name, delta_softplus=True)
+        for name in ("reference", "numba")
+    )
+    bound = 3e-6 if dtype == torch.float32 else 1e-13
+    for name, truth in expected.items():
+        error = (actual[name] - truth).abs().max() / truth.abs().max()
+        assert error < bound, f"{name}: relative error {error:.1e}"
+
+
+def test_what_one_call_leaves_in_memory_does_not_reach_the_next():
+    """A ragged block after a whole one that held NaN, in one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    arguments = {k: v.detach().clone() for k, v in problem(2, 70, 40, None, 5).items()}
+    arguments["u"][0, :64] = torch.nan
+    arguments = {k: v.requires_grad_() for k, v in arguments.items()}
+    try:
+        actual = outputs_and_gradients(arguments, torch.ones(2, 70, 40), delta_softplus=True, backend="numba")
+    finally:
+        torch.set_num_threads(before)
+    assert actual["y"][0, :64].isnan().all()
+    assert actual["y"][0, 64:].isfinite().all()
+    for name in ("y", "u", "delta", "B", "C", "z"):
+        assert actual[name][1].isfinite().all(), name
+
+
 @pytest.mark.parametrize("backend", FAST)
 def test_matches_the_reference_without_the_optional_arguments(backend):
     arguments = problem(2, 24, 50, None, 4, dtype=torch.float64, optional=False)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from numba import njit
+from numba import from_dtype, njit
 
-from nnunet_mamba.ops.simd import VECTOR, row_operation
+from nnunet_mamba.ops.simd import _FORMATS, VECTOR, row_operation
 
 
 @row_operation
@@ -20,9 +20,11 @@ def clamp_row(row, width, x, y):
 
 
 @row_operation
-def sum_row(row, width, x, y):
-    for at in row.lanes(width):
-        row.add_sum(y, width.type(0), row.load(x, at))
+def sum_rows(row, n, begun, x, y):
+    """y[j] = sum of row j of x (n, one vector), four at a time; plus what y held if `begun`"""
+    for j, rows in row.groups(n, 4):
+        vectors = [row.load(x, row.slot(row.plus(j, k))) for k in range(rows)]
+        row.add_folded(y, j, row.fold(vectors), rows, begun)
 
 
 @njit
@@ -36,8 +38,8 @@ def call_clamp(tag, width, x, y):
 
 
 @njit
-def call_sum(tag, width, x, y):
-    sum_row(tag, width, x, y)
+def call_sums(tag, n, begun, x, y):
+    sum_rows(tag, n, begun, x, y)
 
 
 def apply(kernel, x, n_out=None):
@@ -77,6 +79,13 @@ def test_bounds_keep_nan(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_sum_over_lanes_takes_every_lane_once(dtype):
-    x = (2.0 ** np.arange(VECTOR)).astype(dtype)
-    assert apply(call_sum, np.tile(x, 3), 1)[0] == 3 * (2**VECTOR - 1)
+@pytest.mark.parametrize("n", [1, 4, 7])
+def test_the_sum_over_lanes_takes_every_lane_once(dtype, n):
+    """Lane i of row j is 2**i, j + 1 times, so every subset of lanes has its own sum."""
+    lanes = _FORMATS[from_dtype(np.dtype(dtype))].vector.count
+    x = (np.arange(1, n + 1)[:, None] * 2.0 ** np.arange(lanes)).astype(dtype)
+    y, truth = np.full(n, np.nan, dtype), np.arange(1, n + 1) * (2**lanes - 1)
+    call_sums(dtype(0), n, 0, x.ctypes.data, y.ctypes.data)
+    assert np.array_equal(y, truth)
+    call_sums(dtype(0), n, 1, x.ctypes.data, y.ctypes.data)
+    assert np.array_equal(y, 2 * truth)
