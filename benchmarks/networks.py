@@ -26,17 +26,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import torch
+from records import heading, surroundings, write
 from torch import Tensor, nn
 
 from nnunet_mamba import create_network, list_networks
@@ -317,36 +316,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def surroundings(args: argparse.Namespace) -> dict[str, Any]:
-    packages = ("nnunet_mamba", "nnunetv2", "torch", "numba")
-    return {
-        "command": f"python benchmarks/networks.py {' '.join(sys.argv[1:])}",
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else _cpu(),
-        "threads": args.threads,
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "plan": {f"{ndim}d": sizes for ndim, sizes in PLANS[args.plan].items()},
-        "timed_steps": args.steps,
-    }
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
-
-
 def describe(record: dict[str, Any]) -> str:
     """The record as a page of Markdown."""
-    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     plans = "; ".join(
         f"{kind}: features {sizes['features_per_stage']}, patch {sizes['patch_size']}, batch {sizes['batch']}"
         for kind, sizes in record["plan"].items()
     )
     before, after = record["load_average"]
     return (
-        f"`{record['command']}`\n\n"
-        f"{record['device']}, {record['threads']} threads; {versions}. Plans: {plans}. "
+        f"{heading(record)} Plans: {plans}. "
         f"Medians of {record['timed_steps']} steps; load average {before:.1f} before, {after:.1f} after.\n\n"
         f"{table(record['rows'])}\n"
     )
@@ -373,15 +351,15 @@ def main() -> None:
         return
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here.")
+    torch.set_num_threads(args.threads)
     load = os.getloadavg()[0]
     rows = compare(args.networks or all_names(args.device), args)
-    record = {**surroundings(args), "load_average": [load, os.getloadavg()[0]], "rows": rows}
+    plans = {f"{ndim}d": sizes for ndim, sizes in PLANS[args.plan].items()}
+    numbers = {"plan": plans, "timed_steps": args.steps, "load_average": [load, os.getloadavg()[0]]}
+    record = {**surroundings(args.device), **numbers, "rows": rows}
     print(describe(record))
     if args.record:
-        args.record.parent.mkdir(parents=True, exist_ok=True)
-        args.record.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-        args.record.with_suffix(".md").write_text(describe(record))
-        print(f"-> {args.record}.json, {args.record}.md")
+        write(args.record, record, describe(record))
 
 
 if __name__ == "__main__":

@@ -1,116 +1,234 @@
-"""Time one selective scan, forward and backward, for every usable backend, side by side in one run.
+"""Time selective scans, forward and backward, for every usable backend, side by side in one run.
 
-    python benchmarks/scan.py --threads 1 --native --json benchmarks/results/scan_cpu_1_thread.json
+    python benchmarks/scan.py --threads 1 --native --record benchmarks/results/scan_cpu_1_thread
+    python benchmarks/scan.py --device cuda --record benchmarks/results/scan_cuda
 
-Sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 tokens at batch 2 (16 states), and
-VMamba's 56 x 56 tokens in 4 directions. Inputs are channels last. With --native, the same scan by hand in C++
-(native_scan.cpp, built with g++ here and now) takes part, on memory that it was given beforehand.
-Milliseconds of wall time, best of the rounds; all take turns within each round, so that a change of the
-machine's load meets them alike.
+CPU sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 tokens at batch 2 (16 states),
+and VMamba's 56 x 56 tokens, in float32. CUDA sizes are full resolution and deep stages of published plans, in
+float16. K walks share a gate: memory order, its reverse, and from the third on another axis fastest. With
+--native, the same scan by hand in C++ (native_scan.cpp, built with g++ here and now) takes part, on memory
+that it was given beforehand. The backend mamba_ssm runs once per walk, with copies there and back.
+
+Milliseconds, best of the rounds; all take turns within each round, so that a change of the machine's load
+meets them alike. Peak memory is that of forward and backward beyond their arguments (CUDA only). GB/s counts
+each argument and result once. The floor is the time that those bytes, or one exponential per token, channel
+and state (two in backward), would take if that were all: the larger of the two, at rates measured in the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import json
-import platform
+import math
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numba
 import torch
 from native import NativeScan, build
+from rates import bandwidth, exponentials
+from records import heading, surroundings, write
 
-from nnunet_mamba import available_backends, selective_scan
+from nnunet_mamba import available_backends
+from nnunet_mamba.ops import sum_of_scans
+from nnunet_mamba.scan_order import ScanPath
 
-SIZES = {  # batch, channels, tokens, states
-    "S3 (2, 512, 700, 16)": (2, 512, 700, 16),
-    "S2 (2, 128, 11200, 16)": (2, 128, 11200, 16),
-    "V (8, 192, 3136, 16)": (8, 192, 3136, 16),
-    "S1 (2, 64, 89600, 16)": (2, 64, 89600, 16),
+Size = tuple[int, int, tuple[int, ...], int]  # batch, channels, grid, states
+SIZES: dict[str, dict[str, Size]] = {
+    "cpu": {
+        "S3": (2, 512, (7, 10, 10), 16),
+        "S2": (2, 128, (20, 28, 20), 16),
+        "V": (8, 192, (56, 56), 16),
+        "S1": (2, 64, (40, 56, 40), 16),
+    },
+    "cuda": {
+        "48x192x192, 64 channels": (1, 64, (48, 192, 192), 16),
+        "32x80x80, 64 channels": (2, 64, (32, 80, 80), 16),
+        "32x80x80, 128 channels": (2, 128, (32, 80, 80), 16),
+        "40x56x40, 64 channels": (2, 64, (40, 56, 40), 16),
+        "16x20x16, 512 channels": (2, 512, (16, 20, 16), 16),
+        "7x10x10, 512 channels": (2, 512, (7, 10, 10), 16),
+    },
 }
-LONGEST_REFERENCE = 1000  # tokens; the definition is slow by intent
+WALKS = [("DHW", False), ("DHW", True), ("HWD", False), ("HWD", True)]
+SLOW = ("reference", "torch")
+LONGEST = {"reference": 1000, "torch": 100_000}  # tokens; longer would take minutes
 
 
-def arguments(b: int, d: int, length: int, n: int) -> dict[str, torch.Tensor]:
+def arguments(size: Size, walks: int, device: str) -> dict[str, Any]:
+    """Of `sum_of_scans`, all tensors wanting gradients."""
     torch.manual_seed(0)
-    last = {name: torch.randn(b, length, d).transpose(1, 2) for name in ("u", "delta", "z")}
-    states = {name: torch.randn(b, length, n).transpose(1, 2) for name in ("B", "C")}
-    weights = {"A": -torch.rand(d, n) * 16, "D": torch.ones(d), "delta_bias": torch.randn(d) - 4}
-    return {name: tensor.requires_grad_() for name, tensor in (last | states | weights).items()}
+    (b, d, grid, n), dtype = size, torch.float16 if device == "cuda" else torch.float32
+    length = math.prod(grid)
+
+    def random(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
+        return torch.randn(shape, device=device, dtype=kind)
+
+    tensors = {
+        "u": random(walks, b, length, d),
+        "delta": random(walks, b, length, d),
+        "A": -torch.rand(walks, d, n, device=device) * 16,
+        "B": random(walks, b, 1, length, n),
+        "C": random(walks, b, 1, length, n),
+        "D": torch.ones(walks, d, device=device),
+        "z": random(b, length, d),
+        "delta_bias": random(walks, d, kind=torch.float32) - 4,
+    }
+    paths = [ScanPath(_axes(word, len(grid)), backwards) for word, backwards in WALKS[:walks]]
+    memory_order = torch.arange(length, dtype=torch.int32)
+    tables = [path.rows(grid) for path in paths]
+    rows = None
+    if any(table is not None for table in tables):
+        rows = torch.stack([memory_order if table is None else table for table in tables]).to(device)
+    wanting = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+    return {**wanting, "rows": rows, "reverse": [path.backwards for path in paths], "delta_softplus": True}
 
 
-def measure(call: dict[str, torch.Tensor], dy: torch.Tensor, backend: str) -> tuple[float, float]:
-    """Milliseconds of one forward and one backward."""
+def _axes(word: str, ndim: int) -> tuple[int, ...]:
+    axes = ["DHW".index(letter) for letter in word]
+    return tuple(axes) if ndim == 3 else tuple(axis for axis in axes if axis < 2)
+
+
+def measure(call: dict[str, Any], dy: torch.Tensor, backend: str) -> tuple[float, float, float]:
+    """Milliseconds of one forward and one backward, and MiB of memory beyond what was there."""
+    cuda = dy.is_cuda
+    wait = torch.cuda.synchronize if cuda else (lambda: None)
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    wait()
     start = time.perf_counter()
-    y = selective_scan(**call, delta_softplus=True, backend=backend)
+    y = sum_of_scans(**call, backend=backend)
+    wait()
     middle = time.perf_counter()
-    torch.autograd.grad(y, list(call.values()), dy)
-    return 1e3 * (middle - start), 1e3 * (time.perf_counter() - middle)
+    torch.autograd.grad(y, [t for t in call.values() if torch.is_tensor(t) and t.requires_grad], dy)
+    wait()
+    end = time.perf_counter()
+    memory = (torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else math.nan
+    return 1e3 * (middle - start), 1e3 * (end - middle), memory
 
 
 def compare(
-    size: tuple[int, int, int, int], rounds: int, backends: list[str], library: ctypes.CDLL | None
-) -> dict[str, tuple[float, float]]:
-    """Best forward and backward milliseconds by backend, and of C++ as "native"."""
-    call = arguments(*size)
-    dy = torch.ones_like(call["u"])
-    candidates = {name: partial(measure, call, dy, name) for name in backends}
-    if size[2] > LONGEST_REFERENCE:
-        candidates.pop("reference", None)
-    if library:
-        native = NativeScan(library, call, torch.get_num_threads())
-        candidates["native"] = lambda: (native.forward(), native.backward())
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in candidates}
-    for _ in range(rounds + 1):  # the first round compiles and warms up
+    size: Size, walks: int, backends: list[str], args: argparse.Namespace, library: ctypes.CDLL | None
+) -> dict[str, dict[str, float]]:
+    """Best forward and backward milliseconds by backend, and of C++ as "native"; peak memory."""
+    call = arguments(size, walks, args.device)
+    dy = torch.ones_like(call["z"])
+    length = math.prod(size[2])
+    usable = [name for name in backends if length <= LONGEST.get(name, length)]
+    candidates: dict[str, Any] = {name: partial(measure, call, dy, name) for name in usable}
+    if library and walks == 1:
+        native = NativeScan(library, _channels_first(call), torch.get_num_threads())
+        candidates["native"] = lambda: (native.forward(), native.backward(), math.nan)
+    times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in candidates}
+    for round_ in range(args.rounds + 1):  # the first round compiles and warms up
         for name, candidate in candidates.items():
-            times[name].append(candidate())
+            if name not in SLOW or round_ < 4:
+                times[name].append(candidate())
+    keys = ("forward_ms", "backward_ms", "peak_mib")
     return {
-        name: tuple(min(column) for column in zip(*all_[1:], strict=True)) for name, all_ in times.items()
+        name: {key: min(column) for key, column in zip(keys, zip(*all_[1:], strict=True), strict=True)}
+        for name, all_ in times.items()
     }
+
+
+def _channels_first(call: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The one walk of a call as `selective_scan` has it."""
+    own = {name: call[name][0] for name in ("u", "delta", "A", "D", "delta_bias")}
+    own |= {name: call[name][0, :, 0] for name in ("B", "C")}
+    sequences = {"u", "delta", "z", "B", "C"}
+    return {k: t.mT if k in sequences else t for k, t in {**own, "z": call["z"]}.items()}
+
+
+def least(size: Size, walks: int, device: str) -> dict[str, float]:
+    """Bytes and exponentials that forward and backward need, each argument and result counted once."""
+    b, d, grid, n = size
+    tokens, value = b * math.prod(grid), 2 if device == "cuda" else 4
+    per_walk, shared, states = d * value, d * value, n * value
+    return {
+        "forward_bytes": tokens * (walks * (2 * per_walk + 2 * states) + 2 * shared),  # u, delta, B, C; z, y
+        "backward_bytes": tokens
+        * (walks * (4 * per_walk + 4 * states) + 3 * shared),  # and gradients; dy, dz
+        "forward_exps": tokens * walks * d * n,
+        "backward_exps": 2 * tokens * walks * d * n,
+    }
+
+
+def rated(found: dict[str, float], need: dict[str, float], rates: dict[str, float]) -> dict[str, float]:
+    """GB/s and share of the floor, of forward and backward together."""
+    seconds = (found["forward_ms"] + found["backward_ms"]) / 1e3
+    floors = [
+        max(need[f"{part}_bytes"] / rates["bytes"], need[f"{part}_exps"] / rates["exps"])
+        for part in ("forward", "backward")
+    ]
+    moved = need["forward_bytes"] + need["backward_bytes"]
+    forward_share = floors[0] / (found["forward_ms"] / 1e3)
+    return {"gb_per_s": moved / seconds / 1e9, "floor": sum(floors) / seconds, "forward_floor": forward_share}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        "| size (batch, channels, tokens, states) | walks | backend | forward ms | backward ms "
+        "| over the best | peak MiB | GB/s | share of the floor |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        memory = "" if math.isnan(row["peak_mib"]) else f"{row['peak_mib']:.0f}"
+        lines.append(
+            f"| {row['size']} | {row['walks']} | `{row['backend']}` | {row['forward_ms']:.2f} "
+            f"| {row['backward_ms']:.2f} | {row['over_best']:.2f} | {memory} | {row['gb_per_s']:.1f} "
+            f"| {row['floor']:.0%} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--walks", type=int, nargs="+", help="default: 1 on the CPU; 1, 2 and 4 on CUDA")
     parser.add_argument("--native", action="store_true", help="C++ as well; needs g++")
     usable = [name for name, state in available_backends().items() if state == "ok"]
-    parser.add_argument("--backends", nargs="+", choices=usable, default=usable)
-    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--backends", nargs="+", choices=usable)
+    parser.add_argument("--record", type=Path, help="write RECORD.json and RECORD.md")
     args = parser.parse_args()
+    cuda = args.device == "cuda"
+    if cuda and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here.")
     torch.set_num_threads(args.threads)
+    only_elsewhere = {"numba"} if cuda else {"triton", "mamba_ssm"}
+    backends = args.backends or [name for name in usable if name not in only_elsewhere]
     library = build() if args.native else None
-    yardstick = "native" if args.native else "numba"
-    results = {}
-    print(f"{'size (b, d, l, n)':26} {'backend':10} forward ms backward ms  over {yardstick}")
-    for name, size in SIZES.items():
-        results[name] = compare(size, args.rounds, args.backends, library)
-        for backend, (forward, backward) in results[name].items():
-            ratio = (forward + backward) / sum(results[name][yardstick])
-            print(f"{name:26} {backend:10} {forward:10.1f} {backward:11.1f} {ratio:12.2f}", flush=True)
-    if args.json:
-        versions = {
-            "torch": torch.__version__,
-            "numba": numba.__version__,
-            "python": platform.python_version(),
-        }
-        record = {"threads": args.threads, "machine": _cpu(), "versions": versions, "milliseconds": results}
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
-        print(f"-> {args.json}")
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-    ]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
+    rates = {"bytes": bandwidth(args.device), "exps": exponentials(args.device)}
+    rows = []
+    for name, size in SIZES[args.device].items():
+        for walks in args.walks or ((1, 2, 4) if cuda else (1,)):
+            found = compare(size, walks, backends, args, library)
+            best = min(result["forward_ms"] + result["backward_ms"] for result in found.values())
+            label = f"{name} ({size[0]}, {size[1]}, {math.prod(size[2])}, {size[3]})"
+            for backend, result in found.items():
+                ratio = (result["forward_ms"] + result["backward_ms"]) / best
+                rated_ = rated(result, least(size, walks, args.device), rates)
+                rows.append(
+                    {
+                        "size": label,
+                        "walks": walks,
+                        "backend": backend,
+                        **result,
+                        "over_best": ratio,
+                        **rated_,
+                    }
+                )
+                print(table(rows[-1:]).splitlines()[-1], flush=True)
+    record = {**surroundings(args.device), "rounds": args.rounds, "rates_per_s": rates, "rows": rows}
+    measured = f"{rates['bytes'] / 1e9:.0f} GB/s copied, {rates['exps'] / 1e9:.1f} G exponentials/s"
+    page = f"{heading(record)} Best of {args.rounds} rounds; {measured}.\n\n{table(rows)}\n"
+    if args.record:
+        write(args.record, record, page)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""What all benchmarks write down beside their numbers, and how."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "triton", "mamba_ssm")
+
+
+def surroundings(device: str) -> dict[str, Any]:
+    """The command that runs, the machine and the versions of what takes part."""
+    return {
+        "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}",
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
+
+
+def heading(record: dict[str, Any]) -> str:
+    """The first lines of a page of Markdown: command, machine, versions."""
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    return f"`{record['command']}`\n\n{record['device']}, {record['threads']} threads; {versions}."
+
+
+def write(path: Path, record: dict[str, Any], page: str) -> None:
+    """<path>.json and <path>.md"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    path.with_suffix(".md").write_text(page)
+    print(f"-> {path}.json, {path}.md")
