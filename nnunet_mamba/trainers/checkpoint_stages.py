@@ -1,4 +1,4 @@
-"""The variable NNUNET_MAMBA_CHECKPOINT_STAGES, which sets `checkpoint_stages` without a trainer of one's own."""
+"""NNUNET_MAMBA_CHECKPOINT_STAGES, which sets `checkpoint_stages` without a trainer of one's own."""
 
 import os
 
@@ -6,7 +6,7 @@ CHECKPOINT_STAGES = "NNUNET_MAMBA_CHECKPOINT_STAGES"
 
 
 def asked_checkpoint_stages(otherwise: int | str) -> int | str:
-    """The variable's value, or `otherwise` where it is not set. ValueError if it is no number and not "all"."""
+    """The variable's value, `otherwise` where it is not set. ValueError if it is no number and not "all"."""
     text = os.environ.get(CHECKPOINT_STAGES, "").strip()
     if not text:
         return otherwise
@@ -22,6 +22,6 @@ def refuse_checkpoint_stages(network: str) -> None:
     """ValueError if the variable asks for what a network of another package does not offer."""
     if asked_checkpoint_stages(0) != 0:
         raise ValueError(
-            f"{CHECKPOINT_STAGES} is {os.environ[CHECKPOINT_STAGES]!r}, but the stages of {network}, a network "
-            f"of MONAI, cannot be recomputed from here. Unset the variable, or set it to 0."
+            f"{CHECKPOINT_STAGES} is {os.environ[CHECKPOINT_STAGES]!r}, but the stages of {network}, of "
+            f"MONAI, cannot be recomputed from here. Unset the variable, or set it to 0."
         )

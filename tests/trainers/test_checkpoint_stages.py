@@ -44,5 +44,5 @@ def test_a_bad_value_ends_the_run_before_training(make_trainer, monkeypatch, var
 
 def test_networks_of_others_refuse(make_trainer, monkeypatch):
     monkeypatch.setenv(CHECKPOINT_STAGES, "1")
-    with pytest.raises(ValueError, match="cannot be recomputed from here. Unset the variable"):
+    with pytest.raises(ValueError, match=r"cannot be recomputed from here\. Unset the variable"):
         make_trainer(nnUNetTrainerSegResNet).initialize()

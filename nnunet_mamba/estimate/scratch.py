@@ -1,0 +1,44 @@
+"""Memory that operators take for themselves while they run, which no tensor shows.
+
+Convolutions: what a device's library needs, as multiples of the input and the output that are measured once.
+Scans: what the code in `nnunet_mamba.ops` allocates, by its own sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from nnunet_mamba.estimate.work import name_of, nbytes
+
+CHUNK = 256  # tokens that the torch backend works on at a time
+CHUNK_TENSORS = 12  # of (b, CHUNK, d, n) that it holds at once
+
+
+def scratch_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[str, float]) -> int:
+    """Bytes. `factors`: conv_forward (of the larger of input and output), conv_transposed (of the output),
+    conv_backward (of the input, where its gradient is asked for, and the output's gradient)."""
+    name = name_of(func)
+    if name == "aten::convolution":
+        x, weight, transposed = args[0], args[1], args[6]
+        if transposed:
+            return int(factors["conv_transposed"] * nbytes(result))
+        plain = math.prod(weight.shape[2:]) == 1
+        return 0 if plain else int(factors["conv_forward"] * max(nbytes(x), nbytes(result)) + nbytes(weight))
+    if name == "aten::convolution_backward":
+        grad, x, weight, wanted = args[0], args[1], args[2], args[10]
+        return int(factors["conv_backward"] * (nbytes(grad) + (nbytes(x) if wanted[0] else 0)) + nbytes(weight))
+    if name == "nnunet_mamba::selective_scan_backward":
+        return _of_scan_backward(args)
+    return 0
+
+
+def _of_scan_backward(args: tuple[Any, ...]) -> int:
+    dy, u, A, B, C, backend = args[0], args[1], args[3], args[4], args[5], args[-1]
+    work = 8 if u.element_size() == 8 else 4
+    sums = (B.numel() + C.numel()) * work  # dB and dC of each thread
+    copy = 0 if dy.stride(-1) == 1 else dy.numel() * work
+    if backend == "torch":
+        return CHUNK_TENSORS * u.shape[0] * min(CHUNK, u.shape[1]) * A.numel() * work + 6 * u.numel() * work
+    return sums + copy

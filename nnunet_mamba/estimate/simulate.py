@@ -1,0 +1,91 @@
+"""A training step without memory or time: fake tensors, counted as they come and go."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch as patched
+
+import torch
+from torch import nn
+
+from nnunet_mamba.estimate.live_memory import LiveMemory
+from nnunet_mamba.estimate.scratch import scratch_of
+from nnunet_mamba.estimate.training import Training, random_batch
+from nnunet_mamba.estimate.work import work_of
+
+WEIGHTS, BATCH, KEPT, LOSS = "weights", "batch", "kept", "loss"
+
+
+@dataclass(frozen=True)
+class Step:
+    """peak  bytes by kind at the moment when most were alive: weights (with gradients and momentum), batch,
+          kept (the forward pass's tensors), loss, transient (backward's), scratch
+    work  amounts by unit, of the whole step
+    """
+
+    peak: Counter[str]
+    work: Counter[str]
+
+
+def simulate(
+    network: nn.Module,
+    *,
+    batch: int,
+    channels: int,
+    classes: int,
+    patch: Sequence[int],
+    precision: str = "fp32",
+    scratch: Mapping[str, float] | None = None,
+    device: str = "cpu",
+    backend: str | None = None,
+) -> Step:
+    """One training step of a network that was built on torch's meta device.
+
+    Args:
+        scratch: factors of `scratch_of`; None: operators take none.
+        device, backend: the device of the fake tensors, and the backend of the scan.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    work: Counter[str] = Counter()
+
+    def observe(func: Any, args: tuple[Any, ...], result: Any, works: bool) -> int:
+        work.update(work_of(func, args, result, works))
+        return scratch_of(func, args, result, scratch) if scratch else 0
+
+    memory = LiveMemory(observe)
+    with FakeTensorMode(), _backend(backend):
+        network = network._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))
+        x, targets = random_batch(network, batch, channels, classes, patch, torch.device(device))
+        training = Training(network, x, targets, precision)
+        _run(training, memory)
+    return Step(memory.peak, work)
+
+
+@contextmanager
+def _backend(name: str | None) -> Iterator[None]:
+    with patched.dict(os.environ, {} if name is None else {"NNUNET_MAMBA_BACKEND": name}):
+        yield
+
+
+def _run(training: Training, memory: LiveMemory) -> None:
+    parameters = list(training.network.parameters())
+    memory.rename([*parameters, *training.network.buffers(), *training.momentum], WEIGHTS)
+    memory.rename([training.x, *training.targets], BATCH)
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(lambda p: memory.rename([p.grad], WEIGHTS))
+    with memory:
+        with training.autocast():
+            with memory.born_as(KEPT):
+                outputs = training.forward()
+            with memory.born_as(LOSS):
+                loss = training.loss(outputs, training.targets)
+        del outputs
+        with memory.born_as("transient", backward=True):
+            loss.backward()
+        training.update()
