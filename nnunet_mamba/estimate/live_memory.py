@@ -1,8 +1,8 @@
 """The bytes that are alive at any moment of a run with fake tensors: which, how many, and when most.
 
-Tensors are counted by storage: born as the result of an operator, gone when autograd and Python have let go of
-it. So what autograd keeps, views, and work in place count as they do in a real run, without the memory and
-the time of one.
+Tensors are counted by storage: born as the result of an operator, gone when autograd and Python have let go
+of it. So what autograd keeps, views, and work in place count as they do in a real run, without the memory
+and the time of one.
 """
 
 from __future__ import annotations
@@ -59,9 +59,13 @@ class LiveMemory(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        born = [self._note(t.untyped_storage(), self.kind) for t in tree_leaves(result) if isinstance(t, Tensor)]
+        born = [
+            self._note(t.untyped_storage(), self.kind) for t in tree_leaves(result) if isinstance(t, Tensor)
+        ]
         scratch = self.observe(func, args, result, any(born) or func._schema.is_mutable)
-        if not (self._in_backward and func is ADD):  # autograd adds gradients in place, where no mode looks on
+        if not (
+            self._in_backward and func is ADD
+        ):  # autograd adds gradients in place, where no mode looks on
             self._compare(scratch)
         return result
 

@@ -28,7 +28,9 @@ def scratch_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[s
         return 0 if plain else int(factors["conv_forward"] * max(nbytes(x), nbytes(result)) + nbytes(weight))
     if name == "aten::convolution_backward":
         grad, x, weight, wanted = args[0], args[1], args[2], args[10]
-        return int(factors["conv_backward"] * (nbytes(grad) + (nbytes(x) if wanted[0] else 0)) + nbytes(weight))
+        return int(
+            factors["conv_backward"] * (nbytes(grad) + (nbytes(x) if wanted[0] else 0)) + nbytes(weight)
+        )
     if name == "nnunet_mamba::selective_scan_backward":
         return _of_scan_backward(args)
     return 0

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch as patched
 
 import torch
 from torch import nn
@@ -17,6 +16,7 @@ from nnunet_mamba.estimate.live_memory import LiveMemory
 from nnunet_mamba.estimate.scratch import scratch_of
 from nnunet_mamba.estimate.training import Training, random_batch
 from nnunet_mamba.estimate.work import work_of
+from nnunet_mamba.ops.backends import ENVIRONMENT
 
 WEIGHTS, BATCH, KEPT, LOSS = "weights", "batch", "kept", "loss"
 
@@ -69,8 +69,16 @@ def simulate(
 
 @contextmanager
 def _backend(name: str | None) -> Iterator[None]:
-    with patched.dict(os.environ, {} if name is None else {"NNUNET_MAMBA_BACKEND": name}):
+    """The scan's backend by its variable, as before afterwards."""
+    before = os.environ.get(ENVIRONMENT)
+    if name is not None:
+        os.environ[ENVIRONMENT] = name
+    try:
         yield
+    finally:
+        if name is not None:
+            os.environ.pop(ENVIRONMENT)
+            os.environ.update({} if before is None else {ENVIRONMENT: before})
 
 
 def _run(training: Training, memory: LiveMemory) -> None:
