@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nnunet_mamba.estimate.profile import Profile
-from nnunet_mamba.estimate.simulate import BATCH, KEPT, LOSS, WEIGHTS, simulate
+from nnunet_mamba.estimate.simulate import BATCH, KEPT, LOSS, WEIGHTS, Step, simulate
 from nnunet_mamba.networks.family import create_network
 
 
@@ -54,15 +54,16 @@ def estimate(
         backend=profile.backend,
     )
     timed = bool(profile.seconds) and precision == profile.precision
-    return Estimate(_memory(step.peak, profile), profile.times(step.work) if timed else None)
+    return Estimate(_memory(step, profile), profile.times(step.work) if timed else None)
 
 
-def _memory(peak: Mapping[str, int], profile: Profile) -> dict[str, int]:
+def _memory(step: Step, profile: Profile) -> dict[str, int]:
+    peak = step.peak
     return {
         "weights, gradients, momentum": peak[WEIGHTS],
         "activations kept for backward": peak[KEPT],
         "batch and loss": peak[BATCH] + peak[LOSS],
         "passing through at the peak": peak["transient"],
         "scratch of operators": peak["scratch"],
-        "process": profile.overhead_bytes,
+        "code and process": profile.overhead_bytes + step.kernels * profile.kernel_bytes,
     }

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Observer = Callable[[Any, tuple[Any, ...], Any, bool], int]
+Observer = Callable[[Any, tuple[Any, ...], Any, int], int]
 ADD = torch.ops.aten.add.Tensor
 
 
@@ -27,8 +27,8 @@ class LiveMemory(TorchDispatchMode):
     """Counts live bytes by kind while it is entered; `peak` is how many of each there were when most were.
 
     Args:
-        observe: (operator, arguments, result, whether it made or changed values) -> bytes of scratch that the
-            operator takes for itself while it runs.
+        observe: (operator, arguments, result, bytes born with it) -> bytes of scratch that the operator takes
+            for itself while it runs.
     """
 
     def __init__(self, observe: Observer = lambda *_: 0):
@@ -62,7 +62,7 @@ class LiveMemory(TorchDispatchMode):
         born = [
             self._note(t.untyped_storage(), self.kind) for t in tree_leaves(result) if isinstance(t, Tensor)
         ]
-        scratch = self.observe(func, args, result, any(born) or func._schema.is_mutable)
+        scratch = self.observe(func, args, result, sum(born))
         if not (
             self._in_backward and func is ADD
         ):  # autograd adds gradients in place, where no mode looks on
@@ -73,15 +73,15 @@ class LiveMemory(TorchDispatchMode):
         if self.live.total() + scratch > self.peak.total():
             self.peak = self.live + Counter({"scratch": scratch})
 
-    def _note(self, storage: Any, kind: str) -> bool:
-        """Whether the storage is new."""
+    def _note(self, storage: Any, kind: str) -> int:
+        """Bytes of the storage if it is new."""
         key = storage._cdata
         if key in self._storages:
-            return False
-        size = storage.nbytes()
+            return 0
+        size: int = storage.nbytes()
         self._storages[key] = (weakref.ref(storage, partial(self._gone, key)), kind, size)
         self.live[kind] += size
-        return True
+        return size
 
     def _gone(self, key: int, reference: Any) -> None:
         if key in self._storages and self._storages[key][0] is reference:

@@ -19,7 +19,8 @@ class Profile:
     precision       fp32 or fp16: what the times were measured in
     backend         of the selective scan
     scratch         factors of `scratch_of`; none where they are not measured
-    overhead_bytes  what a first training step takes beside all tensors and scratch
+    overhead_bytes  what a first training step takes beside all else
+    kernel_bytes    what a library keeps of each different convolution that it has met
     seconds         per unit of work; none where they are not measured
     """
 
@@ -29,6 +30,7 @@ class Profile:
     backend: str
     scratch: Mapping[str, float]
     overhead_bytes: int
+    kernel_bytes: int
     seconds: Mapping[str, float]
 
     def times(self, work: Mapping[str, float]) -> dict[str, float]:
@@ -43,7 +45,7 @@ class Profile:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "torch", {}, 0, {})
+UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "torch", {}, 0, 0, {})
 
 
 def load_profile(name: str) -> Profile:

@@ -1,4 +1,4 @@
-"""Memory that operators take for themselves while they run, which no tensor shows.
+"""Memory of operators that no tensor shows: scratch while they run, and compiled code.
 
 Convolutions: what a device's library needs, as multiples of the input and the output that are measured once.
 Scans: what the code in `nnunet_mamba.ops` allocates, by its own sizes.
@@ -34,6 +34,15 @@ def scratch_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[s
     if name == "nnunet_mamba::selective_scan_backward":
         return _of_scan_backward(args)
     return 0
+
+
+def kernel_of(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """What tells one convolution's code from another's, where a library compiles it for its sizes."""
+    name = name_of(func)
+    if name not in ("aten::convolution", "aten::convolution_backward"):
+        return None
+    first = name.endswith("backward")
+    return name, tuple(args[first].shape), tuple(args[first + 1].shape), repr(args[first + 3 :])
 
 
 def _of_scan_backward(args: tuple[Any, ...]) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from nnunet_mamba.estimate.live_memory import LiveMemory
-from nnunet_mamba.estimate.scratch import scratch_of
+from nnunet_mamba.estimate.scratch import kernel_of, scratch_of
 from nnunet_mamba.estimate.training import Training, random_batch
 from nnunet_mamba.estimate.work import work_of
 from nnunet_mamba.ops.backends import ENVIRONMENT
@@ -23,13 +23,15 @@ WEIGHTS, BATCH, KEPT, LOSS = "weights", "batch", "kept", "loss"
 
 @dataclass(frozen=True)
 class Step:
-    """peak  bytes by kind at the moment when most were alive: weights (with gradients and momentum), batch,
-          kept (the forward pass's tensors), loss, transient (backward's), scratch
-    work  amounts by unit, of the whole step
+    """peak     bytes by kind at the moment when most were alive: weights (with gradients and momentum),
+             batch, kept (the forward pass's tensors), loss, transient (backward's), scratch
+    work     amounts by unit, of the whole step
+    kernels  different convolutions, forward and backward
     """
 
     peak: Counter[str]
     work: Counter[str]
+    kernels: int
 
 
 def simulate(
@@ -53,9 +55,11 @@ def simulate(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     work: Counter[str] = Counter()
+    kernels = set()
 
-    def observe(func: Any, args: tuple[Any, ...], result: Any, works: bool) -> int:
-        work.update(work_of(func, args, result, works))
+    def observe(func: Any, args: tuple[Any, ...], result: Any, born: int) -> int:
+        work.update(work_of(func, args, result, born))
+        kernels.add(kernel_of(func, args))
         return scratch_of(func, args, result, scratch) if scratch else 0
 
     memory = LiveMemory(observe)
@@ -64,7 +68,7 @@ def simulate(
         x, targets = random_batch(network, batch, channels, classes, patch, torch.device(device))
         training = Training(network, x, targets, precision)
         _run(training, memory)
-    return Step(memory.peak, work)
+    return Step(memory.peak, work, len(kernels - {None}))
 
 
 @contextmanager

@@ -28,10 +28,10 @@ aten = torch.ops.aten
 CONVOLUTION, CONVOLUTION_BACKWARD = aten.convolution.default, aten.convolution_backward.default
 
 
-def work_of(func: Any, args: tuple[Any, ...], result: Any, works: bool) -> Counter[str]:
-    """Unit -> amount, of one call of an operator; `works` is False for views and other free calls."""
-    if not works:
-        return Counter()
+def work_of(func: Any, args: tuple[Any, ...], result: Any, born: int) -> Counter[str]:
+    """Unit -> amount, of one call of an operator, whose result takes `born` new bytes."""
+    if not born and not func._schema.is_mutable:
+        return Counter()  # a view
     own = OPERATORS.get(name_of(func), _other)
     return Counter(own(func, args, result)) + Counter({CALL: 1})
 
