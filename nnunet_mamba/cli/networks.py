@@ -77,7 +77,7 @@ def configuration_of(plans: dict, name: str) -> Any:
     if name not in plans["configurations"]:
         known = ", ".join(plans["configurations"])
         raise ValueError(f"No configuration {name!r} in the plans; choose one of {known}.")
-    return PlansManager(plans).getconfiguration_of(name)
+    return PlansManager(plans).get_configuration(name)
 
 
 def _size(name: str, configuration: Any, channels: int, classes: int) -> str:

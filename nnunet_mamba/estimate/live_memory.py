@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Observer = Callable[[Any, tuple[Any, ...], Any, int], int]
+BEFORE = "before"  # the kind of what was there before the mode was entered, from its first use on
 ADD = torch.ops.aten.add.Tensor
 
 
@@ -58,10 +59,10 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        for tensor in _tensors(args):
+            self._note(tensor.untyped_storage(), BEFORE)
         result = func(*args, **(kwargs or {}))
-        born = [
-            self._note(t.untyped_storage(), self.kind) for t in tree_leaves(result) if isinstance(t, Tensor)
-        ]
+        born = [self._note(tensor.untyped_storage(), self.kind) for tensor in _tensors(result)]
         scratch = self.observe(func, args, result, sum(born))
         if not (
             self._in_backward and func is ADD
@@ -91,3 +92,7 @@ class LiveMemory(TorchDispatchMode):
         if key in self._storages:
             _, kind, size = self._storages.pop(key)
             self.live[kind] -= size
+
+
+def _tensors(nest: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from nnunet_mamba.estimate.work import name_of, nbytes
 
 CHUNK = 256  # tokens that the torch backend works on at a time
@@ -17,23 +19,29 @@ CHUNK_TENSORS = 12  # of (b, CHUNK, d, n) that it holds at once
 
 
 def scratch_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[str, float]) -> int:
-    """Bytes. `factors`: conv_forward (of the larger of input and output), conv_transposed (of the output),
-    conv_backward (of the input, where its gradient is asked for, and the output's gradient)."""
+    """Bytes. `factors`, 0 where they are missing: conv_forward (of the weights and the larger of input and
+    output), conv_transposed (of the output), conv_backward (of the weights, the output's gradient and, where
+    its gradient is asked for, the input)."""
     name = name_of(func)
     if name == "aten::convolution":
-        x, weight, transposed = args[0], args[1], args[6]
-        if transposed:
-            return int(factors["conv_transposed"] * nbytes(result))
-        plain = math.prod(weight.shape[2:]) == 1
-        return 0 if plain else int(factors["conv_forward"] * max(nbytes(x), nbytes(result)) + nbytes(weight))
+        return int(_of_convolution(args[0], args[1], args[6], result, factors))
     if name == "aten::convolution_backward":
         grad, x, weight, wanted = args[0], args[1], args[2], args[10]
-        return int(
-            factors["conv_backward"] * (nbytes(grad) + (nbytes(x) if wanted[0] else 0)) + nbytes(weight)
-        )
+        sizes = nbytes(grad) + (nbytes(x) if wanted[0] else 0) + nbytes(weight)
+        return int(factors.get("conv_backward", 0) * sizes)
     if name == "nnunet_mamba::selective_scan_backward":
         return _of_scan_backward(args)
     return 0
+
+
+def _of_convolution(
+    x: Tensor, weight: Tensor, transposed: bool, y: Tensor, factors: Mapping[str, float]
+) -> float:
+    if transposed:
+        return factors.get("conv_transposed", 0) * nbytes(y)
+    if math.prod(weight.shape[2:]) == 1:  # a matrix product
+        return 0
+    return factors.get("conv_forward", 0) * (max(nbytes(x), nbytes(y)) + nbytes(weight))
 
 
 def kernel_of(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

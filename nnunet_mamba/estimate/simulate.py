@@ -60,7 +60,7 @@ def simulate(
     def observe(func: Any, args: tuple[Any, ...], result: Any, born: int) -> int:
         work.update(work_of(func, args, result, born))
         kernels.add(kernel_of(func, args))
-        return scratch_of(func, args, result, scratch) if scratch else 0
+        return 0 if scratch is None else scratch_of(func, args, result, scratch)
 
     memory = LiveMemory(observe)
     with FakeTensorMode(), _backend(backend):
