@@ -38,7 +38,7 @@ CASES: list[tuple[str, int | str]] = [
         for stages in (0, 1, "all")
     ),
     *((name, stages) for name in ("mamba_bi", "segmamba") for stages in (0, 1, "all")),
-    *((name, stages) for name in ("vm_unet", "mamba_unet", "swin_umamba") for stages in (0, 1, "all")),
+    *((name, stages) for name in ("vm_unet", "mamba_unet") for stages in (0, 1, "all")),
 ]
 
 
