@@ -4,8 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-ERROR = "measured networks: docs/memory.md"
-
 
 def add(commands: Any) -> None:
     p = commands.add_parser("estimate", help="predict peak memory and time of a training step on a plan")
@@ -85,7 +83,9 @@ def _print_seconds(parts: dict[str, float] | None) -> None:
     if parts is None:
         print("time of a step: not measured for this device and precision; see --measure")
         return
-    print(f"time of a step {1e3 * sum(parts.values()):6.0f} ms, an estimate; {ERROR}")
+    print(
+        f"time of a step {1e3 * sum(parts.values()):6.0f} ms, a rough estimate: docs/memory.md has its errors"
+    )
     for name, seconds in parts.items():
         print(f"  {1e3 * seconds:17.1f}  {name}")
 

@@ -117,7 +117,7 @@ def measure_overhead(
     """Bytes that first training steps take beyond those of their simulation."""
     with torch.device("meta"):
         fake = create_network("mm_unet", **SMALL)
-    step = simulate(fake, **SMALL_BATCH, precision=precision, scratch=scratch)
+    step = simulate(fake, **SMALL_BATCH, precision=precision, scratch=scratch, device=device.type)
 
     def train() -> None:
         network = create_network("mm_unet", **SMALL).to(device)

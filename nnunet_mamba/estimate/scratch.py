@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_mamba.estimate.work import name_of, nbytes
+from nnunet_mamba.ops.torch_scan import CHUNK
 
-CHUNK = 256  # tokens that the torch backend works on at a time
-CHUNK_TENSORS = 12  # of (b, CHUNK, d, n) that it holds at once
+CHUNK_TENSORS = 12  # of (b, CHUNK, d, n) that the torch backend holds at once
+WHOLE_TENSORS = 6  # of (b, l, d), copies in walking order among them
 
 
 def scratch_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[str, float]) -> int:
@@ -56,8 +57,9 @@ def kernel_of(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 def _of_scan_backward(args: tuple[Any, ...]) -> int:
     dy, u, A, B, C, backend = args[0], args[1], args[3], args[4], args[5], args[-1]
     work = 8 if u.element_size() == 8 else 4
-    sums = (B.numel() + C.numel()) * work  # dB and dC of each thread
-    copy = 0 if dy.stride(-1) == 1 else dy.numel() * work
     if backend == "torch":
-        return CHUNK_TENSORS * u.shape[0] * min(CHUNK, u.shape[1]) * A.numel() * work + 6 * u.numel() * work
-    return sums + copy
+        chunk = u.shape[0] * min(CHUNK, u.shape[1]) * A.numel()
+        return (CHUNK_TENSORS * chunk + WHOLE_TENSORS * u.numel()) * work
+    sums = B.numel() + C.numel()  # dB and dC of each thread, before they are added up
+    copy = 0 if dy.stride(-1) == 1 else dy.numel()
+    return (sums + copy) * work
