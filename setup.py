@@ -12,5 +12,9 @@ setup(
     packages=find_packages(include=["nnunet_mamba", "nnunet_mamba.*"])
     + [f"nnunet_mamba.{name}" for name in BESIDE],
     package_dir={f"nnunet_mamba.{name}": name for name in BESIDE},
-    package_data={"nnunet_mamba": ["py.typed"], "nnunet_mamba.plans_templates": ["*.json"]},
+    package_data={
+        "nnunet_mamba": ["py.typed"],
+        "nnunet_mamba.estimate": ["profiles/*.json"],
+        "nnunet_mamba.plans_templates": ["*.json"],
+    },
 )

@@ -21,6 +21,7 @@ MAY_IMPORT = {  # besides themselves
     "host": NOTHING,
     "plans": {"networks", "resources"},
     "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},
+    "estimate": {"blocks", "networks", "ops"},
     "registration": {"host", "resources"},
 }
 

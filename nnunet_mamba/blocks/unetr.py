@@ -4,11 +4,13 @@ took over: instance norms without weights, convolutions without biases; 2D and 3
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.checkpointing import Levels
 from nnunet_mamba.blocks.convolution import CONV_TRANSPOSE, ConvNormAct, StackedConvs, pointwise
 from nnunet_mamba.blocks.meta import MetaBlock
 
@@ -25,7 +27,7 @@ def residual_block(in_channels: int, out_channels: int, ndim: int) -> MetaBlock:
     return MetaBlock("cnn", branch, None, skip)
 
 
-class UNETRDecoder(nn.Module):
+class UNETRDecoder(Levels):
     """Inputs of every level (full resolution first, each half as large as the one before) -> logits.
 
     Each input passes a residual block on its way into the decoder; those beyond `features` of the blocks are
@@ -64,12 +66,15 @@ class UNETRDecoder(nn.Module):
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         """-> logits, the largest first; only those without deep supervision."""
-        skips = [skip(x) for skip, x in zip(self.skips, inputs, strict=False)] + inputs[len(self.skips) :]
+        skips = [self.run(level, skip, inputs[level]) for level, skip in enumerate(self.skips)]
+        skips += inputs[len(self.skips) :]
         x, logits = skips[-1], []
         for level in reversed(range(len(self.ups))):
-            x = self.blocks[level](torch.cat((self.ups[level](x), skips[level]), 1))
-            if level == 0:
-                x = self.last(x)
+            x = self.run(level, partial(self.enlarge, level), x, skips[level])
             if level == 0 or (self.deep_supervision and level < len(self.seg_layers)):
                 logits.append(self.seg_layers[level](x))
         return logits[::-1]
+
+    def enlarge(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.blocks[level](torch.cat((self.ups[level](x), skip), 1))
+        return self.last(x) if level == 0 else x

@@ -10,6 +10,7 @@ VERBS = (
     "doctor",
     "register",
     "networks",
+    "estimate",
     "import_checkpoint",
 )  # modules of this package; some offer several verbs
 

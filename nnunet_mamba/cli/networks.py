@@ -29,16 +29,17 @@ def networks(args: argparse.Namespace) -> int:
     if args.plans is None:
         print("\n".join(list_networks()))
         return 0
-    plans = _read(args.plans)
-    configuration = _configuration(plans, args.configuration)
-    channels, classes = _ends(args, plans)
+    plans = read_plans(args.plans)
+    configuration = configuration_of(plans, args.configuration)
+    channels, classes = channels_and_classes(args, plans)
     print(f"{args.configuration} of {args.plans.name}, {channels} -> {classes} channels; parameters:")
     for name in list_networks():
         print(f"{name:20s} {_size(name, configuration, channels, classes)}")
     return 0
 
 
-def _read(path: Path) -> dict:
+def read_plans(path: Path) -> dict:
+    """The content of a plans file. ValueError for other files."""
     if not path.is_file():
         raise ValueError(f"{path} is no file; expected the plans of a dataset, {WHERE_PLANS_ARE}.")
     try:
@@ -52,7 +53,7 @@ def _read(path: Path) -> dict:
     return plans
 
 
-def _ends(args: argparse.Namespace, plans: dict) -> tuple[int, int]:
+def channels_and_classes(args: argparse.Namespace, plans: dict) -> tuple[int, int]:
     """Input and output channels, from the options or else from the dataset.json beside the plans."""
     if args.channels is not None and args.classes is not None:
         return args.channels, args.classes
@@ -63,13 +64,13 @@ def _ends(args: argparse.Namespace, plans: dict) -> tuple[int, int]:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     dataset, manager = json.loads(path.read_text()), PlansManager(plans)
-    channels = determine_num_input_channels(manager, _configuration(plans, args.configuration), dataset)
+    channels = determine_num_input_channels(manager, configuration_of(plans, args.configuration), dataset)
     return args.channels or channels, args.classes or manager.get_label_manager(
         dataset
     ).num_segmentation_heads
 
 
-def _configuration(plans: dict, name: str) -> Any:
+def configuration_of(plans: dict, name: str) -> Any:
     """nnU-Net's ConfigurationManager for one configuration."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 

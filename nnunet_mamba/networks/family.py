@@ -115,6 +115,7 @@ def create_network(
     n_blocks_per_stage: PerStage | None = None,
     patch_size: Sequence[int] | None = None,
     deep_supervision: bool = False,
+    checkpoint_stages: int | str = 0,
     **overrides: Any,
 ) -> UNet:
     """A network by name, sized as nnU-Net's plans say.
@@ -127,6 +128,8 @@ def create_network(
         n_blocks_per_stage: residual blocks per stage, from nnU-Net's ResEnc plans.
         patch_size: checked against the strides where given.
         deep_supervision: return a list of logits, the largest first; may be changed in `network.decoder`.
+        checkpoint_stages: of so many stages, from the largest grid down, in encoder and decoder, or of
+            "all", activations are recomputed in backward instead of kept: less memory, a slower step.
         overrides: fields of the network's config (such as `MetaConfig`) and of `Mixer`: order="multi",
             d_state=8.
 
@@ -144,4 +147,6 @@ def create_network(
         n_blocks_per_stage,
         patch_size,
     )
-    return CLASSES[type(config)](config.with_overrides(**overrides), sizes, deep_supervision)
+    network = CLASSES[type(config)](config.with_overrides(**overrides), sizes, deep_supervision)
+    network.recompute(checkpoint_stages)
+    return network

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.checkpointing import Levels
 from nnunet_mamba.blocks.convolution import ConvNormAct, StackedConvs, pointwise, projection_skip, upsampling
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import MIXERS, ChannelMixer
@@ -77,7 +79,7 @@ class StageBuilder:
         return [MetaBlock(within, branch, self.mixer(level) if has_mixer else None, skip)]
 
 
-class Encoder(nn.Module):
+class Encoder(Levels):
     """Stem and stages; gives the features of every stage, full resolution first."""
 
     def __init__(self, config: MetaConfig, geometry: Geometry, builder: StageBuilder):
@@ -100,15 +102,15 @@ class Encoder(nn.Module):
         self.stages = nn.Sequential(*stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.stem(x)
+        x = self.run(0, self.stem, x)
         features = []
-        for stage in self.stages:
-            x = stage(x)
+        for level, stage in enumerate(self.stages):
+            x = self.run(level, stage, x)
             features.append(x)
         return features
 
 
-class Decoder(nn.Module):
+class Decoder(Levels):
     """Upsampling, skips and stages from the bottleneck up; `seg_layers` are the heads of the last stages.
 
     The heads do not depend on `deep_supervision`, so a state_dict fits either way.
@@ -138,12 +140,16 @@ class Decoder(nn.Module):
         """-> logits, the largest first; only those without deep supervision."""
         x, logits = features[-1], []
         without_head = len(self.stages) - len(self.seg_layers)
-        for i, (upsample, stage) in enumerate(zip(self.transpconvs, self.stages, strict=True)):
-            x = upsample(x)
-            x = stage(torch.cat((x, features[-2 - i]), 1) if i < self.n_skips else x)
+        for i in range(len(self.stages)):
+            x = self.run(len(self.stages) - 1 - i, partial(self.enlarge, i), x, features[-2 - i])
             if i == len(self.stages) - 1 or (self.deep_supervision and i >= without_head):
                 logits.append(self.seg_layers[i - without_head](x))
         return logits[::-1]
+
+    def enlarge(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
+        """Stage `i` of the decoder, counted from the deepest."""
+        x = self.transpconvs[i](x)
+        return self.stages[i](torch.cat((x, skip), 1) if i < self.n_skips else x)
 
 
 class MetaUNet(UNet):
@@ -157,6 +163,7 @@ class MetaUNet(UNet):
             Decoder(config, geometry, builder, deep_supervision),
             multiple=geometry.total_strides[-1],
             output_strides=geometry.total_strides,
+            n_levels=geometry.n_stages,
         )
         self.apply(self.initialize)
         if config.init == "zero_residual":

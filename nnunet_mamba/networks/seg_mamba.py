@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.checkpointing import Levels
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import MambaMixer
 from nnunet_mamba.blocks.unetr import UNETRDecoder
@@ -55,8 +57,8 @@ class GatedSpatialConvolution(nn.Module):
         return x + self.fuse(self.local(x) + self.point(x))
 
 
-class Encoder(nn.Module):
-    """Gives the input itself, and of every stage a normalised, mixed copy of what it hands on."""
+class Encoder(Levels):
+    """Gives the input itself, level 0, and of every stage a normalised, mixed copy of what it hands on."""
 
     def __init__(self, config: SegMambaConfig, input_channels: int, features: Sequence[int]):
         super().__init__()
@@ -80,12 +82,14 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         features = [x]
-        for downsample, convolution, stage, output in zip(
-            self.downsamples, self.convolutions, self.stages, self.outputs, strict=True
-        ):
-            x = stage(convolution(downsample(x)))
-            features.append(output(x))
+        for stage in range(len(self.stages)):
+            x, output = self.run(stage + 1, partial(self.reduce, stage), x)
+            features.append(output)
         return features
+
+    def reduce(self, stage: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stages[stage](self.convolutions[stage](self.downsamples[stage](x)))
+        return x, self.outputs[stage](x)
 
 
 def _mamba_layer(mixer: Mixer | None, channels: int, n_slices: int) -> MetaBlock:
@@ -112,6 +116,7 @@ class SegMamba(UNet):
             ),
             multiple=(16, 16, 16),
             output_strides=((1, 1, 1),),
+            n_levels=len(features) + 1,
         )
 
     def check(self, grid: Grid) -> None:

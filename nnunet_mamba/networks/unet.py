@@ -12,6 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.checkpointing import Levels
 from nnunet_mamba.networks.geometry import Grid
 
 ALIASES = (".all_modules.", "decoder.encoder.")  # nnU-Net's checkpoints name the same weights a second time
@@ -26,14 +27,20 @@ class UNet(nn.Module):
             off.
         multiple: what the grid of the encoder's input must be a multiple of.
         output_strides: voxels of the input per voxel of each of the logits.
+        n_levels: resolutions at which encoder and decoder work, if these are `Levels`.
     """
 
     def __init__(
-        self, encoder: nn.Module, decoder: nn.Module, multiple: Grid, output_strides: tuple[Grid, ...]
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        multiple: Grid,
+        output_strides: tuple[Grid, ...],
+        n_levels: int = 0,
     ):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
-        self.multiple, self.output_strides = multiple, output_strides
+        self.multiple, self.output_strides, self.n_levels = multiple, output_strides, n_levels
         self.register_load_state_dict_pre_hook(_drop_aliases)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -45,6 +52,19 @@ class UNet(nn.Module):
             for y, steps in zip(outputs, self.output_strides, strict=False)
         ]
         return logits if self.decoder.deep_supervision else logits[0]
+
+    def recompute(self, stages: int | str) -> None:
+        """Keep no activations of the `stages` largest resolutions ("all": of any) for backward, but compute
+        them once more; 0 keeps all. ValueError for other values."""
+        n = self.n_levels if stages == "all" else stages
+        if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n <= self.n_levels:
+            raise ValueError(
+                f'checkpoint_stages must be "all" or a number from 0 to {self.n_levels}, the resolutions of '
+                f"this network; got {stages!r}."
+            )
+        for module in self.modules():
+            if isinstance(module, Levels):
+                module.n_recomputed = n
 
     def check(self, grid: Grid) -> None:
         """ValueError for a grid that the network cannot take."""

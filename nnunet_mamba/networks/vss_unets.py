@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.checkpointing import Levels
 from nnunet_mamba.blocks.unetr import UNETRDecoder
 from nnunet_mamba.blocks.vss import PatchEmbed, PatchExpand, PatchMerging, vss_stage
 from nnunet_mamba.networks.config import FixedConfig
@@ -82,7 +84,7 @@ class SwinUMambaDConfig(VSSConfig):
     output_strides: ClassVar[tuple[int, ...]] = (1, 4, 8, 16)
 
 
-class VSSEncoder(nn.Module):
+class VSSEncoder(Levels):
     """(B, C, H, W) -> maps of every stage, channels last: `skips_before` its blocks and at last its result,
     as in [1] and [2], or behind them.
 
@@ -98,12 +100,13 @@ class VSSEncoder(nn.Module):
         patch: int = 4,
         skips_before: bool = False,
         grey_as_colour: bool = False,
+        first_level: int = 0,
     ):
         super().__init__()
         if any(below != 2 * above for above, below in pairwise(features)):
             raise ValueError(f"From one VSS stage to the next features double; got {list(features)}.")
         depths = per_stage("depths", config.depths, len(features))
-        self.skips_before = skips_before
+        self.skips_before, self.first_level = skips_before, first_level
         self.repeats = 3 if grey_as_colour and in_channels == 1 else 1
         self.patch_embed = PatchEmbed(self.repeats * in_channels, features[0], patch)
         rates = split(rising(config.drop_path, sum(depths)), depths)
@@ -114,17 +117,20 @@ class VSSEncoder(nn.Module):
         self.apply(initialize_linear)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.patch_embed(x.repeat(1, self.repeats, 1, 1) if self.repeats > 1 else x)
+        x = x.repeat(1, self.repeats, 1, 1) if self.repeats > 1 else x
         maps = []
-        for stage, layer in enumerate(self.layers):
-            if stage:
-                x = self.downsamples[stage - 1](x)
-            before, x = x, layer(x)
+        for stage in range(len(self.layers)):
+            before, x = self.run(self.first_level + stage, partial(self.reduce, stage), x)
             maps.append(before if self.skips_before else x)
         return [*maps, x] if self.skips_before else maps
 
+    def reduce(self, stage: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map of a stage before and behind its blocks."""
+        x = self.downsamples[stage - 1](x) if stage else self.patch_embed(x)
+        return x, self.layers[stage](x)
 
-class AddingDecoder(nn.Module):
+
+class AddingDecoder(Levels):
     """VM-UNet's: skips are added before each enlargement, and that of the largest grid is not used [1]."""
 
     def __init__(
@@ -145,13 +151,18 @@ class AddingDecoder(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         *skips, x = maps
-        x = self.layers[0](x)
-        for level, (expand, layer) in enumerate(zip(self.expands, self.layers[1:], strict=True)):
-            x = layer(expand(x + skips[-1 - level]))
-        return [self.seg_layers[0](channels_first(self.final_expand(x)))]
+        deepest = len(self.expands)
+        x = self.run(deepest, self.layers[0], x)
+        for i in range(deepest):
+            x = self.run(deepest - 1 - i, partial(self.enlarge, i), x, skips[-1 - i])
+        return [self.seg_layers[0](channels_first(self.run(0, self.final_expand, x)))]
+
+    def enlarge(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
+        """Stage `i` of the decoder, counted from the deepest."""
+        return self.layers[i + 1](self.expands[i](x + skip))
 
 
-class ConcatenatingDecoder(nn.Module):
+class ConcatenatingDecoder(Levels):
     """Mamba-UNet's [2] and Swin-UMamba-dagger's [3]: enlarge, concatenate the skip, reduce, VSS blocks.
 
     Args:
@@ -189,15 +200,20 @@ class ConcatenatingDecoder(nn.Module):
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         x, logits = self.norm(maps[-1]), []
-        for level, (expand, reduce, layer) in enumerate(
-            zip(self.expands, self.reductions, self.layers, strict=True)
-        ):
-            skip = maps[len(self.layers) - 1 - level]
-            x = layer(reduce(torch.cat((expand(x), skip), dim=-1)))
+        n = len(self.layers)
+        for i in range(n):
+            x = self.run(n - 1 - i, partial(self.enlarge, i), x, maps[n - 1 - i])
             if self.deep_supervision and len(self.seg_layers) > 1:
-                logits.append(self.seg_layers[level](channels_first(x)))
-        x = self.final_expand(self.norm_last(x))
+                logits.append(self.seg_layers[i](channels_first(x)))
+        x = self.run(0, self.enlarge_last, x)
         return [self.seg_layers[-1](channels_first(x)), *logits[::-1]]
+
+    def enlarge(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
+        """Stage `i` of the decoder, counted from the deepest."""
+        return self.layers[i](self.reductions[i](torch.cat((self.expands[i](x), skip), dim=-1)))
+
+    def enlarge_last(self, x: Tensor) -> Tensor:
+        return self.final_expand(self.norm_last(x))
 
 
 class VMUNet(UNet):
@@ -210,6 +226,7 @@ class VMUNet(UNet):
             AddingDecoder(features, config, sizes.num_classes, deep_supervision),
             MULTIPLE,
             output_grids(config),
+            n_levels=len(features),
         )
 
 
@@ -235,21 +252,21 @@ class MambaUNet(UNet):
             deep_supervision=deep_supervision,
         )
         decoder.apply(initialize_linear)
-        super().__init__(encoder, decoder, MULTIPLE, output_grids(config))
+        super().__init__(encoder, decoder, MULTIPLE, output_grids(config), len(features))
 
 
-class SwinUMambaEncoder(nn.Module):
-    """The input, a convolutional stem's map and those of the VSS stages, channels first [3]."""
+class SwinUMambaEncoder(Levels):
+    """The input (level 0), a convolutional stem's map and those of the VSS stages, channels first [3]."""
 
     def __init__(self, in_channels: int, features: Sequence[int], config: SwinUMambaConfig):
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, features[0], 7, 2, 3), nn.InstanceNorm2d(features[0], affine=True)
         )
-        self.vss = VSSEncoder(features[0], features[1:], config, patch=2)
+        self.vss = VSSEncoder(features[0], features[1:], config, patch=2, first_level=2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        stem = self.stem(x)
+        stem = self.run(1, self.stem, x)
         return [x, stem, *(channels_first(y) for y in self.vss(stem))]
 
 
@@ -270,6 +287,7 @@ class SwinUMamba(UNet):
             ),
             MULTIPLE,
             output_grids(config),
+            n_levels=len(features) + 1,
         )
 
 
@@ -295,7 +313,7 @@ class SwinUMambaD(UNet):
             head_bias=True,
             deep_supervision=deep_supervision,
         )
-        super().__init__(encoder, decoder, MULTIPLE, output_grids(config))
+        super().__init__(encoder, decoder, MULTIPLE, output_grids(config), len(features))
         self.apply(initialize_convolution)
         proj = encoder.patch_embed.proj
         bound = (proj.in_channels * proj.kernel_size[0] ** 2) ** -0.5

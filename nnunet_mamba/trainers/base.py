@@ -13,6 +13,7 @@ from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import create_network, row_of
 from nnunet_mamba.ops.backends import choose_backend
 from nnunet_mamba.plans import network_sizes
+from nnunet_mamba.trainers.checkpoint_stages import asked_checkpoint_stages
 from nnunet_mamba.trainers.non_finite import bare_network
 from nnunet_mamba.trainers.pretrained import start_from_vmamba
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
@@ -30,6 +31,7 @@ class MambaTrainer(RecipeTrainer):
     network_name: ClassVar[str]
     overrides: ClassVar[Mapping[str, Any]] = {}  # of `create_network`
     no_decay_ssm: ClassVar[bool] = False
+    checkpoint_stages: ClassVar[int | str] = 0  # of `create_network`, unless the variable of this name is set
 
     @classmethod
     def build_network_architecture(
@@ -46,6 +48,7 @@ class MambaTrainer(RecipeTrainer):
             input_channels=num_input_channels,
             num_classes=num_output_channels,
             deep_supervision=enable_deep_supervision,
+            checkpoint_stages=asked_checkpoint_stages(cls.checkpoint_stages),
             **network_sizes(cls.network_name, configuration_manager),
             **cls.overrides,
         )

@@ -14,6 +14,7 @@ from torch import nn
 
 from nnunet_mamba.networks import baselines
 from nnunet_mamba.trainers import recipes
+from nnunet_mamba.trainers.checkpoint_stages import refuse_checkpoint_stages
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 from nnunet_mamba.trainers.variants import variant
 
@@ -32,6 +33,7 @@ class BaselineTrainer(RecipeTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
+        refuse_checkpoint_stages(cls.network_name)
         return baselines.create_baseline(
             cls.network_name,
             input_channels=num_input_channels,

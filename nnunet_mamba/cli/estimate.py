@@ -1,0 +1,101 @@
+"""nnunet-mamba estimate: peak memory and time of a training step, before any is taken."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser("estimate", help="predict peak memory and time of a training step on a plan")
+    p.add_argument("plans", type=Path, nargs="?", help="plans file of nnU-Net (.json)")
+    p.add_argument("--network", help="see `nnunet-mamba networks`")
+    p.add_argument("--configuration", default="3d_fullres", help="of the plans (default: 3d_fullres)")
+    p.add_argument("--device", default="cpu", help="cpu, cuda, or the profile (.json) of another device")
+    p.add_argument("--batch", type=int, help="patches per step (default: the plans')")
+    p.add_argument("--patch", type=int, nargs="+", metavar="VOXELS", help="per axis (default: the plans')")
+    p.add_argument("--checkpoint-stages", type=_stages, default=0, metavar="K", help='a number, or "all"')
+    p.add_argument("--precision", choices=("fp32", "fp16"), help="default: fp32 on CPUs, fp16 on CUDA")
+    p.add_argument(
+        "--channels", type=int, help="input channels (default: from dataset.json beside the plans)"
+    )
+    p.add_argument("--classes", type=int, help="output channels, background included (default: likewise)")
+    p.add_argument("--measure", type=Path, metavar="JSON", help="measure cpu or cuda, and write its profile")
+    p.add_argument("--threads", type=int, help="of the CPU, for --measure (default: torch's)")
+    p.set_defaults(run=estimate)
+
+
+def _stages(text: str) -> int | str:
+    return text if text == "all" or not text.isdecimal() else int(text)
+
+
+def estimate(args: argparse.Namespace) -> int:
+    if args.measure is not None:
+        return _measure(args)
+    if args.plans is None or args.network is None:
+        raise ValueError("expected a plans file and --network NAME, or --measure JSON for a new device.")
+    from nnunet_mamba.estimate.estimate import estimate as predict
+    from nnunet_mamba.estimate.profile import load_profile
+
+    profile = load_profile(args.device)
+    sizes, batch = _job(args)
+    precision = args.precision or profile.precision
+    result = predict(
+        args.network,
+        sizes,
+        batch=batch,
+        profile=profile,
+        precision=precision,
+        checkpoint_stages=args.checkpoint_stages,
+    )
+    patch = "x".join(map(str, sizes["patch_size"]))
+    print(
+        f"{args.network}, batch {batch}, patch {patch}, {precision}, on {args.device} ({profile.description})"
+    )
+    _print_memory(result.memory_bytes, measured=bool(profile.scratch))
+    _print_seconds(result.seconds)
+    return 0
+
+
+def _job(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """Arguments of `create_network`, and the batch."""
+    from nnunet_mamba.cli.networks import channels_and_classes, configuration_of, read_plans
+    from nnunet_mamba.plans import network_sizes
+
+    plans = read_plans(args.plans)
+    configuration = configuration_of(plans, args.configuration)
+    sizes = network_sizes(args.network, configuration)
+    channels, classes = channels_and_classes(args, plans)
+    batch = configuration.batch_size if args.batch is None else args.batch
+    patch = sizes["patch_size"] if args.patch is None else tuple(args.patch)
+    if batch < 1 or min(patch) < 1:
+        raise ValueError(f"--batch and --patch must be positive, got batch {batch} and patch {list(patch)}.")
+    return {**sizes, "patch_size": patch, "input_channels": channels, "num_classes": classes}, batch
+
+
+def _print_memory(parts: dict[str, int], measured: bool) -> None:
+    note = "" if measured else ", tensors alone: scratch and allocator of this device are not measured"
+    print(f"peak memory  {sum(parts.values()) / 2**20:8.0f} MiB{note}")
+    for name, size in parts.items():
+        print(f"  {size / 2**20:17.1f}  {name}")
+
+
+def _print_seconds(parts: dict[str, float] | None) -> None:
+    if parts is None:
+        print("time of a step: not measured for this device and precision; see --measure")
+        return
+    print(
+        f"time of a step {1e3 * sum(parts.values()):6.0f} ms, a rough estimate: docs/memory.md has its errors"
+    )
+    for name, seconds in parts.items():
+        print(f"  {1e3 * seconds:17.1f}  {name}")
+
+
+def _measure(args: argparse.Namespace) -> int:
+    from nnunet_mamba.estimate.measure import measure_profile
+
+    if args.device not in ("cpu", "cuda"):
+        raise ValueError(f"--measure takes --device cpu or cuda, got {args.device!r}.")
+    precision = args.precision or ("fp16" if args.device == "cuda" else "fp32")
+    measure_profile(args.device, precision, args.threads).save(args.measure)
+    print(f"-> {args.measure}; use it with --device {args.measure}")
+    return 0

@@ -1,0 +1,64 @@
+"""A device, as numbers measured once: how fast it works, and what its libraries take for themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nnunet_mamba.estimate.work import GROUPS
+
+PROFILES = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """device          of torch: cpu or cuda
+    description     the hardware, its threads and the versions of what ran
+    precision       fp32 or fp16: what the times were measured in
+    backend         of the selective scan
+    scratch         factors of `scratch_of`; none where they are not measured
+    overhead_bytes  what a first training step takes beside all else
+    kernel_bytes    what a library keeps of each different convolution that it has met
+    seconds         per unit of work; none where they are not measured
+    """
+
+    device: str
+    description: str
+    precision: str
+    backend: str
+    scratch: Mapping[str, float]
+    overhead_bytes: int
+    kernel_bytes: int
+    seconds: Mapping[str, float]
+
+    def times(self, work: Mapping[str, float]) -> dict[str, float]:
+        """Seconds for amounts of work by unit, in groups of units."""
+        return {
+            group: sum(work.get(unit, 0) * self.seconds[unit] for unit in units)
+            for group, units in GROUPS.items()
+        }
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "torch", {}, 0, 0, {})
+
+
+def load_profile(name: str) -> Profile:
+    """A profile of this package by name, or the file of one; "cuda", while not measured, knows tensors alone.
+
+    ValueError for others."""
+    path = Path(name) if name.endswith(".json") else PROFILES / f"{name}.json"
+    if path.is_file():
+        return Profile(**json.loads(path.read_text()))
+    if name == "cuda":
+        return UNMEASURED_CUDA
+    known = ", ".join(sorted({"cuda", *(file.stem for file in PROFILES.glob("*.json"))}))
+    raise ValueError(
+        f"No profile {name!r}; choose one of {known}, or measure one on the device itself: "
+        f"nnunet-mamba estimate --measure NAME.json, then --device NAME.json."
+    )

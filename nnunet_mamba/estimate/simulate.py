@@ -1,0 +1,103 @@
+"""A training step without memory or time: fake tensors, counted as they come and go."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from nnunet_mamba.estimate.live_memory import LiveMemory
+from nnunet_mamba.estimate.scratch import kernel_of, scratch_of
+from nnunet_mamba.estimate.training import Training, random_batch
+from nnunet_mamba.estimate.work import work_of
+from nnunet_mamba.ops.backends import ENVIRONMENT
+
+WEIGHTS, BATCH, KEPT, LOSS = "weights", "batch", "kept", "loss"
+
+
+@dataclass(frozen=True)
+class Step:
+    """peak     bytes by kind at the moment when most were alive: weights (with gradients and momentum),
+             batch, kept (the forward pass's tensors), loss, transient (backward's), scratch
+    work     amounts by unit, of the whole step
+    kernels  different convolutions, forward and backward
+    """
+
+    peak: Counter[str]
+    work: Counter[str]
+    kernels: int
+
+
+def simulate(
+    network: nn.Module,
+    *,
+    batch: int,
+    channels: int,
+    classes: int,
+    patch: Sequence[int],
+    precision: str = "fp32",
+    scratch: Mapping[str, float] | None = None,
+    device: str = "cpu",
+    backend: str | None = None,
+) -> Step:
+    """One training step of a network that was built on torch's meta device.
+
+    Args:
+        scratch: factors of `scratch_of`; None: operators take none.
+        device, backend: the device of the fake tensors, and the backend of the scan.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    work: Counter[str] = Counter()
+    kernels = set()
+
+    def observe(func: Any, args: tuple[Any, ...], result: Any, born: int) -> int:
+        work.update(work_of(func, args, result, born))
+        kernels.add(kernel_of(func, args))
+        return 0 if scratch is None else scratch_of(func, args, result, scratch)
+
+    memory = LiveMemory(observe)
+    with FakeTensorMode(), _backend(backend):
+        network = network._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))
+        x, targets = random_batch(network, batch, channels, classes, patch, torch.device(device))
+        training = Training(network, x, targets, precision)
+        _run(training, memory)
+    return Step(memory.peak, work, len(kernels - {None}))
+
+
+@contextmanager
+def _backend(name: str | None) -> Iterator[None]:
+    """The scan's backend by its variable, as before afterwards."""
+    before = os.environ.get(ENVIRONMENT)
+    if name is not None:
+        os.environ[ENVIRONMENT] = name
+    try:
+        yield
+    finally:
+        if name is not None:
+            os.environ.pop(ENVIRONMENT)
+            os.environ.update({} if before is None else {ENVIRONMENT: before})
+
+
+def _run(training: Training, memory: LiveMemory) -> None:
+    parameters = list(training.network.parameters())
+    memory.rename([*parameters, *training.network.buffers(), *training.momentum], WEIGHTS)
+    memory.rename([training.x, *training.targets], BATCH)
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(lambda p: memory.rename([p.grad], WEIGHTS))
+    with memory:
+        with training.autocast():
+            with memory.born_as(KEPT):
+                outputs = training.forward()
+            with memory.born_as(LOSS):
+                loss = training.loss(outputs, training.targets)
+        del outputs
+        with memory.born_as("transient", backward=True):
+            loss.backward()
+        training.update()

@@ -1,0 +1,35 @@
+"""Profiles of devices."""
+
+import pytest
+
+from nnunet_mamba.estimate.profile import UNMEASURED_CUDA, Profile, load_profile
+from nnunet_mamba.estimate.work import UNITS
+
+PROFILE = Profile("cpu", "a test", "fp32", "numba", {"conv_forward": 1.0}, 10, 2, dict.fromkeys(UNITS, 0.5))
+
+
+def test_a_profile_is_saved_and_loaded(tmp_path):
+    PROFILE.save(tmp_path / "mine.json")
+    assert load_profile(str(tmp_path / "mine.json")) == PROFILE
+
+
+def test_times_are_amounts_times_rates_by_group():
+    times = PROFILE.times({"conv_flop": 4, "conv_byte": 2, "scan_element": 6})
+    assert times == {"convolutions": 3.0, "matrix products": 0, "scans": 3.0, "norms and all else": 0}
+
+
+def test_the_profile_of_the_cpu_is_there_and_complete():
+    profile = load_profile("cpu")
+    assert set(profile.seconds) == set(UNITS)
+    assert set(profile.scratch) == {"conv_forward", "conv_transposed", "conv_backward"}
+    assert profile.overhead_bytes > 0
+
+
+def test_cuda_without_a_measurement_knows_tensors_alone():
+    assert load_profile("cuda") == UNMEASURED_CUDA
+    assert not UNMEASURED_CUDA.scratch and not UNMEASURED_CUDA.seconds
+
+
+def test_an_unknown_profile_says_how_to_measure_one():
+    with pytest.raises(ValueError, match=r"No profile 'tpu'; choose one of cpu, cuda, or measure one"):
+        load_profile("tpu")
