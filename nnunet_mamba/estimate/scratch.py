@@ -55,11 +55,13 @@ def kernel_of(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 
 def _of_scan_backward(args: tuple[Any, ...]) -> int:
-    dy, u, A, B, C, backend = args[0], args[1], args[3], args[4], args[5], args[-1]
-    work = 8 if u.element_size() == 8 else 4
+    """Walks run one after the other; what they share, each adds to from a tensor of its own."""
+    dy, u, delta, A, B, C, z, backend = (args[i] for i in (0, 1, 2, 3, 4, 5, 7, -1))
+    work, walks = 8 if u.element_size() == 8 else 4, len(delta)
+    of_one = sum(t is not None for t in (z, u if len(u) < walks else None)) if walks > 1 else 0
     if backend == "torch":
-        chunk = u.shape[0] * min(CHUNK, u.shape[1]) * A.numel()
-        return (CHUNK_TENSORS * chunk + WHOLE_TENSORS * u.numel()) * work
-    sums = B.numel() + C.numel()  # dB and dC of each thread, before they are added up
-    copy = 0 if dy.stride(-1) == 1 else dy.numel()
-    return (sums + copy) * work
+        chunk = dy.shape[0] * min(CHUNK, dy.shape[1]) * A[0].numel()
+        return (CHUNK_TENSORS * chunk + (WHOLE_TENSORS + of_one) * dy.numel()) * work
+    sums = (B.numel() + C.numel()) * (2 if walks > 1 else 1)  # dB and dC of each thread; then of each walk
+    copy = 0 if dy.stride(-1) == 1 else 1
+    return (sums + (of_one + copy) * dy.numel()) * work

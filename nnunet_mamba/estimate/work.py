@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -63,13 +64,13 @@ def _flop(func: Any, args: tuple[Any, ...], result: Any) -> int:
 
 
 def _scan(unit: str, first: int) -> Callable[..., dict[str, int]]:
-    """`first` is where u (b, l, d) and then delta, A (d, n) stand among the arguments."""
-    return lambda func, args, result: {unit: args[first].numel() * args[first + 2].shape[1]}
+    """`first` is where delta (k, b, l, d) and then A (k, d, n) stand among the arguments."""
+    return lambda func, args, result: {unit: args[first].numel() * args[first + 1].shape[2]}
 
 
 def _walk(first: int) -> Callable[..., dict[str, int]]:
-    """`first` is where x (b, l, d) and weight (d, w) stand."""
-    return lambda func, args, result: {WALK: args[first].numel() * args[first + 1].shape[1]}
+    """`first` is where x (k or 1, b, l, d) and weight (k, d, w) stand."""
+    return lambda func, args, result: {WALK: args[first + 1].numel() * math.prod(args[first].shape[1:3])}
 
 
 def _other(func: Any, args: tuple[Any, ...], result: Any) -> dict[str, int]:
@@ -89,8 +90,8 @@ OPERATORS: dict[str, Callable[..., dict[str, int]]] = {
     "aten::addmm": _matmul,
     "aten::bmm": _matmul,
     "aten::baddbmm": _matmul,
-    "nnunet_mamba::selective_scan": _scan(SCAN, 0),
-    "nnunet_mamba::selective_scan_backward": _scan(SCAN_BACKWARD, 1),
+    "nnunet_mamba::selective_scan": _scan(SCAN, 1),
+    "nnunet_mamba::selective_scan_backward": _scan(SCAN_BACKWARD, 2),
     "nnunet_mamba::causal_conv1d": _walk(0),
     "nnunet_mamba::causal_conv1d_backward": _walk(1),
 }

@@ -97,25 +97,24 @@ def chunk_count(length: int) -> int:
 
 
 def forward(
-    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, keep: bool
-) -> tuple[Tensor, Tensor]:
-    """-> y (b, l, d) in u's dtype and, if `keep`, the states before each chunk (b, chunks, n, d)."""
+    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, states: Tensor | None
+) -> Tensor:
+    """-> y (b, l, d) in u's dtype; fills `states`, those before each chunk (b, chunks, n, d)."""
     call = _Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     y = call.empty(*u.shape)
-    shape = (call.batch, chunk_count(call.length), call.n, call.channels) if keep else (0,)
-    states = call.empty(*shape)
     scratch, size = call.scratch(backwards=False)
-    call.run(scan_forward, size, call.problem(states if keep else None, y), scratch)
-    return y.to(u.dtype), states
+    call.run(scan_forward, size, call.problem(states, y), scratch)
+    return y.to(u.dtype)
 
 
 def backward(
-    dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: bool
+    dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: bool, du: Tensor, ddelta: Tensor
 ) -> tuple[Tensor, ...]:
-    """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias, in the dtype of the sums."""
+    """-> gradients of A, B, C, D, z (empty without z) and bias, in the dtype of the sums; fills du and ddelta
+    (b, l, d), contiguous and of that dtype."""
     call = _Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     parts, dy = call.parts(), readable(dy, call.dtype)
-    du, ddelta, dz = (call.empty(*shape) for shape in (u.shape, u.shape, (0,) if z is None else u.shape))
+    dz = call.empty(*((0,) if z is None else u.shape))
     dB, dC = (call.empty(parts, call.batch, call.groups, call.length, call.n) for _ in range(2))
     if parts > 1:  # a thread writes only to the items that it has tasks of
         dB.zero_()
@@ -126,4 +125,4 @@ def backward(
     scratch, size = call.scratch(backwards=True)
     call.run(scan_backward, size, call.problem(states, None), gradients, scratch)
     dB, dC = (t[0] if parts == 1 else t.sum(0) for t in (dB, dC))
-    return du, ddelta, call.unpad(dA), dB, dC, call.unpad(dD)[:, 0], dz, call.unpad(dbias)[:, 0]
+    return call.unpad(dA), dB, dC, call.unpad(dD)[:, 0], dz, call.unpad(dbias)[:, 0]

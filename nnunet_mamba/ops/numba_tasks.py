@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import mmap
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numba
@@ -16,10 +13,10 @@ import torch.nn.functional as F
 from numba.core import event
 from torch import Tensor
 
+from nnunet_mamba.ops.large_pages import empty
 from nnunet_mamba.ops.simd import CACHE_LINE, VECTOR, Row, row_operation
 from nnunet_mamba.ops.threads import run_in_threads, split
 
-LARGE = 1 << 20  # bytes
 _logger = logging.getLogger("nnunet_mamba")
 
 
@@ -97,25 +94,6 @@ def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-@cache
-def _madvise() -> Any:
-    """The C library's madvise, or None."""
-    return getattr(ctypes.CDLL(None), "madvise", None) if hasattr(mmap, "MADV_HUGEPAGE") else None
-
-
-def large_pages(tensor: Tensor) -> Tensor:
-    """The same tensor, not yet written to; Linux is asked for large pages behind it.
-
-    Else a large new tensor costs a page fault every 4 KiB, which take as long as the scan's forward pass.
-    """
-    advise = _madvise()
-    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    size = (tensor.data_ptr() + tensor.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
-    if advise is not None and size >= LARGE:
-        advise(ctypes.c_void_p(start), ctypes.c_size_t(size), ctypes.c_int(mmap.MADV_HUGEPAGE))
-    return tensor
-
-
 class Tasks:
     """A call cut into tasks: a batch item and a block of at most `largest` channels, padded to whole vectors.
 
@@ -152,7 +130,7 @@ class Tasks:
         return blocks[:, : self.group].reshape(self.channels, -1)
 
     def empty(self, *shape: int) -> Tensor:
-        return large_pages(torch.empty(shape, dtype=self.dtype))
+        return empty(*shape, dtype=self.dtype)
 
     def zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.dtype)

@@ -91,30 +91,30 @@ def chunk_count(length: int) -> int:
 
 
 def forward(
-    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, keep: bool
-) -> tuple[Tensor, Tensor]:
-    """-> y (b, l, d) in u's dtype and, if `keep`, the states before each chunk, else an empty tensor."""
+    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, states: Tensor | None
+) -> Tensor:
+    """-> y (b, l, d) in u's dtype; fills `states`, those before each chunk (b, chunks, n, d)."""
     whole = _inputs(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     y = torch.empty_like(whole.u)
     h = y.new_zeros(u.shape[0], *A.shape)
-    kept = []
     for index in range(chunk_count(u.shape[1])):
         chunk = whole.chunk(index)
-        kept.append(h.transpose(1, 2))
-        _, states = chunk.states(h)
-        h = states[:, -1]
-        out = chunk.ungated(states)
+        if states is not None:
+            states[:, index] = h.transpose(1, 2)
+        _, hs = chunk.states(h)
+        h = hs[:, -1]
+        out = chunk.ungated(hs)
         y[:, chunk.walk] = out if chunk.z is None else out * F.silu(chunk.z)
-    return y.to(u.dtype), torch.stack(kept, 1) if keep else y.new_empty(0)
+    return y.to(u.dtype)
 
 
 def backward(
-    dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: bool
+    dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: bool, du: Tensor, ddelta: Tensor
 ) -> tuple[Tensor, ...]:
-    """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias, in the dtype of the sums."""
+    """-> gradients of A, B, C, D, z (empty without z) and bias, in the dtype of the sums; fills du and ddelta
+    (b, l, d)."""
     whole = _inputs(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     dy = dy.to(whole.u.dtype)
-    du, ddelta = torch.empty_like(whole.u), torch.empty_like(whole.u)
     dz = torch.empty_like(whole.u) if z is not None else whole.u.new_empty(0)
     dB, dC = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (whole.B, whole.C))
     dA, dD = torch.zeros_like(whole.A), whole.u.new_zeros(u.shape[2])
@@ -140,7 +140,7 @@ def backward(
         groups = (chunk.B.shape[2], -1)
         dB[:, chunk.walk] = (dh * (chunk.step * chunk.u)[..., None]).unflatten(2, groups).sum(3)
         dC[:, chunk.walk] = (h * dout[..., None]).unflatten(2, groups).sum(3)
-    return du, ddelta, dA, dB.transpose(1, 2), dC.transpose(1, 2), dD, dz, ddelta.sum((0, 1))
+    return dA, dB.transpose(1, 2), dC.transpose(1, 2), dD, dz, ddelta.sum((0, 1))
 
 
 def _from_the_end(decay: Tensor, drive: Tensor, later: Tensor) -> Tensor:

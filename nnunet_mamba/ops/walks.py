@@ -1,75 +1,80 @@
 """Several walks by a backend that takes one at a time: sums of outputs, and of what the walks share.
 
 Shapes: k walks; u (k or 1, b, l, d); delta (k, b, l, d); A (k, d, n); B, C (k, b, g, l, n); D, bias (k, d);
-z, y (b, l, d); rows (k, l); `reverse`, one bool per walk.
+z, y (b, l, d); rows (k, l); `reverse`, one bool per walk. Of the convolution: x (k or 1, b, l, d), weight
+(k, d, w), bias (k, d), y (k, b, l, d).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class OneWalk(Protocol):
-    """A backend module of the scan."""
-
-    forward: Callable[..., tuple[Tensor, Tensor]]
-    backward: Callable[..., tuple[Tensor, ...]]
-    chunk_count: Callable[[int], int]
+from nnunet_mamba.ops.large_pages import empty
 
 
 def forward(
-    module: OneWalk, u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: Sequence[bool], keep: bool
+    module: Any, u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: Sequence[bool], keep: bool
 ) -> tuple[Tensor, Tensor]:
     """-> y in u's dtype, and the states that backward starts from (k, b, chunks, n, d), if `keep`."""
-    u_ = u if len(reverse) == 1 else _summable(u)
-    walks = _each(u_, delta, A, B, C, D, z, bias, rows, reverse)
-    results = [module.forward(*tensors, softplus, backwards, keep) for *tensors, backwards in walks]
-    y = results[0][0]
-    for other, _ in results[1:]:
-        y += other
-    states = [states for _, states in results]
-    return y.to(u.dtype), _stack(states) if keep else states[0]
+    k, b, length, d = delta.shape
+    shape = (k, b, module.chunk_count(length), A.shape[2], d) if keep else (0,)
+    states = empty(*shape, dtype=_of_sums(u), device=u.device)
+    raised = u if k == 1 else u.to(_of_sums(u))  # sums are rounded once
+    y = None
+    for walk, (*tensors, backwards) in enumerate(_each(raised, delta, A, B, C, D, z, bias, rows, reverse)):
+        y = _add(y, module.forward(*tensors, softplus, backwards, states[walk] if keep else None))
+    assert y is not None
+    return y.to(u.dtype), states
 
 
 def backward(
-    module: OneWalk, dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: Sequence[bool]
+    module: Any, dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: Sequence[bool]
 ) -> tuple[Tensor, ...]:
     """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias, in the dtype of the sums."""
-    walks = zip(_each(u, delta, A, B, C, D, z, bias, rows, reverse), states, strict=True)
-    results = [
-        module.backward(dy, *tensors, kept, softplus, backwards) for (*tensors, backwards), kept in walks
-    ]
-    du, ddelta, dA, dB, dC, dD, dz, dbias = zip(*results, strict=True)
-    own = [_stack(grads) for grads in (ddelta, dA, dB, dC, dD, dbias)]
-    du_ = _sum(du)[None] if len(u) == 1 else _stack(du)
-    return du_, *own[:5], _sum(dz), own[5]
+    shared = len(u) < len(delta)
+    ddelta, du = (empty(*t.shape, dtype=_of_sums(u), device=u.device) for t in (delta, u))
+    dz, own = None, []
+    for walk, (*tensors, backwards) in enumerate(_each(u, delta, A, B, C, D, z, bias, rows, reverse)):
+        first = not shared or walk == 0
+        du_ = du[walk if not shared else 0] if first else empty(*dy.shape, dtype=du.dtype, device=u.device)
+        *grads, dz_, dbias = module.backward(
+            dy, *tensors, states[walk], softplus, backwards, du_, ddelta[walk]
+        )
+        own.append((*grads, dbias))
+        dz = _add(dz, dz_)
+        if not first:
+            du[0] += du_
+    dA, dB, dC, dD, dbias = (_stack(grads) for grads in zip(*own, strict=True))
+    assert dz is not None
+    return du, ddelta, dA, dB, dC, dD, dz, dbias
 
 
 def convolve(module: Any, x, weight, bias, rows, silu: bool, reverse: Sequence[bool]) -> Tensor:
-    """The causal convolution of each walk: x (k or 1, b, l, d), weight (k, d, w), bias (k, d) -> (k, b, l,
-    d)."""
-    walks = _each_filter(x, weight, bias, rows, reverse)
-    return _stack([module.forward(*tensors, silu, backwards) for *tensors, backwards in walks])
+    """-> y in x's dtype."""
+    y = empty(len(weight), *x.shape[1:], dtype=_of_sums(x), device=x.device)
+    for walk, (*tensors, backwards) in enumerate(_each_filter(x, weight, bias, rows, reverse)):
+        module.forward(*tensors, silu, backwards, y[walk])
+    return y.to(x.dtype)
 
 
 def convolve_backward(
     module: Any, dy, x, weight, bias, rows, silu: bool, reverse: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of x, weight and bias, in the dtype of the sums."""
-    walks = zip(dy, _each_filter(x, weight, bias, rows, reverse), strict=True)
-    results = [module.backward(dy_, *tensors, silu, backwards) for dy_, (*tensors, backwards) in walks]
-    dx, dweight, dbias = zip(*results, strict=True)
-    return _sum(dx)[None] if len(x) == 1 else _stack(dx), _stack(dweight), _stack(dbias)
-
-
-def _each_filter(x, weight, bias, rows, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
-    for walk, backwards in enumerate(reverse):
-        bias_, rows_ = (None if t is None else t[walk] for t in (bias, rows))
-        yield x[walk if len(x) > 1 else 0], weight[walk], bias_, rows_, backwards
+    shared, total, dxs, rest = len(x) < len(weight), None, [], []
+    for walk, (*tensors, backwards) in enumerate(_each_filter(x, weight, bias, rows, reverse)):
+        dx, *grads = module.backward(dy[walk], *tensors, silu, backwards)
+        rest.append(grads)
+        if shared:
+            total = _add(total, dx)
+        else:
+            dxs.append(dx)
+    dweight, dbias = (_stack(grads) for grads in zip(*rest, strict=True))
+    return _stack(dxs) if total is None else total[None], dweight, dbias
 
 
 def _each(u, delta, A, B, C, D, z, bias, rows, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
@@ -80,15 +85,21 @@ def _each(u, delta, A, B, C, D, z, bias, rows, reverse: Sequence[bool]) -> Itera
         yield u_, delta[walk], A[walk], B[walk], C[walk], D_, z, bias_, rows_, backwards
 
 
-def _summable(u: Tensor) -> Tensor:
-    """Half precision raised to float32, so that sums of outputs are not rounded one by one."""
-    return u.float() if u.dtype in (torch.float16, torch.bfloat16) else u
+def _each_filter(x, weight, bias, rows, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
+    for walk, backwards in enumerate(reverse):
+        bias_, rows_ = (None if t is None else t[walk] for t in (bias, rows))
+        yield x[walk if len(x) > 1 else 0], weight[walk], bias_, rows_, backwards
 
 
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total += tensor
+def _of_sums(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _add(total: Tensor | None, term: Tensor) -> Tensor:
+    """In place, but for the first."""
+    if total is None:
+        return term
+    total += term
     return total
 
 
