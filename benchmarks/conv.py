@@ -2,9 +2,10 @@
 
     python benchmarks/conv.py --threads 1 --json benchmarks/results/conv_cpu_1_thread.json
 
-Forward reads x and writes y: the bound is a copy of x. Backward reads x and dy and writes dx: the bound is their
-sum. Both bounds are timed twice, into memory that is there already and into new memory, which every call needs
-and which costs its page faults. Sizes as in `scan.py`, channels last, 4 taps; milliseconds, best of the rounds.
+Forward reads x and writes y: the bound is a copy of x. Backward reads x and dy and writes dx: the bound is
+their sum. Both bounds are timed twice, into memory that is there already and into new memory, which every
+call needs and which costs its page faults. Sizes as in `scan.py`, channels last, 4 taps; milliseconds, best
+of the rounds.
 """
 
 from __future__ import annotations
