@@ -70,7 +70,7 @@ NETWORKS: Mapping[str, tuple[Layer, tuple[int, ...]]] = {  # where tensors are n
     "vm_unet 2d": (partial(create_network, "vm_unet", input_channels=1, num_classes=3), (4, 1, 96, 96)),
 }
 NETWORK_WEIGHT = 3  # of a network's error, that of a layer is 1
-MIN_SECONDS = 0.3  # per case
+MIN_SECONDS = 0.5  # per case
 
 
 class Case:

@@ -15,16 +15,17 @@ from torch.utils.flop_counter import flop_registry
 # Units of work; a profile knows the seconds of each.
 CONV, CONV_TRAFFIC, DEPTHWISE, MATMUL = "conv_flop", "conv_byte", "depthwise_byte", "matmul_flop"
 SCAN, SCAN_BACKWARD = "scan_element", "scan_backward_element"
-WALK = "walk_element"
+WALK, SCAN_ROW = "walk_element", "scan_row"
 NORM_TRAFFIC, TRAFFIC, CALL = "norm_byte", "byte", "call"
 GROUPS = {  # as a reader wants to see them
     "convolutions": (CONV, CONV_TRAFFIC, DEPTHWISE),
     "matrix products": (MATMUL,),
-    "scans": (SCAN, SCAN_BACKWARD, WALK),
+    "scans": (SCAN, SCAN_BACKWARD, SCAN_ROW, WALK),
     "norms and all else": (NORM_TRAFFIC, TRAFFIC, CALL),
 }
 UNITS = tuple(unit for units in GROUPS.values() for unit in units)
 
+ROW = 64  # channels that a CPU's scan takes through a step together
 aten = torch.ops.aten
 CONVOLUTION, CONVOLUTION_BACKWARD = aten.convolution.default, aten.convolution_backward.default
 
@@ -65,7 +66,13 @@ def _flop(func: Any, args: tuple[Any, ...], result: Any) -> int:
 
 def _scan(unit: str, first: int) -> Callable[..., dict[str, int]]:
     """`first` is where delta (k, b, l, d) and then A (k, d, n) stand among the arguments."""
-    return lambda func, args, result: {unit: args[first].numel() * args[first + 1].shape[2]}
+
+    def count(func: Any, args: tuple[Any, ...], result: Any) -> dict[str, int]:
+        (walks, batch, length, channels), n_states = args[first].shape, args[first + 1].shape[2]
+        rows = walks * batch * length * -(-channels // ROW)
+        return {unit: args[first].numel() * n_states, SCAN_ROW: rows}
+
+    return count
 
 
 def _walk(first: int) -> Callable[..., dict[str, int]]:
