@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from scans import problem
 
 from nnunet_mamba.ops import selective_scan
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -18,9 +19,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def test_the_yardstick_matches_the_reference(monkeypatch, threads):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from native import NativeScan, build
-    from scan import arguments
 
-    call = arguments(2, 96, 150, 8)
+    call = problem(2, 96, 150, None, 8)
     native = NativeScan(build(), call, threads)
     native.forward()
     native.backward()
