@@ -13,7 +13,7 @@ every UNROLL steps in a scratch of its own, and then goes back, with the states 
 A sequence is a tuple (pointer, stride of walks, of batch items, of rows), last axis contiguous; B and C have
 a stride of groups before that of rows. A piece is one walk's block of states; pieces are launched together,
 each with outputs of its own, or one after the other, and add to what is there. No sum depends on the order in
-which programs run. Offsets are int64.
+which programs run. Offsets of items are int64, those within an item INDEX.
 """
 
 from __future__ import annotations
@@ -89,16 +89,17 @@ def _per_channel(ptr, sizes, walk, channel, inside, ACC: tl.constexpr):
 
 
 @triton.jit
-def _visits(rows_ptr, sizes, walk, t, UNROLL: tl.constexpr):
-    """The rows of memory that steps t, t + 1, ... of the walk visit; past the end, the last one's."""
+def _visits(rows_ptr, sizes, walk, t, UNROLL: tl.constexpr, INDEX: tl.constexpr):
+    """The rows of memory that steps t, t + 1, ... of the walk visit; past the end, the last one's. INDEX is
+    an integer that can count the values of an item."""
     rows = ()
     for i in tl.static_range(UNROLL):
         visit = tl.minimum(t + i, sizes.length - 1)
         visit = tl.where((sizes.reverse >> walk) & 1 != 0, sizes.length - 1 - visit, visit)
         if rows_ptr is None:
-            rows = rows + (visit.to(tl.int64),)
+            rows = rows + (visit.to(INDEX),)
         else:
-            rows = rows + (tl.load(rows_ptr + walk * sizes.length + visit).to(tl.int64),)
+            rows = rows + (tl.load(rows_ptr + walk * sizes.length + visit).to(INDEX),)
     return rows
 
 
@@ -200,7 +201,7 @@ def _segment(sizes, segment, item):
 def segment_ends(
     u, delta, A_ptr, B, bias_ptr, rows_ptr, ends_ptr, totals_ptr, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
-    N: tl.constexpr, WIDTH: tl.constexpr,
+    INDEX: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The state at a segment's end if it is zero at its start -> ends (pieces, b, segments, N, d), and the
     sum of its step sizes -> totals (pieces, b, segments, d)."""
@@ -214,7 +215,7 @@ def segment_ends(
     h = tl.zeros([N, WIDTH], ACC)
     total = tl.zeros([1, WIDTH], ACC)
     for t in range(begin, end, UNROLL):
-        rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+        rows = _visits(rows_ptr, sizes, walk, t, UNROLL, INDEX)
         steps, _ = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
         us, Bs = _read(u_at, u[3], rows, inside, ACC), _read(B_at, B[4], rows, known, ACC)
         for i in tl.static_range(UNROLL):
@@ -257,7 +258,7 @@ def carry(
 def forward(
     u, delta, A_ptr, B, C, D_ptr, z, bias_ptr, rows_ptr, starts_ptr, states_ptr, y, y_add, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
-    N: tl.constexpr, WIDTH: tl.constexpr,
+    INDEX: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """y, and where they are wanted the states before every CHUNK steps -> states (walks, b, chunks, n, d)."""
     walk, state_block, item, segment, group, channel, inside, state = _coordinates(sizes, first, N, WIDTH)
@@ -279,7 +280,7 @@ def forward(
             kept = ((walk * sizes.batch + item) * chunks + start // CHUNK) * sizes.n + state_block * N + state
             tl.store(states_ptr + kept * sizes.channels + channel, h, mask=inside & known)
         for t in range(start, tl.minimum(start + CHUNK, end), UNROLL):
-            rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+            rows = _visits(rows_ptr, sizes, walk, t, UNROLL, INDEX)
             steps, _ = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
             us = _read(u_at, u[3], rows, inside, ACC)
             gates = _gates(z, channel, walk, item, rows, inside, ACC)
@@ -296,7 +297,7 @@ def forward(
 def segment_gradients(
     dy, delta, A_ptr, C, z, bias_ptr, rows_ptr, ends_ptr, totals_ptr, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
-    N: tl.constexpr, WIDTH: tl.constexpr,
+    INDEX: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """What a segment sends to the state before it, if nothing reaches it from later; and the sum of its step
     sizes. Shapes as in `segment_ends`."""
@@ -312,7 +313,7 @@ def segment_gradients(
     tiles = tl.cdiv(end - begin, UNROLL)
     for tile in range(0, tiles):
         t = begin + (tiles - 1 - tile) * UNROLL
-        rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+        rows = _visits(rows_ptr, sizes, walk, t, UNROLL, INDEX)
         steps, _ = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
         dys, gates = _read(dy_at, dy[3], rows, inside, ACC), _gates(z, channel, walk, item, rows, inside, ACC)
         Cs = _read(C_at, C[4], rows, known, ACC)
@@ -331,7 +332,7 @@ def backward(
     dy, u, delta, A_ptr, B, C, D_ptr, z, bias_ptr, rows_ptr, states_ptr, later_ptr, scratch_ptr,
     du, ddelta, dz, dB_ptr, dC_ptr, dA_ptr, dD_ptr, dbias_ptr, du_add, ddelta_add, dz_add, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
-    N: tl.constexpr, WIDTH: tl.constexpr,
+    INDEX: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """All gradients. du, ddelta, dz are sequences; dB, dC (pieces, channel blocks, b, g, l, N); dA (pieces,
     b, segments, N, d); dD, dbias (pieces, b, segments, d)."""
@@ -367,7 +368,7 @@ def backward(
         for tile in range(0, tiles - 1):
             tl.store(kept_at + tile * (N * WIDTH), h)
             t = start + tile * UNROLL
-            rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+            rows = _visits(rows_ptr, sizes, walk, t, UNROLL, INDEX)
             steps, _ = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
             us, Bs = _read(u_at, u[3], rows, inside, ACC), _read(B_at, B[4], rows, known, ACC)
             for i in tl.static_range(UNROLL):
@@ -378,7 +379,7 @@ def backward(
             tile = tiles - 1 - back
             t = start + tile * UNROLL
             h = tl.load(kept_at + tile * (N * WIDTH))
-            rows = _visits(rows_ptr, sizes, walk, t, UNROLL)
+            rows = _visits(rows_ptr, sizes, walk, t, UNROLL, INDEX)
             steps, slopes = _steps(delta_at, delta[3], rows, bias, inside, end - t, SOFTPLUS, TERMS)
             us, dys = _read(u_at, u[3], rows, inside, ACC), _read(dy_at, dy[3], rows, inside, ACC)
             Bs, Cs = _read(B_at, B[4], rows, known, ACC), _read(C_at, C[4], rows, known, ACC)

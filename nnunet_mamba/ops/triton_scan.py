@@ -69,11 +69,17 @@ class _Call:
             "SOFTPLUS": softplus,
             "TERMS": 17 if self.dtype == torch.float64 else 8,
             "ACC": tl.float64 if self.dtype == torch.float64 else tl.float32,
+            "INDEX": tl.int32 if self.fits_int32() else tl.int64,
             "N": self.block,
             "WIDTH": WIDTH,
             "num_warps": 1,
             "enable_fp_fusion": True,
         }
+
+    def fits_int32(self) -> bool:
+        """Whether 32 bits can count the values of one batch item, the gradients' own arrays included."""
+        rows = (s[-1] for s in (*self.u_delta, self.B, self.C, self.z))
+        return self.length * max(*rows, self.channels) < 2**31
 
     def cut(self, wanted: int) -> tuple[bool, int]:
         """Whether all pieces run together, and steps per segment, for about `wanted` programs at once.

@@ -57,6 +57,8 @@ def cut_into(way: str, monkeypatch) -> None:
     processors, shortest = {"one segment": (1, 10**6), "segments": (16, 32), "pieces in turn": (1, 1)}[way]
     monkeypatch.setattr(triton_scan, "processors", lambda device: processors)
     monkeypatch.setattr(triton_scan, "SHORTEST", shortest)
+    if way == "pieces in turn":  # with 64 bits, too
+        monkeypatch.setattr(triton_scan._Call, "fits_int32", lambda call: False)
 
 
 CASES = {
