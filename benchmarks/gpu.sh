@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that needs an NVIDIA GPU, measured at once, in some ten minutes: the kernels' tests, the scans
-# beside mamba_ssm (where it is installed), networks beside nnU-Net's, memory as predicted and as measured.
+# Everything that needs an NVIDIA GPU, in ten minutes at most: scans beside mamba_ssm (where it is installed),
+# networks beside nnU-Net's own, and the kernels' tests.
 #
 #   benchmarks/gpu.sh [FOLDER FOR THE RECORDS]        default: benchmarks/results
 #
@@ -18,12 +18,12 @@ step() { # go on after a failure, and say so at the end: the machine may be borr
 }
 
 "$python" -c 'import torch; assert torch.cuda.is_available(), "torch finds no CUDA device here"'
-step 150 "$python" -m pytest -m gpu tests/ops -q
-step 150 "$python" benchmarks/scan.py --device cuda --record "$folder/scan_cuda"
+step 150 "$python" benchmarks/scan.py --device cuda --rounds 4 --record "$folder/scan_cuda"
 networks=(mm_unet umamba_bot mamba_multi resenc_m swin_unetr)
 if "$python" -c 'import selective_scan_cuda' 2>/dev/null; then
     networks+=(mm_unet@mamba_ssm mamba_multi@mamba_ssm)
 fi
-step 240 "$python" benchmarks/networks.py "${networks[@]}" --device cuda --steps 10 --inference \
+step 220 "$python" benchmarks/networks.py "${networks[@]}" --device cuda --steps 10 --inference \
     --record "$folder/networks_cuda"
+step 230 "$python" -m pytest -m gpu tests/ops -q
 exit "$failed"

@@ -360,6 +360,7 @@ def main() -> None:
     print(describe(record))
     if args.record:
         write(args.record, record, describe(record))
+        print(f"-> {args.record}.json, {args.record}.md")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,9 @@ def heading(record: dict[str, Any]) -> str:
 
 
 def write(path: Path, record: dict[str, Any], page: str) -> None:
-    """<path>.json and <path>.md"""
+    """<path>.json and <path>.md, each whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    path.with_suffix(".md").write_text(page)
-    print(f"-> {path}.json, {path}.md")
+    for suffix, text in ((".json", json.dumps(record, indent=1) + "\n"), (".md", page)):
+        new = path.with_suffix(f"{suffix}.new")
+        new.write_text(text)
+        new.replace(path.with_suffix(suffix))

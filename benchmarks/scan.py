@@ -4,8 +4,8 @@
     python benchmarks/scan.py --device cuda --record benchmarks/results/scan_cuda
 
 CPU sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 tokens at batch 2 (16 states),
-and VMamba's 56 x 56 tokens, in float32. CUDA sizes are full resolution and deep stages of published plans, in
-float16. K walks share a gate: memory order, its reverse, and from the third on another axis fastest. With
+and VMamba's 56 x 56 tokens. CUDA sizes are full resolution and deep stages of published plans, in float16 and
+in float32, as the networks call it. K walks share a gate: memory order, its reverse, and from the third on another axis fastest. With
 --native, the same scan by hand in C++ (native_scan.cpp, built with g++ here and now) takes part, on memory
 that it was given beforehand. The backend mamba_ssm runs once per walk, with copies there and back.
 
@@ -22,6 +22,7 @@ import ctypes
 import math
 import time
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from nnunet_mamba import available_backends
 from nnunet_mamba.ops import sum_of_scans
 from nnunet_mamba.scan_order import ScanPath
 
+DTYPES = {"float16": torch.float16, "float32": torch.float32}
 Size = tuple[int, int, tuple[int, ...], int]  # batch, channels, grid, states
 SIZES: dict[str, dict[str, Size]] = {
     "cpu": {
@@ -56,10 +58,10 @@ SLOW = ("reference", "torch")
 LONGEST = {"reference": 1000, "torch": 100_000}  # tokens; longer would take minutes
 
 
-def arguments(size: Size, walks: int, device: str) -> dict[str, Any]:
+def arguments(size: Size, walks: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
     """Of `sum_of_scans`, all tensors wanting gradients."""
     torch.manual_seed(0)
-    (b, d, grid, n), dtype = size, torch.float16 if device == "cuda" else torch.float32
+    b, d, grid, n = size
     length = math.prod(grid)
 
     def random(*shape: int, kind: torch.dtype = dtype) -> torch.Tensor:
@@ -110,19 +112,17 @@ def measure(call: dict[str, Any], dy: torch.Tensor, backend: str) -> tuple[float
 
 
 def compare(
-    size: Size, walks: int, backends: list[str], args: argparse.Namespace, library: ctypes.CDLL | None
+    call: dict[str, Any], length: int, backends: list[str], rounds: int, library: ctypes.CDLL | None
 ) -> dict[str, dict[str, float]]:
     """Best forward and backward milliseconds by backend, and of C++ as "native"; peak memory."""
-    call = arguments(size, walks, args.device)
     dy = torch.ones_like(call["z"])
-    length = math.prod(size[2])
     usable = [name for name in backends if length <= LONGEST.get(name, length)]
     candidates: dict[str, Any] = {name: partial(measure, call, dy, name) for name in usable}
-    if library and walks == 1:
+    if library and len(call["delta"]) == 1:
         native = NativeScan(library, _channels_first(call), torch.get_num_threads())
         candidates["native"] = lambda: (native.forward(), native.backward(), math.nan)
     times: dict[str, list[tuple[float, float, float]]] = {name: [] for name in candidates}
-    for round_ in range(args.rounds + 1):  # the first round compiles and warms up
+    for round_ in range(rounds + 1):  # the first round compiles and warms up
         for name, candidate in candidates.items():
             if name not in SLOW or round_ < 4:
                 times[name].append(candidate())
@@ -141,10 +141,11 @@ def _channels_first(call: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {k: t.mT if k in sequences else t for k, t in {**own, "z": call["z"]}.items()}
 
 
-def least(size: Size, walks: int, device: str) -> dict[str, float]:
-    """Bytes and exponentials that forward and backward need, each argument and result counted once."""
+def least(size: Size, walks: int, value: int) -> dict[str, float]:
+    """Bytes and exponentials that forward and backward need, each argument and result of `value` bytes counted
+    once."""
     b, d, grid, n = size
-    tokens, value = b * math.prod(grid), 2 if device == "cuda" else 4
+    tokens = b * math.prod(grid)
     per_walk, shared, states = d * value, d * value, n * value
     return {
         "forward_bytes": tokens * (walks * (2 * per_walk + 2 * states) + 2 * shared),  # u, delta, B, C; z, y
@@ -169,14 +170,14 @@ def rated(found: dict[str, float], need: dict[str, float], rates: dict[str, floa
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| size (batch, channels, tokens, states) | walks | backend | forward ms | backward ms "
+        "| size (batch, channels, tokens, states) | dtype | walks | backend | forward ms | backward ms "
         "| over the best | peak MiB | GB/s | share of the floor |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         memory = "" if math.isnan(row["peak_mib"]) else f"{row['peak_mib']:.0f}"
         lines.append(
-            f"| {row['size']} | {row['walks']} | `{row['backend']}` | {row['forward_ms']:.2f} "
+            f"| {row['size']} | {row['dtype']} | {row['walks']} | `{row['backend']}` | {row['forward_ms']:.2f} "
             f"| {row['backward_ms']:.2f} | {row['over_best']:.2f} | {memory} | {row['gb_per_s']:.1f} "
             f"| {row['floor']:.0%} |"
         )
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--walks", type=int, nargs="+", help="default: 1 on the CPU; 1, 2 and 4 on CUDA")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: float32; on CUDA float16, too")
     parser.add_argument("--native", action="store_true", help="C++ as well; needs g++")
     usable = [name for name, state in available_backends().items() if state == "ok"]
     parser.add_argument("--backends", nargs="+", choices=usable)
@@ -204,31 +206,29 @@ def main() -> None:
     backends = args.backends or [name for name in usable if name not in only_elsewhere]
     library = build() if args.native else None
     rates = {"bytes": bandwidth(args.device), "exps": exponentials(args.device)}
-    rows = []
-    for name, size in SIZES[args.device].items():
-        for walks in args.walks or ((1, 2, 4) if cuda else (1,)):
-            found = compare(size, walks, backends, args, library)
-            best = min(result["forward_ms"] + result["backward_ms"] for result in found.values())
-            label = f"{name} ({size[0]}, {size[1]}, {math.prod(size[2])}, {size[3]})"
-            for backend, result in found.items():
-                ratio = (result["forward_ms"] + result["backward_ms"]) / best
-                rated_ = rated(result, least(size, walks, args.device), rates)
-                rows.append(
-                    {
-                        "size": label,
-                        "walks": walks,
-                        "backend": backend,
-                        **result,
-                        "over_best": ratio,
-                        **rated_,
-                    }
-                )
-                print(table(rows[-1:]).splitlines()[-1], flush=True)
-    record = {**surroundings(args.device), "rounds": args.rounds, "rates_per_s": rates, "rows": rows}
+    record = {**surroundings(args.device), "rounds": args.rounds, "rates_per_s": rates, "rows": []}
+    walks = args.walks or ((1, 2, 4) if cuda else (1,))
+    dtypes = args.dtypes or (("float16", "float32") if cuda else ("float32",))
+    for (name, size), dtype, k in product(SIZES[args.device].items(), dtypes, walks):
+        call = arguments(size, k, args.device, DTYPES[dtype])
+        found = compare(call, math.prod(size[2]), backends, args.rounds, library)
+        need = least(size, k, DTYPES[dtype].itemsize)
+        best = min(result["forward_ms"] + result["backward_ms"] for result in found.values())
+        label = f"{name} ({size[0]}, {size[1]}, {math.prod(size[2])}, {size[3]})"
+        for backend, result in found.items():
+            ratio = {"over_best": (result["forward_ms"] + result["backward_ms"]) / best}
+            kind = {"size": label, "dtype": dtype, "walks": k, "backend": backend}
+            record["rows"].append({**kind, **result, **ratio, **rated(result, need, rates)})
+            print(table(record["rows"][-1:]).splitlines()[-1], flush=True)
+        if args.record:  # after every size: what is measured stays, whatever comes
+            write(args.record, record, describe(record))
+
+
+def describe(record: dict[str, Any]) -> str:
+    """The record as a page of Markdown."""
+    rates = record["rates_per_s"]
     measured = f"{rates['bytes'] / 1e9:.0f} GB/s copied, {rates['exps'] / 1e9:.1f} G exponentials/s"
-    page = f"{heading(record)} Best of {args.rounds} rounds; {measured}.\n\n{table(rows)}\n"
-    if args.record:
-        write(args.record, record, page)
+    return f"{heading(record)} Best of {record['rounds']} rounds; {measured}.\n\n{table(record['rows'])}\n"
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -29,20 +29,25 @@ def _numba_state() -> str:
 
 def interpreting() -> bool:
     """Whether Triton interprets its kernels on the CPU, for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
 @lru_cache
 def _triton_state() -> str:
-    try:
-        found = version("triton")
-    except PackageNotFoundError:
+    """Triton's first use builds a small launcher with the C compiler; a missing one shows here, not later."""
+    if importlib.util.find_spec("triton") is None:
         return "triton is not installed; on Linux: pip install triton"
-    if tuple(int(part) for part in found.split(".")[:2]) < OLDEST_TRITON:
-        return f"triton {found} is too old; {'.'.join(map(str, OLDEST_TRITON))} comes with torch 2.7"
-    if not interpreting() and (torch.version.cuda is None or not torch.cuda.is_available()):
-        return "torch finds no NVIDIA GPU here"
     try:
+        import triton
+
+        if tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2]) < OLDEST_TRITON:
+            oldest = ".".join(map(str, OLDEST_TRITON))
+            return f"triton {triton.__version__} is too old; {oldest} comes with torch 2.7"
+        if not interpreting():
+            if torch.version.cuda is None or not torch.cuda.is_available():
+                return "torch finds no NVIDIA GPU here"
+            triton.runtime.driver.active.get_current_target()
+        import nnunet_mamba.ops.triton_conv
         import nnunet_mamba.ops.triton_scan  # noqa: F401
     except Exception as error:
         return f"triton cannot be used ({type(error).__name__}: {error})"
@@ -53,9 +58,13 @@ def _triton_state() -> str:
 def _mamba_ssm_state() -> str:
     """By its compiled module: newer releases of the package come without it unless asked at installation."""
     if importlib.util.find_spec("mamba_ssm") is None:
-        return "mamba_ssm is not installed; the triton backend needs no compiler"
+        return "mamba_ssm is not installed; the triton backend does without"
     if importlib.util.find_spec("selective_scan_cuda") is None:
         return "this mamba_ssm has no selective_scan_cuda (MAMBA_KEEP_CUDA_BUILD=TRUE builds it)"
+    try:
+        import mamba_ssm.ops.selective_scan_interface  # noqa: F401
+    except Exception as error:  # built for another torch
+        return f"mamba_ssm cannot be used ({type(error).__name__}: {error})"
     return "ok" if torch.cuda.is_available() else "torch finds no NVIDIA GPU here"
 
 

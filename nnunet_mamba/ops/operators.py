@@ -102,11 +102,14 @@ def _(dy, u, delta, A, B, C, D, z, bias, rows, states, softplus, reverse, backen
 
 def _save_scan(ctx, inputs, output) -> None:
     *tensors, softplus, reverse, _, backend = inputs
+    ctx.set_materialize_grads(False)  # the states have no gradient, and need no zeros for it
     ctx.save_for_backward(*tensors, output[1])
     ctx.options = (softplus, reverse, backend)
 
 
 def _scan_gradients(ctx, dy, _):
+    if dy is None:
+        return (None,) * 13
     *tensors, states = ctx.saved_tensors
     grads = scan_backward(dy, *tensors, states, *ctx.options)
     wanted = [None if tensor is None else grad for grad, tensor in zip(grads, tensors, strict=False)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import mamba_ssm_scan, onnx_scan, operators, reference
-from nnunet_mamba.ops.backends import choose_backend
+from nnunet_mamba.ops.backends import choose_backend, state_of
 
 
 def selective_scan(
@@ -50,12 +50,12 @@ def selective_scan(
     """
     B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
     _check_scan(u, delta, A, B, C, D, z, delta_bias)
-    _check_rows(rows, u.shape[-1])
     sequences = (t.transpose(-1, -2) for t in (u, delta, B, C))
     u, delta, B, C = (t.unsqueeze(0) for t in sequences)
     own = (None if t is None else t.unsqueeze(0) for t in (A, D, delta_bias, rows))
     A_, D, bias, rows = own
     assert A_ is not None
+    _check_rows(rows, 1, u)
     z = None if z is None else z.transpose(-1, -2)
     y = _scan(u, delta, A_, B, C, D, z, bias, rows, delta_softplus, [reverse], backend)
     return y.transpose(-1, -2)
@@ -93,10 +93,9 @@ def sum_of_scans(
         )
     channels_first = (t[0].transpose(-1, -2) for t in (u, delta, B, C))
     u_, delta_, B_, C_ = channels_first
-    own = (None if t is None else t[0] for t in (D, delta_bias, rows))
-    D_, bias_, rows_ = own
+    D_, bias_ = (None if t is None else t[0] for t in (D, delta_bias))
     _check_scan(u_, delta_, A[0], B_, C_, D_, None if z is None else z.transpose(-1, -2), bias_)
-    _check_rows(rows_, u.shape[-2])
+    _check_rows(rows, walks, u)
     return _scan(u, delta, A, B, C, D, z, delta_bias, rows, delta_softplus, list(reverse), backend)
 
 
@@ -181,8 +180,10 @@ def causal_conv1d_walks(
             f"{len(weight)} filters need as many of reverse (got {len(reverse)}) and of x (got {len(x)}), "
             "or one x for all."
         )
-    _check_rows(None if rows is None else rows[0], x.shape[-2])
+    _check_rows(rows, len(weight), x)
     name = choose_backend(backend, x.device.type)
+    if name == "mamba_ssm" and state_of("triton") == "ok":  # it has no convolution
+        name = "triton"
     if name in ("numba", "triton") and not torch.onnx.is_in_onnx_export():
         return operators.conv(x, weight, bias, rows, activation == "silu", list(reverse), name)
     results = []
@@ -199,9 +200,19 @@ def _needs_gradient(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _check_rows(rows: Tensor | None, length: int) -> None:
-    if rows is not None and (rows.shape != (length,) or rows.dtype != torch.int32):
-        raise ValueError(f"rows must be int32 ({length},), got {rows.dtype} {tuple(rows.shape)}.")
+def _check_rows(rows: Tensor | None, walks: int, sequence: Tensor) -> None:
+    """rows (k, l) to go with a sequence (..., l, d)."""
+    if rows is None:
+        return
+    length = sequence.shape[-2]
+    if rows.shape != (walks, length) or rows.dtype != torch.int32:
+        shape = tuple(rows.shape[1:] if walks == 1 else rows.shape)
+        wanted = f"({length},)" if walks == 1 else f"({walks}, {length})"
+        raise ValueError(f"rows must be int32 {wanted}, got {rows.dtype} {shape}.")
+    if rows.device != sequence.device:
+        raise ValueError(
+            f"rows are on {rows.device}, the sequence is on {sequence.device}; move one of them."
+        )
 
 
 def _check_scan(u, delta, A, B, C, D, z, bias) -> None:

@@ -73,7 +73,7 @@ def _filtered(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def conv_forward(
     x, weight_ptr, bias_ptr, rows_ptr, y, length, channels, tiles, reverse, first,
     SILU: tl.constexpr, TAPS: tl.constexpr, STEPS: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
@@ -89,13 +89,14 @@ def conv_forward(
     tl.store(at, value.to(y[0].dtype.element_ty), mask=(t < length) & known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def conv_backward(
     dy, x, weight_ptr, bias_ptr, rows_ptr, dx, dweight_ptr, dbias_ptr, length, channels, tiles, reverse,
-    first, add,
-    SILU: tl.constexpr, TAPS: tl.constexpr, STEPS: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
+    first,
+    ADD: tl.constexpr, SILU: tl.constexpr, TAPS: tl.constexpr, STEPS: tl.constexpr, WIDTH: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
-    """dx, added to what is there where `add`; dweight (k, programs, w, d), dbias (k, programs, d) of each
+    """dx, added to what is there where ADD; dweight (k, programs, w, d), dbias (k, programs, d) of each
     tile."""
     walk, item, _, t, channel, known = _coordinates(length, channels, tiles, first, STEPS, WIDTH)
     through = tl.zeros([STEPS, WIDTH], ACC)
@@ -120,7 +121,8 @@ def conv_backward(
     inside = (t < length) & known
     row = _rows(rows_ptr, walk, t, t < length, length, reverse)
     at = dx[0] + walk * dx[1] + item * dx[2] + row * dx[3] + channel
-    through += tl.load(at, mask=tl.where(add != 0, inside, False), other=0).to(ACC)
+    if ADD:
+        through += tl.load(at, mask=inside, other=0).to(ACC)
     tl.store(at, through.to(dx[0].dtype.element_ty), mask=inside)
 
 
@@ -175,6 +177,6 @@ def backward(
         grid = (*call.grid[:2], 1) if shared else call.grid
         with torch.cuda.device_of(x):
             conv_backward[grid](
-                sequence(dy), *call.inputs, *outputs, *call.sizes, first, int(first > 0), **call.options
+                sequence(dy), *call.inputs, *outputs, *call.sizes, first, ADD=first > 0, **call.options
             )
     return dx, dweight.sum(1).transpose(1, 2), dbias.sum(1)

@@ -23,7 +23,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+from nnunet_mamba.ops.triton_math import over_channels, over_states, sigmoid, softplus
+
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 CARRIED: tl.constexpr = tl.constexpr(8)  # segments whose ends `carry` loads at once
 
@@ -113,17 +114,6 @@ def _read(at, stride, rows, mask, ACC: tl.constexpr):
 
 
 @triton.jit
-def _softplus(raw, TERMS: tl.constexpr):
-    """log(1 + exp(raw)) as max(raw, 0) + 2 artanh(e / (2 + e)), e = exp(-|raw|); and its slope."""
-    e = tl.exp2(-tl.abs(raw) * LOG2E)
-    s = e / (e + 2.0)
-    series = tl.zeros_like(raw)
-    for i in tl.static_range(TERMS):
-        series = series * s * s + 2.0 / (2 * (TERMS - 1 - i) + 1)
-    return tl.maximum(raw, 0.0) + s * series, tl.where(raw >= 0, 1.0, e) / (1.0 + e)
-
-
-@triton.jit
 def _steps(at, stride, rows, bias, inside, left, SOFTPLUS: tl.constexpr, TERMS: tl.constexpr):
     """Step sizes of several rows and their slopes; zeros where none are left, so that nothing changes."""
     raws = _read(at, stride, rows, inside, bias.dtype)
@@ -132,15 +122,10 @@ def _steps(at, stride, rows, bias, inside, left, SOFTPLUS: tl.constexpr, TERMS: 
         step = raws[i] + bias
         slope = tl.full(step.shape, 1.0, step.dtype)
         if SOFTPLUS:
-            step, slope = _softplus(step, TERMS)
+            step, slope = softplus(step, TERMS)
         steps = steps + (tl.where(i < left, step, 0.0),)
         slopes = slopes + (tl.where(i < left, slope, 0.0),)
     return steps, slopes
-
-
-@triton.jit
-def _sigmoid(x):
-    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
 
 
 @triton.jit
@@ -154,39 +139,11 @@ def _gates(z, channel, walk, item, rows, inside, ACC: tl.constexpr):
 
 
 @triton.jit
-def _over_states(x):
-    return tl.sum(x, 0, keep_dims=True)
-
-
-@triton.jit
-def _exchange(x, AWAY: tl.constexpr):
-    """Each lane adds the sums of the lane that is AWAY from it: of its own half of the rows, while there is
-    more than one. (M, WIDTH) -> (max(M / 2, 1), WIDTH)"""
-    lane = tl.arange(0, x.shape[1])[None, :]
-    if x.shape[0] == 1:
-        kept = x
-        sent = x
-    else:
-        low, high = tl.split(tl.permute(tl.reshape(x, (2, x.shape[0] // 2, x.shape[1])), (1, 2, 0)))
-        kept = tl.where((lane & AWAY) != 0, high, low)
-        sent = tl.where((lane & AWAY) != 0, low, high)
-    return kept + tl.gather(sent, tl.broadcast_to(lane ^ AWAY, sent.shape), 1)
-
-
-@triton.jit
-def _over_channels(x):
-    """Sums over the lanes, with N exchanges of values where a sum per row would take 5 N: (N, WIDTH) ->
-    (1, WIDTH), whose lane i has that of row i N / WIDTH."""
-    for i in tl.static_range(5):
-        x = _exchange(x, 16 >> i)
-    return x
-
-
-@triton.jit
-def _add(ptr, value, mask, add):
+def _put(ptr, value, mask, ADD: tl.constexpr):
     """Store, or add to what is there."""
-    before = tl.load(ptr, mask=_if(add != 0, mask), other=0).to(value.dtype)
-    tl.store(ptr, (before + value).to(ptr.dtype.element_ty), mask=mask)
+    if ADD:
+        value += tl.load(ptr, mask=mask, other=0).to(value.dtype)
+    tl.store(ptr, value.to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit
@@ -197,7 +154,7 @@ def _segment(sizes, segment, item):
     return begin, tl.minimum(begin + sizes.segment, sizes.length), place
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def segment_ends(
     u, delta, A_ptr, B, bias_ptr, rows_ptr, ends_ptr, totals_ptr, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
@@ -225,12 +182,13 @@ def segment_ends(
     tl.store(totals_ptr + place * sizes.channels + channel, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def carry(
     ends_ptr, totals_ptr, A_ptr, sizes, first,
     BACKWARDS: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Ends of segments -> what each begins with, in place; from the last to the first if BACKWARDS."""
+    """Ends of segments -> what each begins with, in place; from the last to the first if BACKWARDS. In place
+    without a barrier since each value has one lane: BLOCK is 32 lanes per warp."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < N * sizes.channels
     item, piece = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
@@ -254,9 +212,10 @@ def carry(
             state = tl.exp2(totals[i] * A) * state + ends[i]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def forward(
-    u, delta, A_ptr, B, C, D_ptr, z, bias_ptr, rows_ptr, starts_ptr, states_ptr, y, y_add, sizes, first,
+    u, delta, A_ptr, B, C, D_ptr, z, bias_ptr, rows_ptr, starts_ptr, states_ptr, y, sizes, first,
+    Y_ADD: tl.constexpr,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
     INDEX: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -287,13 +246,13 @@ def forward(
             Bs, Cs = _read(B_at, B[4], rows, known, ACC), _read(C_at, C[4], rows, known, ACC)
             for i in tl.static_range(UNROLL):
                 h = tl.exp2(steps[i] * A) * h + (steps[i] * us[i]) * Bs[i]
-                out = _over_states(h * Cs[i]) + D * us[i]
+                out = over_states(h * Cs[i]) + D * us[i]
                 if z[0] is not None:
-                    out *= gates[i] * _sigmoid(gates[i])
-                _add(y_at + rows[i] * y[3], out, _if(t + i < end, inside), y_add)
+                    out *= gates[i] * sigmoid(gates[i])
+                _put(y_at + rows[i] * y[3], out, _if(t + i < end, inside), Y_ADD)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def segment_gradients(
     dy, delta, A_ptr, C, z, bias_ptr, rows_ptr, ends_ptr, totals_ptr, sizes, first,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
@@ -320,17 +279,18 @@ def segment_gradients(
         for i in tl.static_range(UNROLL - 1, -1, -1):
             dout = tl.where(t + i < end, dys[i], 0.0)
             if z[0] is not None:
-                dout *= gates[i] * _sigmoid(gates[i])
+                dout *= gates[i] * sigmoid(gates[i])
             dh = tl.exp2(steps[i] * A) * (dh + dout * Cs[i])
             total += steps[i]
     tl.store(ends_ptr + (place * N + state) * sizes.channels + channel, dh, mask=inside)
     tl.store(totals_ptr + place * sizes.channels + channel, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def backward(
     dy, u, delta, A_ptr, B, C, D_ptr, z, bias_ptr, rows_ptr, states_ptr, later_ptr, scratch_ptr,
-    du, ddelta, dz, dB_ptr, dC_ptr, dA_ptr, dD_ptr, dbias_ptr, du_add, ddelta_add, dz_add, sizes, first,
+    du, ddelta, dz, dB_ptr, dC_ptr, dA_ptr, dD_ptr, dbias_ptr, sizes, first,
+    DU_ADD: tl.constexpr, DDELTA_ADD: tl.constexpr, DZ_ADD: tl.constexpr,
     SOFTPLUS: tl.constexpr, TERMS: tl.constexpr, UNROLL: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
     INDEX: tl.constexpr, N: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -392,24 +352,24 @@ def backward(
                 valid = _if(t + i < end, inside)
                 dout = tl.where(t + i < end, dys[i], 0.0)
                 if z[0] is not None:
-                    s = _sigmoid(gates[i])
-                    out = _over_states(hs[i + 1] * Cs[i]) + D * us[i]
+                    s = sigmoid(gates[i])
+                    out = over_states(hs[i + 1] * Cs[i]) + D * us[i]
                     slope_of_gate = s * (1.0 + gates[i] * (1.0 - s))
                     dz_at = _start(dz, piece, item) + channel + rows[i] * dz[3]
-                    _add(dz_at, dout * out * slope_of_gate, valid, dz_add)
+                    _put(dz_at, dout * out * slope_of_gate, valid, DZ_ADD)
                     dout *= gates[i] * s
                 grad = dh + dout * Cs[i]
-                through_u = _over_states(grad * Bs[i])
+                through_u = over_states(grad * Bs[i])
                 place_B = (part * sizes.length + rows[i]) * N + lane * N // WIDTH
                 of_states = _if(t + i < end, lane % (WIDTH // N) == 0)
-                tl.store(dC_ptr + place_B, _over_channels(dout * hs[i + 1]), mask=of_states)
-                tl.store(dB_ptr + place_B, _over_channels(grad * (steps[i] * us[i])), mask=of_states)
+                tl.store(dC_ptr + place_B, over_channels(dout * hs[i + 1]), mask=of_states)
+                tl.store(dB_ptr + place_B, over_channels(grad * (steps[i] * us[i])), mask=of_states)
                 dh = grad * decays[i]
                 d_exponent = dh * hs[i]
                 dA += d_exponent * steps[i]
-                d_step = (through_u * us[i] + LN2 * _over_states(d_exponent * A)) * slopes[i]
-                _add(du_at + rows[i] * du[3], through_u * steps[i] + D * dout, valid, du_add)
-                _add(ddelta_at + rows[i] * ddelta[3], d_step, valid, ddelta_add)
+                d_step = (through_u * us[i] + LN2 * over_states(d_exponent * A)) * slopes[i]
+                _put(du_at + rows[i] * du[3], through_u * steps[i] + D * dout, valid, DU_ADD)
+                _put(ddelta_at + rows[i] * ddelta[3], d_step, valid, DDELTA_ADD)
                 dD += dout * us[i]
                 dbias += d_step
         tl.debug_barrier()

@@ -7,7 +7,7 @@ A (k, d, n); B, C (k, b, g, l, n); D, bias (k, d); z, y (b, l, d); rows (k, l); 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ MOST_STATES = 16  # of a program, in each lane's registers
 SHORTEST = 128  # steps: shorter segments are not worth the second walk
 CARRY_BLOCK = 64
 NO_SEQUENCE = (None, 0, 0, 0)
-NO_OUTPUT = (NO_SEQUENCE, 0)
+NO_OUTPUT = (NO_SEQUENCE, False)
 
 
 class _Call:
@@ -57,7 +57,8 @@ class _Call:
             segment,
             mask,
         )
-        self.grid = (self.batch * self.segments, self.groups * self.channel_blocks)
+        pieces_at_once = self.pieces if self.together else 1
+        self.grid = (self.batch * self.segments, self.groups * self.channel_blocks, pieces_at_once)
         rates = A.detach().to(self.dtype) * math.log2(math.e)
         padded = F.pad(rates, (0, self.state_blocks * self.block - self.n))
         self.A = padded.transpose(1, 2).contiguous()  # (k, state blocks * states, d)
@@ -77,7 +78,7 @@ class _Call:
         }
 
     def fits_int32(self) -> bool:
-        """Whether 32 bits can count the values of one batch item, the gradients' own arrays included."""
+        """Whether 32 bits can count the values of one batch item, contiguous outputs and dy included."""
         rows = (s[-1] for s in (*self.u_delta, self.B, self.C, self.z))
         return self.length * max(*rows, self.channels) < 2**31
 
@@ -94,11 +95,14 @@ class _Call:
 
     def tuned(self) -> int:
         """Programs per multiprocessor; looked for with the forward pass, which backward resembles."""
-        if self.u.device.type != "cuda" or torch.cuda.is_current_stream_capturing():
+        if self.u.device.type != "cuda":
             return triton_tuning.DEFAULT
         tokens = (self.batch * self.length).bit_length()
-        sizes = f"k{self.walks} d{self.channels} g{self.groups} n{self.n} tokens 2^{tokens}"
-        key = f"{torch.cuda.get_device_name(self.u.device)}, {self.u.dtype}, {sizes}"
+        sizes = f"k{self.walks} b{self.batch} d{self.channels} g{self.groups} n{self.n} tokens 2^{tokens}"
+        device, software = torch.cuda.get_device_name(self.u.device), f"triton {triton.__version__}"
+        key = f"{device}, {software}, {self.u.dtype}, {sizes}"
+        if torch.cuda.is_current_stream_capturing():
+            return triton_tuning.known(key)
 
         def seconds(candidate: int) -> float:
             call = _Call(*self.arguments, per_processor=candidate)
@@ -106,27 +110,25 @@ class _Call:
 
         return triton_tuning.programs_per_processor(key, seconds)
 
-    def launches(self) -> Iterator[tuple[int, int]]:
-        """First piece and number of pieces of each launch."""
-        if self.together:
-            yield 0, self.pieces
-        else:
-            yield from ((piece, 1) for piece in range(self.pieces))
+    def launches(self) -> range:
+        """The first piece of each launch."""
+        return range(0, self.pieces, self.grid[2])
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype, device=self.u.device)
 
-    def ends(self, count: int) -> tuple[Tensor, Tensor]:
-        shape = (count, self.batch, self.segments)
+    def ends(self) -> tuple[Tensor | None, Tensor | None]:
+        """Room for the states at ends of segments, and for step sizes; None where there is one segment."""
+        if self.segments == 1:
+            return None, None
+        shape = (self.grid[2], self.batch, self.segments)
         return self.empty(*shape, self.block, self.channels), self.empty(*shape, self.channels)
 
-    def carry(self, ends: Tensor, totals: Tensor, first: int, backwards: bool) -> None:
-        n_states = self.block
-        grid = (-(-n_states * self.channels // CARRY_BLOCK), self.batch, len(ends))
-        options = {"num_warps": 2, "enable_fp_fusion": True}
+    def carry(self, ends: Tensor, totals: Tensor | None, first: int, backwards: bool) -> None:
+        grid = (-(-self.block * self.channels // CARRY_BLOCK), self.batch, len(ends))
         kernels.carry[grid](
-            ends, totals, self.A, self.sizes, first,
-            BACKWARDS=backwards, N=n_states, BLOCK=CARRY_BLOCK, ACC=self.options["ACC"], **options,
+            ends, totals, self.A, self.sizes, first, BACKWARDS=backwards, N=self.block, BLOCK=CARRY_BLOCK,
+            ACC=self.options["ACC"], num_warps=CARRY_BLOCK // 32, enable_fp_fusion=True,
         )  # fmt: skip
 
 
@@ -147,13 +149,13 @@ class _Output:
     def slot(self, piece: int) -> int:
         return piece * self.slots // self.call.pieces
 
-    def argument(self, first: int) -> tuple[tuple[Any, ...], int]:
+    def argument(self, first: int) -> tuple[tuple[Any, ...], bool]:
         """The sequence that a launch writes to, and whether it adds to what is there."""
         if self.call.together:
-            return sequence(self.data), 0
+            return sequence(self.data), False
         slot = self.slot(first)
         again = first > 0 and self.slot(first - 1) == slot
-        return sequence(self.data[slot : slot + 1]), int(again)
+        return sequence(self.data[slot : slot + 1]), again
 
     def result(self) -> Tensor:
         """(slots, *shape)"""
@@ -190,13 +192,11 @@ def forward(
 def _forward(call: _Call, keep: bool) -> tuple[Tensor, Tensor]:
     y = _Output(call, (call.batch, call.length, call.channels), call.u.dtype, slots=1)
     shape = (call.walks, call.batch, chunk_count(call.length), call.n, call.channels) if keep else (0,)
-    states = call.empty(*shape)
+    states, (starts, totals) = call.empty(*shape), call.ends()
     options = {"UNROLL": FORWARD_UNROLL, **call.options}
-    for first, count in call.launches():
-        grid, starts = (*call.grid, count), None
-        if call.segments > 1:
-            starts, totals = call.ends(count)
-            kernels.segment_ends[grid](
+    for first in call.launches():
+        if starts is not None:
+            kernels.segment_ends[call.grid](
                 *call.u_delta,
                 call.A,
                 call.B,
@@ -210,9 +210,9 @@ def _forward(call: _Call, keep: bool) -> tuple[Tensor, Tensor]:
             )
             call.carry(starts, totals, first, backwards=False)
         y_to, y_add = y.argument(first)
-        kernels.forward[grid](
+        kernels.forward[call.grid](
             *call.u_delta, call.A, call.B, call.C, call.D, call.z, call.bias, call.rows,
-            starts, states if keep else None, y_to, y_add, call.sizes, first, CHUNK=CHUNK, **options,
+            starts, states if keep else None, y_to, call.sizes, first, Y_ADD=y_add, CHUNK=CHUNK, **options,
         )  # fmt: skip
     return y.result()[0].to(call.u.dtype), states
 
@@ -222,76 +222,61 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias."""
     with torch.cuda.device_of(u):
-        return _backward(_Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse), dy, states)
+        call = _Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
+        return _backward(call, dy.contiguous(), states)
 
 
 def _backward(call: _Call, dy: Tensor, states: Tensor) -> tuple[Tensor, ...]:
-    u, delta, B, z = call.u, call.arguments[1], call.arguments[3], call.arguments[6]
+    u, delta, z = call.u, call.arguments[1], call.arguments[6]
     dy_from, shape = sequence(dy[None]), tuple(dy.shape)
     du = _Output(call, shape, u.dtype, slots=len(u))
     ddelta = _Output(call, shape, delta.dtype, slots=call.walks)
     dz = None if z is None else _Output(call, shape, z.dtype, slots=1)
-    per_walk = _PerWalk(call, B)
-    for first, count in call.launches():
-        grid, later = (*call.grid, count), None
-        if call.segments > 1:
-            later, totals = call.ends(count)
-            kernels.segment_gradients[grid](
+    sums, (later, totals) = _Sums(call), call.ends()
+    scratch = call.empty(math.prod(call.grid), CHUNK // BACKWARD_UNROLL, call.block * WIDTH)
+    for first in call.launches():
+        if later is not None:
+            kernels.segment_gradients[call.grid](
                 dy_from, call.u_delta[1], call.A, call.C, call.z, call.bias, call.rows, later, totals,
                 call.sizes, first, UNROLL=FORWARD_UNROLL, **call.options,
             )  # fmt: skip
             call.carry(later, totals, first, backwards=True)
         outputs = [NO_OUTPUT if out is None else out.argument(first) for out in (du, ddelta, dz)]
         places, adds = zip(*outputs, strict=True)
-        parts = per_walk.parts(count)
-        scratch = call.empty(math.prod(grid), CHUNK // BACKWARD_UNROLL, call.block * WIDTH)
-        kernels.backward[grid](
+        kernels.backward[call.grid](
             dy_from, *call.u_delta, call.A, call.B, call.C, call.D, call.z, call.bias, call.rows,
-            states, later, scratch, *places, *parts, *adds,
-            call.sizes, first, UNROLL=BACKWARD_UNROLL, CHUNK=CHUNK, **call.options,
+            states, later, scratch, *places, *sums.parts, call.sizes, first,
+            **dict(zip(("DU_ADD", "DDELTA_ADD", "DZ_ADD"), adds, strict=True)),
+            UNROLL=BACKWARD_UNROLL, CHUNK=CHUNK, **call.options,
         )  # fmt: skip
-        per_walk.add(first, *parts)
-    dA, dB, dC, dD, dbias = per_walk.results()
+        sums.add(first)
+    dA, dB, dC, dD, dbias = sums.results()
     return du.result(), ddelta.result(), dA, dB, dC, dD, dz.result()[0] if dz else u.new_empty(0), dbias
 
 
-class _PerWalk:
-    """Gradients of B, C, A, D, bias: sums, in a fixed order, of what programs or blocks of channels leave."""
+class _Sums:
+    """Gradients of B, C, A, D and bias: sums, in a fixed order, of what programs or blocks of channels leave.
 
-    def __init__(self, call: _Call, B: Tensor):
+    `parts` is what a launch writes: dB, dC (pieces, channel blocks, b, g, l, states), dA (pieces, programs,
+    states, d), dD and dbias (pieces, programs, d).
+    """
+
+    def __init__(self, call: _Call):
         self.call = call
-        self.dB, self.dC = (call.empty(*B.shape) for _ in range(2))
-        self.dA = call.empty(call.walks, call.state_blocks, call.block, call.channels)
-        self.dD, self.dbias = (call.empty(call.walks, call.channels).zero_() for _ in range(2))
+        tokens = (call.batch, call.groups, call.length, call.block)
+        per_channel = ((call.block, call.channels), (call.channels,), (call.channels,))
+        count, programs = call.grid[2], call.batch * call.segments
+        self.whole = [call.empty(call.pieces, *shape) for shape in (tokens, tokens, *per_channel)]
+        self.parts = [call.empty(count, call.channel_blocks, *tokens) for _ in range(2)]
+        self.parts += [call.empty(count, programs, *shape) for shape in per_channel]
 
-    def parts(self, count: int) -> tuple[Tensor, ...]:
-        """What a launch of `count` pieces writes: dB, dC (pieces, channel blocks, b, g, l, states), dA
-        (pieces, programs, states, d), dD and dbias (pieces, programs, d)."""
-        call = self.call
-        tokens = (count, call.channel_blocks, call.batch, call.groups, call.length, call.block)
-        programs = (count, call.batch * call.segments)
-        dD, dbias = (call.empty(*programs, call.channels) for _ in range(2))
-        return (
-            call.empty(*tokens),
-            call.empty(*tokens),
-            call.empty(*programs, call.block, call.channels),
-            dD,
-            dbias,
-        )
-
-    def add(self, first: int, dB: Tensor, dC: Tensor, dA: Tensor, dD: Tensor, dbias: Tensor) -> None:
-        call = self.call
-        for i in range(len(dB)):
-            walk, block = divmod(first + i, call.state_blocks)
-            width = min(call.block, call.n - block * call.block)
-            known = slice(block * call.block, block * call.block + width)
-            self.dB[walk, ..., known] = dB[i, ..., :width].sum(0)
-            self.dC[walk, ..., known] = dC[i, ..., :width].sum(0)
-            self.dA[walk, block] = dA[i].sum(0)
-            self.dbias[walk] += dbias[i].sum(0)
-            if block == 0:
-                self.dD[walk] = dD[i].sum(0)
+    def add(self, first: int) -> None:
+        for part, whole in zip(self.parts, self.whole, strict=True):
+            torch.sum(part, 1, out=whole[first : first + len(part)])
 
     def results(self) -> tuple[Tensor, ...]:
-        dA = self.dA.flatten(1, 2)[:, : self.call.n].transpose(1, 2)
-        return dA, self.dB, self.dC, self.dD, self.dbias
+        """dA (k, d, n), dB, dC (k, b, g, l, n), dD, dbias (k, d)."""
+        call = self.call
+        dB, dC, dA, dD, dbias = (t.unflatten(0, (call.walks, call.state_blocks)) for t in self.whole)
+        dB, dC = (t.movedim(1, -2).flatten(-2)[..., : call.n] for t in (dB, dC))
+        return dA.flatten(1, 2)[:, : call.n].transpose(1, 2), dB, dC, dD[:, 0], dbias.sum(1)

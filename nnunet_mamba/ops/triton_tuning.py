@@ -1,6 +1,6 @@
 """Into how many programs per multiprocessor a scan is cut: measured once per kind of call, and kept on disk.
 
-The number is an argument of the kernels, so that trying one compiles nothing. It decides where sequences are
+The number is an argument of the kernels, so that trying one compiles little. It decides where sequences are
 cut, and with it the rounding of sums: where torch is told to be deterministic, nothing is measured, and
 DEFAULT is taken.
 """
@@ -26,11 +26,16 @@ def programs_per_processor(key: str, seconds: Callable[[int], float]) -> int:
     if torch.are_deterministic_algorithms_enabled():
         return DEFAULT
     if key not in _chosen:
-        _chosen.update(_read())
+        _chosen.update({**_read(), **_chosen})  # what this process has chosen stays
     if key not in _chosen:
         _chosen[key] = min(CANDIDATES, key=seconds)
         _write()
     return _chosen[key]
+
+
+def known(key: str) -> int:
+    """The choice so far, without measuring: while a CUDA graph is captured nothing can be."""
+    return _chosen.get(key, DEFAULT)
 
 
 def seconds_on_gpu(run: Callable[[], object], repeats: int = 3) -> float:
@@ -48,7 +53,8 @@ def seconds_on_gpu(run: Callable[[], object], repeats: int = 3) -> float:
 
 def cache_file() -> Path:
     folder = os.environ.get(CACHE)
-    return (Path(folder) if folder else Path.home() / ".cache" / "nnunet_mamba") / "triton_tuning.json"
+    # not Path.expanduser, which raises for a user without a home
+    return Path(os.path.expanduser(folder or "~/.cache/nnunet_mamba")) / "triton_tuning.json"  # noqa: PTH111
 
 
 def _read() -> dict[str, int]:

@@ -1,0 +1,53 @@
+"""Functions and sums for Triton kernels whose tiles (M, WIDTH) have a channel in each of a warp's lanes."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def softplus(raw, TERMS: tl.constexpr):
+    """log(1 + exp(raw)) as max(raw, 0) + 2 artanh(e / (2 + e)), e = exp(-|raw|); and its slope."""
+    e = tl.exp2(-tl.abs(raw) * LOG2E)
+    s = e / (e + 2.0)
+    series = tl.zeros_like(raw)
+    for i in tl.static_range(TERMS):
+        series = series * s * s + 2.0 / (2 * (TERMS - 1 - i) + 1)
+    return tl.maximum(raw, 0.0) + s * series, tl.where(raw >= 0, 1.0, e) / (1.0 + e)
+
+
+@triton.jit
+def sigmoid(x):
+    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
+
+
+@triton.jit
+def over_states(x):
+    return tl.sum(x, 0, keep_dims=True)
+
+
+@triton.jit
+def _exchange(x, AWAY: tl.constexpr):
+    """Each lane adds the sums of the lane that is AWAY from it: of its own half of the rows, while there is
+    more than one. (M, WIDTH) -> (max(M / 2, 1), WIDTH)"""
+    lane = tl.arange(0, x.shape[1])[None, :]
+    if x.shape[0] == 1:
+        kept = x
+        sent = x
+    else:
+        low, high = tl.split(tl.permute(tl.reshape(x, (2, x.shape[0] // 2, x.shape[1])), (1, 2, 0)))
+        kept = tl.where((lane & AWAY) != 0, high, low)
+        sent = tl.where((lane & AWAY) != 0, low, high)
+    return kept + tl.gather(sent, tl.broadcast_to(lane ^ AWAY, sent.shape), 1)
+
+
+@triton.jit
+def over_channels(x):
+    """Sums over the lanes, with N exchanges of values where a sum per row would take 5 N: (N, WIDTH) ->
+    (1, WIDTH), whose lane i has that of row i N / WIDTH."""
+    for i in tl.static_range(5):
+        x = _exchange(x, 16 >> i)
+    return x
