@@ -11,6 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python}
 folder=${1:-benchmarks/results}
 
+mkdir -p "$folder"
+exec > >(tee "$folder/gpu.log") 2>&1
 failed=0
 step() { # go on after a failure, and say so at the end: the machine may be borrowed
     echo "== $*"

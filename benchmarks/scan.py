@@ -5,9 +5,10 @@
 
 CPU sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 tokens at batch 2 (16 states),
 and VMamba's 56 x 56 tokens. CUDA sizes are full resolution and deep stages of published plans, in float16 and
-in float32, as the networks call it. K walks share a gate: memory order, its reverse, and from the third on another axis fastest. With
---native, the same scan by hand in C++ (native_scan.cpp, built with g++ here and now) takes part, on memory
-that it was given beforehand. The backend mamba_ssm runs once per walk, with copies there and back.
+in float32, as the networks call it. K walks share a gate: memory order, its reverse, and from the third on
+another axis fastest. With --native, the same scan by hand in C++ (native_scan.cpp, built with g++ here and
+now) takes part, on memory that it was given beforehand. The backend mamba_ssm runs once per walk, with copies
+there and back.
 
 Milliseconds, best of the rounds; all take turns within each round, so that a change of the machine's load
 meets them alike. Peak memory is that of forward and backward beyond their arguments (CUDA only). GB/s counts
@@ -142,8 +143,8 @@ def _channels_first(call: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def least(size: Size, walks: int, value: int) -> dict[str, float]:
-    """Bytes and exponentials that forward and backward need, each argument and result of `value` bytes counted
-    once."""
+    """Bytes and exponentials that forward and backward need; each argument and result, of `value` bytes, is
+    counted once."""
     b, d, grid, n = size
     tokens = b * math.prod(grid)
     per_walk, shared, states = d * value, d * value, n * value
@@ -177,9 +178,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         memory = "" if math.isnan(row["peak_mib"]) else f"{row['peak_mib']:.0f}"
         lines.append(
-            f"| {row['size']} | {row['dtype']} | {row['walks']} | `{row['backend']}` | {row['forward_ms']:.2f} "
-            f"| {row['backward_ms']:.2f} | {row['over_best']:.2f} | {memory} | {row['gb_per_s']:.1f} "
-            f"| {row['floor']:.0%} |"
+            f"| {row['size']} | {row['dtype']} | {row['walks']} | `{row['backend']}` "
+            f"| {row['forward_ms']:.2f} | {row['backward_ms']:.2f} | {row['over_best']:.2f} "
+            f"| {memory} | {row['gb_per_s']:.1f} | {row['floor']:.0%} |"
         )
     return "\n".join(lines)
 
