@@ -354,7 +354,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     load = os.getloadavg()[0]
     rows = compare(args.networks or all_names(args.device), args)
-    plans = {f"{ndim}d": sizes for ndim, sizes in PLANS[args.plan].items()}
+    batch = {"batch": args.batch} if args.batch else {}
+    plans = {f"{ndim}d": {**sizes, **batch} for ndim, sizes in PLANS[args.plan].items()}
     numbers = {"plan": plans, "timed_steps": args.steps, "load_average": [load, os.getloadavg()[0]]}
     record = {**surroundings(args.device), **numbers, "rows": rows}
     print(describe(record))

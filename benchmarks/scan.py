@@ -5,10 +5,10 @@
 
 CPU sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 tokens at batch 2 (16 states),
 and VMamba's 56 x 56 tokens. CUDA sizes are full resolution and deep stages of published plans, in float16 and
-in float32, as the networks call it. K walks share a gate: memory order, its reverse, and from the third on
-another axis fastest. With --native, the same scan by hand in C++ (native_scan.cpp, built with g++ here and
-now) takes part, on memory that it was given beforehand. The backend mamba_ssm runs once per walk, with copies
-there and back.
+in float32, as the networks call it. K walks share a gate: memory order, its reverse, and then those of other
+axes (at most 12 in 3D, 4 in 2D). With --native, the same scan by hand in C++ (native_scan.cpp, built with g++
+here and now) takes part, on memory that it was given beforehand. The backend mamba_ssm runs once per walk,
+with copies there and back.
 
 Milliseconds, best of the rounds; all take turns within each round, so that a change of the machine's load
 meets them alike. Peak memory is that of forward and backward beyond their arguments (CUDA only). GB/s counts
@@ -34,9 +34,9 @@ from records import heading, surroundings, write
 
 from nnunet_mamba import available_backends
 from nnunet_mamba.ops import sum_of_scans
-from nnunet_mamba.scan_order import ScanPath
+from nnunet_mamba.scan_order import scan_order
 
-DTYPES = {"float16": torch.float16, "float32": torch.float32}
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 Size = tuple[int, int, tuple[int, ...], int]  # batch, channels, grid, states
 SIZES: dict[str, dict[str, Size]] = {
     "cpu": {
@@ -54,7 +54,6 @@ SIZES: dict[str, dict[str, Size]] = {
         "7x10x10, 512 channels": (2, 512, (7, 10, 10), 16),
     },
 }
-WALKS = [("DHW", False), ("DHW", True), ("HWD", False), ("HWD", True)]
 SLOW = ("reference", "torch")
 LONGEST = {"reference": 1000, "torch": 100_000}  # tokens; longer would take minutes
 
@@ -78,7 +77,7 @@ def arguments(size: Size, walks: int, device: str, dtype: torch.dtype) -> dict[s
         "z": random(b, length, d),
         "delta_bias": random(walks, d, kind=torch.float32) - 4,
     }
-    paths = [ScanPath(_axes(word, len(grid)), backwards) for word, backwards in WALKS[:walks]]
+    paths = scan_order("raster", len(grid))[:walks]
     memory_order = torch.arange(length, dtype=torch.int32)
     tables = [path.rows(grid) for path in paths]
     rows = None
@@ -86,11 +85,6 @@ def arguments(size: Size, walks: int, device: str, dtype: torch.dtype) -> dict[s
         rows = torch.stack([memory_order if table is None else table for table in tables]).to(device)
     wanting = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
     return {**wanting, "rows": rows, "reverse": [path.backwards for path in paths], "delta_softplus": True}
-
-
-def _axes(word: str, ndim: int) -> tuple[int, ...]:
-    axes = ["DHW".index(letter) for letter in word]
-    return tuple(axes) if ndim == 3 else tuple(axis for axis in axes if axis < 2)
 
 
 def measure(call: dict[str, Any], dy: torch.Tensor, backend: str) -> tuple[float, float, float]:
@@ -192,7 +186,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--walks", type=int, nargs="+", help="default: 1 on the CPU; 1, 2 and 4 on CUDA")
+    parser.add_argument("--walks", type=int, nargs="+", help="default: 1 on the CPU; 1, 2, 4 and 8 on CUDA")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: float32; on CUDA float16, too")
     parser.add_argument("--native", action="store_true", help="C++ as well; needs g++")
     usable = [name for name, state in available_backends().items() if state == "ok"]
@@ -208,7 +202,7 @@ def main() -> None:
     library = build() if args.native else None
     rates = {"bytes": bandwidth(args.device), "exps": exponentials(args.device)}
     record = {**surroundings(args.device), "rounds": args.rounds, "rates_per_s": rates, "rows": []}
-    walks = args.walks or ((1, 2, 4) if cuda else (1,))
+    walks = args.walks or ((1, 2, 4, 8) if cuda else (1,))
     dtypes = args.dtypes or (("float16", "float32") if cuda else ("float32",))
     for (name, size), dtype, k in product(SIZES[args.device].items(), dtypes, walks):
         call = arguments(size, k, args.device, DTYPES[dtype])

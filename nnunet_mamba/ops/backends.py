@@ -6,6 +6,8 @@ import importlib.util
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -79,11 +81,33 @@ def state_of(name: str) -> str:
     return looks[name]() if name in looks else "ok"
 
 
+def asked_for(requested: str | None) -> bool:
+    """Whether a backend is named at all, in the call or in the environment."""
+    return bool(requested or os.environ.get(ENVIRONMENT))
+
+
+_assumed: str | None = None
+
+
+@contextmanager
+def assumed(name: str | None) -> Iterator[None]:
+    """Calls inside choose this backend without asking whether it runs here: for shapes alone. None changes
+    nothing."""
+    global _assumed
+    before, _assumed = _assumed, name or _assumed
+    try:
+        yield
+    finally:
+        _assumed = before
+
+
 def choose_backend(requested: str | None, device: str) -> str:
     """The backend for tensors on `device` ("cpu", "cuda", ...).
 
     Raises ValueError if the one asked for is unknown, unusable here, or not made for the device.
     """
+    if _assumed is not None:
+        return _assumed
     name = requested or os.environ.get(ENVIRONMENT) or _best(device)
     if name not in BACKENDS:
         raise ValueError(f"Unknown backend {name!r}; choose one of {', '.join(BACKENDS)}.")

@@ -19,7 +19,7 @@ def selective_scan(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse:
     than 256 states, which the kernels do not take."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    if u.dtype == torch.float64 or A.shape[1] > MOST_STATES:
+    if not takes(u, A):
         raise ValueError(
             f"mamba_ssm's kernels take float32 or half precision and at most {MOST_STATES} states, got "
             f"{u.dtype} and {A.shape[1]}; choose another backend."
@@ -30,6 +30,11 @@ def selective_scan(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse:
     A, D, bias = (None if t is None else t.float() for t in (A, D, bias))
     y = selective_scan_fn(u_, delta, A, B, C, D, z, bias, softplus).transpose(-1, -2)
     return _walked(y, None if walk is None else walk.argsort(), reverse).to(u.dtype)
+
+
+def takes(u: Tensor, A: Tensor) -> bool:
+    """Whether the kernels are made for numbers of this kind and so many states."""
+    return u.dtype != torch.float64 and A.shape[-1] <= MOST_STATES
 
 
 def _walked(sequence: Tensor, walk: Tensor | None, reverse: bool) -> Tensor:

@@ -92,10 +92,6 @@ class _Call(Tasks):
         )
 
 
-def chunk_count(length: int) -> int:
-    return -(-length // CHUNK)
-
-
 def forward(
     u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, states: Tensor | None
 ) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from nnunet_mamba.ops.chunks import CHUNKS
 from nnunet_mamba.ops.numba_scan_rows import (
     add_sums,
     advance,
@@ -19,7 +20,7 @@ from nnunet_mamba.ops.numba_scan_rows import (
 )
 from nnunet_mamba.ops.numba_tasks import compiled, fetch, fill, move, prefetch_read, prefetch_write, visit
 
-CHUNK = 32
+CHUNK = CHUNKS["numba"]
 
 
 class Problem(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import torch_scan, walks
+from nnunet_mamba.ops.chunks import chunk_count
 
 # Schemas are inferred from the annotations of registered functions, and torch 2.4 reads only these spellings
 # of them.
@@ -62,7 +63,7 @@ def scan(
 def _(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep, backend):
     k, b, length, d = delta.shape
     work = torch.float64 if u.dtype == torch.float64 else torch.float32
-    shape = (k, b, _backend(backend).chunk_count(length), A.shape[2], d) if keep else (0,)
+    shape = (k, b, chunk_count(backend, length), A.shape[2], d) if keep else (0,)
     return u.new_empty(u.shape[1:]), u.new_empty(shape, dtype=work)
 
 

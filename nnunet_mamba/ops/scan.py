@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import mamba_ssm_scan, onnx_scan, operators, reference
-from nnunet_mamba.ops.backends import choose_backend, state_of
+from nnunet_mamba.ops import mamba_ssm_scan, onnx_scan, operators, reference, walks
+from nnunet_mamba.ops.backends import asked_for, choose_backend, state_of
 
 
 def selective_scan(
@@ -50,14 +50,11 @@ def selective_scan(
     """
     B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
     _check_scan(u, delta, A, B, C, D, z, delta_bias)
-    sequences = (t.transpose(-1, -2) for t in (u, delta, B, C))
-    u, delta, B, C = (t.unsqueeze(0) for t in sequences)
-    own = (None if t is None else t.unsqueeze(0) for t in (A, D, delta_bias, rows))
-    A_, D, bias, rows = own
-    assert A_ is not None
+    u, delta, B, C = (t.transpose(-1, -2)[None] for t in (u, delta, B, C))
+    D, delta_bias, rows = (None if t is None else t[None] for t in (D, delta_bias, rows))
     _check_rows(rows, 1, u)
     z = None if z is None else z.transpose(-1, -2)
-    y = _scan(u, delta, A_, B, C, D, z, bias, rows, delta_softplus, [reverse], backend)
+    y = _scan(u, delta, A[None], B, C, D, z, delta_bias, rows, delta_softplus, [reverse], backend)
     return y.transpose(-1, -2)
 
 
@@ -82,20 +79,19 @@ def sum_of_scans(
     A (k, d, n); B, C (k, b, g, l, n); D, delta_bias (k, d); the gate z (b, l, d) of all; `reverse`, one bool
     per walk; rows int32 (k, l) -> y (b, l, d). On a GPU no walk's output is stored by itself.
     """
-    walks = len(delta)
+    n_walks = len(delta)
     shapes = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias, "rows": rows}
-    wrong = [name for name, t in shapes.items() if t is not None and len(t) != walks]
-    if wrong or len(u) not in (1, walks) or len(reverse) != walks:
+    wrong = [name for name, t in shapes.items() if t is not None and len(t) != n_walks]
+    if wrong or len(u) not in (1, n_walks) or len(reverse) != n_walks:
         raise ValueError(
-            f"delta has {walks} walks, so {', '.join(wrong) or 'u and reverse'} must have as many "
+            f"delta has {n_walks} walks, so {', '.join(wrong) or 'u and reverse'} must have as many "
             f"(u may have 1); got {[len(t) for t in shapes.values() if t is not None]}, u {len(u)}, "
             f"reverse {len(reverse)}."
         )
-    channels_first = (t[0].transpose(-1, -2) for t in (u, delta, B, C))
-    u_, delta_, B_, C_ = channels_first
+    u_, delta_, B_, C_ = (t[0].transpose(-1, -2) for t in (u, delta, B, C))
     D_, bias_ = (None if t is None else t[0] for t in (D, delta_bias))
     _check_scan(u_, delta_, A[0], B_, C_, D_, None if z is None else z.transpose(-1, -2), bias_)
-    _check_rows(rows, walks, u)
+    _check_rows(rows, n_walks, u)
     return _scan(u, delta, A, B, C, D, z, delta_bias, rows, delta_softplus, list(reverse), backend)
 
 
@@ -103,6 +99,8 @@ def _scan(
     u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: list[bool], backend: str | None
 ) -> Tensor:
     name = choose_backend(backend, u.device.type)
+    if name == "mamba_ssm" and not asked_for(backend) and not mamba_ssm_scan.takes(u, A):
+        name = "torch"
     arguments = (u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     if name == "reference":
         return _walk_by_walk(reference.selective_scan_reference, *arguments)
@@ -118,14 +116,9 @@ def _walk_by_walk(
     scan: Callable[..., Tensor], u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: list[bool]
 ) -> Tensor:
     """The sum of what `scan` gives for each walk by itself."""
-    total = None
-    for walk, backwards in enumerate(reverse):
-        D_, bias_, rows_ = (None if t is None else t[walk] for t in (D, bias, rows))
-        u_ = u[walk if len(u) > 1 else 0]
-        y = scan(u_, delta[walk], A[walk], B[walk], C[walk], D_, z, bias_, rows_, softplus, backwards)
-        total = y if total is None else total + y
-    assert total is not None
-    return total
+    each = walks.each(u, delta, A, B, C, D, z, bias, rows, reverse)
+    outputs = [scan(*own, softplus, backwards) for *own, backwards in each]
+    return sum(outputs[1:], outputs[0])
 
 
 def causal_conv1d(
@@ -144,7 +137,7 @@ def causal_conv1d(
     walk, the backend, precision and errors are as in `selective_scan`; the argument order is the
     causal_conv1d package's.
     """
-    if x.dim() != 3 or weight.dim() != 2 or weight.shape[0] != x.shape[1]:
+    if x.dim() != 3 or weight.dim() != 2:
         raise ValueError(
             f"Expected x (b, d, l) and weight (d, w), got {tuple(x.shape)} and {tuple(weight.shape)}."
         )
@@ -175,25 +168,16 @@ def causal_conv1d_walks(
     (k, d), rows int32 (k, l) -> y (k, b, l, d)."""
     if activation not in (None, "silu"):
         raise ValueError(f"Unknown activation {activation!r}; choose None or 'silu'.")
-    if len(reverse) != len(weight) or len(x) not in (1, len(weight)):
-        raise ValueError(
-            f"{len(weight)} filters need as many of reverse (got {len(reverse)}) and of x (got {len(x)}), "
-            "or one x for all."
-        )
+    _check_conv(x, weight, bias, reverse)
     _check_rows(rows, len(weight), x)
-    name = choose_backend(backend, x.device.type)
+    silu, name = activation == "silu", choose_backend(backend, x.device.type)
     if name == "mamba_ssm" and state_of("triton") == "ok":  # it has no convolution
         name = "triton"
     if name in ("numba", "triton") and not torch.onnx.is_in_onnx_export():
-        return operators.conv(x, weight, bias, rows, activation == "silu", list(reverse), name)
-    results = []
-    for walk, backwards in enumerate(reverse):
-        bias_, rows_ = (None if t is None else t[walk] for t in (bias, rows))
-        x_ = x[walk if len(x) > 1 else 0]
-        results.append(
-            reference.causal_conv1d_reference(x_, weight[walk], bias_, rows_, activation == "silu", backwards)
-        )
-    return torch.stack(results)
+        return operators.conv(x, weight, bias, rows, silu, list(reverse), name)
+    filters = walks.each_filter(x, weight, bias, rows, reverse)
+    convolve: Callable[..., Tensor] = reference.causal_conv1d_reference
+    return torch.stack([convolve(*own, silu, backwards) for *own, backwards in filters])
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:
@@ -215,6 +199,37 @@ def _check_rows(rows: Tensor | None, walks: int, sequence: Tensor) -> None:
         )
 
 
+def _check_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: Sequence[bool]) -> None:
+    if x.dim() != 4 or weight.dim() != 3:
+        raise ValueError(
+            f"Expected x (k or 1, b, l, d) and weight (k, d, w), got {tuple(x.shape)}, {tuple(weight.shape)}."
+        )
+    n_walks, d = len(weight), x.shape[3]
+    if len(reverse) != n_walks or len(x) not in (1, n_walks):
+        raise ValueError(
+            f"{n_walks} filters need as many of reverse (got {len(reverse)}) and of x (got {len(x)}), "
+            "or one x for all."
+        )
+    expected = {"weight": (weight, (n_walks, d, weight.shape[2])), "bias": (bias, (n_walks, d))}
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(
+                f"{name} must be {shape[1:]} to go with x's {d} channels, got {tuple(tensor.shape[1:])}."
+            )
+    _check_kind("x", x, {"weight": weight, "bias": bias})
+
+
+def _check_kind(name: str, first: Tensor, others: dict[str, Tensor | None]) -> None:
+    """Real numbers, at least one, and all on one device."""
+    if not first.is_floating_point() or first.numel() == 0:
+        raise ValueError(
+            f"{name} must be floating point and not empty, got {first.dtype} {tuple(first.shape)}."
+        )
+    for other, tensor in others.items():
+        if tensor is not None and tensor.device != first.device:
+            raise ValueError(f"{other} is on {tensor.device}, {name} on {first.device}; move one of them.")
+
+
 def _check_scan(u, delta, A, B, C, D, z, bias) -> None:
     if u.dim() != 3 or A.dim() != 2 or B.dim() != 4:
         raise ValueError(
@@ -224,6 +239,9 @@ def _check_scan(u, delta, A, B, C, D, z, bias) -> None:
     if A.is_complex():
         raise ValueError("A is complex; only real A is supported, as in all of these papers' networks.")
     (b, d, length), n, g = u.shape, A.shape[1], B.shape[1]
+    _check_kind("u", u, {"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": bias})
+    if n == 0:
+        raise ValueError("A has no states; expected A (d, n) with n at least 1.")
     if d % g:
         raise ValueError(f"{d} channels cannot be split into the {g} groups of B.")
     expected = {

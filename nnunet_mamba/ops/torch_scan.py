@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_mamba.ops.chunks import CHUNKS, chunk_count
 from nnunet_mamba.ops.reference import visited
 
 SIDE = 16
-CHUNK = SIDE * SIDE
+CHUNK = CHUNKS["torch"]  # at most SIDE * SIDE, in two levels
 
 
 def linear_scan(decay: Tensor, drive: Tensor, start: Tensor) -> Tensor:
@@ -86,10 +87,6 @@ def _inputs(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool) 
     return _Inputs(u, raw, F.softplus(raw) if softplus else raw, A.to(work), B, C, D, z, walk)
 
 
-def chunk_count(length: int) -> int:
-    return -(-length // CHUNK)
-
-
 def forward(
     u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool, states: Tensor | None
 ) -> Tensor:
@@ -97,7 +94,7 @@ def forward(
     whole = _inputs(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
     y = torch.empty_like(whole.u)
     h = y.new_zeros(u.shape[0], *A.shape)
-    for index in range(chunk_count(u.shape[1])):
+    for index in range(chunk_count("torch", u.shape[1])):
         chunk = whole.chunk(index)
         if states is not None:
             states[:, index] = h.transpose(1, 2)
@@ -119,7 +116,7 @@ def backward(
     dB, dC = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (whole.B, whole.C))
     dA, dD = torch.zeros_like(whole.A), whole.u.new_zeros(u.shape[2])
     later = torch.zeros_like(states[:, 0].transpose(1, 2))  # the gradient that reaches a chunk's last state
-    for index in reversed(range(chunk_count(u.shape[1]))):
+    for index in reversed(range(chunk_count("torch", u.shape[1]))):
         chunk = whole.chunk(index)
         start = states[:, index].transpose(1, 2)
         decay, h = chunk.states(start)

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from nnunet_mamba.ops import triton_kernels as kernels
 from nnunet_mamba.ops import triton_tuning
+from nnunet_mamba.ops.chunks import CHUNKS, chunk_count
 
-CHUNK = 32  # steps between the states that forward keeps: 4 n / 32 bytes per token and channel
+CHUNK = CHUNKS["triton"]
 FORWARD_UNROLL, BACKWARD_UNROLL = 4, 2
 WIDTH = 32  # channels of a program: the lanes of a warp
 MOST_STATES = 16  # of a program, in each lane's registers
@@ -177,10 +178,6 @@ def sequence(tensor: Tensor) -> tuple[Any, ...]:
     return tensor, 0 if len(tensor) == 1 else first, *strides
 
 
-def chunk_count(length: int) -> int:
-    return -(-length // CHUNK)
-
-
 def forward(
     u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: Sequence[bool], keep: bool
 ) -> tuple[Tensor, Tensor]:
@@ -191,7 +188,9 @@ def forward(
 
 def _forward(call: _Call, keep: bool) -> tuple[Tensor, Tensor]:
     y = _Output(call, (call.batch, call.length, call.channels), call.u.dtype, slots=1)
-    shape = (call.walks, call.batch, chunk_count(call.length), call.n, call.channels) if keep else (0,)
+    shape = (
+        (call.walks, call.batch, chunk_count("triton", call.length), call.n, call.channels) if keep else (0,)
+    )
     states, (starts, totals) = call.empty(*shape), call.ends()
     options = {"UNROLL": FORWARD_UNROLL, **call.options}
     for first in call.launches():

@@ -21,11 +21,11 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """-> y in u's dtype, and the states that backward starts from (k, b, chunks, n, d), if `keep`."""
     k, b, length, d = delta.shape
-    shape = (k, b, module.chunk_count(length), A.shape[2], d) if keep else (0,)
+    shape = (k, b, -(-length // module.CHUNK), A.shape[2], d) if keep else (0,)
     states = empty(*shape, dtype=_of_sums(u), device=u.device)
     raised = u if k == 1 else u.to(_of_sums(u))  # sums are rounded once
     y = None
-    for walk, (*tensors, backwards) in enumerate(_each(raised, delta, A, B, C, D, z, bias, rows, reverse)):
+    for walk, (*tensors, backwards) in enumerate(each(raised, delta, A, B, C, D, z, bias, rows, reverse)):
         y = _add(y, module.forward(*tensors, softplus, backwards, states[walk] if keep else None))
     assert y is not None
     return y.to(u.dtype), states
@@ -38,7 +38,7 @@ def backward(
     shared = len(u) < len(delta)
     ddelta, du = (empty(*t.shape, dtype=_of_sums(u), device=u.device) for t in (delta, u))
     dz, own = None, []
-    for walk, (*tensors, backwards) in enumerate(_each(u, delta, A, B, C, D, z, bias, rows, reverse)):
+    for walk, (*tensors, backwards) in enumerate(each(u, delta, A, B, C, D, z, bias, rows, reverse)):
         first = not shared or walk == 0
         du_ = du[walk if not shared else 0] if first else empty(*dy.shape, dtype=du.dtype, device=u.device)
         *grads, dz_, dbias = module.backward(
@@ -56,7 +56,7 @@ def backward(
 def convolve(module: Any, x, weight, bias, rows, silu: bool, reverse: Sequence[bool]) -> Tensor:
     """-> y in x's dtype."""
     y = empty(len(weight), *x.shape[1:], dtype=_of_sums(x), device=x.device)
-    for walk, (*tensors, backwards) in enumerate(_each_filter(x, weight, bias, rows, reverse)):
+    for walk, (*tensors, backwards) in enumerate(each_filter(x, weight, bias, rows, reverse)):
         module.forward(*tensors, silu, backwards, y[walk])
     return y.to(x.dtype)
 
@@ -66,7 +66,7 @@ def convolve_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of x, weight and bias, in the dtype of the sums."""
     shared, total, dxs, rest = len(x) < len(weight), None, [], []
-    for walk, (*tensors, backwards) in enumerate(_each_filter(x, weight, bias, rows, reverse)):
+    for walk, (*tensors, backwards) in enumerate(each_filter(x, weight, bias, rows, reverse)):
         dx, *grads = module.backward(dy[walk], *tensors, silu, backwards)
         rest.append(grads)
         if shared:
@@ -77,7 +77,7 @@ def convolve_backward(
     return _stack(dxs) if total is None else total[None], dweight, dbias
 
 
-def _each(u, delta, A, B, C, D, z, bias, rows, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
+def each(u, delta, A, B, C, D, z, bias, rows, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
     """The arguments of each walk."""
     for walk, backwards in enumerate(reverse):
         D_, bias_, rows_ = (None if t is None else t[walk] for t in (D, bias, rows))
@@ -85,7 +85,7 @@ def _each(u, delta, A, B, C, D, z, bias, rows, reverse: Sequence[bool]) -> Itera
         yield u_, delta[walk], A[walk], B[walk], C[walk], D_, z, bias_, rows_, backwards
 
 
-def _each_filter(x, weight, bias, rows, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
+def each_filter(x, weight, bias, rows, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
     for walk, backwards in enumerate(reverse):
         bias_, rows_ = (None if t is None else t[walk] for t in (bias, rows))
         yield x[walk if len(x) > 1 else 0], weight[walk], bias_, rows_, backwards

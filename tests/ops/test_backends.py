@@ -78,3 +78,13 @@ def test_without_numba_the_cpu_falls_back_to_torch_and_says_so(monkeypatch, capl
         assert "numba is not installed" in caplog.text
     finally:
         backends._best.cache_clear()
+
+
+def test_an_assumed_backend_gives_shapes_where_it_cannot_run():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with backends.assumed("triton"), FakeTensorMode():
+        u, B = torch.empty(2, 8, 50), torch.empty(2, 4, 50)
+        assert selective_scan(u, u, torch.empty(8, 4), B, B).shape == (2, 8, 50)
+    with backends.assumed(None):
+        assert choose_backend("reference", "cpu") == "reference"

@@ -67,7 +67,15 @@ def test_opcheck():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match=r"Expected x \(b, d, l\) and weight \(d, w\)"):
+    with pytest.raises(ValueError, match=r"weight must be \(3, 4\) to go with x's 3 channels, got \(2, 4\)"):
         causal_conv1d(torch.ones(1, 3, 4), torch.ones(2, 4))
     with pytest.raises(ValueError, match="Unknown activation 'relu'"):
         causal_conv1d(torch.ones(1, 3, 4), torch.ones(3, 4), activation="relu")
+    with pytest.raises(ValueError, match=r"Expected x \(b, d, l\) and weight \(d, w\)"):
+        causal_conv1d(torch.ones(3, 4), torch.ones(3, 4))
+    with pytest.raises(ValueError, match=r"bias must be \(3,\)"):
+        causal_conv1d(torch.ones(1, 3, 4), torch.ones(3, 4), torch.ones(6))
+    with pytest.raises(ValueError, match="x must be floating point and not empty"):
+        causal_conv1d(torch.ones(0, 3, 4), torch.ones(3, 4))
+    with pytest.raises(ValueError, match="weight is on meta, x on cpu"):
+        causal_conv1d(torch.ones(1, 3, 4), torch.ones(3, 4, device="meta"))

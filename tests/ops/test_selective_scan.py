@@ -301,6 +301,12 @@ def test_compiles_without_a_graph_break(backend):
         ({"D": torch.ones(5)}, r"D must be \(4,\)"),
         ({"A": torch.ones(4, 2, dtype=torch.complex64)}, "A is complex"),
         ({"rows": torch.arange(5)}, r"rows must be int32 \(5,\), got torch.int64"),
+        (
+            {"u": torch.ones(2, 4, 5, dtype=torch.int64)},
+            "u must be floating point and not empty, got torch.int64",
+        ),
+        ({"z": torch.ones(2, 4, 5, device="meta")}, "z is on meta, u on cpu"),
+        ({"rows": torch.arange(5, dtype=torch.int32, device="meta")}, "rows are on meta"),
         ({"backend": "cuda"}, "Unknown backend 'cuda'; choose one of reference, numba"),
     ],
 )
@@ -308,6 +314,15 @@ def test_wrong_arguments_are_named(change, message):
     arguments = {k: v.detach() for k, v in problem(2, 4, 5, None, 2).items()}
     with pytest.raises(ValueError, match=message):
         selective_scan(**(arguments | change))
+
+
+@pytest.mark.parametrize(
+    "size", [(0, 4, 5, None, 2), (2, 0, 5, None, 2), (2, 4, 0, None, 2), (2, 4, 5, None, 0)]
+)
+def test_an_empty_scan_is_refused(size):
+    arguments = {name: t.detach() for name, t in problem(*size).items()}
+    with pytest.raises(ValueError, match="not empty|no states"):
+        selective_scan(**arguments)
 
 
 def test_every_backend_that_says_ok_runs():
