@@ -92,12 +92,14 @@ class SelectiveSSM(nn.Module):
             self.dt_proj.bias.copy_(initial_dt_bias(d_inner))
 
 
-def scans(
-    ssms: Sequence[SelectiveSSM], paths: Sequence[ScanPath], x: Tensor, z: Tensor, grid: tuple[int, ...]
-) -> Tensor:
+Walk = tuple[SelectiveSSM, ScanPath]
+
+
+def scans(walks: Sequence[Walk], x: Tensor, z: Tensor, grid: tuple[int, ...]) -> Tensor:
     """The sum over walks, each with weights of its own, of scan(silu(conv(x))) silu(z); x, gate z (b, l, E)
     -> (b, l, E), tokens in memory order throughout. All walks divide the tokens into equally many sequences.
     """
+    paths = [path for _, path in walks]
     shape = x.shape
     sequences = (shape[0] * paths[0].n_sequences(grid), -1, shape[2])
     x, z = x.reshape(sequences), z.reshape(sequences)
@@ -105,7 +107,7 @@ def scans(
     reverse = [path.backwards for path in paths]
 
     def of_all(name: str) -> Tensor:
-        own: list[Tensor] = [ssm.get_parameter(name) for ssm in ssms]
+        own: list[Tensor] = [ssm.get_parameter(name) for ssm, _ in walks]
         return torch.stack(own) if len(own) > 1 else own[0][None]
 
     filters, bias = of_all("conv1d.weight").squeeze(2), of_all("conv1d.bias")
@@ -142,13 +144,8 @@ class Mamba(SelectiveSSM):
 
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        walks = list(zip([self, *self.further], self.paths, strict=True))
-        y = None
-        for n_sequences in dict.fromkeys(
-            path.n_sequences(grid) for path in self.paths
-        ):  # as many at once as fit
-            ssms, paths = zip(*(w for w in walks if w[1].n_sequences(grid) == n_sequences), strict=True)
-            part = scans(cast(Sequence[SelectiveSSM], ssms), paths, x, z, grid)
-            y = part if y is None else y + part
-        assert y is not None
-        return self.out_proj(y)
+        together: dict[int, list[Walk]] = {}  # those that divide the tokens alike
+        for ssm, path in zip([self, *self.further], self.paths, strict=True):
+            together.setdefault(path.n_sequences(grid), []).append((cast(SelectiveSSM, ssm), path))
+        parts = [scans(walks, x, z, grid) for walks in together.values()]
+        return self.out_proj(sum(parts[1:], parts[0]))

@@ -28,9 +28,8 @@ def linear_scan(decay: Tensor, drive: Tensor, start: Tensor) -> Tensor:
     h."""
     length = decay.shape[1]
     padding = (0, 0, 0, 0, 0, -length % SIDE)
-    decay, drive = (
-        F.pad(t, padding).unflatten(1, (-1, SIDE)) for t in (decay, drive)
-    )  # (b, pieces, side, d, n)
+    # (b, pieces, side, d, n)
+    decay, drive = (F.pad(t, padding).unflatten(1, (-1, SIDE)) for t in (decay, drive))
     h, through = drive[:, :, 0], decay[:, :, 0]
     local, products = [h], [through]
     for k in range(1, SIDE):
