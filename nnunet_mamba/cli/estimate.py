@@ -76,7 +76,8 @@ def _print_memory(parts: dict[str, int], measured: bool) -> None:
     note = "" if measured else ", tensors alone: scratch and allocator of this device are not measured"
     print(f"peak memory  {sum(parts.values()) / 2**20:8.0f} MiB{note}")
     for name, size in parts.items():
-        print(f"  {size / 2**20:17.1f}  {name}")
+        if size or measured:
+            print(f"  {size / 2**20:17.1f}  {name}")
 
 
 def _print_seconds(parts: dict[str, float] | None) -> None:

@@ -18,7 +18,7 @@ class Profile:
     description     the hardware, its threads and the versions of what ran
     precision       fp32 or fp16: what the times were measured in
     backend         of the selective scan
-    scratch         factors of `scratch_of`; none where they are not measured
+    scratch         factors of `scratch_of`; none where they are not measured: tensors alone are counted then
     overhead_bytes  what a first training step takes beside all else
     kernel_bytes    what a library keeps of each different convolution that it has met
     seconds         per unit of work; none where they are not measured
@@ -45,7 +45,7 @@ class Profile:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "torch", {}, 0, 0, {})
+UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "triton", {}, 0, 0, {})
 
 
 def load_profile(name: str) -> Profile:
