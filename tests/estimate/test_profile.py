@@ -1,11 +1,18 @@
 """Profiles of devices."""
 
+import json
+from dataclasses import asdict, replace
+from subprocess import CompletedProcess
+
 import pytest
 
+from nnunet_mamba.estimate.measure import measure_profile
 from nnunet_mamba.estimate.profile import UNMEASURED_CUDA, Profile, load_profile
 from nnunet_mamba.estimate.work import UNITS
 
 PROFILE = Profile("cpu", "a test", "fp32", "numba", {"conv_forward": 1.0}, 10, 2, dict.fromkeys(UNITS, 0.5))
+OTHER_UNITS = json.dumps(asdict(replace(PROFILE, seconds={"call": 1.0})))
+OTHER_DEVICE = json.dumps(asdict(replace(PROFILE, device="tpu")))
 
 
 def test_a_profile_is_saved_and_loaded(tmp_path):
@@ -33,3 +40,22 @@ def test_cuda_without_a_measurement_knows_tensors_alone():
 def test_an_unknown_profile_says_how_to_measure_one():
     with pytest.raises(ValueError, match=r"No profile 'tpu'; choose one of cpu, cuda, or measure one"):
         load_profile("tpu")
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", "3", "not json", '{"plans_name": "nnUNetPlans"}', OTHER_UNITS, OTHER_DEVICE]
+)
+def test_another_file_is_no_profile(tmp_path, text):
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"other\.json is no profile of a device .*; expected a file that"):
+        load_profile(str(path))
+
+
+def test_what_ends_a_measurement_is_said(monkeypatch):
+    def fail(*_, **__):
+        return CompletedProcess([], 1, "", "Traceback\nValueError: Measured on Linux only (no /proc).\n")
+
+    monkeypatch.setattr("subprocess.run", fail)
+    with pytest.raises(ValueError, match=r"Measuring seconds on cpu ended with: Measured on Linux only"):
+        measure_profile("cpu")
