@@ -77,7 +77,8 @@ def test_checkpointing_lowers_the_peak_and_adds_work(name):
     )
     assert recomputed.peak.total() < 0.9 * plain.peak.total()
     assert recomputed.work["conv_flop"] > plain.work["conv_flop"]
-    assert recomputed.work["scan_backward_element"] == plain.work["scan_backward_element"]
+    forward = plain.work["scan_element"] / 3.1  # of 3.1 with the backward pass
+    assert recomputed.work["scan_element"] <= plain.work["scan_element"] + forward + 1
 
 
 def test_scratch_adds_to_the_peak():
