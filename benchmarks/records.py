@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -11,14 +12,17 @@ from typing import Any
 
 import torch
 
+from nnunet_mamba.estimate.measure import cpu_name
+
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "triton", "mamba_ssm")
 
 
 def surroundings(device: str) -> dict[str, Any]:
     """The command that runs, the machine and the versions of what takes part."""
+    cpu = f"{cpu_name()} ({os.cpu_count()} cores)"
     return {
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}",
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu,
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **_versions()},
     }
@@ -32,13 +36,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
 
 
 def heading(record: dict[str, Any]) -> str:

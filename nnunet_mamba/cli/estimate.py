@@ -31,6 +31,11 @@ def _stages(text: str) -> int | str:
 def estimate(args: argparse.Namespace) -> int:
     if args.measure is not None:
         return _measure(args)
+    if args.threads is not None:
+        raise ValueError(
+            f"--threads {args.threads} goes with --measure; a prediction is for the threads of its profile. "
+            f"Drop it, or measure: --measure NAME.json --threads {args.threads}."
+        )
     if args.plans is None or args.network is None:
         raise ValueError("expected a plans file and --network NAME, or --measure JSON for a new device.")
     from nnunet_mamba.estimate.estimate import estimate as predict
@@ -76,7 +81,8 @@ def _print_memory(parts: dict[str, int], measured: bool) -> None:
     note = "" if measured else ", tensors alone: scratch and allocator of this device are not measured"
     print(f"peak memory  {sum(parts.values()) / 2**20:8.0f} MiB{note}")
     for name, size in parts.items():
-        print(f"  {size / 2**20:17.1f}  {name}")
+        if size or measured:
+            print(f"  {size / 2**20:17.1f}  {name}")
 
 
 def _print_seconds(parts: dict[str, float] | None) -> None:
@@ -95,6 +101,8 @@ def _measure(args: argparse.Namespace) -> int:
 
     if args.device not in ("cpu", "cuda"):
         raise ValueError(f"--measure takes --device cpu or cuda, got {args.device!r}.")
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads must be positive, got {args.threads}; leave it out for torch's choice.")
     precision = args.precision or ("fp16" if args.device == "cuda" else "fp32")
     measure_profile(args.device, precision, args.threads).save(args.measure)
     print(f"-> {args.measure}; use it with --device {args.measure}")

@@ -48,7 +48,7 @@ def estimate(
         classes=sizes["num_classes"],
         patch=sizes["patch_size"],
         precision=precision,
-        scratch=profile.scratch,
+        scratch=profile.scratch or None,
         # a GPU that is not there cannot even be imitated: autograd asks for it
         device="cuda" if profile.device == "cuda" and torch.cuda.is_available() else "cpu",
         backend=profile.backend,

@@ -46,8 +46,10 @@ class LiveMemory(TorchDispatchMode):
         """Storages that are born inside are of this kind."""
         before = self.kind, self._in_backward
         self.kind, self._in_backward = kind, backward
-        yield
-        self.kind, self._in_backward = before
+        try:
+            yield
+        finally:
+            self.kind, self._in_backward = before
 
     def rename(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Count these, known or new, as another kind."""
@@ -64,9 +66,8 @@ class LiveMemory(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         born = [self._note(tensor.untyped_storage(), self.kind) for tensor in _tensors(result)]
         scratch = self.observe(func, args, result, sum(born))
-        if not (
-            self._in_backward and func is ADD
-        ):  # autograd adds gradients in place, where no mode looks on
+        # autograd adds gradients in place, where no mode looks on
+        if not (self._in_backward and func is ADD):
             self._compare(scratch)
         return result
 

@@ -28,7 +28,7 @@ from nnunet_mamba.ops.backends import choose_backend
 def measure_profile(device: str, precision: str = "fp32", threads: int | None = None) -> Profile:
     """Times in a process of their own, memory in another, whose malloc returns what is freed.
 
-    Raises ValueError if the device is not here.
+    Raises ValueError if the device is not here, or does not let itself be measured.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("torch finds no CUDA device here; measure where it is, and copy the file.")
@@ -36,9 +36,13 @@ def measure_profile(device: str, precision: str = "fp32", threads: int | None = 
     parts: dict[str, Any] = {}
     for part, environment in (("seconds", {}), ("memory", EXACT_MALLOC)):
         command = [sys.executable, "-m", __name__, part, device, precision, str(threads)]
-        done = subprocess.run(
-            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True
-        )
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+            raise ValueError(
+                f"Measuring {part} on {device} ended with: {last.removeprefix('ValueError: ')} Expected is a "
+                f"Linux machine with that device free; measure on one, and copy the file."
+            )
         parts |= json.loads(done.stdout)
     return Profile(device=device, precision=precision, **parts)
 

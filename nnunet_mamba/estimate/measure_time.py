@@ -59,8 +59,9 @@ LAYERS: Mapping[str, tuple[Layer, tuple[int, ...]]] = {  # layer, shape of its i
     "tiny": (nn.GELU, (2, 8)),
     "mamba": (partial(MambaMixer, 32, 3), (2, 32, 16, 24, 16)),
     "mamba, wide": (partial(MambaMixer, 128, 3), (2, 128, 4, 6, 4)),
-    "mamba, many states": (partial(MambaTransMixer, 32, 3, d_state=64), (2, 32, 8, 24, 16)),
+    "mamba, transposed": (partial(MambaTransMixer, 32, 3, d_state=32), (2, 32, 8, 24, 16)),
     "ss2d": (partial(SS2D, 96, order="HW,WH,-HW,-WH"), (4, 32, 32, 96)),
+    "ss2d, many states": (partial(SS2D, 96, order="HW,WH,-HW,-WH", d_state=64), (2, 24, 24, 96)),
     "ss2d, wide": (partial(SS2D, 768, order="HW,WH,-HW,-WH"), (4, 4, 4, 768)),
 }
 NETWORKS: Mapping[str, tuple[Layer, tuple[int, ...]]] = {  # where tensors are not warm from a cache

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nnunet_mamba.estimate.work import GROUPS
+from nnunet_mamba.estimate.work import GROUPS, UNITS
+from nnunet_mamba.ops.backends import BACKENDS
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -18,7 +19,7 @@ class Profile:
     description     the hardware, its threads and the versions of what ran
     precision       fp32 or fp16: what the times were measured in
     backend         of the selective scan
-    scratch         factors of `scratch_of`; none where they are not measured
+    scratch         factors of `scratch_of`; none where they are not measured: tensors alone are counted then
     overhead_bytes  what a first training step takes beside all else
     kernel_bytes    what a library keeps of each different convolution that it has met
     seconds         per unit of work; none where they are not measured
@@ -45,7 +46,7 @@ class Profile:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "torch", {}, 0, 0, {})
+UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "triton", {}, 0, 0, {})
 
 
 def load_profile(name: str) -> Profile:
@@ -54,7 +55,7 @@ def load_profile(name: str) -> Profile:
     ValueError for others."""
     path = Path(name) if name.endswith(".json") else PROFILES / f"{name}.json"
     if path.is_file():
-        return Profile(**json.loads(path.read_text()))
+        return _read(path)
     if name == "cuda":
         return UNMEASURED_CUDA
     known = ", ".join(sorted({"cuda", *(file.stem for file in PROFILES.glob("*.json"))}))
@@ -62,3 +63,20 @@ def load_profile(name: str) -> Profile:
         f"No profile {name!r}; choose one of {known}, or measure one on the device itself: "
         f"nnunet-mamba estimate --measure NAME.json, then --device NAME.json."
     )
+
+
+def _read(path: Path) -> Profile:
+    """ValueError for what `save` did not write, or wrote when units of work were others."""
+    try:
+        profile = Profile(**json.loads(path.read_text()))
+        units = set(profile.seconds)
+        if profile.device not in ("cpu", "cuda") or profile.backend not in BACKENDS:
+            raise ValueError(f"device {profile.device!r}, backend {profile.backend!r}")
+        if units and units != set(UNITS):
+            raise ValueError(f"other units of work: {', '.join(sorted(units ^ set(UNITS)))}")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no profile of a device ({error}); expected a file that this version wrote: "
+            f"nnunet-mamba estimate --measure NAME.json."
+        ) from error
+    return profile

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +14,10 @@ from nnunet_mamba.estimate.live_memory import LiveMemory
 from nnunet_mamba.estimate.scratch import kernel_of, scratch_of
 from nnunet_mamba.estimate.training import Training, random_batch
 from nnunet_mamba.estimate.work import work_of
-from nnunet_mamba.ops.backends import ENVIRONMENT
+from nnunet_mamba.ops.backends import assumed
 
 WEIGHTS, BATCH, KEPT, LOSS = "weights", "batch", "kept", "loss"
+IMITATED_BY: Mapping[str | None, str] = {"mamba_ssm": "triton"}  # it has no fake kernels; states are alike
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,8 @@ def simulate(
 
     Args:
         scratch: factors of `scratch_of`; None: operators take none.
-        device, backend: the device of the fake tensors, and the backend of the scan.
+        device, backend: the device of the fake tensors, and the backend of the scan, which need not run
+            here.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -63,26 +63,12 @@ def simulate(
         return 0 if scratch is None else scratch_of(func, args, result, scratch)
 
     memory = LiveMemory(observe)
-    with FakeTensorMode(), _backend(backend):
+    with FakeTensorMode(), assumed(IMITATED_BY.get(backend, backend)):
         network = network._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))
         x, targets = random_batch(network, batch, channels, classes, patch, torch.device(device))
         training = Training(network, x, targets, precision)
         _run(training, memory)
     return Step(memory.peak, work, len(kernels - {None}))
-
-
-@contextmanager
-def _backend(name: str | None) -> Iterator[None]:
-    """The scan's backend by its variable, as before afterwards."""
-    before = os.environ.get(ENVIRONMENT)
-    if name is not None:
-        os.environ[ENVIRONMENT] = name
-    try:
-        yield
-    finally:
-        if name is not None:
-            os.environ.pop(ENVIRONMENT)
-            os.environ.update({} if before is None else {ENVIRONMENT: before})
 
 
 def _run(training: Training, memory: LiveMemory) -> None:

@@ -96,6 +96,7 @@ class BaselineUNet(UNet):
             MonaiNetwork(network, deep_supervision),
             multiple=(row.multiple,) * ndim,
             output_strides=tuple((stride,) * ndim for stride in row.output_strides),
+            n_levels=0,
         )
         self.grid = grid
         self.train()

@@ -27,7 +27,8 @@ class UNet(nn.Module):
             off.
         multiple: what the grid of the encoder's input must be a multiple of.
         output_strides: voxels of the input per voxel of each of the logits.
-        n_levels: resolutions at which encoder and decoder work, if these are `Levels`.
+        n_levels: resolutions at which encoder and decoder work, which are `Levels`; 0 where they are not, and
+            nothing can be recomputed.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class UNet(nn.Module):
         decoder: nn.Module,
         multiple: Grid,
         output_strides: tuple[Grid, ...],
-        n_levels: int = 0,
+        n_levels: int,
     ):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder

@@ -31,7 +31,7 @@ class MambaTrainer(RecipeTrainer):
     network_name: ClassVar[str]
     overrides: ClassVar[Mapping[str, Any]] = {}  # of `create_network`
     no_decay_ssm: ClassVar[bool] = False
-    checkpoint_stages: ClassVar[int | str] = 0  # of `create_network`, unless the variable of this name is set
+    checkpoint_stages: ClassVar[int | str] = 0  # in training, unless the variable of this name is set
 
     @classmethod
     def build_network_architecture(
@@ -48,10 +48,16 @@ class MambaTrainer(RecipeTrainer):
             input_channels=num_input_channels,
             num_classes=num_output_channels,
             deep_supervision=enable_deep_supervision,
-            checkpoint_stages=asked_checkpoint_stages(cls.checkpoint_stages),
             **network_sizes(cls.network_name, configuration_manager),
             **cls.overrides,
         )
+
+    def initialize(self) -> None:
+        """Also says which stages to recompute: a matter of training, of which a prediction knows nothing."""
+        stages = asked_checkpoint_stages(self.checkpoint_stages)
+        super().initialize()
+        network: Any = bare_network(self.network)
+        network.recompute(stages)
 
     @classmethod
     def own_output_strides(cls) -> tuple[int, ...] | None:

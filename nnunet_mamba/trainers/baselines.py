@@ -33,7 +33,6 @@ class BaselineTrainer(RecipeTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        refuse_checkpoint_stages(cls.network_name)
         return baselines.create_baseline(
             cls.network_name,
             input_channels=num_input_channels,
@@ -41,6 +40,10 @@ class BaselineTrainer(RecipeTrainer):
             patch_size=configuration_manager.patch_size,
             deep_supervision=enable_deep_supervision,
         )
+
+    def initialize(self) -> None:
+        refuse_checkpoint_stages(self.network_name)
+        super().initialize()
 
     @classmethod
     def own_output_strides(cls) -> tuple[int, ...]:

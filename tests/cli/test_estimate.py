@@ -51,6 +51,7 @@ def test_cuda_is_said_to_be_unmeasured(capsys, plans_file):
     assert main(["estimate", str(plans_file), "--network", "nnunet", "--device", "cuda"]) == 0
     printed = capsys.readouterr().out
     assert "tensors alone" in printed
+    assert "scratch of operators" not in printed
     assert "not measured for this device" in printed
 
 
@@ -69,6 +70,8 @@ def test_cuda_is_said_to_be_unmeasured(capsys, plans_file):
         (["--network", "nnunet", "--checkpoint-stages", "two"], "got 'two'"),
         (["--network", "vm_unet"], "This network works in 2D"),
         (["--measure", "x.json", "--device", "tpu"], "--measure takes --device cpu or cuda, got 'tpu'"),
+        (["--measure", "x.json", "--threads", "0"], "--threads must be positive, got 0"),
+        (["--network", "nnunet", "--threads", "2"], "--threads 2 goes with --measure"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, plans_file, arguments, complaint):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -114,3 +115,10 @@ def test_the_training_of_two_convolutions_by_hand():
     assert memory.peak["before"] == 8 * KIB
     assert memory.peak["weights"] == 2 * 54 * 4
     assert memory.peak["transient"] == 3 * 16 * KIB + 54 * 4 + 2 * 4  # and the loss with its gradient
+
+
+def test_an_error_ends_the_block_of_birth():
+    memory = LiveMemory()
+    with pytest.raises(RuntimeError), memory.born_as("kept", backward=True):
+        raise RuntimeError
+    assert (memory.kind, memory._in_backward) == ("transient", False)

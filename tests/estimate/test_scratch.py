@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunet_mamba.estimate import scratch
 from nnunet_mamba.estimate.live_memory import LiveMemory
 from nnunet_mamba.estimate.scratch import kernel_of, scratch_of
 from nnunet_mamba.ops import selective_scan
+from nnunet_mamba.ops.backends import assumed
 
 FACTORS = {"conv_forward": 1.0, "conv_transposed": 2.0, "conv_backward": 1.0}
 
@@ -59,3 +62,58 @@ def test_scans_need_scratch_in_backward(backend):
     A, B = -torch.ones(8, 4), torch.ones(1, 4, 64)
     found, _ = scratches(lambda: selective_scan(u, u, A, B, B, backend=backend).square().sum().backward())
     assert found["selective_scan_backward"] >= 2 * 64 * 4 * 4  # dB and dC
+
+
+def triton_scratches(length, n, channels=64, dtype=torch.float32):
+    with FakeTensorMode(), assumed("triton"):
+        u = torch.empty(1, length, channels, dtype=dtype).transpose(1, 2).requires_grad_()
+        A, B = torch.empty(channels, n), torch.empty(1, length, n, dtype=dtype).transpose(1, 2)
+
+        def step():
+            y = selective_scan(u, u, A, B, B)
+            y.backward(torch.empty_like(y))
+
+        found, _ = scratches(step)
+    return found.get("selective_scan", 0), found["selective_scan_backward"]
+
+
+def test_tritons_scan_by_hand():
+    """64 tokens, 64 channels, 16 states: two blocks of channels, each one program.
+
+    Each leaves its own dB and dC, walks back through 16 states per chunk, and adds to dA, dD and dbias.
+    """
+    forward, backward = triton_scratches(64, 16)
+    assert forward == 0
+    assert backward == 4 * (2 * 2 * 64 * 16 + 2 * 32 * (16 * 16 + 16 + 2))
+
+
+def test_tritons_long_scans_are_cut_into_segments_that_hand_states_over():
+    forward, backward = triton_scratches(1024, 16)  # 8 segments of 2 blocks
+    assert forward == 4 * 16 * 32 * (16 + 1)
+    assert backward == 4 * (2 * 2 * 1024 * 16 + 16 * 32 * (16 * 16 + 16 + 2)) + forward
+
+
+def test_tritons_scan_of_many_states_adds_up_results_of_its_pieces():
+    """40 states are 3 pieces of 16, which run together: y, du and ddelta of each, and sums of dB and dC."""
+    forward, backward = triton_scratches(64, 40)
+    assert forward == 4 * 3 * 64 * 64
+    per_program = 2 * 32 * (16 * 16 + 16 + 2)
+    assert backward == 4 * 3 * (2 * 2 * 64 * 16 + 2 * 64 * 16 + 2 * 64 * 64 + per_program)
+
+
+def test_tritons_sums_are_in_float32_beside_results_in_half():
+    half, single = (triton_scratches(64, 40, dtype=dtype) for dtype in (torch.float16, torch.float32))
+    assert half[0] - single[0] == 4 * 64 * 64
+    assert half[1] - single[1] == 4 * 2 * 64 * 64
+
+
+def test_tritons_sizes_are_those_of_its_code():
+    pytest.importorskip("triton")
+    from nnunet_mamba.ops import triton_scan, triton_tuning
+
+    assert scratch.TRITON_CHUNK == triton_scan.CHUNK
+    assert scratch.TRITON_KEPT == triton_scan.CHUNK // triton_scan.BACKWARD_UNROLL
+    assert scratch.TRITON_WIDTH == triton_scan.WIDTH
+    assert scratch.TRITON_STATES == triton_scan.MOST_STATES
+    assert scratch.TRITON_SHORTEST == triton_scan.SHORTEST
+    assert scratch.TRITON_PROGRAMS % triton_tuning.DEFAULT == 0

@@ -1,14 +1,12 @@
 """A training step on fake tensors."""
 
-import os
-
 import pytest
 import torch
 from torch import nn
 
 from nnunet_mamba import create_network
 from nnunet_mamba.estimate.simulate import simulate
-from nnunet_mamba.ops.backends import ENVIRONMENT
+from nnunet_mamba.ops import backends
 
 SIZES = {
     "input_channels": 1,
@@ -79,7 +77,8 @@ def test_checkpointing_lowers_the_peak_and_adds_work(name):
     )
     assert recomputed.peak.total() < 0.9 * plain.peak.total()
     assert recomputed.work["conv_flop"] > plain.work["conv_flop"]
-    assert recomputed.work["scan_backward_element"] == plain.work["scan_backward_element"]
+    forward = plain.work["scan_element"] / 3.1  # of 3.1 with the backward pass
+    assert recomputed.work["scan_element"] <= plain.work["scan_element"] + forward + 1
 
 
 def test_scratch_adds_to_the_peak():
@@ -90,13 +89,11 @@ def test_scratch_adds_to_the_peak():
     assert with_scratch.peak.total() > without.peak.total()
 
 
-def test_the_backend_of_the_scan_is_only_changed_within(monkeypatch):
-    monkeypatch.setenv(ENVIRONMENT, "numba")
-    simulate(fake(), **JOB, backend="torch")
-    assert os.environ[ENVIRONMENT] == "numba"
-    monkeypatch.delenv(ENVIRONMENT)
-    simulate(fake(), **JOB, backend="torch")
-    assert ENVIRONMENT not in os.environ
+@pytest.mark.parametrize("backend", ["numba", "torch", "triton", "mamba_ssm"])
+def test_no_backend_has_to_run_here(monkeypatch, backend):
+    monkeypatch.setattr(backends, "state_of", lambda name: pytest.fail(f"asked whether {name} runs here"))
+    step = simulate(fake(), **JOB, backend=backend)
+    assert step.work["scan_element"] > 0
 
 
 @pytest.mark.parametrize(("network", "n_stages"), [("vm_unet", 4), ("swin_umamba", 5)])

@@ -46,3 +46,15 @@ def test_networks_of_others_refuse(make_trainer, monkeypatch):
     monkeypatch.setenv(CHECKPOINT_STAGES, "1")
     with pytest.raises(ValueError, match=r"cannot be recomputed from here\. Unset the variable"):
         make_trainer(nnUNetTrainerSegResNet).initialize()
+
+
+@pytest.mark.parametrize("variable", ["7", "some", "1"])
+@pytest.mark.parametrize("trainer_class", [nnUNetTrainerMMUNet, nnUNetTrainerSegResNet])
+def test_a_prediction_heeds_no_variable(make_trainer, monkeypatch, trainer_class, variable):
+    """As nnU-Net's predictor builds the network: by the class alone."""
+    monkeypatch.setenv(CHECKPOINT_STAGES, variable)
+    trainer = make_trainer(trainer_class)
+    network = trainer_class.build_network_architecture(
+        trainer.plans_manager, trainer.configuration_manager, 1, 2, enable_deep_supervision=False
+    )
+    assert not any(module.n_recomputed for module in network.modules() if isinstance(module, Levels))
