@@ -39,6 +39,7 @@ from records import heading, surroundings, write
 from torch import Tensor, nn
 
 from nnunet_mamba import create_network, list_networks
+from nnunet_mamba.estimate.training import nnunets_loss
 from nnunet_mamba.networks.baselines import BASELINES, create_baseline
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import row_of
@@ -221,16 +222,6 @@ def sliding_window(network: nn.Module, sizes: dict[str, Any], device: torch.devi
         seconds(lambda: predictor.predict_sliding_window_return_logits(x), device)
         for _ in range(2 if device.type == "cuda" else 1)
     )
-
-
-def nnunets_loss(n_outputs: int) -> nn.Module:
-    from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
-    from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-    from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-
-    dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
-    loss = DC_and_CE_loss(dice, {}, weight_ce=1, weight_dice=1, dice_class=MemoryEfficientSoftDiceLoss)
-    return DeepSupervisionWrapper(loss, [2.0**-i for i in range(n_outputs)])
 
 
 def load_the_operators(device: torch.device) -> None:
