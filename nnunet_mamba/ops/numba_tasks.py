@@ -90,8 +90,10 @@ def fetch(tag, lanes, block, source, scratch):
 
 def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """The tensor in `dtype` with its last axis contiguous; itself where it already is."""
-    tensor = tensor.detach().to(dtype)
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    tensor = tensor.detach()
+    if tensor.dtype == dtype and tensor.stride(-1) == 1:
+        return tensor
+    return empty(*tensor.shape, dtype=dtype).copy_(tensor)
 
 
 class Tasks:
