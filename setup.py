@@ -14,6 +14,7 @@ setup(
     package_dir={f"nnunet_mamba.{name}": name for name in BESIDE},
     package_data={
         "nnunet_mamba": ["py.typed"],
+        "nnunet_mamba.datasets": ["published_splits.json"],
         "nnunet_mamba.estimate": ["profiles/*.json"],
         "nnunet_mamba.plans_templates": ["*.json"],
     },

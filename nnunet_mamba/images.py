@@ -1,12 +1,52 @@
 """Reading images completely, or not at all: the one door through which image files come in."""
 
+from __future__ import annotations
+
 import gzip
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 
 CHUNK = 1 << 22  # bytes
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+TOLERANCE = 1e-3  # relative for spacings, of a voxel for origins, cosines for directions: lost by rounding
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of an image are, in its header's order (x, y, z), lengths in mm."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    def difference(self, expected: Grid) -> str | None:
+        """The first thing in which the two differ by more than rounding, with both values; None if none."""
+        voxel = min(expected.spacing)
+        for what, absolute, relative in (
+            ("size", 0.0, 0.0),
+            ("spacing", 0.0, TOLERANCE),
+            ("origin", 10 * TOLERANCE * voxel, 0.0),
+            ("direction", TOLERANCE, 0.0),
+        ):
+            a, b = getattr(self, what), getattr(expected, what)
+            if len(a) != len(b) or not np.allclose(a, b, atol=absolute, rtol=relative):
+                return f"{what}: {rounded(a)} against {rounded(b)}"
+        return None
+
+
+def rounded(numbers: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"
+
+
+def grid_of(image: Any) -> Grid:
+    """Of a sitk.Image, or of an ImageFileReader that has read the header."""
+    return Grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
 
 def read_image(file: Path) -> sitk.Image:
@@ -15,14 +55,37 @@ def read_image(file: Path) -> sitk.Image:
     ITK fills what a truncated .nii.gz lacks with zeros and says nothing, so compressed files are first
     unpacked once for their checksum.
     """
-    file = Path(file)
+    return _whole(Path(file), lambda: sitk.ReadImage(str(file)))
+
+
+def read_header(file: Path) -> sitk.ImageFileReader:
+    """The header of a file whose compressed stream is whole; its voxels are not read."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    _whole(Path(file), reader.ReadImageInformation)
+    return reader
+
+
+def read_picture(file: Path) -> np.ndarray:
+    """(y, x) or (y, x, colours) of a PNG, JPEG, BMP or TIFF."""
+    from skimage.io import imread
+
+    return _whole(Path(file), lambda: imread(file))
+
+
+def is_picture(file: Path) -> bool:
+    return Path(file).suffix.lower() in PICTURES
+
+
+def _whole(file: Path, read: Any) -> Any:
+    """What `read` returns; ValueError with the file's name if it cannot, or not all of it."""
     try:
         if file.suffix == ".gz":
             check_gzip(file)
-        return sitk.ReadImage(str(file))
+        return read()
     except FileNotFoundError as error:
         raise ValueError(f"{file} does not exist.") from error
-    except (RuntimeError, OSError, EOFError, zlib.error) as error:
+    except (RuntimeError, OSError, EOFError, SyntaxError, ValueError, zlib.error) as error:
         reason = " ".join(str(error).split("\n")[-1].split()) or type(error).__name__
         raise ValueError(
             f"{file} cannot be read as an image ({reason}). Fetch it again, or remove the case."

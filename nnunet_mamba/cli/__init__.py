@@ -9,6 +9,7 @@ VERBS = (
     "quickstart",
     "doctor",
     "register",
+    "convert",
     "networks",
     "estimate",
     "import_checkpoint",

@@ -1,28 +1,80 @@
-"""Reading a labelled data set as people have it: a Decathlon task, or nnU-Net's own layout.
+"""A labelled data set before it is nnU-Net's: which files make a case, and what was wrong with their names.
 
-Decathlon     dataset.json with "training" pairs and "modality"; 3D images, or 4D ones with the channels last.
-nnU-Net raw   Dataset###_Name: dataset.json with "channel_names", imagesTr/CASE_0000.., labelsTr/CASE.
-
-Only the listing happens here, with every complaint that file names allow; `raw.py` opens the images.
+Readers of layouts (`layout.py`, `decathlon.py`, `nnunet_raw.py`) list a folder as a `Source`; `convert.py`
+opens the files and writes the dataset.
 """
+
+from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-FALLBACK_ID = 901  # for a Decathlon folder whose name carries no task number
-CARRIED_KEYS = ("regions_class_order", "overwrite_image_reader_writer")  # of nnU-Net's dataset.json
+import numpy as np
+
+KINDS: Mapping[str, str] = {
+    "unreadable": "a file that cannot be read in full",
+    "missing": "an image without its label, or without one of its channels",
+    "extra": "a label without its image",
+    "duplicate": "two files for one place in a case",
+    "shape": "an image and a label, or two channels, with different numbers of voxels",
+    "geometry": "the same voxels, but another spacing, origin or direction",
+    "values": "an image with NaN or infinite values",
+    "labels": "a label file with values that are unknown, or no whole numbers",
+    "empty": "a label file with background only",
+}
+ACCEPTABLE = ("geometry", "empty", "extra")  # what nnU-Net can train with
+MOST_SHOWN = 50  # faults, in a message
+ROLES = ("train", "val", "test")  # val: the release's own validation cases, labelled
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong, and where; `case` None: not in one case."""
+
+    kind: str  # of KINDS
+    case: str | None
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.what}"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One labelled scan: one image file per channel, or a single 4D file that holds them all."""
+    """images  one file per channel, or a single file that holds them all
+    labels  the files of which the label is made, mostly one; none for a test case
+    """
 
     name: str
     images: tuple[Path, ...]
-    label: Path
+    labels: tuple[Path, ...] = ()
+    role: str = "train"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (*self.images, *self.labels)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How the values of files become nnU-Net's; by default they stay.
+
+    image   file -> (y, x, colours) uint8, for pictures of any kind
+    label   files -> values, where a label is drawn from several files or from instances
+    recode  value in the files -> label; a value that it lacks is a fault
+    """
+
+    image: Callable[[Path], np.ndarray] | None = None
+    label: Callable[[tuple[Path, ...]], np.ndarray] | None = None
+    recode: Mapping[int, int] = field(default_factory=dict)
+
+
+AS_THEY_ARE = Pixels()
 
 
 @dataclass(frozen=True)
@@ -30,36 +82,54 @@ class Source:
     """A labelled data set, described in nnU-Net's words."""
 
     name: str  # Dataset###_Name
-    channel_names: dict[str, str]
-    labels: dict[str, Any]  # name -> integer, or a list of integers for a region
+    channel_names: Mapping[str, str]
+    labels: Mapping[str, Any]  # name -> integer, or a list of integers for a region
     file_ending: str
     cases: tuple[Case, ...]
-    extra: dict[str, Any] = field(default_factory=dict)
+    faults: tuple[Fault, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)  # more of dataset.json
+    pixels: Pixels = AS_THEY_ARE
+    group: str | None = None  # the part of a case's name that names its patient, as a regular expression
 
     @property
     def label_values(self) -> frozenset[int]:
-        """Every value that a label file may hold."""
+        """Every value that a label file of nnU-Net may hold."""
         values: set[int] = set()
         for value in self.labels.values():
             values.update(value if isinstance(value, list | tuple) else (value,))
         return frozenset(int(value) for value in values)
 
+    def without_test(self) -> Source:
+        """Without what cannot be scored."""
+        return replace(self, cases=tuple(case for case in self.cases if case.role != "test"))
 
-def read_source(folder: Path) -> Source:
-    """The data set in `folder`, of whichever of the two layouts it has."""
-    folder = Path(folder).resolve()
-    description = read_description(folder)
-    if "training" in description and "modality" in description:
-        source = read_decathlon(folder, description)
-    elif "channel_names" in description:
-        source = read_nnunet_raw(folder, description)
-    else:
-        raise ValueError(
-            f"{folder / 'dataset.json'} is neither a Decathlon task's (keys 'training' and 'modality') nor "
-            f"nnU-Net's (key 'channel_names'); its keys are {', '.join(sorted(description)) or 'none'}."
-        )
-    check_labels_consecutive(source, folder)
-    return source
+    def labelled(self) -> tuple[str, ...]:
+        """The cases that can be trained on."""
+        return tuple(case.name for case in self.cases if case.role != "test")
+
+
+class FaultyDatasetError(ValueError):
+    """A data set with faults that were not accepted."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        counts = Counter(fault.kind for fault in self.faults)
+        head = ", ".join(f"{n} {kind}" for kind, n in counts.items())
+        shown = [f"  {fault}" for fault in self.faults[:MOST_SHOWN]]
+        more = [f"  and {len(self.faults) - MOST_SHOWN} more"] if len(self.faults) > MOST_SHOWN else []
+        super().__init__("\n".join([f"faults in the data ({head}):", *shown, *more]))
+
+
+def faults_of_names(cases: Iterable[Case]) -> list[Fault]:
+    """Cases that share a name; also those that differ in capitals only, one file on some systems."""
+    first: dict[str, Case] = {}
+    faults = []
+    for case in cases:
+        other = first.setdefault(case.name.lower(), case)
+        if other is not case:
+            files = f"{other.images[0]} and {case.images[0]}"
+            faults.append(Fault("duplicate", case.name, f"two cases are named {case.name}: {files}"))
+    return faults
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -83,90 +153,12 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def read_decathlon(folder: Path, description: dict[str, Any]) -> Source:
-    """Cases in the order of the "training" list."""
-    pairs = [(folder / entry["image"], folder / entry["label"]) for entry in description["training"]]
-    listed = {
-        "images": {image.name for image, _ in pairs},
-        "labels": {label.name for _, label in pairs},
-    }
-    for kind in ("images", "labels"):
-        present = {file.name for file in visible_files(folder / f"{kind}Tr", ".nii.gz")}
-        other = "label" if kind == "images" else "image"
-        refuse(
-            listed[kind] - present,
-            f"listed in {folder / 'dataset.json'} but missing from {kind}Tr",
-            "Fetch them, or take them off the list.",
-        )
-        refuse(
-            present - listed[kind],
-            f"in {folder / (kind + 'Tr')} without a {other} in the training list",
-            "Add the pair to dataset.json, or move the file away.",
-        )
-    cases = tuple(Case(stem(label, ".nii.gz"), (image,), label) for image, label in pairs)
-    labels = {str(name): int(value) for value, name in description["labels"].items()}
-    channels = {str(key): str(name) for key, name in description["modality"].items()}
-    return Source(decathlon_name(folder, description), channels, labels, ".nii.gz", cases)
-
-
-def decathlon_name(folder: Path, description: dict[str, Any]) -> str:
-    """Task04_Hippocampus -> Dataset004_Hippocampus; other folder names take the name in dataset.json."""
-    match = re.fullmatch(r"Task(\d{1,3})_(\w+)", folder.name)
-    number, name = (
-        (int(match[1]), match[2]) if match else (FALLBACK_ID, str(description.get("name") or folder.name))
-    )
-    return f"Dataset{number:03d}_{letters_only(name)}"
-
-
-def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
-    """Cases in the order of their names."""
-    if not re.fullmatch(r"Dataset\d{3}_\w+", folder.name):
-        raise ValueError(
-            f"{folder} holds an nnU-Net dataset.json, but nnU-Net wants the folder named Dataset###_Name "
-            f"with three digits; rename it, for example to Dataset{FALLBACK_ID}_{letters_only(folder.name)}."
-        )
-    if "dataset" in description:
-        raise ValueError(
-            f"{folder / 'dataset.json'} lists its files under 'dataset'; only imagesTr/labelsTr can be read."
-        )
-    missing = {"labels", "file_ending"} - set(description)
-    if missing:
-        raise ValueError(
-            f"{folder / 'dataset.json'} lacks {', '.join(sorted(missing))}, which nnU-Net requires."
-        )
-    ending, n_channels = description["file_ending"], len(description["channel_names"])
-    labels = {stem(file, ending): file for file in visible_files(folder / "labelsTr", ending)}
-    images: dict[str, list[Path]] = {}
-    for file in visible_files(folder / "imagesTr", ending):
-        images.setdefault(stem(file, ending)[:-5], []).append(file)
-    refuse(
-        set(images) - set(labels),
-        "cases with an image but without a label in labelsTr",
-        "Add the label, or remove the image.",
-    )
-    refuse(
-        set(labels) - set(images),
-        "cases with a label but without an image in imagesTr",
-        "Add the image, or remove the label.",
-    )
-    for name, files in images.items():
-        expected = [f"{name}_{channel:04d}{ending}" for channel in range(n_channels)]
-        if [file.name for file in files] != expected:
-            raise ValueError(
-                f"Case {name} of {folder} should have the images {', '.join(expected)}; "
-                f"it has {', '.join(file.name for file in files)}."
-            )
-    cases = tuple(Case(name, tuple(images[name]), labels[name]) for name in sorted(labels))
-    extra = {key: description[key] for key in CARRIED_KEYS if key in description}
-    return Source(folder.name, description["channel_names"], description["labels"], ending, cases, extra)
-
-
-def check_labels_consecutive(source: Source, folder: Path) -> None:
+def check_labels_consecutive(labels: Source, where: Path) -> None:
     """nnU-Net numbers its outputs 0, 1, 2, ...: so must the labels be numbered."""
-    values = sorted(source.label_values)
+    values = sorted(labels.label_values)
     if values != list(range(len(values))):
         raise ValueError(
-            f"The labels in {folder / 'dataset.json'} have the values {values}; nnU-Net needs 0, 1, 2, ... "
+            f"The labels in {where} have the values {values}; nnU-Net needs 0, 1, 2, ... "
             f"without a gap, every name once. Renumber them there and in the label files."
         )
 
@@ -194,8 +186,7 @@ def stem(file: Path, ending: str) -> str:
     return file.name[: -len(ending)]
 
 
-def refuse(names: set[str], what: str, remedy: str) -> None:
-    """Raise, naming at most five of `names`, unless there are none."""
-    if names:
-        shown = ", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        raise ValueError(f"{len(names)} {what}: {shown}. {remedy}")
+def some(names: Iterable[str]) -> str:
+    """At most five of the names, sorted."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")

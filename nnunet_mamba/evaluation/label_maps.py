@@ -6,11 +6,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_mamba.images import read_image
-
-TOLERANCE = (
-    1e-3  # mm for origins, relative for spacings, cosines for directions: what formats lose by rounding
-)
+from nnunet_mamba.images import Grid, grid_of, read_image
 
 
 @dataclass(frozen=True)
@@ -20,8 +16,7 @@ class LabelMap:
     file: Path
     array: np.ndarray  # (z, y, x), or (y, x)
     spacing_mm: tuple[float, ...]  # in the array's axis order
-    origin_mm: tuple[float, ...]  # in the header's order
-    direction: tuple[float, ...]  # in the header's order
+    grid: Grid
 
     @property
     def diagonal_mm(self) -> float:
@@ -46,26 +41,15 @@ def read_label_map(file: Path) -> LabelMap:
         Path(file),
         whole.astype(np.int64, copy=False),
         tuple(float(mm) for mm in reversed(image.GetSpacing())),
-        image.GetOrigin(),
-        image.GetDirection(),
+        grid_of(image),
     )
 
 
 def require_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
     """Refuse to compare maps of different grids: resampling would change the answer without a word."""
-    checks = (
-        ("size", prediction.array.shape, reference.array.shape, 0.0, 0.0),
-        ("spacing", prediction.spacing_mm, reference.spacing_mm, 0.0, TOLERANCE),
-        ("origin", prediction.origin_mm, reference.origin_mm, TOLERANCE, 0.0),
-        ("direction", prediction.direction, reference.direction, TOLERANCE, 0.0),
-    )
-    for what, got, expected, absolute, relative in checks:
-        if len(got) != len(expected) or not np.allclose(got, expected, atol=absolute, rtol=relative):
-            raise ValueError(
-                f"{prediction.file} and {reference.file} differ in {what}: {rounded(got)} against "
-                f"{rounded(expected)}. Bring the prediction onto the reference's grid before scoring."
-            )
-
-
-def rounded(numbers: tuple[float, ...]) -> str:
-    return "(" + ", ".join(f"{number:.6g}" for number in numbers) + ")"
+    difference = prediction.grid.difference(reference.grid)
+    if difference:
+        raise ValueError(
+            f"{prediction.file} and {reference.file} differ in {difference}. "
+            "Bring the prediction onto the reference's grid before scoring."
+        )

@@ -15,9 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from nnunet_mamba.datasets.convert import convert
+from nnunet_mamba.datasets.nnunet_raw import read_source
 from nnunet_mamba.datasets.phantom import write_phantom_dataset
-from nnunet_mamba.datasets.raw import Split, draw_split, write_raw_dataset, write_splits
-from nnunet_mamba.datasets.source import read_source
+from nnunet_mamba.datasets.source import ACCEPTABLE, FaultyDatasetError
+from nnunet_mamba.datasets.splits import Fold, Split, draw_split
 from nnunet_mamba.quickstart.child import run_child, stopped_by_signals
 from nnunet_mamba.quickstart.commands import (
     Command,
@@ -36,7 +38,7 @@ from nnunet_mamba.quickstart.progress import (
     now_and_then,
 )
 from nnunet_mamba.quickstart.resume import drop_unreadable, usable_checkpoint
-from nnunet_mamba.quickstart.workspace import DEMO_TRAINER, PLANS, Settings, Workspace
+from nnunet_mamba.quickstart.workspace import DEMO_TRAINER, PLANS, Settings, Workspace, write_json
 
 STAGES = ("data", "plan", "train", "predict", "score", "report")
 PHANTOM_DATASET = "Dataset900_Phantom"
@@ -64,7 +66,9 @@ def run_quickstart(settings: Settings, out: Path, say: Say) -> Path:
 def refuse_what_cannot_run(settings: Settings, workspace: Workspace) -> None:
     """Raise ValueError for data that are no dataset, or a trainer that nnU-Net does not find."""
     if settings.data is not None:
-        read_source(settings.data)
+        source = read_source(settings.data)
+        if source.faults:
+            raise FaultyDatasetError(source.faults)
     if settings.trainer != DEMO_TRAINER:
         ask_for_trainer(settings.trainer, shared_variables(workspace))
 
@@ -143,19 +147,27 @@ class Chain:
             n_unseen, seed = self.settings.n_unseen, self.settings.seed
             write_phantom_dataset(folder, n_train=N_PHANTOMS, n_test=n_unseen, seed=seed)
         seen, unseen = ([name.removesuffix(".nii.gz") for name in names] for names in self.case_names())
-        write_splits(folder, Split(tuple(seen[:-N_VALIDATION]), tuple(seen[-N_VALIDATION:]), tuple(unseen)))
+        split = Split((Fold(tuple(seen[:-N_VALIDATION]), tuple(seen[-N_VALIDATION:])),), tuple(unseen))
+        write_json(folder / "splits_final.json", split.to_json())
 
     def take_over(self, data: Path) -> None:
-        source = read_source(data)
+        source = read_source(data).without_test()
         self.indented(f"checking {len(source.cases)} labelled cases of {data}")
         split = draw_split(
-            [case.name for case in source.cases],
+            source.labelled(),
             n_unseen=self.settings.n_unseen,
             n_validation=N_VALIDATION,
             seed=self.settings.seed,
         )
         progress = now_and_then(self.indented, "checked")
-        write_raw_dataset(source, self.workspace.raw / source.name, split, progress=progress)
+        convert(
+            source,
+            self.workspace.raw / source.name,
+            split,
+            link=True,
+            accept=ACCEPTABLE,
+            progress=progress,
+        )
 
     def plan(self) -> None:
         # what an interrupted attempt left may be half a file; preprocessing starts afresh

@@ -129,7 +129,7 @@ def test_another_grid_is_refused(folders, what, change):
 
 def test_another_size_is_refused(folders):
     write(folders[0] / "a.nii.gz", blob()[:, :-1])
-    with pytest.raises(ValueError, match=r"differ in size: \(8, 9, 12\) against \(8, 10, 12\)"):
+    with pytest.raises(ValueError, match=r"differ in size: \(12, 9, 8\) against \(12, 10, 8\)"):
         evaluate_folder(*folders)
 
 

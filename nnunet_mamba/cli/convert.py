@@ -1,0 +1,175 @@
+"""nnunet-mamba convert: a downloaded data set becomes nnU-Net's, checked and split."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnunet_mamba.datasets.convert import Converted
+    from nnunet_mamba.datasets.source import Source
+    from nnunet_mamba.datasets.splits import Split
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "convert",
+        help="make an nnU-Net dataset of a downloaded one, checked and split",
+        description="Reads a release as it was downloaded, checks every file, and writes nnU-Net's raw "
+        "dataset with splits_final.json. Interrupted or refused, the same command goes on from there. "
+        "Exit code 1: there were faults.",
+        epilog="example: nnunet-mamba convert acdc ACDC.zip --split mamba_unet",
+    )
+    p.add_argument("name", metavar="NAME", nargs="?", help="the data set; --list shows them")
+    p.add_argument("source", metavar="SOURCE", nargs="*", type=Path, help="its folders or archives")
+    p.add_argument("--list", action="store_true", help="show the data sets and their splits")
+    p.add_argument("--dataset-id", type=int, metavar="N", help="nnU-Net's number (default: in --list)")
+    p.add_argument(
+        "--split",
+        default="5fold",
+        metavar="SPLIT",
+        help="5fold (default: nnU-Net's, by patients), official, a ratio such as 7:3 or 70:10:20, or that of "
+        "a paper, in --list",
+    )
+    p.add_argument("--symlink", action="store_true", help="link files that nnU-Net can read as they are")
+    p.add_argument("--dry-run", action="store_true", help="say what would be done; reads names only")
+    p.add_argument(
+        "--accept",
+        action="append",
+        default=[],
+        choices=("geometry", "empty", "extra"),
+        metavar="KIND",
+        help="take cases with this kind of fault (geometry, empty, extra); may be repeated",
+    )
+    p.add_argument("--leave-out-faulty", action="store_true", help="go on without cases that have faults")
+    p.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="of pictures, in pixels")
+    p.add_argument("--raw", type=Path, metavar="DIR", help="where datasets are (default: $nnUNet_raw)")
+    p.add_argument("--workers", type=int, metavar="N", help="threads (default: processors, 8 at most)")
+    p.set_defaults(run=convert)
+
+
+def convert(args: argparse.Namespace) -> int:
+    if args.list:
+        return _list()
+    if args.name is None or not args.source:
+        raise ValueError("expected NAME and SOURCE, or --list.")
+    from nnunet_mamba.datasets.archives import contents, is_archive, unpacked
+    from nnunet_mamba.datasets.release import read_release
+    from nnunet_mamba.datasets.specs import spec_of
+
+    known, spec = spec_of(args.name)
+    raw = args.raw or nnunet_folder("nnUNet_raw")
+    archives = [source for source in args.source if is_archive(source)]
+    if args.symlink and archives:
+        raise ValueError(f"--symlink needs an unpacked release; {archives[0]} is an archive.")
+    if args.resize and spec.file_ending != ".png":
+        raise ValueError(f"--resize is for pictures; {known} has volumes.")
+    if args.dry_run and archives:
+        for archive in archives:
+            n_files, n_bytes = contents(archive)
+            print(f"would unpack {n_files} files, {n_bytes / 2**30:.2f} GiB, of {archive} below {raw}")
+        return 0
+    with unpacked(args.source, raw / f".{known}.unpacked") as folders:
+        return _convert(args, known, read_release(spec, folders), raw)
+
+
+def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) -> int:
+    from nnunet_mamba.datasets import convert as engine
+    from nnunet_mamba.datasets.source import FaultyDatasetError
+    from nnunet_mamba.datasets.specs import DATASETS
+    from nnunet_mamba.datasets.splits import group_by, leaks, make_split
+
+    source = engine.renamed(source, args.dataset_id) if args.dataset_id is not None else source
+    engine.check_number(source.name, raw)
+    group = group_by(source.group)
+    split = make_split(args.split, source, group, known)
+    found = leaks(split, group)
+    if found:
+        raise ValueError("\n  ".join([f"the split {args.split} leaks:", *found]))
+    _say_plan(source, split, raw, DATASETS[known].published)
+    if args.dry_run:
+        return 1 if source.faults else 0
+    accept = {*args.accept, *DATASETS[known].accept}
+    try:
+        done = engine.convert(
+            source,
+            raw / source.name,
+            split,
+            link=args.symlink,
+            accept=accept,
+            leave_out=args.leave_out_faulty,
+            resize=tuple(args.resize) if args.resize else None,
+            workers=args.workers,
+            progress=_progress(),
+        )
+    except FaultyDatasetError as error:
+        print(error, file=sys.stderr)
+        print(
+            "Nothing was written as a dataset yet. Mend or fetch these files and run the command again: what "
+            "is whole is kept. Or go on without them: --leave-out-faulty, or with them: --accept KIND.",
+            file=sys.stderr,
+        )
+        return 1
+    _say_done(done, accept)
+    return 1 if {fault.kind for fault in done.faults} - accept else 0
+
+
+def nnunet_folder(variable: str) -> Path:
+    """One of nnU-Net's folders, from the environment."""
+    if not os.environ.get(variable):
+        raise ValueError(f"{variable} is not set; export it as the folder that nnU-Net is to use.")
+    return Path(os.environ[variable])
+
+
+def _list() -> int:
+    from nnunet_mamba.datasets.specs import DATASETS
+    from nnunet_mamba.datasets.splits import published
+
+    for name, spec in DATASETS.items():
+        number = f"Dataset{spec.number:03d}_{spec.folder}" if spec.number else "Dataset###_Name of the task"
+        counts = ", ".join(f"{n} {part}" for part, n in spec.published.items())
+        splits = ", ".join(published(name))
+        print(f"{name:24s} {spec.title}")
+        print(f"{'':24s} {number}" + (f"; {counts}" if counts else ""))
+        print(f"{'':24s} from {spec.obtain}; {spec.licence}")
+        if splits:
+            print(f"{'':24s} splits: {splits}")
+    return 0
+
+
+def _say_plan(source: Source, split: Split, raw: Path, published: Mapping[str, int]) -> None:
+    print(f"{source.name} in {raw}: {len(source.labelled())} labelled cases, {len(source.cases)} in all")
+    for role, n in published.items():
+        found = sum(case.role == role for case in source.cases)
+        if found != n:
+            print(f"  note: {found} of the release's {n} {role} cases are here")
+    sizes = [f"{len(fold.train)}/{len(fold.val)}" for fold in split.folds]
+    print(f"  training/validation: {', '.join(sizes)}; kept for the test: {len(split.test)}")
+    for fault in source.faults:
+        print(f"  {fault}")
+
+
+def _say_done(done: Converted, accept: set[str]) -> None:
+    for fault in done.faults:
+        print(f"  {'accepted' if fault.kind in accept else 'left out'}, {fault}")
+    n_test = len(done.source.cases) - len(done.source.labelled())
+    print(f"-> {done.folder}: {len(done.source.labelled())} labelled cases, {n_test} without label")
+
+
+def _progress() -> Callable[[int, int], None]:
+    """Says how far it is, ten times in all."""
+    start, said = time.monotonic(), 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        if done * 10 // total > said:
+            said = done * 10 // total
+            rate = done / max(time.monotonic() - start, 1e-9)
+            print(f"  {done}/{total} cases, {rate:.1f} a second", flush=True)
+
+    return tell

@@ -1,0 +1,47 @@
+"""ACDC's Info.cfg: which frames of a patient are end diastole (ED) and end systole (ES)."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from nnunet_mamba.datasets.source import Case, Fault, Source
+
+PHASES = ("ED", "ES")
+
+
+def name_phases(source: Source) -> Source:
+    """Keep the frames that Info.cfg names, and note the phase of each; challenge submissions are named so.
+
+    A patient without a readable Info.cfg, or without the frame it names, is a fault.
+    """
+    patients: dict[Path, list[Case]] = {}
+    for case in source.cases:
+        patients.setdefault(case.images[0].parent, []).append(case)
+    named: dict[str, str] = {}
+    faults = []
+    for folder, cases in patients.items():
+        try:
+            named.update(_phases(folder, {case.name for case in cases}))
+        except ValueError as error:
+            faults += [Fault("missing", case.name, str(error)) for case in cases]
+    return replace(
+        source,
+        cases=tuple(case for case in source.cases if case.name in named),
+        faults=(*source.faults, *faults),
+        extra={**source.extra, "nnunet_mamba": {"phases": dict(sorted(named.items()))}},
+    )
+
+
+def _phases(folder: Path, names: set[str]) -> Iterator[tuple[str, str]]:
+    file = folder / "Info.cfg"
+    if not file.is_file():
+        raise ValueError(f"{file} is missing, which tells end diastole from end systole")
+    entries = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+    for phase in PHASES:
+        frame = entries.get(phase, "").strip()
+        name = f"{folder.name}_frame{frame.zfill(2)}"
+        if not frame.isdecimal() or name not in names:
+            raise ValueError(
+                f"{file} names the frame {frame or 'nothing'} as {phase}, and no such frame is there"
+            )
+        yield name, phase

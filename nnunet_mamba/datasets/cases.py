@@ -1,0 +1,229 @@
+"""One case: its files opened and checked, then written as nnU-Net wants them, or its faults."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_mamba.datasets.pictures import resized
+from nnunet_mamba.datasets.source import Case, Fault, Source
+from nnunet_mamba.images import Grid, grid_of, is_picture, read_header, read_image, read_picture
+
+FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all cases of a conversion have in common.
+
+    accepted  kinds of faults with which a case is written all the same
+    resize    (y, x) of pictures, None: as they are
+    """
+
+    source: Source
+    link: bool = False
+    accepted: frozenset[str] = frozenset()
+    resize: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file and the grid of one channel; `values` are there where they had to be read, and then (..., y, x),
+    with colours last."""
+
+    file: Path
+    grid: Grid
+    n_channels: int = 1
+    values: np.ndarray | None = None
+
+
+def convert_case(case: Case, job: Job, folder: Path, part: str) -> list[Fault]:
+    """Write a case into imagesPART and labelsPART (part: Tr or Ts) of `folder`, unless a fault forbids it."""
+    readers = [partial(open_image, file, job) for file in case.images]
+    readers += [partial(open_label, case.labels, job)] if case.labels else []
+    opened, faults = _read_all(case, readers)
+    if len(opened) == len(readers):
+        images, label = opened[: len(case.images)], opened[len(case.images) :]
+        faults += faults_of_images(case, images, len(job.source.channel_names))
+        faults += faults_of_label(case, label[0], images[0], job.source) if label else []
+    if all(fault.kind in job.accepted for fault in faults):
+        for name, image, channel in _targets(case, images, job.source.file_ending):
+            _write_whole(folder / f"images{part}" / name, partial(_write_image, image, channel, job))
+        for one in label:
+            name = f"{case.name}{job.source.file_ending}"
+            _write_whole(folder / f"labels{part}" / name, partial(_write_label, one, job))
+    return faults
+
+
+def _read_all(case: Case, readers: Sequence[Callable[[], Opened]]) -> tuple[list[Opened], list[Fault]]:
+    """What can be read, and a fault for each file that cannot."""
+    opened, faults = [], []
+    for read in readers:
+        try:
+            opened.append(read())
+        except ValueError as error:
+            faults.append(Fault("unreadable", case.name, str(error)))
+    return opened, faults
+
+
+def open_image(file: Path, job: Job) -> Opened:
+    """Values are read only where they can be at fault, or have to be written anew."""
+    if is_picture(file):
+        picture = (job.source.pixels.image or read_picture)(file)
+        grid = grid_of_picture(picture)
+        picture = resized(picture, job.resize, labels=False) if job.resize else picture
+        return Opened(file, grid, 1 if picture.ndim == 2 else picture.shape[-1], picture)
+    header = read_header(file)
+    grid = grid_of(header)
+    n_channels = grid.size[3] if len(grid.size) == 4 else 1
+    cut = three_axes(grid) if len(grid.size) == 4 else grid
+    if file.suffix == ".gz" and header.GetPixelID() not in FLOATS:
+        return Opened(file, cut, n_channels)  # whole, as its checksum says; integers are always finite
+    return Opened(file, cut, n_channels, sitk.GetArrayFromImage(read_image(file)))
+
+
+def open_label(files: Sequence[Path], job: Job) -> Opened:
+    """The label of a case, as its files have it or are drawn together."""
+    if job.source.pixels.label:
+        values = job.source.pixels.label(tuple(files))
+        return Opened(files[0], grid_of_picture(values), values=values)
+    if is_picture(files[0]):
+        values = one_channel(read_picture(files[0]), files[0])
+        return Opened(files[0], grid_of_picture(values), values=values)
+    image = read_image(files[0])
+    return Opened(files[0], grid_of(image), values=sitk.GetArrayFromImage(image))
+
+
+def one_channel(values: np.ndarray, file: Path) -> np.ndarray:
+    """Labels that were saved as colours: any of the three, if they agree."""
+    if values.ndim == 2:
+        return values
+    if (values[..., :3] != values[..., :1]).any():
+        raise ValueError(f"{file} is a coloured picture; expected one label per pixel.")
+    return values[..., 0]
+
+
+def grid_of_picture(values: np.ndarray) -> Grid:
+    return Grid((values.shape[1], values.shape[0]), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
+
+
+def three_axes(grid: Grid) -> Grid:
+    """The grid of one channel of a 4D image whose channels are last."""
+    turned = tuple(grid.direction[4 * row + column] for row in range(3) for column in range(3))
+    return Grid(grid.size[:3], grid.spacing[:3], grid.origin[:3], turned)
+
+
+def faults_of_images(case: Case, images: Sequence[Opened], n_channels: int) -> Iterator[Fault]:
+    found = sum(image.n_channels for image in images)
+    if found != n_channels:
+        what = f"{images[0].file} and its kin hold {found} channels, the dataset has {n_channels}"
+        yield Fault("shape", case.name, what)
+    for image in images:
+        if image.values is not None and not np.isfinite(image.values).all():
+            n = int((~np.isfinite(image.values)).sum())
+            yield Fault("values", case.name, f"{image.file} holds {n} values that are NaN or infinite")
+        yield from _grids_differ(case, image, images[0])
+
+
+def faults_of_label(case: Case, label: Opened, image: Opened, source: Source) -> Iterator[Fault]:
+    yield from _grids_differ(case, label, image)
+    known = source.pixels.recode or {value: value for value in source.label_values}
+    found = np.unique(label.values)  # type: ignore[arg-type]
+    if not np.array_equal(found, np.rint(found)):  # NaN differs from itself
+        broken = found[found != np.rint(found)][0]
+        yield Fault("labels", case.name, f"{label.file} holds {broken:g}; labels are whole numbers")
+        return
+    unknown = sorted({int(value) for value in found} - set(known))
+    if unknown:
+        what = f"{label.file} holds the label {unknown[0]}, which the dataset does not know"
+        yield Fault("labels", case.name, f"{what} (it knows {sorted(known)})")
+    elif not any(known[int(value)] for value in found):
+        yield Fault("empty", case.name, f"{label.file} holds background only")
+
+
+def _grids_differ(case: Case, one: Opened, other: Opened) -> Iterator[Fault]:
+    difference = one.grid.difference(other.grid)
+    if difference:
+        kind = "shape" if difference.startswith("size") else "geometry"
+        yield Fault(kind, case.name, f"{one.file} and {other.file.name} differ in {difference}")
+
+
+def file_names(case: Case, source: Source) -> list[str]:
+    """What nnU-Net calls the files of a case: images, then its label. Colours share one file."""
+    n = 1 if source.file_ending == ".png" else len(source.channel_names)
+    images = [f"{case.name}_{channel:04d}{source.file_ending}" for channel in range(n)]
+    return [*images, *([f"{case.name}{source.file_ending}"] if case.labels else [])]
+
+
+def _targets(case: Case, images: Sequence[Opened], ending: str) -> Iterator[tuple[str, Opened, int]]:
+    """nnU-Net's file name, and which channel of which image goes there."""
+    places = [(image, channel) for image in images for channel in range(image.n_channels)]
+    for number, place in enumerate(places[:1] if ending == ".png" else places):
+        yield f"{case.name}_{number:04d}{ending}", *place
+
+
+def _write_image(image: Opened, channel: int, job: Job, target: Path) -> None:
+    if is_picture(image.file) and (job.source.pixels.image or job.resize):
+        assert image.values is not None
+        _write_picture(image.values, target)
+    elif image.n_channels > 1 and not is_picture(image.file):
+        sitk.WriteImage(read_image(image.file)[..., channel], str(target))
+    else:
+        _take_over(image.file, target, job)
+
+
+def _write_label(label: Opened, job: Job, target: Path) -> None:
+    pixels = job.source.pixels
+    if not (pixels.recode or pixels.label or job.resize):
+        _take_over(label.file, target, job)
+        return
+    assert label.values is not None
+    values = label.values.astype(np.uint8)
+    for old, new in pixels.recode.items():
+        values[label.values == old] = new
+    if is_picture(label.file):
+        _write_picture(resized(values, job.resize, labels=True) if job.resize else values, target)
+        return
+    image = sitk.GetImageFromArray(values)
+    image.CopyInformation(read_image(label.file))
+    sitk.WriteImage(image, str(target))
+
+
+def _take_over(file: Path, target: Path, job: Job) -> None:
+    """Link or copy; another format is written anew."""
+    if not file.name.endswith(job.source.file_ending):
+        if is_picture(file):
+            _write_picture(read_picture(file), target)
+        else:
+            sitk.WriteImage(read_image(file), str(target))
+    elif job.link:
+        link_or_copy(file, target)
+    else:
+        shutil.copyfile(file, target)
+
+
+def link_or_copy(file: Path, target: Path) -> None:
+    try:
+        target.symlink_to(file.resolve())
+    except OSError:  # no links on this file system, or no right to make them
+        shutil.copyfile(file, target)
+
+
+def _write_picture(values: np.ndarray, target: Path) -> None:
+    from skimage.io import imsave
+
+    imsave(target, values, check_contrast=False)
+
+
+def _write_whole(target: Path, write: Callable[[Path], None]) -> None:
+    """The file is there as a whole, or not at all."""
+    draft = target.with_name(f".partial-{target.name}")
+    draft.unlink(missing_ok=True)
+    write(draft)
+    draft.replace(target)

@@ -1,0 +1,222 @@
+"""A `Source` becomes an nnU-Net raw dataset, case by case: checked, resumable, complete or absent.
+
+The dataset grows in a hidden folder beside its place and takes its name at the very end. What an interrupted
+or refused conversion has written stays there, and the next attempt goes on from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+
+from nnunet_mamba.datasets.cases import Job, convert_case, file_names
+from nnunet_mamba.datasets.source import Case, Fault, FaultyDatasetError, Source
+from nnunet_mamba.datasets.splits import Fold, Split
+
+PARTS = {"Tr": "training and validation", "Ts": "test"}
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was written, and the faults that were accepted or whose cases were left out."""
+
+    folder: Path
+    source: Source
+    split: Split
+    faults: tuple[Fault, ...]
+
+
+def convert(
+    source: Source,
+    folder: Path,
+    split: Split,
+    *,
+    link: bool = False,
+    accept: Iterable[str] = (),
+    leave_out: bool = False,
+    resize: tuple[int, int] | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Converted:
+    """Check every file of `source` and lay it out as the nnU-Net raw dataset `folder`.
+
+    Args:
+        split: its test cases, and all that are unlabelled, go to imagesTs, the others to imagesTr.
+        link: make links (copies where that cannot be) of files that nnU-Net can read as they are.
+        accept: kinds of faults (`ACCEPTABLE`) with which a case is taken all the same.
+        leave_out: go on without the cases that have other faults.
+        resize: (y, x) of pictures.
+        workers: threads; None: as many as processors, 8 at most.
+        progress: called with (cases done, cases in all).
+
+    Raises FaultyDatasetError, ValueError if the dataset is there already or there is no room.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder} exists already; remove it, or choose another --dataset-id.")
+    job = Job(source, link, frozenset(accept), resize)
+    cases = whole_cases(source, job.accepted)
+    _require_room(folder.parent, [] if link else cases)
+    draft = Draft(folder, job, split)
+    faults = [*source.faults, *_convert_all(cases, draft, workers or default_workers(), progress)]
+    forbidden = [fault for fault in faults if fault.kind not in job.accepted]
+    if forbidden and not leave_out:
+        raise FaultyDatasetError(faults)
+    lost = {fault.case for fault in forbidden}
+    kept = replace(source, cases=tuple(case for case in cases if case.name not in lost))
+    if not kept.labelled():
+        raise FaultyDatasetError(faults)
+    split = without(split, lost)
+    draft.complete(kept, split)
+    return Converted(folder, kept, split, tuple(faults))
+
+
+def whole_cases(source: Source, accepted: frozenset[str]) -> tuple[Case, ...]:
+    """Those whose files are all there, and only once."""
+    wrong = {fault.case for fault in source.faults if fault.kind not in accepted}
+    return tuple(case for case in source.cases if case.name not in wrong)
+
+
+def without(split: Split, lost: set[str | None]) -> Split:
+    def rest(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if name not in lost)
+
+    return Split(tuple(Fold(rest(fold.train), rest(fold.val)) for fold in split.folds), rest(split.test))
+
+
+def default_workers() -> int:
+    return min(os.cpu_count() or 1, 8)
+
+
+class Draft:
+    """The folder of a dataset that is not complete yet, and which of its cases are."""
+
+    def __init__(self, target: Path, job: Job, split: Split) -> None:
+        self.target, self.job, self.test = target, job, frozenset(split.test)
+        self.folder = target.with_name(f".{target.name}.partial")
+        for part in PARTS:
+            for kind in ("images", "labels"):
+                (self.folder / f"{kind}{part}").mkdir(parents=True, exist_ok=True)
+        self.record = self.folder / "done.jsonl"
+        self.done = self._read_record()
+        self.lock = Lock()
+
+    def part_of(self, case: Case) -> str:
+        return "Ts" if case.role == "test" or case.name in self.test else "Tr"
+
+    def take(self, case: Case) -> list[Fault]:
+        """Convert a case, unless an earlier attempt did so from the same files."""
+        signature = self._signature(case)
+        if self.done.get(case.name) == signature:
+            return []
+        faults = convert_case(case, self.job, self.folder, self.part_of(case))
+        if not faults:
+            with self.lock, self.record.open("a") as record:
+                record.write(json.dumps([case.name, signature]) + "\n")
+        return faults
+
+    def complete(self, source: Source, split: Split) -> None:
+        """Describe the dataset, remove what does not belong to it, and give it its name."""
+        expected = {name for case in source.cases for name in self._paths(case)}
+        for file in self.folder.glob("*T[rs]/*"):
+            if file.relative_to(self.folder).as_posix() not in expected:
+                file.unlink()
+        for folder in self.folder.glob("*Ts"):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+        n_training = sum(path.startswith("labelsTr/") for path in expected)
+        _write_json(self.folder / "dataset.json", description(source, n_training))
+        _write_json(self.folder / "splits_final.json", split.to_json())
+        self.record.unlink(missing_ok=True)
+        self.folder.rename(self.target)
+
+    def _paths(self, case: Case) -> list[str]:
+        part, names = self.part_of(case), file_names(case, self.job.source)
+        n_labels = 1 if case.labels else 0
+        images = names[: len(names) - n_labels]
+        return [f"images{part}/{name}" for name in images] + [
+            f"labels{part}/{name}" for name in names[len(images) :]
+        ]
+
+    def _signature(self, case: Case) -> str:
+        """Changes with the files, and with what is to become of them."""
+        states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in case.files]
+        return repr((self.part_of(case), self.job.link, self.job.resize, states))
+
+    def _read_record(self) -> dict[str, str]:
+        done = {}
+        for line in self.record.read_text().splitlines() if self.record.exists() else []:
+            try:
+                name, signature = json.loads(line)
+            except ValueError:  # the last line of an interrupted run
+                continue
+            done[name] = signature
+        return done
+
+
+def _convert_all(cases: Sequence[Case], draft: Draft, workers: int, progress: Progress | None) -> list[Fault]:
+    """Faults in the order of the cases."""
+    faults: dict[str, list[Fault]] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = {pool.submit(draft.take, case): case for case in cases}
+        try:
+            for done, future in enumerate(as_completed(waiting), start=1):
+                faults[waiting[future].name] = future.result()
+                if progress:
+                    progress(done, len(cases))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [fault for case in cases for fault in faults[case.name]]
+
+
+def description(source: Source, n_training: int) -> dict[str, object]:
+    """nnU-Net's dataset.json, with what later commands need to know under our own key."""
+    own = {**source.extra.get("nnunet_mamba", {}), **({"group": source.group} if source.group else {})}
+    return {
+        "channel_names": dict(source.channel_names),
+        "labels": dict(source.labels),
+        "numTraining": n_training,
+        "file_ending": source.file_ending,
+        **source.extra,
+        **({"nnunet_mamba": own} if own else {}),
+    }
+
+
+def check_number(name: str, raw: Path) -> None:
+    """nnU-Net tells datasets by their number: refuse one that another dataset has."""
+    for other in sorted(raw.glob(f"{name[: len('Dataset###')]}_*")):
+        if other.name != name:
+            raise ValueError(
+                f"{raw} holds {other.name}, and nnU-Net tells datasets by their number; choose another one "
+                "with --dataset-id."
+            )
+
+
+def renamed(source: Source, number: int) -> Source:
+    """The same source as dataset `number` (1 to 999)."""
+    if not 0 < number < 1000:
+        raise ValueError(f"A dataset's number has three digits, 1 to 999; got {number}.")
+    return replace(source, name=re.sub(r"^Dataset\d{3}", f"Dataset{number:03d}", source.name))
+
+
+def _require_room(root: Path, cases: Sequence[Case]) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    needed = sum(file.stat().st_size for case in cases for file in case.files)
+    free = shutil.disk_usage(root).free
+    if needed > free:
+        raise ValueError(
+            f"{root} has {free / 2**30:.1f} GiB left, but {needed / 2**30:.1f} GiB are needed; "
+            "make room, or use --symlink."
+        )
+
+
+def _write_json(file: Path, content: object) -> None:
+    file.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,80 @@
+"""A Medical Segmentation Decathlon task: dataset.json with "training" pairs and "modality"; 3D images, or 4D
+ones with the channels last."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba.datasets.source import (
+    Case,
+    Fault,
+    Source,
+    check_labels_consecutive,
+    faults_of_names,
+    letters_only,
+    stem,
+    visible_files,
+)
+
+FALLBACK_ID = 901  # for a folder whose name carries no task number
+
+
+def is_decathlon(description: dict[str, Any]) -> bool:
+    return "training" in description and "modality" in description
+
+
+def read_decathlon(folder: Path, description: dict[str, Any]) -> Source:
+    """Cases in the order of the "training" list, then the unlabelled ones of imagesTs, where it is there."""
+    training = [
+        Case(stem(Path(entry["label"]), ".nii.gz"), (folder / entry["image"],), (folder / entry["label"],))
+        for entry in description["training"]
+    ]
+    faults = [*faults_of_names(training), *_missing(training, folder), *_unlisted(training, folder)]
+    absent = {fault.case for fault in faults if fault.kind == "missing"}
+    source = Source(
+        decathlon_name(folder, description),
+        {str(key): str(name) for key, name in description["modality"].items()},
+        {str(name): int(value) for value, name in description["labels"].items()},
+        ".nii.gz",
+        tuple([case for case in training if case.name not in absent] + _test_cases(folder)),
+        tuple(faults),
+        {key: description[key] for key in ("description", "reference", "licence") if key in description},
+    )
+    check_labels_consecutive(source, folder / "dataset.json")
+    return source
+
+
+def decathlon_name(folder: Path, description: dict[str, Any]) -> str:
+    """Task04_Hippocampus -> Dataset004_Hippocampus; other folder names take the name in dataset.json."""
+    match = re.fullmatch(r"Task(\d{1,3})_(\w+)", folder.name)
+    number, name = (
+        (int(match[1]), match[2]) if match else (FALLBACK_ID, str(description.get("name") or folder.name))
+    )
+    return f"Dataset{number:03d}_{letters_only(name)}"
+
+
+def _missing(training: list[Case], folder: Path) -> Iterator[Fault]:
+    listed = f"is listed in {folder / 'dataset.json'}, but missing"
+    for case in training:
+        for file in case.files:
+            if not file.is_file():
+                yield Fault("missing", case.name, f"{file} {listed}")
+
+
+def _unlisted(training: list[Case], folder: Path) -> Iterator[Fault]:
+    """Files beside the listed ones: the list was cut, or files of another task were mixed in."""
+    listed = {file.resolve() for case in training for file in case.files}
+    for part, kind in (("imagesTr", "missing"), ("labelsTr", "extra")):
+        for file in visible_files(folder / part, ".nii.gz"):
+            if file.resolve() not in listed:
+                what = f"{file} is not in the training list of {folder / 'dataset.json'}"
+                yield Fault(kind, stem(file, ".nii.gz"), what)
+
+
+def _test_cases(folder: Path) -> list[Case]:
+    """Of the files in imagesTs, not of the list: many copies of a task come without that folder."""
+    if not (folder / "imagesTs").is_dir():
+        return []
+    files = visible_files(folder / "imagesTs", ".nii.gz")
+    return [Case(stem(file, ".nii.gz"), (file,), role="test") for file in files]

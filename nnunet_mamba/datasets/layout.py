@@ -1,0 +1,141 @@
+"""Patterns of paths -> cases: how a downloaded folder is read.
+
+A pattern is a path with places: <case:amos_\\d{4}> matches by its regular expression and is remembered,
+<case> matches what was remembered, or any name without a slash where nothing was. All else stands for itself:
+
+    training/<patient:patient\\d{3}>/<case:patient\\d{3}_frame\\d{2}>.nii.gz
+
+A layout may begin some folders below what the user gives; archives differ in their top folders.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_mamba.datasets.source import Case, Fault, faults_of_names, some
+
+PLACE = re.compile(r"<(\w+)(?::((?:[^<>]|<[^<>]*>)*))?>")
+DEEPEST_ROOT = 4  # folders between what the user gives and the layout
+Files = Sequence[tuple[str, Path]]
+HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # of archives made on a Mac
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a data set: its images and their labels.
+
+    images  a pattern per channel
+    label   the pattern of the label files, "" where there are none; test cases may lack theirs
+    case    how the places make a case's name
+    several whether a case has more than one label file
+    """
+
+    images: tuple[str, ...]
+    label: str = ""
+    role: str = "train"
+    case: str = "{case}"
+    several: bool = False
+
+    def expression(self, pattern: str) -> re.Pattern[str]:
+        """Places that `pattern` leaves open are matched as the first image's are."""
+        known = {name: rule for name, rule in PLACE.findall(self.images[0]) if rule}
+        seen: set[str] = set()
+
+        def place(match: re.Match[str]) -> str:
+            name, rule = match[1], match[2] or known.get(match[1], "[^/]+")
+            if name in seen:
+                return f"(?P={name})"
+            seen.add(name)
+            return f"(?P<{name}>{rule})"
+
+        pieces, at = [], 0
+        for match in PLACE.finditer(pattern):
+            pieces += [re.escape(pattern[at : match.start()]), place(match)]
+            at = match.end()
+        return re.compile("".join([*pieces, re.escape(pattern[at:])]))
+
+
+def list_files(folders: Iterable[Path]) -> Files:
+    """Every file below the folders, sorted, by its path within its folder; hidden ones are left out."""
+    found = (
+        (file.relative_to(folder).as_posix(), file)
+        for folder in folders
+        for file in folder.rglob("*")
+        if file.is_file()
+    )
+    return sorted(pair for pair in found if not HIDDEN.search(pair[0]))
+
+
+def fits(part: Part, files: Files) -> bool:
+    """Whether there is an image of this part."""
+    return bool(_match(part, part.images[0], files))
+
+
+def read_parts(parts: Sequence[Part], files: Files) -> tuple[list[Case], list[Fault]]:
+    """Cases of all parts, and what is missing or too much."""
+    cases: list[Case] = []
+    faults: list[Fault] = []
+    for part in parts:
+        listed, wrong = _read_part(part, files)
+        cases += listed
+        faults += wrong
+    return cases, [*faults, *faults_of_names(cases)]
+
+
+def shown(pattern: str) -> str:
+    """A pattern as people write them: without regular expressions."""
+    return PLACE.sub(r"<\1>", pattern)
+
+
+def _read_part(part: Part, files: Files) -> tuple[list[Case], list[Fault]]:
+    channels = [_match(part, pattern, files) for pattern in part.images]
+    labels = _match(part, part.label, files) if part.label else {}
+    faults = list(_faults(part, channels, labels))
+    wrong = {fault.case for fault in faults}
+    cases = [
+        Case(name, tuple(channel[name][0] for channel in channels), tuple(labels.get(name, ())), part.role)
+        for name in sorted(channels[0])
+        if name not in wrong
+    ]
+    return cases, faults
+
+
+def _match(part: Part, pattern: str, files: Files) -> dict[str, list[Path]]:
+    """Case -> its files that fit the pattern, at the top or a few folders below, always below the same one.
+
+    ValueError if the pattern begins in several folders of the same depth: the user has to choose.
+    """
+    within = re.compile(rf"(?P<root>(?:[^/]+/){{0,{DEEPEST_ROOT}}}?){part.expression(pattern).pattern}")
+    matches = [(match, file) for path, file in files if (match := within.fullmatch(path))]
+    roots = {match["root"] for match, _ in matches}
+    depth = min((root.count("/") for root in roots), default=0)
+    highest = sorted(root for root in roots if root.count("/") == depth)
+    if len(highest) > 1:
+        raise ValueError(f"{shown(pattern)} is there in several folders: {some(highest)}. Give one of these.")
+    found: dict[str, list[Path]] = {}
+    for match, file in matches:
+        if match["root"] in highest:
+            found.setdefault(part.case.format(**match.groupdict()), []).append(file)
+    return found
+
+
+def _faults(
+    part: Part, channels: Sequence[Mapping[str, list[Path]]], labels: Mapping[str, list[Path]]
+) -> Iterator[Fault]:
+    names = sorted(set().union(*channels))
+    for name in names:
+        for pattern, files in zip(part.images, channels, strict=True):
+            if name not in files:
+                yield Fault("missing", name, f"case {name} has no image {shown(pattern)}")
+            elif len(files[name]) > 1:
+                yield Fault("duplicate", name, f"{some(map(str, files[name]))} are the same image")
+        if part.label and part.role != "test" and name not in labels:
+            yield Fault("missing", name, f"case {name} has no label {shown(part.label)}")
+    for name, found in labels.items():
+        if name not in names:
+            yield Fault("extra", name, f"{found[0]} has no image {shown(part.images[0])}")
+        elif len(found) > 1 and not part.several:
+            yield Fault("duplicate", name, f"{some(map(str, found))} are the same label")

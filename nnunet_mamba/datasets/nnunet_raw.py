@@ -1,0 +1,114 @@
+"""nnU-Net's raw layout: Dataset###_Name with dataset.json, imagesTr/CASE_0000.., labelsTr/CASE."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba.datasets.decathlon import FALLBACK_ID, is_decathlon, read_decathlon
+from nnunet_mamba.datasets.source import (
+    Case,
+    Fault,
+    Source,
+    check_labels_consecutive,
+    letters_only,
+    read_description,
+    stem,
+    visible_files,
+)
+
+REQUIRED = ("channel_names", "labels", "file_ending")  # by nnU-Net, in dataset.json
+COUNTED = ("numTraining", *REQUIRED)  # what is written anew rather than carried over
+
+
+def read_source(folder: Path) -> Source:
+    """The data set in `folder`: a Decathlon task, or an nnU-Net raw dataset."""
+    folder = Path(folder).resolve()
+    description = read_description(folder)
+    if is_decathlon(description):
+        return read_decathlon(folder, description)
+    if "channel_names" in description:
+        return read_nnunet_raw(folder, description)
+    raise ValueError(
+        f"{folder / 'dataset.json'} is neither a Decathlon task's (keys 'training' and 'modality') nor "
+        f"nnU-Net's (key 'channel_names'); its keys are {', '.join(sorted(description)) or 'none'}."
+    )
+
+
+def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
+    """Cases in the order of their names, those for training first."""
+    _check_frame(folder, description)
+    ending, faults = description["file_ending"], []
+    cases = []
+    for part, role in (("Tr", "train"), ("Ts", "test")):
+        if part == "Tr" or (folder / "imagesTs").is_dir():
+            listed, wrong = _list_part(folder, part, role, ending, description["channel_names"])
+            cases += listed
+            faults += wrong
+    source = Source(
+        folder.name,
+        description["channel_names"],
+        description["labels"],
+        ending,
+        tuple(cases),
+        tuple(faults),
+        {key: value for key, value in description.items() if key not in COUNTED},
+    )
+    check_labels_consecutive(source, folder / "dataset.json")
+    return source
+
+
+def _check_frame(folder: Path, description: Mapping[str, Any]) -> None:
+    if not re.fullmatch(r"Dataset\d{3}_\w+", folder.name):
+        raise ValueError(
+            f"{folder} holds an nnU-Net dataset.json, but nnU-Net wants the folder named Dataset###_Name "
+            f"with three digits; rename it, for example to Dataset{FALLBACK_ID}_{letters_only(folder.name)}."
+        )
+    if "dataset" in description:
+        raise ValueError(
+            f"{folder / 'dataset.json'} lists its files under 'dataset'; only imagesTr/labelsTr can be read."
+        )
+    missing = set(REQUIRED) - set(description)
+    if missing:
+        raise ValueError(
+            f"{folder / 'dataset.json'} lacks {', '.join(sorted(missing))}, which nnU-Net requires."
+        )
+
+
+def _list_part(
+    folder: Path, part: str, role: str, ending: str, channel_names: Mapping[str, str]
+) -> tuple[list[Case], list[Fault]]:
+    images: dict[str, list[Path]] = {}
+    for file in visible_files(folder / f"images{part}", ending):
+        images.setdefault(stem(file, ending)[:-5], []).append(file)
+    labels = {}
+    if role == "train" or (folder / f"labels{part}").is_dir():
+        labels = {stem(file, ending): file for file in visible_files(folder / f"labels{part}", ending)}
+    faults = list(_faults(folder, part, ending, images, labels, channel_names, role))
+    wrong = {fault.case for fault in faults}
+    cases = [
+        Case(name, tuple(images[name]), (labels[name],) if name in labels else (), role)
+        for name in sorted(set(images) - wrong)
+    ]
+    return cases, faults
+
+
+def _faults(
+    folder: Path,
+    part: str,
+    ending: str,
+    images: Mapping[str, list[Path]],
+    labels: Mapping[str, Path],
+    channel_names: Mapping[str, str],
+    role: str,
+) -> Iterator[Fault]:
+    n_files = 1 if ending == ".png" else len(channel_names)  # a picture holds its colours in one file
+    for name, files in images.items():
+        expected = [f"{name}_{channel:04d}{ending}" for channel in range(n_files)]
+        if [file.name for file in files] != expected:
+            what = f"case {name} of {folder} should have the images {', '.join(expected)}"
+            yield Fault("missing", name, f"{what}; it has {', '.join(file.name for file in files)}")
+        elif role == "train" and name not in labels:
+            yield Fault("missing", name, f"{files[0]} has no label in {folder / f'labels{part}'}")
+    for name in set(labels) - set(images):
+        yield Fault("extra", name, f"{labels[name]} has no image in {folder / f'images{part}'}")

@@ -1,0 +1,87 @@
+"""A downloaded release -> `Source`, by the data set's spec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba.datasets.decathlon import is_decathlon, read_decathlon
+from nnunet_mamba.datasets.layout import DEEPEST_ROOT, fits, list_files, read_parts, shown
+from nnunet_mamba.datasets.source import Source, read_description, some
+from nnunet_mamba.datasets.specs import DatasetSpec
+
+
+def read_release(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
+    """The cases of a release that lies in one or more folders, wherever its layout begins in them.
+
+    ValueError if the layout is not there, or there more than once.
+    """
+    read = _read_layout(spec, folders) if spec.layouts else _read_task(spec, folders)
+    source = _described(spec, read)
+    return spec.annotate(source) if spec.annotate else source
+
+
+def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
+    files = list_files(folders)
+    for layout in spec.layouts:
+        if any(fits(part, files) for part in layout if part.role == "train"):
+            cases, faults = read_parts(layout, files)
+            return Source("", {}, {}, spec.file_ending, tuple(cases), tuple(faults))
+    expected = " or ".join(shown(layout[0].images[0]) for layout in spec.layouts)
+    raise ValueError(
+        f"{_given(folders)} does not hold {spec.title}: expected {expected}, at its top or some folders "
+        f"below; it holds {some(path for path, _ in files) or 'no files'}. The release: {spec.obtain}"
+    )
+
+
+def _read_task(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
+    """The one Decathlon task in the folders, which must be the one of the spec."""
+    found = [file.parent for folder in folders for file in _descriptions(folder)]
+    tasks = [(folder, read_description(folder)) for folder in found]
+    tasks = [(folder, description) for folder, description in tasks if is_decathlon(description)]
+    if len(tasks) != 1:
+        names = f"{len(tasks)}: {some(str(folder) for folder, _ in tasks)}" if tasks else "none"
+        raise ValueError(
+            f"Expected one Decathlon task, a folder with dataset.json, imagesTr and labelsTr, in "
+            f"{_given(folders)}; there is {names}. The release: {spec.obtain}"
+        )
+    source = read_decathlon(*tasks[0])
+    if spec.labels and source.label_values != _values(spec.labels):
+        raise ValueError(f"{tasks[0][0]} is {source.name}, with other labels than {spec.title}.")
+    return source
+
+
+def _descriptions(folder: Path) -> list[Path]:
+    """The dataset.json of least depth."""
+    for depth in range(DEEPEST_ROOT):
+        found = sorted(folder.resolve().glob("*/" * depth + "dataset.json"))
+        if found:
+            return found
+    return []
+
+
+def _described(spec: DatasetSpec, source: Source) -> Source:
+    """What the spec says takes the place of what the release says."""
+    changes: dict[str, Any] = {"pixels": spec.pixels, "group": spec.group}
+    if spec.number is not None:
+        changes["name"] = f"Dataset{spec.number:03d}_{spec.folder}"
+    if spec.channels is not None:
+        changes["channel_names"] = {str(k): name for k, name in enumerate(spec.channels)}
+    if spec.labels is not None:
+        changes["labels"] = spec.labels
+    extra = {"description": spec.title, "reference": spec.obtain, "licence": spec.licence, **source.extra}
+    if spec.reader is not None:
+        extra["overwrite_image_reader_writer"] = spec.reader
+    if spec.regions_class_order is not None:
+        extra["regions_class_order"] = list(spec.regions_class_order)
+    return replace(source, extra=extra, **changes)
+
+
+def _values(labels: Mapping[str, Any]) -> set[int]:
+    return Source("", {}, labels, "", ()).label_values  # type: ignore[return-value]
+
+
+def _given(folders: Sequence[Path]) -> str:
+    return some(map(str, folders))
