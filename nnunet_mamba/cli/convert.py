@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -58,6 +57,7 @@ def convert(args: argparse.Namespace) -> int:
         return _list()
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
+    from nnunet_mamba.cli.folders import nnunet_folder
     from nnunet_mamba.datasets.archives import contents, is_archive, unpacked
     from nnunet_mamba.datasets.release import read_release
     from nnunet_mamba.datasets.specs import spec_of
@@ -75,22 +75,22 @@ def convert(args: argparse.Namespace) -> int:
             print(f"would unpack {n_files} files, {n_bytes / 2**30:.2f} GiB, of {archive} below {raw}")
         return 0
     with unpacked(args.source, raw / f".{known}.unpacked") as folders:
-        return _convert(args, known, read_release(spec, folders), raw)
+        return _convert(args, known, read_release(known, folders), raw)
 
 
 def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) -> int:
     from nnunet_mamba.datasets import convert as engine
     from nnunet_mamba.datasets.source import FaultyDatasetError
     from nnunet_mamba.datasets.specs import DATASETS
-    from nnunet_mamba.datasets.splits import group_by, leaks, make_split
+    from nnunet_mamba.datasets.splits import LeakError, group_by, leaks, make_split
 
     source = engine.renamed(source, args.dataset_id) if args.dataset_id is not None else source
     engine.check_number(source.name, raw)
-    group = group_by(source.group)
+    group = group_by(source.notes.group)
     split = make_split(args.split, source, group, known)
     found = leaks(split, group)
     if found:
-        raise ValueError("\n  ".join([f"the split {args.split} leaks:", *found]))
+        raise LeakError(f"The split {args.split}", found)
     _say_plan(source, split, raw, DATASETS[known].published)
     if args.dry_run:
         return 1 if source.faults else 0
@@ -117,13 +117,6 @@ def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) ->
         return 1
     _say_done(done, accept)
     return 1 if {fault.kind for fault in done.faults} - accept else 0
-
-
-def nnunet_folder(variable: str) -> Path:
-    """One of nnU-Net's folders, from the environment."""
-    if not os.environ.get(variable):
-        raise ValueError(f"{variable} is not set; export it as the folder that nnU-Net is to use.")
-    return Path(os.environ[variable])
 
 
 def _list() -> int:

@@ -28,7 +28,7 @@ def name_phases(source: Source) -> Source:
         source,
         cases=tuple(case for case in source.cases if case.name in named),
         faults=(*source.faults, *faults),
-        extra={**source.extra, "nnunet_mamba": {"phases": dict(sorted(named.items()))}},
+        notes=replace(source.notes, phases=dict(sorted(named.items()))),
     )
 
 

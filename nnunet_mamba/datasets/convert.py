@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from nnunet_mamba.datasets.cases import Job, convert_case, file_names
-from nnunet_mamba.datasets.source import Case, Fault, FaultyDatasetError, Source
+from nnunet_mamba.datasets.files import write_json
+from nnunet_mamba.datasets.source import NO_NOTES, Case, Fault, FaultyDatasetError, Source
 from nnunet_mamba.datasets.splits import Fold, Split
 
 PARTS = {"Tr": "training and validation", "Ts": "test"}
@@ -74,6 +76,7 @@ def convert(
     if not kept.labelled():
         raise FaultyDatasetError(faults)
     split = without(split, lost)
+    kept = replace(kept, notes=replace(kept.notes, moved=split.test))
     draft.complete(kept, split)
     return Converted(folder, kept, split, tuple(faults))
 
@@ -132,8 +135,8 @@ class Draft:
             if not any(folder.iterdir()):
                 folder.rmdir()
         n_training = sum(path.startswith("labelsTr/") for path in expected)
-        _write_json(self.folder / "dataset.json", description(source, n_training))
-        _write_json(self.folder / "splits_final.json", split.to_json())
+        write_json(self.folder / "dataset.json", description(source, n_training))
+        write_json(self.folder / "splits_final.json", split.to_json())
         self.record.unlink(missing_ok=True)
         self.folder.rename(self.target)
 
@@ -177,16 +180,15 @@ def _convert_all(cases: Sequence[Case], draft: Draft, workers: int, progress: Pr
     return [fault for case in cases for fault in faults[case.name]]
 
 
-def description(source: Source, n_training: int) -> dict[str, object]:
-    """nnU-Net's dataset.json, with what later commands need to know under our own key."""
-    own = {**source.extra.get("nnunet_mamba", {}), **({"group": source.group} if source.group else {})}
+def description(source: Source, n_training: int) -> dict[str, Any]:
+    """nnU-Net's dataset.json."""
     return {
         "channel_names": dict(source.channel_names),
         "labels": dict(source.labels),
         "numTraining": n_training,
         "file_ending": source.file_ending,
         **source.extra,
-        **({"nnunet_mamba": own} if own else {}),
+        **(source.notes.to_json() if source.notes != NO_NOTES else {}),
     }
 
 
@@ -216,7 +218,3 @@ def _require_room(root: Path, cases: Sequence[Case]) -> None:
             f"{root} has {free / 2**30:.1f} GiB left, but {needed / 2**30:.1f} GiB are needed; "
             "make room, or use --symlink."
         )
-
-
-def _write_json(file: Path, content: object) -> None:
-    file.write_text(json.dumps(content, indent=1) + "\n")

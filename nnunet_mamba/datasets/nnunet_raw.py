@@ -7,8 +7,10 @@ from typing import Any
 
 from nnunet_mamba.datasets.decathlon import FALLBACK_ID, is_decathlon, read_decathlon
 from nnunet_mamba.datasets.source import (
+    NOTES,
     Case,
     Fault,
+    Notes,
     Source,
     check_labels_consecutive,
     letters_only,
@@ -18,7 +20,7 @@ from nnunet_mamba.datasets.source import (
 )
 
 REQUIRED = ("channel_names", "labels", "file_ending")  # by nnU-Net, in dataset.json
-COUNTED = ("numTraining", *REQUIRED)  # what is written anew rather than carried over
+OWN = ("numTraining", NOTES, *REQUIRED)  # what has a place of its own in a source
 
 
 def read_source(folder: Path) -> Source:
@@ -52,7 +54,8 @@ def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
         ending,
         tuple(cases),
         tuple(faults),
-        {key: value for key, value in description.items() if key not in COUNTED},
+        {key: value for key, value in description.items() if key not in OWN},
+        notes=Notes.of(description),
     )
     check_labels_consecutive(source, folder / "dataset.json")
     return source

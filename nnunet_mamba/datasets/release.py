@@ -9,17 +9,18 @@ from typing import Any
 
 from nnunet_mamba.datasets.decathlon import is_decathlon, read_decathlon
 from nnunet_mamba.datasets.layout import DEEPEST_ROOT, fits, list_files, read_parts, shown
-from nnunet_mamba.datasets.source import Source, read_description, some
-from nnunet_mamba.datasets.specs import DatasetSpec
+from nnunet_mamba.datasets.source import Notes, Source, read_description, some
+from nnunet_mamba.datasets.specs import DATASETS, DatasetSpec
 
 
-def read_release(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
-    """The cases of a release that lies in one or more folders, wherever its layout begins in them.
+def read_release(name: str, folders: Sequence[Path]) -> Source:
+    """The cases of the release `name` (of `DATASETS`) in one or more folders, wherever its layout begins.
 
     ValueError if the layout is not there, or there more than once.
     """
+    spec = DATASETS[name]
     read = _read_layout(spec, folders) if spec.layouts else _read_task(spec, folders)
-    source = _described(spec, read)
+    source = replace(_described(spec, read), notes=Notes(name, spec.group))
     return spec.annotate(source) if spec.annotate else source
 
 
@@ -64,7 +65,7 @@ def _descriptions(folder: Path) -> list[Path]:
 
 def _described(spec: DatasetSpec, source: Source) -> Source:
     """What the spec says takes the place of what the release says."""
-    changes: dict[str, Any] = {"pixels": spec.pixels, "group": spec.group}
+    changes: dict[str, Any] = {"pixels": spec.pixels}
     if spec.number is not None:
         changes["name"] = f"Dataset{spec.number:03d}_{spec.folder}"
     if spec.channels is not None:

@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ KINDS: Mapping[str, str] = {
 }
 ACCEPTABLE = ("geometry", "empty", "extra")  # what nnU-Net can train with
 MOST_SHOWN = 50  # faults, in a message
+NOTES = "nnunet_mamba"  # key of dataset.json
 ROLES = ("train", "val", "test")  # val: the release's own validation cases, labelled
 
 
@@ -78,6 +79,34 @@ AS_THEY_ARE = Pixels()
 
 
 @dataclass(frozen=True)
+class Notes:
+    """What later commands need to know of a dataset; kept in its dataset.json, where nnU-Net does not look.
+
+    release  its name in `specs.DATASETS`
+    group    what names the patient at the beginning of a case's name, as a regular expression
+    moved    labelled cases that a split keeps for the test
+    phases   of ACDC: case -> ED or ES
+    """
+
+    release: str | None = None
+    group: str | None = None
+    moved: tuple[str, ...] = ()
+    phases: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {NOTES: {key: value for key, value in asdict(self).items() if value}}
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any]) -> Notes:
+        known = {field.name for field in fields(cls)}
+        found = {key: value for key, value in description.get(NOTES, {}).items() if key in known}
+        return cls(**{**found, "moved": tuple(found.get("moved", ()))})
+
+
+NO_NOTES = Notes()
+
+
+@dataclass(frozen=True)
 class Source:
     """A labelled data set, described in nnU-Net's words."""
 
@@ -89,7 +118,7 @@ class Source:
     faults: tuple[Fault, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)  # more of dataset.json
     pixels: Pixels = AS_THEY_ARE
-    group: str | None = None  # the part of a case's name that names its patient, as a regular expression
+    notes: Notes = NO_NOTES
 
     @property
     def label_values(self) -> frozenset[int]:

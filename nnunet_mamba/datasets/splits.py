@@ -59,6 +59,13 @@ class PublishedSplit:
     torn: bool = False
 
 
+class LeakError(ValueError):
+    """A split that puts images of one patient on both sides."""
+
+    def __init__(self, what: str, found: Sequence[str]) -> None:
+        super().__init__("\n  ".join([f"{what} leaks:", *found]))
+
+
 def group_by(pattern: str | None) -> Group:
     """A function from a case's name to its group. ValueError (when called) for names without a match."""
     if pattern is None:

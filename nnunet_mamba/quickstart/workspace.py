@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.datasets.files import write_json
+
 PHANTOM = "phantom"  # the name of the embedded data set among the settings
 PLANS = "nnUNetPlans"  # the name of the plans that nnU-Net makes by default
 FOLD = 0
@@ -128,11 +130,3 @@ class Workspace:
                     f"Another quickstart, or a command of it, is at work in {self.out}; wait, or stop it."
                 ) from error
             yield lock.fileno()
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Replace `file` as a whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.partial")
-    draft.write_text(json.dumps(content, indent=1))
-    draft.replace(file)

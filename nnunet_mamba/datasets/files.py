@@ -1,9 +1,11 @@
-"""Writing a folder so that it is either complete or absent."""
+"""Writing folders and files so that they are either complete or absent."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -24,3 +26,11 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Replace `file` as a whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.partial")
+    draft.write_text(json.dumps(content, indent=1) + "\n")
+    draft.replace(file)

@@ -1,0 +1,69 @@
+"""nnunet-mamba plans split: another split for a dataset, or the check of the one it has."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "split",
+        help="split a dataset by a paper's cases or by patients; or check a split for leaks",
+        description="Writes splits_final.json and moves test cases to imagesTs; or, with --check, says what "
+        "is wrong with the present split. Exit code 1: it leaks, or cases are missing.",
+    )
+    p.add_argument("dataset", metavar="DATASET", help="Dataset###_Name, or its number")
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--name", metavar="SPLIT", help="5fold, a ratio such as 7:3, or that of a paper")
+    what.add_argument(
+        "--check",
+        nargs="?",
+        type=Path,
+        const=Path(),
+        metavar="FILE",
+        help="splits_final.json to check (default: the dataset's)",
+    )
+    p.add_argument("--release", metavar="NAME", help="what it was made of, if not by `convert`: acdc, ...")
+    p.add_argument(
+        "--group", metavar="REGEX", help="what names the patient at the beginning of a case's name"
+    )
+    p.add_argument("--allow-leaks", action="store_true", help="to reproduce a paper that split images")
+    p.set_defaults(run=split)
+
+
+def split(args: argparse.Namespace) -> int:
+    from nnunet_mamba.cli.folders import dataset_name, nnunet_folder
+    from nnunet_mamba.datasets.resplit import read_pool, resplit
+    from nnunet_mamba.datasets.specs import DATASETS, spec_of
+
+    name = dataset_name(args.dataset)
+    folder = nnunet_folder("nnUNet_raw") / name
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / name
+    source = read_pool(folder)
+    release = spec_of(args.release)[0] if args.release else source.notes.release
+    group = args.group or source.notes.group or (DATASETS[release].group if release in DATASETS else None)
+    source = replace(source, notes=replace(source.notes, release=release, group=group))
+    if args.check is not None:
+        return _check(args.check, folder, preprocessed, source)
+    done = resplit(folder, source, args.name, preprocessed=preprocessed, allow_leaks=args.allow_leaks)
+    sizes = ", ".join(f"{len(fold.train)}/{len(fold.val)}" for fold in done.folds)
+    print(f"-> {folder / 'splits_final.json'}: training/validation {sizes}; test {len(done.test)}")
+    return 0
+
+
+def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
+    """nnU-Net trains by the file among the preprocessed data, which its planner copies from the raw ones."""
+    from nnunet_mamba.datasets.resplit import SPLITS, faults_of_split, read_splits
+    from nnunet_mamba.datasets.splits import group_by
+
+    candidates = [file] if file != Path() else [preprocessed / SPLITS, folder / SPLITS]
+    found = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if found is None:
+        raise ValueError(f"There is no {' nor '.join(map(str, candidates))} to check.")
+    moved = set(source.notes.moved)
+    pool = [name for name in source.labelled() if name not in moved]
+    faults = faults_of_split(read_splits(found), pool, moved, group_by(source.notes.group))
+    by = f"patients {source.notes.group}" if source.notes.group else "cases, no pattern of patients is known"
+    print("\n  ".join([f"{found}, by {by}: {'wrong' if faults else 'no leak'}", *faults]))
+    return 1 if faults else 0
