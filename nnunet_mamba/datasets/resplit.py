@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_mamba.datasets.convert import description
 from nnunet_mamba.datasets.files import write_json
 from nnunet_mamba.datasets.nnunet_raw import read_nnunet_raw
-from nnunet_mamba.datasets.source import FaultyDatasetError, Source, read_description, some
+from nnunet_mamba.datasets.source import FaultyDatasetError, Notes, Source, read_description, some
 from nnunet_mamba.datasets.splits import Fold, Group, LeakError, Split, group_by, leaks, make_split
 
 SPLITS = "splits_final.json"
@@ -19,7 +19,9 @@ SPLITS = "splits_final.json"
 
 def read_pool(folder: Path) -> Source:
     """The dataset in `folder`, in which what an earlier split moved to the test set is labelled again."""
-    source = read_nnunet_raw(folder, read_description(folder))
+    description = read_description(folder)
+    _finish_moves(folder, Notes.of(description).moved, description.get("file_ending", ""))
+    source = read_nnunet_raw(folder, description)
     if source.faults:
         raise FaultyDatasetError(source.faults)
     moved = set(source.notes.moved)
@@ -27,6 +29,21 @@ def read_pool(folder: Path) -> Source:
         replace(case, role="train") if case.name in moved and case.labels else case for case in source.cases
     )
     return replace(source, cases=cases)
+
+
+def _finish_moves(folder: Path, moved: Iterable[str], ending: str) -> None:
+    """Bring a case whose files an interrupted command has left on both sides wholly to the test set."""
+    for name in moved:
+        here = [*folder.glob(f"imagesTr/{name}_????{ending}"), *folder.glob(f"labelsTr/{name}{ending}")]
+        there = [*folder.glob(f"imagesTs/{name}_????{ending}"), *folder.glob(f"labelsTs/{name}{ending}")]
+        if here and there:
+            for file in here:
+                _move(file, folder / f"{file.parent.name[:-2]}Ts" / file.name)
+
+
+def _move(file: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    file.rename(target)
 
 
 def resplit(
@@ -75,8 +92,7 @@ def _write(folder: Path, source: Source, split: Split, moves: Iterable[tuple[Pat
     """Cases are noted before they move, so that an interrupted command can be repeated."""
     _note(folder, source, split, moved=sorted({*source.notes.moved, *split.test}))
     for file, target in moves:
-        target.parent.mkdir(exist_ok=True)
-        file.rename(target)
+        _move(file, target)
     write_json(folder / SPLITS, split.to_json())
     _note(folder, source, split, moved=split.test)
 

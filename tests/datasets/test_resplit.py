@@ -1,0 +1,165 @@
+"""Splitting a dataset that is nnU-Net's already, and checking splits that others have made."""
+
+import json
+
+import pytest
+
+from nnunet_mamba.cli import main
+from nnunet_mamba.cli.folders import dataset_name
+from nnunet_mamba.datasets import resplit as module
+from nnunet_mamba.datasets.resplit import read_pool, resplit
+from nnunet_mamba.datasets.splits import LeakError
+
+DATASET = "Dataset027_ACDC"
+NAMES = [f"patient{n:03d}_frame{frame:02d}" for n in range(1, 101) for frame in (1, 10)]
+
+
+@pytest.fixture
+def raw(nnunet_folders):
+    """ACDC as `convert` leaves it; the files hold their names, for nothing here opens them as images."""
+    folder = nnunet_folders.raw / DATASET
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for name in NAMES:
+        (folder / "imagesTr" / f"{name}_0000.nii.gz").write_text(name)
+        (folder / "labelsTr" / f"{name}.nii.gz").write_text(name)
+    describe(folder, nnunet_mamba={"release": "acdc", "group": r"patient\d{3}"})
+    return folder
+
+
+def describe(folder, **more):
+    description = {
+        "channel_names": {"0": "cineMRI"},
+        "labels": {"background": 0, "RV": 1, "MYO": 2, "LV": 3},
+        "numTraining": len(NAMES),
+        "file_ending": ".nii.gz",
+        **more,
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+
+
+def split_by(raw, name, **options):
+    preprocessed = raw.parents[1] / "preprocessed" / raw.name
+    return resplit(raw, read_pool(raw), name, preprocessed=preprocessed, **options)
+
+
+def files(folder):
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+
+
+def test_test_cases_move_out_of_nnunets_sight_with_their_labels(raw):
+    split = split_by(raw, "nnformer")
+    assert files(raw / "imagesTs") == {f"{name}_0000.nii.gz" for name in split.test}
+    assert files(raw / "labelsTs") == {f"{name}.nii.gz" for name in split.test}
+    assert len(files(raw / "imagesTr")) == len(files(raw / "labelsTr")) == 160
+    description = json.loads((raw / "dataset.json").read_text())
+    assert description["numTraining"] == 160
+    assert description["channel_names"] == {"0": "cineMRI"}
+    assert json.loads((raw / "splits_final.json").read_text()) == split.to_json()
+
+
+def test_a_second_split_gets_the_moved_cases_back(raw):
+    split_by(raw, "nnformer")
+    split = split_by(raw, "mamba_unet")
+    assert files(raw / "labelsTs") == {f"{name}.nii.gz" for name in split.test}
+    assert len(files(raw / "imagesTr")) == 160
+    split_by(raw, "5fold")
+    assert len(files(raw / "imagesTr")) == 200 and not files(raw / "imagesTs")
+    assert (raw / "imagesTr" / f"{NAMES[0]}_0000.nii.gz").read_text() == NAMES[0]
+
+
+@pytest.mark.parametrize("at", [0, 1, 7, 79])
+def test_an_interrupted_split_can_be_repeated(raw, monkeypatch, at):
+    real, moved = type(raw).rename, []
+
+    def stop(self, target):
+        if target.parent.name.endswith("Ts"):
+            moved.append(target)
+            if len(moved) > at:
+                raise KeyboardInterrupt
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(raw), "rename", stop)
+        with pytest.raises(KeyboardInterrupt):
+            split_by(raw, "nnformer")
+    split = split_by(raw, "nnformer")
+    assert files(raw / "imagesTs") == {f"{name}_0000.nii.gz" for name in split.test}
+    assert len(files(raw / "labelsTr")) == 160
+
+
+def test_a_split_that_leaks_is_refused_and_nothing_moves(raw):
+    with pytest.raises(LeakError, match=r"taming_torn leaks:\n  fold 0: 24 of 32 validation images"):
+        split_by(raw, "taming_torn")
+    assert len(files(raw / "imagesTr")) == 200 and not (raw / "splits_final.json").exists()
+    assert len(split_by(raw, "taming_torn", allow_leaks=True).folds) == 5
+
+
+def test_cases_do_not_move_once_nnunet_has_looked_at_them(raw, nnunet_folders):
+    preprocessed = nnunet_folders.preprocessed / DATASET
+    preprocessed.mkdir()
+    (preprocessed / "dataset_fingerprint.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"80 files would change sides, but .*preprocessed.* Remove"):
+        split_by(raw, "nnformer")
+    split = split_by(raw, "7:3")  # moves nothing
+    assert json.loads((preprocessed / "splits_final.json").read_text()) == split.to_json()
+
+
+def check(capsys, *arguments):
+    code = main(["plans", "split", "27", "--check", *map(str, arguments)])
+    return code, capsys.readouterr().out
+
+
+def test_the_command_splits_and_finds_no_leak(raw, capsys):
+    assert main(["plans", "split", "27", "--name", "nnformer"]) == 0
+    assert "training/validation 140/20; test 40" in capsys.readouterr().out
+    code, said = check(capsys)
+    assert code == 0 and "by patients patient\\d{3}: no leak" in said
+
+
+def test_the_check_names_the_patients_of_somebody_elses_folds(raw, nnunet_folders, capsys):
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    preprocessed = nnunet_folders.preprocessed / DATASET
+    preprocessed.mkdir()
+    folds = [{k: list(map(str, v)) for k, v in fold.items()} for fold in generate_crossval_split(NAMES)]
+    (preprocessed / "splits_final.json").write_text(json.dumps(folds))
+    code, said = check(capsys)
+    assert code == 1
+    assert said.count("validation images have images of their patient in training: patient") == 5
+
+
+def test_the_check_names_cases_that_are_not_there_and_cases_that_no_fold_has(raw, tmp_path, capsys):
+    file = tmp_path / "folds.json"
+    file.write_text(json.dumps([{"train": ["patient001_frame01", "patient200_frame01"], "val": NAMES[2:]}]))
+    code, said = check(capsys, file)
+    assert code == 1
+    assert "cases that are not in imagesTr: patient200_frame01" in said
+    assert "in no fold at all: patient001_frame10" in said
+
+
+def test_a_dataset_of_other_converters_is_told_its_release(raw, capsys):
+    describe(raw)
+    assert main(["plans", "split", "27", "--name", "nnformer"]) == 2
+    assert "No split 'nnformer' for this dataset" in capsys.readouterr().err
+    assert main(["plans", "split", "27", "--name", "nnformer", "--release", "ACDC"]) == 0
+    assert json.loads((raw / "dataset.json").read_text())["nnunet_mamba"]["group"] == r"patient\d{3}"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"train": []}]'])
+def test_a_file_that_is_no_split(raw, tmp_path, capsys, text):
+    (tmp_path / "folds.json").write_text(text)
+    assert main(["plans", "split", "27", "--check", str(tmp_path / "folds.json")]) == 2
+    assert "is no splits file" in capsys.readouterr().err
+
+
+def test_a_dataset_is_found_by_its_number(raw):
+    assert dataset_name("27") == dataset_name("027") == dataset_name(DATASET) == DATASET
+    with pytest.raises(ValueError, match="found none"):
+        dataset_name("28")
+    with pytest.raises(ValueError, match="expected Dataset###_Name"):
+        dataset_name("ACDC")
+
+
+def test_the_name_of_the_splits_file_is_nnunets():
+    assert module.SPLITS == "splits_final.json"
