@@ -12,6 +12,7 @@ from nnunet_mamba.datasets.source import (
     Source,
     check_labels_consecutive,
     faults_of_names,
+    is_filled,
     letters_only,
     stem,
     visible_files,
@@ -74,7 +75,7 @@ def _unlisted(training: list[Case], folder: Path) -> Iterator[Fault]:
 
 def _test_cases(folder: Path) -> list[Case]:
     """Of the files in imagesTs, not of the list: many copies of a task come without that folder."""
-    if not (folder / "imagesTs").is_dir():
+    if not is_filled(folder / "imagesTs"):
         return []
     files = visible_files(folder / "imagesTs", ".nii.gz")
     return [Case(stem(file, ".nii.gz"), (file,), role="test") for file in files]

@@ -13,6 +13,7 @@ from nnunet_mamba.datasets.source import (
     Notes,
     Source,
     check_labels_consecutive,
+    is_filled,
     letters_only,
     read_description,
     stem,
@@ -43,7 +44,7 @@ def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
     ending, faults = description["file_ending"], []
     cases = []
     for part, role in (("Tr", "train"), ("Ts", "test")):
-        if part == "Tr" or (folder / "imagesTs").is_dir():
+        if part == "Tr" or is_filled(folder / "imagesTs"):
             listed, wrong = _list_part(folder, part, role, ending, description["channel_names"])
             cases += listed
             faults += wrong
@@ -85,7 +86,7 @@ def _list_part(
     for file in visible_files(folder / f"images{part}", ending):
         images.setdefault(stem(file, ending)[:-5], []).append(file)
     labels = {}
-    if role == "train" or (folder / f"labels{part}").is_dir():
+    if role == "train" or is_filled(folder / f"labels{part}"):
         labels = {stem(file, ending): file for file in visible_files(folder / f"labels{part}", ending)}
     faults = list(_faults(folder, part, ending, images, labels, channel_names, role))
     wrong = {fault.case for fault in faults}

@@ -206,6 +206,10 @@ def visible_files(folder: Path, ending: str) -> list[Path]:
     return files
 
 
+def is_filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def letters_only(name: str) -> str:
     """`name` without signs: nnU-Net parses folder names by their underscores."""
     return re.sub(r"[^A-Za-z0-9]+", "", name) or "Data"
