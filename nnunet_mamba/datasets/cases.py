@@ -13,7 +13,15 @@ import SimpleITK as sitk
 
 from nnunet_mamba.datasets.pictures import resized
 from nnunet_mamba.datasets.source import Case, Fault, Source
-from nnunet_mamba.images import Grid, grid_of, is_picture, read_header, read_image, read_picture
+from nnunet_mamba.images import (
+    Grid,
+    grid_of,
+    is_picture,
+    read_header,
+    read_image,
+    read_picture,
+    require_whole,
+)
 
 FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 
@@ -83,8 +91,9 @@ def open_image(file: Path, job: Job) -> Opened:
     grid = grid_of(header)
     n_channels = grid.size[3] if len(grid.size) == 4 else 1
     cut = three_axes(grid) if len(grid.size) == 4 else grid
-    if file.suffix == ".gz" and header.GetPixelID() not in FLOATS:
-        return Opened(file, cut, n_channels)  # whole, as its checksum says; integers are always finite
+    if file.suffix == ".gz" and header.GetPixelID() not in FLOATS:  # integers are always finite
+        require_whole(file)
+        return Opened(file, cut, n_channels)
     return Opened(file, cut, n_channels, sitk.GetArrayFromImage(read_image(file)))
 
 
