@@ -67,9 +67,7 @@ def convert_case(case: Case, job: Job, folder: Path, part: str) -> list[Fault]:
     if all(fault.kind in job.accepted for fault in faults):
         image_names, label_name = file_names(case, job.source)
         places = [(image, channel) for image in images for channel in range(image.n_channels)]
-        for name, (image, channel) in zip(
-            image_names, places, strict=False
-        ):  # colours: the first stands for all
+        for name, (image, channel) in zip(image_names, places, strict=False):  # colours go together
             _write_whole(folder / f"images{part}" / name, partial(_write_image, image, channel, job))
         for one in label:
             _write_whole(folder / f"labels{part}" / label_name, partial(_write_label, one, job))
@@ -183,7 +181,7 @@ def _write_image(image: Opened, channel: int, job: Job, target: Path) -> None:
     if is_picture(image.file) and (job.source.pixels.image or job.resize):
         assert image.values is not None
         _write_picture(image.values, target)
-    elif image.n_channels > 1 and image.image is not None:
+    elif image.image is not None and image.image.GetDimension() == 4:
         sitk.WriteImage(image.image[..., channel], str(target))
     else:
         _take_over(image.file, target, job)
