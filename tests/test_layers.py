@@ -19,7 +19,7 @@ MAY_IMPORT = {  # besides themselves
     "checkpoints": {"networks"},
     "resources": NOTHING,
     "host": NOTHING,
-    "plans": {"networks", "resources"},
+    "plans": {"estimate", "networks", "resources"},
     "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},
     "estimate": {"blocks", "networks", "ops"},
     "registration": {"host", "resources"},

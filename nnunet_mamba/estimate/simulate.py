@@ -26,11 +26,13 @@ class Step:
              batch, kept (the forward pass's tensors), loss, transient (backward's), scratch
     work     amounts by unit, of the whole step
     kernels  different convolutions, forward and backward
+    outputs  the grids of the network's outputs, the largest first
     """
 
     peak: Counter[str]
     work: Counter[str]
     kernels: int
+    outputs: tuple[tuple[int, ...], ...]
 
 
 def simulate(
@@ -68,7 +70,8 @@ def simulate(
         x, targets = random_batch(network, batch, channels, classes, patch, torch.device(device))
         training = Training(network, x, targets, precision)
         _run(training, memory)
-    return Step(memory.peak, work, len(kernels - {None}))
+        outputs = tuple(tuple(target.shape[2:]) for target in targets)
+    return Step(memory.peak, work, len(kernels - {None}), outputs)
 
 
 def _run(training: Training, memory: LiveMemory) -> None:
