@@ -128,7 +128,7 @@ def _refuse_other_patch(architecture: Mapping[str, Any], patch: Sequence[int]) -
     own = architecture.get("patch_size", patch)
     if list(own) != list(patch):
         raise ValueError(
-            f"The plan's patch_size is {list(patch)}, but that of its architecture.arch_kwargs is {list(own)}. "
+            f"The plan's patch_size is {list(patch)}, but in its architecture.arch_kwargs it is {list(own)}. "
             "They must be equal, for weights may depend on it: correct the plans file."
         )
 

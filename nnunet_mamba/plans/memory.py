@@ -15,8 +15,7 @@ from typing import Any
 
 from nnunet_mamba.estimate.estimate import estimate
 from nnunet_mamba.estimate.profile import Profile
-from nnunet_mamba.networks.config import FixedConfig
-from nnunet_mamba.networks.family import row_of
+from nnunet_mamba.plans.architecture import with_network
 
 # The share of a card's memory that plans leave free: CUDA's context, the allocator's gaps, workspaces of
 # cuDNN, whatever the profile does not count. Nobody measured it for this package. Two published peaks of
@@ -35,14 +34,17 @@ def budget_bytes(vram_gb: float) -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """What decides the memory of one item of the batch; topology is empty for networks that bring their own."""
+    """What decides the memory of an item of the batch: its patch, and the other sizes of the network as a plan
+    holds them under arch_kwargs."""
 
     patch: tuple[int, ...]
     topology: Mapping[str, Any]
 
     @property
     def n_vox(self) -> int:
-        return prod(self.patch)
+        """Voxels that the network works on: it pads patches to a multiple of its strides."""
+        total = [prod(axis) for axis in zip(*self.topology["strides"], strict=True)]
+        return prod(-(-size // step) * step for size, step in zip(self.patch, total, strict=True))
 
 
 @dataclass
@@ -60,12 +62,11 @@ class StepMemory:
     _exact: dict[str, int] = field(default_factory=dict)
     _lines: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def job(self, patch: Sequence[int], arch_kwargs: Mapping[str, Any]) -> Job:
-        """For a patch and the arch_kwargs of nnU-Net's plan for it."""
-        fixed = isinstance(row_of(self.network), FixedConfig)
-        keys = () if fixed else ("features_per_stage", "strides", "kernel_sizes")
-        grids = {key: json.loads(json.dumps(arch_kwargs[key], default=int)) for key in keys}
-        return Job(tuple(int(size) for size in patch), grids)
+    def job(self, patch: Sequence[int], architecture: Mapping[str, Any]) -> Job:
+        """For a patch and the architecture block of a plan for it, be it nnU-Net's or ours."""
+        grid = tuple(int(size) for size in patch)
+        kwargs = with_network(architecture, self.network, grid)["arch_kwargs"]
+        return Job(grid, {key: value for key, value in kwargs.items() if key != "patch_size"})
 
     def exact(self, job: Job, batch: int) -> int:
         """Simulated. ValueError if the network cannot be built for this job."""
@@ -106,4 +107,4 @@ NEAR = 0.03  # of the budget: the line is trusted no closer
 
 
 def _key(topology: Mapping[str, Any]) -> str:
-    return json.dumps(topology, sort_keys=True)
+    return json.dumps(topology, sort_keys=True, default=int)
