@@ -41,13 +41,10 @@ def faults(plans: Mapping[str, Any], file_stem: str) -> list[str]:
     name = plans.get("plans_name")
     found = []
     if name != file_stem:
-        found.append(
-            f"plans_name is {name!r}, but nnU-Net looks for it in a file of that name, not {file_stem}."
-        )
-    names = (file_stem, *plans["configurations"])
-    found += [
-        f"{n!r} has a double underscore, at which nnU-Net splits folder names." for n in names if "__" in n
-    ]
+        found.append(f"plans_name is {name!r}, but the file is {file_stem}.json; nnU-Net wants them equal.")
+    for word in (file_stem, *plans["configurations"]):
+        if "__" in word:
+            found.append(f"{word!r} has a double underscore, at which nnU-Net splits folder names.")
     for configuration in plans["configurations"]:
         try:
             resolved = resolve(plans, configuration)

@@ -9,15 +9,17 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+PREPROCESSED = "nnUNet_preprocessed"  # the variable
+
 
 def dataset_folder(dataset: str) -> Path:
     """The folder in nnUNet_preprocessed of a dataset, by its number or its name `Dataset###_Name`.
 
     ValueError if nnU-Net's variable is not set, or if there is no such folder, or more than one.
     """
-    root = os.environ.get("nnUNet_preprocessed")
+    root = os.environ.get(PREPROCESSED)
     if not root:
-        raise ValueError("nnUNet_preprocessed is not set; it says where nnU-Net keeps its plans.")
+        raise ValueError(f"{PREPROCESSED} is not set; it says where nnU-Net keeps its plans.")
     pattern = f"Dataset{int(dataset):03d}_*" if dataset.isdecimal() else dataset
     found = [path for path in sorted(Path(root).glob(pattern)) if path.is_dir()]
     if len(found) != 1 or not found[0].name.startswith("Dataset"):

@@ -1,8 +1,8 @@
 """Memory of a network's training step, for any patch, batch and topology, against that of a card.
 
-The step is simulated on fake tensors (`nnunet_mamba.estimate`): a second or more for each answer. For a fixed
-topology memory is a line, fixed + per_voxel * batch * voxels, which two answers tell. It is that line which is
-asked many times; the last word has `exact`.
+The step is simulated on fake tensors (`nnunet_mamba.estimate`): a second or more for each answer. For a
+fixed topology memory is a line, fixed + per_voxel * batch * voxels, which two answers tell. It is that line
+which is asked many times; the last word has `exact`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def budget_bytes(vram_gb: float) -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """What decides the memory of an item of the batch: its patch, and the other sizes of the network as a plan
-    holds them under arch_kwargs."""
+    """What decides the memory of an item of the batch: its patch, and the other sizes of the network as a
+    plan holds them under arch_kwargs."""
 
     patch: tuple[int, ...]
     topology: Mapping[str, Any]

@@ -139,12 +139,11 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         self._tried.append(patch)
 
     def _too_large(self, reason: str) -> str:
-        smallest = (
-            f" Two of the smallest patch tried, {list(self._tried[-1])}, are too many." if self._tried else ""
-        )
+        smallest = list(self._tried[-1]) if self._tried else "none"
         return (
             f"{self.network} does not fit into {self.budget / GIB:.2f} GiB, what is counted of "
-            f"{self.UNet_vram_target_GB:g} GiB.{smallest} {reason} Choose a smaller network, or a larger card."
+            f"{self.UNet_vram_target_GB:g} GiB. The last patch tried is {smallest}. {reason} "
+            f"Choose a smaller network, or a larger card."
         )
 
     def get_plans_for_configuration(
@@ -171,12 +170,12 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Writes them, without the configurations that the network cannot work on."""
         recursive_fix_for_json_export(plans)
-        configurations = plans["configurations"]
-        for name in list(configurations):
-            own = configurations[configurations[name].get("inherits_from", name)]
-            if len(own["patch_size"]) not in self.axes:
-                del configurations[name]
-        if not configurations:
+        plans["configurations"] = {
+            name: own
+            for name, own in plans["configurations"].items()
+            if (2 if name == "2d" else 3) in self.axes
+        }
+        if not plans["configurations"]:
             raise ValueError(f"{self.network} works in 3D, and the images of {self.dataset_name} are 2D.")
         folder = dataset_folder(self.dataset_name)
         share_data(plans, folder)
@@ -184,7 +183,7 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
 
 
 class _Forgetful(dict[str, float]):
-    """nnU-Net's cache, which would hide from us that it asks for the same patch again; `StepMemory` has one."""
+    """nnU-Net's cache, which would hide that it asks for the same patch again; `StepMemory` has its own."""
 
     def __setitem__(self, key: str, value: float) -> None:
         pass

@@ -9,9 +9,10 @@ A template is a JSON object with
 
 and one of
 
-    configurations  "2d" or "3d_fullres" -> any of patch_size (voxels per axis, in the order of nnU-Net's plans,
-                    the coarsest axis first), batch_size, and, together, strides and kernel_sizes (a list per
-                    stage, full resolution first) and features_per_stage. What is left out stays the dataset's.
+    configurations  "2d" or "3d_fullres" -> any of patch_size (voxels per axis, in the order of nnU-Net's
+                    plans, the coarsest axis first), batch_size, and, together, strides and kernel_sizes (a
+                    list per stage, full resolution first) and features_per_stage. Without these three the
+                    topology is nnU-Net's for the patch; without a patch it is the dataset's.
     budget          "2d" and "3d" -> max_patch_vox (voxels of a patch), max_batch_size, base_features (of the
                     first stage), max_features (of any)
 """
