@@ -11,6 +11,7 @@ VERBS = (
     "register",
     "networks",
     "estimate",
+    "plans",
     "import_checkpoint",
 )  # modules of this package; some offer several verbs
 

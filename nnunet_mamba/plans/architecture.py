@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from nnunet_mamba.networks.config import FixedConfig
+from nnunet_mamba.networks.config import FixedConfig, MetaConfig
 from nnunet_mamba.networks.family import list_networks, row_of
 
 DOTTED = "nnunet_mamba.networks."  # where nnU-Net finds our networks
@@ -55,6 +55,15 @@ def named_network(architecture: Mapping[str, Any]) -> str | None:
     path = str(architecture["network_class_name"])
     name = path.removeprefix(DOTTED)
     return name if path != name and name in list_networks() else None
+
+
+def n_outputs(name: str, n_stages: int) -> int:
+    """How many resolutions a network of ours puts out with deep supervision, of a plan of `n_stages`."""
+    config = row_of(name)
+    if isinstance(config, FixedConfig):
+        return len(config.output_strides)
+    assert isinstance(config, MetaConfig)
+    return min(config.n_supervised or n_stages - 1, n_stages - 1)
 
 
 def with_network(architecture: Mapping[str, Any], name: str, patch: Sequence[int]) -> dict[str, Any]:

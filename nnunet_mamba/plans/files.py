@@ -63,6 +63,16 @@ def resolve(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise ValueError(f"Configuration {name} of the plans cannot be resolved: {error}") from error
 
 
+def channels_and_classes(plans: Mapping[str, Any], name: str, dataset: Mapping[str, Any]) -> tuple[int, int]:
+    """Input and output channels of a configuration, as nnU-Net counts them; `dataset` is its dataset.json."""
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(deepcopy(dict(plans)))
+    channels = determine_num_input_channels(manager, manager.get_configuration(name), dataset)
+    return int(channels), int(manager.get_label_manager(dataset).num_segmentation_heads)
+
+
 def check_plans_name(name: str) -> None:
     """ValueError for names that nnU-Net's folders TRAINER__PLANS__CONFIGURATION cannot hold."""
     if not name or "__" in name or name.strip("_") != name or Path(name).name != name:

@@ -103,7 +103,7 @@ class StepMemory:
         return batch if batch >= 2 else 0
 
 
-NEAR = 0.03  # of the budget: the line is trusted no closer
+NEAR = 0.01  # of the budget: closer than this the line is not trusted, though seen within 0.1 %
 
 
 def _key(topology: Mapping[str, Any]) -> str:

@@ -10,12 +10,11 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunet_mamba.estimate.profile import Profile
@@ -43,12 +42,24 @@ def default_name(network: str, vram_gb: float) -> str:
     return f"nnUNetMambaPlans_{vram_gb:g}G_{network}"
 
 
+@dataclass(frozen=True)
+class Planned:
+    """plans         as nnU-Net reads them
+    path          their file
+    memory_bytes  configuration -> peak of a training step, simulated
+    """
+
+    plans: dict[str, Any]
+    path: Path
+    memory_bytes: Mapping[str, int]
+
+
 def make_plans(
     dataset: str, network: str, vram_gb: float, profile: Profile, *, name: str | None = None, replace: bool
-) -> tuple[dict[str, Any], Path]:
+) -> Planned:
     """Plan a dataset, whose fingerprint nnU-Net has extracted, for a network on a card of `vram_gb` GiB.
 
-    Returns the plans, and their file. Raises ValueError if the network or the budget is impossible.
+    Raises ValueError if the network or the budget is impossible.
     """
     name = name or default_name(network, vram_gb)
     check_plans_name(name)
@@ -56,18 +67,18 @@ def make_plans(
     if name == DEFAULT:
         raise ValueError(f"{DEFAULT} are the plans of nnU-Net's own planner; choose another --name.")
     folder = dataset_folder(dataset)
-    planner = partial(MambaPlanner, network=network, profile=profile, replace=replace)
     try:
         with redirect_stdout(io.StringIO()):  # nnU-Net prints every configuration it tries
-            plans, _ = plan_experiment_dataset(
-                folder.name, planner, gpu_memory_target_in_gb=vram_gb, overwrite_plans_name=name
+            planner = MambaPlanner(
+                folder.name, vram_gb, plans_name=name, network=network, profile=profile, replace=replace
             )
+            plans = planner.plan_experiment()
     except (RuntimeError, FileNotFoundError) as error:
         raise ValueError(
             f"nnU-Net cannot plan {folder.name}: {error} Planning needs the raw dataset and its fingerprint: "
             f"nnUNetv2_extract_fingerprint -d ID."
         ) from error
-    return plans, folder / f"{name}.json"
+    return Planned(plans, folder / f"{name}.json", planner.memory_bytes(plans))
 
 
 class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
@@ -166,6 +177,16 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
                 raise ValueError(self._too_large("The estimate of the loop was too low."))
             plan["architecture"] = with_network(plan["architecture"], self.network, job.patch)
         return plan
+
+    def memory_bytes(self, plans: Mapping[str, Any]) -> dict[str, int]:
+        """Configuration of `plans` -> peak of a training step; without those that inherit theirs."""
+        return {
+            name: self.memory.exact(
+                self.memory.job(own["patch_size"], own["architecture"]), own["batch_size"]
+            )
+            for name, own in plans["configurations"].items()
+            if "patch_size" in own
+        }
 
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Writes them, without the configurations that the network cannot work on."""
