@@ -96,7 +96,7 @@ def apply(args: argparse.Namespace) -> int:
     overlay = apply_template(plans, template, name, network=args.network, **fitting)
     path = write_plans(folder, overlay.plans, replace=args.replace)
     for configuration, choice in overlay.changed.items():
-        text = f"{times(choice.patch)}, batch {choice.batch}, {choice.n_stages} stages"
+        text = describe(choice.patch, choice.batch, choice.architecture)
         print(f"{configuration}: {text}" + "".join(f"; {note}" for note in choice.notes))
     for note in (*overlay.notes, template.note):
         if note:
@@ -152,6 +152,7 @@ def check(args: argparse.Namespace) -> int:
     from nnunet_mamba.estimate.profile import load_profile
     from nnunet_mamba.networks.family import row_of
     from nnunet_mamba.plans.check import faults
+    from nnunet_mamba.plans.overlay import PLANNED
 
     plans, profile = read_plans(args.plans), load_profile(args.device)
     for network in args.network or ():
@@ -161,7 +162,7 @@ def check(args: argparse.Namespace) -> int:
         print(f"fault: {fault}")
     if found:
         return 1
-    names = args.configuration or list(plans["configurations"])
+    names = args.configuration or [name for name in plans["configurations"] if not name.endswith(PLANNED)]
     for name in names:
         configuration_of(plans, name)
         sizes = channels_and_classes(argparse.Namespace(**{**vars(args), "configuration": name}), plans)
@@ -202,14 +203,18 @@ def make(args: argparse.Namespace) -> int:
     )
     for name, own in planned.plans["configurations"].items():
         if name in planned.memory_bytes:
-            n_stages = len(own["architecture"]["arch_kwargs"]["strides"])
-            text = f"{times(own['patch_size'])}, batch {own['batch_size']}, {n_stages} stages"
+            text = describe(own["patch_size"], own["batch_size"], own["architecture"])
             print(
                 f"{name}: {text}, {planned.memory_bytes[name] / GIB:.1f} GiB, data {own['data_identifier']}"
             )
     print(f"-> {planned.path}")
     print_training(planned.plans, list(planned.plans["configurations"]), args.network)
     return 0
+
+
+def describe(patch: Any, batch: int, architecture: Any) -> str:
+    stages = architecture["arch_kwargs"].get("features_per_stage")  # networks of own topology have none there
+    return f"{times(patch)}, batch {batch}" + (f", {len(stages)} stages" if stages else "")
 
 
 def times(sizes: Any) -> str:

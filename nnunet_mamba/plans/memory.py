@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from math import inf, prod
 from typing import Any
 
+import torch
+
 from nnunet_mamba.estimate.estimate import estimate
 from nnunet_mamba.estimate.profile import Profile
+from nnunet_mamba.networks.family import create_network
 from nnunet_mamba.plans.architecture import with_network
 
 # The share of a card's memory that plans leave free: CUDA's context, the allocator's gaps, workspaces of
@@ -61,6 +64,7 @@ class StepMemory:
     profile: Profile
     _exact: dict[str, int] = field(default_factory=dict)
     _lines: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _weights: dict[str, int] = field(default_factory=dict)
 
     def job(self, patch: Sequence[int], architecture: Mapping[str, Any]) -> Job:
         """For a patch and the architecture block of a plan for it, be it nnU-Net's or ours."""
@@ -72,10 +76,13 @@ class StepMemory:
         """Simulated. ValueError if the network cannot be built for this job."""
         key = f"{_key(job.topology)} {job.patch} {batch}"
         if key not in self._exact:
-            sizes = {"input_channels": self.channels, "num_classes": self.classes, "patch_size": job.patch}
-            result = estimate(self.network, {**job.topology, **sizes}, batch=batch, profile=self.profile)
+            result = estimate(self.network, self._sizes(job), batch=batch, profile=self.profile)
             self._exact[key] = sum(result.memory_bytes.values())
         return self._exact[key]
+
+    def _sizes(self, job: Job) -> dict[str, Any]:
+        channels = {"input_channels": self.channels, "num_classes": self.classes}
+        return {**job.topology, **channels, "patch_size": job.patch}
 
     def line(self, job: Job) -> tuple[float, float]:
         """Fixed bytes, and bytes per item of the batch, from two simulations of this topology."""
@@ -86,14 +93,28 @@ class StepMemory:
         fixed, per_voxel = self._lines[key]
         return fixed, per_voxel * job.n_vox
 
+    def weights(self, job: Job) -> int:
+        """Bytes of weights, gradients and momentum, which no patch makes smaller."""
+        key = _key(job.topology)
+        if key not in self._weights:
+            with torch.device("meta"):
+                network = create_network(self.network, **self._sizes(job))
+            self._weights[key] = 3 * sum(p.numel() * p.element_size() for p in network.parameters())
+        return self._weights[key]
+
     def largest_batch(self, job: Job, budget: int) -> float:
-        """Items that fit into `budget` bytes by the line, not rounded; where that is close to two, two and
-        less than two are told apart by a simulation."""
+        """Items that fit into `budget` bytes by the line, not rounded; whether two fit says a simulation
+        where the line says yes, or nearly. Of small patches the line says too little: weights are most of it.
+
+        ValueError if the weights alone do not fit.
+        """
+        if self.weights(job) > budget:
+            raise ValueError(f"Its weights, gradients and momentum take {self.weights(job) / GIB:.2f} GiB.")
         fixed, per_item = self.line(job)
         n = (budget - fixed) / per_item
-        if abs(fixed + 2 * per_item - budget) < NEAR * budget:
-            return max(n, 2.0) if self.exact(job, 2) <= budget else min(n, 1.99)
-        return n
+        if n < 2 and fixed + 2 * per_item > (1 + NEAR) * budget:
+            return n
+        return max(n, 2.0) if self.exact(job, 2) <= budget else min(n, 1.99)
 
     def batch_that_fits(self, job: Job, budget: int, at_most: int) -> int:
         """The largest batch up to `at_most` whose simulation fits into `budget`; 0 if that is less than 2."""

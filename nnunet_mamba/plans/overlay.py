@@ -34,10 +34,6 @@ class Choice:
     architecture: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
-    @property
-    def n_stages(self) -> int:
-        return len(self.architecture["arch_kwargs"]["strides"])
-
 
 @dataclass(frozen=True)
 class Overlay:

@@ -174,7 +174,7 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
             job = self.memory.job(plan["patch_size"], plan["architecture"])
             plan["batch_size"] = self.memory.batch_that_fits(job, self.budget, int(plan["batch_size"]))
             if not plan["batch_size"]:
-                raise ValueError(self._too_large("The estimate of the loop was too low."))
+                raise ValueError(self._too_large("Its simulation takes more than was estimated."))
             plan["architecture"] = with_network(plan["architecture"], self.network, job.patch)
         return plan
 
