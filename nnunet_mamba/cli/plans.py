@@ -163,26 +163,32 @@ def check(args: argparse.Namespace) -> int:
     if found:
         return 1
     names = args.configuration or [name for name in plans["configurations"] if not name.endswith(PLANNED)]
+    unsound = []
     for name in names:
         configuration_of(plans, name)
         sizes = channels_and_classes(argparse.Namespace(**{**vars(args), "configuration": name}), plans)
-        print_networks(plans, name, sizes, profile, args.network)
-    print(f"{args.plans.name} is sound: {', '.join(names)}")
-    return 0
+        if not print_networks(plans, name, sizes, profile, args.network):
+            unsound.append(name)
+    print(f"{args.plans.name}: " + (f"its own network fails in {', '.join(unsound)}" if unsound else "sound"))
+    return 1 if unsound else 0
 
 
-def print_networks(plans: dict, name: str, sizes: tuple[int, int], profile: Any, networks: Any) -> None:
-    """A line for every network on one configuration, as it is ready."""
+def print_networks(plans: dict, name: str, sizes: tuple[int, int], profile: Any, networks: Any) -> bool:
+    """A line for every network on one configuration, as it is ready; whether the plans' own, the first, is
+    among those that can be trained."""
     from nnunet_mamba.plans.check import rows
     from nnunet_mamba.plans.files import resolve
 
     own = resolve(plans, name)
     head = f"{times(own['patch_size'])}, batch {own['batch_size']}, {sizes[0]} -> {sizes[1]} channels"
     print(f"{name}: {head}; parameters, memory of a step ({profile.precision}, {profile.device}), outputs")
+    refusals = []
     for row in rows(own, *sizes, profile, networks):
+        refusals.append(row.refusal)
         label = row.network.rsplit(".", 1)[-1]
         size = f"{row.parameters:>13,d} {row.memory_bytes / GIB:8.2f} GiB {row.n_outputs:>3d}"
         print(f"  {label:20s} {row.refusal or size}", flush=True)
+    return not refusals[0]
 
 
 def make(args: argparse.Namespace) -> int:

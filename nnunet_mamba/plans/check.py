@@ -120,8 +120,8 @@ def _row(name: str, resolved: Mapping[str, Any], channels: int, classes: int, pr
         network = _build(name, resolved, channels, classes)
         result = estimate_network(network, sizes, batch=resolved["batch_size"], profile=profile)
         _require_nnunets_grids(result.outputs, expected_grids(name, resolved))
-    except ValueError as error:
-        return Row(name, refusal=str(error).split(". ")[0])
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:  # of any network that plans can name
+        return Row(name, refusal=str(error).splitlines()[0].split(". ")[0])
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Row(name, parameters, sum(result.memory_bytes.values()), len(result.outputs))
 

@@ -59,7 +59,7 @@ def resolve(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     try:
         return dict(PlansManager(deepcopy(dict(plans))).get_configuration(name).configuration)
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"Configuration {name} of the plans cannot be resolved: {error}") from error
 
 

@@ -132,7 +132,7 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         patch = tuple(int(size) for size in patch_size)
         if len(patch) not in self.axes:
             return NO_MATTER
-        self._refuse_dead_end(patch)
+        self._refuse_dead_end(patch, len(arch_kwargs["strides"]))
         job = self.memory.job(patch, {"arch_kwargs": arch_kwargs})
         n = self._items(job)
         return 1 / (int(n) if n >= 2 else max(n, 1e-9))
@@ -143,9 +143,9 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         except ValueError as error:
             raise ValueError(self._too_large(str(error))) from error
 
-    def _refuse_dead_end(self, patch: tuple[int, ...]) -> None:
-        """nnU-Net's loop would go on for ever with a patch that it cannot shorten."""
-        if self._tried and patch in self._tried:
+    def _refuse_dead_end(self, patch: tuple[int, ...], n_stages: int) -> None:
+        """nnU-Net's loop would shorten a patch to nothing, or go on for ever where it cannot."""
+        if patch in self._tried or min(patch) < 1 or n_stages < 2:
             raise ValueError(self._too_large("It cannot be shortened any more."))
         self._tried.append(patch)
 
