@@ -5,7 +5,6 @@ import json
 import pytest
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.plans import load_template
 from nnunet_mamba.plans.memory import StepMemory
 
 
@@ -134,7 +133,3 @@ def test_check_of_plans_whose_own_network_cannot_be_built(capsys, dataset):
 def test_make_needs_a_fingerprint(capsys, dataset):
     assert main(["plans", "make", "999", "--network", "mm_unet", "--vram-gb", "8"]) == 2
     assert "nnUNetv2_extract_fingerprint -d ID" in capsys.readouterr().err
-
-
-def test_a_demo_and_the_cpu_template_have_one_budget():
-    assert load_template("cpu").budget["3d"]["max_patch_vox"] == 40960
