@@ -306,8 +306,8 @@ TOOLS = {
 
 @cache
 def tool_mask(k: int, *, colours: bool = False) -> bytes:
-    """A .png: rows 100 + 200 k and 100 more, columns 400 to 800, in the values of shaft, wrist, claspers, probe;
-    none for k = -1."""
+    """A .png: rows 100 + 200 k and 100 more, columns 400 to 800, in the values of shaft, wrist, claspers and
+    probe; none for k = -1."""
     mask = np.zeros(VIDEO, np.uint8)
     if k >= 0:
         mask[100 + 200 * k : 200 + 200 * k, 400:800] = np.repeat([10, 20, 30, 40], 100)
