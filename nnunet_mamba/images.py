@@ -55,33 +55,39 @@ def read_image(file: Path) -> sitk.Image:
     ITK fills what a truncated .nii.gz lacks with zeros and says nothing, so compressed files are first
     unpacked once for their checksum.
     """
-    return _whole(Path(file), lambda: sitk.ReadImage(str(file)))
+    file = Path(file)
+    if file.suffix == ".gz":
+        require_whole(file)
+    return _or_refuse(file, lambda: sitk.ReadImage(str(file)))
 
 
 def read_header(file: Path) -> sitk.ImageFileReader:
-    """The header of a file whose compressed stream is whole; its voxels are not read."""
+    """The header alone: what follows it may be damaged, which `require_whole` tells."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(file))
-    _whole(Path(file), reader.ReadImageInformation)
+    _or_refuse(Path(file), reader.ReadImageInformation)
     return reader
+
+
+def require_whole(file: Path) -> None:
+    """Refuse a compressed file that is damaged or cut short, without reading it as an image."""
+    _or_refuse(Path(file), lambda: _check_gzip(Path(file)))
 
 
 def read_picture(file: Path) -> np.ndarray:
     """(y, x) or (y, x, colours) of a PNG, JPEG, BMP or TIFF."""
     from skimage.io import imread
 
-    return _whole(Path(file), lambda: imread(file))
+    return _or_refuse(Path(file), lambda: imread(file))
 
 
 def is_picture(file: Path) -> bool:
     return Path(file).suffix.lower() in PICTURES
 
 
-def _whole(file: Path, read: Any) -> Any:
-    """What `read` returns; ValueError with the file's name if it cannot, or not all of it."""
+def _or_refuse(file: Path, read: Any) -> Any:
+    """What `read` returns; ValueError with the file's name if it cannot."""
     try:
-        if file.suffix == ".gz":
-            check_gzip(file)
         return read()
     except FileNotFoundError as error:
         raise ValueError(f"{file} does not exist.") from error
@@ -92,7 +98,7 @@ def _whole(file: Path, read: Any) -> Any:
         ) from error
 
 
-def check_gzip(file: Path) -> None:
+def _check_gzip(file: Path) -> None:
     """Raise EOFError or OSError unless the compressed stream is whole and its checksum right."""
     with gzip.open(file) as stream:
         while stream.read(CHUNK):

@@ -10,6 +10,7 @@ VERBS = (
     "doctor",
     "register",
     "convert",
+    "plans",
     "networks",
     "estimate",
     "import_checkpoint",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +93,7 @@ def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) ->
         raise LeakError(f"The split {args.split}", found)
     _say_plan(source, split, raw, DATASETS[known].published)
     if args.dry_run:
+        _say_files(engine.plan_files(source, split))
         return 1 if source.faults else 0
     accept = {*args.accept, *DATASETS[known].accept}
     try:
@@ -145,6 +146,11 @@ def _say_plan(source: Source, split: Split, raw: Path, published: Mapping[str, i
     print(f"  training/validation: {', '.join(sizes)}; kept for the test: {len(split.test)}")
     for fault in source.faults:
         print(f"  {fault}")
+
+
+def _say_files(files: Iterable[tuple[Path, str]]) -> None:
+    for file, target in files:
+        print(f"  {file} -> {target}")
 
 
 def _say_done(done: Converted, accept: set[str]) -> None:

@@ -13,7 +13,15 @@ import SimpleITK as sitk
 
 from nnunet_mamba.datasets.pictures import resized
 from nnunet_mamba.datasets.source import Case, Fault, Source
-from nnunet_mamba.images import Grid, grid_of, is_picture, read_header, read_image, read_picture
+from nnunet_mamba.images import (
+    Grid,
+    grid_of,
+    is_picture,
+    read_header,
+    read_image,
+    read_picture,
+    require_whole,
+)
 
 FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 
@@ -34,13 +42,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Opened:
-    """A file and the grid of one channel; `values` are there where they had to be read, and then (..., y, x),
-    with colours last."""
+    """A file and the grid of one channel, with its values where these had to be read.
+
+    values  (..., y, x), colours last
+    image   for volumes, the owner of the values
+    """
 
     file: Path
     grid: Grid
     n_channels: int = 1
     values: np.ndarray | None = None
+    image: sitk.Image | None = None
 
 
 def convert_case(case: Case, job: Job, folder: Path, part: str) -> list[Fault]:
@@ -53,11 +65,12 @@ def convert_case(case: Case, job: Job, folder: Path, part: str) -> list[Fault]:
         faults += faults_of_images(case, images, len(job.source.channel_names))
         faults += faults_of_label(case, label[0], images[0], job.source) if label else []
     if all(fault.kind in job.accepted for fault in faults):
-        for name, image, channel in _targets(case, images, job.source.file_ending):
+        image_names, label_name = file_names(case, job.source)
+        places = [(image, channel) for image in images for channel in range(image.n_channels)]
+        for name, (image, channel) in zip(image_names, places, strict=False):  # colours go together
             _write_whole(folder / f"images{part}" / name, partial(_write_image, image, channel, job))
         for one in label:
-            name = f"{case.name}{job.source.file_ending}"
-            _write_whole(folder / f"labels{part}" / name, partial(_write_label, one, job))
+            _write_whole(folder / f"labels{part}" / label_name, partial(_write_label, one, job))
     return faults
 
 
@@ -81,11 +94,14 @@ def open_image(file: Path, job: Job) -> Opened:
         return Opened(file, grid, 1 if picture.ndim == 2 else picture.shape[-1], picture)
     header = read_header(file)
     grid = grid_of(header)
-    n_channels = grid.size[3] if len(grid.size) == 4 else 1
-    cut = three_axes(grid) if len(grid.size) == 4 else grid
-    if file.suffix == ".gz" and header.GetPixelID() not in FLOATS:
-        return Opened(file, cut, n_channels)  # whole, as its checksum says; integers are always finite
-    return Opened(file, cut, n_channels, sitk.GetArrayFromImage(read_image(file)))
+    if file.suffix == ".gz" and header.GetPixelID() not in FLOATS and len(grid.size) < 4:
+        require_whole(file)  # integers are always finite
+        return Opened(file, grid)
+    image = read_image(file)
+    values = sitk.GetArrayViewFromImage(image)
+    if len(grid.size) < 4:
+        return Opened(file, grid, 1, values, image)
+    return Opened(file, three_axes(grid), grid.size[3], values, image)
 
 
 def open_label(files: Sequence[Path], job: Job) -> Opened:
@@ -97,7 +113,7 @@ def open_label(files: Sequence[Path], job: Job) -> Opened:
         values = one_channel(read_picture(files[0]), files[0])
         return Opened(files[0], grid_of_picture(values), values=values)
     image = read_image(files[0])
-    return Opened(files[0], grid_of(image), values=sitk.GetArrayFromImage(image))
+    return Opened(files[0], grid_of(image), 1, sitk.GetArrayViewFromImage(image), image)
 
 
 def one_channel(values: np.ndarray, file: Path) -> np.ndarray:
@@ -154,26 +170,19 @@ def _grids_differ(case: Case, one: Opened, other: Opened) -> Iterator[Fault]:
         yield Fault(kind, case.name, f"{one.file} and {other.file.name} differ in {difference}")
 
 
-def file_names(case: Case, source: Source) -> list[str]:
-    """What nnU-Net calls the files of a case: images, then its label. Colours share one file."""
-    n = 1 if source.file_ending == ".png" else len(source.channel_names)
-    images = [f"{case.name}_{channel:04d}{source.file_ending}" for channel in range(n)]
-    return [*images, *([f"{case.name}{source.file_ending}"] if case.labels else [])]
-
-
-def _targets(case: Case, images: Sequence[Opened], ending: str) -> Iterator[tuple[str, Opened, int]]:
-    """nnU-Net's file name, and which channel of which image goes there."""
-    places = [(image, channel) for image in images for channel in range(image.n_channels)]
-    for number, place in enumerate(places[:1] if ending == ".png" else places):
-        yield f"{case.name}_{number:04d}{ending}", *place
+def file_names(case: Case, source: Source) -> tuple[list[str], str]:
+    """What nnU-Net calls the images of a case, and its label. Colours share one file."""
+    ending = source.file_ending
+    n = 1 if ending == ".png" else len(source.channel_names)
+    return [f"{case.name}_{channel:04d}{ending}" for channel in range(n)], f"{case.name}{ending}"
 
 
 def _write_image(image: Opened, channel: int, job: Job, target: Path) -> None:
     if is_picture(image.file) and (job.source.pixels.image or job.resize):
         assert image.values is not None
         _write_picture(image.values, target)
-    elif image.n_channels > 1 and not is_picture(image.file):
-        sitk.WriteImage(read_image(image.file)[..., channel], str(target))
+    elif image.image is not None and image.image.GetDimension() == 4:
+        sitk.WriteImage(image.image[..., channel], str(target))
     else:
         _take_over(image.file, target, job)
 
@@ -187,11 +196,11 @@ def _write_label(label: Opened, job: Job, target: Path) -> None:
     values = label.values.astype(np.uint8)
     for old, new in pixels.recode.items():
         values[label.values == old] = new
-    if is_picture(label.file):
+    if label.image is None:
         _write_picture(resized(values, job.resize, labels=True) if job.resize else values, target)
         return
     image = sitk.GetImageFromArray(values)
-    image.CopyInformation(read_image(label.file))
+    image.CopyInformation(label.image)
     sitk.WriteImage(image, str(target))
 
 

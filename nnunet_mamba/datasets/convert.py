@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,6 +98,29 @@ def default_workers() -> int:
     return min(os.cpu_count() or 1, 8)
 
 
+def part_of(case: Case, test: Container[str]) -> str:
+    return "Ts" if case.role == "test" or case.name in test else "Tr"
+
+
+def targets(case: Case, source: Source, test: Container[str]) -> list[str]:
+    """Where the files of a case go, relative to the dataset."""
+    part, (images, label) = part_of(case, test), file_names(case, source)
+    return [f"images{part}/{name}" for name in images] + ([f"labels{part}/{label}"] if case.labels else [])
+
+
+def plan_files(source: Source, split: Split) -> Iterator[tuple[Path, str]]:
+    """Each file of the release, and what will be made of it."""
+    for case in source.cases:
+        goals = targets(case, source, split.test)
+        images = goals[:-1] if case.labels else goals
+        if len(images) == len(case.images):
+            yield from zip(case.images, images, strict=True)
+        else:
+            yield case.images[0], ", ".join(images)
+        for file in case.labels:
+            yield file, goals[-1]
+
+
 class Draft:
     """The folder of a dataset that is not complete yet, and which of its cases are."""
 
@@ -111,15 +134,12 @@ class Draft:
         self.done = self._read_record()
         self.lock = Lock()
 
-    def part_of(self, case: Case) -> str:
-        return "Ts" if case.role == "test" or case.name in self.test else "Tr"
-
     def take(self, case: Case) -> list[Fault]:
         """Convert a case, unless an earlier attempt did so from the same files."""
         signature = self._signature(case)
         if self.done.get(case.name) == signature:
             return []
-        faults = convert_case(case, self.job, self.folder, self.part_of(case))
+        faults = convert_case(case, self.job, self.folder, part_of(case, self.test))
         if not faults:
             with self.lock, self.record.open("a") as record:
                 record.write(json.dumps([case.name, signature]) + "\n")
@@ -127,7 +147,7 @@ class Draft:
 
     def complete(self, source: Source, split: Split) -> None:
         """Describe the dataset, remove what does not belong to it, and give it its name."""
-        expected = {name for case in source.cases for name in self._paths(case)}
+        expected = {name for case in source.cases for name in targets(case, source, self.test)}
         for file in self.folder.glob("*T[rs]/*"):
             if file.relative_to(self.folder).as_posix() not in expected:
                 file.unlink()
@@ -140,18 +160,10 @@ class Draft:
         self.record.unlink(missing_ok=True)
         self.folder.rename(self.target)
 
-    def _paths(self, case: Case) -> list[str]:
-        part, names = self.part_of(case), file_names(case, self.job.source)
-        n_labels = 1 if case.labels else 0
-        images = names[: len(names) - n_labels]
-        return [f"images{part}/{name}" for name in images] + [
-            f"labels{part}/{name}" for name in names[len(images) :]
-        ]
-
     def _signature(self, case: Case) -> str:
         """Changes with the files, and with what is to become of them."""
         states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in case.files]
-        return repr((self.part_of(case), self.job.link, self.job.resize, states))
+        return repr((part_of(case, self.test), self.job.link, self.job.resize, states))
 
     def _read_record(self) -> dict[str, str]:
         done = {}
