@@ -526,9 +526,7 @@ def test_nnunets_own_converter_for_acdc_still_crashes_where_ours_does_not(nnunet
 
 def test_brats_labels_are_those_of_nnunets_own_converter(converted, tmp_path):
     ours = converted("brats21") / "labelsTr" / "BraTS2021_00005.nii.gz"
-    (theirs,) = (
-        converted.release("brats21").rglob("BraTS2021_00005_seg.nii.gz") if converted("brats21") else ()
-    )
+    (theirs,) = converted.release("brats21").rglob("BraTS2021_00005_seg.nii.gz")
     stock("Dataset137_BraTS21.copy_BraTS_segmentation_and_convert_labels_to_nnUNet")(
         str(theirs), str(tmp_path / "label.nii.gz")
     )
