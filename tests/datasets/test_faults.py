@@ -1,4 +1,4 @@
-"""Damaged downloads: each kind of fault by hand, what the command says, what it keeps, and how one goes on."""
+"""Damaged downloads: each kind of fault made by hand, what the command says and keeps, how one goes on."""
 
 import json
 import shutil
@@ -186,7 +186,7 @@ OF_VOXELS = [
         volume("direction", blocks(range(14)), direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)), "geometry",
         says="direction: (1, 0, 0, 0, 1, 0, 0, 0, 1) against (0.96",
     ),
-    brats(BRATS.format("flair"), volume("spacing", scan(0), spacing=(1, 1, 1)), "geometry", says="_flair.nii"),
+    brats(BRATS.format("flair"), volume("spacing", scan(0), spacing=(1, 1, 1)), "geometry", says="_flair"),
     flare_label(volume("unknown", with_one(14)), "labels", says="holds the label 14, which the"),
     flare_label(volume("negative", with_one(-1)), "labels", says="holds the label -1, which the"),
     flare_label(volume("half", with_one(0.5)), "labels", says="holds 0.5; labels are whole numbers"),
