@@ -119,11 +119,11 @@ def _match(part: Part, pattern: str, files: Files) -> dict[str, list[Path]]:
     highest = sorted(root for root in roots if root.count("/") == depth)
     if len(highest) > 1:
         raise ValueError(f"{shown(pattern)} is there in several folders: {some(highest)}. Give one of these.")
-    found: dict[str, list[Path]] = {}
+    found: dict[str, dict[Path, None]] = {}
     for match, file in matches:
         if match["root"] in highest:
-            found.setdefault(part.case.format(**match.groupdict()), []).append(file)
-    return found
+            found.setdefault(part.case.format(**match.groupdict()), {})[file] = None  # each once
+    return {name: list(files) for name, files in found.items()}
 
 
 def _faults(
