@@ -215,6 +215,11 @@ def letters_only(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "", name) or "Data"
 
 
+def same_word(a: str, b: str) -> bool:
+    """Whether two names differ by capitals and signs at most."""
+    return letters_only(a).lower() == letters_only(b).lower()
+
+
 def stem(file: Path, ending: str) -> str:
     return file.name[: -len(ending)]
 

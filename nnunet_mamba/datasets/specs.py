@@ -13,7 +13,7 @@ from typing import Any
 from nnunet_mamba.datasets import pictures
 from nnunet_mamba.datasets.acdc import name_phases
 from nnunet_mamba.datasets.layout import Part
-from nnunet_mamba.datasets.source import AS_THEY_ARE, Pixels, Source
+from nnunet_mamba.datasets.source import AS_THEY_ARE, Pixels, Source, same_word
 
 Layout = tuple[Part, ...]
 SITK, NIBABEL = "SimpleITKIO", "NibabelIOWithReorient"  # readers of nnU-Net
@@ -219,7 +219,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "SynapseAbdomen",
         labels=BTCV_LABELS,
         papers="MM-UNet, Taming Mambas, nnFormer, UNETR",
-        aliases=("btcv",),
+        aliases=("btcv", "synapse13"),
         open_points="MM-UNet's 24 training and 4 validation cases are not named. Taming Mambas' 18 cases "
         "are BTCV's first 18 if it kept the numbers.",
         **BTCV,
@@ -279,7 +279,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "BrainTumour",
         labels=numbered("edema", "non-enhancing tumor", "enhancing tumor"),
         papers="Taming Mambas, nnFormer (387/73/24)",
-        aliases=("braintumour", "msd_brain_tumour"),
+        aliases=("braintumour", "task01_braintumour"),
         open_points="UNETR's split was never published.",
         **DECATHLON_BRAIN,
     ),
@@ -449,9 +449,8 @@ DATASETS: dict[str, DatasetSpec] = {
 
 
 def spec_of(name: str) -> tuple[str, DatasetSpec]:
-    """The data set by its name or an alias; capitals, and - for _, do not matter. ValueError for others."""
-    wanted = name.lower().replace("-", "_")
+    """The data set by its name or an alias; capitals and signs do not matter. ValueError for others."""
     for known, spec in DATASETS.items():
-        if wanted in (known, *spec.aliases):
+        if any(same_word(name, word) for word in (known, *spec.aliases)):
             return known, spec
     raise ValueError(f"No data set {name!r}; choose one of {', '.join(DATASETS)}.")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mamba.datasets.source import Case, Source, some
+from nnunet_mamba.datasets.source import Case, Source, same_word, some
 
 PUBLISHED = Path(__file__).with_name("published_splits.json")
 SEED = 12345  # nnU-Net's, of its cross-validation
@@ -57,6 +57,7 @@ class PublishedSplit:
     test: frozenset[str]
     source: str
     torn: bool = False
+    aliases: tuple[str, ...] = ()
 
 
 class LeakError(ValueError):
@@ -100,10 +101,13 @@ def make_split(name: str, source: Source, group: Group, dataset: str | None = No
     if RATIO.fullmatch(name):
         return _by_ratio(names, group, [int(part) for part in name.split(":")])
     known = published(dataset)
-    if name not in known:
+    found = [
+        split for word, split in known.items() if any(same_word(name, n) for n in (word, *split.aliases))
+    ]
+    if not found:
         choice = ", ".join([FOLDS, OFFICIAL, "A:B", "A:B:C", *known])
         raise ValueError(f"No split {name!r} for {dataset or 'this dataset'}; choose one of {choice}.")
-    return _as_published(known[name], names, {fault.case for fault in source.faults if fault.case}, group)
+    return _as_published(found[0], names, {fault.case for fault in source.faults if fault.case}, group)
 
 
 @lru_cache
@@ -120,7 +124,9 @@ def _parse(entry: Mapping[str, Any]) -> PublishedSplit:
     train, val, test = (
         frozenset(entry["name"].format(n) for n in entry.get(part, ())) for part in ("train", "val", "test")
     )
-    return PublishedSplit(train, val, test, entry["source"], entry.get("torn", False))
+    return PublishedSplit(
+        train, val, test, entry["source"], entry.get("torn", False), tuple(entry.get("aliases", ()))
+    )
 
 
 def published(dataset: str | None) -> dict[str, PublishedSplit]:

@@ -2,7 +2,7 @@
 
 from nnunet_mamba.evaluation.folders import evaluate_folder
 from nnunet_mamba.evaluation.labels import Label, scored_labels
-from nnunet_mamba.evaluation.table import Score, Summary, mean_foreground, read_csv, summarise, write_csv
+from nnunet_mamba.evaluation.table import Score, Summary, mean_foreground, read_table, summarise, write_table
 
 __all__ = [
     "Label",
@@ -10,8 +10,8 @@ __all__ = [
     "Summary",
     "evaluate_folder",
     "mean_foreground",
-    "read_csv",
+    "read_table",
     "scored_labels",
     "summarise",
-    "write_csv",
+    "write_table",
 ]

@@ -1,25 +1,45 @@
 """The tidy table: one row per case, label and metric; everything else is computed from it."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number. `value` is NaN where the metric is not defined, and then not counted."""
+    """One number. `value` is NaN where the metric is not defined, and then not counted.
+
+    label     the label's number; a region joins its numbers by +
+    n_voxels  of the label in the reference
+    empty     which mask has no voxel: "", "prediction", "reference" or "both"
+    fold      a number, "all", "test" for cases of no fold, or "" where nothing is known of it
+    backend, version  what computed the value
+    """
 
     case: str
     label: str
     label_name: str
-    metric: str  # "dice", or "hd95" in mm
+    metric: str
     value: float
-    n_voxels: int  # of the label in the reference
-    empty: str  # which mask has no voxel: "", "prediction", "reference" or "both"
+    n_voxels: int
+    empty: str
+    dataset: str = ""
+    trainer: str = ""
+    plans: str = ""
+    configuration: str = ""
+    fold: str = ""
+    backend: str = ""
+    version: str = ""
+    protocol: str = ""
+
+
+COLUMNS = (
+    "dataset", "trainer", "plans", "configuration", "fold", "case", "label", "label_name", "metric", "value",
+    "n_voxels", "empty", "backend", "version", "protocol",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,18 +77,44 @@ def mean_foreground(scores: Iterable[Score], metric: str = "dice") -> float:
     return float(np.nanmean(means)) if np.isfinite(means).any() else float("nan")
 
 
-def write_csv(scores: Iterable[Score], file: Path) -> None:
-    """One header line, then one line per score."""
-    with Path(file).open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Score)])
-        writer.writeheader()
-        writer.writerows(asdict(score) for score in scores)
+def write_table(scores: Iterable[Score], file: Path) -> None:
+    """A row per score, as .csv or .parquet by the file's ending; whole or not at all."""
+    file = Path(file)
+    frame = pd.DataFrame([asdict(score) for score in scores], columns=list(COLUMNS))
+    draft = file.with_name(f".{file.name}.partial")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if _is_parquet(file):
+        frame.to_parquet(draft, index=False)
+    else:
+        frame.to_csv(draft, index=False)
+    draft.replace(file)
 
 
-def read_csv(file: Path) -> list[Score]:
-    """The scores that `write_csv` wrote."""
-    with Path(file).open(newline="", encoding="utf-8") as stream:
-        rows: list[dict[str, Any]] = list(csv.DictReader(stream))
-    for row in rows:
-        row["value"], row["n_voxels"] = float(row["value"]), int(row["n_voxels"])
-    return [Score(**row) for row in rows]
+def read_table(file: Path) -> list[Score]:
+    """The scores that `write_table` wrote. ValueError for other files."""
+    file = Path(file)
+    try:
+        if _is_parquet(file):
+            frame = pd.read_parquet(file)
+        else:
+            text = {name: str for name in COLUMNS if name not in ("value", "n_voxels")}
+            frame = pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"value": ["", "nan"]})
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as a table of scores ({error}).") from error
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{file} is no table of scores: it lacks {', '.join(missing)}; expected a table that "
+            "`nnunet-mamba evaluate --out` wrote."
+        )
+    return [Score(**row) for row in frame[list(COLUMNS)].to_dict("records")]
+
+
+def _is_parquet(file: Path) -> bool:
+    """ValueError for endings that are neither .csv nor .parquet."""
+    if file.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{file} should end in .csv or .parquet.")
+    return file.suffix == ".parquet"
+
+
+assert {field.name for field in fields(Score)} == set(COLUMNS)

@@ -195,11 +195,11 @@ class Chain:
         self.run(predict_command(self.dataset, self.settings, self.workspace), PredictionLines(self.indented))
 
     def score(self) -> None:
-        from nnunet_mamba.evaluation import evaluate_folder, write_csv  # imports torch
+        from nnunet_mamba.evaluation import evaluate_folder, write_table  # imports torch
 
         raw = self.workspace.raw / self.dataset
         scores = evaluate_folder(self.workspace.predictions, raw / "labelsTs", raw / "dataset.json")
-        write_csv(scores, self.workspace.out / "results.csv")
+        write_table(scores, self.workspace.out / "results.csv")
 
     def report(self) -> None:
         from nnunet_mamba.quickstart.outcome import write_outcome  # imports torch and matplotlib

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.datasets.files import write_json
-from nnunet_mamba.evaluation import Summary, mean_foreground, read_csv, scored_labels, summarise
+from nnunet_mamba.evaluation import Summary, mean_foreground, read_table, scored_labels, summarise
 from nnunet_mamba.quickstart.commands import shared_variables
 from nnunet_mamba.quickstart.progress import duration
 from nnunet_mamba.quickstart.workspace import Settings, Workspace
@@ -40,7 +40,7 @@ def gather(settings: Settings, workspace: Workspace, dataset: str) -> Report:
     return Report(
         title=f"{settings.trainer} on {dataset}",
         labels=scored_labels(description)[0],
-        scores=read_csv(workspace.out / "results.csv"),
+        scores=read_table(workspace.out / "results.csv"),
         cases=case_files(raw, workspace.predictions, description["file_ending"]),
         curves=curves,
         facts=facts(settings, checkpoint, json.loads((fold / "debug.json").read_text())),

@@ -156,6 +156,12 @@ def test_a_case_with_a_fault_may_be_missing_from_a_published_split():
     assert len(split.folds[0].train + split.folds[0].val) == 17
 
 
+@pytest.mark.parametrize("name", ["mamba_unet", "Mamba-UNet", "acdc_mamba_unet_patients"])
+def test_capitals_and_signs_of_a_name_do_not_matter(name):
+    split = make_split(name, source(FRAMES), PATIENT, "acdc")
+    assert split == make_split("mamba_unet", source(FRAMES), PATIENT, "acdc")
+
+
 def test_an_unknown_split_is_answered_with_those_that_are_known():
     with pytest.raises(ValueError, match=r"No split 'unetr' for acdc; choose one of 5fold, .*nnformer"):
         make_split("unetr", source(FRAMES), PATIENT, "acdc")

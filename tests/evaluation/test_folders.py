@@ -1,13 +1,21 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_mamba.evaluation import evaluate_folder, mean_foreground, summarise, write_csv
+from nnunet_mamba.evaluation import (
+    Score,
+    evaluate_folder,
+    mean_foreground,
+    read_table,
+    summarise,
+    write_table,
+)
 from nnunet_mamba.evaluation.label_maps import read_label_map
 
 SPACING_XYZ_MM = (1.0, 1.0, 3.0)  # header order: slices are 3 mm apart
@@ -178,19 +186,35 @@ def test_a_folder_without_predictions_is_refused(folders):
 
 def test_the_table_says_what_the_scores_say(folders, tmp_path):
     scores = evaluate_folder(*folders)
-    write_csv(scores, tmp_path / "scores.csv")
+    write_table(scores, tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == len(scores)
-    assert list(rows[0].items()) == [
-        ("case", "a"),
-        ("label", "1"),
-        ("label_name", "liver"),
-        ("metric", "dice"),
-        ("value", "1.0"),
-        ("n_voxels", "32"),
-        ("empty", ""),
-    ]
+    told = {"case": "a", "label": "1", "label_name": "liver", "metric": "dice", "value": "1.0"}
+    assert {name: rows[0][name] for name in told} == told
+    assert (rows[0]["n_voxels"], rows[0]["empty"], rows[0]["trainer"]) == ("32", "", "")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_table_is_read_as_it_was_written(tmp_path, ending):
+    file = tmp_path / f"scores.{ending}"
+    first = Score("007", "1+2", "", "hd95", float("inf"), 3, "both", fold="0", trainer="NA")
+    write_table([first, replace(first, value=0.1 + 0.2, case="null")], file)
+    assert read_table(file) == [first, replace(first, value=0.1 + 0.2, case="null")]
+    write_table([replace(first, value=math.nan)], file)
+    assert math.isnan(read_table(file)[0].value)
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_table_of_something_else_is_refused(tmp_path):
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"is no table of scores: it lacks dataset, trainer"):
+        read_table(tmp_path / "other.csv")
+    with pytest.raises(ValueError, match=r"should end in \.csv or \.parquet"):
+        read_table(tmp_path / "table.txt")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="cannot be read as a table"):
+        read_table(tmp_path / "broken.parquet")
 
 
 def test_summary_is_mean_and_sample_deviation_over_cases(folders):

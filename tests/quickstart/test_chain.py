@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_mamba.evaluation import mean_foreground, read_csv
+from nnunet_mamba.evaluation import mean_foreground, read_table
 from nnunet_mamba.quickstart import ChildFailedError, Settings, commands, outcome, run_quickstart
 from nnunet_mamba.quickstart.chain import N_PHANTOMS
 from nnunet_mamba.quickstart.outcome import write_outcome
@@ -163,7 +163,7 @@ def test_predictions_cut_short_are_made_again_and_whole_ones_kept(bench):
     assert bench.programs() == [PREDICT]
     assert whole.stat().st_mtime_ns == before
     assert any(f"{broken.name} was not written to its end" in line for line in bench.said)
-    assert mean_foreground(read_csv(bench.out / "results.csv")) == 1
+    assert mean_foreground(read_table(bench.out / "results.csv")) == 1
 
 
 def test_a_lost_product_is_made_again_with_all_that_follows(bench):

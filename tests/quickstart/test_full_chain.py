@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nnunet_mamba.evaluation import read_csv
+from nnunet_mamba.evaluation import read_table
 from nnunet_mamba.quickstart import Settings, run_quickstart
 
 HURRIED = """
@@ -31,7 +31,7 @@ def test_the_real_commands_leave_a_page_and_are_not_run_twice(tmp_path, monkeypa
     settings = Settings(None, "cpu", "nnUNetTrainerHurried", "3d_fullres", n_unseen=2, seed=0)
     page = run_quickstart(settings, tmp_path / "out", said.append)
     results = json.loads((page.parent / "results.json").read_text())
-    assert len(read_csv(page.parent / "results.csv")) == len(results["scores"]) == 2 * 3 * 2
+    assert len(read_table(page.parent / "results.csv")) == len(results["scores"]) == 2 * 3 * 2
     assert results["facts"]["epochs x iterations"] == "2 × 2"
     assert len(results["curves"]["train_loss"]) == 2
     assert any("epoch 2/2" in line for line in said)
