@@ -10,9 +10,7 @@ GIB = 2**30
 
 
 def add(commands: Any) -> None:
-    p = commands.add_parser(
-        "plans", help="splits, and plans files: apply a paper's template, check, plan for a card"
-    )
+    p = commands.add_parser("plans", help="split, apply a paper's template, check, plan for a card")
     verbs = p.add_subparsers(dest="plans_verb", required=True, metavar="VERB")
     for add_verb in (split.add, add_templates, add_apply, add_check, add_make):
         add_verb(verbs)
