@@ -362,6 +362,20 @@ def test_an_archive_is_unpacked_once_for_all_attempts(release, raw, tmp_path, mo
     assert not list(raw.glob(".*"))
 
 
+def test_after_a_fault_an_archive_is_neither_unpacked_nor_converted_anew(
+    release, raw, tmp_path, monkeypatch, converted_cases
+):
+    (top,) = release("msd")
+    (top / "labelsTr" / "hippocampus_001.nii.gz").write_bytes(b"")
+    archive = zipped(top, tmp_path / "task.zip")
+    assert run("msd", [archive], raw) == 1
+    assert len(converted_cases) == 8
+    monkeypatch.setattr(archives, "unpack", None)
+    assert run("msd", [archive], raw, "--leave-out-faulty") == 1
+    assert converted_cases[8:] == ["hippocampus_001"]
+    assert not list(raw.glob(".*"))
+
+
 def test_an_archive_that_was_fetched_again_is_unpacked_again(release, raw, tmp_path):
     (top,) = release("msd")
     image = top / "imagesTr" / "hippocampus_001.nii.gz"
@@ -514,6 +528,14 @@ def test_the_folder_comes_from_the_environment_and_is_asked_for(release, monkeyp
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "of_nnunet"))
     assert main(["convert", "msd", *sources]) == 0
     assert (tmp_path / "of_nnunet" / "Dataset004_Hippocampus").is_dir()
+
+
+def test_the_command_says_in_one_line_what_it_wrote_and_where_it_went(release, raw, capfd):
+    """Of 5 patients with 2 frames, 2 go to the test, where 4 frames of the release already are."""
+    assert run("acdc", release("acdc"), raw, "--split", "2:1:2") == 0
+    said = capfd.readouterr()
+    assert said.out.splitlines()[-1] == f"-> {dataset(raw)}: 6 cases in imagesTr, 8 in imagesTs"
+    assert "sform" not in said.err
 
 
 def test_the_list_names_every_data_set_with_its_splits(capsys):
