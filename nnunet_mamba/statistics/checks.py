@@ -1,7 +1,7 @@
 """What would make a comparison unfair: refused with the names of what differs, or warned of.
 
-A part is the table of one dataset and metric as a frame; besides the table's columns it has `name`, that of the
-method, and `label` as (number, name).
+A part is the table of one dataset and metric as a frame; besides the table's columns it has `method`, its
+short `name`, and `label` as (number, name).
 """
 
 import re
@@ -32,7 +32,8 @@ def _require_once(part: pd.DataFrame) -> None:
     if not twice.empty:
         folds = ", ".join(f"fold {fold or 'unknown'}" for fold in sorted(set(twice["fold"])))
         raise ValueError(
-            f"{_where(part)}: rows are there twice ({folds}): {_rows(twice)}. Give each case of a method once."
+            f"{_where(part)}: rows are there twice ({folds}): {_rows(twice)}. "
+            "Give each case of a method once."
         )
 
 
@@ -41,7 +42,8 @@ def _require_one_protocol(part: pd.DataFrame) -> None:
         used = part.drop_duplicates(["name", "protocol"]).groupby("name", sort=False)["protocol"]
         stated = (f"{name}: {' and '.join(p or 'not stated' for p in each)}" for name, each in used)
         raise ValueError(
-            f"{_where(part)}: scored by different protocols: {listed(stated, '; ')}. Score all methods by one."
+            f"{_where(part)}: scored by different protocols: {listed(stated, '; ')}. "
+            "Score all methods by one."
         )
 
 
@@ -97,7 +99,7 @@ def warnings(part: pd.DataFrame, group: str | None) -> list[str]:
 
 
 def several_cases_of_one(cases: Sequence[str]) -> tuple[str, str] | None:
-    """Two cases whose names differ in their last part only, if most cases fall into many such small groups."""
+    """Two cases whose names differ in their last part, if most cases fall into many such small groups."""
     groups: dict[str, list[str]] = {}
     for case in cases:
         groups.setdefault(re.sub(r"[_-][^_-]*$", "", case), []).append(case)

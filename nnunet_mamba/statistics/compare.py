@@ -1,6 +1,7 @@
 """The comparison of methods: what is computed for a panel, in which families, and in which words.
 
-Twins come first: a network against itself without SSM answers whether the SSM helps. Then all against a baseline.
+Twins come first: a network against itself without SSM answers whether the SSM helps. Then all others against
+the baseline.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,80 +16,7 @@ from nnunet_mamba.statistics.methods import choose_baseline, twin_of
 from nnunet_mamba.statistics.paired import MIN_PAIRS, holm, rank_biserial, signed_rank_p, win_rate
 from nnunet_mamba.statistics.panel import Panel, panels
 from nnunet_mamba.statistics.ranking import Ranking, rankings
-
-ALPHA = 0.05
-CASE_MEAN = "case mean"
-TWINS = "against the twin without SSM"
-BASELINE = "against the baseline"
-
-
-@dataclass(frozen=True)
-class MethodSummary:
-    """One method by itself: means over cases of the case's mean over labels."""
-
-    method: str
-    full_name: str
-    mean: float
-    sd: float  # over cases
-    n_cases: int
-    fold_means: dict[str, float]
-    sd_over_folds: float  # of the fold means; NaN for fewer than 2 folds
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One method against another on one label, or on case means.
-
-    difference  method - other, mean over cases; ci_low, ci_high: BCa over patients
-    n_pairs     patients (cases without --group); p, rank_biserial and win_rate are computed of their means,
-                and the last two are turned so that more is better
-    n_excluded  values of a case and label where either method has none, because both masks are empty;
-                n_one_sided of them where one method has a value: it found what is not there
-    """
-
-    family: str
-    method: str
-    other: str
-    label: str
-    label_name: str
-    n_cases: int
-    n_pairs: int
-    n_excluded: int
-    n_one_sided: int
-    mean: float
-    mean_other: float
-    difference: float
-    ci_low: float
-    ci_high: float
-    fold_differences: dict[str, float]
-    p: float
-    rank_biserial: float
-    win_rate: float
-    p_holm: float = float("nan")
-    n_family: int = 0
-    verdict: str = ""
-
-
-@dataclass(frozen=True)
-class Study:
-    """All that is said of one dataset and metric."""
-
-    dataset: str
-    metric: str
-    higher_is_better: bool
-    protocol: str
-    baseline: str
-    n_cases: int
-    n_patients: int
-    labels: tuple[tuple[str, str], ...]
-    warnings: tuple[str, ...]
-    methods: tuple[MethodSummary, ...]
-    comparisons: tuple[Comparison, ...]
-    rankings: tuple[Ranking, ...]
-    case_means: dict[str, dict[str, float]]  # method -> case -> mean; those that are ranked
-    alpha: float
-    n_bootstrap: int
-    seed: int
+from nnunet_mamba.statistics.study import ALPHA, BASELINE, CASE_MEAN, TWINS, Comparison, MethodSummary, Study
 
 
 def compare(
@@ -103,27 +31,30 @@ def compare(
     """A study for each dataset. ValueError for what cannot be compared, with the names of what differs."""
     if n_bootstrap < 100:
         raise ValueError(f"{n_bootstrap} resamples are too few for an interval; expected 100 or more.")
-    higher = higher_is_better(metric)
-    return [_study(panel, higher, baseline, n_bootstrap, seed) for panel in panels(scores, metric, group)]
+    rules = _Rules(higher_is_better(metric), n_bootstrap, seed)
+    return [_study(panel, baseline, rules) for panel in panels(scores, metric, group)]
 
 
-def _study(panel: Panel, higher: bool, baseline: str | None, n_bootstrap: int, seed: int) -> Study:
+@dataclass(frozen=True)
+class _Rules:
+    higher: bool  # is better
+    n_bootstrap: int
+    seed: int
+
+
+def _study(panel: Panel, baseline: str | None, rules: _Rules) -> Study:
     base = panel.methods.index(choose_baseline(panel.methods, baseline))
-    pairs = [(TWINS, m, t) for m, t in _twins(panel)]
-    pairs += [(BASELINE, m, base) for m in range(len(panel.methods)) if m != base]
     columns = [None, *range(len(panel.labels))] if len(panel.labels) > 1 else [None]
-    found = [
-        _comparison(panel, kind, m, other, column, higher, n_bootstrap, seed)
-        for kind, m, other in pairs
+    compared = [
+        _comparison(panel, rules, family=family, pair=pair, column=column)
+        for family, pair in _pairs(panel, base)
         for column in columns
     ]
-    common = ~np.isnan(panel.values).any(0)  # (N, L)
-    means = _case_means(panel.values, common)  # (M, N)
-    ranked = ~np.isnan(means).any(0)
+    case_means, ranked = _ranked(panel, rules)
     return Study(
         dataset=panel.dataset,
         metric=panel.metric,
-        higher_is_better=higher,
+        higher_is_better=rules.higher,
         protocol=panel.protocol,
         baseline=panel.names[base],
         n_cases=len(panel.cases),
@@ -131,31 +62,44 @@ def _study(panel: Panel, higher: bool, baseline: str | None, n_bootstrap: int, s
         labels=panel.labels,
         warnings=panel.warnings,
         methods=tuple(_summary(panel, m) for m in range(len(panel.methods))),
-        comparisons=tuple(with_verdicts(found, higher)),
-        rankings=rankings(
-            means[:, ranked],
-            panel.names,
-            panel.patients[ranked],
-            higher=higher,
-            n_bootstrap=n_bootstrap,
-            seed=seed,
-        )
-        if ranked.any()
-        else (),
-        case_means={
-            name: {case: float(v) for case, v, r in zip(panel.cases, row, ranked, strict=True) if r}
-            for name, row in zip(panel.names, means, strict=True)
-        },
+        comparisons=tuple(with_verdicts(compared, rules.higher)),
+        rankings=ranked,
+        case_means=case_means,
         alpha=ALPHA,
-        n_bootstrap=n_bootstrap,
-        seed=seed,
+        n_bootstrap=rules.n_bootstrap,
+        seed=rules.seed,
     )
 
 
-def _twins(panel: Panel) -> list[tuple[int, int]]:
-    """Each method that has a twin here, and the twin."""
+def _pairs(panel: Panel, base: int) -> list[tuple[str, tuple[int, int]]]:
+    """Each method with its twin, then all with the baseline, unless that says the same again."""
     found = ((m, twin_of(method, panel.methods)) for m, method in enumerate(panel.methods))
-    return [(m, panel.methods.index(twin)) for m, twin in found if twin is not None]
+    twins = [(m, panel.methods.index(twin)) for m, twin in found if twin is not None]
+    others = [(m, base) for m in range(len(panel.methods)) if m != base]
+    if {frozenset(pair) for pair in others} <= {frozenset(pair) for pair in twins}:
+        others = []
+    return [*((TWINS, pair) for pair in twins), *((BASELINE, pair) for pair in others)]
+
+
+def _ranked(panel: Panel, rules: _Rules) -> tuple[dict[str, dict[str, float]], tuple[Ranking, ...]]:
+    """Case means over the labels that all methods have a value of, and the rankings by them."""
+    means = _case_means(panel.values, ~np.isnan(panel.values).any(0))
+    has = ~np.isnan(means).any(0)
+    cases = np.array(panel.cases)[has]
+    table = {
+        name: dict(zip(map(str, cases), map(float, row[has]), strict=True))
+        for name, row in zip(panel.names, means, strict=True)
+    }
+    if not has.any():
+        return table, ()
+    return table, rankings(
+        means[:, has],
+        panel.names,
+        panel.patients[has],
+        higher=rules.higher,
+        n_bootstrap=rules.n_bootstrap,
+        seed=rules.seed,
+    )
 
 
 def _case_means(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
@@ -189,8 +133,10 @@ def _fold_means(values: np.ndarray, folds: Sequence[str]) -> dict[str, float]:
 
 
 def _comparison(
-    panel: Panel, kind: str, m: int, other: int, column: int | None, higher: bool, n_bootstrap: int, seed: int
+    panel: Panel, rules: _Rules, *, family: str, pair: tuple[int, int], column: int | None
 ) -> Comparison:
+    """One pair of methods on one label, or on case means (column None)."""
+    m, other = pair
     labels = slice(None) if column is None else slice(column, column + 1)
     a, b = panel.values[m][:, labels], panel.values[other][:, labels]
     counted = ~np.isnan(a) & ~np.isnan(b)
@@ -198,11 +144,11 @@ def _comparison(
     has = counted.any(1)
     differences, patients = (mean_a - mean_b)[has], panel.patients[has]
     sums, sizes = by_patient(differences, patients)
-    gains = sums / sizes if higher else -sums / sizes
-    low, high = mean_interval(differences, patients, n_bootstrap=n_bootstrap, seed=seed)
+    gains = sums / sizes if rules.higher else -sums / sizes
+    low, high = mean_interval(differences, patients, n_bootstrap=rules.n_bootstrap, seed=rules.seed)
     number, name = (CASE_MEAN, "") if column is None else panel.labels[column]
     return Comparison(
-        family=f"{kind}, {'case means' if column is None else 'labels'}",
+        family=f"{family}, {'case means' if column is None else 'labels'}",
         method=panel.names[m],
         other=panel.names[other],
         label=number,

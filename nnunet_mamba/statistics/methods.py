@@ -1,4 +1,4 @@
-"""Who is compared: a method is a trainer with its plans and configuration; twins differ by "NoSSM" in the name."""
+"""Who is compared: a method is a trainer with its plans and configuration; a twin has NoSSM in its name."""
 
 import re
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
 
 
 def choose_baseline(methods: Sequence[Method], wanted: str | None = None) -> Method:
-    """The method that `wanted` names: shortly, by its trainer or in full; else nnU-Net's own, else the first."""
+    """The method of this name, short, of its trainer or in full; by default nnU-Net's own, else the first."""
     if wanted is None:
         own = [method for method in methods if OWN_TRAINER.fullmatch(method.trainer)]
         return min(own, key=lambda method: method.plans != "nnUNetPlans", default=methods[0])

@@ -1,4 +1,4 @@
-"""From the tidy table to numbers that may be compared: one dataset, one metric, every method on every case."""
+"""From the tidy table to numbers that may be compared: one dataset and metric, every method on every case."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -1,0 +1,227 @@
+"""A study in words and tables: short for a terminal, whole in Markdown."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import isnan
+
+from nnunet_mamba.statistics.paired import MIN_PAIRS
+from nnunet_mamba.statistics.study import CASE_MEAN, TWINS, Comparison, Study
+
+COMPARED = ("method", "other", "difference", "95 % CI", "p", "p (Holm)", "wins", "r", "folds", "verdict")
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+def as_text(studies: Iterable[Study]) -> str:
+    """Case means alone; labels are counted."""
+    blocks = []
+    for study in studies:
+        blocks.append("\n".join([_headline(study), *_facts(study), *_warnings(study)]))
+        for table in (_methods(study), *_families(study, labels=False), *_rankings(study)):
+            blocks.append("\n".join([table.title, *_aligned(table), *table.notes]))
+    return "\n\n".join(blocks)
+
+
+def as_markdown(studies: Iterable[Study]) -> str:
+    """Everything, each label included, and how to read it."""
+    blocks = ["# Comparison of methods"]
+    for study in studies:
+        blocks += [f"## {_headline(study)}", "\n".join(f"* {line}" for line in _facts(study))]
+        blocks += [f"> {line}" for line in _warnings(study)]
+        for table in (
+            _methods(study),
+            *_families(study, labels=True),
+            *_rankings(study),
+            _rank_shares(study),
+        ):
+            blocks += [f"### {table.title}", "\n".join(_piped(table))]
+            blocks += ["\n".join(f"* {note}" for note in table.notes)] if table.notes else []
+    return "\n\n".join([*blocks, READING]) + "\n"
+
+
+READING = """## How to read this
+
+* difference: method - other, the mean over cases; 95 % CI: BCa bootstrap over patients, for these trained models.
+* p: Wilcoxon's signed rank test, two-sided, ranks of zeros halved, on patients' means; p (Holm): corrected within the table.
+* wins: share of patients where the method is better, ties half. r: matched-pairs rank-biserial correlation, -1 to 1,
+  positive where the method is better. folds: in how many the method's mean is better.
+* better, worse: p (Holm) below 0.05. not better: no difference was shown; the interval says how large one could be.
+  mixed: ranks and mean point in opposite directions. too few pairs: fewer than 6, no outcome would be significant.
+* SD over folds is what another split would change; training again with another seed changes results too, which
+  no interval here includes."""
+
+
+def _headline(study: Study) -> str:
+    way = "higher" if study.higher_is_better else "lower"
+    dataset = study.dataset or "Dataset not stated"
+    return f"{dataset}, {study.metric} ({way} is better), protocol {study.protocol or 'not stated'}"
+
+
+def _facts(study: Study) -> list[str]:
+    patients = f" of {study.n_patients} patients" if study.n_patients < study.n_cases else ""
+    resampled = "patients" if patients else "cases"
+    labels = f"{len(study.labels)} label{'s' * (len(study.labels) > 1)}"
+    return [
+        f"{study.n_cases} cases{patients}, {labels}; a case counts by its mean over labels",
+        f"intervals and rankings: {study.n_bootstrap} resamples of {resampled}, seed {study.seed}",
+    ]
+
+
+def _warnings(study: Study) -> list[str]:
+    found = [f"warning: {text}" for text in study.warnings]
+    means = [c for c in study.comparisons if c.label == CASE_MEAN]
+    few = [c.n_pairs for c in means if c.n_pairs < MIN_PAIRS]
+    if few:
+        found.append(
+            f"warning: {min(few)} pairs; with fewer than {MIN_PAIRS} no outcome of the test is significant "
+            f"(the smallest p of 5 pairs is 0.0625)"
+        )
+    if any(c.n_one_sided for c in means):
+        n = max(c.n_one_sided for c in means)
+        found.append(
+            f"warning: up to {n} values left out where one method alone found a label that is not there; "
+            "that error is not in these means"
+        )
+    return found
+
+
+def _methods(study: Study) -> Table:
+    rows = []
+    for m in sorted(study.methods, key=lambda m: -m.mean if study.higher_is_better else m.mean):
+        folds = f"{_number(m.sd_over_folds, study)} (n={len(m.fold_means)})" if m.fold_means else "-"
+        rows.append((m.method, _number(m.mean, study), _number(m.sd, study), folds, str(m.n_cases)))
+    return Table("Methods", ("method", "mean", "SD over cases", "SD over folds", "cases"), rows)
+
+
+def _families(study: Study, *, labels: bool) -> list[Table]:
+    """A table for each family, twins first; without `labels`, those of case means."""
+    names = list(dict.fromkeys(c.family for c in study.comparisons))
+    tables = [_family(study, [c for c in study.comparisons if c.family == name]) for name in names]
+    return [table for table, name in zip(tables, names, strict=True) if labels or CASE_MEAN in name]
+
+
+def _family(study: Study, members: Sequence[Comparison]) -> Table:
+    first = members[0]
+    on_labels = first.label != CASE_MEAN
+    rows = [
+        (*_pair(c), *([c.label_name or c.label] if on_labels else []), *_result(c, study)) for c in members
+    ]
+    header = (*COMPARED[:2], *(["label"] if on_labels else []), *COMPARED[2:])
+    family = first.family[0].upper() + first.family[1:]
+    title = f"{family} (Holm over {first.n_family} test{'s' * (first.n_family != 1)})"
+    return Table(title, header, rows, [] if on_labels else [_sentence(c, study) for c in members])
+
+
+def _pair(c: Comparison) -> tuple[str, str]:
+    return c.method, c.other
+
+
+def _result(c: Comparison, study: Study) -> tuple[str, ...]:
+    gained = [d for d in c.fold_differences.values() if (d > 0 if study.higher_is_better else d < 0)]
+    return (
+        _number(c.difference, study, sign="+"),
+        _interval(c, study),
+        _p(c.p),
+        _p(c.p_holm),
+        "-" if isnan(c.win_rate) else f"{c.win_rate:.0%}",
+        "-" if isnan(c.rank_biserial) else f"{c.rank_biserial:+.2f}",
+        f"{len(gained)}/{len(c.fold_differences)}" if c.fold_differences else "-",
+        c.verdict,
+    )
+
+
+def _sentence(c: Comparison, study: Study) -> str:
+    """The verdict as a sentence, the spread over folds beside the difference."""
+    other = f"its twin {c.other}" if c.family.startswith(TWINS) else c.other
+    said = {
+        "better": f"{c.method} is better than {other}",
+        "worse": f"{c.method} is worse than {other}",
+        "not better": f"{c.method} is not better than {other}: no difference was shown",
+        "mixed": f"{c.method} and {other} differ, but ranks and mean point in opposite directions",
+        "too few pairs": f"{c.method} and {other}: {c.n_pairs} pairs cannot show a difference",
+    }[c.verdict]
+    folds = next(m.sd_over_folds for m in study.methods if m.method == c.method)
+    spread = "" if isnan(folds) else f"; SD over folds {_number(folds, study)}"
+    by_label = _labels_of(c, study)
+    return f"{said}. {_number(c.difference, study, sign='+')} ({_interval(c, study)}){spread}{by_label}."
+
+
+def _labels_of(c: Comparison, study: Study) -> str:
+    """How many labels are better and worse, of the same two methods in the family of labels."""
+    kind = c.family.removesuffix(f"{CASE_MEAN}s")
+    verdicts = [
+        each.verdict
+        for each in study.comparisons
+        if each.label != CASE_MEAN
+        and each.family.startswith(kind)
+        and (each.method, each.other) == (c.method, c.other)
+    ]
+    better, worse = verdicts.count("better"), verdicts.count("worse")
+    return f"; of {len(verdicts)} labels {better} better, {worse} worse" if verdicts else ""
+
+
+def _rankings(study: Study) -> list[Table]:
+    return [
+        Table(
+            f"Ranking: {ranking.rule}",
+            ("rank", "method", "mean rank" if "rank then" in ranking.rule else "mean", "95 % of resamples"),
+            [
+                (
+                    str(p.rank),
+                    p.method,
+                    f"{p.value:.2f}" if "rank then" in ranking.rule else _number(p.value, study),
+                    f"{p.rank_low} to {p.rank_high}",
+                )
+                for p in ranking.places
+            ],
+            [
+                f"Kendall's tau of resamples with this ranking: {ranking.tau:.2f} "
+                f"({ranking.tau_low:.2f} to {ranking.tau_high:.2f})"
+            ],
+        )
+        for ranking in study.rankings
+    ]
+
+
+def _rank_shares(study: Study) -> Table:
+    """How often resamples give each rank."""
+    ranks = [str(i + 1) for i in range(len(study.methods))]
+    rows = [
+        (ranking.rule, p.method, *(f"{share:.0%}" for share in p.rank_shares))
+        for ranking in study.rankings
+        for p in ranking.places
+    ]
+    return Table("Resamples with each rank", ("rule", "method", *ranks), rows)
+
+
+def _number(value: float, study: Study, sign: str = "") -> str:
+    """Shares with four decimals, distances and the like with two."""
+    return "-" if isnan(value) else f"{value:{sign}.{4 if study.higher_is_better else 2}f}"
+
+
+def _interval(c: Comparison, study: Study) -> str:
+    if isnan(c.ci_low):
+        return "-"
+    return f"{_number(c.ci_low, study, sign='+')} to {_number(c.ci_high, study, sign='+')}"
+
+
+def _p(p: float) -> str:
+    return "-" if isnan(p) else "<0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+
+
+def _aligned(table: Table) -> list[str]:
+    lines = [table.header, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+
+
+def _piped(table: Table) -> list[str]:
+    escape: Callable[[str], str] = lambda cell: cell.replace("|", r"\|")  # noqa: E731
+    lines = [table.header, ["---"] * len(table.header), *table.rows]
+    return [f"| {' | '.join(map(escape, line))} |" for line in lines]
