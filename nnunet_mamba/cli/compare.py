@@ -9,8 +9,8 @@ def add(commands: Any) -> None:
     p = commands.add_parser(
         "compare",
         help="test methods against their twins without SSM and a baseline",
-        description="Reads the tables that `evaluate --out` wrote and compares their methods (trainer, plans, "
-        "configuration) case by case: each network with its twin without SSM, then all with the baseline; "
+        description="Reads the tables that `evaluate --out` wrote and compares their methods (trainer, "
+        "plans, configuration) case by case: each network with its twin without SSM, then all with the baseline; "
         "and ranks them. Refuses tables that differ in protocol, cases, folds or labels.",
         epilog="example: nnunet-mamba compare acdc.csv --group 'patient\\d+' --out comparison",
     )
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--group",
         metavar="REGEX",
-        help="how the names of cases begin, up to the patient (ACDC: 'patient\\d+'); default: a case is a patient",
+        help="a patient's part at the beginning of a case's name (ACDC: 'patient\\d+'; default: the whole)",
     )
     p.add_argument(
         "--out",

@@ -16,7 +16,7 @@ from nnunet_mamba.statistics.methods import choose_baseline, twin_of
 from nnunet_mamba.statistics.paired import MIN_PAIRS, holm, rank_biserial, signed_rank_p, win_rate
 from nnunet_mamba.statistics.panel import Panel, panels
 from nnunet_mamba.statistics.ranking import Ranking, rankings
-from nnunet_mamba.statistics.study import ALPHA, BASELINE, CASE_MEAN, TWINS, Comparison, MethodSummary, Study
+from nnunet_mamba.statistics.study import ALPHA, BASELINE, CASE_MEAN, TWIN, Comparison, MethodSummary, Study
 
 
 def compare(
@@ -46,8 +46,8 @@ def _study(panel: Panel, baseline: str | None, rules: _Rules) -> Study:
     base = panel.methods.index(choose_baseline(panel.methods, baseline))
     columns = [None, *range(len(panel.labels))] if len(panel.labels) > 1 else [None]
     compared = [
-        _comparison(panel, rules, family=family, pair=pair, column=column)
-        for family, pair in _pairs(panel, base)
+        _comparison(panel, rules, against=against, pair=pair, column=column)
+        for against, pair in _pairs(panel, base)
         for column in columns
     ]
     case_means, ranked = _ranked(panel, rules)
@@ -78,7 +78,7 @@ def _pairs(panel: Panel, base: int) -> list[tuple[str, tuple[int, int]]]:
     others = [(m, base) for m in range(len(panel.methods)) if m != base]
     if {frozenset(pair) for pair in others} <= {frozenset(pair) for pair in twins}:
         others = []
-    return [*((TWINS, pair) for pair in twins), *((BASELINE, pair) for pair in others)]
+    return [*((TWIN, pair) for pair in twins), *((BASELINE, pair) for pair in others)]
 
 
 def _ranked(panel: Panel, rules: _Rules) -> tuple[dict[str, dict[str, float]], tuple[Ranking, ...]]:
@@ -133,7 +133,7 @@ def _fold_means(values: np.ndarray, folds: Sequence[str]) -> dict[str, float]:
 
 
 def _comparison(
-    panel: Panel, rules: _Rules, *, family: str, pair: tuple[int, int], column: int | None
+    panel: Panel, rules: _Rules, *, against: str, pair: tuple[int, int], column: int | None
 ) -> Comparison:
     """One pair of methods on one label, or on case means (column None)."""
     m, other = pair
@@ -148,7 +148,7 @@ def _comparison(
     low, high = mean_interval(differences, patients, n_bootstrap=rules.n_bootstrap, seed=rules.seed)
     number, name = (CASE_MEAN, "") if column is None else panel.labels[column]
     return Comparison(
-        family=f"{family}, {'case means' if column is None else 'labels'}",
+        against=against,
         method=panel.names[m],
         other=panel.names[other],
         label=number,

@@ -35,6 +35,7 @@ def panels(scores: Iterable[Score], metric: str, group: str | None = None) -> li
     `group` is a pattern: cases whose names begin with the same match are of one patient.
     ValueError for what cannot be compared.
     """
+    _require_pattern(group)
     frame = pd.DataFrame([asdict(score) for score in scores])
     if frame.empty or metric not in set(frame["metric"]):
         found = listed(sorted(set(frame["metric"]))) if len(frame) else "no rows at all"
@@ -91,6 +92,13 @@ def patient_of(case: str, group: str | None) -> str:
             f"The case {case!r} does not begin as --group has it ({group}); give another pattern."
         )
     return match[0]
+
+
+def _require_pattern(group: str | None) -> None:
+    try:
+        re.compile(group or "")
+    except re.error as error:
+        raise ValueError(f"--group {group!r} is no regular expression: {error}.") from error
 
 
 def _numbers(label: str) -> tuple[int, ...]:

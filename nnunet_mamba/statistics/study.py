@@ -6,7 +6,7 @@ from nnunet_mamba.statistics.ranking import Ranking
 
 ALPHA = 0.05
 CASE_MEAN = "case mean"
-TWINS = "against the twin without SSM"
+TWIN = "against the twin without SSM"
 BASELINE = "against the baseline"
 
 
@@ -27,6 +27,7 @@ class MethodSummary:
 class Comparison:
     """One method against another on one label, or on case means.
 
+    against     the twin or the baseline: that, and whether it is on labels, makes the family of tests
     difference  method - other, mean over cases; ci_low, ci_high: BCa over patients
     n_pairs     patients (cases without --group); p, rank_biserial and win_rate are computed of their means,
                 and the last two are turned so that more is better
@@ -34,7 +35,7 @@ class Comparison:
                 n_one_sided of them where one method has a value: it found what is not there
     """
 
-    family: str
+    against: str
     method: str
     other: str
     label: str
@@ -55,6 +56,11 @@ class Comparison:
     p_holm: float = float("nan")
     n_family: int = 0
     verdict: str = ""
+
+    @property
+    def family(self) -> str:
+        """Tests that are corrected together."""
+        return f"{self.against}, {'case means' if self.label == CASE_MEAN else 'labels'}"
 
 
 @dataclass(frozen=True)

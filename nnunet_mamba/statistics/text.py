@@ -1,11 +1,11 @@
 """A study in words and tables: short for a terminal, whole in Markdown."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
 
 from nnunet_mamba.statistics.paired import MIN_PAIRS
-from nnunet_mamba.statistics.study import CASE_MEAN, TWINS, Comparison, Study
+from nnunet_mamba.statistics.study import CASE_MEAN, TWIN, Comparison, Study
 
 COMPARED = ("method", "other", "difference", "95 % CI", "p", "p (Holm)", "wins", "r", "folds", "verdict")
 
@@ -47,14 +47,16 @@ def as_markdown(studies: Iterable[Study]) -> str:
 
 READING = """## How to read this
 
-* difference: method - other, the mean over cases; 95 % CI: BCa bootstrap over patients, for these trained models.
-* p: Wilcoxon's signed rank test, two-sided, ranks of zeros halved, on patients' means; p (Holm): corrected within the table.
-* wins: share of patients where the method is better, ties half. r: matched-pairs rank-biserial correlation, -1 to 1,
-  positive where the method is better. folds: in how many the method's mean is better.
-* better, worse: p (Holm) below 0.05. not better: no difference was shown; the interval says how large one could be.
-  mixed: ranks and mean point in opposite directions. too few pairs: fewer than 6, no outcome would be significant.
-* SD over folds is what another split would change; training again with another seed changes results too, which
-  no interval here includes."""
+* difference: method - other, the mean over cases; 95 % CI: BCa bootstrap over patients, for the models as trained.
+* p: Wilcoxon's signed rank test of patients' means, two-sided, ranks of zeros halved; p (Holm): corrected for
+  the tests of one table.
+* wins: share of patients where the method is better, ties half. r: matched-pairs rank-biserial correlation,
+  -1 to 1, positive where the method is better. folds: in how many its mean is better.
+* better, worse: p (Holm) below 0.05. not better: no difference was shown; the interval says how large one could
+  be. mixed: ranks and mean point in opposite directions. too few pairs: fewer than 6, where no outcome would be
+  significant.
+* SD over folds: how far a method's mean moves from fold to fold, a yardstick for differences. Training again with
+  another seed moves it too, and no interval here knows how far."""
 
 
 def _headline(study: Study) -> str:
@@ -101,25 +103,26 @@ def _methods(study: Study) -> Table:
 
 def _families(study: Study, *, labels: bool) -> list[Table]:
     """A table for each family, twins first; without `labels`, those of case means."""
-    names = list(dict.fromkeys(c.family for c in study.comparisons))
-    tables = [_family(study, [c for c in study.comparisons if c.family == name]) for name in names]
-    return [table for table, name in zip(tables, names, strict=True) if labels or CASE_MEAN in name]
+    families: dict[str, list[Comparison]] = {}
+    for c in study.comparisons:
+        if labels or c.label == CASE_MEAN:
+            families.setdefault(c.family, []).append(c)
+    return [_family(study, name, members) for name, members in families.items()]
 
 
-def _family(study: Study, members: Sequence[Comparison]) -> Table:
-    first = members[0]
-    on_labels = first.label != CASE_MEAN
+def _family(study: Study, name: str, members: Sequence[Comparison]) -> Table:
+    on_labels = members[0].label != CASE_MEAN
     rows = [
-        (*_pair(c), *([c.label_name or c.label] if on_labels else []), *_result(c, study)) for c in members
+        (c.method, c.other, *([c.label_name or c.label] if on_labels else []), *_result(c, study))
+        for c in members
     ]
-    header = (*COMPARED[:2], *(["label"] if on_labels else []), *COMPARED[2:])
-    family = first.family[0].upper() + first.family[1:]
-    title = f"{family} (Holm over {first.n_family} test{'s' * (first.n_family != 1)})"
-    return Table(title, header, rows, [] if on_labels else [_sentence(c, study) for c in members])
-
-
-def _pair(c: Comparison) -> tuple[str, str]:
-    return c.method, c.other
+    n = members[0].n_family
+    return Table(
+        f"{name[0].upper()}{name[1:]} (Holm over {n} test{'s' * (n != 1)})",
+        (*COMPARED[:2], *(["label"] if on_labels else []), *COMPARED[2:]),
+        rows,
+        [] if on_labels else [_sentence(c, study) for c in members],
+    )
 
 
 def _result(c: Comparison, study: Study) -> tuple[str, ...]:
@@ -138,7 +141,7 @@ def _result(c: Comparison, study: Study) -> tuple[str, ...]:
 
 def _sentence(c: Comparison, study: Study) -> str:
     """The verdict as a sentence, the spread over folds beside the difference."""
-    other = f"its twin {c.other}" if c.family.startswith(TWINS) else c.other
+    other = f"its twin {c.other}" if c.against == TWIN else c.other
     said = {
         "better": f"{c.method} is better than {other}",
         "worse": f"{c.method} is worse than {other}",
@@ -154,13 +157,11 @@ def _sentence(c: Comparison, study: Study) -> str:
 
 def _labels_of(c: Comparison, study: Study) -> str:
     """How many labels are better and worse, of the same two methods in the family of labels."""
-    kind = c.family.removesuffix(f"{CASE_MEAN}s")
+    same = (c.against, c.method, c.other)
     verdicts = [
         each.verdict
         for each in study.comparisons
-        if each.label != CASE_MEAN
-        and each.family.startswith(kind)
-        and (each.method, each.other) == (c.method, c.other)
+        if each.label != CASE_MEAN and (each.against, each.method, each.other) == same
     ]
     better, worse = verdicts.count("better"), verdicts.count("worse")
     return f"; of {len(verdicts)} labels {better} better, {worse} worse" if verdicts else ""
@@ -222,6 +223,5 @@ def _aligned(table: Table) -> list[str]:
 
 
 def _piped(table: Table) -> list[str]:
-    escape: Callable[[str], str] = lambda cell: cell.replace("|", r"\|")  # noqa: E731
     lines = [table.header, ["---"] * len(table.header), *table.rows]
-    return [f"| {' | '.join(map(escape, line))} |" for line in lines]
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
