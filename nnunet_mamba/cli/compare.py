@@ -10,8 +10,8 @@ def add(commands: Any) -> None:
         "compare",
         help="test methods against their twins without SSM and a baseline",
         description="Reads the tables that `evaluate --out` wrote and compares their methods (trainer, "
-        "plans, configuration) case by case: each network with its twin without SSM, then all with the baseline; "
-        "and ranks them. Refuses tables that differ in protocol, cases, folds or labels.",
+        "plans, configuration) case by case: each network with its twin without SSM, then all with the "
+        "baseline; and ranks them. Refuses tables that differ in protocol, cases, folds or labels.",
         epilog="example: nnunet-mamba compare acdc.csv --group 'patient\\d+' --out comparison",
     )
     p.add_argument("tables", metavar="TABLE", nargs="+", type=Path, help="tables of scores, .csv or .parquet")
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--group",
         metavar="REGEX",
-        help="a patient's part at the beginning of a case's name (ACDC: 'patient\\d+'; default: the whole)",
+        help="the part of a case's name that is the patient's (ACDC: 'patient\\d+'; default: all)",
     )
     p.add_argument(
         "--out",

@@ -47,16 +47,17 @@ def as_markdown(studies: Iterable[Study]) -> str:
 
 READING = """## How to read this
 
-* difference: method - other, the mean over cases; 95 % CI: BCa bootstrap over patients, for the models as trained.
-* p: Wilcoxon's signed rank test of patients' means, two-sided, ranks of zeros halved; p (Holm): corrected for
+* difference: method - other, the mean over cases. 95 % CI: BCa bootstrap over patients, for the models as
+  trained.
+* p: Wilcoxon's signed rank test of patients' means, two-sided, ranks of zeros halved. p (Holm): corrected for
   the tests of one table.
 * wins: share of patients where the method is better, ties half. r: matched-pairs rank-biserial correlation,
   -1 to 1, positive where the method is better. folds: in how many its mean is better.
-* better, worse: p (Holm) below 0.05. not better: no difference was shown; the interval says how large one could
-  be. mixed: ranks and mean point in opposite directions. too few pairs: fewer than 6, where no outcome would be
-  significant.
-* SD over folds: how far a method's mean moves from fold to fold, a yardstick for differences. Training again with
-  another seed moves it too, and no interval here knows how far."""
+* better, worse: p (Holm) below 0.05. not better: no difference was shown; the interval says how large one
+  could be. mixed: ranks and mean point in opposite directions. too few pairs: fewer than 6, where no outcome
+  would be significant.
+* SD over folds: how far a method's mean moves from fold to fold, a yardstick for differences. Training again
+  with another seed moves it too, and no interval here knows how far."""
 
 
 def _headline(study: Study) -> str:
@@ -149,10 +150,11 @@ def _sentence(c: Comparison, study: Study) -> str:
         "mixed": f"{c.method} and {other} differ, but ranks and mean point in opposite directions",
         "too few pairs": f"{c.method} and {other}: {c.n_pairs} pairs cannot show a difference",
     }[c.verdict]
-    folds = next(m.sd_over_folds for m in study.methods if m.method == c.method)
-    spread = "" if isnan(folds) else f"; SD over folds {_number(folds, study)}"
+    sds = {m.method: m.sd_over_folds for m in study.methods if not isnan(m.sd_over_folds)}
+    spread = [_number(sds[name], study) for name in (c.method, c.other) if name in sds]
+    folds = f"; SD over folds {' and '.join(spread)}" if spread else ""
     by_label = _labels_of(c, study)
-    return f"{said}. {_number(c.difference, study, sign='+')} ({_interval(c, study)}){spread}{by_label}."
+    return f"{said}. {_number(c.difference, study, sign='+')} ({_interval(c, study)}){folds}{by_label}."
 
 
 def _labels_of(c: Comparison, study: Study) -> str:
