@@ -13,6 +13,7 @@ VERBS = (
     "plans",
     "networks",
     "estimate",
+    "evaluate",
     "import_checkpoint",
 )  # modules of this package; some offer several verbs
 
