@@ -57,10 +57,11 @@ def convert(args: argparse.Namespace) -> int:
         return _list()
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
-    from nnunet_mamba.cli.folders import nnunet_folder
     from nnunet_mamba.datasets.archives import contents, is_archive, unpacked
     from nnunet_mamba.datasets.release import read_release
+    from nnunet_mamba.datasets.source import FaultyDatasetError
     from nnunet_mamba.datasets.specs import spec_of
+    from nnunet_mamba.folders import nnunet_folder
 
     known, spec = spec_of(args.name)
     raw = args.raw or nnunet_folder("nnUNet_raw")
@@ -74,13 +75,23 @@ def convert(args: argparse.Namespace) -> int:
             n_files, n_bytes = contents(archive)
             print(f"would unpack {n_files} files, {n_bytes / 2**30:.2f} GiB, of {archive} below {raw}")
         return 0
-    with unpacked(args.source, raw / f".{known}.unpacked") as folders:
-        return _convert(args, known, read_release(known, folders), raw)
+    try:
+        with unpacked(args.source, raw / f".{known}.unpacked") as folders:
+            return _convert(args, known, read_release(known, folders), raw)
+    except FaultyDatasetError as error:  # which leaves what was unpacked to the next attempt
+        print(error, file=sys.stderr)
+        print(
+            "Nothing was written as a dataset yet. Mend or fetch these files and run the command again: what "
+            "is whole is kept. Or go on without them: --leave-out-faulty, or with them: --accept KIND.",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) -> int:
+    from SimpleITK import ProcessObject
+
     from nnunet_mamba.datasets import convert as engine
-    from nnunet_mamba.datasets.source import FaultyDatasetError
     from nnunet_mamba.datasets.specs import DATASETS
     from nnunet_mamba.datasets.splits import LeakError, group_by, leaks, make_split
 
@@ -96,26 +107,18 @@ def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) ->
         _say_files(engine.plan_files(source, split))
         return 1 if source.faults else 0
     accept = {*args.accept, *DATASETS[known].accept}
-    try:
-        done = engine.convert(
-            source,
-            raw / source.name,
-            split,
-            link=args.symlink,
-            accept=accept,
-            leave_out=args.leave_out_faulty,
-            resize=tuple(args.resize) if args.resize else None,
-            workers=args.workers,
-            progress=_progress(),
-        )
-    except FaultyDatasetError as error:
-        print(error, file=sys.stderr)
-        print(
-            "Nothing was written as a dataset yet. Mend or fetch these files and run the command again: what "
-            "is whole is kept. Or go on without them: --leave-out-faulty, or with them: --accept KIND.",
-            file=sys.stderr,
-        )
-        return 1
+    ProcessObject.SetGlobalWarningDisplay(False)  # of each of ACDC's files that its sform is odd
+    done = engine.convert(
+        source,
+        raw / source.name,
+        split,
+        link=args.symlink,
+        accept=accept,
+        leave_out=args.leave_out_faulty,
+        resize=tuple(args.resize) if args.resize else None,
+        workers=args.workers,
+        progress=_progress(),
+    )
     _say_done(done, accept)
     return 1 if {fault.kind for fault in done.faults} - accept else 0
 
@@ -156,8 +159,9 @@ def _say_files(files: Iterable[tuple[Path, str]]) -> None:
 def _say_done(done: Converted, accept: set[str]) -> None:
     for fault in done.faults:
         print(f"  {'accepted' if fault.kind in accept else 'left out'}, {fault}")
-    n_test = len(done.source.cases) - len(done.source.labelled())
-    print(f"-> {done.folder}: {len(done.source.labelled())} labelled cases, {n_test} without label")
+    n_training = len(done.source.labelled()) - len(done.split.test)
+    n_test = len(done.source.cases) - n_training
+    print(f"-> {done.folder}: {n_training} cases in imagesTr, {n_test} in imagesTs")
 
 
 def _progress() -> Callable[[int, int], None]:
