@@ -14,6 +14,7 @@ VERBS = (
     "compare",
     "networks",
     "estimate",
+    "evaluate",
     "import_checkpoint",
 )  # modules of this package; some offer several verbs
 
