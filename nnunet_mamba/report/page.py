@@ -1,19 +1,14 @@
 """The page: one HTML file that needs nothing but a browser; light or dark as the reader's system has it."""
 
-import base64
 import html
-import io
-import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nnunet_mamba.evaluation import Score, mean_foreground, summarise
+from nnunet_mamba.evaluation import Label, Score, mean_foreground, summarise
 from nnunet_mamba.report.charts import draw_case_dice, draw_dice, draw_losses
 from nnunet_mamba.report.content import (
     PREDICTION_COLOUR,
@@ -23,10 +18,21 @@ from nnunet_mamba.report.content import (
     case_dice,
     shown_cases,
 )
+from nnunet_mamba.report.markup import (
+    CHART_STYLE,
+    frame,
+    key_numbers,
+    minutes,
+    number,
+    png_uri,
+    section,
+    spread,
+    svg_of,
+    table,
+    write_whole,
+)
 from nnunet_mamba.report.slices import Slice, cut, draw, read_volume
-from nnunet_mamba.report.style import CSS
 
-INK = "#010203"  # drawn in the charts, and replaced by the colour of the page's text
 SLICE_HEIGHT_IN = 2.6
 
 
@@ -43,15 +49,7 @@ def write_page(report: Report, file: Path) -> None:
         section("Commands", "<p>In a shell, this gives the same:</p>", commands(report)),
         section("Made with", table(("", ""), [*report.facts, *report.versions])),
     )
-    title = html.escape(report.title)
-    text = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{CSS}</style></head>\n<body>\n{''.join(parts)}</body></html>\n"
-    )
-    draft = Path(file).with_name(f".{Path(file).name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
+    write_whole(frame(report.title, "".join(parts)), file)
 
 
 def header(report: Report) -> str:
@@ -62,14 +60,7 @@ def header(report: Report) -> str:
         ("minutes in all", minutes(sum(stage.seconds for stage in report.stages))),
         *report.facts[:3],
     ]
-    boxes = "".join(
-        f"<div><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>" for name, value in key
-    )
-    return f'<h1>{html.escape(report.title)}</h1>\n<div class="key">{boxes}</div>\n'
-
-
-def section(title: str, *parts: str) -> str:
-    return f"<section><h2>{html.escape(title)}</h2>\n{''.join(parts)}</section>\n"
+    return f"<h1>{html.escape(report.title)}</h1>\n{key_numbers(key)}"
 
 
 def score_table(scores: Sequence[Score]) -> str:
@@ -124,7 +115,7 @@ def case_figure(report: Report, word: str, case: CaseFiles) -> str:
     tallest_mm = max(shown.image.shape[0] * shown.pixel_mm[0] for shown in slices)
     panels = "".join(
         f'<div><img alt="{shown.plane} slice of {html.escape(case.name)}" '
-        f'src="{slice_png(shown, report, tallest_mm)}">{shown.plane}</div>'
+        f'src="{slice_png(shown, report.labels, tallest_mm)}">{shown.plane}</div>'
         for shown in slices
     )
     per_label = ", ".join(
@@ -137,40 +128,24 @@ def case_figure(report: Report, word: str, case: CaseFiles) -> str:
     return f'<figure><div class="planes">{panels}</div><figcaption>{caption}</figcaption></figure>'
 
 
-def slice_png(shown: Slice, report: Report, tallest_mm: float) -> str:
+def slice_png(shown: Slice, labels: tuple[Label, ...], tallest_mm: float) -> str:
     """A data URI; `tallest_mm` is drawn `SLICE_HEIGHT_IN` high."""
     height, width = (size * mm for size, mm in zip(shown.image.shape, shown.pixel_mm, strict=True))
     scale = SLICE_HEIGHT_IN / tallest_mm
     figure = Figure(figsize=(width * scale, height * scale), facecolor="black")
-    FigureCanvasAgg(figure)
-    draw(figure.add_axes((0, 0, 1, 1)), shown, report.labels, linewidth=1.1)
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=110, format="png")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    draw(figure.add_axes((0, 0, 1, 1)), shown, labels, linewidth=1.1)
+    return png_uri(figure, dpi=110)
 
 
 def charts(report: Report) -> str:
     """Inline SVG in the page's own text colour."""
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "report",
-        "font.family": "sans-serif",
-        "font.size": 9.0,
-        "axes.titlesize": 10.0,
-        **dict.fromkeys(
-            ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
-        ),
-    }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(CHART_STYLE):
         figure = Figure(figsize=(9.6, 3.0), layout="constrained")
         losses, dice, cases = figure.subplots(1, 3)
         draw_losses(losses, report.curves)
         draw_dice(dice, report.curves)
         draw_case_dice(cases, report)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-    svg = stream.getvalue()
-    return '<figure class="scroll">' + svg[svg.index("<svg") :].replace(INK, "currentColor") + "</figure>"
+        return f'<figure class="scroll">{svg_of(figure)}</figure>'
 
 
 def stage_table(report: Report) -> str:
@@ -189,25 +164,3 @@ def quoted(variable: str) -> str:
     """NAME=value for a shell."""
     name, _, value = variable.partition("=")
     return f"{name}={shlex.quote(value)}"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are text and are escaped."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def spread(mean: float, sd: float, digits: int) -> str:
-    """mean ± SD; a single case has no SD."""
-    return number(mean, digits) if math.isnan(sd) else f"{mean:.{digits}f} ± {sd:.{digits}f}"
-
-
-def number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def minutes(seconds: float) -> str:
-    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"

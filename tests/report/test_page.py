@@ -8,7 +8,7 @@ from matplotlib.image import imread
 
 from nnunet_mamba.report import write_page, write_picture
 from nnunet_mamba.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR
-from nnunet_mamba.report.page import minutes, spread
+from nnunet_mamba.report.markup import minutes, spread
 
 VOID = {"meta", "link", "img", "br", "path", "use", "rect"}
 
