@@ -16,6 +16,7 @@ setup(
         "nnunet_mamba": ["py.typed"],
         "nnunet_mamba.datasets": ["published_splits.json"],
         "nnunet_mamba.estimate": ["profiles/*.json"],
+        "nnunet_mamba.report": ["published.json"],
         "nnunet_mamba.plans_templates": ["*.json"],
     },
 )

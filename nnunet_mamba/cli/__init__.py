@@ -15,6 +15,7 @@ VERBS = (
     "networks",
     "estimate",
     "evaluate",
+    "report",
     "import_checkpoint",
 )  # modules of this package; some offer several verbs
 

@@ -56,3 +56,45 @@ pre {
 summary { cursor: pointer; color: var(--soft); margin: .6rem 0; }
 @media print { body { max-width: none; } pre { white-space: pre-wrap; } }
 """
+
+STUDY_CSS = """
+ul { padding-left: 1.2rem; } li { margin: .3rem 0; overflow-wrap: anywhere; }
+h1 + ul { font-size: 1.05rem; }
+section > ul li { color: var(--soft); font-size: .92rem; }
+.warn {
+  background: #f59e0b22; border-left: 3px solid #f59e0b; border-radius: .3rem;
+  color: inherit; padding: .5rem .8rem;
+}
+.figures {
+  display: grid; gap: .6rem 1.6rem; align-items: start; margin: 1.2rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr));
+}
+.figures figure { margin: 0; max-width: 32rem; break-inside: avoid; }
+.figures svg { min-width: 0; }
+.figures figcaption { font-size: .85rem; }
+table { margin: .8rem 0; min-width: 0; }
+caption { text-align: left; font-weight: 600; padding: .2rem 0; }
+th { vertical-align: bottom; }
+td b { background: #10b98126; border-radius: .25rem; padding: .1rem .3rem; margin: 0 -.3rem; }
+th, td { font-size: .92rem; padding-left: 1.1rem; }
+th.t, td.t { text-align: left; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); padding-right: .4rem; }
+.planes div { flex: 0 1 auto; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 40rem) {
+  body { padding: 1.2rem .9rem 3rem; font-size: 15px; }
+  h1 { font-size: 1.35rem; }
+  .key { grid-template-columns: repeat(auto-fit, minmax(6.5rem, 1fr)); gap: .5rem; }
+  th, td { font-size: .86rem; padding-left: .8rem; }
+  th:first-child, td:first-child { white-space: normal; overflow-wrap: break-word; max-width: 9rem; }
+}
+@media print {
+  :root { --paper: #fff; --ink: #000; --soft: #333; --line: #bbb; --card: #fff; }
+  body { font-size: 10pt; padding: 0; }
+  section { break-before: auto; } h2 { break-after: avoid; } tr, figure { break-inside: avoid; }
+  .scroll { overflow: visible; } th, td { white-space: normal; font-size: 8.5pt; padding-left: .7rem; }
+  .figures { grid-template-columns: 1fr 1fr; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  details > :not(summary) { display: block; }
+}
+"""

@@ -1,0 +1,75 @@
+"""nnunet-mamba report: one page about a study, from tables of scores and nnU-Net's results."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "report",
+        help="one page about a study: results, tests, curves, worst cases, papers' numbers",
+        description="Reads the tables that `evaluate --out` wrote, of one dataset and several methods, and "
+        "writes report.html, which needs nothing but a browser, and report.md. With --results also what "
+        "nnU-Net's logs and label maps tell. Refuses tables that cannot be compared.",
+        epilog="example: nnunet-mamba report acdc.csv --results nnUNet_results/Dataset027_ACDC "
+        "--group 'patient\\d+' --out acdc_report",
+    )
+    p.add_argument("tables", metavar="TABLE", nargs="+", type=Path, help="tables of scores, .csv or .parquet")
+    p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for report.html and report.md")
+    p.add_argument(
+        "--results", type=Path, metavar="FOLDER", help="nnUNet_results/DATASET: curves, time, worst cases"
+    )
+    p.add_argument("--dataset", metavar="NAME", help="of the tables' datasets (default: the only one)")
+    p.add_argument(
+        "--protocol", metavar="NAME", help="only rows scored by it (default: all, which must agree)"
+    )
+    p.add_argument(
+        "--baseline", metavar="METHOD", help="default: nnU-Net's own trainer, else the first by name"
+    )
+    p.add_argument(
+        "--group", metavar="REGEX", help="the part of a case's name that is the patient's (default: all)"
+    )
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the resamples (default: 0)")
+    p.add_argument("--n-bootstrap", type=int, default=10_000, metavar="N", help="resamples (default: 10000)")
+    p.add_argument(
+        "--note", default="", metavar="TEXT", help="shown on top, e.g. that the data are simulated"
+    )
+    p.set_defaults(run=report)
+
+
+def report(args: argparse.Namespace) -> int:
+    from nnunet_mamba.report.study import Request, gather, write_study
+
+    request = Request(
+        tables=args.tables,
+        results=args.results,
+        dataset=args.dataset,
+        protocol=args.protocol,
+        baseline=args.baseline,
+        group=args.group,
+        seed=args.seed,
+        n_bootstrap=args.n_bootstrap,
+        command=_command(args),
+        note=args.note,
+    )
+    content = gather(request)
+    for file in write_study(content, args.out):
+        print(f"-> {file}")
+    for line in content.left_out:
+        print(f"left out: {line}", file=sys.stderr)
+    return 0
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command as it could be typed again."""
+    words = ["nnunet-mamba", "report", *map(str, args.tables)]
+    options = ("results", "dataset", "protocol", "baseline", "group", "seed", "n_bootstrap", "note", "out")
+    defaults = {"seed": 0, "n_bootstrap": 10_000}
+    for name in options:
+        value = getattr(args, name)
+        if value not in (None, "", defaults.get(name)):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
