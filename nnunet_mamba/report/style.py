@@ -58,6 +58,7 @@ summary { cursor: pointer; color: var(--soft); margin: .6rem 0; }
 """
 
 STUDY_CSS = """
+body { max-width: 70rem; }
 ul { padding-left: 1.2rem; } li { margin: .3rem 0; overflow-wrap: anywhere; }
 h1 + ul { font-size: 1.05rem; }
 section > ul li { color: var(--soft); font-size: .92rem; }
@@ -67,7 +68,7 @@ section > ul li { color: var(--soft); font-size: .92rem; }
 }
 .figures {
   display: grid; gap: .6rem 1.6rem; align-items: start; margin: 1.2rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr));
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
 }
 .figures figure { margin: 0; max-width: 32rem; break-inside: avoid; }
 .figures svg { min-width: 0; }

@@ -5,7 +5,7 @@ A twin without SSM has the colour of its network, and hollow marks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,10 @@ class Look:
     def face(self) -> str:
         return "none" if self.hollow else self.colour
 
+    @property
+    def line(self) -> str:
+        return ":" if self.hollow else "-"
+
 
 def looks(report: StudyReport) -> dict[str, Look]:
     """Of each method, by its short name."""
@@ -60,17 +64,19 @@ def case_means_chart(report: StudyReport, study: Study) -> str:
     """Box and dots of the case means, a row per method, and the mean of each fold above as a diamond."""
     names, look = list(report.methods), looks(report)
     folds = {m.method: m.fold_means for m in study.methods}
+    means_of = {name: np.array(list(study.case_means[name].values())) for name in names}
+    limits = span(means_of.values())
 
     def draw(axes: Axes) -> None:
         for row, name in enumerate(names):
-            values = np.array(list(study.case_means[name].values()))
-            _box(axes, row, values, look[name])
+            _box(axes, row, means_of[name], look[name], limits)
             means = list(folds[name].values())
             axes.plot(
                 means, [row - 0.36] * len(means), "D", markersize=3.4, color=look[name].colour,
                 markerfacecolor=look[name].face,
             )  # fmt: skip
         _rows(axes, names, metric_name(study.metric))
+        axes.set_xlim(limits)
 
     return drawn(0.75 + 0.48 * len(names), draw)
 
@@ -83,11 +89,12 @@ def labels_chart(report: StudyReport, study: Study) -> str:
         for score in report.scores_of(method, study.metric):
             values.setdefault(name, {}).setdefault(score.label, []).append(score.value)
     step = len(names) + 1.0
+    limits = span(np.array(each) for own in values.values() for each in own.values())
 
     def draw(axes: Axes) -> None:
         for place, (number, _) in enumerate(study.labels):
             for k, name in enumerate(names):
-                _box(axes, place * step + k, np.array(values[name].get(number, [])), look[name], 0.3)
+                _box(axes, place * step + k, np.array(values[name].get(number, [])), look[name], limits, 0.3)
             if place:
                 axes.axhline(place * step - 1, color=NEUTRAL, linewidth=0.5, alpha=0.4)
         _legend(axes, names, look)
@@ -103,17 +110,19 @@ def labels_chart(report: StudyReport, study: Study) -> str:
 def differences_chart(report: StudyReport, study: Study, against: str) -> str:
     """Every case's difference as a dot; its mean with the interval below."""
     compared, look = on_case_means(study, against), looks(report)
+    pairs = [
+        np.array([v - study.case_means[c.other][case] for case, v in study.case_means[c.method].items()])
+        for c in compared
+    ]
+    limits = span([*pairs, np.array([c.ci_low for c in compared]), np.array([c.ci_high for c in compared])])
 
     def draw(axes: Axes) -> None:
-        jitter = np.random.default_rng(0)
         axes.axvline(0, color=NEUTRAL, linewidth=1)
         for row, c in enumerate(compared):
-            cases = study.case_means[c.method]
-            pairs = [v - study.case_means[c.other][case] for case, v in cases.items()]
-            heights = row - 0.12 + jitter.uniform(-0.14, 0.14, len(pairs))
-            axes.plot(pairs, heights, "o", color=look[c.method].colour, alpha=0.3, markersize=2.6, mew=0)
+            _dots(axes, row - 0.12, pairs[row], look[c.method], limits, 0.14)
             _interval(axes, row + 0.25, c, look[c.method])
         _rows(axes, [f"{c.method}\n− {c.other}" for c in compared], _difference_title(study))
+        axes.set_xlim(limits)
 
     return drawn(0.75 + 0.55 * len(compared), draw)
 
@@ -130,9 +139,9 @@ def label_differences_chart(report: StudyReport, study: Study, against: str) -> 
         places = {number: i for i, (number, _) in enumerate(study.labels)}
         for c in compared:
             row = places[c.label] * step + pairs.index((c.method, c.other))
-            _interval(axes, row, c, Look(look[c.method].colour, c.verdict not in ("better", "worse")))
+            _interval(axes, row, c, look[c.method], full=c.verdict in ("better", "worse"))
         for method, other in pairs:
-            axes.plot([], [], "s", color=look[method].colour, label=f"{method} − {other}")
+            axes.plot([], [], look[method].line, color=look[method].colour, label=f"{method} − {other}")
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, borderaxespad=0.2)
         titles = [label_title(label) for label in study.labels]
         _rows(axes, titles, _difference_title(study), [i * step + (step - 2) / 2 for i in range(len(titles))])
@@ -152,7 +161,7 @@ def curves_chart(report: StudyReport, value: Callable[[Any], Sequence[float]], t
                 y = value(training.curves)
                 axes.plot(
                     np.arange(1, len(y) + 1), y, color=look[name].colour, linewidth=1.1, alpha=0.75,
-                    linestyle=":" if look[name].hollow else "-",
+                    linestyle=look[name].line,
                 )  # fmt: skip
         with_curves = [name for name, trainings in shown.items() if trainings]
         _legend(axes, with_curves, look, lines=True)
@@ -192,13 +201,44 @@ def label_title(label: tuple[str, str]) -> str:
     return name or f"label {number}"
 
 
-def _box(axes: Axes, row: float, values: np.ndarray, look: Look, height: float = 0.26) -> None:
-    """Dots of all values; quartiles as a box, the median as a line, the mean as a ring."""
+def span(groups: Iterable[np.ndarray]) -> tuple[float, float]:
+    """From where to where to draw, so that a few missed labels do not squeeze all others together."""
+    finite = [values[np.isfinite(values)] for values in groups]
+    kept = np.concatenate(
+        [np.percentile(values, (3, 97)) for values in finite if values.size] or [[0.0, 1.0]]
+    )
+    low, high = float(kept.min()), float(kept.max())
+    margin = 0.35 * (high - low) or 0.05 * abs(high) or 1.0
+    everything = np.concatenate(finite) if finite else kept
+    pad = 0.04 * (high - low + 2 * margin)
+    return max(low - margin, float(everything.min()) - pad), min(high + margin, float(everything.max()) + pad)
+
+
+def _dots(
+    axes: Axes, row: float, values: np.ndarray, look: Look, limits: tuple[float, float], height: float
+) -> None:
+    """All values; those beyond the limits as arrows at the border."""
+    values = values[np.isfinite(values)]
+    heights = row + np.random.default_rng(len(values)).uniform(-height, height, values.size)
+    inside = (values >= limits[0]) & (values <= limits[1])
+    axes.plot(
+        values[inside], heights[inside], "o", color=look.colour, alpha=0.3, markersize=2.6, mew=0, zorder=1
+    )
+    for beyond, marker, place in ((values < limits[0], "<", 0.012), (values > limits[1], ">", 0.988)):
+        axes.plot(
+            np.full(beyond.sum(), place), heights[beyond], marker, color=look.colour, markersize=3.6, mew=0,
+            transform=axes.get_yaxis_transform(), zorder=3,
+        )  # fmt: skip
+
+
+def _box(
+    axes: Axes, row: float, values: np.ndarray, look: Look, limits: tuple[float, float], height: float = 0.26
+) -> None:
+    """Dots of all values; quartiles as a box, the median as a line."""
     values = values[np.isfinite(values)]
     if not values.size:
         return
-    jitter = np.random.default_rng(len(values)).uniform(-height, height, values.size)
-    axes.plot(values, row + jitter, "o", color=look.colour, alpha=0.28, markersize=2.4, mew=0, zorder=1)
+    _dots(axes, row, values, look, limits, height)
     low, middle, high = np.percentile(values, (25, 50, 75))
     axes.barh(
         row, high - low, left=low, height=2 * height, edgecolor=look.colour, linewidth=1.2,
@@ -207,12 +247,12 @@ def _box(axes: Axes, row: float, values: np.ndarray, look: Look, height: float =
     axes.vlines(middle, row - height, row + height, color=look.colour, linewidth=2, zorder=3)
 
 
-def _interval(axes: Axes, row: float, c: Comparison, look: Look) -> None:
+def _interval(axes: Axes, row: float, c: Comparison, look: Look, full: bool = True) -> None:
     if np.isfinite([c.ci_low, c.ci_high]).all():
-        axes.hlines(row, c.ci_low, c.ci_high, color=look.colour, linewidth=2)
+        axes.hlines(row, c.ci_low, c.ci_high, color=look.colour, linewidth=2, linestyle=look.line)
     axes.plot(
         c.difference, row, "o", color=look.colour, markersize=5, zorder=4,
-        markerfacecolor="none" if look.hollow else look.colour,
+        markerfacecolor=look.colour if full else "none",
     )  # fmt: skip
 
 
@@ -237,7 +277,7 @@ def _legend(axes: Axes, names: Sequence[str], look: Mapping[str, Look], lines: b
     """Above the axes, a method per line."""
     for name in names:
         if lines:
-            style: dict[str, Any] = {"linestyle": ":" if look[name].hollow else "-"}
+            style: dict[str, Any] = {"linestyle": look[name].line}
         else:
             style = {"marker": "s", "linestyle": "", "markerfacecolor": look[name].face}
         axes.plot([], [], color=look[name].colour, label=name, **style)

@@ -24,6 +24,7 @@ from nnunet_mamba.report.study.content import StudyReport, listed, metric_name
 from nnunet_mamba.report.study.files import confusion
 from nnunet_mamba.report.study.pictures import worst_cases
 from nnunet_mamba.report.study.published import differences
+from nnunet_mamba.statistics import Study
 from nnunet_mamba.statistics.study import TWIN
 
 MAX_CONFUSED = 20  # labels; more make no readable table
@@ -77,8 +78,9 @@ def _findings(report: StudyReport) -> list[str]:
                 "mixed": f"{c.method} and {other} differ, but ranks and mean disagree on the direction",
                 "too few pairs": f"{c.method} and {other}: {c.n_pairs} pairs are too few for a test",
             }[c.verdict]
-            value = f"{tables.signed(c.difference, study)} {metric}, {tables.interval(c, study)}"
-            said.append(f"{words} ({value}).")
+            value = f"{metric} {tables.signed(c.difference, study)}, 95 % CI {tables.interval(c, study)}"
+            doubt = c.verdict in ("better", "worse") and c.ci_low <= 0 <= c.ci_high
+            said.append(f"{words} ({value}){', though its interval includes 0' if doubt else ''}.")
     return said
 
 
@@ -97,25 +99,18 @@ def _results(report: StudyReport) -> list[Block]:
         "A case counts by its mean over labels. ± is the SD over the means of the folds, where there are "
         "several. Bold: the best, if every test it took part in is in its favour after Holm's correction.",
         "Charts: dots are cases, the box holds the middle half with the median, diamonds are fold means. "
-        "Hollow: without SSM.",
+        "Hollow: without SSM. Arrows: cases beyond the axis.",
     ]
+    if any(table.metric == study.metric for table in report.published):
+        notes.append("Papers' numbers mostly cannot be compared: what differs is told below, by number.")
     notes += [f"Protocol {study.protocol}: {rule}"] if rule else []
     warned = [Text(text[0].upper() + text[1:] + ".", warns=True) for text in study.warnings]
     return [*warned, *blocks, Points(notes)]
 
 
 def _differences(report: StudyReport) -> list[Block]:
-    blocks: list[Block] = []
-    for study in report.studies:
-        for against in charts.families(study):
-            blocks.append(tables.comparison_table(study, against))
-            blocks.append(
-                Figure(
-                    charts.differences_chart(report, study, against),
-                    f"Paired differences in {metric_name(study.metric)}, {against}",
-                )
-            )
     study = report.leading
+    blocks = _tests(report, study)
     resampled = "patients" if study.n_patients < study.n_cases else "cases"
     note = (
         f"Differences are means over cases, with BCa bootstrap intervals over {resampled} "
@@ -123,7 +118,23 @@ def _differences(report: StudyReport) -> list[Block]:
         f"Holm within a table; significant below {study.alpha:g}. Intervals hold for the models as trained: "
         "what another seed would change is not in them. A difference below the SD over folds may be noise."
     )
-    return [*blocks, Text(note)] if blocks else []
+    others = [Folded(metric_name(each.metric), _tests(report, each)) for each in report.studies[1:]]
+    return [*blocks, Text(note), *others] if blocks else []
+
+
+def _tests(report: StudyReport, study: Study) -> list[Block]:
+    """Of case means by one metric: the tables, then the charts."""
+    families = charts.families(study)
+    return [
+        *(tables.comparison_table(study, against) for against in families),
+        *(
+            Figure(
+                charts.differences_chart(report, study, against),
+                f"{metric_name(study.metric)}: each case's difference, and its mean with 95 % CI; {against}",
+            )
+            for against in families
+        ),
+    ]
 
 
 def _labels(report: StudyReport) -> list[Block]:
@@ -168,15 +179,15 @@ def _papers(report: StudyReport) -> list[Block]:
             if reasons
             else "Same rules and number of cases; whether they are the same cases is not known here."
         )
-        sources.append(
-            f"[{i}] {table.source}. {metric_name(table.metric)}; {table.cases}. {table.training}. {verdict}"
-        )
+        training = table.training[0].upper() + table.training[1:]
+        what = f"{metric_name(table.metric)}; {table.cases}"
+        sources.append(f"[{i}] {table.source}. {what}. {training}. {verdict}")
     forbidden = [t for t in report.published if differences(t, report.ours)]
     warning = (
         "None of these papers' numbers was made as the numbers here were; none can be compared with them."
         if len(forbidden) == len(report.published)
-        else "Papers' numbers were made by others and mostly by other rules; below, each says whether it can be "
-        "compared."
+        else "Papers' numbers were made by others and mostly by other rules; below, each says whether it "
+        "can be compared."
     )
     blocks: list[Block] = [Text(warning, warns=True)]
     if beside.rows:
@@ -206,8 +217,8 @@ def _training(report: StudyReport) -> list[Block]:
         blocks.append(Figure(charts.cost_chart(report, hours), title))
     note = (
         "A line per fold, dotted: without SSM. Pseudo Dice is nnU-Net's, of random patches of the "
-        "validation cases. Hours are the sum of the epochs' times; compare them on one machine only. nnU-Net's logs hold no "
-        "memory; `nnunet-mamba estimate` tells it."
+        "validation cases. Hours are the sum of the epochs' times; compare them on one machine only. nnU-Net's "
+        "logs hold no memory; the command estimate tells it."
     )
     return [*blocks, Text(note)]
 
@@ -231,7 +242,9 @@ def _confusion(report: StudyReport) -> list[Block]:
             found.append((name, tables.confusion_table(voxels, list(files.names.values())), n_cases))
     if not found:
         return []
-    note = "Of the reference's voxels of a label (row), the percentage predicted as each label (column), over "
+    note = (
+        "Of the reference's voxels of a label (row), the percentage predicted as each label (column), over "
+    )
     counts = listed(dict.fromkeys(str(n) for _, _, n in found))
     blocks = [Folded(name, [table]) for name, table, _ in found]
     return [Text(f"{note}{counts} cases of each method."), *blocks]

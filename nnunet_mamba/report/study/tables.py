@@ -22,6 +22,7 @@ from nnunet_mamba.report.study.content import (
 )
 from nnunet_mamba.report.study.published import (
     PublishedTable,
+    differences,
     label_value,
     value_of,
 )
@@ -159,9 +160,10 @@ def paper_table(report: StudyReport) -> Table:
                     metric_name(table.metric),
                     number(here, n_digits(study)),
                     f"{_value(value, study)} [{i}]",
+                    "no" if differences(table, report.ours) else "not known",
                 )
             )
-    return Table(("method", "metric", "here", "paper"), rows, n_text=2)
+    return Table(("method", "metric", "here", "paper", "comparable"), rows, n_text=2)
 
 
 def paper_label_tables(report: StudyReport) -> list[Table]:
