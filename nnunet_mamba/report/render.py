@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -24,6 +25,8 @@ from nnunet_mamba.report.document import (
 from nnunet_mamba.report.markup import frame, key_numbers, section
 from nnunet_mamba.report.style import STUDY_CSS
 
+ROWS: dict[type, str] = {Figure: "figures", Picture: "pictures"}
+
 
 def as_html(document: Document) -> str:
     parts = [f"<h1>{html.escape(document.title)}</h1>\n"]
@@ -34,11 +37,11 @@ def as_html(document: Document) -> str:
 
 
 def _html_blocks(blocks: Sequence[Block]) -> str:
-    """Figures that follow each other share a row where there is room."""
+    """Figures that follow each other share a row where there is room, and so do pictures."""
     parts = []
-    for drawn, group in groupby(blocks, lambda block: isinstance(block, Figure)):
+    for rows, group in groupby(blocks, lambda block: ROWS.get(type(block))):
         text = "\n".join(_html(block) for block in group)
-        parts.append(f'<div class="figures">{text}</div>' if drawn else text)
+        parts.append(f'<div class="{rows}">{text}</div>' if rows else text)
     return "\n".join(parts) + "\n"
 
 
@@ -154,4 +157,5 @@ def _markdown_cell(cell: str) -> str:
 def _plain(text: str) -> str:
     """Text that Markdown takes as it is: one line, no tags, no emphasis."""
     one_line = " ".join(text.split())
-    return one_line.replace("<", "&lt;").replace("*", "\\*")
+    one_line = re.sub(r"&(?=#?\w+;)", "&amp;", one_line)
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", one_line).replace("*", "\\*").replace("](", "]\\(")

@@ -70,10 +70,19 @@ section > ul li { color: var(--soft); font-size: .92rem; }
   display: grid; gap: .6rem 1.6rem; align-items: start; margin: 1.2rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
 }
+.pictures {
+  display: grid; gap: 0 1.6rem; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 31rem), 1fr));
+}
 .figures figure { margin: 0; max-width: 32rem; break-inside: avoid; }
 .figures svg { min-width: 0; }
 .figures figcaption { font-size: .85rem; }
 table { margin: .8rem 0; min-width: 0; }
+.scroll { /* a shadow on the right for as long as there is more to see */
+  background:
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
+    linear-gradient(to left, #7c879699, transparent) right / .8rem 100% no-repeat scroll;
+}
 caption { text-align: left; font-weight: 600; padding: .2rem 0; }
 th { vertical-align: bottom; }
 td b { background: #10b98126; border-radius: .25rem; padding: .1rem .3rem; margin: 0 -.3rem; }

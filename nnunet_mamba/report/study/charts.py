@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nnunet_mamba.report.charts import tidy
 from nnunet_mamba.report.markup import CHART_STYLE, svg_of
-from nnunet_mamba.report.study.content import StudyReport, metric_name, on_case_means, twins
+from nnunet_mamba.report.study.content import StudyReport, on_case_means, titled, twins
 from nnunet_mamba.statistics import Comparison, Study
 from nnunet_mamba.statistics.study import BASELINE, CASE_MEAN, TWIN
 
@@ -75,7 +75,7 @@ def case_means_chart(report: StudyReport, study: Study) -> str:
                 means, [row - 0.36] * len(means), "D", markersize=3.4, color=look[name].colour,
                 markerfacecolor=look[name].face,
             )  # fmt: skip
-        _rows(axes, names, metric_name(study.metric))
+        _rows(axes, names, titled(study))
         axes.set_xlim(limits)
 
     return drawn(0.75 + 0.48 * len(names), draw)
@@ -99,9 +99,7 @@ def labels_chart(report: StudyReport, study: Study) -> str:
                 axes.axhline(place * step - 1, color=NEUTRAL, linewidth=0.5, alpha=0.4)
         _legend(axes, names, look)
         titles = [label_title(label) for label in study.labels]
-        _rows(
-            axes, titles, metric_name(study.metric), [i * step + (step - 2) / 2 for i in range(len(titles))]
-        )
+        _rows(axes, titles, titled(study), [i * step + (step - 2) / 2 for i in range(len(titles))])
         axes.set_ylim(len(titles) * step - 1, -1)
 
     return drawn(1.0 + 0.2 * len(names) + 0.16 * step * len(study.labels), draw)
@@ -184,7 +182,7 @@ def cost_chart(report: StudyReport, hours: Mapping[str, float]) -> str:
                 markerfacecolor=look[name].face, label=name,
             )  # fmt: skip
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, borderaxespad=0.2)
-        axes.set(xlabel="hours of training per fold", ylabel=metric_name(study.metric))
+        axes.set(xlabel="hours of training per fold", ylabel=titled(study))
         axes.margins(0.15)
         tidy(axes)
 
@@ -258,7 +256,7 @@ def _interval(axes: Axes, row: float, c: Comparison, look: Look, full: bool = Tr
 
 def _difference_title(study: Study) -> str:
     better = "right" if study.higher_is_better else "left"
-    return f"difference in {metric_name(study.metric)} ({better}: first is better)"
+    return f"difference in {titled(study)} ({better}: first is better)"
 
 
 def _rows(axes: Axes, titles: Sequence[str], xlabel: str, places: Sequence[float] | None = None) -> None:

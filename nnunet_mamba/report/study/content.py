@@ -19,6 +19,9 @@ METRIC_NAMES = {
     "masd": "MASD", "asd": "ASD", "f1": "F1", "volume_error": "volume error",
 }  # fmt: skip
 
+DISTANCES = ("hd95", "hd100", "assd", "masd", "asd")
+IN_MM = ("honest", "brats-lesionwise")  # the other protocols have no distances, or those of voxels
+
 
 @dataclass(frozen=True)
 class TableFile:
@@ -74,6 +77,13 @@ class StudyReport:
 
 def metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric)
+
+
+def titled(study: Study) -> str:
+    """The metric with its unit; protocols that count in voxels do so because a paper's code does."""
+    if study.metric not in DISTANCES:
+        return metric_name(study.metric)
+    return f"{metric_name(study.metric)} ({'mm' if study.protocol in IN_MM else 'voxels'})"
 
 
 def on_case_means(study: Study, against: str) -> list[Comparison]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nnunet_mamba.evaluation import PROTOCOLS
 from nnunet_mamba.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR
@@ -20,7 +21,7 @@ from nnunet_mamba.report.document import (
     Text,
 )
 from nnunet_mamba.report.study import charts, tables
-from nnunet_mamba.report.study.content import StudyReport, listed, metric_name
+from nnunet_mamba.report.study.content import StudyReport, listed, metric_name, titled
 from nnunet_mamba.report.study.files import confusion
 from nnunet_mamba.report.study.pictures import worst_cases
 from nnunet_mamba.report.study.published import differences
@@ -57,7 +58,7 @@ def _head(report: StudyReport) -> list[Block]:
         ("cases", str(study.n_cases)),
         *([("patients", str(study.n_patients))] if study.n_patients < study.n_cases else []),
         ("labels", str(len(study.labels))),
-        ("folds" if len(folds) != 1 else "fold", listed(folds) or "unknown"),
+        ("folds" if len(folds) != 1 else "fold", listed(folds) or "not known"),
         ("protocol", study.protocol or "not stated"),
     ]
     blocks: list[Block] = [Text(report.note, warns=True)] if report.note else []
@@ -66,7 +67,7 @@ def _head(report: StudyReport) -> list[Block]:
 
 def _findings(report: StudyReport) -> list[str]:
     """The answers to the questions asked first, as plainly if they are no."""
-    study, metric = report.leading, metric_name(report.leading.metric)
+    study, metric = report.leading, titled(report.leading)
     said = []
     for against in charts.families(study):
         for c in (c for c in study.comparisons if c.against == against and c.label == "case mean"):
@@ -80,7 +81,7 @@ def _findings(report: StudyReport) -> list[str]:
             }[c.verdict]
             value = f"{metric} {tables.signed(c.difference, study)}, 95 % CI {tables.interval(c, study)}"
             doubt = c.verdict in ("better", "worse") and c.ci_low <= 0 <= c.ci_high
-            said.append(f"{words} ({value}){', though its interval includes 0' if doubt else ''}.")
+            said.append(f"{words}: {value}{', though its interval includes 0' if doubt else ''}.")
     return said
 
 
@@ -91,7 +92,7 @@ def _results(report: StudyReport) -> list[Block]:
     blocks += [
         Figure(
             charts.case_means_chart(report, each),
-            f"{metric_name(each.metric)} of every case by method",
+            f"{titled(each)} of every case by method",
         )
         for each in report.studies
     ]
@@ -118,7 +119,7 @@ def _differences(report: StudyReport) -> list[Block]:
         f"Holm within a table; significant below {study.alpha:g}. Intervals hold for the models as trained: "
         "what another seed would change is not in them. A difference below the SD over folds may be noise."
     )
-    others = [Folded(metric_name(each.metric), _tests(report, each)) for each in report.studies[1:]]
+    others = [Folded(titled(each), _tests(report, each)) for each in report.studies[1:]]
     return [*blocks, Text(note), *others] if blocks else []
 
 
@@ -130,7 +131,7 @@ def _tests(report: StudyReport, study: Study) -> list[Block]:
         *(
             Figure(
                 charts.differences_chart(report, study, against),
-                f"{metric_name(study.metric)}: each case's difference, and its mean with 95 % CI; {against}",
+                f"{titled(study)}: each case's difference, and its mean with 95 % CI; {against}",
             )
             for against in families
         ),
@@ -144,7 +145,7 @@ def _labels(report: StudyReport) -> list[Block]:
     blocks.append(
         Figure(
             charts.labels_chart(report, report.leading),
-            f"{metric_name(report.leading.metric)} of every case by label and method",
+            f"{titled(report.leading)} of every case by label and method",
         )
     )
     blocks += [
@@ -161,7 +162,7 @@ def _labels(report: StudyReport) -> list[Block]:
         )
     )
     blocks += [
-        Folded(f"{metric_name(study.metric)} by label", [tables.label_table(report, study)])
+        Folded(f"{titled(study)} by label", [tables.label_table(report, study)])
         for study in report.studies[1:]
     ]
     return blocks
@@ -213,12 +214,12 @@ def _training(report: StudyReport) -> list[Block]:
     ]
     hours = tables.hours_of(report)
     if len(hours) > 1:
-        title = f"{metric_name(report.leading.metric)} against training time"
+        title = f"{titled(report.leading)} against training time"
         blocks.append(Figure(charts.cost_chart(report, hours), title))
     note = (
         "A line per fold, dotted: without SSM. Pseudo Dice is nnU-Net's, of random patches of the "
-        "validation cases. Hours are the sum of the epochs' times; compare them on one machine only. nnU-Net's "
-        "logs hold no memory; the command estimate tells it."
+        "validation cases. Hours are the sum of the epochs' times; compare them on one machine only. "
+        "nnU-Net's logs hold no memory; the command estimate tells it."
     )
     return [*blocks, Text(note)]
 
@@ -246,8 +247,12 @@ def _confusion(report: StudyReport) -> list[Block]:
         "Of the reference's voxels of a label (row), the percentage predicted as each label (column), over "
     )
     counts = listed(dict.fromkeys(str(n) for _, _, n in found))
-    blocks = [Folded(name, [table]) for name, table, _ in found]
-    return [Text(f"{note}{counts} cases of each method."), *blocks]
+    first, *others = (replace(table, title=name) for name, table, _ in found)
+    return [
+        Text(f"{note}{counts} cases of each method."),
+        first,
+        *(Folded(table.title, [replace(table, title="")]) for table in others),
+    ]
 
 
 def _provenance(report: StudyReport) -> list[Block]:

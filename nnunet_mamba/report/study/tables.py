@@ -19,6 +19,7 @@ from nnunet_mamba.report.study.content import (
     on_case_means,
     proven_best,
     signed,
+    titled,
 )
 from nnunet_mamba.report.study.published import (
     PublishedTable,
@@ -33,7 +34,7 @@ HEADS = {TWIN: "against its twin", BASELINE: "against {}"}
 
 
 def summary_table(report: StudyReport) -> Table:
-    """A row per method: each metric, then what the tests of the leading metric say, then papers' numbers."""
+    """A row per method: the leading metric, what its tests and papers say, then the other metrics."""
     study = report.leading
     means = {s.metric: {m.method: m.mean for m in s.methods} for s in report.studies}
     best = {s.metric: proven_best(s, means[s.metric], CASE_MEAN) for s in report.studies}
@@ -45,19 +46,20 @@ def summary_table(report: StudyReport) -> Table:
     ]
     rows = []
     for name, method in report.methods.items():
-        cells = [name]
+        values = {}
         for each in report.studies:
             own = next((m for m in each.methods if m.method == name), None)
             text = "–" if own is None else spread_over_folds(own.mean, own.sd_over_folds, each)
-            cells.append(Best(text) if best[each.metric] == name else text)
-        cells += [_verdict(study, name, against) for against in known]
+            values[each.metric] = Best(text) if best[each.metric] == name else text
+        leading, *others = values.values()
+        cells = [name, leading, *(_verdict(study, name, against) for against in known)]
         if papers:
-            values = ((i, value_of(table, method)) for i, table in papers)
-            cells.append(listed(f"{_value(v, study)} [{i}]" for i, v in values if v is not None) or "–")
-        rows.append(cells)
+            theirs = ((i, value_of(table, method)) for i, table in papers)
+            cells.append(listed(f"{_value(v, study)} [{i}]" for i, v in theirs if v is not None) or "–")
+        rows.append([*cells, *others])
+    first, *rest = (titled(s) for s in report.studies)
     heads = [HEADS[against].format(study.baseline) for against in known]
-    header = ["method", *(metric_name(s.metric) for s in report.studies), *heads]
-    return Table([*header, "papers"] if papers else header, rows)
+    return Table(["method", first, *heads, *(["papers"] if papers else []), *rest], rows)
 
 
 def _verdict(study: Study, name: str, against: str) -> str:
@@ -84,7 +86,7 @@ def comparison_table(study: Study, against: str) -> Table:
         for c in on_case_means(study, against)
     ]
     header = ("compared", "difference", "95 % CI", "p (Holm)", "verdict", "wins", "SD over folds", "pairs")
-    return Table(header, rows, f"{metric_name(study.metric)}: {against}")
+    return Table(header, rows, f"{titled(study)}: {against}")
 
 
 def label_table(report: StudyReport, study: Study) -> Table:
@@ -111,7 +113,7 @@ def label_table(report: StudyReport, study: Study) -> Table:
             ]
         )
     rows.append(["mean of labels", *(number(value, n_digits(study)) for value in overall.values())])
-    return Table(("label", *report.methods), rows, metric_name(study.metric))
+    return Table(("label", *report.methods), rows, titled(study))
 
 
 def training_table(report: StudyReport) -> Table:
