@@ -77,14 +77,14 @@ def _html(block: Block) -> str:
 
 
 def _html_table(table: Table) -> str:
-    caption = f"<caption>{html.escape(table.title)}</caption>" if table.title else ""
+    title = f"<h3>{html.escape(table.title)}</h3>" if table.title else ""
     head = "".join(f"<th{_class(i, table)}>{html.escape(cell)}</th>" for i, cell in enumerate(table.header))
     rows = "".join(
         "<tr>" + "".join(_html_cell(cell, _class(i, table)) for i, cell in enumerate(row)) + "</tr>\n"
         for row in table.rows
     )
-    inner = f"{caption}<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody>"
-    return f'<div class="scroll"><table>{inner}</table></div>'
+    inner = f"<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody>"
+    return f'{title}<div class="scroll"><table>{inner}</table></div>'
 
 
 def _class(column: int, table: Table) -> str:
@@ -96,7 +96,7 @@ def _html_cell(cell: str, attributes: str) -> str:
     if isinstance(cell, Best):
         text = f"<b>{text}</b>"
     if isinstance(cell, Shaded):
-        attributes += f' style="background:rgb(59 130 246/{0.65 * cell.share**0.5:.2f})"'
+        attributes = f' class="s" style="background:rgb(59 130 246/{0.65 * cell.share**0.5:.2f})"'
     return f"<td{attributes}>{text}</td>"
 
 

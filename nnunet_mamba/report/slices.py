@@ -44,7 +44,7 @@ class Volume:
 def read_volume(files: CaseFiles) -> Volume:
     """The case in LPS orientation, with `MARGIN_MM` around reference and prediction."""
     images = [upright(read_image(file)) for file in (files.image, files.reference, files.prediction)]
-    arrays = [as_volume(sitk.GetArrayFromImage(image)) for image in images]
+    arrays = [as_volume(grey(image)) for image in images]
     spacing = (1.0, *map(float, images[0].GetSpacing()[::-1]))[-3:]
     box = labelled_box((arrays[1] > 0) | (arrays[2] > 0), spacing)
     image, reference, prediction = (array[box] for array in arrays)
@@ -53,6 +53,12 @@ def read_volume(files: CaseFiles) -> Volume:
 
 def upright(image: sitk.Image) -> sitk.Image:
     return sitk.DICOMOrient(image, "LPS") if image.GetDimension() == 3 else image
+
+
+def grey(image: sitk.Image) -> np.ndarray:
+    """One number per pixel: the mean of colours."""
+    array = sitk.GetArrayFromImage(image)
+    return array.mean(-1) if image.GetNumberOfComponentsPerPixel() > 1 else array
 
 
 def as_volume(array: np.ndarray) -> np.ndarray:

@@ -83,9 +83,13 @@ table { margin: .8rem 0; min-width: 0; }
     linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
     linear-gradient(to left, #7c879699, transparent) right / .8rem 100% no-repeat scroll;
 }
-caption { text-align: left; font-weight: 600; padding: .2rem 0; }
+h3 { font-size: 1rem; margin: 1.4rem 0 -.4rem; }
 th { vertical-align: bottom; }
-td b { background: #10b98126; border-radius: .25rem; padding: .1rem .3rem; margin: 0 -.3rem; }
+td.s { padding-right: .5rem; }
+td b {
+  white-space: nowrap; background: #10b98126; border-radius: .25rem;
+  padding: .1rem .3rem; margin: 0 -.3rem;
+}
 th, td { font-size: .92rem; padding-left: 1.1rem; }
 th.t, td.t { text-align: left; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--paper); padding-right: .4rem; }

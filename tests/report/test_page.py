@@ -1,36 +1,14 @@
 import base64
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from page_reader import read
 
 from nnunet_mamba.report import write_page, write_picture
 from nnunet_mamba.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR
 from nnunet_mamba.report.markup import minutes, spread
-
-VOID = {"meta", "link", "img", "br", "path", "use", "rect"}
-
-
-class Reader(HTMLParser):
-    """Checks that tags nest, and collects text and the values of attributes that load something."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.text, self.loaded = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.loaded += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +17,6 @@ def page(report, tmp_path_factory):
     write_page(report, file)
     assert [f.name for f in file.parent.iterdir()] == ["report.html"]
     return file.read_text(encoding="utf-8")
-
-
-def read(page):
-    reader = Reader()
-    reader.feed(page)
-    assert not reader.open
-    return reader
 
 
 def test_the_page_loads_nothing_from_elsewhere(page):

@@ -71,6 +71,14 @@ def test_a_2d_image_has_one_plane(tmp_path):
     assert [(s.plane, s.pixel_mm) for s in slices] == [("axial", (0.75, 0.5))]
 
 
+def test_a_picture_in_colour_is_shown_in_grey(tmp_path):
+    files = write_case(tmp_path, labelled()[7])
+    colours = np.stack([labelled()[7] * k for k in (30, 60, 90)], -1).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(files.image))
+    (shown,) = cut(read_volume(files), LABELS)
+    assert sorted(np.unique(shown.image)) == [0, 60, 120]
+
+
 def test_an_outline_follows_the_edges_of_the_voxels():
     axes = Figure().add_subplot()
     mask = np.zeros((6, 6), bool)

@@ -196,9 +196,9 @@ def whole_paper_table(index: int, table: PublishedTable) -> Table:
     ranked = sorted(table.values.items(), key=lambda item: -item[1] if falling else item[1])
     unit = " (percent)" if table.scale == 100 else ""
     title = f"[{index}] {table.cases}"
-    return Table(
-        ("network", f"{metric_name(table.metric)}{unit}"), [(name, f"{v:g}") for name, v in ranked], title
-    )
+    digits = max(len(f"{v:g}".partition(".")[2]) for v in table.values.values())
+    rows = [(name, number(v, digits)) for name, v in ranked]
+    return Table(("network", f"{metric_name(table.metric)}{unit}"), rows, title)
 
 
 def confusion_table(voxels: np.ndarray, names: Sequence[str]) -> Table:

@@ -1,0 +1,23 @@
+from simulated_study import simulated_scores
+
+from nnunet_mamba.cli import main
+from nnunet_mamba.evaluation import write_table
+
+
+def test_report_says_what_it_wrote_and_what_it_left_out(tmp_path, capsys):
+    write_table(simulated_scores(n_patients=4), tmp_path / "a.csv")
+    out = tmp_path / "page"
+    words = ["report", str(tmp_path / "a.csv"), "--out", str(out), "--n-bootstrap", "100"]
+    assert main([*words, "--group", r"patient\d+"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [f"-> {out / 'report.html'}", f"-> {out / 'report.md'}"]
+    assert "left out: Training" in said.err
+    assert r"--group 'patient\d+'" in (out / "report.md").read_text()  # the command, to be typed again
+
+
+def test_one_method_is_refused(tmp_path, capsys):
+    one = [s for s in simulated_scores(n_patients=4) if s.trainer == "nnUNetTrainer"]
+    write_table(one, tmp_path / "a.csv")
+    assert main(["report", str(tmp_path / "a.csv"), "--out", str(tmp_path / "page")]) == 2
+    assert "one method only" in capsys.readouterr().err
+    assert not (tmp_path / "page").exists()
