@@ -17,7 +17,7 @@ SHAPE = (8, 40, 44)
 EPOCH_S = {"": 40, "MMUNet": 95, "MMUNet_NoSSM": 60, "UMambaBot": 70, "VMUNet": 50}
 
 
-def simulated_scores(n_patients: int = 40, labels: tuple[str, ...] = LABELS, seed: int = 1) -> list[Score]:
+def simulated_scores(n_patients: int = 40, labels: tuple[str, ...] = LABELS, seed: int = 8) -> list[Score]:
     """Two frames per patient; the network without SSM is as good as with it, up to noise."""
     rng = np.random.default_rng(seed)
     easy = np.repeat(rng.normal(0.90, 0.03, (n_patients, len(labels))), 2, axis=0)

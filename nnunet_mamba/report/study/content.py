@@ -115,5 +115,13 @@ def signed(value: float, study: Study) -> str:
     return "–" if math.isnan(value) else f"{value:+.{n_digits(study)}f}".replace("-", "−")
 
 
+def folds_told(folds: Iterable[str]) -> str:
+    """0 to 4 for five in a row; each by name otherwise."""
+    names = sorted(set(folds) - {""}, key=lambda fold: (len(fold), fold))
+    numbers = [int(fold) for fold in names if fold.isdigit()]
+    in_a_row = len(numbers) == len(names) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
+    return f"{numbers[0]} to {numbers[-1]}" if in_a_row else listed(names)
+
+
 def listed(texts: Iterable[str]) -> str:
     return ", ".join(texts)

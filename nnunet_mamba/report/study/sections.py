@@ -21,7 +21,7 @@ from nnunet_mamba.report.document import (
     Text,
 )
 from nnunet_mamba.report.study import charts, tables
-from nnunet_mamba.report.study.content import StudyReport, listed, metric_name, titled
+from nnunet_mamba.report.study.content import StudyReport, folds_told, listed, metric_name, titled
 from nnunet_mamba.report.study.files import confusion
 from nnunet_mamba.report.study.pictures import worst_cases
 from nnunet_mamba.report.study.published import differences
@@ -53,12 +53,11 @@ def _title(report: StudyReport) -> str:
 
 def _head(report: StudyReport) -> list[Block]:
     study = report.leading
-    folds = sorted(report.ours.folds - {""})
     facts = [
         ("cases", str(study.n_cases)),
         *([("patients", str(study.n_patients))] if study.n_patients < study.n_cases else []),
         ("labels", str(len(study.labels))),
-        ("folds" if len(folds) != 1 else "fold", listed(folds) or "not known"),
+        ("folds", folds_told(report.ours.folds) or "not known"),
         ("protocol", study.protocol or "not stated"),
     ]
     blocks: list[Block] = [Text(report.note, warns=True)] if report.note else []
@@ -120,7 +119,8 @@ def _differences(report: StudyReport) -> list[Block]:
         "what another seed would change is not in them. A difference below the SD over folds may be noise."
     )
     others = [Folded(titled(each), _tests(report, each)) for each in report.studies[1:]]
-    return [*blocks, Text(note), *others] if blocks else []
+    ranked = [Folded("Rankings", [tables.ranking_table(study)])] if study.rankings else []
+    return [*blocks, Text(note), *others, *ranked] if blocks else []
 
 
 def _tests(report: StudyReport, study: Study) -> list[Block]:
@@ -264,7 +264,7 @@ def _provenance(report: StudyReport) -> list[Block]:
         *report.versions,
     ]
     files = [(t.name, str(t.n_rows), t.sha256[:16]) for t in report.tables]
-    full = [(m.method, m.full_name, listed(m.fold_means) or "–") for m in report.leading.methods]
+    full = [(m.method, m.full_name, folds_told(m.fold_means) or "–") for m in report.leading.methods]
     blocks: list[Block] = [
         Code(report.command),
         Table(("table", "rows", "SHA-256 (first 16)"), files),

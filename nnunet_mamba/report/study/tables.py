@@ -13,6 +13,7 @@ from nnunet_mamba.report.markup import number
 from nnunet_mamba.report.study.charts import label_title
 from nnunet_mamba.report.study.content import (
     StudyReport,
+    folds_told,
     listed,
     metric_name,
     n_digits,
@@ -89,6 +90,17 @@ def comparison_table(study: Study, against: str) -> Table:
     return Table(header, rows, f"{titled(study)}: {against}")
 
 
+def ranking_table(study: Study) -> Table:
+    """A column per rule: the rank, and the ranks that 95 % of resamples give."""
+    places = [{place.method: place for place in ranking.places} for ranking in study.rankings]
+    ranked = [place.method for place in study.rankings[0].places]
+    rows = [
+        (name, *(f"{p[name].rank} ({p[name].rank_low} to {p[name].rank_high})" for p in places))
+        for name in ranked
+    ]
+    return Table(("method", *(ranking.rule for ranking in study.rankings)), rows, titled(study))
+
+
 def label_table(report: StudyReport, study: Study) -> Table:
     """Means per label over the cases where it is defined, and below them the mean of the labels."""
     means: dict[str, dict[str, float]] = {}
@@ -126,7 +138,7 @@ def training_table(report: StudyReport) -> Table:
         rows.append(
             (
                 name,
-                listed(t.fold for t in trainings),
+                folds_told(t.fold for t in trainings),
                 listed(dict.fromkeys(str(t.curves.n_epochs) for t in trainings)),
                 f"{np.mean([t.hours for t in trainings]):.2f}",
                 f"{np.median(seconds):.1f}",

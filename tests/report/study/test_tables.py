@@ -9,7 +9,7 @@ from simulated_study import heart
 
 from nnunet_mamba.report.document import Best, Shaded
 from nnunet_mamba.report.study import Request, gather
-from nnunet_mamba.report.study.content import proven_best
+from nnunet_mamba.report.study.content import folds_told, proven_best
 from nnunet_mamba.report.study.tables import comparison_table, confusion_table, label_table, summary_table
 from nnunet_mamba.statistics.study import CASE_MEAN, TWIN
 
@@ -112,3 +112,11 @@ def test_results_of_another_dataset_are_refused(write_scores, tmp_path):
     other.mkdir()
     with pytest.raises(ValueError, match="is not of Dataset900_Tiny"):
         gather(Request([write_scores(tiny_scores())], results=other))
+
+
+@pytest.mark.parametrize(
+    ("folds", "told"),
+    [("43210", "0 to 4"), ("01", "0, 1"), ("024", "0, 2, 4"), (["all", "0"], "0, all"), ([""], "")],
+)
+def test_folds_in_a_row_are_told_shortly(folds, told):
+    assert folds_told(folds) == told
