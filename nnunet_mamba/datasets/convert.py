@@ -65,8 +65,8 @@ def convert(
         raise ValueError(f"{folder} exists already; remove it, or choose another --dataset-id.")
     job = Job(source, link, frozenset(accept), resize)
     cases = whole_cases(source, job.accepted)
-    _require_room(folder.parent, [] if link else cases)
     draft = Draft(folder, job, split)
+    _require_room(folder.parent, [] if link else [case for case in cases if not draft.holds(case)])
     faults = [*source.faults, *_convert_all(cases, draft, workers or default_workers(), progress)]
     forbidden = [fault for fault in faults if fault.kind not in job.accepted]
     if forbidden and not leave_out:
@@ -134,9 +134,13 @@ class Draft:
         self.done = self._read_record()
         self.lock = Lock()
 
+    def holds(self, case: Case) -> bool:
+        """Whether an earlier attempt has converted it from the same files."""
+        return self.done.get(case.name) == self._signature(case)
+
     def take(self, case: Case) -> list[Fault]:
         """Convert a case, unless an earlier attempt did so from the same files."""
-        signature = self._signature(case)
+        signature = self._signature(case)  # before the files are read: they may change meanwhile
         if self.done.get(case.name) == signature:
             return []
         faults = convert_case(case, self.job, self.folder, part_of(case, self.test))

@@ -261,6 +261,17 @@ def test_a_full_disk_is_told_before_anything_is_written(release, raw, monkeypatc
     assert run("msd", sources, raw, "--symlink") == 0
 
 
+def test_a_resumed_run_needs_room_for_the_rest_only(release, raw, monkeypatch):
+    sources = release("brats21")
+    total = sum(file.stat().st_size for file in sources[0].rglob("*.nii.gz"))
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        run("brats21", sources, raw, "--workers", "1")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GIB, GIB, int(0.6 * total)))
+    assert run("brats21", sources, raw / "new") == 2
+    assert run("brats21", sources, raw) == 0
+
+
 def test_a_full_disk_is_told_before_anything_is_unpacked(release, raw, tmp_path, monkeypatch, capsys):
     archive = zipped(release("msd")[0], tmp_path / "task.zip")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GIB, GIB, 0))
