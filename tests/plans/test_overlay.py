@@ -149,7 +149,8 @@ def test_a_volume_template_on_slices_is_refused(abdomen):
 def test_a_patch_that_is_mostly_padding_is_noted(abdomen):
     """The hippocampus: 36x50x35 voxels are 3 % of 128^3."""
     abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [36, 50, 35]
-    changed = overlaid(abdomen, "taming_braintumour").changed["3d_fullres"]
+    template = load_template("taming_braintumour")
+    changed = apply_template(abdomen, template, "new_plans").changed["3d_fullres"]
     assert changed.notes == ("the median image, 36x50x35 voxels, fills 3% of it",)
 
 
