@@ -61,8 +61,7 @@ def convert(
 
     Raises FaultyDatasetError, ValueError if the dataset is there already or there is no room.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} exists already; remove it, or choose another --dataset-id.")
+    check_place(folder)
     job = Job(source, link, frozenset(accept), resize)
     cases = whole_cases(source, job.accepted)
     draft = Draft(folder, job, split)
@@ -208,21 +207,18 @@ def description(source: Source, n_training: int) -> dict[str, Any]:
     }
 
 
-def check_number(name: str, raw: Path) -> None:
-    """nnU-Net tells datasets by their number: refuse one that another dataset has."""
-    for other in sorted(raw.glob(f"{name[: len('Dataset###')]}_*")):
-        if other.name != name:
-            raise ValueError(
-                f"{raw} holds {other.name}, and nnU-Net tells datasets by their number; choose another one "
-                "with --dataset-id."
-            )
+def check_place(folder: Path) -> None:
+    """ValueError if the dataset is there already, or another one with its number, by which nnU-Net goes."""
+    for other in sorted(folder.parent.glob(f"{folder.name[: len('Dataset###')]}_*")):
+        what = "exists already; remove it" if other.name == folder.name else "has this number already"
+        raise ValueError(f"{other} {what}, or choose another number with --dataset-id.")
 
 
-def renamed(source: Source, number: int) -> Source:
-    """The same source as dataset `number` (1 to 999)."""
+def renamed(name: str, number: int) -> str:
+    """Dataset###_Name with another number (1 to 999)."""
     if not 0 < number < 1000:
         raise ValueError(f"A dataset's number has three digits, 1 to 999; got {number}.")
-    return replace(source, name=re.sub(r"^Dataset\d{3}", f"Dataset{number:03d}", source.name))
+    return re.sub(r"^Dataset\d{3}", f"Dataset{number:03d}", name)
 
 
 def _require_room(root: Path, cases: Sequence[Case]) -> None:

@@ -228,7 +228,7 @@ def test_a_number_that_another_dataset_has_is_refused(release, raw, capsys):
     (raw / "Dataset004_Liver").mkdir(parents=True)
     sources = release("msd")
     assert run("msd", sources, raw) == 2
-    assert "holds Dataset004_Liver" in capsys.readouterr().err
+    assert "Dataset004_Liver has this number already" in capsys.readouterr().err
     assert run("msd", sources, raw, "--dataset-id", "44") == 0
     assert (raw / "Dataset044_Hippocampus").is_dir()
 
