@@ -362,6 +362,25 @@ def test_archives_without_a_top_folder(release, raw, tmp_path):
     assert tree(raw / "archive") == tree(raw / "folder")
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--split", "nnformr"], "No split 'nnformr' for acdc"),
+        (["--dataset-id", "5"], "Dataset005_Other has this number already"),
+        ([], "Dataset027_ACDC exists already"),
+    ],
+)
+def test_what_can_be_known_before_is_refused_before_anything_is_unpacked(
+    release, raw, tmp_path, capsys, options, reason
+):
+    archive = zipped(release("acdc")[0], tmp_path / "ACDC.zip")
+    for taken in ("Dataset027_ACDC", "Dataset005_Other"):
+        (raw / taken).mkdir(parents=True)
+    assert run("acdc", [archive], raw, *options) == 2
+    assert reason in capsys.readouterr().err
+    assert not list(raw.glob(".*"))
+
+
 def test_an_archive_is_unpacked_once_for_all_attempts(release, raw, tmp_path, monkeypatch):
     (top,) = release("msd")
     archive = zipped(top, tmp_path / "task.zip")
