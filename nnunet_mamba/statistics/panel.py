@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def panels(scores: Iterable[Score], metric: str, group: str | None = None) -> li
     ValueError for what cannot be compared.
     """
     _require_pattern(group)
-    frame = pd.DataFrame([asdict(score) for score in scores])
+    frame = pd.DataFrame([vars(score) for score in scores])
     if frame.empty or metric not in set(frame["metric"]):
         found = listed(sorted(set(frame["metric"]))) if len(frame) else "no rows at all"
         raise ValueError(f"The tables have no row of the metric {metric!r}; they have {found}.")
@@ -59,7 +59,7 @@ def _panel(part: pd.DataFrame, names: Mapping[Method, str], group: str | None) -
     part = part.assign(
         name=part["method"].map(names), label=list(zip(part["label"], part["label_name"], strict=True))
     )
-    part = part.sort_values(["method", "case"], kind="stable")
+    part = part.sort_values(["method", "case", "label", "fold"], kind="stable")
     check(part)
     cases = sorted(set(part["case"]))
     labels = sorted(set(part["label"]), key=lambda label: (_numbers(label[0]), label))

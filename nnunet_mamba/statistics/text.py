@@ -8,6 +8,7 @@ from nnunet_mamba.statistics.paired import MIN_PAIRS
 from nnunet_mamba.statistics.study import CASE_MEAN, TWIN, Comparison, Study
 
 COMPARED = ("method", "other", "difference", "95 % CI", "p", "p (Holm)", "wins", "r", "folds", "verdict")
+FEW_PATIENTS = 20  # with normal differences, BCa intervals miss 12 % of the time at 10 patients, 7 % at 20
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,12 @@ def _warnings(study: Study) -> list[str]:
     if few:
         found.append(
             f"warning: {min(few)} pairs; with fewer than {MIN_PAIRS} no outcome of the test is significant "
-            f"(the smallest p of 5 pairs is 0.0625)"
+            "(the smallest p of 5 pairs is 0.0625)"
+        )
+    if study.n_patients < FEW_PATIENTS:
+        found.append(
+            f"warning: fewer than {FEW_PATIENTS} patients: the intervals are too narrow; of those of 10 patients, "
+            "12 % and not 5 % miss the truth"
         )
     if any(c.n_one_sided for c in means):
         n = max(c.n_one_sided for c in means)
@@ -134,7 +140,7 @@ def _result(c: Comparison, study: Study) -> tuple[str, ...]:
         _p(c.p),
         _p(c.p_holm),
         "-" if isnan(c.win_rate) else f"{c.win_rate:.0%}",
-        "-" if isnan(c.rank_biserial) else f"{c.rank_biserial:+.2f}",
+        "-" if isnan(c.rank_biserial) else f"{round(c.rank_biserial, 2) + 0.0:+.2f}",
         f"{len(gained)}/{len(c.fold_differences)}" if c.fold_differences else "-",
         c.verdict,
     )
@@ -205,7 +211,8 @@ def _rank_shares(study: Study) -> Table:
 
 def _number(value: float, study: Study, sign: str = "") -> str:
     """Shares with four decimals, distances and the like with two."""
-    return "-" if isnan(value) else f"{value:{sign}.{4 if study.higher_is_better else 2}f}"
+    digits = 4 if study.higher_is_better else 2
+    return "-" if isnan(value) else f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # no -0.00
 
 
 def _interval(c: Comparison, study: Study) -> str:
