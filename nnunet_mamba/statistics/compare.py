@@ -110,10 +110,10 @@ def _warnings(comparisons: Sequence[Comparison], n_patients: int) -> list[str]:
     n_pairs = min(c.n_pairs for c in means)
     n_one_sided = max(c.n_one_sided for c in means)
     found = {
-        f"{n_pairs} pairs; with fewer than {MIN_PAIRS} no outcome of the test is significant (the smallest p of "
-        "5 pairs is 0.0625)": n_pairs < MIN_PAIRS,
-        f"fewer than {FEW_PATIENTS} patients: the intervals are too narrow; of those of 10 patients, 12 % and "
-        "not 5 % miss the truth": n_patients < FEW_PATIENTS,
+        f"{n_pairs} pairs; with fewer than {MIN_PAIRS} no outcome of the test is significant (the smallest p "
+        "of 5 pairs is 0.0625)": n_pairs < MIN_PAIRS,
+        f"fewer than {FEW_PATIENTS} patients: the intervals are too narrow; of those of 10 patients, 12 % "
+        "and not 5 % miss the truth": n_patients < FEW_PATIENTS,
         f"up to {n_one_sided} values left out where one method alone found a label that is not there; that "
         "error is not in these means": n_one_sided > 0,
     }
