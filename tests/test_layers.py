@@ -20,7 +20,7 @@ MAY_IMPORT = {  # besides themselves
     "resources": NOTHING,
     "host": NOTHING,
     "images": NOTHING,
-    "datasets": {"images"},
+    "datasets": {"folders", "images"},
     "evaluation": {"images"},
     "statistics": {"evaluation"},
     "folders": NOTHING,

@@ -21,7 +21,7 @@ def name_phases(source: Source) -> Source:
     faults = []
     for folder, cases in patients.items():
         try:
-            named.update(_phases(folder, {case.name for case in cases}))
+            named.update(dict(_phases(folder, {case.name for case in cases})))
         except ValueError as error:
             faults += [Fault("missing", case.name, str(error)) for case in cases]
     return replace(

@@ -57,7 +57,7 @@ def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
         ending,
         tuple(cases),
         tuple(faults),
-        {key: value for key, value in description.items() if key not in OWN},
+        extra={key: value for key, value in description.items() if key not in OWN},
         notes=Notes.of(description),
     )
     check_labels_consecutive(source, folder / "dataset.json")

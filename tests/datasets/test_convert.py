@@ -433,12 +433,17 @@ def test_unpacking_that_is_interrupted_leaves_nothing(release, raw, tmp_path, mo
     assert run("msd", [archive], raw) == 0
 
 
-def test_a_dry_run_of_an_archive_tells_its_size_and_unpacks_nothing(release, raw, tmp_path, capsys):
+def test_a_dry_run_of_an_archive_says_what_one_of_its_folder_says(release, raw, tmp_path, capsys):
     (top,) = release("msd")
     archive = zipped(top, tmp_path / "task.zip")
     assert run("msd", [archive], raw, "--dry-run") == 0
-    n_files = sum(path.is_file() for path in top.rglob("*"))
-    assert f"would unpack {n_files} files, 0.00 GiB, of {archive}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert run("msd", [top], raw, "--dry-run") == 0
+    of_folder = capsys.readouterr().out
+    assert [line.split(" -> ")[-1] for line in said.splitlines()] == [
+        line.split(" -> ")[-1] for line in of_folder.splitlines()
+    ]
+    assert "labelsTr/hippocampus_001.nii.gz" in said
     assert not raw.exists()
 
 

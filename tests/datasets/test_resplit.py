@@ -114,7 +114,7 @@ def test_the_command_splits_and_finds_no_leak(raw, capsys):
     assert main(["plans", "split", "27", "--name", "nnformer"]) == 0
     assert "training/validation 140/20; test 40" in capsys.readouterr().out
     code, said = check(capsys)
-    assert code == 0 and "by patients patient\\d{3}: no leak" in said
+    assert code == 0 and "by patients (patient\\d{3}): no leak" in said
 
 
 def test_the_check_names_the_patients_of_somebody_elses_folds(raw, nnunet_folders, capsys):
