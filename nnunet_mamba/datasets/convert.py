@@ -155,9 +155,9 @@ class Draft:
         return self.done.get(case.name) == self._signature(case) and all(file.exists() for file in made)
 
     def take(self, case: Case) -> list[Fault]:
-        """Convert a case, unless an earlier attempt did so from the same files."""
+        """Convert a case, unless an earlier attempt has."""
         signature = self._signature(case)  # before the files are read: they may change meanwhile
-        if self.done.get(case.name) == signature:
+        if self.holds(case):
             return []
         faults = convert_case(case, self.job, self.folder, part_of(case, self.test))
         if not faults:

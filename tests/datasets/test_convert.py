@@ -599,3 +599,63 @@ def test_notes_of_the_dataset_tell_where_it_comes_from(release, raw):
     description = json.loads((dataset(raw) / "dataset.json").read_text())
     assert description["nnunet_mamba"] == {"release": "brats23", "group": r"BraTS-GLI-\d{5}"}
     assert scan_bytes(0) == (dataset(raw) / "imagesTr" / "BraTS-GLI-00000-000_0000.nii.gz").read_bytes()
+
+
+def test_folders_behind_links_are_read(release, raw, tmp_path):
+    top = release("flare22")[0]
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for part in ("images", "labels"):
+        (linked / part).symlink_to(top / part)
+    (linked / "images" / "loop").symlink_to(linked)
+    assert run("flare22", [linked], raw / "linked") == 0
+    assert run("flare22", [top], raw / "plain") == 0
+    assert tree(raw / "linked") == tree(raw / "plain")
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(release, raw, tmp_path):
+    (top,) = release("brats21")
+    zipped(top / sorted(child.name for child in top.iterdir())[0], top / "zzz_mapping.xlsx")
+    assert run("brats21", [tarred(top, tmp_path / "BraTS2021.tar")], raw) == 0
+
+
+def test_a_damaged_tar_xz_is_refused_in_words(raw, tmp_path, capsys):
+    (tmp_path / "x.tar.xz").write_bytes(b"\xfd7zXZ\x00" + bytes(40))
+    assert run("brats21", [tmp_path / "x.tar.xz"], raw) == 2
+    assert "cannot be unpacked" in capsys.readouterr().err
+
+
+def test_a_file_that_the_draft_has_lost_is_made_again(release, raw, tmp_path):
+    top = release("flare22")[0]
+    broken = next((top / "images").iterdir())
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    assert run("flare22", [top], raw) == 1
+    lost = next(raw.glob(".*/imagesTr/*"))
+    lost.unlink()
+    broken.write_bytes(whole)
+    assert run("flare22", [top], raw) == 0
+    assert (dataset(raw) / "imagesTr" / lost.name).is_file()
+
+
+def test_folds_are_drawn_again_when_cases_are_left_out(release, raw):
+    top = release("flare22")[0]
+    images = sorted((top / "images").glob("FLARE22_Tr*"))
+    for image in images[:-2]:
+        image.write_bytes(b"")
+    assert run("flare22", [top], raw, "--leave-out-faulty") == 1
+    folds = json.loads((dataset(raw) / "splits_final.json").read_text())
+    assert len(folds) == 2 and all(len(fold["train"]) == len(fold["val"]) == 1 for fold in folds)
+
+
+def test_a_papers_split_of_a_part_of_its_cases_is_asked_for(release, raw, capsys):
+    (top,) = release("synapse")
+    assert run("synapse", [top], raw, "--split", "transunet") == 2
+    assert "take it as far as it goes: --partial" in capsys.readouterr().err
+    assert run("synapse", [top], raw, "--split", "transunet", "--partial") == 0
+
+
+def test_a_dataset_that_nnunet_has_preprocessed_keeps_its_number(release, raw, capsys, nnunet_folders):
+    (nnunet_folders.preprocessed / "Dataset701_Other").mkdir()
+    assert run("flare22", release("flare22"), raw) == 2
+    assert "Dataset701_Other has this number already" in capsys.readouterr().err
