@@ -22,6 +22,7 @@ MAY_IMPORT = {  # besides themselves
     "images": NOTHING,
     "datasets": {"images"},
     "evaluation": {"images"},
+    "submissions": {"datasets", "images"},
     "plans": {"networks", "resources"},
     "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},
     "estimate": {"blocks", "networks", "ops"},

@@ -14,6 +14,8 @@ VERBS = (
     "networks",
     "estimate",
     "import_checkpoint",
+    "submit",
+    "inspect",
 )  # modules of this package; some offer several verbs
 
 
