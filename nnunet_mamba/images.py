@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 CHUNK = 1 << 22  # bytes
+FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 TOLERANCE = 1e-3  # relative for spacings, of a voxel for origins, cosines for directions: lost by rounding
 
@@ -52,13 +54,24 @@ def grid_of(image: Any) -> Grid:
 def read_image(file: Path) -> sitk.Image:
     """The image in `file`; a file that is damaged or cut short is refused by name.
 
-    ITK fills what a truncated .nii.gz lacks with zeros and says nothing, so compressed files are first
-    unpacked once for their checksum.
+    ITK fills what a truncated NIfTI file lacks with zeros and says nothing, so files are first measured, and
+    compressed ones unpacked once for their checksum.
     """
     file = Path(file)
-    if file.suffix == ".gz":
-        require_whole(file)
+    require_whole(file)
     return _or_refuse(file, lambda: sitk.ReadImage(str(file)))
+
+
+def values_of(image: sitk.Image, file: Path) -> np.ndarray:
+    """The values of the `image` that was read from `file`, (..., y, x), read only.
+
+    ITK puts other numbers for NaN and infinity in NIfTI files and says nothing; here they stay what they are.
+    """
+    values = sitk.GetArrayViewFromImage(image)
+    if image.GetPixelID() not in FLOATS or not _is_nifti(Path(file)):
+        return values
+    stored = _stored(Path(file)).get_unscaled().T
+    return values if np.isfinite(stored).all() else stored
 
 
 def read_header(file: Path) -> sitk.ImageFileReader:
@@ -70,8 +83,8 @@ def read_header(file: Path) -> sitk.ImageFileReader:
 
 
 def require_whole(file: Path) -> None:
-    """Refuse a compressed file that is damaged or cut short, without reading it as an image."""
-    _or_refuse(Path(file), lambda: _check_gzip(Path(file)))
+    """Refuse a NIfTI or compressed file that is damaged or cut short, without reading it as an image."""
+    _or_refuse(Path(file), lambda: _check_size(Path(file)))
 
 
 def read_picture(file: Path) -> np.ndarray:
@@ -98,8 +111,36 @@ def _or_refuse(file: Path, read: Any) -> Any:
         ) from error
 
 
-def _check_gzip(file: Path) -> None:
-    """Raise EOFError or OSError unless the compressed stream is whole and its checksum right."""
+def _check_size(file: Path) -> None:
+    """Raise EOFError or OSError if the file is shorter than its header says, or its checksum is wrong."""
+    found = _n_bytes_unpacked(file) if file.suffix == ".gz" else file.stat().st_size
+    expected = _n_bytes_of_nifti(file) if _is_nifti(file) else 0
+    if found < expected:
+        raise EOFError(f"it holds {found} bytes, its header says {expected}")
+
+
+def _n_bytes_unpacked(file: Path) -> int:
     with gzip.open(file) as stream:
-        while stream.read(CHUNK):
-            pass
+        return sum(len(chunk) for chunk in iter(lambda: stream.read(CHUNK), b""))
+
+
+def _n_bytes_of_nifti(file: Path) -> int:
+    """What the header says; 0 if it cannot be read, about which ITK has better words."""
+    import nibabel
+
+    try:
+        stored = _stored(file)
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError):
+        return 0
+    return int(stored.offset + prod(stored.shape) * stored.dtype.itemsize)
+
+
+def _stored(file: Path) -> Any:
+    """The values in a NIfTI file, of which nothing is read yet; axes (x, y, ...)."""
+    import nibabel
+
+    return nibabel.load(file).dataobj  # type: ignore[attr-defined]
+
+
+def _is_nifti(file: Path) -> bool:
+    return file.name.endswith((".nii", ".nii.gz"))

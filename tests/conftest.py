@@ -110,6 +110,7 @@ def make_dataset_json():
 def make_trainer(nnunet_folders, make_plans, make_dataset_json):
     """A function: a real trainer on the CPU, as `nnUNetv2_train` would make it, for a dataset of no cases."""
     import torch
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     def make(
         trainer_class: type,
@@ -119,7 +120,7 @@ def make_trainer(nnunet_folders, make_plans, make_dataset_json):
     ):
         plans = {**(plans or make_plans()), "continue_training": False}
         folder: Path = nnunet_folders.preprocessed / plans["dataset_name"]
-        data = folder / plans["configurations"][configuration]["data_identifier"]
+        data = folder / PlansManager(plans).get_configuration(configuration).data_identifier
         data.mkdir(parents=True, exist_ok=True)
         (data / "case.b2nd").touch()  # tells nnU-Net which format the data have
         (folder / "dataset_fingerprint.json").write_text(json.dumps({}))

@@ -53,7 +53,7 @@ def installed(wheel, tmp_path_factory):
 def test_the_wheel_holds_the_folders_that_stand_beside_the_library(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "nnunet_mamba/nnUNet_trainers/nnunet_mamba_trainers.py" in names
-    assert "nnunet_mamba/plans_templates/demo.json" in names
+    assert "nnunet_mamba/plans_templates/cpu.json" in names
     assert "nnunet_mamba/estimate/profiles/cpu.json" in names
     assert "nnunet_mamba/py.typed" in names
     tops = {name.split("/")[0] for name in names}

@@ -57,10 +57,10 @@ def convert(args: argparse.Namespace) -> int:
         return _list()
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
-    from nnunet_mamba.cli.folders import nnunet_folder
     from nnunet_mamba.datasets.archives import contents, is_archive, unpacked
     from nnunet_mamba.datasets.release import read_release
     from nnunet_mamba.datasets.specs import spec_of
+    from nnunet_mamba.folders import nnunet_folder
 
     known, spec = spec_of(args.name)
     raw = args.raw or nnunet_folder("nnUNet_raw")

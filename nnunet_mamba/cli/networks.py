@@ -60,14 +60,11 @@ def channels_and_classes(args: argparse.Namespace, plans: dict) -> tuple[int, in
     path = args.plans.with_name("dataset.json")
     if not path.is_file():
         raise ValueError(f"{path} does not exist; give --channels and --classes.")
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnunet_mamba.plans import files
 
-    dataset, manager = json.loads(path.read_text()), PlansManager(plans)
-    channels = determine_num_input_channels(manager, configuration_of(plans, args.configuration), dataset)
-    return args.channels or channels, args.classes or manager.get_label_manager(
-        dataset
-    ).num_segmentation_heads
+    configuration_of(plans, args.configuration)
+    channels, classes = files.channels_and_classes(plans, args.configuration, json.loads(path.read_text()))
+    return args.channels or channels, args.classes or classes
 
 
 def configuration_of(plans: dict, name: str) -> Any:

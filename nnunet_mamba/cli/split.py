@@ -33,9 +33,9 @@ def add(commands: Any) -> None:
 
 
 def split(args: argparse.Namespace) -> int:
-    from nnunet_mamba.cli.folders import dataset_name, nnunet_folder
     from nnunet_mamba.datasets.resplit import read_pool, resplit
     from nnunet_mamba.datasets.specs import DATASETS, spec_of
+    from nnunet_mamba.folders import dataset_name, nnunet_folder
 
     name = dataset_name(args.dataset)
     folder = nnunet_folder("nnUNet_raw") / name

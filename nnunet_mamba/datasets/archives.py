@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import shutil
 import stat
 import tarfile
@@ -80,9 +81,18 @@ def _opened(archive: Path) -> Iterator[tuple[Callable[[str], Any], list[Member]]
         else:
             with tarfile.open(archive) as file:
                 infos = [info for info in file.getmembers() if not info.isdir()]
+                _require_end(file)
                 yield file.extractfile, [_tar_member(archive, info) for info in infos]
     except READ_ERRORS as error:
         raise ValueError(f"{archive} cannot be unpacked ({error}). Fetch it again.") from error
+
+
+def _require_end(file: tarfile.TarFile) -> None:
+    """Python takes a tar that was cut within a header for whole; it ends with a block of zeros."""
+    if isinstance(file.fileobj, io.BufferedReader):  # others are compressed, which has an end of its own
+        file.fileobj.seek(file.offset)
+        if file.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("its end is missing")
 
 
 def _zip_member(archive: Path, info: zipfile.ZipInfo) -> Member:
@@ -99,7 +109,7 @@ def _honest(archive: Path, name: str, n_bytes: int, *, plain: bool) -> Member:
     if not plain:
         raise ValueError(f"{archive} holds {name!r}, a link or device; only plain files are taken.")
     for path in (PurePosixPath(name), PureWindowsPath(name)):
-        if path.is_absolute() or path.drive or ".." in path.parts:
+        if path.root or path.drive or ".." in path.parts:
             raise ValueError(
                 f"{archive} holds {name!r}, which would be written outside of its folder. "
                 "This is no honest archive; nothing was unpacked."

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from nnunet_mamba.datasets.pictures import resized
 from nnunet_mamba.datasets.source import Case, Fault, Source
 from nnunet_mamba.images import (
+    FLOATS,
     Grid,
     grid_of,
     is_picture,
@@ -21,9 +22,8 @@ from nnunet_mamba.images import (
     read_image,
     read_picture,
     require_whole,
+    values_of,
 )
-
-FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def open_image(file: Path, job: Job) -> Opened:
         require_whole(file)  # integers are always finite
         return Opened(file, grid)
     image = read_image(file)
-    values = sitk.GetArrayViewFromImage(image)
+    values = values_of(image, file)
     if len(grid.size) < 4:
         return Opened(file, grid, 1, values, image)
     return Opened(file, three_axes(grid), grid.size[3], values, image)
@@ -113,7 +113,7 @@ def open_label(files: Sequence[Path], job: Job) -> Opened:
         values = one_channel(read_picture(files[0]), files[0])
         return Opened(files[0], grid_of_picture(values), values=values)
     image = read_image(files[0])
-    return Opened(files[0], grid_of(image), 1, sitk.GetArrayViewFromImage(image), image)
+    return Opened(files[0], grid_of(image), 1, values_of(image, files[0]), image)
 
 
 def one_channel(values: np.ndarray, file: Path) -> np.ndarray:
@@ -151,9 +151,9 @@ def faults_of_label(case: Case, label: Opened, image: Opened, source: Source) ->
     yield from _grids_differ(case, label, image)
     known = source.pixels.recode or {value: value for value in source.label_values}
     found = np.unique(label.values)  # type: ignore[arg-type]
-    if not np.array_equal(found, np.rint(found)):  # NaN differs from itself
-        broken = found[found != np.rint(found)][0]
-        yield Fault("labels", case.name, f"{label.file} holds {broken:g}; labels are whole numbers")
+    broken = found[~np.isfinite(found) | (found != np.rint(found))]
+    if broken.size:
+        yield Fault("labels", case.name, f"{label.file} holds {broken[0]:g}; labels are whole numbers")
         return
     unknown = sorted({int(value) for value in found} - set(known))
     if unknown:

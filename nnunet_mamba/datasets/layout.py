@@ -58,12 +58,16 @@ class Part:
         return re.compile("".join([*pieces, re.escape(pattern[at:])]))
 
 
-def list_files(folders: Iterable[Path]) -> Files:
-    """Every file below the folders, sorted, by its path within its folder; hidden ones are left out."""
+def list_files(folders: Iterable[Path], *, named: bool = False) -> Files:
+    """Every file below the folders, sorted, by its path within its folder; hidden ones are left out.
+
+    named: paths begin with the name of the folder, for layouts that begin above what the user gives.
+    """
+    roots = [folder.resolve() for folder in folders]
     found = (
-        (file.relative_to(folder).as_posix(), file)
-        for folder in folders
-        for file in folder.rglob("*")
+        (file.relative_to(root.parent if named else root).as_posix(), file)
+        for root in roots
+        for file in root.rglob("*")
         if file.is_file()
     )
     return sorted(pair for pair in found if not HIDDEN.search(pair[0]))
@@ -115,11 +119,11 @@ def _match(part: Part, pattern: str, files: Files) -> dict[str, list[Path]]:
     highest = sorted(root for root in roots if root.count("/") == depth)
     if len(highest) > 1:
         raise ValueError(f"{shown(pattern)} is there in several folders: {some(highest)}. Give one of these.")
-    found: dict[str, list[Path]] = {}
+    found: dict[str, dict[Path, None]] = {}
     for match, file in matches:
         if match["root"] in highest:
-            found.setdefault(part.case.format(**match.groupdict()), []).append(file)
-    return found
+            found.setdefault(part.case.format(**match.groupdict()), {})[file] = None  # each once
+    return {name: list(files) for name, files in found.items()}
 
 
 def _faults(

@@ -26,9 +26,10 @@ def read_release(name: str, folders: Sequence[Path]) -> Source:
 
 def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
     files = list_files(folders)
+    either_way = [*files, *list_files(folders, named=True)]
     for layout in spec.layouts:
-        if any(fits(part, files) for part in layout if part.role == "train"):
-            cases, faults = read_parts(layout, files)
+        if any(fits(part, either_way) for part in layout if part.role == "train"):
+            cases, faults = read_parts(layout, either_way)
             return Source("", {}, {}, spec.file_ending, tuple(cases), tuple(faults))
     expected = " or ".join(shown(layout[0].images[0]) for layout in spec.layouts)
     raise ValueError(

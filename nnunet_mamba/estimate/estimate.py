@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from nnunet_mamba.estimate.profile import Profile
 from nnunet_mamba.estimate.simulate import BATCH, KEPT, LOSS, WEIGHTS, Step, simulate
@@ -17,10 +18,12 @@ from nnunet_mamba.networks.family import create_network
 class Estimate:
     """memory_bytes  parts of the peak
     seconds       parts of a step; None where the profile has not measured it in this precision
+    outputs       grids of the supervised outputs, the largest first
     """
 
     memory_bytes: dict[str, int]
     seconds: dict[str, float] | None
+    outputs: tuple[tuple[int, ...], ...]
 
 
 def estimate(
@@ -32,15 +35,31 @@ def estimate(
     precision: str | None = None,
     checkpoint_stages: int | str = 0,
 ) -> Estimate:
-    """The training step, with deep supervision, of a network.
+    """The training step, with deep supervision, of a network by name.
 
     Args:
         sizes: of `create_network`, patch_size among them.
         precision: fp32 or fp16; None: the profile's.
     """
-    precision = precision or profile.precision
     with torch.device("meta"):
         network = create_network(name, **sizes, deep_supervision=True, checkpoint_stages=checkpoint_stages)
+    return estimate_network(network, sizes, batch=batch, profile=profile, precision=precision)
+
+
+def estimate_network(
+    network: nn.Module,
+    sizes: Mapping[str, Any],
+    *,
+    batch: int,
+    profile: Profile,
+    precision: str | None = None,
+) -> Estimate:
+    """The training step of a network that was built on torch's meta device.
+
+    Args:
+        sizes: input_channels, num_classes and patch_size.
+    """
+    precision = precision or profile.precision
     step = simulate(
         network,
         batch=batch,
@@ -54,7 +73,7 @@ def estimate(
         backend=profile.backend,
     )
     timed = bool(profile.seconds) and precision == profile.precision
-    return Estimate(_memory(step, profile), profile.times(step.work) if timed else None)
+    return Estimate(_memory(step, profile), profile.times(step.work) if timed else None, step.outputs)
 
 
 def _memory(step: Step, profile: Profile) -> dict[str, int]:

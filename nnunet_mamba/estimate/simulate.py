@@ -26,11 +26,13 @@ class Step:
              batch, kept (the forward pass's tensors), loss, transient (backward's), scratch
     work     amounts by unit, of the whole step
     kernels  different convolutions, forward and backward
+    outputs  the grids of the network's outputs, the largest first
     """
 
     peak: Counter[str]
     work: Counter[str]
     kernels: int
+    outputs: tuple[tuple[int, ...], ...]
 
 
 def simulate(
@@ -64,11 +66,28 @@ def simulate(
 
     memory = LiveMemory(observe)
     with FakeTensorMode(), assumed(IMITATED_BY.get(backend, backend)):
-        network = network._apply(lambda t: torch.empty(t.shape, dtype=t.dtype, device=device))
+        _move(network, torch.device(device))
         x, targets = random_batch(network, batch, channels, classes, patch, torch.device(device))
         training = Training(network, x, targets, precision)
         _run(training, memory)
-    return Step(memory.peak, work, len(kernels - {None}))
+        outputs = tuple(tuple(target.shape[2:]) for target in targets)
+    return Step(memory.peak, work, len(kernels - {None}), outputs)
+
+
+def _move(network: nn.Module, device: torch.device) -> None:
+    """Give every parameter and buffer an empty tensor of the device; once, for nnU-Net's own networks hold
+    some modules under two names."""
+    moved: dict[int, nn.Parameter] = {}
+    for module in network.modules():
+        for name, p in module._parameters.items():
+            if p is not None and id(p) not in moved:
+                moved[id(p)] = nn.Parameter(
+                    torch.empty(p.shape, dtype=p.dtype, device=device), p.requires_grad
+                )
+            module._parameters[name] = p if p is None else moved[id(p)]
+        for name, b in module._buffers.items():
+            if b is not None:
+                module._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=device)
 
 
 def _run(training: Training, memory: LiveMemory) -> None:

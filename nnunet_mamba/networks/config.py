@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
 from nnunet_mamba.blocks.meta import PLACEMENTS
@@ -72,6 +74,14 @@ class FixedConfig(NetworkConfig):
     features: ClassVar[tuple[int, ...]]
     strides: ClassVar[tuple[int, ...]]
     output_strides: ClassVar[tuple[int, ...]] = (1,)
+
+    @classmethod
+    def plan_strides(cls) -> tuple[int, ...]:
+        """What stands under `strides` in a plan that names this network. nnU-Net reads there which
+        resolutions are supervised (all but the last), so it is the way from output to output, and on to the
+        coarsest grid."""
+        totals = (*cls.output_strides, math.prod(cls.strides))
+        return (totals[0], *(below // above for above, below in pairwise(totals)))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nnunet_mamba.networks.config import MetaConfig, Mixer, NetworkConfig
+from nnunet_mamba.networks.config import FixedConfig, MetaConfig, Mixer, NetworkConfig
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
@@ -21,6 +21,7 @@ from nnunet_mamba.networks.vss_unets import (
     VMUNet,
     VMUNetConfig,
 )
+from nnunet_mamba.scan_order import scan_order
 
 NO_SSM = "_nossm"
 
@@ -100,6 +101,22 @@ def row_of(name: str) -> NetworkConfig:
         raise ValueError(f"Unknown network {name!r}; choose one of {', '.join(list_networks())}.")
     base = name.removesuffix(NO_SSM)
     return FAMILY[base] if base == name else FAMILY[base].without_ssm()
+
+
+def axes_of(name: str) -> tuple[int, ...]:
+    """The numbers of axes, 2 or 3, of the grids that a network works on. ValueError for unknown names."""
+    config = row_of(name)
+    if isinstance(config, FixedConfig):
+        return (config.ndim,)
+    return tuple(ndim for ndim in (2, 3) if _walks(config, ndim))
+
+
+def _walks(config: NetworkConfig, ndim: int) -> bool:
+    """Whether the scan order of a network, if it has one, exists on a grid of `ndim` axes."""
+    try:
+        return config.mixer is None or bool(scan_order(config.mixer.order, ndim))
+    except ValueError:
+        return False
 
 
 def create_network(

@@ -119,14 +119,12 @@ def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
             f"features_per_stage must have {n_stages} entries for this network, such as "
             f"{list(config.features)}; got {list(features)}."
         )
-    own = {"strides": config.strides, "kernel_sizes": (3,) * n_stages}
-    for name, expected in own.items():
+    own = {"strides": (config.strides, config.plan_strides()), "kernel_sizes": ((3,) * n_stages,)}
+    for name, choices in own.items():
         given = getattr(sizes, name)
-        if given is not None and _grids(name, given, n_stages, config.ndim) != tuple(
-            (size,) * config.ndim for size in expected
-        ):
+        if given is not None and not any(_same(given, choice, config.ndim) for choice in choices):
             raise ValueError(
-                f"{name} of this network are {list(expected)}, not {list(given)}; leave them out."
+                f"{name} of this network are {list(choices[0])}, not {list(given)}; leave them out."
             )
     if (sizes.n_conv_per_stage, sizes.n_conv_per_stage_decoder, sizes.n_blocks_per_stage) != (2, 2, None):
         raise ValueError("This network does not count convolutions; leave them out, or set its depths.")
@@ -177,6 +175,12 @@ def _grids(name: str, entries: Sequence[PerStage], n_stages: int, ndim: int) -> 
             f"{name} has {len(entries)} entries, but features_per_stage has {n_stages}; both are per stage."
         )
     return tuple((entry,) * ndim if isinstance(entry, int) else tuple(entry) for entry in entries)
+
+
+def _same(given: Sequence[PerStage], own: Sequence[int], ndim: int) -> bool:
+    """Whether strides or kernels are `own`, the same for all axes."""
+    as_grids = [(entry,) * ndim if isinstance(entry, int) else tuple(entry) for entry in given]
+    return as_grids == [(size,) * ndim for size in own]
 
 
 def per_stage(name: str, entries: PerStage, n_wanted: int) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ def family_of(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[Recip
     for full in (trainer, twin(trainer)):
         yield from in_every_length(full)
         if demo:
-            yield variant(full, "_demo", settings=DEMO, plans_template="demo")
+            yield variant(full, "_demo", settings=DEMO, plans_template="cpu")
     yield from in_every_length(variant(trainer, "_NoDecaySSM", no_decay_ssm=True))
 
 

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.cli.folders import dataset_name
 from nnunet_mamba.datasets import resplit as module
 from nnunet_mamba.datasets.resplit import read_pool, resplit
 from nnunet_mamba.datasets.splits import LeakError
+from nnunet_mamba.folders import dataset_name
 
 DATASET = "Dataset027_ACDC"
 NAMES = [f"patient{n:03d}_frame{frame:02d}" for n in range(1, 101) for frame in (1, 10)]

@@ -8,7 +8,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.plans import load_template, network_kwargs, shrink_plans
 
-DEMO = load_template("demo")
+CPU = load_template("cpu")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def resolved(plans: dict, name: str):
 
 
 def test_hippocampus_becomes_the_small_plan_that_is_known_to_train_on_two_cores(hippocampus):
-    small = resolved(shrink_plans(hippocampus, DEMO), "3d_fullres")
+    small = resolved(shrink_plans(hippocampus, CPU), "3d_fullres")
     assert (small.patch_size, small.batch_size) == ([32, 40, 32], 2)
     kwargs = network_kwargs(small)
     assert kwargs["features_per_stage"] == (16, 32, 64, 128)
@@ -35,19 +35,19 @@ def test_hippocampus_becomes_the_small_plan_that_is_known_to_train_on_two_cores(
 
 
 def test_shrinking_twice_equals_shrinking_once(hippocampus):
-    once = shrink_plans(hippocampus, DEMO)
+    once = shrink_plans(hippocampus, CPU)
     assert once != hippocampus
-    assert shrink_plans(once, DEMO) == once
+    assert shrink_plans(once, CPU) == once
 
 
 def test_the_given_plans_are_left_as_they_were(hippocampus):
     before = deepcopy(hippocampus)
-    shrink_plans(hippocampus, DEMO)
+    shrink_plans(hippocampus, CPU)
     assert hippocampus == before
 
 
 def test_what_preprocessing_depends_on_is_kept(hippocampus):
-    small, large = shrink_plans(hippocampus, DEMO)["configurations"], hippocampus["configurations"]
+    small, large = shrink_plans(hippocampus, CPU)["configurations"], hippocampus["configurations"]
     for name in large:
         for key in set(large[name]) - {"patch_size", "batch_size", "architecture"}:
             assert small[name][key] == large[name][key]
@@ -67,8 +67,8 @@ def test_every_plan_fits_the_budget_and_its_own_strides(make_plans, spacing, pat
     name = "2d" if len(patch) == 2 else "3d_fullres"
     plans = make_plans(n_stages=7)
     plans["configurations"][name].update(spacing=list(spacing), patch_size=list(patch))
-    small = resolved(shrink_plans(plans, DEMO), name)
-    assert prod(small.patch_size) <= DEMO[f"{len(patch)}d"]["max_patch_vox"]
+    small = resolved(shrink_plans(plans, CPU), name)
+    assert prod(small.patch_size) <= CPU.budget[f"{len(patch)}d"]["max_patch_vox"]
     assert all(size <= original for size, original in zip(small.patch_size, patch, strict=True))
     total_stride = [prod(axis) for axis in zip(*small.pool_op_kernel_sizes, strict=True)]
     assert all(size % stride == 0 for size, stride in zip(small.patch_size, total_stride, strict=True))
@@ -79,20 +79,20 @@ def test_every_plan_fits_the_budget_and_its_own_strides(make_plans, spacing, pat
 def test_an_isotropic_patch_stays_nearly_a_cube(make_plans):
     plans = make_plans(n_stages=6, patch=(128, 128, 128))
     plans["configurations"]["2d"]["patch_size"] = [128, 128]
-    patch = resolved(shrink_plans(plans, DEMO), "3d_fullres").patch_size
+    patch = resolved(shrink_plans(plans, CPU), "3d_fullres").patch_size
     assert max(patch) <= 1.5 * min(patch)
 
 
 def test_a_plan_within_the_budget_does_not_grow(make_plans):
     plans = make_plans(n_stages=3)
-    assert shrink_plans(plans, DEMO) == plans
+    assert shrink_plans(plans, CPU) == plans
 
 
 def test_a_plan_made_shallow_by_hand_does_not_become_deeper(make_plans):
     """By nnU-Net's rule 16 voxels per axis make 3 stages."""
     plans = make_plans(n_stages=2, patch=(16, 16, 16))
     plans["configurations"]["2d"]["patch_size"] = [16, 16]
-    assert len(network_kwargs(resolved(shrink_plans(plans, DEMO), "3d_fullres"))["strides"]) == 2
+    assert len(network_kwargs(resolved(shrink_plans(plans, CPU), "3d_fullres"))["strides"]) == 2
 
 
 def test_a_residual_plan_keeps_the_depth_of_the_stages_that_remain(make_plans):
@@ -101,7 +101,7 @@ def test_a_residual_plan_keeps_the_depth_of_the_stages_that_remain(make_plans):
     arch = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     del arch["n_conv_per_stage"]
     arch.update(n_blocks_per_stage=[1, 3, 4, 6, 6, 6], n_conv_per_stage_decoder=[1] * 5)
-    small = network_kwargs(resolved(shrink_plans(plans, DEMO), "3d_fullres"))
+    small = network_kwargs(resolved(shrink_plans(plans, CPU), "3d_fullres"))
     assert small["n_blocks_per_stage"] == (1, 3, 4, 6)
     assert small["n_conv_per_stage_decoder"] == (1, 1, 1)
 
@@ -111,7 +111,7 @@ def test_the_cascade_shrinks_in_both_stages(hippocampus):
     lowres = {**deepcopy(full), "spacing": [2.0, 2.0, 2.0], "next_stage": "3d_cascade_fullres"}
     cascade = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     hippocampus["configurations"].update({"3d_lowres": lowres, "3d_cascade_fullres": cascade})
-    small = shrink_plans(hippocampus, DEMO)
+    small = shrink_plans(hippocampus, CPU)
     assert small["configurations"]["3d_cascade_fullres"] == cascade  # goes on inheriting
     assert resolved(small, "3d_cascade_fullres").patch_size == [32, 40, 32]
     assert resolved(small, "3d_lowres").patch_size == [32, 40, 32]
@@ -120,10 +120,10 @@ def test_the_cascade_shrinks_in_both_stages(hippocampus):
 
 def test_a_configuration_that_inherits_but_sets_its_own_batch_is_cut_too(hippocampus):
     hippocampus["configurations"]["3d_large"] = {"inherits_from": "3d_fullres", "batch_size": 16}
-    small = resolved(shrink_plans(hippocampus, DEMO), "3d_large")
+    small = resolved(shrink_plans(hippocampus, CPU), "3d_large")
     assert (small.batch_size, small.patch_size) == (2, [32, 40, 32])
 
 
 def test_an_unknown_template_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"Unknown plans template 'tiny'; choose one of .*demo"):
+    with pytest.raises(ValueError, match=r"Unknown plans template 'tiny'; choose one of cpu, "):
         load_template("tiny")

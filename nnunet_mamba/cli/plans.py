@@ -1,0 +1,229 @@
+"""nnunet-mamba plans: templates of papers, checks, and plans for a network and a card."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba.cli import split
+
+GIB = 2**30
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser("plans", help="split, apply a paper's template, check, plan for a card")
+    verbs = p.add_subparsers(dest="plans_verb", required=True, metavar="VERB")
+    for add_verb in (split.add, add_templates, add_apply, add_check, add_make):
+        add_verb(verbs)
+
+
+def add_templates(verbs: Any) -> None:
+    p = verbs.add_parser("templates", help="list the templates: papers' patches, batches and topologies")
+    p.set_defaults(run=templates)
+
+
+def add_apply(verbs: Any) -> None:
+    p = verbs.add_parser("apply", help="lay a template over a dataset's own plans, as a new plans file")
+    p.add_argument("template", help="see `nnunet-mamba plans templates`")
+    p.add_argument("dataset", help="number, or Dataset###_Name")
+    p.add_argument("--network", help="name it in the plans, so that nnU-Net's own trainer trains it")
+    p.add_argument("--vram-gb", type=float, metavar="G", help="make batch, then patch smaller to fit G GiB")
+    p.add_argument("--plans", default="nnUNetPlans", help="the dataset's own (default: nnUNetPlans)")
+    p.add_argument("--name", help="of the new plans (default: <plans>_<template>[_<network>])")
+    add_device(p)
+    add_replace(p)
+    p.set_defaults(run=apply)
+
+
+def add_check(verbs: Any) -> None:
+    p = verbs.add_parser("check", help="is a plans file sound, and which networks fit it? 1 if it is not")
+    p.add_argument("plans", type=Path, help="plans file of nnU-Net (.json)")
+    p.add_argument("--network", nargs="+", help="only these (default: all), and the plans' own")
+    p.add_argument("--configuration", nargs="+", help="only these (default: all)")
+    p.add_argument(
+        "--channels", type=int, help="input channels (default: from dataset.json beside the plans)"
+    )
+    p.add_argument("--classes", type=int, help="output channels, background included (default: likewise)")
+    add_device(p)
+    p.set_defaults(run=check)
+
+
+def add_make(verbs: Any) -> None:
+    p = verbs.add_parser("make", help="plan a dataset for a network and a card, by nnU-Net's own rules")
+    p.add_argument("dataset", help="number, or Dataset###_Name; its fingerprint must be extracted")
+    p.add_argument("--network", required=True, help="see `nnunet-mamba networks`")
+    p.add_argument("--vram-gb", type=float, required=True, metavar="G", help="memory of the card")
+    p.add_argument("--name", help="of the plans (default: nnUNetMambaPlans_<G>G_<network>)")
+    add_device(p)
+    add_replace(p)
+    p.set_defaults(run=make)
+
+
+def add_device(p: argparse.ArgumentParser) -> None:
+    text = "cpu, cuda (default), or the profile (.json) of another device, for estimates of memory"
+    p.add_argument("--device", default="cuda", help=text)
+
+
+def add_replace(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--replace", action="store_true", help="overwrite other plans of that name")
+
+
+def templates(args: argparse.Namespace) -> int:
+    from nnunet_mamba.plans.templates import list_templates, load_template
+
+    for name in list_templates():
+        template = load_template(name)
+        print(f"{name:20s} {template.network:11s} for {', '.join(template.datasets) or 'any dataset'}")
+        for configuration, pinned in template.configurations.items():
+            patch = times(pinned["patch_size"]) if "patch_size" in pinned else "the dataset's patch"
+            n_stages = f", {len(pinned['strides'])} stages" if "strides" in pinned else ""
+            print(f"    {configuration}: {patch}, batch {pinned['batch_size']}{n_stages}")
+        for dimension, budget in template.budget.items():
+            most = f"at most {budget['max_patch_vox']} voxels, batch {budget['max_batch_size']}"
+            print(f"    {dimension}: {most}, features from {budget['base_features']}")
+        print(f"    {template.paper}" + (f". {template.note}" if template.note else ""))
+    return 0
+
+
+def apply(args: argparse.Namespace) -> int:
+    from nnunet_mamba.plans.files import dataset_folder, read_dataset_plans, write_plans
+    from nnunet_mamba.plans.overlay import apply_template
+    from nnunet_mamba.plans.templates import load_template
+
+    template, folder = load_template(args.template), dataset_folder(args.dataset)
+    plans = read_dataset_plans(folder, args.plans)
+    name = args.name or "_".join(filter(None, (args.plans, template.name, args.network)))
+    fitting = (
+        {} if args.vram_gb is None else fitting_of(args, plans, folder, args.network or template.network)
+    )
+    overlay = apply_template(plans, template, name, network=args.network, **fitting)
+    path = write_plans(folder, overlay.plans, replace=args.replace)
+    for configuration, choice in overlay.changed.items():
+        text = describe(choice.patch, choice.batch, choice.architecture)
+        print(f"{configuration}: {text}" + "".join(f"; {note}" for note in choice.notes))
+    for note in (*overlay.notes, template.note):
+        if note:
+            print(f"note: {note}")
+    print(f"-> {path}")
+    print_training(overlay.plans, list(overlay.changed), args.network or template.network)
+    return 0
+
+
+def fitting_of(args: argparse.Namespace, plans: dict, folder: Path, network: str) -> dict[str, Any]:
+    """Arguments of `apply_template` that fit a template to --vram-gb."""
+    from nnunet_mamba.estimate.profile import load_profile
+    from nnunet_mamba.plans.files import channels_and_classes, read_json
+    from nnunet_mamba.plans.memory import RESERVE, StepMemory, budget_bytes
+
+    dataset = read_json(folder / "dataset.json", "nnUNetv2_plan_experiment puts it there.")
+    sizes = channels_and_classes(plans, next(iter(plans["configurations"])), dataset)
+    budget = budget_bytes(args.vram_gb)
+    print(
+        f"{network} is given {budget / GIB:.1f} GiB of {args.vram_gb:g}: {RESERVE:.0%} kept free, unmeasured"
+    )
+    return {"memory": StepMemory(network, *sizes, load_profile(args.device)), "budget": budget}
+
+
+def print_training(plans: dict, configurations: list[str], network: str) -> None:
+    """The commands that train the plans, by nnU-Net's own trainer where they name a network of ours."""
+    from nnunet_mamba.plans.architecture import n_outputs, named_network
+    from nnunet_mamba.plans.files import resolve
+
+    number, name = int(plans["dataset_name"][7:10]), plans["plans_name"]
+    trainer = trainer_of(network)
+    for configuration in configurations:
+        architecture = resolve(plans, configuration)["architecture"]
+        command = f"nnUNetv2_train {number} {configuration} 0 -p {name}"
+        if named_network(architecture):
+            single = n_outputs(network, len(architecture["arch_kwargs"]["strides"])) == 1
+            stock = " -tr nnUNetTrainerNoDeepSupervision" if single else ""
+            print(f"{command}{stock}    # nnU-Net's own trainer and recipe")
+        if trainer:
+            print(f"{command} -tr {trainer}    # {network} by this package's recipe")
+
+
+def trainer_of(network: str) -> str | None:
+    """The trainer of this package for a network, of nnU-Net's usual length; None if it has none."""
+    from nnunet_mamba import trainers
+
+    names = [n for n in trainers.__all__ if getattr(getattr(trainers, n), "network_name", None) == network]
+    return min(names, key=len, default=None)
+
+
+def check(args: argparse.Namespace) -> int:
+    from nnunet_mamba.cli.networks import channels_and_classes, configuration_of, read_plans
+    from nnunet_mamba.estimate.profile import load_profile
+    from nnunet_mamba.networks.family import row_of
+    from nnunet_mamba.plans.check import faults
+    from nnunet_mamba.plans.overlay import PLANNED
+
+    plans, profile = read_plans(args.plans), load_profile(args.device)
+    for network in args.network or ():
+        row_of(network)  # an unknown one ends it here
+    found = faults(plans, args.plans.stem)
+    for fault in found:
+        print(f"fault: {fault}")
+    if found:
+        return 1
+    names = args.configuration or [name for name in plans["configurations"] if not name.endswith(PLANNED)]
+    unsound = []
+    for name in names:
+        configuration_of(plans, name)
+        sizes = channels_and_classes(argparse.Namespace(**{**vars(args), "configuration": name}), plans)
+        if not print_networks(plans, name, sizes, profile, args.network):
+            unsound.append(name)
+    print(f"{args.plans.name}: " + (f"its own network fails in {', '.join(unsound)}" if unsound else "sound"))
+    return 1 if unsound else 0
+
+
+def print_networks(plans: dict, name: str, sizes: tuple[int, int], profile: Any, networks: Any) -> bool:
+    """A line for every network on one configuration, as it is ready; whether the plans' own, the first, is
+    among those that can be trained."""
+    from nnunet_mamba.plans.check import rows
+    from nnunet_mamba.plans.files import resolve
+
+    own = resolve(plans, name)
+    head = f"{times(own['patch_size'])}, batch {own['batch_size']}, {sizes[0]} -> {sizes[1]} channels"
+    print(f"{name}: {head}; parameters, memory of a step ({profile.precision}, {profile.device}), outputs")
+    refusals = []
+    for row in rows(own, *sizes, profile, networks):
+        refusals.append(row.refusal)
+        label = row.network.rsplit(".", 1)[-1]
+        size = f"{row.parameters:>13,d} {row.memory_bytes / GIB:8.2f} GiB {row.n_outputs:>3d}"
+        print(f"  {label:20s} {row.refusal or size}", flush=True)
+    return not refusals[0]
+
+
+def make(args: argparse.Namespace) -> int:
+    from nnunet_mamba.estimate.profile import load_profile
+    from nnunet_mamba.networks.family import row_of
+
+    row_of(args.network)
+    profile = load_profile(args.device)
+    from nnunet_mamba.plans.memory import RESERVE, budget_bytes
+    from nnunet_mamba.plans.planner import make_plans
+
+    planned = make_plans(
+        args.dataset, args.network, args.vram_gb, profile, name=args.name, replace=args.replace
+    )
+    budget = budget_bytes(args.vram_gb) / GIB
+    print(
+        f"{args.network} on {args.vram_gb:g} GiB: {budget:.1f} counted, {RESERVE:.0%} kept free, unmeasured"
+    )
+    for name, own in planned.plans["configurations"].items():
+        if name in planned.memory_bytes:
+            text = describe(own["patch_size"], own["batch_size"], own["architecture"])
+            print(
+                f"{name}: {text}, {planned.memory_bytes[name] / GIB:.1f} GiB, data {own['data_identifier']}"
+            )
+    print(f"-> {planned.path}")
+    print_training(planned.plans, list(planned.plans["configurations"]), args.network)
+    return 0
+
+
+def describe(patch: Any, batch: int, architecture: Any) -> str:
+    stages = architecture["arch_kwargs"].get("features_per_stage")  # networks of own topology have none there
+    return f"{times(patch)}, batch {batch}" + (f", {len(stages)} stages" if stages else "")
+
+
+def times(sizes: Any) -> str:
+    return "x".join(str(size) for size in sizes)
