@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_mamba.datasets.source import some
-from nnunet_mamba.images import Grid, read_image
+from nnunet_mamba.images import Grid, grid_of, read_image, values_of
 from nnunet_mamba.submissions.cases import ENDINGS, Expected
 from nnunet_mamba.submissions.rules import Rules
 
@@ -74,18 +74,19 @@ def problems_of_names(names: Collection[str], expected: Iterable[Expected]) -> l
     return problems
 
 
-def problems_of_map(image: sitk.Image, grid: Grid, allowed: Collection[int]) -> tuple[list[str], set[int]]:
-    """What is wrong with one label map, and the values in it (none where they could not be looked at)."""
+def problems_of_map(
+    image: sitk.Image, file: Path, grid: Grid, allowed: Collection[int]
+) -> tuple[list[str], set[int]]:
+    """What is wrong with the label map that was read from `file`, and the values in it (none where they
+    could not be looked at)."""
     if image.GetNumberOfComponentsPerPixel() > 1:
         return ["several values per voxel; expected labels, not probabilities"], set()
     if image.GetDimension() != len(grid.size):
         return [f"{image.GetDimension()}D, but its image is {len(grid.size)}D"], set()
     problems = []
-    if difference := Grid(
-        image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
-    ).difference(grid):
+    if difference := grid_of(image).difference(grid):
         problems.append(f"not on the grid of its image, {difference}")
-    found = {value for part in sitk.GetArrayViewFromImage(image) for value in np.unique(part).tolist()}
+    found = {value for part in values_of(image, file) for value in np.unique(part).tolist()}
     if broken := sorted(value for value in found if not float(value).is_integer()):
         return [*problems, f"values that are no labels, such as {broken[0]:g}"], set()
     values = {int(value) for value in found}
@@ -110,13 +111,10 @@ def _check_member(content: zipfile.ZipFile, file: Expected, rules: Rules) -> tup
                 shutil.copyfileobj(source, target)
             image = read_image(copy)
         except (*DAMAGED, ValueError) as error:
-            return Verdict((f"{file.member}: {_without_path(error, copy, file.member)}",)), set()
-    problems, values = problems_of_map(image, file.grid(), rules.labels.values())
+            reason = str(error).replace(str(copy), PurePosixPath(file.member).name)
+            return Verdict((f"{file.member}: {reason}",)), set()
+        problems, values = problems_of_map(image, copy, file.grid(), rules.labels.values())
     if "float" in image.GetPixelIDTypeAsString():
         problems.append(f"labels stored as {image.GetPixelIDTypeAsString()}; expected whole numbers")
     warnings = [f"{file.member}: background only"] if values == {0} else []
     return Verdict(tuple(f"{file.member}: {problem}" for problem in problems), tuple(warnings)), values
-
-
-def _without_path(error: Exception, copy: Path, member: str) -> str:
-    return str(error).replace(str(copy), PurePosixPath(member).name)

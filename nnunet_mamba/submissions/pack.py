@@ -84,7 +84,7 @@ def _translate(prediction: Path, file: Expected, rules: Rules, target: Path) -> 
         image = read_image(prediction)
     except ValueError as error:
         return [str(error)]
-    problems, _ = problems_of_map(image, file.grid(), rules.labels)
+    problems, _ = problems_of_map(image, prediction, file.grid(), rules.labels)
     if not problems:
         theirs = np.zeros(max(rules.labels) + 1, np.uint8)
         theirs[list(rules.labels)] = list(rules.labels.values())

@@ -1,6 +1,7 @@
 """Submissions: hand-worked labels there and back, and every reason to refuse."""
 
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -266,8 +267,6 @@ def test_what_would_be_refused_there_is_refused_here(dataset, capsys, spoil, rea
     made = dataset()
     spoil(made)
     assert made.submit() == 2
-    import re
-
     assert re.search(reason, capsys.readouterr().err)
     assert not made.out.exists()
     assert not [file for file in made.folder.iterdir() if "partial" in file.name]
@@ -316,8 +315,6 @@ def test_an_archive_is_never_overwritten(dataset, capsys):
     ],
 )
 def test_patterns_that_make_no_names_are_refused(dataset, capsys, options, reason):
-    import re
-
     assert dataset().submit(*options) == 2
     assert re.search(reason, capsys.readouterr().err)
 
@@ -393,7 +390,7 @@ def as_bytes(made, array: np.ndarray) -> bytes:
         ),
         (
             lambda made: lambda files: [(files[0][0], files[0][1][:-5]), files[1]],
-            "label0061.nii.gz: labels.nii.gz cannot be read as an image",
+            "label0061.nii.gz: label0061.nii.gz cannot be read as an image",
         ),
     ],
     ids=["missing", "extra", "stray", "twice", "folder", "grid", "float", "labels", "damaged"],
@@ -402,9 +399,7 @@ def test_the_checker_tells_what_is_wrong_with_an_archive(dataset, capsys, change
     made = dataset()
     archive = rewritten(made, change(made))
     assert made.check(archive) == 1
-    assert reason in capsys.readouterr().err.replace(
-        "label0061.nii.gz: label0061.nii.gz", "label0061.nii.gz: labels.nii.gz"
-    )
+    assert reason in capsys.readouterr().err
 
 
 def test_what_is_no_archive_is_refused(dataset, capsys):
