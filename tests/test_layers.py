@@ -26,6 +26,7 @@ MAY_IMPORT = {  # besides themselves
     "folders": NOTHING,
     "plans": {"estimate", "folders", "networks", "resources"},
     "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},
+    "analysis": {"blocks", "checkpoints", "ops", "scan_order", "trainers"},
     "estimate": {"blocks", "networks", "ops"},
     "registration": {"host", "resources"},
 }

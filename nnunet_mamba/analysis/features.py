@@ -78,7 +78,7 @@ def _keeper(found: list[Spread], name: str, part: str, inside: bool) -> Callable
 
 def spread(block: str, part: str, inside: bool, values: Tensor) -> Spread:
     """Counted at once, so that no features need to be kept."""
-    values = values.detach().double()
+    values = values.detach().float()
     counts = torch.histc(values.clamp(-REACH, REACH), BINS, -REACH, REACH)
     variance, mean = torch.var_mean(values, correction=0)
     return Spread(block, part, inside, float(mean), float(variance), counts / counts.sum())

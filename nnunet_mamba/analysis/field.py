@@ -44,7 +44,8 @@ class Field:
 def receptive_field(network: nn.Module, data: Tensor, place: Sequence[int]) -> Field:
     """Of the voxel at `place` of the patch `data` (1, C, *grid)."""
     x = data.detach().clone().requires_grad_()
-    logits = network(x)[(0, slice(None), *place)]
+    voxel = (0, slice(None), *place)
+    logits = network(x)[voxel]
     label = int(logits.argmax())
     (gradient,) = torch.autograd.grad(logits[label], x)
     seen = gradient[0].abs().sum(0).double()

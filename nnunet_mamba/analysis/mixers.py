@@ -16,13 +16,14 @@ from nnunet_mamba.blocks.vss import SS2D
 
 @dataclass(frozen=True)
 class Seen:
-    """One block's input on one image. `stage` 0 is the full resolution, or nearest to it."""
+    """One block's input on one image, with the voxels of the patch per token of its grid."""
 
     name: str
     stage: int
     block: Mamba | SS2D
     x: Tensor
     grid: tuple[int, ...]
+    stride: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Attention:
     name: str
     stage: int
     place: tuple[int, ...]
+    stride: tuple[int, ...]
     maps: dict[str, Tensor]  # walk -> (*grid)
 
     @property
@@ -53,8 +55,9 @@ def watch(network: nn.Module, data: Tensor) -> list[Seen]:
             assert isinstance(block, Mamba | SS2D)
             tokens_grid = inputs[1] if isinstance(block, Mamba) else tuple(inputs[0].shape[1:3])
             if len(tokens_grid) == len(grid):
-                stage = stage_of(network, grid, tokens_grid)
-                seen.append(Seen(name, stage, block, inputs[0].detach(), tuple(tokens_grid)))
+                stride = stride_of(network, grid, tokens_grid)
+                stage = stage_of(network, stride)
+                seen.append(Seen(name, stage, block, inputs[0].detach(), tuple(tokens_grid), stride))
 
         return keep
 
@@ -75,33 +78,34 @@ def watch(network: nn.Module, data: Tensor) -> list[Seen]:
     return seen
 
 
-def stage_of(network: nn.Module, grid: Sequence[int], tokens_grid: Sequence[int]) -> int:
-    """The resolution of a block, counted as the plans count: by the network's own strides if they tell, else
-    in powers of two."""
+def stride_of(network: nn.Module, grid: Sequence[int], tokens_grid: Sequence[int]) -> tuple[int, ...]:
+    """Voxels of a patch of `grid` per token, once the network has padded it."""
+    multiple: Any = getattr(network, "multiple", (1,) * len(grid))
+    padded = [n + -n % m for n, m in zip(grid, multiple, strict=True)]
+    return tuple(-(-n // tokens) for n, tokens in zip(padded, tokens_grid, strict=True))
+
+
+def stage_of(network: nn.Module, stride: tuple[int, ...]) -> int:
+    """0 is the full resolution: counted as the plans count, where the network's strides are theirs, else in
+    powers of two."""
     strides: Any = getattr(network, "output_strides", ())
-    for stage, steps in enumerate(strides):
-        if all(-(-n // s) == m for n, s, m in zip(grid, steps, tokens_grid, strict=True)):
-            return stage
-    ratio = max(n / m for n, m in zip(grid, tokens_grid, strict=True))
-    return max(round(ratio).bit_length() - 1, 0)
+    return strides.index(stride) if stride in strides else max(stride).bit_length() - 1
 
 
-def attention(seen: Seen, place: Sequence[int], grid: Sequence[int]) -> Attention:
-    """The rows of the voxel at `place` of a patch of `grid` voxels."""
-    ratios = [max(round(n / m), 1) for n, m in zip(grid, seen.grid, strict=True)]
-    own = tuple(min(at // r, m - 1) for at, r, m in zip(place, ratios, seen.grid, strict=True))
+def attention(seen: Seen, place: Sequence[int]) -> Attention:
+    """The rows of the voxel at `place` of the patch."""
+    own = tuple(at // step for at, step in zip(place, seen.stride, strict=True))
     token = 0
     for at, size in zip(own, seen.grid, strict=True):
         token = token * size + at
     maps: dict[str, Tensor] = {}
     for scan in scans_of(seen.block, seen.x, seen.grid):
         maps[scan.walk] = maps.get(scan.walk, 0) + scan.map_of(token)
-    return Attention(seen.name, seen.stage, own, maps)
+    return Attention(seen.name, seen.stage, own, seen.stride, maps)
 
 
-def on_patch(map_: Tensor, grid: Sequence[int]) -> Tensor:
-    """A map of a coarser grid repeated onto the patch; what a network padded is cut off."""
-    for axis, size in enumerate(grid):
-        ratio = max(round(size / map_.shape[axis]), 1)
-        map_ = map_.repeat_interleave(ratio, axis).narrow(axis, 0, size)
+def on_patch(map_: Tensor, stride: Sequence[int], grid: Sequence[int]) -> Tensor:
+    """A map of a coarser grid repeated onto the patch; what the network padded is cut off."""
+    for axis, (step, size) in enumerate(zip(stride, grid, strict=True)):
+        map_ = map_.repeat_interleave(step, axis).narrow(axis, 0, size)
     return map_

@@ -124,8 +124,8 @@ def trainer_named(name: str, network_class: str) -> Any:
 
         return nnUNetTrainer
     raise ValueError(
-        f"The checkpoint is of {name}, whose network ({network_class}) is not one of this package; only its own "
-        "trainers can be looked into."
+        f"The checkpoint is of {name}, whose network ({network_class}) is not one of this package; only its "
+        "own trainers can be looked into."
     )
 
 
@@ -166,7 +166,7 @@ def read_patch(
         middle = in_data(centre, axes, cropped, scale)
         if any(not 0 <= at < n for at, n in zip(middle, data.shape[1:], strict=True)):
             raise ValueError(
-                f"The centre {tuple(centre)} lies outside of the image, or of the part of it that is not zero."
+                f"The centre {tuple(centre)} lies outside of the image, or of its part that is not zero."
             )
     grid3 = (1,) * (3 - len(grid)) + grid
     corner = tuple(first_of(at, n, full) for at, n, full in zip(middle, grid3, data.shape[1:], strict=True))
