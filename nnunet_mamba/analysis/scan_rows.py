@@ -58,7 +58,7 @@ class Scan:
             sums = delta[chunk].flip(0).cumsum(0).flip(0) + elapsed
             since = torch.cat((sums[1:], elapsed[None]))  # (c, d), sum over s < r <= step
             decay = torch.exp(since[..., None] * self.A)  # (c, d, n)
-            row[chunk] = delta[chunk] * torch.einsum("n,cn,cdn->cd", C, B[chunk], decay)
+            row[chunk] = delta[chunk] * (decay @ (C * B[chunk])[..., None]).squeeze(-1)
             elapsed = sums[0]
             if not decay[0].any():  # what lies further back has decayed to zero
                 break

@@ -409,6 +409,12 @@ def test_what_is_no_archive_is_refused(dataset, capsys):
     assert "no whole zip archive" in capsys.readouterr().err
 
 
+def test_the_documentation_names_every_challenge():
+    page = (Path(__file__).parents[2] / "docs" / "submissions.md").read_text()
+    for name in SUBMISSIONS:
+        assert f"`{name}`" in page
+
+
 def test_the_list_tells_every_challenge(capsys):
     assert main(["submit", "--list"]) == 0
     told = capsys.readouterr().out
