@@ -31,14 +31,15 @@ def read_decathlon(folder: Path, description: dict[str, Any]) -> Source:
         Case(stem(Path(entry["label"]), ".nii.gz"), (folder / entry["image"],), (folder / entry["label"],))
         for entry in description["training"]
     ]
-    faults = [*faults_of_names(training), *_missing(training, folder), *_unlisted(training, folder)]
+    test = _test_cases(folder)
+    faults = [*faults_of_names(training + test), *_missing(training, folder), *_unlisted(training, folder)]
     absent = {fault.case for fault in faults if fault.kind == "missing"}
     source = Source(
         decathlon_name(folder, description),
         {str(key): str(name) for key, name in description["modality"].items()},
         {str(name): int(value) for value, name in description["labels"].items()},
         ".nii.gz",
-        tuple([case for case in training if case.name not in absent] + _test_cases(folder)),
+        tuple([case for case in training if case.name not in absent] + test),
         tuple(faults),
         {key: description[key] for key in ("description", "reference", "licence") if key in description},
     )

@@ -22,7 +22,7 @@ from nnunet_mamba.plans.architecture import with_network
 
 # The share of a card's memory that plans leave free: CUDA's context, the allocator's gaps, workspaces of
 # cuDNN, whatever the profile does not count. Nobody measured it for this package. Two published peaks of
-# U-Mamba (12.4 GB Bot, 24.9 GB Enc [1]) are 1.2 and 1.4 times what is counted here for the plan of BTCV.
+# U-Mamba (12.4 GB Bot, 24.9 GB Enc [1]) are 1.4 and 1.2 times what is counted here for the plan of BTCV.
 # [1] Isensee et al., nnU-Net Revisited, arXiv:2404.09556
 RESERVE = 0.3
 GIB = 2**30

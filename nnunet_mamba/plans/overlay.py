@@ -63,7 +63,7 @@ def apply_template(
         memory, budget: make batch and then patch smaller until `memory` says that a step fits into `budget`
             bytes.
 
-    Raises ValueError if no configuration of the dataset takes the template, or if it makes no sense there.
+    Raises ValueError if no configuration of the dataset takes the template.
     """
     check_plans_name(name)
     targets, notes = _targets(plans, template, network)
@@ -121,24 +121,20 @@ def _choose(own: Mapping[str, Any], template: Template, name: str) -> Choice:
     batch = pinned.get("batch_size", own["batch_size"])
     if "patch_size" not in pinned:
         return Choice(patch, batch, deepcopy(own["architecture"]))
-    _refuse_empty_patch(patch, own, template.name)
+    notes = _notes_on_patch(patch, own)
     require_sizes(own["architecture"]["arch_kwargs"])
     if "strides" in pinned:
         strides, kernels, channels = (pinned[key] for key in TOPOLOGY)
-        return Choice(patch, batch, resized(own["architecture"], patch, strides, kernels, channels))
-    return _replanned(Choice(patch, batch, own["architecture"]), own["spacing"])
+        return Choice(patch, batch, resized(own["architecture"], patch, strides, kernels, channels), notes)
+    return _replanned(Choice(patch, batch, own["architecture"], notes), own["spacing"])
 
 
-def _refuse_empty_patch(patch: tuple[int, ...], own: Mapping[str, Any], template: str) -> None:
-    """ValueError if the dataset's median image fills less than half of a patch."""
+def _notes_on_patch(patch: tuple[int, ...], own: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note if the dataset's median image fills less than half of a patch, the rest of which is padding."""
     image = own.get("median_image_size_in_voxels", patch)
     filled = prod(min(p, i) for p, i in zip(patch, image, strict=True)) / prod(patch)
-    if filled < 0.5:
-        raise ValueError(
-            f"The median image of this dataset has {[round(size) for size in image]} voxels and fills "
-            f"{filled:.0%} of the patch {list(patch)} of template {template}. Choose a template for images "
-            f"of this size, or let nnunet-mamba plans make choose the patch."
-        )
+    median = "x".join(str(round(size)) for size in image)
+    return (f"the median image, {median} voxels, fills {filled:.0%} of it",) if filled < 0.5 else ()
 
 
 def _replanned(choice: Choice, spacing: list[float]) -> Choice:

@@ -82,11 +82,10 @@ def test_apply_fits_a_card(capsys, dataset, monkeypatch):
     ("arguments", "complaint"),
     [
         (["nonsense", "999"], "Unknown plans template 'nonsense'; choose one of cpu"),
-        (["cpu", "998"], "Expected one folder Dataset998_*"),
+        (["cpu", "998"], "Expected one dataset Dataset998_*"),
         (["cpu", "999", "--plans", "other"], "other.json does not exist. Plan the dataset first"),
         (["cpu", "999", "--network", "munet"], "Unknown network 'munet'"),
         (["cpu", "999", "--vram-gb", "0"], "must be a positive number of GiB, got 0.0"),
-        (["taming_braintumour", "999"], "of the patch [128, 128, 128] of template taming_braintumour"),
         (["cpu", "999", "--name", "a__b"], "'a__b' cannot name plans"),
         (["cpu", "999", "--vram-gb", "8", "--device", "tpu"], "No profile 'tpu'"),
     ],

@@ -228,7 +228,7 @@ def test_a_number_that_another_dataset_has_is_refused(release, raw, capsys):
     (raw / "Dataset004_Liver").mkdir(parents=True)
     sources = release("msd")
     assert run("msd", sources, raw) == 2
-    assert "holds Dataset004_Liver" in capsys.readouterr().err
+    assert "Dataset004_Liver has this number already" in capsys.readouterr().err
     assert run("msd", sources, raw, "--dataset-id", "44") == 0
     assert (raw / "Dataset044_Hippocampus").is_dir()
 
@@ -259,6 +259,17 @@ def test_a_full_disk_is_told_before_anything_is_written(release, raw, monkeypatc
     assert "has 0.0 GiB left" in said and "or use --symlink" in said
     assert tree(raw) == {}
     assert run("msd", sources, raw, "--symlink") == 0
+
+
+def test_a_resumed_run_needs_room_for_the_rest_only(release, raw, monkeypatch):
+    sources = release("brats21")
+    total = sum(file.stat().st_size for file in sources[0].rglob("*.nii.gz"))
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        run("brats21", sources, raw, "--workers", "1")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GIB, GIB, int(0.6 * total)))
+    assert run("brats21", sources, raw / "new") == 2
+    assert run("brats21", sources, raw) == 0
 
 
 def test_a_full_disk_is_told_before_anything_is_unpacked(release, raw, tmp_path, monkeypatch, capsys):
@@ -351,6 +362,25 @@ def test_archives_without_a_top_folder(release, raw, tmp_path):
     assert tree(raw / "archive") == tree(raw / "folder")
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--split", "nnformr"], "No split 'nnformr' for acdc"),
+        (["--dataset-id", "5"], "Dataset005_Other has this number already"),
+        ([], "Dataset027_ACDC exists already"),
+    ],
+)
+def test_what_can_be_known_before_is_refused_before_anything_is_unpacked(
+    release, raw, tmp_path, capsys, options, reason
+):
+    archive = zipped(release("acdc")[0], tmp_path / "ACDC.zip")
+    for taken in ("Dataset027_ACDC", "Dataset005_Other"):
+        (raw / taken).mkdir(parents=True)
+    assert run("acdc", [archive], raw, *options) == 2
+    assert reason in capsys.readouterr().err
+    assert not list(raw.glob(".*"))
+
+
 def test_an_archive_is_unpacked_once_for_all_attempts(release, raw, tmp_path, monkeypatch):
     (top,) = release("msd")
     archive = zipped(top, tmp_path / "task.zip")
@@ -359,6 +389,20 @@ def test_an_archive_is_unpacked_once_for_all_attempts(release, raw, tmp_path, mo
         assert run("msd", [archive], raw) == 130
     monkeypatch.setattr(archives, "unpack", None)
     assert run("msd", [archive], raw) == 0
+    assert not list(raw.glob(".*"))
+
+
+def test_after_a_fault_an_archive_is_neither_unpacked_nor_converted_anew(
+    release, raw, tmp_path, monkeypatch, converted_cases
+):
+    (top,) = release("msd")
+    (top / "labelsTr" / "hippocampus_001.nii.gz").write_bytes(b"")
+    archive = zipped(top, tmp_path / "task.zip")
+    assert run("msd", [archive], raw) == 1
+    assert len(converted_cases) == 8
+    monkeypatch.setattr(archives, "unpack", None)
+    assert run("msd", [archive], raw, "--leave-out-faulty") == 1
+    assert converted_cases[8:] == ["hippocampus_001"]
     assert not list(raw.glob(".*"))
 
 
@@ -514,6 +558,14 @@ def test_the_folder_comes_from_the_environment_and_is_asked_for(release, monkeyp
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "of_nnunet"))
     assert main(["convert", "msd", *sources]) == 0
     assert (tmp_path / "of_nnunet" / "Dataset004_Hippocampus").is_dir()
+
+
+def test_the_command_says_in_one_line_what_it_wrote_and_where_it_went(release, raw, capfd):
+    """Of 5 patients with 2 frames, 2 go to the test, where 4 frames of the release already are."""
+    assert run("acdc", release("acdc"), raw, "--split", "2:1:2") == 0
+    said = capfd.readouterr()
+    assert said.out.splitlines()[-1] == f"-> {dataset(raw)}: 6 cases in imagesTr, 8 in imagesTs"
+    assert "sform" not in said.err
 
 
 def test_the_list_names_every_data_set_with_its_splits(capsys):

@@ -206,6 +206,10 @@ OF_NAMES = [
         "imagesTr/amos_0004.nii.gz and",
     ),
     Damage(
+        "msd", f"{TASK}/imagesTs/hippocampus_003.nii.gz", added, "duplicate", "hippocampus_003",
+        "imagesTr/hippocampus_003.nii.gz and",
+    ),
+    Damage(
         "flare22", "Tuning/images/FLARE22_Tr_0002_0000.nii.gz", added, "duplicate", "FLARE22_Tr_0002",
         "are the same image",
     ),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunet_mamba.datasets.nnunet_raw import read_source
 from nnunet_mamba.datasets.phantom import LABELS, SPACING_MM, draw_phantom, write_phantom_dataset
-from nnunet_mamba.datasets.source import read_source
 
 FOREGROUND = {name: value for name, value in LABELS.items() if value}
 
@@ -79,7 +79,8 @@ def read(file):
 def test_the_files_are_an_nnunet_raw_dataset(tmp_path):
     folder = write_phantom_dataset(tmp_path / "Dataset900_Phantom", n_train=3, n_test=2, seed=0)
     source = read_source(folder)
-    assert [case.name for case in source.cases] == ["phantom_000", "phantom_001", "phantom_002"]
+    assert source.labelled() == ("phantom_000", "phantom_001", "phantom_002")
+    assert not source.faults
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 3
     for part, names in (("Ts", ("phantom_003", "phantom_004")), ("Tr", ("phantom_000",))):
         for name in names:

@@ -32,6 +32,8 @@ KINDS = {
 }
 SHORT_TRAINERS = """
 import os
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_mamba import trainers
 from nnunet_mamba.trainers import *
 
@@ -40,6 +42,12 @@ short["num_epochs"] = int(os.environ["N_EPOCHS"])
 for name in trainers.__all__:
     trainer = getattr(trainers, name)
     trainer.settings = {**trainer.settings, **short}
+
+
+class nnUNetTrainerShort(nnUNetTrainer):
+    def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        vars(self).update(short)
 """
 
 
@@ -222,6 +230,31 @@ def test_every_network_trains_and_predicts(workspace, trainer, configuration):
     assert_trained_and_validated(workspace.train(configuration, trainer=trainer))
     out = workspace.predict(configuration, f"{trainer}_{configuration}", "-tr", trainer)
     assert_label_maps_of_the_unseen_cases(out)
+
+
+@plain_labels
+def test_plans_of_a_template_need_no_preprocessing_and_no_trainer_of_ours(workspace):
+    """nnU-Net's own trainer, for two steps, on a network that the plans name."""
+    printed = workspace.run("nnunet-mamba", "plans", "apply", "cpu", 999, "--network", "mm_unet")
+    plans = "nnUNetPlans_cpu_mm_unet"
+    assert f"nnUNetv2_train 999 3d_fullres 0 -p {plans} " in printed
+    where = (999, "3d_fullres", 0, "-p", plans, "-tr", "nnUNetTrainerShort")
+    workspace.run("nnUNetv2_train", *where, "-device", "cpu", "--npz")
+    model = workspace.root / "results" / DATASET / f"nnUNetTrainerShort__{plans}__3d_fullres"
+    assert_trained_and_validated(model / "fold_0")
+    options = ("-p", plans, "-tr", "nnUNetTrainerShort")
+    assert_label_maps_of_the_unseen_cases(workspace.predict("3d_fullres", "template", *options))
+
+
+@plain_labels
+def test_plans_for_a_card_share_the_preprocessed_data_and_are_sound(workspace):
+    workspace.run("nnunet-mamba", "plans", "make", 999, "--network", "umamba_bot", "--vram-gb", 2)
+    path = workspace.root / "preprocessed" / DATASET / "nnUNetMambaPlans_2G_umamba_bot.json"
+    configurations = json.loads(path.read_text())["configurations"]
+    for name in ("2d", "3d_fullres"):
+        assert configurations[name]["data_identifier"] == f"nnUNetPlans_{name}"
+    printed = workspace.run("nnunet-mamba", "plans", "check", path, "--network", "umamba_bot")
+    assert f"{path.name}: sound" in printed
 
 
 @plain_labels

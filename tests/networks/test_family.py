@@ -2,7 +2,9 @@
 compilation."""
 
 import math
+import operator
 import shutil
+from itertools import accumulate
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from nnunet_mamba.blocks.mamba import SelectiveSSM
 from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
-from nnunet_mamba.networks.family import FAMILY
+from nnunet_mamba.networks.family import FAMILY, axes_of, row_of
 
 NETWORKS = list_networks()
 META = [name for name in NETWORKS if isinstance(FAMILY[name.removesuffix("_nossm")], MetaConfig)]
@@ -545,3 +547,29 @@ def test_full_resolution_cost_is_known():
             module.register_forward_hook(lambda _, inputs, __: seen.append(math.prod(inputs[0].shape[2:])))
     network(torch.randn(1, 1, 16, 16, 16))
     assert seen == [8**3, 4**3]
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [
+        ("nnunet", (2, 3)),
+        ("mm_unet_nossm", (2, 3)),
+        ("mamba_multi", (3,)),
+        ("vm_unet", (2,)),
+        ("segmamba", (3,)),
+    ],
+)
+def test_the_axes_that_a_network_works_on(name, axes):
+    assert axes_of(name) == axes
+
+
+@pytest.mark.parametrize("name", ["vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d", "segmamba"])
+def test_strides_in_a_plan_lead_from_output_to_output_and_on_to_the_coarsest_grid(name):
+    """nnU-Net supervises all resolutions of a plan's strides but the last."""
+    config = row_of(name)
+    totals = tuple(accumulate(config.plan_strides(), operator.mul))
+    assert totals[:-1] == config.output_strides
+    assert totals[-1] == math.prod(config.strides)
+    with torch.device("meta"):
+        strides = [[stride] * config.ndim for stride in config.plan_strides()]
+        create_network(name, input_channels=1, num_classes=2, strides=strides)
