@@ -26,7 +26,7 @@ MAY_IMPORT = {  # besides themselves
     "folders": NOTHING,
     "plans": {"estimate", "folders", "networks", "resources"},
     "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},
-    "analysis": {"blocks", "checkpoints", "ops", "scan_order", "trainers"},
+    "analysis": {"blocks", "checkpoints", "networks", "ops", "plans", "scan_order", "trainers"},
     "estimate": {"blocks", "networks", "ops"},
     "registration": {"host", "resources"},
 }

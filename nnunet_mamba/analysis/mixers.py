@@ -73,7 +73,7 @@ def watch(network: nn.Module, data: Tensor) -> list[Seen]:
         what = "no Mamba block at all" if not blocks else "Mamba blocks over channels only"
         raise ValueError(
             f"{type(network).__name__} has {what} on this patch; there is no scan over voxels to look into. "
-            "Choose a network with one (no ...NoSSM twin, no baseline)."
+            "Choose a network with one (no ...NoSSM twin, no baseline), or only features and field."
         )
     return seen
 

@@ -102,8 +102,7 @@ def read_trained(checkpoint: Path) -> Trained:
     configuration = plans.get_configuration(given["configuration"])
     n_channels = determine_num_input_channels(plans, configuration, given["dataset_json"])
     n_heads = plans.get_label_manager(given["dataset_json"]).num_segmentation_heads
-    trainer = trainer_named(name, configuration.network_arch_class_name)
-    network = trainer.build_network_architecture(plans, configuration, n_channels, n_heads, False)
+    network = network_of(name, plans, configuration, n_channels, n_heads)
     try:
         network.load_state_dict(content["network_weights"])
     except RuntimeError as error:
@@ -113,20 +112,26 @@ def read_trained(checkpoint: Path) -> Trained:
     return Trained(name, network.eval(), plans, configuration, given["dataset_json"], n_channels)
 
 
-def trainer_named(name: str, network_class: str) -> Any:
-    """A trainer of this package; nnU-Net's own where its plans name a network of this package."""
+def network_of(trainer: str, plans: Any, configuration: Any, n_channels: int, n_heads: int) -> nn.Module:
+    """As the trainer of this package builds it; for other trainers, the network of this package that their
+    plans name. What plans of strangers name beside is not imported."""
     from nnunet_mamba import trainers
+    from nnunet_mamba.networks.family import create_network
+    from nnunet_mamba.plans.architecture import named_network
 
-    if name in trainers.__all__:
-        return getattr(trainers, name)
-    if name == "nnUNetTrainer" and network_class.startswith("nnunet_mamba."):
-        from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-        return nnUNetTrainer
-    raise ValueError(
-        f"The checkpoint is of {name}, whose network ({network_class}) is not one of this package; only its "
-        "own trainers can be looked into."
-    )
+    if trainer in trainers.__all__:
+        build = getattr(trainers, trainer).build_network_architecture
+        network: nn.Module = build(plans, configuration, n_channels, n_heads, False)
+        return network
+    architecture = configuration.configuration["architecture"]
+    name = named_network(architecture)
+    if name is None:
+        raise ValueError(
+            f"The checkpoint is of {trainer}, whose network ({architecture['network_class_name']}) is not "
+            "one of this package; only its own networks can be looked into."
+        )
+    sizes = architecture["arch_kwargs"]
+    return create_network(name, input_channels=n_channels, num_classes=n_heads, **sizes)
 
 
 def read_patch(

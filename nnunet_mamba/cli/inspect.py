@@ -64,7 +64,6 @@ def inspect(args: argparse.Namespace) -> int:
     patch = read_patch(trained, args.image, centre, args.patch)
     places = [patch.place(v) for v in args.voxel] if args.voxel else [tuple(n // 2 for n in patch.grid)]
     print(f"{trained.trainer}: a patch of {' x '.join(map(str, patch.grid))} voxels at {patch.extent()}")
-    args.out.mkdir(parents=True, exist_ok=True)
     numbers: dict[str, Any] = {"patch": patch.data[0].numpy(), "places": places}
     if "scan" in args.only:
         numbers |= _scans(trained, patch, places, args.stage, args.out)
@@ -90,6 +89,7 @@ def _scans(
     if not chosen:
         stages = sorted({one.stage for one in seen})
         raise ValueError(f"No scan is at stage {stage}; there are scans at {', '.join(map(str, stages))}.")
+    out.mkdir(parents=True, exist_ok=True)
     numbers = {}
     for k, place in enumerate(places):
         found = [attention(one, place) for one in chosen]
@@ -108,6 +108,7 @@ def _features(trained: Trained, patch: Patch, out: Path) -> dict[str, Any]:
     from nnunet_mamba.analysis.pictures import draw_spreads
 
     found = spreads(trained.network, patch.data)
+    out.mkdir(parents=True, exist_ok=True)
     file = out / "features.png"
     draw_spreads(
         file, found, f"{trained.trainer}: features inside (solid) and outside (dashed) of the branch"
@@ -136,6 +137,7 @@ def _field(
     numbers = {}
     for k, place in enumerate(places):
         field = receptive_field(trained.network, patch.data, place)
+        out.mkdir(parents=True, exist_ok=True)
         file = out / f"field_{k}.png"
         draw_field(file, field, patch.data[0, 0], f"{trained.trainer}: receptive field of the voxel {place}")
         numbers[f"field/{k}"] = field.gradient.float().numpy()

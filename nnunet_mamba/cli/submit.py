@@ -52,7 +52,7 @@ def submit(args: argparse.Namespace) -> int:
         print(f"left out: {len(facts.moved)} labelled cases that a split keeps for the test")
     if args.check is not None:
         return _say(check_archive(args.check, expected, rules), args.check, len(expected))
-    verdict = pack(args.predictions, expected, rules, facts, args.out)
+    verdict = pack(args.predictions, expected, rules, facts, args.out, _progress)
     return _say(verdict, args.out, len(expected))
 
 
@@ -72,6 +72,11 @@ def _say(verdict: Verdict, archive: Path, n_cases: int) -> int:
         print(f"problem: {problem}", file=sys.stderr)
     print(f"{n_cases} cases, {len(verdict.problems)} problems, {len(verdict.warnings)} warnings -> {archive}")
     return 1 if verdict.problems else 0
+
+
+def _progress(done: int, total: int) -> None:
+    if done % 20 == 0:
+        print(f"  {done}/{total} cases", flush=True)
 
 
 def _list() -> int:

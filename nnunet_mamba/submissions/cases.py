@@ -39,6 +39,8 @@ def facts_beside(images: Path, phases: Path | None = None) -> Notes:
         return notes
     if phases.is_dir() and not (phases / "dataset.json").is_file():
         return replace(notes, phases=phases_of_release(phases))
+    if phases.is_file() and phases.name != "dataset.json":
+        raise ValueError(f"{phases} is no dataset.json; give one, or the folder of ACDC's release.")
     found = Notes.of(read_description(phases if phases.is_dir() else phases.parent)).phases
     if not found:
         raise ValueError(

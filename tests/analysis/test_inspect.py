@@ -12,6 +12,7 @@ from nnunet_mamba.analysis.field import receptive_field
 from nnunet_mamba.analysis.mixers import attention, on_patch, watch
 from nnunet_mamba.analysis.trained import cut_out, first_of, read_patch, read_trained
 from nnunet_mamba.cli import main
+from nnunet_mamba.plans.architecture import with_network
 
 SHAPE = (20, 24, 18)  # z, y, x
 
@@ -145,9 +146,26 @@ def test_questions_that_make_no_sense_are_refused(
     assert reason in capsys.readouterr().err
 
 
-def test_networks_without_a_scan_are_refused(make_checkpoint, image, capsys):
-    assert main(["inspect", str(make_checkpoint("nnUNetTrainerMMUNetNoSSM")), str(image)]) == 2
+def test_networks_without_a_scan_are_refused(make_checkpoint, image, tmp_path, capsys):
+    command = ["inspect", str(make_checkpoint("nnUNetTrainerMMUNetNoSSM")), str(image)]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "no Mamba block at all" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--out", str(tmp_path / "out"), "--only", "features", "field"]) == 0
+
+
+def test_a_network_that_the_plans_name_is_found_under_any_trainer(
+    make_checkpoint, make_plans, image, tmp_path
+):
+    plans = make_plans()
+    for configuration in plans["configurations"].values():
+        named = with_network(configuration["architecture"], "umamba_bot", configuration["patch_size"])
+        configuration["architecture"] = named
+    file = make_checkpoint("nnUNetTrainerUMambaBot", plans=plans)
+    content = torch.load(file, weights_only=False)
+    torch.save({**content, "trainer_name": "nnUNetTrainer_5epochs"}, file)
+    trained = read_trained(file)
+    assert len(watch(trained.network, read_patch(trained, [image]).data)) == 1
 
 
 def test_other_files_and_other_trainers_are_refused(make_checkpoint, image, tmp_path, capsys):

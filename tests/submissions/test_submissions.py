@@ -171,6 +171,18 @@ def test_the_phases_of_acdc_can_come_from_its_release(dataset, tmp_path):
     assert made.members() == ["patient101_ES.nii.gz", "patient101_ED.nii.gz"]
 
 
+def test_phases_can_come_from_the_dataset_json_of_another_dataset(dataset, tmp_path, capsys):
+    made = dataset("acdc")
+    other = tmp_path / "elsewhere" / "dataset.json"
+    other.parent.mkdir()
+    (made.folder / "dataset.json").rename(other)
+    assert made.submit("--phases", str(other)) == 0
+    made.out.unlink()
+    other.write_text("{}")
+    assert made.submit("--phases", str(other)) == 2
+    assert "says nothing of phases" in capsys.readouterr().err
+
+
 # refusals
 
 
