@@ -23,6 +23,7 @@ MAY_IMPORT = {  # besides themselves
     "datasets": {"images"},
     "evaluation": {"images"},
     "submissions": {"datasets", "images"},
+    "statistics": {"evaluation"},
     "folders": NOTHING,
     "plans": {"estimate", "folders", "networks", "resources"},
     "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},
