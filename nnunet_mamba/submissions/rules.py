@@ -53,7 +53,7 @@ AMOS: dict[str, Any] = {
     "source": "amos22.grand-challenge.org, evaluation: results/amos_0008.nii.gz, the exact set of cases",
     "open_points": "Pages differ on how many cases are due today; the cases of --images count.",
 }
-BRATS = "as the challenges' own checking code names them: the patient's folder name"
+BRATS = "the challenges' checking code: the name of the patient's folder"
 SUBMISSIONS: Mapping[str, Rules] = {
     "amos22_ct": Rules("AMOS22, task 1: CT", "amos22_ct", **AMOS),
     "amos22_ct_mr": Rules("AMOS22, task 2: CT and MR", "amos22_ct_mr", **AMOS),
