@@ -22,10 +22,12 @@ MAY_IMPORT = {  # besides themselves
     "images": NOTHING,
     "datasets": {"folders", "images"},
     "evaluation": {"images"},
+    "submissions": {"datasets", "images"},
     "statistics": {"evaluation"},
     "folders": NOTHING,
     "plans": {"estimate", "folders", "networks", "resources"},
     "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},
+    "analysis": {"blocks", "checkpoints", "networks", "ops", "plans", "scan_order", "trainers"},
     "estimate": {"blocks", "networks", "ops"},
     "registration": {"host", "resources"},
 }

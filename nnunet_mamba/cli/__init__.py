@@ -15,6 +15,8 @@ VERBS = (
     "networks",
     "estimate",
     "import_checkpoint",
+    "submit",
+    "inspect",
 )  # modules of this package; some offer several verbs
 
 

@@ -32,6 +32,17 @@ def name_phases(source: Source) -> Source:
     )
 
 
+def phases_of_release(folder: Path) -> dict[str, str]:
+    """Frame -> ED or ES, of every patient with an Info.cfg in the release at `folder`."""
+    found: dict[str, str] = {}
+    for file in sorted(folder.rglob("Info.cfg")):
+        names = {image.name.split(".", 1)[0] for image in file.parent.glob("*_frame*.nii*")}
+        found.update(_phases(file.parent, names))
+    if not found:
+        raise ValueError(f"{folder} holds no Info.cfg; expected the release of ACDC.")
+    return found
+
+
 def _phases(folder: Path, names: set[str]) -> Iterator[tuple[str, str]]:
     file = folder / "Info.cfg"
     if not file.is_file():
