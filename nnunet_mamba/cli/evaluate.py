@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nnunet_mamba.evaluation.scoring import Rules, Task
     from nnunet_mamba.evaluation.table import Origin, Score
 
+CASES_PER_PROCESS = 8  # fewer do not repay the seconds in which a process starts
+
 
 def add(commands: Any) -> None:
     p = commands.add_parser(
@@ -83,7 +85,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from nnunet_mamba.evaluation.scoring import score_tasks
     from nnunet_mamba.evaluation.table import write_table
 
-    jobs = args.jobs or min(os.cpu_count() or 1, 8)
+    jobs = args.jobs or min(os.cpu_count() or 1, 8, len(tasks) // CASES_PER_PROCESS)
     scores = score_tasks(tasks, jobs=jobs, progress=_progress())
     _print_scores(scores)
     for fault in faults:
@@ -112,9 +114,9 @@ def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
 
 
 def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
-    from nnunet_mamba.cli.folders import dataset_name, nnunet_folder
     from nnunet_mamba.evaluation.folders import read_description
     from nnunet_mamba.evaluation.results import find_runs
+    from nnunet_mamba.folders import dataset_name, nnunet_folder
 
     folder = Path(args.results)
     if not folder.is_dir():

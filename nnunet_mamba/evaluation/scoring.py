@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -67,7 +67,7 @@ class Rules:
                 "References that number instances need exactly one label, that of the prediction."
             )
 
-    @cached_property
+    @property
     def rules(self) -> Protocol:
         rules = protocol_of(self.protocol)
         return rules if self.empty is None else replace(rules, empty=EMPTY_POLICIES[self.empty])
