@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from surface_reference import blobs, reference_metrics
 
+from nnunet_mamba.evaluation import surfaces
 from nnunet_mamba.evaluation.labels import Label
 from nnunet_mamba.evaluation.metrics import BY_FORMULA, DISTANCES, EMPTY_POLICIES, MEASURES, METRICS
 from nnunet_mamba.evaluation.pairs import Case, boxes_of
@@ -231,3 +232,13 @@ def test_a_region_is_boxed_around_all_of_its_labels():
     here = Case(array, array, SPACING_MM).pair(Label("both", (1, 2)))
     assert here.counts.tp == 2
     assert here.box == (slice(1, 7), slice(1, 10), slice(1, 10))
+
+
+def test_surfels_found_in_slabs_are_those_of_the_whole(monkeypatch):
+    p, r = np.random.default_rng(0).random((2, 9, 12, 10)) > 0.6
+    whole = surfaces.surfel_surfaces(p, r, SPACING_MM)
+    for n_voxels in (1, 300, 500):  # slabs of 1, 1 and 2 slices
+        monkeypatch.setattr(surfaces, "SLAB", n_voxels)
+        parts = surfaces.surfel_surfaces(p, r, SPACING_MM)
+        for name, values in vars(whole).items():
+            assert np.array_equal(getattr(parts, name), values), name

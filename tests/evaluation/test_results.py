@@ -147,4 +147,6 @@ def test_dataset_json_is_found_beside_predictions_or_above_a_validation(places):
     assert dataset_json_near(validation, raw) == results / MODEL / "dataset.json"
     (results / MODEL / "dataset.json").unlink()
     assert dataset_json_near(validation, raw / DATASET / "labelsTr") == raw / DATASET / "dataset.json"
+    describe(validation, content={"labels": {"0": "background"}, "modality": {"0": "CT"}})  # the Decathlon's
+    assert dataset_json_near(validation, raw / DATASET / "labelsTr") == raw / DATASET / "dataset.json"
     assert origin_of(validation) == Origin(DATASET, "nnUNetTrainer", "nnUNetPlans", "3d_fullres", "0")
