@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from nnunet_mamba.evaluation.scoring import Rules, Task
     from nnunet_mamba.evaluation.table import Origin, Score
 
-CASES_PER_PROCESS = 8  # fewer do not repay the seconds in which a process starts
-
 
 def add(commands: Any) -> None:
     p = commands.add_parser(
@@ -66,7 +64,7 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--out", type=Path, metavar="TABLE", help="a row per case, label and metric: .csv or .parquet"
     )
-    p.add_argument("-j", "--jobs", type=int, metavar="N", help="processes (default: processors, 8 at most)")
+    p.add_argument("-j", "--jobs", type=int, metavar="N", help="threads (default: processors, 8 at most)")
     p.add_argument("--list", action="store_true", help="show the metrics and protocols")
     p.set_defaults(run=evaluate)
 
@@ -85,7 +83,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from nnunet_mamba.evaluation.scoring import score_tasks
     from nnunet_mamba.evaluation.table import write_table
 
-    jobs = args.jobs or min(os.cpu_count() or 1, 8, len(tasks) // CASES_PER_PROCESS)
+    jobs = args.jobs or min(os.cpu_count() or 1, 8)
     scores = score_tasks(tasks, jobs=jobs, progress=_progress())
     _print_scores(scores)
     for fault in faults:

@@ -368,7 +368,7 @@ def test_an_organ_without_tolerance_is_refused_by_umambas_protocol():
         rules.tolerance_mm(rules.labels[0])
 
 
-def test_processes_give_the_same_rows_in_the_same_order(folders):
+def test_threads_give_the_same_rows_in_the_same_order(folders):
     for name, start in (("b", 1), ("c", 5)):
         write(folders[0] / f"{name}.nii.gz", blob(start=start))
         write(folders[1] / f"{name}.nii.gz", blob(start=2))
