@@ -22,6 +22,7 @@ MAY_IMPORT = {  # besides themselves
     "images": NOTHING,
     "datasets": {"images"},
     "evaluation": {"images"},
+    "statistics": {"evaluation"},
     "folders": NOTHING,
     "plans": {"estimate", "folders", "networks", "resources"},
     "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},

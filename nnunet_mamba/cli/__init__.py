@@ -11,6 +11,7 @@ VERBS = (
     "register",
     "convert",
     "plans",
+    "compare",
     "networks",
     "estimate",
     "evaluate",

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,24 +58,16 @@ def convert(args: argparse.Namespace) -> int:
         return _list()
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
-    from nnunet_mamba.datasets.archives import contents, is_archive, unpacked
+    from nnunet_mamba.datasets.archives import is_archive, unpacked
     from nnunet_mamba.datasets.release import read_release
     from nnunet_mamba.datasets.source import FaultyDatasetError
-    from nnunet_mamba.datasets.specs import spec_of
     from nnunet_mamba.folders import nnunet_folder
 
-    known, spec = spec_of(args.name)
+    known = _check_request(args)
     raw = args.raw or nnunet_folder("nnUNet_raw")
     archives = [source for source in args.source if is_archive(source)]
-    if args.symlink and archives:
-        raise ValueError(f"--symlink needs an unpacked release; {archives[0]} is an archive.")
-    if args.resize and spec.file_ending != ".png":
-        raise ValueError(f"--resize is for pictures; {known} has volumes.")
     if args.dry_run and archives:
-        for archive in archives:
-            n_files, n_bytes = contents(archive)
-            print(f"would unpack {n_files} files, {n_bytes / 2**30:.2f} GiB, of {archive} below {raw}")
-        return 0
+        return _say_archives(archives, raw)
     try:
         with unpacked(args.source, raw / f".{known}.unpacked") as folders:
             return _convert(args, known, read_release(known, folders), raw)
@@ -88,6 +81,32 @@ def convert(args: argparse.Namespace) -> int:
         return 1
 
 
+def _check_request(args: argparse.Namespace) -> str:
+    """The data set's name; ValueError for what can be known to fail before gigabytes are unpacked."""
+    from nnunet_mamba.datasets.archives import is_archive
+    from nnunet_mamba.datasets.convert import check_place, renamed
+    from nnunet_mamba.datasets.specs import spec_of
+    from nnunet_mamba.datasets.splits import find_split
+    from nnunet_mamba.folders import nnunet_folder
+
+    known, spec = spec_of(args.name)
+    find_split(args.split, known)
+    archives = [source for source in args.source if is_archive(source)]
+    if args.symlink and archives:
+        raise ValueError(f"--symlink needs an unpacked release; {archives[0]} is an archive.")
+    if args.resize and spec.file_ending != ".png":
+        raise ValueError(f"--resize is for pictures; {known} has volumes.")
+    for option, numbers in (("--resize", args.resize), ("--workers", [args.workers])):
+        if any(number is not None and number < 1 for number in numbers or ()):
+            raise ValueError(f"{option} must be positive, got {numbers}.")
+    number = spec.number if args.dataset_id is None else args.dataset_id
+    if number is not None:
+        name = renamed(f"Dataset000_{spec.folder}", number)
+        if spec.folder is not None:
+            check_place((args.raw or nnunet_folder("nnUNet_raw")) / name)
+    return known
+
+
 def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) -> int:
     from SimpleITK import ProcessObject
 
@@ -95,8 +114,9 @@ def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) ->
     from nnunet_mamba.datasets.specs import DATASETS
     from nnunet_mamba.datasets.splits import LeakError, group_by, leaks, make_split
 
-    source = engine.renamed(source, args.dataset_id) if args.dataset_id is not None else source
-    engine.check_number(source.name, raw)
+    if args.dataset_id is not None:
+        source = replace(source, name=engine.renamed(source.name, args.dataset_id))
+    engine.check_place(raw / source.name)
     group = group_by(source.notes.group)
     split = make_split(args.split, source, group, known)
     found = leaks(split, group)
@@ -151,14 +171,27 @@ def _say_plan(source: Source, split: Split, raw: Path, published: Mapping[str, i
         print(f"  {fault}")
 
 
+def _say_archives(archives: Iterable[Path], raw: Path) -> int:
+    from nnunet_mamba.datasets.archives import contents
+
+    for archive in archives:
+        n_files, n_bytes = contents(archive)
+        print(f"would unpack {n_files} files, {n_bytes / 2**30:.2f} GiB, of {archive} below {raw}")
+    return 0
+
+
 def _say_files(files: Iterable[tuple[Path, str]]) -> None:
     for file, target in files:
         print(f"  {file} -> {target}")
 
 
 def _say_done(done: Converted, accept: set[str]) -> None:
-    for fault in done.faults:
+    from nnunet_mamba.datasets.source import MOST_SHOWN
+
+    for fault in done.faults[:MOST_SHOWN]:
         print(f"  {'accepted' if fault.kind in accept else 'left out'}, {fault}")
+    if len(done.faults) > MOST_SHOWN:
+        print(f"  and {len(done.faults) - MOST_SHOWN} more faults")
     n_training = len(done.source.labelled()) - len(done.split.test)
     n_test = len(done.source.cases) - n_training
     print(f"-> {done.folder}: {n_training} cases in imagesTr, {n_test} in imagesTs")

@@ -61,12 +61,11 @@ def convert(
 
     Raises FaultyDatasetError, ValueError if the dataset is there already or there is no room.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} exists already; remove it, or choose another --dataset-id.")
+    check_place(folder)
     job = Job(source, link, frozenset(accept), resize)
     cases = whole_cases(source, job.accepted)
-    _require_room(folder.parent, [] if link else cases)
     draft = Draft(folder, job, split)
+    _require_room(folder.parent, [] if link else [case for case in cases if not draft.holds(case)])
     faults = [*source.faults, *_convert_all(cases, draft, workers or default_workers(), progress)]
     forbidden = [fault for fault in faults if fault.kind not in job.accepted]
     if forbidden and not leave_out:
@@ -134,9 +133,13 @@ class Draft:
         self.done = self._read_record()
         self.lock = Lock()
 
+    def holds(self, case: Case) -> bool:
+        """Whether an earlier attempt has converted it from the same files."""
+        return self.done.get(case.name) == self._signature(case)
+
     def take(self, case: Case) -> list[Fault]:
         """Convert a case, unless an earlier attempt did so from the same files."""
-        signature = self._signature(case)
+        signature = self._signature(case)  # before the files are read: they may change meanwhile
         if self.done.get(case.name) == signature:
             return []
         faults = convert_case(case, self.job, self.folder, part_of(case, self.test))
@@ -204,21 +207,18 @@ def description(source: Source, n_training: int) -> dict[str, Any]:
     }
 
 
-def check_number(name: str, raw: Path) -> None:
-    """nnU-Net tells datasets by their number: refuse one that another dataset has."""
-    for other in sorted(raw.glob(f"{name[: len('Dataset###')]}_*")):
-        if other.name != name:
-            raise ValueError(
-                f"{raw} holds {other.name}, and nnU-Net tells datasets by their number; choose another one "
-                "with --dataset-id."
-            )
+def check_place(folder: Path) -> None:
+    """ValueError if the dataset is there already, or another one with its number, by which nnU-Net goes."""
+    for other in sorted(folder.parent.glob(f"{folder.name[: len('Dataset###')]}_*")):
+        what = "exists already; remove it" if other.name == folder.name else "has this number already"
+        raise ValueError(f"{other} {what}, or choose another number with --dataset-id.")
 
 
-def renamed(source: Source, number: int) -> Source:
-    """The same source as dataset `number` (1 to 999)."""
+def renamed(name: str, number: int) -> str:
+    """Dataset###_Name with another number (1 to 999)."""
     if not 0 < number < 1000:
         raise ValueError(f"A dataset's number has three digits, 1 to 999; got {number}.")
-    return replace(source, name=re.sub(r"^Dataset\d{3}", f"Dataset{number:03d}", source.name))
+    return re.sub(r"^Dataset\d{3}", f"Dataset{number:03d}", name)
 
 
 def _require_room(root: Path, cases: Sequence[Case]) -> None:

@@ -93,21 +93,28 @@ def make_split(name: str, source: Source, group: Group, dataset: str | None = No
     ValueError for unknown names, and for cases that a published split names and that are not there, or the
     reverse; cases with faults may be missing.
     """
+    paper = find_split(name, dataset)
     names = sorted(set(source.labelled()))
+    if paper is not None:
+        faulty = {fault.case for fault in source.faults if fault.case}
+        return _as_published(paper, names, faulty, group)
     if name == FOLDS:
         return Split(k_folds(names, group))
     if name == OFFICIAL:
         return _official(source.cases)
-    if RATIO.fullmatch(name):
-        return _by_ratio(names, group, [int(part) for part in name.split(":")])
+    return _by_ratio(names, group, [int(part) for part in name.split(":")])
+
+
+def find_split(name: str, dataset: str | None) -> PublishedSplit | None:
+    """The published split of this name, None for those that every data set has. ValueError for others."""
+    if name in (FOLDS, OFFICIAL) or RATIO.fullmatch(name):
+        return None
     known = published(dataset)
-    found = [
-        split for word, split in known.items() if any(same_word(name, n) for n in (word, *split.aliases))
-    ]
-    if not found:
-        choice = ", ".join([FOLDS, OFFICIAL, "A:B", "A:B:C", *known])
-        raise ValueError(f"No split {name!r} for {dataset or 'this dataset'}; choose one of {choice}.")
-    return _as_published(found[0], names, {fault.case for fault in source.faults if fault.case}, group)
+    for word, split in known.items():
+        if any(same_word(name, other) for other in (word, *split.aliases)):
+            return split
+    choice = ", ".join([FOLDS, OFFICIAL, "A:B", "A:B:C", *known])
+    raise ValueError(f"No split {name!r} for {dataset or 'this dataset'}; choose one of {choice}.")
 
 
 @lru_cache

@@ -228,7 +228,7 @@ def test_a_number_that_another_dataset_has_is_refused(release, raw, capsys):
     (raw / "Dataset004_Liver").mkdir(parents=True)
     sources = release("msd")
     assert run("msd", sources, raw) == 2
-    assert "holds Dataset004_Liver" in capsys.readouterr().err
+    assert "Dataset004_Liver has this number already" in capsys.readouterr().err
     assert run("msd", sources, raw, "--dataset-id", "44") == 0
     assert (raw / "Dataset044_Hippocampus").is_dir()
 
@@ -259,6 +259,17 @@ def test_a_full_disk_is_told_before_anything_is_written(release, raw, monkeypatc
     assert "has 0.0 GiB left" in said and "or use --symlink" in said
     assert tree(raw) == {}
     assert run("msd", sources, raw, "--symlink") == 0
+
+
+def test_a_resumed_run_needs_room_for_the_rest_only(release, raw, monkeypatch):
+    sources = release("brats21")
+    total = sum(file.stat().st_size for file in sources[0].rglob("*.nii.gz"))
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        run("brats21", sources, raw, "--workers", "1")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GIB, GIB, int(0.6 * total)))
+    assert run("brats21", sources, raw / "new") == 2
+    assert run("brats21", sources, raw) == 0
 
 
 def test_a_full_disk_is_told_before_anything_is_unpacked(release, raw, tmp_path, monkeypatch, capsys):
@@ -349,6 +360,25 @@ def test_archives_without_a_top_folder(release, raw, tmp_path):
     assert run("brats21", [top], raw / "folder") == 0
     assert run("brats21", [archive], raw / "archive") == 0
     assert tree(raw / "archive") == tree(raw / "folder")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--split", "nnformr"], "No split 'nnformr' for acdc"),
+        (["--dataset-id", "5"], "Dataset005_Other has this number already"),
+        ([], "Dataset027_ACDC exists already"),
+    ],
+)
+def test_what_can_be_known_before_is_refused_before_anything_is_unpacked(
+    release, raw, tmp_path, capsys, options, reason
+):
+    archive = zipped(release("acdc")[0], tmp_path / "ACDC.zip")
+    for taken in ("Dataset027_ACDC", "Dataset005_Other"):
+        (raw / taken).mkdir(parents=True)
+    assert run("acdc", [archive], raw, *options) == 2
+    assert reason in capsys.readouterr().err
+    assert not list(raw.glob(".*"))
 
 
 def test_an_archive_is_unpacked_once_for_all_attempts(release, raw, tmp_path, monkeypatch):

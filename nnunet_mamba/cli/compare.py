@@ -1,0 +1,66 @@
+"""nnunet-mamba compare: paired tests, intervals and rankings of methods, from tables of scores."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "compare",
+        help="test methods against their twins without SSM and a baseline",
+        description="Reads the tables that `evaluate --out` wrote and compares their methods (trainer, "
+        "plans, configuration) case by case: each network with its twin without SSM, then all with the "
+        "baseline; and ranks them. Refuses tables that differ in protocol, cases, folds or labels.",
+        epilog="example: nnunet-mamba compare acdc.csv --group 'patient\\d+' --out comparison",
+    )
+    p.add_argument("tables", metavar="TABLE", nargs="+", type=Path, help="tables of scores, .csv or .parquet")
+    p.add_argument("--metric", default="dice", help="one of the tables' metrics (default: dice)")
+    p.add_argument(
+        "--baseline", metavar="METHOD", help="default: nnU-Net's own trainer, else the first by name"
+    )
+    p.add_argument(
+        "--group",
+        metavar="REGEX",
+        help="the part of a case's name that is the patient's (ACDC: 'patient\\d+'; default: all)",
+    )
+    p.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="a folder for Markdown, JSON and CSV, or a file that ends in .md, .json or .csv",
+    )
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the resamples (default: 0)")
+    p.add_argument("--n-bootstrap", type=int, default=10_000, metavar="N", help="resamples (default: 10000)")
+    p.set_defaults(run=compare)
+
+
+def compare(args: argparse.Namespace) -> int:
+    from nnunet_mamba import statistics
+
+    scores = [score for table in args.tables for score in _named(table)]
+    studies = statistics.compare(
+        scores,
+        metric=args.metric,
+        baseline=args.baseline,
+        group=args.group,
+        n_bootstrap=args.n_bootstrap,
+        seed=args.seed,
+    )
+    print(statistics.as_text(studies))
+    if args.out:
+        print()
+        for file in statistics.write_studies(studies, args.out):
+            print(f"-> {file}")
+    return 0
+
+
+def _named(table: Path) -> list[Any]:
+    """The scores of a table; where it does not say of which method, that is the file's name."""
+    from dataclasses import replace
+
+    from nnunet_mamba.evaluation import read_table
+
+    scores = read_table(table)
+    unnamed = (replace(s, trainer=table.stem) if not s.trainer else s for s in scores)
+    return list(unnamed)
