@@ -30,6 +30,13 @@ def test_each_cell_is_matched_once():
     assert matches(halves, true) == (1, 2, 1)
 
 
+def test_a_match_comes_before_larger_overlaps_of_no_match():
+    """IoU of the first true cell: 1/2 and 0.4; of the second: 0.25. The swap has more, and matches none."""
+    true = cells((4, 8, 4, 14), (4, 8, 14, 16))
+    predicted = cells((4, 8, 8, 16), (4, 8, 4, 8))
+    assert matches(predicted, true) == (1, 2, 2)
+
+
 def test_cells_that_touch_the_two_outermost_pixels_do_not_count():
     inside, rim = (2, 6, 2, 6), (1, 6, 10, 14)
     assert np.array_equal(without_border(cells(inside, rim)), cells(inside))
