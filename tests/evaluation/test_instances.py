@@ -1,7 +1,12 @@
+import math
+
 import numpy as np
 import pytest
 
 from nnunet_mamba.evaluation.instances import instance_f1, matches, without_border
+from nnunet_mamba.evaluation.labels import Label
+from nnunet_mamba.evaluation.pairs import Case
+from nnunet_mamba.evaluation.protocols import PROTOCOLS
 
 
 def cells(*boxes, grid=(30, 30)):
@@ -43,8 +48,12 @@ def test_cells_that_touch_the_two_outermost_pixels_do_not_count():
     assert instance_f1(cells(inside), cells(inside, rim)) == 1
 
 
-def test_nothing_found_is_0_even_where_nothing_is():
-    assert instance_f1(cells(), cells((4, 8, 4, 8))) == instance_f1(cells(), cells()) == 0
+def test_nothing_found_is_0_and_undefined_where_nothing_is_away_from_the_border():
+    assert instance_f1(cells(), cells((4, 8, 4, 8))) == 0
+    assert math.isnan(instance_f1(cells(), cells()))
+    assert math.isnan(instance_f1(cells((0, 4, 4, 8)), cells((0, 4, 4, 8))))
+    pair = Case(*np.zeros((2, 9, 9), np.uint8), (1.0, 1.0)).pair(Label("", (1,)))
+    assert PROTOCOLS["umamba"].value("f1", pair) == 0
 
 
 def test_large_images_are_scored_in_tiles_that_have_borders_too():
