@@ -36,7 +36,7 @@ def f1(pair: Pair) -> float:
 
 
 def instance_f1(predicted: np.ndarray, true: np.ndarray, large: int = LARGE, tile: int = TILE) -> float:
-    """Of two maps that number their instances, 0 elsewhere. NaN where neither has any away from the border."""
+    """Of two maps that number their instances, 0 elsewhere. NaN if neither has any off the border."""
     if true.size < large:
         counts = np.array(scored(predicted, true))
     else:
