@@ -14,6 +14,7 @@ VERBS = (
     "compare",
     "networks",
     "estimate",
+    "evaluate",
     "import_checkpoint",
     "submit",
     "inspect",

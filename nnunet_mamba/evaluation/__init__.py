@@ -2,10 +2,23 @@
 
 from nnunet_mamba.evaluation.folders import evaluate_folder
 from nnunet_mamba.evaluation.labels import Label, scored_labels
-from nnunet_mamba.evaluation.table import Score, Summary, mean_foreground, read_table, summarise, write_table
+from nnunet_mamba.evaluation.metrics import METRICS
+from nnunet_mamba.evaluation.protocols import PROTOCOLS
+from nnunet_mamba.evaluation.table import (
+    Origin,
+    Score,
+    Summary,
+    mean_foreground,
+    read_table,
+    summarise,
+    write_table,
+)
 
 __all__ = [
+    "METRICS",
+    "PROTOCOLS",
     "Label",
+    "Origin",
     "Score",
     "Summary",
     "evaluate_folder",

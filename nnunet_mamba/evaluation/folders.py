@@ -1,76 +1,165 @@
-"""Scoring a folder of predictions against a folder of references, matched by name."""
+"""Folders of predictions against folders of references, matched by the names of their cases."""
+
+from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from nnunet_mamba.evaluation.label_maps import read_label_map
+from nnunet_mamba.evaluation.labels import known_values, labels_of_values, scored_labels
+from nnunet_mamba.evaluation.pairs import boxes_of
+from nnunet_mamba.evaluation.scoring import Rules, Task, score_tasks
+from nnunet_mamba.evaluation.table import Origin, Score
 
-from nnunet_mamba.evaluation.label_maps import LabelMap, read_label_map, require_same_grid
-from nnunet_mamba.evaluation.labels import Label, scored_labels
-from nnunet_mamba.evaluation.metrics import dice, hd95_mm
-from nnunet_mamba.evaluation.table import Score
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
-def evaluate_folder(predictions: Path, references: Path, dataset_json: Path) -> list[Score]:
-    """Dice and HD95 of every case in `references`, which must all have been predicted.
+@dataclass(frozen=True)
+class Matched:
+    """Files of the cases that are to be scored: predictions without reference are only named."""
+
+    predictions: Mapping[str, Path]
+    references: Mapping[str, Path]
+    folder: Path  # of the predictions
+    reference_folder: Path
+
+    @property
+    def missing(self) -> list[str]:
+        return sorted(set(self.references) - set(self.predictions))
+
+    @property
+    def extra(self) -> list[str]:
+        return sorted(set(self.predictions) - set(self.references))
+
+    def faults(self) -> list[str]:
+        """A sentence each for what is missing and what is too much."""
+        found = []
+        if self.missing:
+            found.append(
+                f"{self.folder} lacks predictions of {', '.join(self.missing)}; predict them before scoring, "
+                "or score them as empty with --allow-missing."
+            )
+        if self.extra:
+            found.append(
+                f"{self.folder} has predictions without a reference in {self.reference_folder}: "
+                f"{', '.join(self.extra)}."
+            )
+        return found
+
+    def tasks(self, rules: Rules, origin: Origin, *, missing_as_empty: bool = False) -> list[Task]:
+        return [
+            Task(case, self.predictions.get(case), reference, rules, origin)
+            for case, reference in sorted(self.references.items())
+            if case in self.predictions or missing_as_empty
+        ]
+
+
+def evaluate_folder(
+    predictions: Path,
+    references: Path,
+    dataset_json: Path,
+    *,
+    metrics: Sequence[str] = ("dice", "hd95"),
+    protocol: str = "honest",
+    jobs: int = 1,
+) -> list[Score]:
+    """Scores of every case in `references`, which must all have been predicted, and no others.
 
     Both folders hold CASE + the file_ending of `dataset_json`, whose labels or regions are scored.
     """
-    description: dict[str, Any] = json.loads(Path(dataset_json).read_text(encoding="utf-8"))
-    labels, ignore = scored_labels(description)
-    scores: list[Score] = []
-    for case in matched_cases(Path(predictions), Path(references), description["file_ending"]):
-        name = case + description["file_ending"]
-        scores += score_case(
-            case, read_label_map(predictions / name), read_label_map(references / name), labels, ignore
-        )
-    return scores
+    description = read_description(dataset_json)
+    matched = match_cases(Path(predictions), Path(references), description["file_ending"])
+    for fault in matched.faults():
+        raise ValueError(fault)
+    rules = rules_of(description, metrics=tuple(metrics), protocol=protocol)
+    return score_tasks(matched.tasks(rules, Origin()), jobs=jobs)
 
 
-def matched_cases(predictions: Path, references: Path, ending: str) -> list[str]:
-    """Names of the cases in both folders; a case in only one of them is refused by name."""
-    found = {folder: case_names(folder, ending) for folder in (predictions, references)}
-    missing = sorted(found[references] - found[predictions])
-    extra = sorted(found[predictions] - found[references])
+def read_description(dataset_json: Path) -> dict[str, Any]:
+    """nnU-Net's dataset.json. ValueError if it is none."""
+    try:
+        description: dict[str, Any] = json.loads(Path(dataset_json).read_text(encoding="utf-8"))
+        missing = {"labels", "file_ending"} - set(description)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{dataset_json} cannot be read as a dataset.json ({error}).") from error
     if missing:
         raise ValueError(
-            f"{predictions} lacks predictions of {', '.join(missing)}; predict them before scoring."
+            f"{dataset_json} is no dataset.json of nnU-Net v2: it lacks {', '.join(sorted(missing))}."
         )
-    if extra:
-        raise ValueError(
-            f"{predictions} has predictions without a reference in {references}: {', '.join(extra)}."
-        )
-    return sorted(found[references])
+    return description
 
 
-def case_names(folder: Path, ending: str) -> set[str]:
+def is_description(file: Path) -> bool:
+    """Whether it is a dataset.json of nnU-Net v2."""
+    try:
+        read_description(file)
+    except ValueError:
+        return False
+    return True
+
+
+def rules_of(description: dict[str, Any], **choices: Any) -> Rules:
+    """The labels of a dataset.json and what else is chosen."""
+    labels, ignore = scored_labels(description)
+    return Rules(**{"labels": labels, "ignore": ignore, "known": known_values(description), **choices})
+
+
+def match_cases(
+    predictions: Path,
+    references: Path,
+    ending: str | None = None,
+    reference_ending: str | None = None,
+    expected: Collection[str] | None = None,
+) -> Matched:
+    """Files of both folders by case; endings are looked for if they are not given.
+
+    expected    the cases that should have been predicted (default: all that have a reference)
+    """
+    found = case_files(references, reference_ending or ending)
+    if expected is not None:
+        if unknown := sorted(set(expected) - set(found)):
+            raise ValueError(f"{references} lacks the references of {', '.join(unknown)}.")
+        found = {case: found[case] for case in expected}
+    return Matched(case_files(predictions, ending), found, predictions, references)
+
+
+def case_files(folder: Path, ending: str | None = None) -> dict[str, Path]:
+    """Label maps by the name of their case. A case of which there are two is refused."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder.")
-    names = {file.name[: -len(ending)] for file in folder.iterdir() if file.name.endswith(ending)}
-    if not names:
-        raise ValueError(f"{folder} holds no file that ends in {ending!r}.")
-    return names
+    files: dict[str, Path] = {}
+    others: dict[str, Path] = {}  # with another ending
+    for file in sorted(folder.iterdir()):
+        suffix = _ending(file.name, ending)
+        if suffix is None or file.name.startswith("."):
+            continue
+        case = file.name[: -len(suffix)]
+        wanted = files if ending in (None, suffix) else others
+        if twin := files.get(case) or others.get(case):
+            raise ValueError(
+                f"{folder} holds the case {case} twice: {twin.name} and {file.name}. Remove one."
+            )
+        wanted[case] = file
+    if not files:
+        what = f"no file that ends in {ending!r}" if ending else f"no label map ({', '.join(ENDINGS)})"
+        instead = f"; it has {next(iter(others.values())).name}. Convert its files" if others else ""
+        raise ValueError(f"{folder} holds {what}{instead}.")
+    return files
 
 
-def score_case(
-    case: str, prediction: LabelMap, reference: LabelMap, labels: Sequence[Label], ignore: int | None = None
-) -> list[Score]:
-    """Both metrics of each label; voxels that the reference marks as `ignore` belong to no mask."""
-    require_same_grid(prediction, reference)
-    counted = np.ones(reference.array.shape, bool) if ignore is None else reference.array != ignore
-    scores = []
-    for label in labels:
-        p = label.mask(prediction.array) & counted
-        r = label.mask(reference.array) & counted
-        distance = hd95_mm(p, r, spacing_mm=reference.spacing_mm, diagonal_mm=reference.diagonal_mm)
-        for metric, value in (("dice", dice(p, r)), ("hd95", distance)):
-            n_voxels = int(np.count_nonzero(r))
-            scores.append(Score(case, label.number, label.name, metric, value, n_voxels, which_empty(p, r)))
-    return scores
+def _ending(name: str, ending: str | None) -> str | None:
+    """The asked for ending, or that of another label map."""
+    if ending and name.endswith(ending):
+        return ending
+    return next((known for known in ENDINGS if name.lower().endswith(known)), None)
 
 
-def which_empty(prediction: np.ndarray, reference: np.ndarray) -> str:
-    empty = {"prediction": not prediction.any(), "reference": not reference.any()}
-    return "both" if all(empty.values()) else next((name for name, is_empty in empty.items() if is_empty), "")
+def rules_of_references(matched: Matched, **choices: Any) -> Rules:
+    """Without a dataset.json: every value of the references but 0 is a label."""
+    values = {v for file in matched.references.values() for v in boxes_of(read_label_map(file).array)}
+    if not values:
+        raise ValueError(f"No reference in {matched.reference_folder} holds a label.")
+    return Rules(**{"labels": labels_of_values(values), "known": frozenset({0, *values}), **choices})

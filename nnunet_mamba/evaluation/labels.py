@@ -1,5 +1,6 @@
 """What is scored: the foreground labels or regions of an nnU-Net dataset.json, and what is left out."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ class Label:
 
     def mask(self, label_map: np.ndarray) -> np.ndarray:
         """(*grid) integers -> (*grid) bool"""
-        return np.isin(label_map, self.values)
+        return label_map == self.values[0] if len(self.values) == 1 else np.isin(label_map, self.values)
 
 
 def scored_labels(dataset_json: dict[str, Any]) -> tuple[tuple[Label, ...], int | None]:
@@ -39,3 +40,38 @@ def scored_labels(dataset_json: dict[str, Any]) -> tuple[tuple[Label, ...], int 
         )
     ignore = dataset_json["labels"].get("ignore")
     return tuple(labels), None if ignore is None else int(ignore)
+
+
+def known_values(dataset_json: dict[str, Any]) -> frozenset[int]:
+    """Every value that a voxel may have: background, labels, and the ignore label."""
+    values: set[int] = {0}
+    for value in dataset_json["labels"].values():
+        values |= {int(v) for v in (value if isinstance(value, list | tuple) else [value])}
+    return frozenset(values)
+
+
+def labels_of_values(values: Iterable[int]) -> tuple[Label, ...]:
+    """Labels without names, one for each value but 0."""
+    return tuple(Label("", (value,)) for value in sorted(values) if value)
+
+
+def chosen_labels(labels: Sequence[Label], wanted: Sequence[str]) -> tuple[Label, ...]:
+    """Those of `labels` that are wanted, by number or name; where there are none, numbers become labels."""
+    chosen = []
+    for word in wanted:
+        found = [label for label in labels if word in (label.number, label.name)]
+        if not found and (labels or not word.isdecimal()):
+            known = ", ".join(f"{label.number} {label.name}" for label in labels)
+            raise ValueError(
+                f"There is no label {word!r}; expected {known or 'numbers without a dataset.json'}."
+            )
+        chosen.append(found[0] if found else Label("", (int(word),)))
+    return tuple(chosen)
+
+
+def region(text: str) -> Label:
+    """whole=1+2+3 -> the region of this name."""
+    name, _, values = text.partition("=")
+    if not name or not all(value.isdecimal() for value in values.split("+")):
+        raise ValueError(f"{text!r} is no region; expected NAME=1+2+3.")
+    return Label(name, tuple(int(value) for value in values.split("+")))

@@ -9,6 +9,17 @@ import pandas as pd
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a prediction comes from; "" where nothing is known of it. `fold` as in `Score`."""
+
+    dataset: str = ""
+    trainer: str = ""
+    plans: str = ""
+    configuration: str = ""
+    fold: str = ""
+
+
+@dataclass(frozen=True)
 class Score:
     """One number. `value` is NaN where the metric is not defined, and then not counted.
 

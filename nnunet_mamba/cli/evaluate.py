@@ -1,0 +1,234 @@
+"""nnunet-mamba evaluate: predicted label maps against references, or nnU-Net's results of a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnunet_mamba.evaluation.folders import Matched
+    from nnunet_mamba.evaluation.scoring import Rules, Task
+    from nnunet_mamba.evaluation.table import Origin, Score
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "evaluate",
+        help="score predicted label maps against references, or nnU-Net's results of a dataset",
+        description="Matches cases by name and scores every label of each. Exit code 1: cases or folds are "
+        "missing, or there are predictions without a reference.",
+        epilog="example: nnunet-mamba evaluate predictions labelsTs --tolerance-mm 2 --out scores.csv",
+    )
+    p.add_argument("predictions", metavar="PRED", nargs="?", type=Path, help="folder of predicted label maps")
+    p.add_argument("references", metavar="REF", nargs="?", type=Path, help="folder of the true ones")
+    p.add_argument(
+        "--results",
+        metavar="DATASET_OR_FOLDER",
+        help="instead of PRED and REF: all trainers, plans, configurations and folds of a dataset, or what "
+        "is in one folder of nnU-Net's results",
+    )
+    p.add_argument(
+        "--dataset-json", type=Path, metavar="FILE", help="default: looked for beside PRED and REF"
+    )
+    what = p.add_mutually_exclusive_group()
+    what.add_argument(
+        "--labels", nargs="+", default=[], metavar="LABEL", help="only these, by number or name"
+    )
+    what.add_argument("--regions", nargs="+", default=[], metavar="NAME=1+2", help="instead of labels")
+    p.add_argument("--metrics", nargs="+", default=[], metavar="METRIC", help="--list names them")
+    p.add_argument(
+        "--tolerance-mm", nargs="+", default=[], metavar="T", help="of NSD: 2, or label=T (default: 1)"
+    )
+    p.add_argument("--protocol", default="honest", metavar="NAME", help="--list shows them (default: honest)")
+    p.add_argument(
+        "--empty", metavar="POLICY", help="where a mask is empty: diagonal (default), nan, inf, brats"
+    )
+    p.add_argument("--allow-missing", action="store_true", help="score missing cases as empty predictions")
+    p.add_argument(
+        "--instances", action="store_true", help="references number cells (for f1), all of label 1"
+    )
+    p.add_argument("--reference-ending", metavar="TEXT", help="where it differs, e.g. _label.tiff")
+    p.add_argument(
+        "--origin",
+        nargs="+",
+        default=[],
+        metavar="COLUMN=TEXT",
+        help="what the table says of PRED: dataset, trainer, plans, configuration, fold",
+    )
+    p.add_argument(
+        "--out", type=Path, metavar="TABLE", help="a row per case, label and metric: .csv or .parquet"
+    )
+    p.add_argument("-j", "--jobs", type=int, metavar="N", help="threads (default: processors, 8 at most)")
+    p.add_argument("--list", action="store_true", help="show the metrics and protocols")
+    p.set_defaults(run=evaluate)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    if args.list:
+        return _list()
+    if args.out and args.out.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{args.out} should end in .csv or .parquet.")
+    if (args.results is None) == (args.references is None):
+        raise ValueError("expected PRED and REF, or --results.")
+    tasks, faults = _of_results(args) if args.results else _of_folders(args)
+    if not tasks:
+        raise ValueError("There is nothing to score. " + " ".join(faults))
+
+    from nnunet_mamba.evaluation.scoring import score_tasks
+    from nnunet_mamba.evaluation.table import write_table
+
+    jobs = args.jobs or min(os.cpu_count() or 1, 8)
+    scores = score_tasks(tasks, jobs=jobs, progress=_progress())
+    _print_scores(scores)
+    for fault in faults:
+        print(("note: " if args.allow_missing else "incomplete: ") + fault, file=sys.stderr)
+    if args.out:
+        write_table(scores, args.out)
+        print(f"{len(scores)} rows -> {args.out}")
+    return 1 if faults and not args.allow_missing else 0
+
+
+def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
+    from nnunet_mamba.evaluation.folders import match_cases, read_description
+    from nnunet_mamba.evaluation.results import dataset_json_near, origin_of
+
+    file = args.dataset_json or dataset_json_near(args.predictions, args.references)
+    description = read_description(file) if file else None
+    ending = description["file_ending"] if description else None
+    matched = match_cases(args.predictions, args.references, ending, args.reference_ending)
+    origin = origin_of(args.predictions)
+    if not origin.fold and args.references.resolve().name == "labelsTs":
+        origin = replace(origin, fold="test")
+    tasks = matched.tasks(
+        _rules(args, description, matched), _with(origin, args.origin), missing_as_empty=args.allow_missing
+    )
+    return tasks, matched.faults()
+
+
+def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
+    from nnunet_mamba.evaluation.folders import read_description
+    from nnunet_mamba.evaluation.results import find_runs
+    from nnunet_mamba.folders import dataset_name, nnunet_folder
+
+    folder = Path(args.results)
+    if not folder.is_dir():
+        folder = nnunet_folder("nnUNet_results") / dataset_name(args.results)
+    raw, preprocessed = (_folder_or_none(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
+    runs, faults = find_runs(folder, raw, preprocessed)
+    tasks = []
+    for run in runs:
+        description = read_description(args.dataset_json) if args.dataset_json else run.description
+        matched = run.matched()
+        rules = _rules(args, description, matched)
+        found = run.tasks(matched, rules, missing_as_empty=args.allow_missing)
+        tasks += [replace(task, origin=_with(task.origin, args.origin)) for task in found]
+        faults += matched.faults()
+    return tasks, faults
+
+
+def _rules(args: argparse.Namespace, description: dict[str, Any] | None, matched: Matched) -> Rules:
+    from nnunet_mamba.evaluation.folders import rules_of, rules_of_references
+    from nnunet_mamba.evaluation.labels import chosen_labels, region, scored_labels
+    from nnunet_mamba.evaluation.scoring import Rules
+
+    choices: dict[str, Any] = {
+        "metrics": tuple(args.metrics),
+        "protocol": args.protocol,
+        "tolerances_mm": _tolerances(args.tolerance_mm),
+        "empty": args.empty,
+        "instances": args.instances,
+    }
+    known = scored_labels(description)[0] if description else ()
+    labels = tuple(region(text) for text in args.regions) or chosen_labels(known, args.labels)
+    if args.instances and not labels:
+        labels = chosen_labels(known, ["1"])
+    if labels:
+        choices |= {"labels": labels, "known": None}  # the others are left out on purpose
+    if description:
+        return rules_of(description, **choices)
+    return Rules(**choices) if labels else rules_of_references(matched, **choices)
+
+
+def _tolerances(texts: Iterable[str]) -> dict[str, float]:
+    """2 -> for every label; liver=5 -> for one."""
+    found = {}
+    for text in texts:
+        label, _, number = text.rpartition("=")
+        try:
+            found[label] = float(number)
+        except ValueError as error:
+            raise ValueError(f"{text!r} is no tolerance; expected 2 or LABEL=2, in mm.") from error
+    return found
+
+
+def _with(origin: Origin, texts: Iterable[str]) -> Origin:
+    columns = [field.name for field in fields(origin)]
+    for text in texts:
+        column, _, value = text.partition("=")
+        if column not in columns:
+            raise ValueError(
+                f"{text!r} is no column; expected {', '.join(columns)}, as in trainer=nnUNetTrainer."
+            )
+        origin = replace(origin, **{column: value})
+    return origin
+
+
+def _folder_or_none(variable: str) -> Path | None:
+    return Path(os.environ[variable]) if os.environ.get(variable) else None
+
+
+def _list() -> int:
+    from nnunet_mamba.evaluation import METRICS, PROTOCOLS
+
+    print("metrics: " + ", ".join(METRICS))
+    for protocol in PROTOCOLS.values():
+        print(f"{protocol.name}: {protocol.difference}")
+        print(f"    computes {', '.join(protocol.measures)}; shows {', '.join(protocol.shown)}")
+    return 0
+
+
+def _print_scores(scores: list[Score]) -> None:
+    """A table per trainer, plans and configuration, over all of its folds."""
+    from nnunet_mamba.evaluation.table import mean_foreground, summarise
+
+    def group(score: Score) -> tuple[str, ...]:
+        return score.dataset, score.trainer, score.plans, score.configuration
+
+    for key, members in groupby(sorted(scores, key=group), group):
+        rows = list(members)
+        n_cases = len({row.case for row in rows})
+        folds = sorted({row.fold for row in rows} - {""})
+        title = " ".join(part for part in key if part) or "predictions"
+        print(f"{title}{', fold ' + ' '.join(folds) if folds else ''}: {n_cases} cases, {rows[0].protocol}")
+        names = {row.label: f"{row.label} {row.label_name}".strip() for row in rows}
+        width = max(5, *map(len, names.values()))
+        print(f"  {'label':{width}s}  {'metric':12s} {'mean':>9s} {'SD':>9s} {'n':>5s} {'excluded':>8s}")
+        for row in summarise(rows):
+            name = names[row.label]
+            numbers = f"{row.mean:9.4f} {row.sd:9.4f} {row.n_cases:5d} {row.n_excluded:8d}"
+            print(f"  {name:{width}s}  {row.metric:12s} {numbers}")
+        for metric in dict.fromkeys(row.metric for row in rows):
+            print(f"  {'mean':{width}s}  {metric:12s} {mean_foreground(rows, metric):9.4f}")
+
+
+def _progress() -> Callable[[int, int], None]:
+    """A bar where somebody looks at it, else nothing."""
+    from tqdm import tqdm
+
+    bar: Any = None
+
+    def tell(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, unit=" cases", file=sys.stderr, disable=None, leave=False)
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return tell
