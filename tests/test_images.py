@@ -83,3 +83,19 @@ def test_a_file_that_is_not_there(tmp_path):
     for read, name in ((read_image, "a.nii.gz"), (read_image, "a.nii"), (read_picture, "a.png")):
         with pytest.raises(ValueError, match="does not exist"):
             read(tmp_path / name)
+
+
+@pytest.mark.parametrize("ending", [".tiff", ".png", ".jpg", ".bmp"])
+def test_whatever_a_damaged_picture_makes_its_reader_raise_it_is_named(tmp_path, ending):
+    rng = np.random.default_rng(0)
+    from skimage.io import imsave
+
+    imsave(
+        tmp_path / f"whole{ending}", rng.integers(0, 255, (20, 30, 3), dtype=np.uint8), check_contrast=False
+    )
+    data = (tmp_path / f"whole{ending}").read_bytes()
+    file = tmp_path / f"damaged{ending}"
+    for length in (0, 4, 20, len(data) // 2):
+        file.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=rf"damaged\{ending} cannot be read as an image"):
+            read_picture(file)

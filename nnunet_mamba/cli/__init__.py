@@ -17,6 +17,8 @@ VERBS = (
     "evaluate",
     "report",
     "import_checkpoint",
+    "submit",
+    "inspect",
 )  # modules of this package; some offer several verbs
 
 

@@ -6,12 +6,13 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnunet_mamba.datasets.convert import Converted
-    from nnunet_mamba.datasets.source import Source
+    from nnunet_mamba.datasets.source import FaultyDatasetError, Source
     from nnunet_mamba.datasets.splits import Split
 
 
@@ -35,6 +36,7 @@ def add(commands: Any) -> None:
         help="5fold (default: nnU-Net's, by patients), official, a ratio such as 7:3 or 70:10:20, or that of "
         "a paper, in --list",
     )
+    p.add_argument("--partial", action="store_true", help="a paper's split of which cases are missing")
     p.add_argument("--symlink", action="store_true", help="link files that nnU-Net can read as they are")
     p.add_argument("--dry-run", action="store_true", help="say what would be done; reads names only")
     p.add_argument(
@@ -57,48 +59,73 @@ def convert(args: argparse.Namespace) -> int:
         return _list()
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
-    from nnunet_mamba.datasets.archives import contents, is_archive, unpacked
+    from nnunet_mamba.datasets.archives import outlined, unpacked
     from nnunet_mamba.datasets.release import read_release
     from nnunet_mamba.datasets.source import FaultyDatasetError
+    from nnunet_mamba.folders import nnunet_folder
+
+    known = _check_request(args)
+    raw = args.raw or nnunet_folder("nnUNet_raw")
+    scratch = raw / f".{known}.unpacked"
+    reader = outlined(args.source) if args.dry_run else unpacked(args.source, scratch)
+    try:
+        with reader as folders:
+            return _convert(args, known, read_release(known, folders), raw, scratch)
+    except FaultyDatasetError as error:  # which leaves what was unpacked to the next attempt
+        print(error, file=sys.stderr)
+        print(_remedy(error, raw), file=sys.stderr)
+        return 1
+
+
+def _remedy(error: FaultyDatasetError, raw: Path) -> str:
+    from nnunet_mamba.datasets.source import ACCEPTABLE
+
+    acceptable = sorted({fault.kind for fault in error.faults} & set(ACCEPTABLE))
+    return (
+        "Nothing was written as a dataset yet. Mend or fetch these files and run the command again: what is "
+        f"whole is kept, in hidden folders of {raw}. Or go on without them: --leave-out-faulty"
+        + (f", or with them: --accept {acceptable[0]}." if acceptable else ".")
+    )
+
+
+def _check_request(args: argparse.Namespace) -> str:
+    """The data set's name; ValueError for what can be known to fail before gigabytes are unpacked."""
+    from nnunet_mamba.datasets.archives import is_archive
+    from nnunet_mamba.datasets.convert import check_place, renamed
     from nnunet_mamba.datasets.specs import spec_of
+    from nnunet_mamba.datasets.splits import find_split
     from nnunet_mamba.folders import nnunet_folder
 
     known, spec = spec_of(args.name)
-    raw = args.raw or nnunet_folder("nnUNet_raw")
+    find_split(args.split, known)
     archives = [source for source in args.source if is_archive(source)]
     if args.symlink and archives:
         raise ValueError(f"--symlink needs an unpacked release; {archives[0]} is an archive.")
     if args.resize and spec.file_ending != ".png":
         raise ValueError(f"--resize is for pictures; {known} has volumes.")
-    if args.dry_run and archives:
-        for archive in archives:
-            n_files, n_bytes = contents(archive)
-            print(f"would unpack {n_files} files, {n_bytes / 2**30:.2f} GiB, of {archive} below {raw}")
-        return 0
-    try:
-        with unpacked(args.source, raw / f".{known}.unpacked") as folders:
-            return _convert(args, known, read_release(known, folders), raw)
-    except FaultyDatasetError as error:  # which leaves what was unpacked to the next attempt
-        print(error, file=sys.stderr)
-        print(
-            "Nothing was written as a dataset yet. Mend or fetch these files and run the command again: what "
-            "is whole is kept. Or go on without them: --leave-out-faulty, or with them: --accept KIND.",
-            file=sys.stderr,
-        )
-        return 1
+    for option, numbers in (("--resize", args.resize), ("--workers", [args.workers])):
+        if any(number is not None and number < 1 for number in numbers or ()):
+            raise ValueError(f"{option} must be positive, got {numbers}.")
+    number = spec.number if args.dataset_id is None else args.dataset_id
+    if number is not None:
+        name = renamed(f"Dataset000_{spec.folder}", number)
+        if spec.folder is not None:
+            check_place((args.raw or nnunet_folder("nnUNet_raw")) / name)
+    return known
 
 
-def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) -> int:
+def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path, scratch: Path) -> int:
     from SimpleITK import ProcessObject
 
     from nnunet_mamba.datasets import convert as engine
     from nnunet_mamba.datasets.specs import DATASETS
     from nnunet_mamba.datasets.splits import LeakError, group_by, leaks, make_split
 
-    source = engine.renamed(source, args.dataset_id) if args.dataset_id is not None else source
-    engine.check_number(source.name, raw)
+    if args.dataset_id is not None:
+        source = replace(source, name=engine.renamed(source.name, args.dataset_id))
+    engine.check_place(raw / source.name)
     group = group_by(source.notes.group)
-    split = make_split(args.split, source, group, known)
+    split = make_split(args.split, source, group, known, partial=args.partial)
     found = leaks(split, group)
     if found:
         raise LeakError(f"The split {args.split}", found)
@@ -116,6 +143,7 @@ def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path) ->
         accept=accept,
         leave_out=args.leave_out_faulty,
         resize=tuple(args.resize) if args.resize else None,
+        scratch=scratch,
         workers=args.workers,
         progress=_progress(),
     )
@@ -140,6 +168,8 @@ def _list() -> int:
 
 
 def _say_plan(source: Source, split: Split, raw: Path, published: Mapping[str, int]) -> None:
+    from nnunet_mamba.datasets.source import some
+
     print(f"{source.name} in {raw}: {len(source.labelled())} labelled cases, {len(source.cases)} in all")
     for role, n in published.items():
         found = sum(case.role == role for case in source.cases)
@@ -147,6 +177,9 @@ def _say_plan(source: Source, split: Split, raw: Path, published: Mapping[str, i
             print(f"  note: {found} of the release's {n} {role} cases are here")
     sizes = [f"{len(fold.train)}/{len(fold.val)}" for fold in split.folds]
     print(f"  training/validation: {', '.join(sizes)}; kept for the test: {len(split.test)}")
+    if source.strays:
+        names = [file.name for file in source.strays]
+        print(f"  note: {len(names)} images beside these were not taken: {some(names)}")
     for fault in source.faults:
         print(f"  {fault}")
 
@@ -157,8 +190,12 @@ def _say_files(files: Iterable[tuple[Path, str]]) -> None:
 
 
 def _say_done(done: Converted, accept: set[str]) -> None:
-    for fault in done.faults:
+    from nnunet_mamba.datasets.source import MOST_SHOWN
+
+    for fault in done.faults[:MOST_SHOWN]:
         print(f"  {'accepted' if fault.kind in accept else 'left out'}, {fault}")
+    if len(done.faults) > MOST_SHOWN:
+        print(f"  and {len(done.faults) - MOST_SHOWN} more faults")
     n_training = len(done.source.labelled()) - len(done.split.test)
     n_test = len(done.source.cases) - n_training
     print(f"-> {done.folder}: {n_training} cases in imagesTr, {n_test} in imagesTs")

@@ -64,7 +64,7 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--out", type=Path, metavar="TABLE", help="a row per case, label and metric: .csv or .parquet"
     )
-    p.add_argument("-j", "--jobs", type=int, metavar="N", help="processes (default: processors, 8 at most)")
+    p.add_argument("-j", "--jobs", type=int, metavar="N", help="threads (default: processors, 8 at most)")
     p.add_argument("--list", action="store_true", help="show the metrics and protocols")
     p.set_defaults(run=evaluate)
 
@@ -112,9 +112,9 @@ def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
 
 
 def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
-    from nnunet_mamba.cli.folders import dataset_name, nnunet_folder
     from nnunet_mamba.evaluation.folders import read_description
     from nnunet_mamba.evaluation.results import find_runs
+    from nnunet_mamba.folders import dataset_name, nnunet_folder
 
     folder = Path(args.results)
     if not folder.is_dir():

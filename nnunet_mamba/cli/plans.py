@@ -23,7 +23,7 @@ def add_templates(verbs: Any) -> None:
 
 def add_apply(verbs: Any) -> None:
     p = verbs.add_parser("apply", help="lay a template over a dataset's own plans, as a new plans file")
-    p.add_argument("template", help="see `nnunet-mamba plans templates`")
+    p.add_argument("template", help="see `nnunet-mamba plans templates`; or a file of your own (.json)")
     p.add_argument("dataset", help="number, or Dataset###_Name")
     p.add_argument("--network", help="name it in the plans, so that nnU-Net's own trainer trains it")
     p.add_argument("--vram-gb", type=float, metavar="G", help="make batch, then patch smaller to fit G GiB")

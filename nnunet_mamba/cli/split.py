@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     )
     p.add_argument("dataset", metavar="DATASET", help="Dataset###_Name, or its number")
     what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--name", metavar="SPLIT", help="5fold, a ratio such as 7:3, or that of a paper")
+    what.add_argument("--name", "--split", metavar="SPLIT", help="5fold, 7:3, or that of a paper")
     what.add_argument(
         "--check",
         nargs="?",
@@ -28,13 +28,14 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--group", metavar="REGEX", help="what names the patient at the beginning of a case's name"
     )
+    p.add_argument("--partial", action="store_true", help="a paper's split of which cases are missing")
     p.add_argument("--allow-leaks", action="store_true", help="to reproduce a paper that split images")
     p.set_defaults(run=split)
 
 
 def split(args: argparse.Namespace) -> int:
     from nnunet_mamba.datasets.resplit import read_pool, resplit
-    from nnunet_mamba.datasets.specs import DATASETS, spec_of
+    from nnunet_mamba.datasets.specs import DATASETS, likely_group, spec_of
     from nnunet_mamba.folders import dataset_name, nnunet_folder
 
     name = dataset_name(args.dataset)
@@ -42,11 +43,14 @@ def split(args: argparse.Namespace) -> int:
     preprocessed = nnunet_folder("nnUNet_preprocessed") / name
     source = read_pool(folder)
     release = spec_of(args.release)[0] if args.release else source.notes.release
-    group = args.group or source.notes.group or (DATASETS[release].group if release in DATASETS else None)
+    group = args.group or source.notes.group
+    if group is None:
+        group = DATASETS[release].group if release in DATASETS else likely_group(source)
     source = replace(source, notes=replace(source.notes, release=release, group=group))
     if args.check is not None:
         return _check(args.check, folder, preprocessed, source)
-    done = resplit(folder, source, args.name, preprocessed=preprocessed, allow_leaks=args.allow_leaks)
+    options = {"allow_leaks": args.allow_leaks, "partial": args.partial}
+    done = resplit(folder, source, args.name, preprocessed=preprocessed, **options)
     sizes = ", ".join(f"{len(fold.train)}/{len(fold.val)}" for fold in done.folds)
     print(f"-> {folder / 'splits_final.json'}: training/validation {sizes}; test {len(done.test)}")
     return 0
@@ -64,6 +68,8 @@ def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
     moved = set(source.notes.moved)
     pool = [name for name in source.labelled() if name not in moved]
     faults = faults_of_split(read_splits(found), pool, moved, group_by(source.notes.group))
-    by = f"patients {source.notes.group}" if source.notes.group else "cases, no pattern of patients is known"
+    by = f"patients ({source.notes.group})" if source.notes.group else "cases"
     print("\n  ".join([f"{found}, by {by}: {'wrong' if faults else 'no leak'}", *faults]))
+    if not (source.notes.group or source.notes.release):
+        print("  note: each case was taken for a patient of its own; if that is wrong, give --group")
     return 1 if faults else 0

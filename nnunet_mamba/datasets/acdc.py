@@ -21,7 +21,7 @@ def name_phases(source: Source) -> Source:
     faults = []
     for folder, cases in patients.items():
         try:
-            named.update(_phases(folder, {case.name for case in cases}))
+            named.update(dict(_phases(folder, {case.name for case in cases})))
         except ValueError as error:
             faults += [Fault("missing", case.name, str(error)) for case in cases]
     return replace(
@@ -30,6 +30,17 @@ def name_phases(source: Source) -> Source:
         faults=(*source.faults, *faults),
         notes=replace(source.notes, phases=dict(sorted(named.items()))),
     )
+
+
+def phases_of_release(folder: Path) -> dict[str, str]:
+    """Frame -> ED or ES, of every patient with an Info.cfg in the release at `folder`."""
+    found: dict[str, str] = {}
+    for file in sorted(folder.rglob("Info.cfg")):
+        names = {image.name.split(".", 1)[0] for image in file.parent.glob("*_frame*.nii*")}
+        found.update(_phases(file.parent, names))
+    if not found:
+        raise ValueError(f"{folder} holds no Info.cfg; expected the release of ACDC.")
+    return found
 
 
 def _phases(folder: Path, names: set[str]) -> Iterator[tuple[str, str]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import shutil
 import stat
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -17,18 +19,26 @@ from typing import Any, NamedTuple
 from nnunet_mamba.datasets.files import complete_or_absent
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
-READ_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, gzip.BadGzipFile)
+DESCRIPTIONS = (".json", ".cfg")
+READ_ERRORS = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError,
+)  # fmt: skip
 
 
 def is_archive(file: Path) -> bool:
-    return file.is_file() and file.name.lower().endswith(ENDINGS)
+    return file.is_file() and _ending(file) != ""
+
+
+def _ending(file: Path) -> str:
+    """Which of `ENDINGS` the name has, "" for none."""
+    return next((ending for ending in ENDINGS if file.name.lower().endswith(ending)), "")
 
 
 @contextmanager
 def unpacked(sources: Sequence[Path], scratch: Path) -> Iterator[list[Path]]:
     """A folder for each source: itself, or what the archive holds, unpacked below `scratch`.
 
-    `scratch` is removed if all goes well and kept if not, so that the next attempt need not unpack again.
+    What was unpacked is removed if all goes well and kept if not, for the next attempt.
     ValueError for what is neither folder nor archive, and for archives that cannot be trusted.
     """
     for source in sources:
@@ -36,32 +46,50 @@ def unpacked(sources: Sequence[Path], scratch: Path) -> Iterator[list[Path]]:
             raise ValueError(f"{source} does not exist.")
         if not (source.is_dir() or is_archive(source)):
             raise ValueError(f"{source} is neither a folder nor an archive ({', '.join(ENDINGS)}).")
-    folders = []
+    folders, used = [], []
     for source in sources:
+        if source.is_dir():
+            folders.append(source)
+            continue
         state = source.stat()
-        folder = scratch / f"{source.name}-{state.st_size}-{state.st_mtime_ns}"
-        if source.is_file() and not folder.exists():
-            unpack(source, folder)
-        folders.append(source if source.is_dir() else folder)
+        used.append(scratch / f"{state.st_size}-{state.st_mtime_ns}")
+        folders.append(used[-1] / source.name[: -len(_ending(source))])  # layouts may begin with this name
+        if not folders[-1].exists():
+            unpack(source, folders[-1])
     yield folders
-    shutil.rmtree(scratch, ignore_errors=True)
+    if used:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def contents(archive: Path) -> tuple[int, int]:
-    """Files in an archive and their bytes, unpacked."""
-    with _opened(archive) as (_, members):
-        return len(members), sum(member.n_bytes for member in members)
+@contextmanager
+def outlined(sources: Sequence[Path]) -> Iterator[list[Path]]:
+    """As `unpacked`, but archives give only names and the contents of descriptions; for a dry run."""
+    with tempfile.TemporaryDirectory() as name:
+        folders = []
+        for number, source in enumerate(sources):
+            if source.is_dir():
+                folders.append(source)
+                continue
+            folders.append(Path(name, str(number), source.name[: -len(_ending(source))]))
+            unpack(source, folders[-1], only=DESCRIPTIONS)
+        yield folders
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """The contents of `archive` as the new `folder`, or nothing at all."""
+def unpack(archive: Path, folder: Path, only: tuple[str, ...] | None = None) -> None:
+    """The contents of `archive` as the new `folder`, or nothing at all.
+
+    only: endings of files to fill, all others are left empty; None: fill all.
+    """
     with complete_or_absent(folder) as draft, _opened(archive) as (opened, members):
-        _require_room(draft, sum(member.n_bytes for member in members))
+        wanted = [member for member in members if only is None or member.name.endswith(only)]
+        _require_room(draft, sum(member.n_bytes for member in wanted))
         for member in members:
             target = draft / member.name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with opened(member.name) as stream, target.open("wb") as out:
-                shutil.copyfileobj(stream, out)
+            target.touch()
+            if member in wanted:
+                with opened(member.name) as stream, target.open("wb") as out:
+                    shutil.copyfileobj(stream, out)
 
 
 class Member(NamedTuple):
@@ -75,7 +103,7 @@ class Member(NamedTuple):
 def _opened(archive: Path) -> Iterator[tuple[Callable[[str], Any], list[Member]]]:
     """How to open a file of the archive, and its files; ValueError if it is damaged or not honest."""
     try:
-        if zipfile.is_zipfile(archive):
+        if _ending(archive) == ".zip":
             with zipfile.ZipFile(archive) as file:
                 yield file.open, [_zip_member(archive, info) for info in file.infolist() if not info.is_dir()]
         else:
@@ -83,6 +111,10 @@ def _opened(archive: Path) -> Iterator[tuple[Callable[[str], Any], list[Member]]
                 infos = [info for info in file.getmembers() if not info.isdir()]
                 _require_end(file)
                 yield file.extractfile, [_tar_member(archive, info) for info in infos]
+    except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed in a way Python does not know
+        raise ValueError(
+            f"{archive} cannot be unpacked ({error}). Unpack it, and give the folder."
+        ) from error
     except READ_ERRORS as error:
         raise ValueError(f"{archive} cannot be unpacked ({error}). Fetch it again.") from error
 

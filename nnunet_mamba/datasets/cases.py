@@ -25,6 +25,8 @@ from nnunet_mamba.images import (
     values_of,
 )
 
+ROUNDING = 1e-3  # labels stored as floats may be off by so much
+
 
 @dataclass(frozen=True)
 class Job:
@@ -32,12 +34,17 @@ class Job:
 
     accepted  kinds of faults with which a case is written all the same
     resize    (y, x) of pictures, None: as they are
+    scratch   files below it are ours: they need not be copied
     """
 
     source: Source
     link: bool = False
     accepted: frozenset[str] = frozenset()
     resize: tuple[int, int] | None = None
+    scratch: Path | None = None
+
+    def is_ours(self, file: Path) -> bool:
+        return self.scratch is not None and file.is_relative_to(self.scratch)
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def open_image(file: Path, job: Job) -> Opened:
         grid = grid_of_picture(picture)
         picture = resized(picture, job.resize, labels=False) if job.resize else picture
         return Opened(file, grid, 1 if picture.ndim == 2 else picture.shape[-1], picture)
-    header = read_header(file)
+    header = _header(file)
     grid = grid_of(header)
     if file.suffix == ".gz" and header.GetPixelID() not in FLOATS and len(grid.size) < 4:
         require_whole(file)  # integers are always finite
@@ -102,6 +109,14 @@ def open_image(file: Path, job: Job) -> Opened:
     if len(grid.size) < 4:
         return Opened(file, grid, 1, values, image)
     return Opened(file, three_axes(grid), grid.size[3], values, image)
+
+
+def _header(file: Path) -> sitk.ImageFileReader:
+    try:
+        return read_header(file)
+    except ValueError:
+        require_whole(file)  # says of a file that was cut short that it was, where ITK has no words for it
+        raise
 
 
 def open_label(files: Sequence[Path], job: Job) -> Opened:
@@ -151,11 +166,13 @@ def faults_of_label(case: Case, label: Opened, image: Opened, source: Source) ->
     yield from _grids_differ(case, label, image)
     known = source.pixels.recode or {value: value for value in source.label_values}
     found = np.unique(label.values)  # type: ignore[arg-type]
-    broken = found[~np.isfinite(found) | (found != np.rint(found))]
+    with np.errstate(invalid="ignore"):
+        broken = found[~(np.abs(found - np.rint(found)) < ROUNDING)]  # NaN and infinity are not below it
     if broken.size:
         yield Fault("labels", case.name, f"{label.file} holds {broken[0]:g}; labels are whole numbers")
         return
-    unknown = sorted({int(value) for value in found} - set(known))
+    found = np.rint(found).astype(np.int64)
+    unknown = sorted(set(found.tolist()) - set(known))
     if unknown:
         what = f"{label.file} holds the label {unknown[0]}, which the dataset does not know"
         yield Fault("labels", case.name, f"{what} (it knows {sorted(known)})")
@@ -189,13 +206,14 @@ def _write_image(image: Opened, channel: int, job: Job, target: Path) -> None:
 
 def _write_label(label: Opened, job: Job, target: Path) -> None:
     pixels = job.source.pixels
-    if not (pixels.recode or pixels.label or job.resize):
+    assert label.values is not None
+    if not (pixels.recode or pixels.label or job.resize or label.values.dtype.kind == "f"):
         _take_over(label.file, target, job)
         return
-    assert label.values is not None
-    values = label.values.astype(np.uint8)
+    stored = np.rint(label.values)
+    values = stored.astype(np.uint8)
     for old, new in pixels.recode.items():
-        values[label.values == old] = new
+        values[stored == old] = new
     if label.image is None:
         _write_picture(resized(values, job.resize, labels=True) if job.resize else values, target)
         return
@@ -211,17 +229,17 @@ def _take_over(file: Path, target: Path, job: Job) -> None:
             _write_picture(read_picture(file), target)
         else:
             sitk.WriteImage(read_image(file), str(target))
-    elif job.link:
-        link_or_copy(file, target)
-    else:
-        shutil.copyfile(file, target)
-
-
-def link_or_copy(file: Path, target: Path) -> None:
+        return
     try:
-        target.symlink_to(file.resolve())
+        if job.is_ours(file):
+            target.hardlink_to(file)
+            return
+        if job.link:
+            target.symlink_to(file.resolve())
+            return
     except OSError:  # no links on this file system, or no right to make them
-        shutil.copyfile(file, target)
+        pass
+    shutil.copyfile(file, target)
 
 
 def _write_picture(values: np.ndarray, target: Path) -> None:

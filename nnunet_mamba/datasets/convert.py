@@ -19,10 +19,12 @@ from typing import Any
 
 from nnunet_mamba.datasets.cases import Job, convert_case, file_names
 from nnunet_mamba.datasets.files import write_json
-from nnunet_mamba.datasets.source import NO_NOTES, Case, Fault, FaultyDatasetError, Source
-from nnunet_mamba.datasets.splits import Fold, Split
+from nnunet_mamba.datasets.source import NO_NOTES, Case, Fault, FaultyDatasetError, Source, some
+from nnunet_mamba.datasets.splits import Fold, Group, Split, group_by, k_folds
+from nnunet_mamba.folders import FOLDERS
 
 PARTS = {"Tr": "training and validation", "Ts": "test"}
+FAULTS = "faults.txt"
 Progress = Callable[[int, int], None]
 
 
@@ -45,6 +47,7 @@ def convert(
     accept: Iterable[str] = (),
     leave_out: bool = False,
     resize: tuple[int, int] | None = None,
+    scratch: Path | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Converted:
@@ -56,27 +59,27 @@ def convert(
         accept: kinds of faults (`ACCEPTABLE`) with which a case is taken all the same.
         leave_out: go on without the cases that have other faults.
         resize: (y, x) of pictures.
+        scratch: files below it will not be needed any more, so that they need not be copied.
         workers: threads; None: as many as processors, 8 at most.
         progress: called with (cases done, cases in all).
 
     Raises FaultyDatasetError, ValueError if the dataset is there already or there is no room.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} exists already; remove it, or choose another --dataset-id.")
-    job = Job(source, link, frozenset(accept), resize)
+    check_place(folder)
+    job = Job(source, link, frozenset(accept), resize, scratch)
     cases = whole_cases(source, job.accepted)
-    _require_room(folder.parent, [] if link else cases)
     draft = Draft(folder, job, split)
+    copied = [case for case in cases if not (link or draft.holds(case))]
+    _require_room(folder.parent, [file for case in copied for file in case.files if not job.is_ours(file)])
     faults = [*source.faults, *_convert_all(cases, draft, workers or default_workers(), progress)]
     forbidden = [fault for fault in faults if fault.kind not in job.accepted]
-    if forbidden and not leave_out:
-        raise FaultyDatasetError(faults)
     lost = {fault.case for fault in forbidden}
     kept = replace(source, cases=tuple(case for case in cases if case.name not in lost))
-    if not kept.labelled():
-        raise FaultyDatasetError(faults)
-    split = without(split, lost)
-    kept = replace(kept, notes=replace(kept.notes, moved=split.test))
+    if forbidden and not (leave_out and kept.labelled()):
+        raise FaultyDatasetError(forbidden, draft.list_faults(forbidden))
+    split = without(split, lost, group_by(source.notes.group))
+    validation = tuple(case.name for case in kept.cases if case.role == "val")
+    kept = replace(kept, notes=replace(kept.notes, moved=split.test, validation=validation))
     draft.complete(kept, split)
     return Converted(folder, kept, split, tuple(faults))
 
@@ -87,11 +90,23 @@ def whole_cases(source: Source, accepted: frozenset[str]) -> tuple[Case, ...]:
     return tuple(case for case in source.cases if case.name not in wrong)
 
 
-def without(split: Split, lost: set[str | None]) -> Split:
+def without(split: Split, lost: set[str | None], group: Group) -> Split:
+    """The split of the cases that are left: several folds are drawn again, one keeps its sides.
+
+    ValueError if a side is empty then.
+    """
+    if not lost:
+        return split
+
     def rest(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(name for name in names if name not in lost)
 
-    return Split(tuple(Fold(rest(fold.train), rest(fold.val)) for fold in split.folds), rest(split.test))
+    folds = tuple(Fold(rest(fold.train), rest(fold.val)) for fold in split.folds)
+    if len(folds) > 1:
+        folds = k_folds(sorted({name for fold in folds for name in fold.train + fold.val}), group)
+    if not all(fold.train and fold.val for fold in folds):
+        raise ValueError("Without the cases that have faults, nothing is left to train or to validate on.")
+    return Split(folds, rest(split.test))
 
 
 def default_workers() -> int:
@@ -134,10 +149,15 @@ class Draft:
         self.done = self._read_record()
         self.lock = Lock()
 
+    def holds(self, case: Case) -> bool:
+        """Whether an earlier attempt has converted it from the same files, and what it wrote is there."""
+        made = (self.folder / target for target in targets(case, self.job.source, self.test))
+        return self.done.get(case.name) == self._signature(case) and all(file.exists() for file in made)
+
     def take(self, case: Case) -> list[Fault]:
-        """Convert a case, unless an earlier attempt did so from the same files."""
-        signature = self._signature(case)
-        if self.done.get(case.name) == signature:
+        """Convert a case, unless an earlier attempt has."""
+        signature = self._signature(case)  # before the files are read: they may change meanwhile
+        if self.holds(case):
             return []
         faults = convert_case(case, self.job, self.folder, part_of(case, self.test))
         if not faults:
@@ -148,22 +168,33 @@ class Draft:
     def complete(self, source: Source, split: Split) -> None:
         """Describe the dataset, remove what does not belong to it, and give it its name."""
         expected = {name for case in source.cases for name in targets(case, source, self.test)}
-        for file in self.folder.glob("*T[rs]/*"):
-            if file.relative_to(self.folder).as_posix() not in expected:
-                file.unlink()
+        found = {file.relative_to(self.folder).as_posix() for file in self.folder.glob("*T[rs]/*")}
+        if expected - found:
+            raise ValueError(f"{self.folder} has lost {some(expected - found)}; run the command again.")
+        for name in found - expected:
+            (self.folder / name).unlink()
         for folder in self.folder.glob("*Ts"):
             if not any(folder.iterdir()):
                 folder.rmdir()
         n_training = sum(path.startswith("labelsTr/") for path in expected)
         write_json(self.folder / "dataset.json", description(source, n_training))
         write_json(self.folder / "splits_final.json", split.to_json())
-        self.record.unlink(missing_ok=True)
+        for file in (self.record, self.folder / FAULTS):
+            file.unlink(missing_ok=True)
         self.folder.rename(self.target)
 
     def _signature(self, case: Case) -> str:
         """Changes with the files, and with what is to become of them."""
         states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in case.files]
-        return repr((part_of(case, self.test), self.job.link, self.job.resize, states))
+        job = self.job
+        kept = (job.link, job.resize, job.source.pixels.recode, sorted(job.source.label_values))
+        return repr((part_of(case, self.test), *kept, states))
+
+    def list_faults(self, faults: Iterable[Fault]) -> Path:
+        """All of them in a file."""
+        file = self.folder / FAULTS
+        file.write_text("".join(f"{fault}\n" for fault in faults))
+        return file
 
     def _read_record(self) -> dict[str, str]:
         done = {}
@@ -204,26 +235,26 @@ def description(source: Source, n_training: int) -> dict[str, Any]:
     }
 
 
-def check_number(name: str, raw: Path) -> None:
-    """nnU-Net tells datasets by their number: refuse one that another dataset has."""
-    for other in sorted(raw.glob(f"{name[: len('Dataset###')]}_*")):
-        if other.name != name:
-            raise ValueError(
-                f"{raw} holds {other.name}, and nnU-Net tells datasets by their number; choose another one "
-                "with --dataset-id."
-            )
+def check_place(folder: Path) -> None:
+    """ValueError if the dataset is there already, or another one with its number, by which nnU-Net goes."""
+    if folder.exists():
+        raise ValueError(f"{folder} exists already; remove it, or choose another number with --dataset-id.")
+    others = [Path(os.environ[name]) for name in FOLDERS[1:] if os.environ.get(name)]
+    for root in (folder.parent, *others):
+        for other in sorted(root.glob(f"{folder.name[: len('Dataset###')]}_*")):
+            if other.name != folder.name:
+                raise ValueError(f"{other} has this number already; choose another one with --dataset-id.")
 
 
-def renamed(source: Source, number: int) -> Source:
-    """The same source as dataset `number` (1 to 999)."""
+def renamed(name: str, number: int) -> str:
+    """Dataset###_Name with another number (1 to 999)."""
     if not 0 < number < 1000:
         raise ValueError(f"A dataset's number has three digits, 1 to 999; got {number}.")
-    return replace(source, name=re.sub(r"^Dataset\d{3}", f"Dataset{number:03d}", source.name))
+    return re.sub(r"^Dataset\d{3}", f"Dataset{number:03d}", name)
 
 
-def _require_room(root: Path, cases: Sequence[Case]) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    needed = sum(file.stat().st_size for case in cases for file in case.files)
+def _require_room(root: Path, files: Sequence[Path]) -> None:
+    needed = sum(file.stat().st_size for file in files)
     free = shutil.disk_usage(root).free
     if needed > free:
         raise ValueError(

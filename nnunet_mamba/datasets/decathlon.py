@@ -18,6 +18,7 @@ from nnunet_mamba.datasets.source import (
     visible_files,
 )
 
+CARRIED = ("description", "reference", "licence")  # from dataset.json
 FALLBACK_ID = 901  # for a folder whose name carries no task number
 
 
@@ -27,6 +28,7 @@ def is_decathlon(description: dict[str, Any]) -> bool:
 
 def read_decathlon(folder: Path, description: dict[str, Any]) -> Source:
     """Cases in the order of the "training" list, then the unlabelled ones of imagesTs, where it is there."""
+    _require_entries(folder, description)
     training = [
         Case(stem(Path(entry["label"]), ".nii.gz"), (folder / entry["image"],), (folder / entry["label"],))
         for entry in description["training"]
@@ -41,10 +43,20 @@ def read_decathlon(folder: Path, description: dict[str, Any]) -> Source:
         ".nii.gz",
         tuple([case for case in training if case.name not in absent] + test),
         tuple(faults),
-        {key: description[key] for key in ("description", "reference", "licence") if key in description},
+        extra={key: description[key] for key in CARRIED if key in description},
     )
     check_labels_consecutive(source, folder / "dataset.json")
     return source
+
+
+def _require_entries(folder: Path, description: dict[str, Any]) -> None:
+    pairs = description["training"]
+    well = all(isinstance(pair, dict) and {"image", "label"} <= set(pair) for pair in pairs)
+    if not well or not isinstance(description.get("labels"), dict):
+        raise ValueError(
+            f'{folder / "dataset.json"} should have "labels" (number -> name) and "training", a list of '
+            '{"image": ..., "label": ...}; restore it from the original download.'
+        )
 
 
 def decathlon_name(folder: Path, description: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ A layout may begin some folders below what the user gives; archives differ in th
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,10 +68,18 @@ def list_files(folders: Iterable[Path], *, named: bool = False) -> Files:
     found = (
         (file.relative_to(root.parent if named else root).as_posix(), file)
         for root in roots
-        for file in root.rglob("*")
-        if file.is_file()
+        for file in _walk(root)
     )
     return sorted(pair for pair in found if not HIDDEN.search(pair[0]))
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files, also behind links to folders, each of which is entered once."""
+    entered = set()
+    for name, folders, files in os.walk(root, followlinks=True):
+        entered.add(Path(name).resolve())
+        folders[:] = [folder for folder in folders if Path(name, folder).resolve() not in entered]
+        yield from (Path(name, file) for file in files)
 
 
 def fits(part: Part, files: Files) -> bool:
@@ -90,8 +99,8 @@ def read_parts(parts: Sequence[Part], files: Files) -> tuple[list[Case], list[Fa
 
 
 def shown(pattern: str) -> str:
-    """A pattern as people write them: without regular expressions."""
-    return PLACE.sub(r"<\1>", pattern)
+    """A pattern as people write them: without regular expressions, and without the folders above."""
+    return PLACE.sub(r"<\1>", pattern).removeprefix("<top>")
 
 
 def _read_part(part: Part, files: Files) -> tuple[list[Case], list[Fault]]:

@@ -13,6 +13,7 @@ from nnunet_mamba.datasets.source import (
     Notes,
     Source,
     check_labels_consecutive,
+    faults_of_names,
     is_filled,
     letters_only,
     read_description,
@@ -48,6 +49,7 @@ def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
             listed, wrong = _list_part(folder, part, role, ending, description["channel_names"])
             cases += listed
             faults += wrong
+    faults += faults_of_names(cases)
     source = Source(
         folder.name,
         description["channel_names"],
@@ -55,7 +57,7 @@ def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
         ending,
         tuple(cases),
         tuple(faults),
-        {key: value for key, value in description.items() if key not in OWN},
+        extra={key: value for key, value in description.items() if key not in OWN},
         notes=Notes.of(description),
     )
     check_labels_consecutive(source, folder / "dataset.json")

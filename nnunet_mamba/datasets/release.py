@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.datasets.decathlon import is_decathlon, read_decathlon
-from nnunet_mamba.datasets.layout import DEEPEST_ROOT, fits, list_files, read_parts, shown
-from nnunet_mamba.datasets.source import Notes, Source, read_description, some
+from nnunet_mamba.datasets.layout import DEEPEST_ROOT, Files, fits, list_files, read_parts, shown
+from nnunet_mamba.datasets.source import Case, Notes, Source, read_description, some
 from nnunet_mamba.datasets.specs import DATASETS, DatasetSpec
+from nnunet_mamba.images import is_picture
 
 
 def read_release(name: str, folders: Sequence[Path]) -> Source:
@@ -30,11 +31,24 @@ def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
     for layout in spec.layouts:
         if any(fits(part, either_way) for part in layout if part.role == "train"):
             cases, faults = read_parts(layout, either_way)
-            return Source("", {}, {}, spec.file_ending, tuple(cases), tuple(faults))
+            return Source(
+                "", {}, {}, spec.file_ending, tuple(cases), tuple(faults), strays=_strays(cases, files)
+            )
     expected = " or ".join(shown(layout[0].images[0]) for layout in spec.layouts)
     raise ValueError(
         f"{_given(folders)} does not hold {spec.title}: expected {expected}, at its top or some folders "
         f"below; it holds {some(path for path, _ in files) or 'no files'}. The release: {spec.obtain}"
+    )
+
+
+def _strays(cases: Sequence[Case], files: Files) -> tuple[Path, ...]:
+    """Images beside those of the cases that no pattern fits: perhaps misnamed, perhaps not wanted."""
+    used = {file for case in cases for file in case.files}
+    beside = {file.parent for file in used}
+    return tuple(
+        file
+        for _, file in files
+        if file.parent in beside and file not in used and (is_picture(file) or ".nii" in file.name)
     )
 
 

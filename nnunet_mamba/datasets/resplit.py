@@ -11,7 +11,15 @@ from typing import Any
 from nnunet_mamba.datasets.convert import description
 from nnunet_mamba.datasets.files import write_json
 from nnunet_mamba.datasets.nnunet_raw import read_nnunet_raw
-from nnunet_mamba.datasets.source import FaultyDatasetError, Notes, Source, read_description, some
+from nnunet_mamba.datasets.source import (
+    Case,
+    FaultyDatasetError,
+    Notes,
+    Source,
+    is_filled,
+    read_description,
+    some,
+)
 from nnunet_mamba.datasets.splits import Fold, Group, LeakError, Split, group_by, leaks, make_split
 
 SPLITS = "splits_final.json"
@@ -24,11 +32,14 @@ def read_pool(folder: Path) -> Source:
     source = read_nnunet_raw(folder, description)
     if source.faults:
         raise FaultyDatasetError(source.faults)
-    moved = set(source.notes.moved)
-    cases = tuple(
-        replace(case, role="train") if case.name in moved and case.labels else case for case in source.cases
-    )
+    cases = tuple(replace(case, role=_role(case, source.notes)) for case in source.cases)
     return replace(source, cases=cases)
+
+
+def _role(case: Case, notes: Notes) -> str:
+    if case.role == "test" and (case.name not in notes.moved or not case.labels):
+        return "test"
+    return "val" if case.name in notes.validation else "train"
 
 
 def _finish_moves(folder: Path, moved: Iterable[str], ending: str) -> None:
@@ -47,18 +58,25 @@ def _move(file: Path, target: Path) -> None:
 
 
 def resplit(
-    folder: Path, source: Source, name: str, *, preprocessed: Path, allow_leaks: bool = False
+    folder: Path,
+    source: Source,
+    name: str,
+    *,
+    preprocessed: Path,
+    allow_leaks: bool = False,
+    partial: bool = False,
 ) -> Split:
     """Give the raw dataset `folder` the split `name`; its test cases move to imagesTs and labelsTs.
 
     Args:
         source: what `read_pool` says of it, its notes perhaps corrected.
         preprocessed: the dataset's folder there; if it is there, its splits_final.json is replaced too.
+        allow_leaks, partial: of a published split, as `make_split` has it.
 
     Raises LeakError, and ValueError if cases would have to move after nnU-Net has looked at them.
     """
     group = group_by(source.notes.group)
-    split = make_split(name, source, group, source.notes.release)
+    split = make_split(name, source, group, source.notes.release, partial=partial)
     found = leaks(split, group)
     if found and not allow_leaks:
         raise LeakError(f"The split {name}", found)
@@ -93,6 +111,9 @@ def _write(folder: Path, source: Source, split: Split, moves: Iterable[tuple[Pat
     _note(folder, source, split, moved=sorted({*source.notes.moved, *split.test}))
     for file, target in moves:
         _move(file, target)
+    for emptied in (folder / "imagesTs", folder / "labelsTs"):
+        if emptied.is_dir() and not is_filled(emptied):
+            emptied.rmdir()
     write_json(folder / SPLITS, split.to_json())
     _note(folder, source, split, moved=split.test)
 

@@ -85,12 +85,14 @@ class Notes:
     release  its name in `specs.DATASETS`
     group    what names the patient at the beginning of a case's name, as a regular expression
     moved    labelled cases that a split keeps for the test
+    validation  the release's own validation cases
     phases   of ACDC: case -> ED or ES
     """
 
     release: str | None = None
     group: str | None = None
     moved: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
     phases: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -99,8 +101,10 @@ class Notes:
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Notes:
         known = {field.name for field in fields(cls)}
-        found = {key: value for key, value in description.get(NOTES, {}).items() if key in known}
-        return cls(**{**found, "moved": tuple(found.get("moved", ()))})
+        noted = description.get(NOTES)
+        found = {key: noted[key] for key in known & set(noted)} if isinstance(noted, dict) else {}
+        lists = {key: tuple(found.get(key, ())) for key in ("moved", "validation")}
+        return cls(**{**found, **lists})
 
 
 NO_NOTES = Notes()
@@ -116,6 +120,7 @@ class Source:
     file_ending: str
     cases: tuple[Case, ...]
     faults: tuple[Fault, ...] = ()
+    strays: tuple[Path, ...] = ()  # images that belong to no case
     extra: Mapping[str, Any] = field(default_factory=dict)  # more of dataset.json
     pixels: Pixels = AS_THEY_ARE
     notes: Notes = NO_NOTES
@@ -140,12 +145,14 @@ class Source:
 class FaultyDatasetError(ValueError):
     """A data set with faults that were not accepted."""
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, faults: Iterable[Fault], listing: Path | None = None) -> None:
+        """`listing`: the file that holds them all."""
         self.faults = tuple(faults)
         counts = Counter(fault.kind for fault in self.faults)
         head = ", ".join(f"{n} {kind}" for kind, n in counts.items())
         shown = [f"  {fault}" for fault in self.faults[:MOST_SHOWN]]
-        more = [f"  and {len(self.faults) - MOST_SHOWN} more"] if len(self.faults) > MOST_SHOWN else []
+        n_more = len(self.faults) - MOST_SHOWN
+        more = [f"  and {n_more} more, all in {listing or 'the data'}"] if n_more > 0 else []
         super().__init__("\n".join([f"faults in the data ({head}):", *shown, *more]))
 
 

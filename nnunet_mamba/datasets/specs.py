@@ -6,8 +6,10 @@ not be confirmed is in `open_points`. docs/datasets.md is printed from this tabl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from nnunet_mamba.datasets import pictures
@@ -61,11 +63,11 @@ def numbered(*names: str) -> dict[str, int]:
     return {name: number for number, name in enumerate(("background", *names))}
 
 
-def nnunet_layout(case: str, ending: str = ".nii.gz", test: str = "Ts") -> Layout:
-    """A single-file-per-case data set that is in nnU-Net's layout already."""
+def nnunet_layout(case: str) -> Layout:
+    """Volumes of one channel that are in nnU-Net's layout already."""
     return (
-        Part((f"imagesTr/<case:{case}>_0000{ending}",), f"labelsTr/<case>{ending}"),
-        Part((f"images{test}/<case:{case}>_0000{ending}",), f"labels{test}/<case>{ending}", role="test"),
+        Part((f"imagesTr/<case:{case}>_0000.nii.gz",), "labelsTr/<case>.nii.gz"),
+        Part((f"imagesTs/<case:{case}>_0000.nii.gz",), "labelsTs/<case>.nii.gz", role="test"),
     )
 
 
@@ -108,6 +110,12 @@ BTCV: dict[str, Any] = {
     "obtain": "https://www.synapse.org/#!Synapse:syn3193805, Files, Abdomen, RawData.zip (free registration)",
 }
 TUMOUR_REGIONS = {"background": 0, "whole tumor": [1, 2, 3], "tumor core": [2, 3], "enhancing tumor": [3]}
+GLIOMA: dict[str, Any] = {
+    "channels": ("T1", "T1ce", "T2", "Flair"),
+    "labels": TUMOUR_REGIONS,
+    "regions_class_order": (1, 2, 3),
+    "published": {"train": 1251, "test": 219},
+}
 DECATHLON_BRAIN: dict[str, Any] = {
     "layouts": (),
     "channels": ("FLAIR", "T1w", "t1gd", "T2w"),
@@ -153,6 +161,20 @@ def skin(data: str, truth: str, test: str) -> tuple[Layout, ...]:
     return official, prepared
 
 
+def glioma_layout(case: str, sign: str, channels: tuple[str, ...], ending: str) -> Layout:
+    """A folder per case; those in a folder named after validation data have no labels."""
+
+    def part(top: str, role: str) -> Part:
+        places = [f"<top:{top}><case:{case}>/<case>", *["<top><case>/<case>"] * len(channels)]
+        *images, label = (
+            f"{place}{sign}{name}{ending}" for place, name in zip(places, (*channels, "seg"), strict=True)
+        )
+        return Part(tuple(images), label, role)
+
+    unlabelled = "[^/]*Validation_?Data[^/]*/"
+    return part(f"(?:.*/)?(?!{unlabelled})[^/]+/", "train"), part(f"(?:.*/)?{unlabelled}", "test")
+
+
 def endoscopy_layout() -> Layout:
     """Eight videos to train on; of these and two more the test frames. A video is one surgery."""
     images = "<top:(?:.*/)?>instrument_dataset_<video:{}>/left_frames/<frame:frame{}>.png"
@@ -186,7 +208,7 @@ DATASETS: dict[str, DatasetSpec] = {
         layouts=(amos(CT),),
         published={"train": 200, "val": 100, "test": 200},
         papers="MM-UNet (5 folds over the 300 labelled)",
-        aliases=("amos", "amos22", "amos22_task1"),
+        aliases=("amos", "amos22", "amos2022", "amos_ct", "amos22_task1"),
         open_points="MM-UNet does not say how five models became one test score.",
         **AMOS,
     ),
@@ -198,7 +220,7 @@ DATASETS: dict[str, DatasetSpec] = {
         layouts=(amos(r"0\d{3}"),),
         published={"train": 240, "val": 120, "test": 240},
         papers="nnU-Net Revisited (5 folds over 360)",
-        aliases=("amos22_task2",),
+        aliases=("amos22_task2", "amos_ct_mr"),
         open_points="MR scans have no label of bladder and prostate/uterus.",
         **AMOS,
     ),
@@ -210,6 +232,7 @@ DATASETS: dict[str, DatasetSpec] = {
         layouts=(amos(MR),),
         published={"train": 40, "val": 20, "test": 40},
         papers="",
+        aliases=("amos_mr",),
         open_points="No label of bladder and prostate/uterus occurs; amos_0540 is scaled into the millions.",
         **AMOS,
     ),
@@ -308,51 +331,29 @@ DATASETS: dict[str, DatasetSpec] = {
         "BraTS 2021: glioma, regions WT, TC, ET",
         137,
         "BraTS2021",
-        channels=("T1", "T1ce", "T2", "Flair"),
-        labels=TUMOUR_REGIONS,
-        regions_class_order=(1, 2, 3),
         pixels=Pixels(recode={0: 0, 2: 1, 1: 2, 4: 3}),
-        layouts=(
-            (
-                Part(
-                    (
-                        "<case:BraTS2021_\\d{5}>/<case>_t1.nii.gz",
-                        *(f"<case>/<case>_{name}.nii.gz" for name in ("t1ce", "t2", "flair")),
-                    ),
-                    "<case>/<case>_seg.nii.gz",
-                ),
-            ),
-        ),
-        published={"train": 1251},
+        layouts=(glioma_layout(r"BraTS2021_\d{5}", "_", ("t1", "t1ce", "t2", "flair"), ".nii.gz"),),
         licence="CC BY-NC-SA 4.0 as others report it (open)",
         obtain="https://www.synapse.org/#!Synapse:syn25829067 (registration)",
         papers="nnU-Net Revisited",
+        aliases=("brats2021",),
+        **GLIOMA,
     ),
     "brats23": DatasetSpec(
         "BraTS 2023 GLI: glioma, regions WT, TC, ET",
         138,
         "BraTS2023GLI",
-        channels=("T1", "T1ce", "T2", "Flair"),
-        labels=TUMOUR_REGIONS,
-        regions_class_order=(1, 2, 3),
         pixels=Pixels(recode={0: 0, 2: 1, 1: 2, 3: 3}),
         layouts=(
-            (
-                Part(
-                    (
-                        "<case:BraTS-GLI-\\d{5}-\\d{3}>/<case>-t1n.nii<z:(?:\\.gz)?>",
-                        *(f"<case>/<case>-{name}.nii<z:(?:\\.gz)?>" for name in ("t1c", "t2w", "t2f")),
-                    ),
-                    "<case>/<case>-seg.nii<z:(?:\\.gz)?>",
-                ),
-            ),
+            glioma_layout(r"BraTS-GLI-\d{5}-\d{3}", "-", ("t1n", "t1c", "t2w", "t2f"), ".nii<z:(?:\\.gz)?>"),
         ),
-        published={"train": 1251},
         group=r"BraTS-GLI-\d{5}",
         licence="terms of Synapse syn51156910 (open)",
         obtain="https://www.synapse.org/Synapse:syn51156910 (registration)",
         papers="SegMamba (70/10/20, cases not named in its paper)",
+        aliases=("brats2023", "brats23_gli"),
         open_points="How many patients have several time points is not known; folds go by patients.",
+        **GLIOMA,
     ),
     "flare22": DatasetSpec(
         "FLARE22: abdomen, CT, 13 organs",
@@ -371,7 +372,7 @@ DATASETS: dict[str, DatasetSpec] = {
         licence="reported as CC BY 4.0, CC BY-NC-SA 4.0 and CC BY-SA 4.0 (open)",
         obtain="https://zenodo.org/records/7860267, FLARE22Train.zip; or U-Mamba's Dataset701_AbdomenCT",
         papers="U-Mamba (fold all; 50 tuning cases as test)",
-        aliases=("abdomen_ct", "flare"),
+        aliases=("abdomen_ct", "flare", "flare2022"),
         open_points="The hidden test set reuses the names FLARETs_0001...: never mix it with the tuning set.",
     ),
     "abdomen_mr": DatasetSpec(
@@ -402,7 +403,7 @@ DATASETS: dict[str, DatasetSpec] = {
         licence="none stated (open)",
         obtain="https://endovissub2017-roboticinstrumentsegmentation.grand-challenge.org (registration)",
         papers="U-Mamba, Swin-UMamba (fold all, 1800/1200)",
-        aliases=("endovis", "endoscopy"),
+        aliases=("endovis", "endovis2017", "endoscopy"),
         open_points="Test frames of videos 1 to 8 continue the training videos: the official test set is not "
         "independent. U-Mamba calls type 7 ultrasound probe, the release other. Where tools overlap, the "
         "later folder name wins.",
@@ -420,7 +421,7 @@ DATASETS: dict[str, DatasetSpec] = {
         licence="CC BY-NC-ND as remembered (open)",
         obtain="https://zenodo.org/records/10719375, Training-labeled.zip and Tuning.zip",
         papers="U-Mamba, Swin-UMamba (fold all; the 101 tuning images as test)",
-        aliases=("neurips_cell", "neurips_cellseg", "microscopy"),
+        aliases=("neurips_cell", "neurips_cellseg", "neurips22", "microscopy"),
         open_points="That U-Mamba's 101 test images are the tuning set is inferred from their number.",
     ),
     "isic17": DatasetSpec(
@@ -448,9 +449,19 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
+def likely_group(source: Source) -> str | None:
+    """The pattern of patients of the one data set that names its patients as all these cases are named."""
+    names = [case.name for case in source.cases]
+    patterns = {spec.group for spec in DATASETS.values() if spec.group is not None}
+    fitting = [pattern for pattern in patterns if all(re.match(pattern, name) for name in names)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def spec_of(name: str) -> tuple[str, DatasetSpec]:
     """The data set by its name or an alias; capitals and signs do not matter. ValueError for others."""
     for known, spec in DATASETS.items():
         if any(same_word(name, word) for word in (known, *spec.aliases)):
             return known, spec
-    raise ValueError(f"No data set {name!r}; choose one of {', '.join(DATASETS)}.")
+    near = get_close_matches(name.lower(), DATASETS, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ValueError(f"No data set {name!r}; choose one of {', '.join(DATASETS)}.{hint}")

@@ -23,7 +23,7 @@ SEED = 12345  # nnU-Net's, of its cross-validation
 N_FOLDS = 5
 FEWEST_TRAINING = 3  # cases that must remain after the unseen and the validation cases are taken
 FOLDS, OFFICIAL = "5fold", "official"
-RATIO = re.compile(r"\d+(:\d+){1,2}")
+RATIO = re.compile(r"[1-9]\d*(:[1-9]\d*){1,2}")
 Group = Callable[[str], str]
 
 
@@ -64,7 +64,8 @@ class LeakError(ValueError):
     """A split that puts images of one patient on both sides."""
 
     def __init__(self, what: str, found: Sequence[str]) -> None:
-        super().__init__("\n  ".join([f"{what} leaks:", *found]))
+        remedy = "Use folds by patients; to reproduce the paper: nnunet-mamba plans split --allow-leaks."
+        super().__init__("\n  ".join([f"{what} leaks:", *found, remedy]))
 
 
 def group_by(pattern: str | None) -> Group:
@@ -84,30 +85,40 @@ def group_by(pattern: str | None) -> Group:
     return group
 
 
-def make_split(name: str, source: Source, group: Group, dataset: str | None = None) -> Split:
+def make_split(
+    name: str, source: Source, group: Group, dataset: str | None = None, *, partial: bool = False
+) -> Split:
     """The split `name` of the labelled cases of `source`.
 
     "5fold", "official", a ratio such as "7:3" or "70:10:20" (training, validation, test; drawn by groups), or
     one that was published for `dataset`.
 
     ValueError for unknown names, and for cases that a published split names and that are not there, or the
-    reverse; cases with faults may be missing.
+    reverse; cases with faults may be missing, and with `partial` any, and those it does not name are trained
+    on.
     """
+    paper = find_split(name, dataset)
     names = sorted(set(source.labelled()))
+    if paper is not None:
+        faulty = {fault.case for fault in source.faults if fault.case}
+        return _as_published(paper, names, faulty, group, partial=partial)
     if name == FOLDS:
         return Split(k_folds(names, group))
     if name == OFFICIAL:
         return _official(source.cases)
-    if RATIO.fullmatch(name):
-        return _by_ratio(names, group, [int(part) for part in name.split(":")])
+    return _by_ratio(names, group, [int(part) for part in name.split(":")])
+
+
+def find_split(name: str, dataset: str | None) -> PublishedSplit | None:
+    """The published split of this name, None for those that every data set has. ValueError for others."""
+    if name in (FOLDS, OFFICIAL) or RATIO.fullmatch(name):
+        return None
     known = published(dataset)
-    found = [
-        split for word, split in known.items() if any(same_word(name, n) for n in (word, *split.aliases))
-    ]
-    if not found:
-        choice = ", ".join([FOLDS, OFFICIAL, "A:B", "A:B:C", *known])
-        raise ValueError(f"No split {name!r} for {dataset or 'this dataset'}; choose one of {choice}.")
-    return _as_published(found[0], names, {fault.case for fault in source.faults if fault.case}, group)
+    for word, split in known.items():
+        if any(same_word(name, other) for other in (word, *split.aliases)):
+            return split
+    choice = ", ".join([FOLDS, OFFICIAL, "A:B", "A:B:C", *known])
+    raise ValueError(f"No split {name!r} for {dataset or 'this dataset'}; choose one of {choice}.")
 
 
 @lru_cache
@@ -178,7 +189,9 @@ def _by_ratio(names: Sequence[str], group: Group, parts: Sequence[int]) -> Split
     )
 
 
-def _as_published(split: PublishedSplit, names: Sequence[str], faulty: set[str], group: Group) -> Split:
+def _as_published(
+    split: PublishedSplit, names: Sequence[str], faulty: set[str], group: Group, *, partial: bool
+) -> Split:
     members = split.train | split.val | split.test
     in_groups = not members & set(names)  # the paper lists patients, or patients are cases
 
@@ -186,21 +199,23 @@ def _as_published(split: PublishedSplit, names: Sequence[str], faulty: set[str],
         return group(name) if in_groups else name
 
     present = {key(name) for name in names}
-    for lost, what, remedy in (
-        (
-            members - present - {key(name) for name in faulty},
-            "names cases that are not there",
-            "Fetch them, or choose another split",
-        ),
-        (present - members, "does not name all cases", "Move these away, or choose another split"),
+    for lost, what in (
+        (members - present - {key(name) for name in faulty}, "names cases that are not there"),
+        (present - members, "does not name all cases"),
     ):
-        if lost:
-            raise ValueError(f"The split {what}, {len(lost)} in all: {some(lost)}. {remedy}.")
+        if lost and not partial:
+            raise ValueError(
+                f"The split ({split.source}) {what}, {len(lost)} in all: {some(lost)}. Complete the data, "
+                "choose another split, or take it as far as it goes: --partial."
+            )
     pool = [name for name in names if key(name) not in split.test]
     test = tuple(name for name in names if key(name) in split.test)
-    if split.val:
-        return Split((_fold(pool, key, set(split.val)),), test)
-    return Split(k_folds(pool, (lambda name: name) if split.torn else group), test)
+    if not split.val:
+        return Split(k_folds(pool, (lambda name: name) if split.torn else group), test)
+    fold = _fold(pool, key, set(split.val))
+    if not (fold.train and fold.val):
+        raise ValueError(f"Of the split ({split.source}), no case to train or none to validate on is there.")
+    return Split((fold,), test)
 
 
 def draw_split(names: Sequence[str], *, n_unseen: int, n_validation: int, seed: int) -> Split:
@@ -230,9 +245,9 @@ def leaks(split: Split, group: Group) -> list[str]:
                 patients = sorted({group(name) for name in shared})
                 found.append(
                     f"fold {k}: {len(shared)} of {len(names)} {part} images have images of their patient in "
-                    f"training: {some(patients)}"
+                    f"training: {', '.join(patients)}"
                 )
         in_both = sorted(test & {group(name) for name in fold.val})
         if in_both:
-            found.append(f"fold {k}: patients of the test set in validation: {some(in_both)}")
+            found.append(f"fold {k}: patients of the test set in validation: {', '.join(in_both)}")
     return found

@@ -92,6 +92,15 @@ def read_description(dataset_json: Path) -> dict[str, Any]:
     return description
 
 
+def is_description(file: Path) -> bool:
+    """Whether it is a dataset.json of nnU-Net v2."""
+    try:
+        read_description(file)
+    except ValueError:
+        return False
+    return True
+
+
 def rules_of(description: dict[str, Any], **choices: Any) -> Rules:
     """The labels of a dataset.json and what else is chosen."""
     labels, ignore = scored_labels(description)

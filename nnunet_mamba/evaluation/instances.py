@@ -36,7 +36,7 @@ def f1(pair: Pair) -> float:
 
 
 def instance_f1(predicted: np.ndarray, true: np.ndarray, large: int = LARGE, tile: int = TILE) -> float:
-    """Of two maps that number their instances, 0 elsewhere. 0 where nothing matches."""
+    """Of two maps that number their instances, 0 elsewhere. NaN if neither has any off the border."""
     if true.size < large:
         counts = np.array(scored(predicted, true))
     else:
@@ -44,7 +44,8 @@ def instance_f1(predicted: np.ndarray, true: np.ndarray, large: int = LARGE, til
         maps = [np.pad(instances, pads) for instances in (predicted, true)]
         counts = np.sum([scored(*(m[piece] for m in maps)) for piece in tiles(true.shape, tile)], axis=0)
     tp, n_predicted, n_true = (int(n) for n in counts)
-    return 2 * tp / (n_predicted + n_true) if tp else 0.0
+    n = n_predicted + n_true
+    return 2 * tp / n if n else float("nan")
 
 
 def scored(predicted: np.ndarray, true: np.ndarray) -> tuple[int, int, int]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.evaluation.folders import Matched, match_cases, read_description
+from nnunet_mamba.evaluation.folders import Matched, is_description, match_cases, read_description
 from nnunet_mamba.evaluation.scoring import Rules, Task
 from nnunet_mamba.evaluation.table import Origin
 
@@ -194,19 +194,13 @@ def origin_of(folder: Path) -> Origin:
 
 
 def dataset_json_near(predictions: Path, references: Path) -> Path | None:
-    """Beside the predictions, or up to three levels above; beside the references, or one level above."""
-    candidates: Iterator[Path] = iter(
-        [
-            folder / "dataset.json"
-            for folder in (
-                predictions,
-                *list(predictions.resolve().parents)[:3],
-                references,
-                references.resolve().parent,
-            )
-        ]
-    )
-    return next((file for file in candidates if file.is_file()), None)
+    """nnU-Net's, beside the predictions or up to three levels above, beside the references or one above.
+
+    Files of this name that other releases bring along are passed over.
+    """
+    above = [predictions, *list(predictions.resolve().parents)[:3], references, references.resolve().parent]
+    files = (folder / "dataset.json" for folder in above)
+    return next((file for file in files if file.is_file() and is_description(file)), None)
 
 
 def _beside(folder: Path, name: str) -> Path:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Rules:
                 "References that number instances need exactly one label, that of the prediction."
             )
 
-    @cached_property
+    @property
     def rules(self) -> Protocol:
         rules = protocol_of(self.protocol)
         return rules if self.empty is None else replace(rules, empty=EMPTY_POLICIES[self.empty])
@@ -111,7 +111,7 @@ class Task:
 def score_tasks(
     tasks: Sequence[Task], *, jobs: int = 1, progress: Progress = lambda done, total: None
 ) -> list[Score]:
-    """All scores, in the order of tasks; `jobs` processes. Faults of the files are told together."""
+    """All scores, in the order of tasks; `jobs` threads. Faults of the files are told together."""
     pooled = [task for task in tasks if task.rules.rules.pooled]
     each = [task for task in tasks if not task.rules.rules.pooled]
     scores = [score for found in mapped(score_case, each, jobs, progress) for score in found]
@@ -214,36 +214,37 @@ def mapped(work: Callable[[Task], T], tasks: Sequence[Task], jobs: int, progress
             results.append(outcome)
         progress(len(results) + len(errors), len(tasks))
 
-    guarded = Guarded(work)
-    if jobs <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            take(guarded(task))
-    else:
-        # forked children of a process that has used torch's threads can hang; spawned ones cannot
-        with ProcessPoolExecutor(min(jobs, len(tasks)), get_context("spawn"), one_thread) as pool:
-            for outcome in pool.map(guarded, tasks):
-                take(outcome)
+    def guarded(task: Task) -> T | ValueError:
+        try:
+            return work(task)
+        except ValueError as error:
+            return error
+
+    # threads: what takes time is compiled and lets others run, and a process takes seconds to start
+    with one_thread(), ThreadPoolExecutor(max(1, jobs), initializer=set_one_thread) as pool:
+        for outcome in pool.map(guarded, tasks):
+            take(outcome)
     if errors:
         more = [f"and {len(errors) - SHOWN_ERRORS} more"] if len(errors) > SHOWN_ERRORS else []
         raise ValueError("\n".join([*errors[:SHOWN_ERRORS], *more]))
     return results
 
 
-@dataclass(frozen=True)
-class Guarded(Generic[T]):
-    """Work that returns its ValueError instead of raising it."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch's threads wait for each other longer than they compute on masks of this size."""
+    import torch
 
-    work: Callable[[Task], T]
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
-    def __call__(self, task: Task) -> T | ValueError:
-        try:
-            return self.work(task)
-        except ValueError as error:
-            return error
 
-
-def one_thread() -> None:
-    """Each process works alone; torch's own threads would only get in the way of the others."""
+def set_one_thread() -> None:
+    """Where torch is built with OpenMP, each of our threads has a number of its own."""
     import torch
 
     torch.set_num_threads(1)

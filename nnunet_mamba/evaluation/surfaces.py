@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SLAB = 1 << 21  # voxels whose surfels are found at a time: MONAI takes some 100 bytes for each
+
 
 @dataclass(frozen=True)
 class Surfaces:
@@ -39,14 +41,24 @@ def voxel_surfaces(prediction: np.ndarray, reference: np.ndarray, spacing_mm: tu
 
 def surfel_surfaces(prediction: np.ndarray, reference: np.ndarray, spacing_mm: tuple[float, ...]) -> Surfaces:
     """Between surface elements of two masks (*grid) that are not empty; `spacing_mm` in axis order."""
+    padded = [np.pad(mask, 1) for mask in (prediction, reference)]  # the image's border is a surface too
+    thickness = max(1, SLAB // padded[0][0].size)
+    slabs = [
+        _surfels([mask[start : start + thickness + 1] for mask in padded], spacing_mm)
+        for start in range(0, len(padded[0]) - 1, thickness)
+    ]
+    p, r, p_areas, r_areas = (np.concatenate(parts) for parts in zip(*slabs, strict=True))
+    return _between(p, r, spacing_mm, p_areas[p].astype(float), r_areas[r].astype(float))
+
+
+def _surfels(masks: list[np.ndarray], spacing_mm: tuple[float, ...]) -> list[np.ndarray]:
+    """Where surface elements lie among 2 x 2 (x 2) voxels, of each mask, and the areas there, of each."""
     import torch
     from monai.metrics.utils import get_mask_edges
 
-    # a margin, so that the image's border is a surface too
-    padded = [torch.from_numpy(np.pad(mask, 1)) for mask in (prediction, reference)]
-    found = get_mask_edges(*padded, crop=False, spacing=_floats(spacing_mm))
-    p, r, p_areas, r_areas = map(np.asarray, found)  # tensors since MONAI 1.5
-    return _between(p, r, spacing_mm, p_areas[p].astype(float), r_areas[r].astype(float))
+    tensors = [torch.from_numpy(np.ascontiguousarray(mask)) for mask in masks]
+    found = get_mask_edges(*tensors, crop=False, spacing=_floats(spacing_mm))
+    return [np.asarray(part) for part in found]  # tensors since MONAI 1.5
 
 
 def _between(

@@ -16,6 +16,7 @@ from typing import Any
 
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_mamba.estimate.profile import Profile
 from nnunet_mamba.networks.family import axes_of
@@ -116,7 +117,8 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         self.axes = axes_of(network)
         self.budget = budget_bytes(gpu_memory_target_in_gb)
         channels = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
-        self.memory = StepMemory(network, len(channels), len(self.dataset_json["labels"]), profile)
+        labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
+        self.memory = StepMemory(network, len(channels), labels.num_segmentation_heads, profile)
         self._tried: list[tuple[int, ...]] = []  # patches of the configuration that is being planned
 
     def static_estimate_VRAM_usage(  # type: ignore[override]

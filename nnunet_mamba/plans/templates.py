@@ -54,7 +54,9 @@ def list_templates() -> list[str]:
 
 
 def load_template(name: str) -> Template:
-    """The template `name` of `plans_templates/`. ValueError for unknown names."""
+    """The template `name` of `plans_templates/`, or of a file (.json). ValueError for unknown names."""
+    if name.endswith(".json") and Path(name).is_file():
+        return read_template(Path(name))
     if name not in list_templates():
         raise ValueError(f"Unknown plans template {name!r}; choose one of {', '.join(list_templates())}.")
     return read_template(resource_dir("plans_templates") / f"{name}.json")

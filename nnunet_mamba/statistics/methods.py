@@ -34,7 +34,8 @@ def short_names(methods: Sequence[Method]) -> list[str]:
     """The parts of each method that differ among them; trainers without nnU-Net's prefix."""
     columns = list(zip(*(astuple(method) for method in methods), strict=True))
     differing = [i for i, column in enumerate(columns) if len(set(column)) > 1] or [0]
-    return ["__".join(_shortened(astuple(method)[i], i) for i in differing) for method in methods]
+    short = ["__".join(_shortened(astuple(method)[i], i) for i in differing) for method in methods]
+    return short if len(set(short)) == len(methods) else [str(method) for method in methods]
 
 
 def _shortened(part: str, column: int) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def panels(scores: Iterable[Score], metric: str, group: str | None = None) -> li
     ValueError for what cannot be compared.
     """
     _require_pattern(group)
-    frame = pd.DataFrame([asdict(score) for score in scores])
+    frame = pd.DataFrame([vars(score) for score in scores])
     if frame.empty or metric not in set(frame["metric"]):
         found = listed(sorted(set(frame["metric"]))) if len(frame) else "no rows at all"
         raise ValueError(f"The tables have no row of the metric {metric!r}; they have {found}.")
@@ -47,19 +47,25 @@ def panels(scores: Iterable[Score], metric: str, group: str | None = None) -> li
     if len(methods) < 2:
         raise ValueError(f"The tables have one method only, {methods[0]}; add the table of another.")
     names = dict(zip(methods, short_names(methods), strict=True))
-    parts = [part for _, part in frame.groupby("dataset", sort=True) if part["method"].nunique() > 1]
-    if not parts:
+    parts = dict(list(frame.groupby("dataset", sort=True)))
+    alone = [str(dataset) for dataset, part in parts.items() if part["method"].nunique() < 2]
+    if len(alone) == len(parts):
         raise ValueError(f"No dataset was scored with two methods: {listed(names.values())} share none.")
-    return [_panel(part, names, group) for part in parts]
+    left_out = (f"left out, for want of a second method: {listed(alone)}",) if alone else ()
+    return [
+        _panel(part, names, group, left_out) for dataset, part in parts.items() if str(dataset) not in alone
+    ]
 
 
-def _panel(part: pd.DataFrame, names: Mapping[Method, str], group: str | None) -> Panel:
+def _panel(
+    part: pd.DataFrame, names: Mapping[Method, str], group: str | None, known: tuple[str, ...]
+) -> Panel:
     own = set(part["method"])
     methods = [method for method in names if method in own]
     part = part.assign(
         name=part["method"].map(names), label=list(zip(part["label"], part["label_name"], strict=True))
     )
-    part = part.sort_values(["method", "case"], kind="stable")
+    part = part.sort_values(["method", "case", "label", "fold"], kind="stable")
     check(part)
     cases = sorted(set(part["case"]))
     labels = sorted(set(part["label"]), key=lambda label: (_numbers(label[0]), label))
@@ -78,7 +84,7 @@ def _panel(part: pd.DataFrame, names: Mapping[Method, str], group: str | None) -
         values=np.array(
             [[[values.get((m, c, label), np.nan) for label in labels] for c in cases] for m in methods], float
         ),
-        warnings=tuple(warnings(part, group)),
+        warnings=(*known, *warnings(part, group)),
     )
 
 

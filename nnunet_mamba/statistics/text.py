@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import isnan
 
-from nnunet_mamba.statistics.paired import MIN_PAIRS
 from nnunet_mamba.statistics.study import CASE_MEAN, TWIN, Comparison, Study
 
 COMPARED = ("method", "other", "difference", "95 % CI", "p", "p (Holm)", "wins", "r", "folds", "verdict")
@@ -22,7 +21,9 @@ def as_text(studies: Iterable[Study]) -> str:
     """Case means alone; labels are counted."""
     blocks = []
     for study in studies:
-        blocks.append("\n".join([_headline(study), *_facts(study), *_warnings(study)]))
+        blocks.append(
+            "\n".join([_headline(study), *_facts(study), *(f"warning: {text}" for text in study.warnings)])
+        )
         for table in (_methods(study), *_families(study, labels=False), *_rankings(study)):
             blocks.append("\n".join([table.title, *_aligned(table), *table.notes]))
     return "\n\n".join(blocks)
@@ -33,7 +34,7 @@ def as_markdown(studies: Iterable[Study]) -> str:
     blocks = ["# Comparison of methods"]
     for study in studies:
         blocks += [f"## {_headline(study)}", "\n".join(f"* {line}" for line in _facts(study))]
-        blocks += [f"> {line}" for line in _warnings(study)]
+        blocks += [f"> warning: {text}" for text in study.warnings]
         for table in (
             _methods(study),
             *_families(study, labels=True),
@@ -76,24 +77,6 @@ def _facts(study: Study) -> list[str]:
     ]
 
 
-def _warnings(study: Study) -> list[str]:
-    found = [f"warning: {text}" for text in study.warnings]
-    means = [c for c in study.comparisons if c.label == CASE_MEAN]
-    few = [c.n_pairs for c in means if c.n_pairs < MIN_PAIRS]
-    if few:
-        found.append(
-            f"warning: {min(few)} pairs; with fewer than {MIN_PAIRS} no outcome of the test is significant "
-            f"(the smallest p of 5 pairs is 0.0625)"
-        )
-    if any(c.n_one_sided for c in means):
-        n = max(c.n_one_sided for c in means)
-        found.append(
-            f"warning: up to {n} values left out where one method alone found a label that is not there; "
-            "that error is not in these means"
-        )
-    return found
-
-
 def _methods(study: Study) -> Table:
     rows = []
     for m in sorted(study.methods, key=lambda m: -m.mean if study.higher_is_better else m.mean):
@@ -134,7 +117,7 @@ def _result(c: Comparison, study: Study) -> tuple[str, ...]:
         _p(c.p),
         _p(c.p_holm),
         "-" if isnan(c.win_rate) else f"{c.win_rate:.0%}",
-        "-" if isnan(c.rank_biserial) else f"{c.rank_biserial:+.2f}",
+        "-" if isnan(c.rank_biserial) else f"{round(c.rank_biserial, 2) + 0.0:+.2f}",
         f"{len(gained)}/{len(c.fold_differences)}" if c.fold_differences else "-",
         c.verdict,
     )
@@ -205,7 +188,8 @@ def _rank_shares(study: Study) -> Table:
 
 def _number(value: float, study: Study, sign: str = "") -> str:
     """Shares with four decimals, distances and the like with two."""
-    return "-" if isnan(value) else f"{value:{sign}.{4 if study.higher_is_better else 2}f}"
+    digits = 4 if study.higher_is_better else 2
+    return "-" if isnan(value) else f"{round(value, digits) + 0.0:{sign}.{digits}f}"  # no -0.00
 
 
 def _interval(c: Comparison, study: Study) -> str:

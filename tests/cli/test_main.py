@@ -5,6 +5,15 @@ import pytest
 from nnunet_mamba.cli import main, networks
 
 
+def test_the_kinds_of_faults_on_the_command_line_are_those_that_can_be_accepted(capsys):
+    from nnunet_mamba.datasets.source import ACCEPTABLE
+
+    with pytest.raises(SystemExit):
+        main(["convert", "acdc", "x", "--accept", "nonsense"])
+    said = capsys.readouterr().err
+    assert all(f"'{kind}'" in said for kind in ACCEPTABLE) and said.count("'") == 2 * (len(ACCEPTABLE) + 1)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [

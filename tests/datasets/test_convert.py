@@ -228,7 +228,7 @@ def test_a_number_that_another_dataset_has_is_refused(release, raw, capsys):
     (raw / "Dataset004_Liver").mkdir(parents=True)
     sources = release("msd")
     assert run("msd", sources, raw) == 2
-    assert "holds Dataset004_Liver" in capsys.readouterr().err
+    assert "Dataset004_Liver has this number already" in capsys.readouterr().err
     assert run("msd", sources, raw, "--dataset-id", "44") == 0
     assert (raw / "Dataset044_Hippocampus").is_dir()
 
@@ -259,6 +259,17 @@ def test_a_full_disk_is_told_before_anything_is_written(release, raw, monkeypatc
     assert "has 0.0 GiB left" in said and "or use --symlink" in said
     assert tree(raw) == {}
     assert run("msd", sources, raw, "--symlink") == 0
+
+
+def test_a_resumed_run_needs_room_for_the_rest_only(release, raw, monkeypatch):
+    sources = release("brats21")
+    total = sum(file.stat().st_size for file in sources[0].rglob("*.nii.gz"))
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        run("brats21", sources, raw, "--workers", "1")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GIB, GIB, int(0.6 * total)))
+    assert run("brats21", sources, raw / "new") == 2
+    assert run("brats21", sources, raw) == 0
 
 
 def test_a_full_disk_is_told_before_anything_is_unpacked(release, raw, tmp_path, monkeypatch, capsys):
@@ -351,6 +362,25 @@ def test_archives_without_a_top_folder(release, raw, tmp_path):
     assert tree(raw / "archive") == tree(raw / "folder")
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--split", "nnformr"], "No split 'nnformr' for acdc"),
+        (["--dataset-id", "5"], "Dataset005_Other has this number already"),
+        ([], "Dataset027_ACDC exists already"),
+    ],
+)
+def test_what_can_be_known_before_is_refused_before_anything_is_unpacked(
+    release, raw, tmp_path, capsys, options, reason
+):
+    archive = zipped(release("acdc")[0], tmp_path / "ACDC.zip")
+    for taken in ("Dataset027_ACDC", "Dataset005_Other"):
+        (raw / taken).mkdir(parents=True)
+    assert run("acdc", [archive], raw, *options) == 2
+    assert reason in capsys.readouterr().err
+    assert not list(raw.glob(".*"))
+
+
 def test_an_archive_is_unpacked_once_for_all_attempts(release, raw, tmp_path, monkeypatch):
     (top,) = release("msd")
     archive = zipped(top, tmp_path / "task.zip")
@@ -403,12 +433,17 @@ def test_unpacking_that_is_interrupted_leaves_nothing(release, raw, tmp_path, mo
     assert run("msd", [archive], raw) == 0
 
 
-def test_a_dry_run_of_an_archive_tells_its_size_and_unpacks_nothing(release, raw, tmp_path, capsys):
+def test_a_dry_run_of_an_archive_says_what_one_of_its_folder_says(release, raw, tmp_path, capsys):
     (top,) = release("msd")
     archive = zipped(top, tmp_path / "task.zip")
     assert run("msd", [archive], raw, "--dry-run") == 0
-    n_files = sum(path.is_file() for path in top.rglob("*"))
-    assert f"would unpack {n_files} files, 0.00 GiB, of {archive}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert run("msd", [top], raw, "--dry-run") == 0
+    of_folder = capsys.readouterr().out
+    assert [line.split(" -> ")[-1] for line in said.splitlines()] == [
+        line.split(" -> ")[-1] for line in of_folder.splitlines()
+    ]
+    assert "labelsTr/hippocampus_001.nii.gz" in said
     assert not raw.exists()
 
 
@@ -564,3 +599,63 @@ def test_notes_of_the_dataset_tell_where_it_comes_from(release, raw):
     description = json.loads((dataset(raw) / "dataset.json").read_text())
     assert description["nnunet_mamba"] == {"release": "brats23", "group": r"BraTS-GLI-\d{5}"}
     assert scan_bytes(0) == (dataset(raw) / "imagesTr" / "BraTS-GLI-00000-000_0000.nii.gz").read_bytes()
+
+
+def test_folders_behind_links_are_read(release, raw, tmp_path):
+    top = release("flare22")[0]
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for part in ("images", "labels"):
+        (linked / part).symlink_to(top / part)
+    (linked / "images" / "loop").symlink_to(linked)
+    assert run("flare22", [linked], raw / "linked") == 0
+    assert run("flare22", [top], raw / "plain") == 0
+    assert tree(raw / "linked") == tree(raw / "plain")
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(release, raw, tmp_path):
+    (top,) = release("brats21")
+    zipped(top / sorted(child.name for child in top.iterdir())[0], top / "zzz_mapping.xlsx")
+    assert run("brats21", [tarred(top, tmp_path / "BraTS2021.tar")], raw) == 0
+
+
+def test_a_damaged_tar_xz_is_refused_in_words(raw, tmp_path, capsys):
+    (tmp_path / "x.tar.xz").write_bytes(b"\xfd7zXZ\x00" + bytes(40))
+    assert run("brats21", [tmp_path / "x.tar.xz"], raw) == 2
+    assert "cannot be unpacked" in capsys.readouterr().err
+
+
+def test_a_file_that_the_draft_has_lost_is_made_again(release, raw, tmp_path):
+    top = release("flare22")[0]
+    broken = next((top / "images").iterdir())
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    assert run("flare22", [top], raw) == 1
+    lost = next(raw.glob(".*/imagesTr/*"))
+    lost.unlink()
+    broken.write_bytes(whole)
+    assert run("flare22", [top], raw) == 0
+    assert (dataset(raw) / "imagesTr" / lost.name).is_file()
+
+
+def test_folds_are_drawn_again_when_cases_are_left_out(release, raw):
+    top = release("flare22")[0]
+    images = sorted((top / "images").glob("FLARE22_Tr*"))
+    for image in images[:-2]:
+        image.write_bytes(b"")
+    assert run("flare22", [top], raw, "--leave-out-faulty") == 1
+    folds = json.loads((dataset(raw) / "splits_final.json").read_text())
+    assert len(folds) == 2 and all(len(fold["train"]) == len(fold["val"]) == 1 for fold in folds)
+
+
+def test_a_papers_split_of_a_part_of_its_cases_is_asked_for(release, raw, capsys):
+    (top,) = release("synapse")
+    assert run("synapse", [top], raw, "--split", "transunet") == 2
+    assert "take it as far as it goes: --partial" in capsys.readouterr().err
+    assert run("synapse", [top], raw, "--split", "transunet", "--partial") == 0
+
+
+def test_a_dataset_that_nnunet_has_preprocessed_keeps_its_number(release, raw, capsys, nnunet_folders):
+    (nnunet_folders.preprocessed / "Dataset701_Other").mkdir()
+    assert run("flare22", release("flare22"), raw) == 2
+    assert "Dataset701_Other has this number already" in capsys.readouterr().err

@@ -114,7 +114,7 @@ def test_the_command_splits_and_finds_no_leak(raw, capsys):
     assert main(["plans", "split", "27", "--name", "nnformer"]) == 0
     assert "training/validation 140/20; test 40" in capsys.readouterr().out
     code, said = check(capsys)
-    assert code == 0 and "by patients patient\\d{3}: no leak" in said
+    assert code == 0 and "by patients (patient\\d{3}): no leak" in said
 
 
 def test_the_check_names_the_patients_of_somebody_elses_folds(raw, nnunet_folders, capsys):
@@ -163,3 +163,23 @@ def test_a_dataset_is_found_by_its_number(raw):
 
 def test_the_name_of_the_splits_file_is_nnunets():
     assert module.SPLITS == "splits_final.json"
+
+
+def test_the_check_knows_patients_by_their_names_where_nothing_was_noted(raw, capsys):
+    """As another converter leaves ACDC: the trap of Taming Mambas' folds must not pass as clean."""
+    describe(raw)
+    folds = [{"train": NAMES[::2], "val": NAMES[1::2]}]
+    (raw / "splits_final.json").write_text(json.dumps(folds))
+    code, said = check(capsys)
+    assert code == 1
+    assert "100 of 100 validation images have images of their patient in training" in said
+    assert "patient001, patient002" in said and "patient100" in said
+
+
+def test_the_releases_own_validation_part_is_remembered(raw):
+    described = {"release": "acdc", "group": r"patient\d{3}", "validation": NAMES[:2]}
+    describe(raw, nnunet_mamba=described)
+    (fold,) = split_by(raw, "official").folds
+    assert fold.val == tuple(NAMES[:2])
+    (fold,) = split_by(raw, "official").folds  # still known
+    assert fold.val == tuple(NAMES[:2])

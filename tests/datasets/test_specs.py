@@ -400,11 +400,14 @@ def test_brats23_without_compression_becomes_compressed(converted, tmp_path):
         assert np.allclose(image.GetOrigin(), expected.GetOrigin())
 
 
-def test_training_and_validation_of_brats_in_one_folder_are_asked_about(tmp_path, capsys):
-    (top,) = BUILDERS["brats21"](tmp_path)
-    assert main(["convert", "brats21", str(tmp_path), "--raw", str(tmp_path / "raw")]) == 2
-    assert "Give one of these" in capsys.readouterr().err
-    assert top.name == "RSNA_ASNR_MICCAI_BraTS2021_TrainingData"
+def test_validation_cases_of_brats_have_no_labels_and_go_to_the_test(tmp_path):
+    (top,) = BUILDERS["brats21"](tmp_path / "release")
+    folder = convert("brats21", [tmp_path / "release"], tmp_path / "both")
+    n_training = len(list((folder / "labelsTr").iterdir()))
+    tests = {file.name[:15] for file in (folder / "imagesTs").iterdir()}
+    assert tests and not (folder / "labelsTs").exists()
+    alone = convert("brats21", [top], tmp_path / "alone")
+    assert len(list((alone / "labelsTr").iterdir())) == n_training and not (alone / "imagesTs").exists()
 
 
 BRATS_TOP = "ASNR-MICCAI-BraTS2023-GLI-Challenge-TrainingData"

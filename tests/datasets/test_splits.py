@@ -144,9 +144,9 @@ def test_nnformers_acdc_split_holds_the_frames_that_its_authors_list():
 
 
 def test_a_published_split_names_what_is_missing_and_what_is_too_much():
-    with pytest.raises(ValueError, match=r"names cases that are not there, 1 in all: img0040\. Fetch"):
+    with pytest.raises(ValueError, match=r"names cases that are not there, 1 in all: img0040\. Complete"):
         make_split("transunet", source(BTCV[:-1]), group_by(None), "synapse")
-    with pytest.raises(ValueError, match=r"does not name all cases, 1 in all: img0041\. Move"):
+    with pytest.raises(ValueError, match=r"does not name all cases, 1 in all: img0041\. Complete"):
         make_split("transunet", source([*BTCV, "img0041"]), group_by(None), "synapse")
 
 

@@ -4,19 +4,26 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from skimage.io import imsave
 
 from nnunet_mamba.evaluation import (
+    Label,
+    Origin,
     Score,
     evaluate_folder,
     mean_foreground,
     read_table,
+    scored_labels,
     summarise,
     write_table,
 )
+from nnunet_mamba.evaluation.folders import match_cases
 from nnunet_mamba.evaluation.label_maps import read_label_map
+from nnunet_mamba.evaluation.scoring import Rules, score_tasks
 
 SPACING_XYZ_MM = (1.0, 1.0, 3.0)  # header order: slices are 3 mm apart
 
@@ -53,8 +60,8 @@ def folders(tmp_path):
     return tmp_path / "pred", tmp_path / "ref", tmp_path / "dataset.json"
 
 
-def describe(folder: Path, labels: dict) -> None:
-    description = {"labels": labels, "file_ending": ".nii.gz", "channel_names": {"0": "CT"}}
+def describe(folder: Path, labels: dict, ending: str = ".nii.gz") -> None:
+    description = {"labels": labels, "file_ending": ending, "channel_names": {"0": "CT"}}
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
@@ -225,3 +232,145 @@ def test_summary_is_mean_and_sample_deviation_over_cases(folders):
     assert row.mean == pytest.approx(0.75)
     assert row.sd == pytest.approx(math.sqrt(0.125))
     assert row.n_cases == 2
+
+
+# Bad input
+
+
+def test_a_label_that_the_data_set_does_not_have_is_refused(folders):
+    write(folders[0] / "a.nii.gz", blob(value=7))
+    with pytest.raises(
+        ValueError, match=r"pred/a\.nii\.gz holds the label 7, .* not have \(0, 1, 2\)\. Give"
+    ):
+        evaluate_folder(*folders)
+
+
+def test_faults_of_several_files_are_told_together(folders):
+    predictions, references, _ = folders
+    write(predictions / "a.nii.gz", blob(value=7))
+    write(references / "b.nii.gz", blob())
+    write(predictions / "b.nii.gz", blob()[:, :-1])
+    with pytest.raises(ValueError, match=r"(?s)a\.nii\.gz holds the label 7.*b\.nii\.gz .* differ in size"):
+        evaluate_folder(*folders)
+
+
+def test_a_case_that_is_there_twice_is_refused(folders):
+    write(folders[0] / "a.nii", blob())
+    with pytest.raises(ValueError, match=r"holds the case a twice: a\.nii and a\.nii\.gz\. Remove one"):
+        evaluate_folder(*folders)
+
+
+def test_files_with_another_ending_are_named(folders):
+    (folders[0] / "a.nii.gz").unlink()
+    write(folders[0] / "a.mha", blob())
+    with pytest.raises(ValueError, match=r"ends in '\.nii\.gz'; it has a\.mha\. Convert its files"):
+        evaluate_folder(*folders)
+
+
+def test_a_prediction_with_channels_is_refused(folders):
+    channels = sitk.JoinSeries([sitk.GetImageFromArray(blob()), sitk.GetImageFromArray(blob())])
+    sitk.WriteImage(channels, str(folders[0] / "a.nii.gz"))
+    with pytest.raises(ValueError, match=r"a\.nii\.gz has the shape \(2, 8, 10, 12\); expected one label"):
+        evaluate_folder(*folders)
+
+
+def test_nan_in_a_nifti_file_is_seen_though_itk_reads_it_as_0(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(np.where(blob(), np.nan, 0).T, np.eye(4)), tmp_path / "nan.nii.gz")
+    with pytest.raises(
+        ValueError, match=r"nan\.nii\.gz .*: 32 are NaN or infinite\. .* predict this case again"
+    ):
+        read_label_map(tmp_path / "nan.nii.gz")
+
+
+def test_a_dataset_json_of_something_else_is_refused(folders):
+    for text, words in (("{}", "it lacks file_ending, labels"), ("[", "cannot be read as a dataset.json")):
+        folders[2].write_text(text)
+        with pytest.raises(ValueError, match=words):
+            evaluate_folder(*folders)
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_pictures_are_scored_in_pixels(tmp_path, ending):
+    for folder, shift in (("pred", 2), ("ref", 0)):
+        array = np.zeros((20, 20), np.uint8)
+        array[5:10, 5 + shift : 10 + shift] = 1
+        (tmp_path / folder).mkdir()
+        imsave(tmp_path / folder / f"a{ending}", array, check_contrast=False)
+    describe(tmp_path, {"background": 0, "lesion": 1}, ending)
+    dice, hd95 = evaluate_folder(tmp_path / "pred", tmp_path / "ref", tmp_path / "dataset.json")
+    assert (dice.value, hd95.value) == (pytest.approx(0.6), 2)
+
+
+def test_pictures_with_colours_and_jpegs_are_refused(tmp_path):
+    imsave(tmp_path / "rgb.png", np.zeros((8, 8, 3), np.uint8), check_contrast=False)
+    imsave(tmp_path / "lossy.jpg", np.zeros((8, 8), np.uint8), check_contrast=False)
+    with pytest.raises(ValueError, match=r"rgb\.png has the shape \(8, 8, 3\); .* greyscale PNG or TIFF"):
+        read_label_map(tmp_path / "rgb.png")
+    with pytest.raises(ValueError, match=r"lossy\.jpg is a JPEG"):
+        read_label_map(tmp_path / "lossy.jpg")
+
+
+def test_the_pooled_protocol_sums_the_pixels_of_all_images(tmp_path):
+    """TP 4 + 0, FP 0 + 1, FN 0 + 3: IoU 4/8, though the mean of the images is 1/2 of 1 and 0."""
+    for folder, second in (("pred", [(0, 0)]), ("ref", [(3, 0), (3, 1), (3, 2)])):
+        (tmp_path / folder).mkdir()
+        images = np.zeros((2, 4, 4), np.uint8)
+        images[0, :2, :2] = 255
+        for place in second:
+            images[(1, *place)] = 255
+        for name, image in zip("ab", images, strict=True):
+            imsave(tmp_path / folder / f"{name}.png", image, check_contrast=False)
+    describe(tmp_path, {"background": 0, "lesion": 255}, ".png")
+    scores = evaluate_folder(
+        tmp_path / "pred", tmp_path / "ref", tmp_path / "dataset.json", metrics=(), protocol="vmunet-isic"
+    )
+    assert {s.metric: s.value for s in scores} == pytest.approx(
+        {"iou": 0.5, "dice": 2 / 3, "accuracy": 28 / 32, "specificity": 24 / 25, "sensitivity": 4 / 7}
+    )
+    assert {(s.case, s.n_voxels, s.protocol) for s in scores} == {("(all)", 7, "vmunet-isic")}
+
+
+# What a row says
+
+
+def test_rows_name_what_computed_them_and_what_was_chosen(folders):
+    labels = scored_labels(json.loads(folders[2].read_text()))[0]
+    matched = match_cases(*folders[:2])
+    rules = Rules(labels, ("dice", "nsd"), tolerances_mm={"": 2.0, "liver": 5.0}, empty="nan")
+    rows = score_tasks(matched.tasks(rules, Origin(fold="test")))
+    assert {row.protocol for row in rows} == {"honest tolerance-mm=2 tolerance-mm=liver=5 empty=nan"}
+    assert {(row.metric, row.backend) for row in rows} == {("dice", "numpy"), ("nsd", "monai")}
+    assert all(row.version and row.fold == "test" for row in rows)
+    assert [rules.tolerance_mm(label) for label in labels] == [5.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("choices", "words"),
+    [
+        ({"tolerances_mm": {"brain": 1.0}}, "tolerance for brain, but no such label"),
+        ({"tolerances_mm": {"": -1.0}}, "0 mm or more"),
+        ({"empty": "zero"}, "Unknown empty policy 'zero'; choose one of diagonal"),
+        ({"protocol": "nnformer", "empty": "nan"}, "nnformer has its own rules"),
+        ({"instances": True}, "exactly one label"),
+    ],
+)
+def test_contradictory_rules_are_refused(choices, words):
+    with pytest.raises(ValueError, match=words):
+        Rules((Label("liver", (1,)), Label("spleen", (2,))), **choices)
+
+
+def test_an_organ_without_tolerance_is_refused_by_umambas_protocol():
+    rules = Rules((Label("bladder", (1,)),), protocol="umamba")
+    with pytest.raises(ValueError, match="umamba has no tolerance for the label 1 'bladder'"):
+        rules.tolerance_mm(rules.labels[0])
+
+
+def test_threads_give_the_same_rows_in_the_same_order(folders):
+    for name, start in (("b", 1), ("c", 5)):
+        write(folders[0] / f"{name}.nii.gz", blob(start=start))
+        write(folders[1] / f"{name}.nii.gz", blob(start=2))
+    one, two = (evaluate_folder(*folders, metrics=("hd95",), jobs=jobs) for jobs in (1, 2))
+    assert repr(one) == repr(two)  # NaN differs from itself

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from surface_reference import blobs, reference_metrics
 
+from nnunet_mamba.evaluation import surfaces
 from nnunet_mamba.evaluation.labels import Label
 from nnunet_mamba.evaluation.metrics import BY_FORMULA, DISTANCES, EMPTY_POLICIES, MEASURES, METRICS
 from nnunet_mamba.evaluation.pairs import Case, boxes_of
@@ -106,20 +107,21 @@ def test_the_far_false_positive_is_20_mm_here_and_nothing_in_the_pooled_percenti
 
 
 def test_surface_dice_of_a_square_counts_its_edge_in_mm():
-    """A segment of 1 mm is missed of two contours: the squares differ by a voxel beyond the tolerance."""
+    """Squares of 4 x 4, one 7 mm below the other: the facing edges are 3 mm apart, the far ones 7."""
     p, r = mask((slice(2, 6), slice(2, 6)), grid=(20, 20)), mask((slice(9, 13), slice(2, 6)), grid=(20, 20))
     assert value("nsd", p, p, (1.0, 1.0)) == 1
     assert value("nsd", p, r, (1.0, 1.0), tolerance_mm=7.0) == 1
-    assert value("nsd", p, r, (1.0, 1.0), tolerance_mm=2.0) == 0  # the nearest edges are 3 mm apart
+    assert value("nsd", p, r, (1.0, 1.0), tolerance_mm=2.0) == 0
     assert 0 < value("nsd", p, r, (1.0, 1.0), tolerance_mm=3.0) < 0.5
 
 
 def test_surface_dice_takes_a_distance_equal_to_the_tolerance_for_near():
-    """0.7 mm as a header of float32 has it; two voxels of the same row, moved by one."""
-    spacing_mm = (float(np.float32(0.7)),) * 2
+    """0.8 mm as a header of float32 has it, which is more than 0.8; a square moved by one pixel."""
+    spacing_mm = (float(np.float32(0.8)),) * 2
+    assert spacing_mm[0] > 0.8
     p, r = mask((slice(3, 9), slice(3, 9)), grid=(20, 20)), mask((slice(4, 10), slice(3, 9)), grid=(20, 20))
-    assert value("nsd", p, r, spacing_mm, tolerance_mm=0.7) == 1
-    assert value("nsd", p, r, spacing_mm, tolerance_mm=0.69) < 1
+    assert value("nsd", p, r, spacing_mm, tolerance_mm=0.8) == 1
+    assert value("nsd", p, r, spacing_mm, tolerance_mm=0.79) < 1
 
 
 def test_the_same_answer_in_two_dimensions():
@@ -231,3 +233,13 @@ def test_a_region_is_boxed_around_all_of_its_labels():
     here = Case(array, array, SPACING_MM).pair(Label("both", (1, 2)))
     assert here.counts.tp == 2
     assert here.box == (slice(1, 7), slice(1, 10), slice(1, 10))
+
+
+def test_surfels_found_in_slabs_are_those_of_the_whole(monkeypatch):
+    p, r = np.random.default_rng(0).random((2, 9, 12, 10)) > 0.6
+    whole = surfaces.surfel_surfaces(p, r, SPACING_MM)
+    for n_voxels in (1, 300, 500):  # slabs of 1, 1 and 2 slices
+        monkeypatch.setattr(surfaces, "SLAB", n_voxels)
+        parts = surfaces.surfel_surfaces(p, r, SPACING_MM)
+        for name, values in vars(whole).items():
+            assert np.array_equal(getattr(parts, name), values), name

@@ -24,6 +24,23 @@ def test_without_clusters_it_is_scipys_bca(seed, level):
     assert own == pytest.approx(tuple(expected), rel=1e-9)
 
 
+def test_with_clusters_it_is_scipys_bca_of_a_ratio():
+    """A mean over cases is the ratio of two sums over patients, which scipy resamples as pairs."""
+    rng = np.random.default_rng(6)
+    sizes = rng.integers(1, 6, 20)
+    patients = np.repeat(np.arange(20), sizes)
+    values = rng.exponential(size=20)[patients] * rng.exponential(size=patients.size)
+    expected = stats.bootstrap(
+        (np.bincount(patients, values), sizes),
+        lambda s, n, axis: s.sum(axis) / n.sum(axis),
+        paired=True,
+        n_resamples=1000,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    own = mean_interval(values, patients, n_bootstrap=1000, seed=0)
+    assert own == pytest.approx(tuple(expected), rel=1e-9)
+
+
 def test_a_patient_seen_twice_tells_nothing_new():
     values = np.random.default_rng(5).exponential(size=25)
     once = mean_interval(values, np.arange(25), n_bootstrap=1000, seed=0)

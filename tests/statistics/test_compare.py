@@ -103,6 +103,9 @@ def test_undefined_values_are_left_out_of_both_methods(make_scores):
     assert c.mean_other == pytest.approx((0.5 + 0.6) / 2)
     c = only(compare(base + other, n_bootstrap=100), label="2")
     assert (c.n_cases, c.n_excluded, c.n_one_sided) == (1, 2, 1)
+    c = only(compare(base + other, baseline="A", n_bootstrap=100), label=CASE_MEAN)
+    assert (c.n_cases, c.n_excluded, c.n_one_sided) == (2, 3, 1)
+    assert c.difference == pytest.approx(-0.1)
 
 
 def test_a_label_that_nobody_has_is_not_tested(make_scores):
@@ -132,7 +135,9 @@ def test_frames_of_one_patient_are_one_pair(make_scores):
     scores += make_scores("nnUNetTrainerA", {c: 0.6 + i / 100 for i, c in enumerate(cases)})
     grouped = only(compare(scores, group=r"patient\d+", n_bootstrap=100))
     assert (grouped.n_cases, grouped.n_pairs, grouped.verdict) == (20, 5, "too few pairs")
+    assert np.isclose(grouped.difference, 0.195)
     naive = compare(scores, n_bootstrap=100)
+    assert grouped.ci_high - grouped.ci_low > 1.5 * (only(naive).ci_high - only(naive).ci_low)
     assert only(naive).verdict == "better"
     assert "patient0_frame0 and patient0_frame1 look like one patient" in naive[0].warnings[0]
 
@@ -147,9 +152,17 @@ def test_numbered_cases_do_not_look_like_one_patient(make_scores, names):
 
 
 def test_the_order_of_rows_does_not_matter(acdc):
+    acdc = [replace(s, version=s.label) for s in acdc]  # and of a warning neither
     shuffled = random.Random(0).sample(acdc, len(acdc))
     first, second = (compare(s, group=r"patient\d+", n_bootstrap=100) for s in (acdc, shuffled))
     assert as_json(first) == as_json(second)
+
+
+def test_labels_come_by_number_and_regions_behind_their_first(make_scores):
+    scores = table(make_scores, 0.1)
+    more = [replace(s, label=label) for s in scores if s.label == "1" for label in ("10", "1+2", "2+10")]
+    (study,) = compare(scores + more, n_bootstrap=100)
+    assert [number for number, _ in study.labels] == ["1", "1+2", "2", "2+10", "10"]
 
 
 def test_each_dataset_is_a_study_and_a_family_of_its_own(make_scores):
@@ -158,6 +171,7 @@ def test_each_dataset_is_a_study_and_a_family_of_its_own(make_scores):
     studies = compare(scores, n_bootstrap=100)
     assert [s.dataset for s in studies] == ["Dataset001_A", "Dataset002_B"]
     assert [s.comparisons[0].n_family for s in studies] == [1, 2]
+    assert "left out, for want of a second method: Dataset003_C" in studies[0].warnings
 
 
 def changed(scores, index=-1, **fields):

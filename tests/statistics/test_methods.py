@@ -59,6 +59,9 @@ def test_names_have_what_differs():
     assert short_names([method("MMUNet"), method("MMUNet", configuration="2d")]) == ["3d_fullres", "2d"]
     assert short_names([method("", plans="A"), method("MMUNet", plans="B")]) == ["nnUNet__A", "MMUNet__B"]
     assert short_names([Method("mine", "", "")]) == ["mine"]
+    assert short_names([method("A"), Method("A", "nnUNetPlans", "3d_fullres")]) == [
+        "nnUNetTrainerA__nnUNetPlans__3d_fullres", "A__nnUNetPlans__3d_fullres",
+    ]  # fmt: skip
 
 
 def test_the_baseline_is_nnunets_own_unless_named():

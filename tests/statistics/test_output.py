@@ -41,6 +41,21 @@ def test_markdown_has_every_label_of_every_pair(studies):
     assert set(tables) == {6, 12, 11, 5, 7}
 
 
+def test_folds_are_counted_in_the_direction_of_the_metric(make_scores):
+    cases = [f"case_{i}" for i in range(8)]
+    folds = {case: str(i // 2) for i, case in enumerate(cases)}
+    far = dict.fromkeys(cases, 4.0)
+    near = {case: 2.0 + i for i, case in enumerate(cases)}  # farther in the last three folds
+    scores = [
+        s
+        for trainer, values in (("nnUNetTrainer", far), ("nnUNetTrainerA", near))
+        for s in make_scores(trainer, values, folds=folds, metric="hd95")
+    ]
+    text = as_text(compare(scores, metric="hd95", n_bootstrap=100))
+    assert "hd95 (lower is better)" in text
+    assert "  1/4    not better" in text
+
+
 def test_too_few_pairs_are_said_to_be_so(make_scores):
     cases = {f"case_{i}": 0.5 for i in range(5)}
     better = {case: value + 0.1 for case, value in cases.items()}
@@ -48,6 +63,7 @@ def test_too_few_pairs_are_said_to_be_so(make_scores):
         compare(make_scores("nnUNetTrainer", cases) + make_scores("nnUNetTrainerA", better), n_bootstrap=100)
     )
     assert "warning: 5 pairs; with fewer than 6 no outcome of the test is significant" in text
+    assert "warning: fewer than 20 patients: the intervals are too narrow" in text
     assert "A and nnUNet: 5 pairs cannot show a difference" in text
 
 

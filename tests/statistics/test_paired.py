@@ -26,6 +26,7 @@ def test_small_samples_by_hand(gains, p, r):
 
 def test_p_is_what_one_call_of_scipy_gives():
     gains = np.random.default_rng(1).normal(0.2, 1, 80)
+    gains[:20] = 0
     assert signed_rank_p(gains) == pytest.approx(stats.wilcoxon(gains, zero_method="zsplit").pvalue)
 
 

@@ -1,0 +1,148 @@
+"""Pictures of the analyses, PNGs on white. Volumes are shown in the plane of their first axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from nnunet_mamba.analysis.features import BINS, REACH, Spread
+from nnunet_mamba.analysis.field import Field
+from nnunet_mamba.analysis.mixers import Attention, on_patch
+
+STYLE: dict[Any, Any] = {"font.size": 8.0, "font.family": "sans-serif", "axes.titlesize": 8.5}
+DPI = 150
+DECADES = 3  # below the largest value, in which a map is shown
+COLOURS = {"skip": "#9aa5b4", "convs": "#2b6cb0", "mixer": "#c05621", "out": "#1c2430"}
+MARK = "#00b3a4"
+
+
+def draw_attention(
+    file: Path, found: Sequence[Attention], patch: Tensor, place: Sequence[int], title: str
+) -> None:
+    """A row per block: the image, a map per walk, their sum; logarithmic, each on its own scale. What is
+    smaller by `DECADES`, or not seen at all, is black."""
+    image = plane(patch, place)
+    columns = max(len(one.maps) for one in found) + 2
+    with matplotlib.rc_context(STYLE):
+        width = min(max(1.9 * image.shape[1] / image.shape[0], 1.3), 3.0)
+        figure = new_figure(width * columns + 0.4, 2.25 * len(found) + 0.6)
+        figure.suptitle(title, fontsize=10)
+        grid = figure.subplots(len(found), columns, squeeze=False)
+        for row, one in zip(grid, found, strict=True):
+            for ax in row:
+                ax.set_axis_off()
+            show_image(row[0], image, place)
+            row[0].set_title(f"stage {one.stage}\n{short(one.name)}", fontsize=7)
+            maps = [*one.maps.items(), ("sum of walks", one.total)]
+            for ax, (walk, values) in zip(row[1:], maps, strict=False):
+                show_map(ax, plane(on_patch(values, one.stride, patch.shape), place))
+                mark(ax, place)
+                ax.set_title(walk)
+        figure.savefig(file, dpi=DPI)
+
+
+def draw_spreads(file: Path, found: Sequence[Spread], title: str) -> None:
+    """Histograms per block, and the variances of all blocks side by side."""
+    blocks = list(dict.fromkeys(one.block for one in found))
+    columns = min(4, len(blocks) + 1)
+    rows = -(-(len(blocks) + 1) // columns)
+    edges = np.linspace(-REACH, REACH, BINS + 1)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(3.0 * columns, 2.3 * rows + 0.5)
+        figure.suptitle(title, fontsize=10)
+        axes = figure.subplots(rows, columns, squeeze=False).flatten()
+        for ax, block in zip(axes, blocks, strict=False):
+            for one in (one for one in found if one.block == block):
+                style = "-" if one.inside else "--"
+                label = f"{one.part}, variance {one.variance:.3g}"
+                ax.stairs(one.histogram.numpy(), edges, color=COLOURS[one.part], linestyle=style, label=label)
+            ax.set(title=block, yscale="log", xlabel="feature value", ylim=(1e-5, 1))
+            ax.legend(fontsize=6, frameon=False, loc="upper right")
+        draw_variances(axes[len(blocks)], found, blocks)
+        for ax in axes[len(blocks) + 1 :]:
+            ax.set_axis_off()
+        figure.savefig(file, dpi=DPI)
+
+
+def draw_variances(ax: Any, found: Sequence[Spread], blocks: Sequence[str]) -> None:
+    for part, colour in COLOURS.items():
+        points = [(blocks.index(one.block), one.variance) for one in found if one.part == part]
+        if points:
+            inside = next(one.inside for one in found if one.part == part)
+            where = "inside" if inside else "outside"
+            marker = {"marker": "o", "linestyle": "-" if inside else "--"}
+            ax.plot(
+                *zip(*points, strict=True), color=colour, label=f"{part} ({where})", markersize=3, **marker
+            )
+    ax.set(title="variance per block", yscale="log", xlabel="block, in order of computation")
+    ax.set_xticks(range(len(blocks)))
+    ax.legend(fontsize=6, frameon=False)
+
+
+def draw_field(file: Path, field: Field, patch: Tensor, title: str) -> None:
+    """The gradient in every plane through the voxel, and how it falls with distance."""
+    values = field.gradient
+    n_planes = 3 if values.ndim == 3 else 1
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(2.4 * (n_planes + 1) + 3.0, 2.9)
+        figure.suptitle(title, fontsize=10)
+        axes = figure.subplots(1, n_planes + 2, width_ratios=[1] * (n_planes + 1) + [1.3])
+        for ax in axes[:-1]:
+            ax.set_axis_off()
+        show_image(axes[0], plane(patch, field.place), field.place)
+        axes[0].set_title("input")
+        for axis, ax in enumerate(axes[1:-1]):
+            shown = np.take(values.numpy(), field.place[axis], axis) if n_planes == 3 else values.numpy()
+            show_map(ax, shown)
+            ax.set_title(f"|gradient|, plane of axis {axis}" if n_planes == 3 else "|gradient|")
+        distance, mass = field.mass_within()
+        axes[-1].plot(distance, mass, color="#2b6cb0")
+        for fraction in (0.5, 0.95):
+            radius = field.radius(fraction)
+            axes[-1].axvline(radius, color="#9aa5b4", linewidth=0.8)
+            axes[-1].annotate(f"{fraction:.0%}: {radius:.1f}", (radius, 0.03), rotation=90, fontsize=7)
+        axes[-1].set(title="gradient within a distance", xlabel="voxels", ylim=(0, 1.02), xlim=(0, None))
+        figure.savefig(file, dpi=DPI)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plane(volume: Tensor, place: Sequence[int]) -> np.ndarray:
+    """(y, x) at the voxel; a picture as it is."""
+    return (volume[place[0]] if volume.ndim == 3 else volume).numpy()
+
+
+def show_image(ax: Any, image: np.ndarray, place: Sequence[int]) -> None:
+    ax.imshow(image, cmap="gray", interpolation="nearest")
+    mark(ax, place)
+
+
+def mark(ax: Any, place: Sequence[int]) -> None:
+    ax.plot(place[-1], place[-2], marker="+", color=MARK, markersize=9, markeredgewidth=1.4)
+
+
+def show_map(ax: Any, values: np.ndarray) -> None:
+    """`DECADES` below the largest; smaller values are dark, as is a plane that is zero throughout."""
+    top = float(values.max())
+    if top <= 0:
+        ax.imshow(np.zeros_like(values), cmap="inferno", vmin=0, vmax=1)
+        return
+    norm = LogNorm(top * 10.0**-DECADES, top, clip=True)
+    ax.imshow(np.maximum(values, top * 10.0**-DECADES), cmap="inferno", norm=norm, interpolation="nearest")
+
+
+def short(name: str) -> str:
+    """The end of a module's dotted name."""
+    return name if len(name) <= 22 else "…" + name[-21:]

@@ -1,0 +1,97 @@
+"""Writing the archive: the challenge's values on the image's own grid, the same bytes every time."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_mamba.datasets.source import Notes
+from nnunet_mamba.images import read_header, read_image
+from nnunet_mamba.submissions.cases import Expected, predictions_in, require_same_labels
+from nnunet_mamba.submissions.check import Verdict, check_archive, problems_of_map
+from nnunet_mamba.submissions.rules import Rules
+
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive knows
+READABLE = 0o644 << 16
+
+
+def pack(
+    predictions: Path,
+    expected: Sequence[Expected],
+    rules: Rules,
+    facts: Notes,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verdict:
+    """Write `out` if nothing is wrong, and nothing otherwise; the warnings come back.
+
+    ValueError with every problem, each with its file. What was written is read again and checked before it
+    gets its name.
+    """
+    out = Path(out)
+    if out.exists():
+        raise FileExistsError(f"{out} exists already; remove it, or choose another name.")
+    require_same_labels(rules, Path(predictions))
+    files = predictions_in(Path(predictions), expected, facts.moved)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.partial")
+    try:
+        problems = _write(draft, expected, files, rules, progress)
+        verdict = Verdict(tuple(problems)) if problems else check_archive(draft, expected, rules)
+        if verdict.problems:
+            raise ValueError("\n  ".join(["nothing was written:", *verdict.problems]))
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)
+    return verdict
+
+
+def _write(
+    draft: Path,
+    expected: Sequence[Expected],
+    files: dict[str, Path],
+    rules: Rules,
+    progress: Callable[[int, int], None] | None,
+) -> list[str]:
+    """Fill the draft; what is wrong with predictions comes back."""
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(draft, "w") as archive:
+        for done, file in enumerate(expected, start=1):
+            target = Path(scratch, Path(file.member).name)
+            problems += [
+                f"{files[file.case]}: {p}" for p in _translate(files[file.case], file, rules, target)
+            ]
+            if not problems:
+                entry = zipfile.ZipInfo(file.member, EPOCH)
+                entry.create_system, entry.external_attr = 3, READABLE  # the same on every system
+                packed = target.name.endswith(".gz")
+                entry.compress_type = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
+                archive.writestr(entry, target.read_bytes())
+            target.unlink(missing_ok=True)
+            if progress:
+                progress(done, len(expected))
+    return problems
+
+
+def _translate(prediction: Path, file: Expected, rules: Rules, target: Path) -> list[str]:
+    """Write the challenge's labels as uint8; problems, if there are any."""
+    try:
+        image = read_image(prediction)
+    except ValueError as error:
+        return [str(error)]
+    problems, _ = problems_of_map(image, prediction, file.grid(), rules.labels)
+    if not problems:
+        theirs = np.zeros(max(rules.labels) + 1, np.uint8)
+        theirs[list(rules.labels)] = list(rules.labels.values())
+        labels = sitk.GetImageFromArray(theirs[sitk.GetArrayViewFromImage(image).astype(np.intp)])
+        header = read_header(file.image)  # of the image, not of the prediction: equal without rounding
+        labels.SetSpacing(header.GetSpacing())
+        labels.SetOrigin(header.GetOrigin())
+        labels.SetDirection(header.GetDirection())
+        sitk.WriteImage(labels, str(target))
+    return problems

@@ -1,0 +1,64 @@
+import math
+
+import numpy as np
+import pytest
+
+from nnunet_mamba.evaluation.instances import instance_f1, matches, without_border
+from nnunet_mamba.evaluation.labels import Label
+from nnunet_mamba.evaluation.pairs import Case
+from nnunet_mamba.evaluation.protocols import PROTOCOLS
+
+
+def cells(*boxes, grid=(30, 30)):
+    """Numbered rectangles (top, bottom, left, right)."""
+    array = np.zeros(grid, int)
+    for number, (top, bottom, left, right) in enumerate(boxes, start=1):
+        array[top:bottom, left:right] = number
+    return array
+
+
+def test_two_of_three_cells_found_and_one_invented():
+    true = cells((4, 8, 4, 8), (4, 8, 12, 16), (4, 8, 20, 24))
+    predicted = cells((4, 8, 4, 8), (5, 8, 12, 16), (20, 24, 20, 24))
+    assert instance_f1(predicted, true) == pytest.approx(2 * 2 / (3 + 3))
+
+
+def test_a_match_needs_half_of_the_union():
+    true = cells((4, 8, 4, 8))  # 16 pixels
+    assert instance_f1(cells((4, 8, 4, 6)), true) == 1  # 8 of 16
+    assert instance_f1(cells((4, 8, 4, 5)), true) == 0
+
+
+def test_each_cell_is_matched_once():
+    """Both halves have an IoU of exactly 1/2 with the cell."""
+    true, halves = cells((4, 8, 4, 12)), cells((4, 8, 4, 8), (4, 8, 8, 12))
+    assert matches(halves, true) == (1, 2, 1)
+
+
+def test_a_match_comes_before_larger_overlaps_of_no_match():
+    """IoU of the first true cell: 1/2 and 0.4; of the second: 0.25. The swap has more, and matches none."""
+    true = cells((4, 8, 4, 14), (4, 8, 14, 16))
+    predicted = cells((4, 8, 8, 16), (4, 8, 4, 8))
+    assert matches(predicted, true) == (1, 2, 2)
+
+
+def test_cells_that_touch_the_two_outermost_pixels_do_not_count():
+    inside, rim = (2, 6, 2, 6), (1, 6, 10, 14)
+    assert np.array_equal(without_border(cells(inside, rim)), cells(inside))
+    assert instance_f1(cells(inside), cells(inside, rim)) == 1
+
+
+def test_nothing_found_is_0_and_undefined_where_nothing_is_away_from_the_border():
+    assert instance_f1(cells(), cells((4, 8, 4, 8))) == 0
+    assert math.isnan(instance_f1(cells(), cells()))
+    assert math.isnan(instance_f1(cells((0, 4, 4, 8)), cells((0, 4, 4, 8))))
+    pair = Case(*np.zeros((2, 9, 9), np.uint8), (1.0, 1.0)).pair(Label("", (1,)))
+    assert PROTOCOLS["umamba"].value("f1", pair) == 0
+
+
+def test_large_images_are_scored_in_tiles_that_have_borders_too():
+    """Tiles of 20 on a grid of 30: the cell across the seam counts in neither of them."""
+    true = cells((4, 8, 4, 8), (4, 8, 16, 24))
+    predicted = cells((4, 8, 4, 8))
+    assert instance_f1(predicted, true) == pytest.approx(2 / 3)
+    assert instance_f1(predicted, true, large=900, tile=20) == 1

@@ -1,0 +1,152 @@
+"""nnU-Net's folders of results, made here with two cases per fold."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_mamba.evaluation import Origin
+from nnunet_mamba.evaluation.results import dataset_json_near, find_runs, origin_of
+
+DATASET = "Dataset900_Test"
+MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
+OTHER = "nnUNetTrainerMMUNet__nnUNetPlans__2d"
+DESCRIPTION = {
+    "labels": {"background": 0, "organ": 1},
+    "file_ending": ".nii.gz",
+    "channel_names": {"0": "CT"},
+}
+FOLDS = [["a", "b"], ["c", "d"]]
+
+
+def save(folder, *cases):
+    folder.mkdir(parents=True, exist_ok=True)
+    array = np.zeros((4, 6, 6), np.uint8)
+    array[1:3, 2:4, 2:4] = 1
+    for case in cases:
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / f"{case}.nii.gz"))
+
+
+def describe(folder, name="dataset.json", content=DESCRIPTION):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+
+
+@pytest.fixture
+def places(tmp_path):
+    """raw, preprocessed, results of a dataset: one trainer with both folds, one with the second alone."""
+    raw, preprocessed, results = (tmp_path / name for name in ("raw", "preprocessed", "results"))
+    save(raw / DATASET / "labelsTr", *"abcd")
+    save(raw / DATASET / "labelsTs", "t")
+    describe(raw / DATASET)
+    splits = [{"train": [], "val": val} for val in FOLDS]
+    describe(preprocessed / DATASET, "splits_final.json", splits)
+    for model, folds in ((MODEL, (0, 1)), (OTHER, (1,))):
+        describe(results / DATASET / model)
+        for fold in folds:
+            save(results / DATASET / model / f"fold_{fold}" / "validation", *FOLDS[fold])
+            (results / DATASET / model / f"fold_{fold}" / "validation" / "summary.json").write_text("{}")
+    return raw, preprocessed, results / DATASET
+
+
+def test_all_trainers_and_folds_of_a_dataset_are_found_and_missing_folds_named(places):
+    raw, preprocessed, results = places
+    runs, missing = find_runs(results, raw, preprocessed)
+    assert [(run.origin.trainer, run.origin.configuration, run.origin.fold) for run in runs] == [
+        ("nnUNetTrainerMMUNet", "2d", "1"),
+        ("nnUNetTrainer", "3d_fullres", "0"),
+        ("nnUNetTrainer", "3d_fullres", "1"),
+    ]
+    assert {run.origin.dataset for run in runs} == {DATASET}
+    assert runs[1].expected == ("a", "b") and not runs[1].matched().faults()
+    assert missing == [f"{OTHER}: fold_0 is missing"]
+
+
+def test_a_fold_without_validation_is_named_with_the_command(places):
+    raw, preprocessed, results = places
+    validation = results / MODEL / "fold_0" / "validation"
+    for file in validation.glob("*.nii.gz"):
+        file.unlink()
+    runs, missing = find_runs(results / MODEL, raw, preprocessed)
+    assert [run.origin.fold for run in runs] == ["1"]
+    assert missing == [f"{MODEL}: fold_0 has no validation; `nnUNetv2_train ... --val` makes it"]
+    with pytest.raises(ValueError, match=r"validation holds no predictions; `nnUNetv2_train \.\.\. --val`"):
+        find_runs(validation, raw, preprocessed)
+
+
+def test_a_case_that_the_split_expects_and_the_fold_lacks_is_missing(places):
+    raw, preprocessed, results = places
+    (results / MODEL / "fold_0" / "validation" / "b.nii.gz").unlink()
+    (run,), _ = find_runs(results / MODEL / "fold_0", raw, preprocessed)
+    assert run.matched().missing == ["b"]
+
+
+def test_without_the_split_what_is_there_is_scored(places):
+    raw, preprocessed, results = places
+    (preprocessed / DATASET / "splits_final.json").unlink()
+    runs, missing = find_runs(results / MODEL, raw, None)
+    assert [sorted(run.matched().references) for run in runs] == FOLDS
+    assert missing == [f"{MODEL}: fold_{k} is missing" for k in (2, 3, 4)]
+
+
+def test_references_are_taken_from_the_preprocessed_data_if_the_raw_are_gone(places):
+    _, preprocessed, results = places
+    with pytest.raises(ValueError, match="There are no references; looked for "):
+        find_runs(results, None, preprocessed)
+    save(preprocessed / DATASET / "gt_segmentations", *"abcd")
+    runs, _ = find_runs(results, None, preprocessed)
+    assert {run.references.name for run in runs} == {"gt_segmentations"}
+
+
+def test_fold_all_stands_alone(places):
+    raw, preprocessed, results = places
+    model = results / "nnUNetTrainer__nnUNetPlans__2d"
+    describe(model)
+    save(model / "fold_all" / "validation", *"abcd")
+    (run,), missing = find_runs(model, raw, preprocessed)
+    assert (run.origin.fold, missing) == ("all", [])
+    assert sorted(run.matched().references) == list("abcd")
+
+
+def test_joined_folds_are_told_apart_by_the_split_and_not_counted_twice(places):
+    raw, preprocessed, results = places
+    joined = results / MODEL / "crossval_results_folds_0_1"
+    save(joined, *"abcd")
+    describe(joined)
+    assert len(find_runs(results / MODEL, raw, preprocessed)[0]) == 2
+    (run,), _ = find_runs(joined, raw, preprocessed)
+    tasks = run.tasks(run.matched(), rules=None)
+    assert {task.case: task.origin.fold for task in tasks} == {"a": "0", "b": "0", "c": "1", "d": "1"}
+
+
+def test_a_folder_of_test_predictions_knows_its_dataset_by_its_plans(places, tmp_path):
+    raw, preprocessed, _ = places
+    folder = tmp_path / "predictions"
+    save(folder, "t")
+    describe(folder)
+    describe(folder, "plans.json", {"dataset_name": DATASET, "plans_name": "nnUNetResEncUNetMPlans"})
+    (run,), _ = find_runs(folder, raw, preprocessed)
+    assert run.origin == Origin(dataset=DATASET, plans="nnUNetResEncUNetMPlans", fold="test")
+    assert run.references == raw / DATASET / "labelsTs"
+
+
+def test_folders_that_tell_nothing_are_refused(places, tmp_path):
+    raw, preprocessed, results = places
+    with pytest.raises(ValueError, match="does not tell its dataset"):
+        find_runs(tmp_path, raw, preprocessed)
+    for name in (MODEL, OTHER):
+        (results / name).rename(tmp_path / name)
+    with pytest.raises(ValueError, match=r"holds no results \(TRAINER__PLANS__CONFIGURATION\)"):
+        find_runs(results, raw, preprocessed)
+
+
+def test_dataset_json_is_found_beside_predictions_or_above_a_validation(places):
+    raw, _, results = places
+    validation = results / MODEL / "fold_0" / "validation"
+    assert dataset_json_near(validation, raw) == results / MODEL / "dataset.json"
+    (results / MODEL / "dataset.json").unlink()
+    assert dataset_json_near(validation, raw / DATASET / "labelsTr") == raw / DATASET / "dataset.json"
+    describe(validation, content={"labels": {"0": "background"}, "modality": {"0": "CT"}})  # the Decathlon's
+    assert dataset_json_near(validation, raw / DATASET / "labelsTr") == raw / DATASET / "dataset.json"
+    assert origin_of(validation) == Origin(DATASET, "nnUNetTrainer", "nnUNetPlans", "3d_fullres", "0")
