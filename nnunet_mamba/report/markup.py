@@ -20,6 +20,7 @@ CHART_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "report",
     "font.family": "sans-serif",
     "font.size": 9.0,
+    "text.parse_math": False,  # names of labels are not formulas, whatever dollars they hold
     "axes.titlesize": 10.0,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }

@@ -5,6 +5,7 @@ A twin without SSM has the colour of its network, and hollow marks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,7 @@ def span(groups: Iterable[np.ndarray]) -> tuple[float, float]:
     )
     low, high = float(kept.min()), float(kept.max())
     margin = 0.35 * (high - low) or 0.05 * abs(high) or 1.0
-    everything = np.concatenate(finite) if finite else kept
+    everything = np.concatenate([kept, *finite])
     pad = 0.04 * (high - low + 2 * margin)
     return max(low - margin, float(everything.min()) - pad), min(high + margin, float(everything.max()) + pad)
 
@@ -245,6 +246,18 @@ def _box(
     axes.vlines(middle, row - height, row + height, color=look.colour, linewidth=2, zorder=3)
 
 
+def broken(text: str, width: int = 17) -> str:
+    """Long names in lines, broken after spaces and underscores, so that the axes keep their room."""
+    lines = []
+    for line in text.split("\n"):
+        lines.append("")
+        for part in re.findall(r"[^_ ]+[_ ]*|[_ ]+", line):
+            if lines[-1] and len((lines[-1] + part).rstrip("_ ")) > width:
+                lines.append("")
+            lines[-1] += part
+    return "\n".join(line.strip(" ") for line in lines)
+
+
 def _interval(axes: Axes, row: float, c: Comparison, look: Look, full: bool = True) -> None:
     if np.isfinite([c.ci_low, c.ci_high]).all():
         axes.hlines(row, c.ci_low, c.ci_high, color=look.colour, linewidth=2, linestyle=look.line)
@@ -260,7 +273,7 @@ def _difference_title(study: Study) -> str:
 
 
 def _rows(axes: Axes, titles: Sequence[str], xlabel: str, places: Sequence[float] | None = None) -> None:
-    axes.set_yticks(range(len(titles)) if places is None else places, titles)
+    axes.set_yticks(range(len(titles)) if places is None else places, [broken(title) for title in titles])
     if places is None:
         axes.set_ylim(len(titles) - 0.45, -0.6)
     axes.set_xlabel(xlabel)

@@ -104,7 +104,7 @@ def _results(report: StudyReport) -> list[Block]:
     if any(table.metric == study.metric for table in report.published):
         notes.append("Papers' numbers mostly cannot be compared: what differs is told below, by number.")
     notes += [f"Protocol {study.protocol}: {rule}"] if rule else []
-    warned = [Text(text[0].upper() + text[1:] + ".", warns=True) for text in study.warnings]
+    warned = [Text(f"Warning: {text}.", warns=True) for text in study.warnings]
     return [*warned, *blocks, Points(notes)]
 
 

@@ -71,7 +71,7 @@ def test_numbers_of_the_tables_stand_on_the_page_and_in_markdown(tiny):
 
 
 def test_names_are_text_and_not_markup(write_scores):
-    nasty = "<script>alert(1)</script> & |x|"
+    nasty = r"<script>alert(1)</script> & |x| $\frac$"
     scores = [replace(s, label_name=nasty if s.label == "1" else "b") for s in tiny_scores()]
     report = gather(Request([write_scores(scores)], n_bootstrap=200, note="<b>bold</b>"))
     document = document_of(report)
