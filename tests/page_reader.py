@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "img", "br", "path", "use", "rect"}
+VOID = {"meta", "link", "img", "br", "wbr", "path", "use", "rect"}
 
 
 class Reader(HTMLParser):

@@ -29,7 +29,7 @@ ROWS: dict[type, str] = {Figure: "figures", Picture: "pictures"}
 
 
 def as_html(document: Document) -> str:
-    parts = [f"<h1>{html.escape(document.title)}</h1>\n"]
+    parts = [f"<h1>{_text(document.title)}</h1>\n"]
     for each in document.sections:
         blocks = _html_blocks(each.blocks)
         parts.append(section(each.title, blocks) if each.title else blocks)
@@ -46,7 +46,7 @@ def _html_blocks(blocks: Sequence[Block]) -> str:
 
 
 def _html(block: Block) -> str:
-    escape = html.escape
+    escape = _text
     if isinstance(block, Text):
         return f'<p class="warn">{escape(block.text)}</p>' if block.warns else f"<p>{escape(block.text)}</p>"
     if isinstance(block, Points):
@@ -54,11 +54,11 @@ def _html(block: Block) -> str:
     if isinstance(block, Table):
         return _html_table(block)
     if isinstance(block, Figure):
-        svg = block.svg.replace("<svg", f'<svg role="img" aria-label="{escape(block.alt)}"', 1)
+        svg = block.svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(block.alt)}"', 1)
         return f"<figure>{svg}<figcaption>{escape(block.alt)}</figcaption></figure>"
     if isinstance(block, Picture):
         panels = "".join(
-            f'<div><img alt="{escape(name)}" src="{escape(uri)}">{escape(name)}</div>'
+            f'<div><img alt="{html.escape(name)}" src="{html.escape(uri)}">{escape(name)}</div>'
             for uri, name in block.panels
         )
         caption = f"<figcaption>{escape(block.caption)}</figcaption>"
@@ -66,7 +66,7 @@ def _html(block: Block) -> str:
     if isinstance(block, Key):
         return key_numbers(block.numbers)
     if isinstance(block, Code):
-        return f"<pre>{escape(block.text)}</pre>"
+        return f"<pre>{html.escape(block.text)}</pre>"
     if isinstance(block, Outlines):
         swatches = (
             f'<i class="swatch" style="background:{colour}"></i>{escape(name)}'
@@ -76,9 +76,14 @@ def _html(block: Block) -> str:
     return f"<details><summary>{escape(block.summary)}</summary>{_html_blocks(block.blocks)}</details>"
 
 
+def _text(text: str) -> str:
+    """Escaped; names may be broken after underscores."""
+    return html.escape(text).replace("_", "_<wbr>")
+
+
 def _html_table(table: Table) -> str:
-    title = f"<h3>{html.escape(table.title)}</h3>" if table.title else ""
-    head = "".join(f"<th{_class(i, table)}>{html.escape(cell)}</th>" for i, cell in enumerate(table.header))
+    title = f"<h3>{_text(table.title)}</h3>" if table.title else ""
+    head = "".join(f"<th{_class(i, table)}>{_text(cell)}</th>" for i, cell in enumerate(table.header))
     rows = "".join(
         "<tr>" + "".join(_html_cell(cell, _class(i, table)) for i, cell in enumerate(row)) + "</tr>\n"
         for row in table.rows
@@ -92,7 +97,7 @@ def _class(column: int, table: Table) -> str:
 
 
 def _html_cell(cell: str, attributes: str) -> str:
-    text = html.escape(cell)
+    text = _text(cell)
     if isinstance(cell, Best):
         text = f"<b>{text}</b>"
     if isinstance(cell, Shaded):

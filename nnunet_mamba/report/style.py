@@ -84,7 +84,7 @@ table { margin: .8rem 0; min-width: 0; }
     linear-gradient(to left, #7c879699, transparent) right / .8rem 100% no-repeat scroll;
 }
 h3 { font-size: 1rem; margin: 1.4rem 0 -.4rem; }
-th { vertical-align: bottom; }
+th { vertical-align: bottom; white-space: normal; }
 td.s { padding-right: .5rem; }
 td b {
   white-space: nowrap; background: #10b98126; border-radius: .25rem;

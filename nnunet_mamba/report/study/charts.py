@@ -19,6 +19,7 @@ from nnunet_mamba.report.charts import tidy
 from nnunet_mamba.report.markup import CHART_STYLE, svg_of
 from nnunet_mamba.report.study.content import StudyReport, on_case_means, titled, twins
 from nnunet_mamba.statistics import Comparison, Study
+from nnunet_mamba.statistics.methods import TWIN as NO_SSM
 from nnunet_mamba.statistics.study import BASELINE, CASE_MEAN, TWIN
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#f43f5e", "#8b5cf6", "#06b6d4", "#a3a30a", "#ec4899", "#7c8796")
 NEUTRAL = "#7c8796"
 WIDTH_IN = 4.3
-ROW_IN = 0.3
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,12 @@ class Look:
 def looks(report: StudyReport) -> dict[str, Look]:
     """Of each method, by its short name."""
     twin_of = twins(report.leading)
-    hollow = set(twin_of.values())
     families = {name: twin_of.get(name, name) for name in report.methods}
     colours = {family: COLOURS[i % len(COLOURS)] for i, family in enumerate(dict.fromkeys(families.values()))}
-    return {name: Look(colours[families[name]], name in hollow) for name in report.methods}
+    return {
+        name: Look(colours[families[name]], NO_SSM in method.trainer)
+        for name, method in report.methods.items()
+    }
 
 
 def drawn(height_in: float, draw: Callable[[Axes], None]) -> str:
@@ -109,6 +111,7 @@ def labels_chart(report: StudyReport, study: Study) -> str:
 def differences_chart(report: StudyReport, study: Study, against: str) -> str:
     """Every case's difference as a dot; its mean with the interval below."""
     compared, look = on_case_means(study, against), looks(report)
+    titles = [f"{c.method}\n− {c.other}" for c in compared]
     pairs = [
         np.array([v - study.case_means[c.other][case] for case, v in study.case_means[c.method].items()])
         for c in compared
@@ -120,10 +123,11 @@ def differences_chart(report: StudyReport, study: Study, against: str) -> str:
         for row, c in enumerate(compared):
             _dots(axes, row - 0.12, pairs[row], look[c.method], limits, 0.14)
             _interval(axes, row + 0.25, c, look[c.method])
-        _rows(axes, [f"{c.method}\n− {c.other}" for c in compared], _difference_title(study))
+        _rows(axes, titles, _difference_title(study))
         axes.set_xlim(limits)
 
-    return drawn(0.75 + 0.55 * len(compared), draw)
+    n_lines = max(broken(title).count("\n") + 1 for title in titles)
+    return drawn(0.75 + max(0.55, 0.17 * n_lines) * len(compared), draw)
 
 
 def label_differences_chart(report: StudyReport, study: Study, against: str) -> str:
