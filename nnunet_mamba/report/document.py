@@ -54,12 +54,11 @@ class Figure:
 
     svg: str
     alt: str
-    wide: bool = False
 
 
 @dataclass(frozen=True)
 class Picture:
-    """Slices of a case, each a data URI, its name and its share of the width; `caption` below."""
+    """Slices of a case, each a data URI and its name, with a caption below."""
 
     panels: Sequence[tuple[str, str]]
     caption: str
