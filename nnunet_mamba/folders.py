@@ -26,3 +26,9 @@ def dataset_name(name_or_number: str) -> str:
         found = ", ".join(names) or "none"
         raise ValueError(f"Expected one dataset {pattern} in {', '.join(map(str, places))}; found {found}.")
     return names[0]
+
+
+def results_folder(name: str) -> Path:
+    """A folder of results as it is given, or that of a dataset, by its name or number."""
+    given = Path(name)
+    return given if given.is_dir() else nnunet_folder("nnUNet_results") / dataset_name(name)

@@ -114,11 +114,9 @@ def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
 def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
     from nnunet_mamba.evaluation.folders import read_description
     from nnunet_mamba.evaluation.results import find_runs
-    from nnunet_mamba.folders import dataset_name, nnunet_folder
+    from nnunet_mamba.folders import results_folder
 
-    folder = Path(args.results)
-    if not folder.is_dir():
-        folder = nnunet_folder("nnUNet_results") / dataset_name(args.results)
+    folder = results_folder(args.results)
     raw, preprocessed = (_folder_or_none(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     runs, faults = find_runs(folder, raw, preprocessed)
     tasks = []

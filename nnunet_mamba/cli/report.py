@@ -14,13 +14,14 @@ def add(commands: Any) -> None:
         description="Reads the tables that `evaluate --out` wrote, of one dataset and several methods, and "
         "writes report.html, which needs nothing but a browser, and report.md. With --results also what "
         "nnU-Net's logs and label maps tell. Refuses tables that cannot be compared.",
-        epilog="example: nnunet-mamba report acdc.csv --results nnUNet_results/Dataset027_ACDC "
-        "--group 'patient\\d+' --out acdc_report",
+        epilog="example: nnunet-mamba report acdc.csv --results 27 --group 'patient\\d+' --out acdc_report",
     )
     p.add_argument("tables", metavar="TABLE", nargs="+", type=Path, help="tables of scores, .csv or .parquet")
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for report.html and report.md")
     p.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="nnUNet_results/DATASET: curves, time, worst cases"
+        "--results",
+        metavar="DATASET_OR_FOLDER",
+        help="a dataset's results, by number, name or folder: curves, time, worst cases",
     )
     p.add_argument("--dataset", metavar="NAME", help="of the tables' datasets (default: the only one)")
     p.add_argument(
@@ -41,11 +42,12 @@ def add(commands: Any) -> None:
 
 
 def report(args: argparse.Namespace) -> int:
+    from nnunet_mamba.folders import results_folder
     from nnunet_mamba.report.study import Request, gather, write_study
 
     request = Request(
         tables=args.tables,
-        results=args.results,
+        results=None if args.results is None else results_folder(args.results),
         dataset=args.dataset,
         protocol=args.protocol,
         baseline=args.baseline,
