@@ -38,6 +38,10 @@ def add(commands: Any) -> None:
 def compare(args: argparse.Namespace) -> int:
     from nnunet_mamba import statistics
 
+    if args.out and args.out.suffix not in ("", ".md", ".json", ".csv"):
+        raise ValueError(f"--out {args.out} should be a folder, or end in .md, .json or .csv.")
+    if args.seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {args.seed}.")
     scores = [score for table in args.tables for score in _named(table)]
     studies = statistics.compare(
         scores,

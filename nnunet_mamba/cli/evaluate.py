@@ -74,11 +74,13 @@ def evaluate(args: argparse.Namespace) -> int:
         return _list()
     if args.out and args.out.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{args.out} should end in .csv or .parquet.")
-    if (args.results is None) == (args.references is None):
-        raise ValueError("expected PRED and REF, or --results.")
-    tasks, faults = _of_results(args) if args.results else _of_folders(args)
+    if (args.results is None) == (args.references is None) or (args.results and args.predictions):
+        raise ValueError("expected PRED and REF, or --results alone.")
+    if args.jobs is not None and args.jobs < 1:
+        raise ValueError(f"--jobs must be positive, got {args.jobs}.")
+    tasks, missing, faults = _of_results(args) if args.results else _of_folders(args)
     if not tasks:
-        raise ValueError("There is nothing to score. " + " ".join(faults))
+        raise ValueError("There is nothing to score. " + " ".join([*missing, *faults]))
 
     from nnunet_mamba.evaluation.scoring import score_tasks
     from nnunet_mamba.evaluation.table import write_table
@@ -86,15 +88,18 @@ def evaluate(args: argparse.Namespace) -> int:
     jobs = args.jobs or min(os.cpu_count() or 1, 8)
     scores = score_tasks(tasks, jobs=jobs, progress=_progress())
     _print_scores(scores)
+    for text in missing:
+        print(f"scored as empty: {text}" if args.allow_missing else f"incomplete: {text}", file=sys.stderr)
     for fault in faults:
-        print(("note: " if args.allow_missing else "incomplete: ") + fault, file=sys.stderr)
+        print(f"incomplete: {fault}", file=sys.stderr)
     if args.out:
         write_table(scores, args.out)
         print(f"{len(scores)} rows -> {args.out}")
-    return 1 if faults and not args.allow_missing else 0
+    return 1 if faults or (missing and not args.allow_missing) else 0
 
 
-def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
+def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str], list[str]]:
+    """What to score, what of it has no prediction, and what else is wrong."""
     from nnunet_mamba.evaluation.folders import match_cases, read_description
     from nnunet_mamba.evaluation.results import dataset_json_near, origin_of
 
@@ -108,10 +113,10 @@ def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
     tasks = matched.tasks(
         _rules(args, description, matched), _with(origin, args.origin), missing_as_empty=args.allow_missing
     )
-    return tasks, matched.faults()
+    return tasks, matched.lacking(), matched.superfluous()
 
 
-def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
+def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str], list[str]]:
     from nnunet_mamba.evaluation.folders import read_description
     from nnunet_mamba.evaluation.results import find_runs
     from nnunet_mamba.folders import results_folder
@@ -119,20 +124,22 @@ def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str]]:
     folder = results_folder(args.results)
     raw, preprocessed = (_folder_or_none(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     runs, faults = find_runs(folder, raw, preprocessed)
-    tasks = []
+    tasks: list[Task] = []
+    missing: list[str] = []
     for run in runs:
         description = read_description(args.dataset_json) if args.dataset_json else run.description
         matched = run.matched()
         rules = _rules(args, description, matched)
         found = run.tasks(matched, rules, missing_as_empty=args.allow_missing)
         tasks += [replace(task, origin=_with(task.origin, args.origin)) for task in found]
-        faults += matched.faults()
-    return tasks, faults
+        missing += matched.lacking()
+        faults += matched.superfluous()
+    return tasks, missing, faults
 
 
 def _rules(args: argparse.Namespace, description: dict[str, Any] | None, matched: Matched) -> Rules:
     from nnunet_mamba.evaluation.folders import rules_of, rules_of_references
-    from nnunet_mamba.evaluation.labels import chosen_labels, region, scored_labels
+    from nnunet_mamba.evaluation.labels import chosen_labels, region, require_values, scored_labels
     from nnunet_mamba.evaluation.scoring import Rules
 
     choices: dict[str, Any] = {
@@ -147,8 +154,9 @@ def _rules(args: argparse.Namespace, description: dict[str, Any] | None, matched
     if args.instances and not labels:
         labels = chosen_labels(known, ["1"])
     if labels:
-        choices |= {"labels": labels, "known": None}  # the others are left out on purpose
+        choices["labels"] = tuple(dict.fromkeys(labels))
     if description:
+        require_values(labels, description)
         return rules_of(description, **choices)
     return Rules(**choices) if labels else rules_of_references(matched, **choices)
 
@@ -203,7 +211,9 @@ def _print_scores(scores: list[Score]) -> None:
         n_cases = len({row.case for row in rows})
         folds = sorted({row.fold for row in rows} - {""})
         title = " ".join(part for part in key if part) or "predictions"
-        print(f"{title}{', fold ' + ' '.join(folds) if folds else ''}: {n_cases} cases, {rows[0].protocol}")
+        protocols = dict.fromkeys(row.protocol for row in rows)
+        where = f", fold {' '.join(folds)}" if folds else ""
+        print(f"{title}{where}: {n_cases} cases, {'; '.join(protocols)}")
         names = {row.label: f"{row.label} {row.label_name}".strip() for row in rows}
         width = max(5, *map(len, names.values()))
         print(f"  {'label':{width}s}  {'metric':12s} {'mean':>9s} {'SD':>9s} {'n':>5s} {'excluded':>8s}")

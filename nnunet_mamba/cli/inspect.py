@@ -49,7 +49,9 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--stage", type=int, metavar="K", help="scans of this stage only; 0 is the full resolution"
     )
-    p.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help=", ".join(KINDS))
+    p.add_argument(
+        "--only", nargs="+", choices=KINDS, metavar="KIND", help=", ".join(KINDS) + " (default: all)"
+    )
     p.add_argument("--out", type=Path, default=Path("inspect"), metavar="DIR", help="default: ./inspect")
     p.set_defaults(run=inspect)
 
@@ -65,11 +67,16 @@ def inspect(args: argparse.Namespace) -> int:
     places = [patch.place(v) for v in args.voxel] if args.voxel else [tuple(n // 2 for n in patch.grid)]
     print(f"{trained.trainer}: a patch of {' x '.join(map(str, patch.grid))} voxels at {patch.extent()}")
     numbers: dict[str, Any] = {"patch": patch.data[0].numpy(), "places": places}
-    if "scan" in args.only:
-        numbers |= _scans(trained, patch, places, args.stage, args.out)
-    if "features" in args.only:
+    if "scan" in (args.only or KINDS):
+        try:
+            numbers |= _scans(trained, patch, places, args.stage, args.out)
+        except ValueError as error:
+            if args.only:
+                raise
+            print(f"no scans: {error}")
+    if "features" in (args.only or KINDS):
         numbers |= _features(trained, patch, args.out)
-    if "field" in args.only:
+    if "field" in (args.only or KINDS):
         numbers |= _field(trained, patch, places, args.out)
     import numpy as np
 

@@ -45,6 +45,8 @@ def submit(args: argparse.Namespace) -> int:
         raise ValueError("expected PRED and --out FILE.zip, or --check FILE.zip.")
     if args.check is not None and (args.predictions is not None or args.out is not None):
         raise ValueError("--check reads an archive; it takes neither PRED nor --out.")
+    if args.out is not None and args.out.suffix != ".zip":
+        raise ValueError(f"--out {args.out} should end in .zip.")
     rules = _rules(args)
     facts = facts_beside(args.images, args.phases)
     expected = expected_files(args.images, rules, facts)

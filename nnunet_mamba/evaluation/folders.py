@@ -36,18 +36,23 @@ class Matched:
 
     def faults(self) -> list[str]:
         """A sentence each for what is missing and what is too much."""
-        found = []
-        if self.missing:
-            found.append(
-                f"{self.folder} lacks predictions of {', '.join(self.missing)}; predict them before scoring, "
-                "or score them as empty with --allow-missing."
-            )
-        if self.extra:
-            found.append(
-                f"{self.folder} has predictions without a reference in {self.reference_folder}: "
-                f"{', '.join(self.extra)}."
-            )
-        return found
+        return [*self.lacking(), *self.superfluous()]
+
+    def lacking(self) -> list[str]:
+        if not self.missing:
+            return []
+        return [
+            f"{self.folder} lacks predictions of {', '.join(self.missing)}; predict them before scoring, "
+            "or score them as empty with --allow-missing."
+        ]
+
+    def superfluous(self) -> list[str]:
+        if not self.extra:
+            return []
+        return [
+            f"{self.folder} has predictions without a reference in {self.reference_folder}: "
+            f"{', '.join(self.extra)}."
+        ]
 
     def tasks(self, rules: Rules, origin: Origin, *, missing_as_empty: bool = False) -> list[Task]:
         return [

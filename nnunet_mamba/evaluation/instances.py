@@ -1,8 +1,8 @@
-"""F1 of instances (cells), as U-Mamba scores them [1].
+"""F1 of instances (cells).
 
-An instance is a connected component, corners included, unless the reference numbers its own. Instances that
-touch the two outermost pixels are left out of both; the others are matched one to one where their IoU is at
-least 0.5. Images of 25 million pixels or more are scored in tiles of 2000, and a tile has borders too.
+An instance is a connected component, corners included, unless the reference numbers its own. They are matched
+one to one where their IoU is at least 0.5. U-Mamba [1] leaves out those that touch the two outermost pixels.
+Images of 25 million pixels or more are scored in tiles of 2000, which cut instances at their borders.
 
 [1] Ma et al., U-Mamba, arXiv:2401.04722, after the NeurIPS 2022 cell segmentation challenge.
 """
@@ -21,36 +21,38 @@ from scipy.sparse import coo_matrix
 if TYPE_CHECKING:
     from nnunet_mamba.evaluation.pairs import Pair
 
-BORDER = 2  # pixels
+BORDER = 2  # pixels, of U-Mamba
 LEAST_IOU = 0.5
 LARGE = 25_000_000  # pixels
 TILE = 2000  # pixels along each axis
 
 
-def f1(pair: Pair) -> float:
-    """2 TP / (instances of the prediction + of the reference), without those at the border."""
+def f1(pair: Pair, border: int = 0) -> float:
+    """2 TP / (instances of the prediction + of the reference), without those within `border` of the edge."""
     predicted = components(pair.whole(pair.prediction))
     if pair.instances is None:
-        return instance_f1(predicted, components(pair.whole(pair.reference)))
-    return instance_f1(predicted, pair.whole(np.where(pair.reference, pair.instances, 0)))
+        return instance_f1(predicted, components(pair.whole(pair.reference)), border)
+    return instance_f1(predicted, pair.whole(np.where(pair.reference, pair.instances, 0)), border)
 
 
-def instance_f1(predicted: np.ndarray, true: np.ndarray, large: int = LARGE, tile: int = TILE) -> float:
+def instance_f1(
+    predicted: np.ndarray, true: np.ndarray, border: int = BORDER, large: int = LARGE, tile: int = TILE
+) -> float:
     """Of two maps that number their instances, 0 elsewhere. NaN if neither has any off the border."""
     if true.size < large:
-        counts = np.array(scored(predicted, true))
+        counts = np.array(scored(predicted, true, border))
     else:
         pads = [(0, -size % tile) for size in true.shape]
-        maps = [np.pad(instances, pads) for instances in (predicted, true)]
-        counts = np.sum([scored(*(m[piece] for m in maps)) for piece in tiles(true.shape, tile)], axis=0)
+        p, t = (np.pad(instances, pads) for instances in (predicted, true))
+        counts = np.sum([scored(p[at], t[at], border) for at in tiles(true.shape, tile)], axis=0)
     tp, n_predicted, n_true = (int(n) for n in counts)
     n = n_predicted + n_true
     return 2 * tp / n if n else float("nan")
 
 
-def scored(predicted: np.ndarray, true: np.ndarray) -> tuple[int, int, int]:
+def scored(predicted: np.ndarray, true: np.ndarray, border: int) -> tuple[int, int, int]:
     """Matched pairs, instances predicted, instances there are; none of them at the border."""
-    return matches(without_border(predicted), without_border(true))
+    return matches(without_border(predicted, border), without_border(true, border))
 
 
 def tiles(grid: tuple[int, ...], tile: int) -> Iterator[tuple[slice, ...]]:
@@ -64,7 +66,9 @@ def components(mask: np.ndarray) -> np.ndarray:
 
 
 def without_border(instances: np.ndarray, border: int = BORDER) -> np.ndarray:
-    """The map without those instances that reach into the outermost pixels."""
+    """The map without those instances that reach into the `border` outermost pixels."""
+    if not border:
+        return instances
     rim = np.ones(instances.shape, bool)
     rim[(slice(border, -border),) * instances.ndim] = False
     return np.where(np.isin(instances, np.unique(instances[rim])), 0, instances)

@@ -30,7 +30,7 @@ def scored_labels(dataset_json: dict[str, Any]) -> tuple[tuple[Label, ...], int 
     Background (value 0) is not scored; voxels whose reference is the ignore label count in no metric.
     """
     labels = []
-    for name, value in dataset_json["labels"].items():
+    for name, value in _labels(dataset_json).items():
         values = tuple(int(v) for v in (value if isinstance(value, list | tuple) else [value]))
         if name != "ignore" and values != (0,):
             labels.append(Label(str(name), values))
@@ -42,10 +42,35 @@ def scored_labels(dataset_json: dict[str, Any]) -> tuple[tuple[Label, ...], int 
     return tuple(labels), None if ignore is None else int(ignore)
 
 
+def _labels(dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """name -> value or values. ValueError for what nnU-Net v2 does not write."""
+    labels = dataset_json.get("labels")
+    wanted = 'expected {"background": 0, "liver": 1, ...}, a list of values for a region'
+    if not isinstance(labels, dict):
+        raise ValueError(f"The labels of dataset.json are {labels!r}; {wanted}.")
+    for name, value in labels.items():
+        for v in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(v, int):
+                turned = " nnU-Net v1 had it the other way round." if str(name).isdecimal() else ""
+                raise ValueError(f"In dataset.json the label {name!r} is {v!r}; {wanted}.{turned}")
+    return labels
+
+
+def require_values(labels: Iterable[Label], dataset_json: dict[str, Any]) -> None:
+    """Refuse labels and regions of values that the data set does not have."""
+    known = known_values(dataset_json)
+    for label in labels:
+        if unknown := sorted(set(label.values) - known):
+            raise ValueError(
+                f"{label.name or label.number} has the value {unknown[0]}, which dataset.json does not name "
+                f"({', '.join(map(str, sorted(known)))})."
+            )
+
+
 def known_values(dataset_json: dict[str, Any]) -> frozenset[int]:
     """Every value that a voxel may have: background, labels, and the ignore label."""
     values: set[int] = {0}
-    for value in dataset_json["labels"].values():
+    for value in _labels(dataset_json).values():
         values |= {int(v) for v in (value if isinstance(value, list | tuple) else [value])}
     return frozenset(values)
 

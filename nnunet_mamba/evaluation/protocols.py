@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nnunet_mamba.evaluation.instances import BORDER, f1
 from nnunet_mamba.evaluation.labels import Label
 from nnunet_mamba.evaluation.lesions import lesionwise_dice, lesionwise_hd95
 from nnunet_mamba.evaluation.metrics import (
@@ -127,7 +128,7 @@ def flare(metric: str) -> Measure:
 
 def cell_f1(pair: Pair) -> float:
     """0 where there are no cells, or only such as touch the border."""
-    value = MEASURES["f1"](pair)
+    value = f1(pair, BORDER)
     return 0.0 if math.isnan(value) else value
 
 

@@ -74,14 +74,21 @@ class Rules:
 
     @property
     def computed(self) -> tuple[str, ...]:
-        return self.metrics or self.rules.shown
+        return tuple(dict.fromkeys(self.metrics or self.rules.shown))
 
-    @property
-    def written(self) -> str:
-        """The protocol as the table names it: with all that was chosen otherwise."""
-        tolerances = [f"tolerance-mm={k}={v:g}".replace("mm==", "mm=") for k, v in self.tolerances_mm.items()]
-        nsd = tolerances if "nsd" in self.computed else []
-        return " ".join([self.protocol, *nsd, *([f"empty={self.empty}"] if self.empty else [])])
+    def written(self, metric: str) -> str:
+        """The protocol as the table names it in rows of a metric: with all that was chosen otherwise."""
+        empty = [f"empty={self.empty}"] if self.empty else []
+        return " ".join([self.protocol, *(self._written_tolerances() if metric == "nsd" else []), *empty])
+
+    def _written_tolerances(self) -> list[str]:
+        if not self.tolerances_mm:
+            return []
+        each = {label.number: self.tolerance_mm(label) for label in self.labels}
+        if len(set(each.values())) == 1:
+            mm = next(iter(each.values()))
+            return [] if mm == DEFAULT_TOLERANCE_MM else [f"tolerance-mm={mm:g}"]
+        return ["tolerance-mm=" + ",".join(f"{number}={mm:g}" for number, mm in sorted(each.items()))]
 
     def tolerance_mm(self, label: Label) -> float:
         """Of a label, for NSD: given by number, name or for all, or else the protocol's."""
@@ -166,7 +173,7 @@ def score(task: Task, label: Label, metric: str, value: float, counts: Counts) -
         **asdict(task.origin),
         backend=backend,
         version=installed(backend),
-        protocol=task.rules.written,
+        protocol=task.rules.written(metric),
     )
 
 
@@ -198,7 +205,8 @@ def require_known(label_map: LabelMap, rules: Rules) -> None:
         values, known = (", ".join(map(str, some)) for some in (found[:SHOWN_ERRORS], sorted(rules.known)))
         raise ValueError(
             f"{label_map.file} holds {'labels' if len(found) > 1 else 'the label'} {values}, which the "
-            f"data set does not have ({known}). Give the right --dataset-json, or choose --labels."
+            f"data set does not have ({known}). Give the --dataset-json of these files; store the values of "
+            "masks as it numbers them, such as 1 instead of 255."
         )
 
 

@@ -78,7 +78,8 @@ def summary(label: str, label_name: str, metric: str, values: Sequence[float]) -
     """One row; NaN values are excluded and counted as such."""
     defined = np.array(values)[~np.isnan(values)]
     mean = float(defined.mean()) if defined.size else float("nan")
-    sd = float(defined.std(ddof=1)) if defined.size > 1 else float("nan")
+    finite = defined.size > 1 and bool(np.isfinite(defined).all())
+    sd = float(defined.std(ddof=1)) if finite else float("nan")
     return Summary(label, label_name, metric, mean, sd, defined.size, len(values) - defined.size)
 
 
@@ -118,6 +119,12 @@ def read_table(file: Path) -> list[Score]:
             f"{file} is no table of scores: it lacks {', '.join(missing)}; expected a table that "
             "`nnunet-mamba evaluate --out` wrote."
         )
+    for column in ("value", "n_voxels"):
+        numbers = pd.to_numeric(frame[column], errors="coerce")
+        strange = frame[column][numbers.isna() & frame[column].notna()]
+        if len(strange):
+            raise ValueError(f"{file} has {strange.iloc[0]!r} in the column {column}; expected numbers.")
+        frame[column] = numbers
     return [Score(**row) for row in frame[list(COLUMNS)].to_dict("records")]
 
 

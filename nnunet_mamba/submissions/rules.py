@@ -81,7 +81,10 @@ OVERRIDABLE = ("case", "name", "folder", "values")
 
 def rules_of(name: str) -> Rules:
     """By the name of the data set or an alias of it. ValueError for others."""
-    known, _ = spec_of(name)
+    try:
+        known, _ = spec_of(name)
+    except ValueError:
+        known = name
     if known not in SUBMISSIONS:
         raise ValueError(
             f"There are no rules of a submission for {known}; there are: {', '.join(SUBMISSIONS)}."
@@ -112,6 +115,9 @@ def with_template(rules: Rules, file: Path) -> Rules:
         raise ValueError(f"{file} is no JSON ({error}).") from error
     if not isinstance(changes, dict) or set(changes) - set(OVERRIDABLE):
         raise ValueError(f"{file} should be an object with some of the keys {', '.join(OVERRIDABLE)}.")
+    for key in ("case", "name", "folder"):
+        if not isinstance(changes.get(key, ""), str):
+            raise ValueError(f"{file}: {key} should be a text, got {changes[key]!r}.")
     if "values" in changes:
         try:
             changes["values"] = {int(ours): int(theirs) for ours, theirs in changes["values"].items()}
@@ -120,6 +126,8 @@ def with_template(rules: Rules, file: Path) -> Rules:
                 f'{file}: values should map labels to labels, as in {{"1": 4, "2": 2}}; got '
                 f"{changes['values']!r}."
             ) from error
+        if any(not 0 <= theirs <= 255 for theirs in changes["values"].values()):
+            raise ValueError(f"{file}: values should be 0 to 255, got {changes['values']}.")
     if "case" in changes:
         try:
             re.compile(changes["case"])

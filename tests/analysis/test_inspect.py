@@ -146,12 +146,13 @@ def test_questions_that_make_no_sense_are_refused(
     assert reason in capsys.readouterr().err
 
 
-def test_networks_without_a_scan_are_refused(make_checkpoint, image, tmp_path, capsys):
+def test_a_network_without_a_scan_shows_all_else(make_checkpoint, image, tmp_path, capsys):
     command = ["inspect", str(make_checkpoint("nnUNetTrainerMMUNetNoSSM")), str(image)]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert main([*command, "--out", str(tmp_path / "out"), "--only", "scan"]) == 2
     assert "no Mamba block at all" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert main([*command, "--out", str(tmp_path / "out"), "--only", "features", "field"]) == 0
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert "no scans: MetaUNet has no Mamba block at all" in capsys.readouterr().out
 
 
 def test_a_network_that_the_plans_name_is_found_under_any_trainer(

@@ -90,7 +90,7 @@ def test_labels_regions_metrics_and_tolerances_are_chosen(folders, tmp_path, cap
         ("a", "2", "spleen", "nsd"), ("a", "2", "spleen", "iou"),
         ("a", "1", "liver", "nsd"), ("a", "1", "liver", "iou"),
     ]  # fmt: skip
-    assert rows[0].protocol == "honest tolerance-mm=2 tolerance-mm=liver=0"
+    assert [row.protocol for row in rows[:2]] == ["honest tolerance-mm=1=0,2=2", "honest"]
     assert evaluate(*folders, "--regions", "all=1+2", "--metrics", "dice", "--out", out) == 0
     assert {(r.label, r.label_name) for r in read_table(out)} == {("1+2", "all")}
 
@@ -183,3 +183,28 @@ def test_bad_options_are_one_line(folders, capsys, words, message):
 def test_protocols_are_listed_with_their_difference(capsys):
     assert main(["evaluate", "--list"]) == 0
     assert "brats-lesionwise: Mean over lesions" in capsys.readouterr().out
+
+
+def test_rows_of_other_metrics_do_not_change_with_nsds_tolerance(folders, tmp_path):
+    for name, options in (("a", []), ("b", ["--tolerance-mm", "2"])):
+        assert (
+            evaluate(*folders, "--metrics", "dice", "nsd", *options, "--out", tmp_path / f"{name}.csv") == 0
+        )
+    a, b = (read_table(tmp_path / f"{name}.csv") for name in "ab")
+    assert {row.protocol for row in a} == {"honest"}
+    assert {row.protocol for row in b if row.metric == "dice"} == {"honest"}
+    assert {row.protocol for row in b if row.metric == "nsd"} == {"honest tolerance-mm=2"}
+
+
+def test_a_region_of_a_value_that_is_not_there_is_refused(folders, tmp_path, capsys):
+    describe(tmp_path / "ref", liver=1, spleen=2)
+    assert evaluate(*folders, "--regions", "WT=1+7") == 2
+    assert "WT has the value 7, which dataset.json does not name (0, 1, 2)" in capsys.readouterr().err
+
+
+def test_labels_of_the_first_nnunet_are_refused_in_words(folders, tmp_path, capsys):
+    describe(tmp_path / "ref", liver=1)
+    file = tmp_path / "ref" / "dataset.json"
+    file.write_text(file.read_text().replace('"liver": 1', '"1": "liver"'))
+    assert evaluate(*folders) == 2
+    assert "nnU-Net v1 had it the other way round" in capsys.readouterr().err

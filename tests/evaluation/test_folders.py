@@ -341,7 +341,10 @@ def test_rows_name_what_computed_them_and_what_was_chosen(folders):
     matched = match_cases(*folders[:2])
     rules = Rules(labels, ("dice", "nsd"), tolerances_mm={"": 2.0, "liver": 5.0}, empty="nan")
     rows = score_tasks(matched.tasks(rules, Origin(fold="test")))
-    assert {row.protocol for row in rows} == {"honest tolerance-mm=2 tolerance-mm=liver=5 empty=nan"}
+    assert {(row.metric, row.protocol) for row in rows} == {
+        ("dice", "honest empty=nan"),
+        ("nsd", "honest tolerance-mm=1=5,2=2 empty=nan"),
+    }
     assert {(row.metric, row.backend) for row in rows} == {("dice", "numpy"), ("nsd", "monai")}
     assert all(row.version and row.fold == "test" for row in rows)
     assert [rules.tolerance_mm(label) for label in labels] == [5.0, 2.0]

@@ -56,6 +56,15 @@ def test_nothing_found_is_0_and_undefined_where_nothing_is_away_from_the_border(
     assert PROTOCOLS["umamba"].value("f1", pair) == 0
 
 
+def test_by_our_own_rules_the_border_counts_as_all_else():
+    """An organ in the outermost slices, found exactly, is found; U-Mamba's rule would not see it."""
+    mask = np.zeros((8, 9, 9), np.uint8)
+    mask[5:8, 2:6, 2:6] = 1
+    pair = Case(mask, mask, (1.0, 1.0, 1.0)).pair(Label("", (1,)))
+    assert PROTOCOLS["honest"].value("f1", pair) == 1
+    assert PROTOCOLS["umamba"].value("f1", pair) == 0
+
+
 def test_large_images_are_scored_in_tiles_that_have_borders_too():
     """Tiles of 20 on a grid of 30: the cell across the seam counts in neither of them."""
     true = cells((4, 8, 4, 8), (4, 8, 16, 24))
