@@ -70,7 +70,8 @@ def convert(args: argparse.Namespace) -> int:
     reader = outlined(args.source) if args.dry_run else unpacked(args.source, scratch)
     try:
         with reader as folders:
-            return _convert(args, known, read_release(known, folders), raw, scratch)
+            source = read_release(known, folders)
+            return _convert(args, known, source, raw, scratch, folders)
     except FaultyDatasetError as error:  # which leaves what was unpacked to the next attempt
         print(error, file=sys.stderr)
         print(_remedy(error, raw), file=sys.stderr)
@@ -114,7 +115,9 @@ def _check_request(args: argparse.Namespace) -> str:
     return known
 
 
-def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path, scratch: Path) -> int:
+def _convert(
+    args: argparse.Namespace, known: str, source: Source, raw: Path, scratch: Path, folders: list[Path]
+) -> int:
     from SimpleITK import ProcessObject
 
     from nnunet_mamba.datasets import convert as engine
@@ -131,7 +134,7 @@ def _convert(args: argparse.Namespace, known: str, source: Source, raw: Path, sc
         raise LeakError(f"The split {args.split}", found)
     _say_plan(source, split, raw, DATASETS[known].published)
     if args.dry_run:
-        _say_files(engine.plan_files(source, split))
+        _say_files(engine.plan_files(source, split), [folder.resolve() for folder in folders])
         return 1 if source.faults else 0
     accept = {*args.accept, *DATASETS[known].accept}
     ProcessObject.SetGlobalWarningDisplay(False)  # of each of ACDC's files that its sform is odd
@@ -184,9 +187,10 @@ def _say_plan(source: Source, split: Split, raw: Path, published: Mapping[str, i
         print(f"  {fault}")
 
 
-def _say_files(files: Iterable[tuple[Path, str]]) -> None:
+def _say_files(files: Iterable[tuple[Path, str]], folders: list[Path]) -> None:
     for file, target in files:
-        print(f"  {file} -> {target}")
+        top = next((folder.parent for folder in folders if file.is_relative_to(folder)), Path("/"))
+        print(f"  {file.relative_to(top)} -> {target}")
 
 
 def _say_done(done: Converted, accept: set[str]) -> None:

@@ -41,11 +41,7 @@ def unpacked(sources: Sequence[Path], scratch: Path) -> Iterator[list[Path]]:
     What was unpacked is removed if all goes well and kept if not, for the next attempt.
     ValueError for what is neither folder nor archive, and for archives that cannot be trusted.
     """
-    for source in sources:
-        if not source.exists():
-            raise ValueError(f"{source} does not exist.")
-        if not (source.is_dir() or is_archive(source)):
-            raise ValueError(f"{source} is neither a folder nor an archive ({', '.join(ENDINGS)}).")
+    _require_sources(sources)
     folders, used = [], []
     for source in sources:
         if source.is_dir():
@@ -64,6 +60,7 @@ def unpacked(sources: Sequence[Path], scratch: Path) -> Iterator[list[Path]]:
 @contextmanager
 def outlined(sources: Sequence[Path]) -> Iterator[list[Path]]:
     """As `unpacked`, but archives give only names and the contents of descriptions; for a dry run."""
+    _require_sources(sources)
     with tempfile.TemporaryDirectory() as name:
         folders = []
         for number, source in enumerate(sources):
@@ -73,6 +70,14 @@ def outlined(sources: Sequence[Path]) -> Iterator[list[Path]]:
             folders.append(Path(name, str(number), source.name[: -len(_ending(source))]))
             unpack(source, folders[-1], only=DESCRIPTIONS)
         yield folders
+
+
+def _require_sources(sources: Sequence[Path]) -> None:
+    for source in sources:
+        if not source.exists():
+            raise ValueError(f"{source} does not exist.")
+        if not (source.is_dir() or is_archive(source)):
+            raise ValueError(f"{source} is neither a folder nor an archive ({', '.join(ENDINGS)}).")
 
 
 def unpack(archive: Path, folder: Path, only: tuple[str, ...] | None = None) -> None:
