@@ -64,8 +64,8 @@ def convert(args: argparse.Namespace) -> int:
     from nnunet_mamba.datasets.source import FaultyDatasetError
     from nnunet_mamba.folders import nnunet_folder
 
-    known = _check_request(args)
     raw = args.raw or nnunet_folder("nnUNet_raw")
+    known = _check_request(args, raw)
     scratch = raw / f".{known}.unpacked"
     reader = outlined(args.source) if args.dry_run else unpacked(args.source, scratch)
     try:
@@ -89,13 +89,12 @@ def _remedy(error: FaultyDatasetError, raw: Path) -> str:
     )
 
 
-def _check_request(args: argparse.Namespace) -> str:
+def _check_request(args: argparse.Namespace, raw: Path) -> str:
     """The data set's name; ValueError for what can be known to fail before gigabytes are unpacked."""
     from nnunet_mamba.datasets.archives import is_archive
     from nnunet_mamba.datasets.convert import check_place, renamed
     from nnunet_mamba.datasets.specs import spec_of
     from nnunet_mamba.datasets.splits import find_split
-    from nnunet_mamba.folders import nnunet_folder
 
     known, spec = spec_of(args.name)
     find_split(args.split, known)
@@ -111,7 +110,7 @@ def _check_request(args: argparse.Namespace) -> str:
     if number is not None:
         name = renamed(f"Dataset000_{spec.folder}", number)
         if spec.folder is not None:
-            check_place((args.raw or nnunet_folder("nnUNet_raw")) / name)
+            check_place(raw / name)
     return known
 
 

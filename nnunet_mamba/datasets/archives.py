@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from nnunet_mamba.datasets.files import complete_or_absent
+from nnunet_mamba.writing import complete_or_absent
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 DESCRIPTIONS = (".json", ".cfg")

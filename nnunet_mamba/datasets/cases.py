@@ -24,6 +24,7 @@ from nnunet_mamba.images import (
     require_whole,
     values_of,
 )
+from nnunet_mamba.writing import whole
 
 ROUNDING = 1e-3  # labels stored as floats may be off by so much
 
@@ -75,9 +76,11 @@ def convert_case(case: Case, job: Job, folder: Path, part: str) -> list[Fault]:
         image_names, label_name = file_names(case, job.source)
         places = [(image, channel) for image in images for channel in range(image.n_channels)]
         for name, (image, channel) in zip(image_names, places, strict=False):  # colours go together
-            _write_whole(folder / f"images{part}" / name, partial(_write_image, image, channel, job))
+            with whole(folder / f"images{part}" / name) as draft:
+                _write_image(image, channel, job, draft)
         for one in label:
-            _write_whole(folder / f"labels{part}" / label_name, partial(_write_label, one, job))
+            with whole(folder / f"labels{part}" / label_name) as draft:
+                _write_label(one, job, draft)
     return faults
 
 
@@ -246,11 +249,3 @@ def _write_picture(values: np.ndarray, target: Path) -> None:
     from skimage.io import imsave
 
     imsave(target, values, check_contrast=False)
-
-
-def _write_whole(target: Path, write: Callable[[Path], None]) -> None:
-    """The file is there as a whole, or not at all."""
-    draft = target.with_name(f".partial-{target.name}")
-    draft.unlink(missing_ok=True)
-    write(draft)
-    draft.replace(target)

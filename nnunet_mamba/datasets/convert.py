@@ -18,10 +18,10 @@ from threading import Lock
 from typing import Any
 
 from nnunet_mamba.datasets.cases import Job, convert_case, file_names
-from nnunet_mamba.datasets.files import write_json
 from nnunet_mamba.datasets.source import NO_NOTES, Case, Fault, FaultyDatasetError, Source, some
 from nnunet_mamba.datasets.splits import Fold, Group, Split, group_by, k_folds
 from nnunet_mamba.folders import FOLDERS
+from nnunet_mamba.writing import write_json
 
 PARTS = {"Tr": "training and validation", "Ts": "test"}
 FAULTS = "faults.txt"

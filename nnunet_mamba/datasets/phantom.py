@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from nnunet_mamba.datasets.files import complete_or_absent
+from nnunet_mamba.writing import complete_or_absent
 
 SPACING_MM = (2.5, 1.5, 1.5)  # z, y, x
 LABELS = {"background": 0, "organ": 1, "gland": 2, "vessel": 3}

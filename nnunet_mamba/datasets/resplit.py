@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.datasets.convert import description
-from nnunet_mamba.datasets.files import write_json
 from nnunet_mamba.datasets.nnunet_raw import read_nnunet_raw
 from nnunet_mamba.datasets.source import (
     Case,
@@ -21,6 +20,7 @@ from nnunet_mamba.datasets.source import (
     some,
 )
 from nnunet_mamba.datasets.splits import Fold, Group, LeakError, Split, group_by, leaks, make_split
+from nnunet_mamba.writing import write_json
 
 SPLITS = "splits_final.json"
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nnunet_mamba.writing import whole
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -93,13 +95,9 @@ def write_table(scores: Iterable[Score], file: Path) -> None:
     """A row per score, as .csv or .parquet by the file's ending; whole or not at all."""
     file = Path(file)
     frame = pd.DataFrame([asdict(score) for score in scores], columns=list(COLUMNS))
-    draft = file.with_name(f".{file.name}.partial")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if _is_parquet(file):
-        frame.to_parquet(draft, index=False)
-    else:
-        frame.to_csv(draft, index=False)
-    draft.replace(file)
+    write = frame.to_parquet if _is_parquet(file) else frame.to_csv
+    with whole(file) as draft:
+        write(draft, index=False)
 
 
 def read_table(file: Path) -> list[Score]:

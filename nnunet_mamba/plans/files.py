@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.folders import dataset_name, nnunet_folder
+from nnunet_mamba.writing import write_text
 
 
 def dataset_folder(dataset: str) -> Path:
@@ -88,10 +88,5 @@ def write_plans(folder: Path, plans: Mapping[str, Any], *, replace: bool) -> Pat
             f"{path} holds other plans. Choose another name (--name), or overwrite them (--replace): models "
             f"trained on them keep a copy."
         )
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        draft.write_text(text)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_text(path, text)
     return path

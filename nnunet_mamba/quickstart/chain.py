@@ -16,7 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnunet_mamba.datasets.convert import convert
-from nnunet_mamba.datasets.files import write_json
 from nnunet_mamba.datasets.nnunet_raw import read_source
 from nnunet_mamba.datasets.phantom import write_phantom_dataset
 from nnunet_mamba.datasets.source import ACCEPTABLE, FaultyDatasetError
@@ -40,6 +39,7 @@ from nnunet_mamba.quickstart.progress import (
 )
 from nnunet_mamba.quickstart.resume import drop_unreadable, usable_checkpoint
 from nnunet_mamba.quickstart.workspace import DEMO_TRAINER, PLANS, Settings, Workspace
+from nnunet_mamba.writing import write_json
 
 STAGES = ("data", "plan", "train", "predict", "score", "report")
 PHANTOM_DATASET = "Dataset900_Phantom"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.datasets.files import write_json
+from nnunet_mamba.writing import write_json
 
 PHANTOM = "phantom"  # the name of the embedded data set among the settings
 PLANS = "nnUNetPlans"  # the name of the plans that nnU-Net makes by default

@@ -6,7 +6,6 @@ import io
 import math
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -33,13 +32,6 @@ def frame(title: str, body: str) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<style>{CSS}</style></head>\n<body>\n{body}</body></html>\n"
     )
-
-
-def write_whole(text: str, file: Path) -> None:
-    """Write the file at once, or not at all."""
-    draft = Path(file).with_name(f".{Path(file).name}.partial")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(file)
 
 
 def section(title: str, *parts: str) -> str:

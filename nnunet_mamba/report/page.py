@@ -29,9 +29,9 @@ from nnunet_mamba.report.markup import (
     spread,
     svg_of,
     table,
-    write_whole,
 )
 from nnunet_mamba.report.slices import Slice, cut, draw, read_volume
+from nnunet_mamba.writing import write_text
 
 SLICE_HEIGHT_IN = 2.6
 
@@ -49,7 +49,7 @@ def write_page(report: Report, file: Path) -> None:
         section("Commands", "<p>In a shell, this gives the same:</p>", commands(report)),
         section("Made with", table(("", ""), [*report.facts, *report.versions])),
     )
-    write_whole(frame(report.title, "".join(parts)), file)
+    write_text(file, frame(report.title, "".join(parts)))
 
 
 def header(report: Report) -> str:

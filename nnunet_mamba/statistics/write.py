@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunet_mamba.statistics.study import Study
 from nnunet_mamba.statistics.text import as_markdown
+from nnunet_mamba.writing import write_text
 
 
 def write_studies(studies: Sequence[Study], out: Path) -> list[Path]:
@@ -24,11 +25,8 @@ def write_studies(studies: Sequence[Study], out: Path) -> list[Path]:
         raise ValueError(f"{out} should be a folder, or end in {', '.join(formats)}.")
     single = out.suffix in formats and not out.is_dir()
     files = [out] if single else [out / f"comparison{ending}" for ending in formats]
-    files[0].parent.mkdir(parents=True, exist_ok=True)
     for file in files:
-        draft = file.with_name(f".{file.name}.partial")
-        draft.write_text(formats[file.suffix](studies), encoding="utf-8")
-        draft.replace(file)
+        write_text(file, formats[file.suffix](studies))
     return files
 
 

@@ -15,6 +15,7 @@ from nnunet_mamba.images import read_header, read_image
 from nnunet_mamba.submissions.cases import Expected, predictions_in, require_same_labels
 from nnunet_mamba.submissions.check import Verdict, check_archive, problems_of_map
 from nnunet_mamba.submissions.rules import Rules
+from nnunet_mamba.writing import whole
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive knows
 READABLE = 0o644 << 16
@@ -38,16 +39,11 @@ def pack(
         raise FileExistsError(f"{out} exists already; remove it, or choose another name.")
     require_same_labels(rules, Path(predictions))
     files = predictions_in(Path(predictions), expected, facts.moved)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.partial")
-    try:
+    with whole(out) as draft:
         problems = _write(draft, expected, files, rules, progress)
         verdict = Verdict(tuple(problems)) if problems else check_archive(draft, expected, rules)
         if verdict.problems:
             raise ValueError("\n  ".join(["nothing was written:", *verdict.problems]))
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
     return verdict
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nnunet_mamba.report.markup import write_whole
 from nnunet_mamba.report.render import as_html, as_markdown
 from nnunet_mamba.report.study.content import StudyReport
 from nnunet_mamba.report.study.sections import document_of
+from nnunet_mamba.writing import write_text
 
 
 def write_study(report: StudyReport, out: Path) -> list[Path]:
@@ -19,5 +19,5 @@ def write_study(report: StudyReport, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "report.html", out / "report.md"]
     for file, text in zip(files, (as_html(document), as_markdown(document)), strict=True):
-        write_whole(text, file)
+        write_text(file, text)
     return files

@@ -28,9 +28,26 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """Yield a sibling of `file`, with its ending, to write; it replaces `file` only if nothing went wrong."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".partial-{file.name}")
+    draft.unlink(missing_ok=True)
+    try:
+        yield draft
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Replace `file` as a whole."""
+    with whole(file) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
 def write_json(file: Path, content: Any) -> None:
     """Replace `file` as a whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.partial")
-    draft.write_text(json.dumps(content, indent=1) + "\n")
-    draft.replace(file)
+    write_text(file, json.dumps(content, indent=1) + "\n")
