@@ -30,6 +30,7 @@ MAY_IMPORT = {  # besides themselves
     "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},
     "analysis": {"blocks", "checkpoints", "networks", "ops", "plans", "scan_order", "trainers"},
     "estimate": {"blocks", "networks", "ops"},
+    "running": {"images", "resources"},
     "registration": {"host", "resources"},
 }
 

@@ -20,16 +20,16 @@ from nnunet_mamba.datasets.nnunet_raw import read_source
 from nnunet_mamba.datasets.phantom import write_phantom_dataset
 from nnunet_mamba.datasets.source import ACCEPTABLE, FaultyDatasetError
 from nnunet_mamba.datasets.splits import Fold, Split, draw_split
-from nnunet_mamba.quickstart.child import run_child, stopped_by_signals
 from nnunet_mamba.quickstart.commands import (
-    Command,
-    ask_for_trainer,
     plan_command,
     predict_command,
     shared_variables,
     train_command,
 )
-from nnunet_mamba.quickstart.progress import (
+from nnunet_mamba.quickstart.workspace import DEMO_TRAINER, PLANS, Settings, Workspace
+from nnunet_mamba.running.child import run_child, stopped_by_signals
+from nnunet_mamba.running.command import Command, ask_for_trainer
+from nnunet_mamba.running.progress import (
     PlainLines,
     PredictionLines,
     Say,
@@ -37,8 +37,7 @@ from nnunet_mamba.quickstart.progress import (
     duration,
     now_and_then,
 )
-from nnunet_mamba.quickstart.resume import drop_unreadable, usable_checkpoint
-from nnunet_mamba.quickstart.workspace import DEMO_TRAINER, PLANS, Settings, Workspace
+from nnunet_mamba.running.resume import drop_unreadable, usable_checkpoint
 from nnunet_mamba.writing import write_json
 
 STAGES = ("data", "plan", "train", "predict", "score", "report")

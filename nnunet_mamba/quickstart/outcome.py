@@ -12,10 +12,10 @@ from typing import Any
 
 from nnunet_mamba.evaluation import Summary, mean_foreground, read_table, scored_labels, summarise
 from nnunet_mamba.quickstart.commands import shared_variables
-from nnunet_mamba.quickstart.progress import duration
 from nnunet_mamba.quickstart.workspace import Settings, Workspace
 from nnunet_mamba.report import CaseFiles, Report, Stage, read_curves, write_page, write_picture
 from nnunet_mamba.report.curves import count_parameters, load_checkpoint
+from nnunet_mamba.running.progress import duration
 from nnunet_mamba.writing import write_json
 
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "monai", "numpy")

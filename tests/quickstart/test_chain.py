@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from nnunet_mamba.evaluation import mean_foreground, read_table
-from nnunet_mamba.quickstart import ChildFailedError, Settings, commands, outcome, run_quickstart
+from nnunet_mamba.quickstart import ChildFailedError, Settings, outcome, run_quickstart
 from nnunet_mamba.quickstart.chain import N_PHANTOMS
 from nnunet_mamba.quickstart.outcome import write_outcome
+from nnunet_mamba.running import command
 
 FAKE = Path(__file__).with_name("fake_nnunet.py")
 SETTINGS = Settings(None, "cpu", "nnUNetTrainerMMUNet_demo", "3d_fullres", n_unseen=3, seed=0)
@@ -38,7 +39,7 @@ def bench(tmp_path, monkeypatch, checkpoint):
     calls = tmp_path / "calls"
     monkeypatch.setenv("FAKE_CALLS", str(calls))
     monkeypatch.setenv("FAKE_CHECKPOINT", str(checkpoint))
-    monkeypatch.setattr(commands, "find_program", lambda name: stand_in(tmp_path / "bin", name))
+    monkeypatch.setattr(command, "find_program", lambda name: stand_in(tmp_path / "bin", name))
     monkeypatch.setattr("nnunet_mamba.quickstart.chain.N_PHANTOMS", 8)
     monkeypatch.setattr(outcome, "write_outcome", lambda *given: ["(no page in this test)"])
 
@@ -177,10 +178,11 @@ def test_a_lost_product_is_made_again_with_all_that_follows(bench):
 def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, tmp_path):
     """As a user sees it: SIGTERM to the parent alone; its child must not stay behind."""
     program = (
-        "from nnunet_mamba.quickstart import Settings, run_quickstart, commands, chain\n"
+        "from nnunet_mamba.quickstart import Settings, run_quickstart, chain\n"
+        "from nnunet_mamba.running import command\n"
         f"import sys; from pathlib import Path; sys.path.insert(0, {str(FAKE.parent)!r})\n"
         "from test_chain import SETTINGS, stand_in\n"
-        f"commands.find_program = lambda name: stand_in(Path({str(tmp_path / 'bin')!r}), name)\n"
+        f"command.find_program = lambda name: stand_in(Path({str(tmp_path / 'bin')!r}), name)\n"
         "chain.N_PHANTOMS = 8\n"
         f"run_quickstart(SETTINGS, Path({str(bench.out)!r}), lambda text: print(text, flush=True))\n"
     )

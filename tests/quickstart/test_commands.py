@@ -6,15 +6,13 @@ from dataclasses import replace
 import pytest
 
 from nnunet_mamba.quickstart.commands import (
-    Command,
-    dataset_id,
-    find_program,
     plan_command,
     predict_command,
     shared_variables,
     train_command,
 )
 from nnunet_mamba.quickstart.workspace import Settings, Workspace
+from nnunet_mamba.running.command import Command, dataset_id, find_program
 
 SETTINGS = Settings(None, "cpu", "nnUNetTrainerMMUNet_demo", "3d_fullres", n_unseen=8, seed=0)
 

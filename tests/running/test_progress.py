@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from nnunet_mamba.quickstart.progress import (
+from nnunet_mamba.running.progress import (
     PlainLines,
     PredictionLines,
     TrainingLines,

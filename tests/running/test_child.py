@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from nnunet_mamba.quickstart.child import ChildFailedError, outcome, reason, run_child
+from nnunet_mamba.running.child import ChildFailedError, outcome, reason, run_child
 
 
 def python(code: str, log, show=lambda line: None, **environment: str) -> None:

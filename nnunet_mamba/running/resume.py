@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 from nnunet_mamba.images import read_image
-from nnunet_mamba.quickstart.progress import Say
+from nnunet_mamba.running.progress import Say
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # as --c prefers them
 

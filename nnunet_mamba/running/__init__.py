@@ -1,0 +1,1 @@
+"""Running other programs: their commands, output, progress, and what an interrupted one left behind."""
