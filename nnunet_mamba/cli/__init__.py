@@ -16,6 +16,7 @@ VERBS = (
     "estimate",
     "evaluate",
     "report",
+    "sweep",
     "import_checkpoint",
     "submit",
     "inspect",
