@@ -96,7 +96,7 @@ def _edited(job: Job, stamp: str, layout: Layout) -> str | None:
 
 
 def _note(job: Job, layout: Layout) -> Path:
-    return layout.jobs / f"{job.name}.products.json"
+    return layout.record(job.name).with_suffix(".products.json")
 
 
 def read_frozen(out: Path) -> Frozen:
