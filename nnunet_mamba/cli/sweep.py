@@ -81,7 +81,8 @@ def study(args: argparse.Namespace, file: Path) -> int:
     gpus = _gpus(args.gpus) if args.profile is None else []
     _refuse_what_cannot_run(frozen, gpus, args)
     engine.require_snakemake()
-    with locks.lock(frozen.layout.locks / "sweep.lock", f"sweep of {frozen.study}", print):
+    lock = locks.JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_say)
+    with lock:
         drop_void_stamps(frozen)
         frozen.write()
         print(f"{len(todo)} of {len(table)} jobs to run -> {frozen.out}")

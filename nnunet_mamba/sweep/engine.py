@@ -44,7 +44,7 @@ def run(frozen: Frozen, *, cores: int, gpus: Sequence[str], profile: str | None,
     argv += ["--directory", str(frozen.out), "--nolock", "--rerun-incomplete", "--keep-going"]
     argv += ["--rerun-triggers", "params"]  # nothing but the stamps, whose names say it all
     argv += _where(cores, gpus, profile)
-    log = frozen.layout.logs / "snakemake.log"
+    log = frozen.layout.log("snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **frozen.variables, **({GPUS: ",".join(gpus)} if gpus else {})}
     with log.open("ab") as stream, stopped_by_signals():

@@ -50,6 +50,6 @@ def _sbatch(frozen: Frozen, job: Job, numbers: dict[str, str]) -> Iterator[str]:
     waits = [f"${{{numbers[name]}}}" for name in (*job.needs, *job.after) if name in numbers]
     if waits:
         yield f"--dependency=afterok:{':'.join(waits)} --kill-on-invalid-dep=yes"
-    yield f"--output={shlex.quote(str(frozen.layout.logs / f'{job.name}.slurm'))} --open-mode=append"
+    yield f"--output={shlex.quote(str(frozen.layout.log(job.name).with_suffix('.slurm')))} --open-mode=append"
     run = shlex.join([str(find_program("nnunet-mamba")), "sweep", "run", str(frozen.out), job.name])
     yield f"--wrap={shlex.quote(run)}"

@@ -18,9 +18,11 @@ from typing import Any
 from nnunet_mamba.running.progress import duration
 from nnunet_mamba.sweep.frozen import Frozen
 from nnunet_mamba.sweep.job import Job
-from nnunet_mamba.sweep.records import Record, is_alive, read_progress, read_record
+from nnunet_mamba.sweep.locks import holder
+from nnunet_mamba.sweep.records import DONE, FAILED, RUNNING, Layout, Record
 
-STATES = ("running", "failed", "outdated", "waiting", "done")
+OUTDATED, WAITING = "outdated", "waiting"
+STATES = (RUNNING, FAILED, OUTDATED, WAITING, DONE)
 LONGEST = 100  # characters of a detail
 
 
@@ -42,21 +44,22 @@ def rows(frozen: Frozen) -> list[Row]:
 
 
 def _row(frozen: Frozen, job: Job, before: Mapping[str, Row]) -> Row:
-    record = read_record(frozen.layout, job.name)
-    if record and record.state == "running" and is_alive(record):
-        return Row(job, "running", progress_text(read_progress(frozen.layout, job.name)))
+    layout = frozen.layout
+    record = layout.read_record(job.name)
+    if record and record.state == RUNNING and holder(layout.lock(job)):
+        return Row(job, RUNNING, progress_text(read_progress(layout, job.name)))
     if frozen.stamp(job.name).is_file():
         missing = [product.name for product in job.products if not product.exists()]
-        return Row(job, "waiting", f"{', '.join(missing)} is gone") if missing else Row(job, "done")
+        return Row(job, WAITING, f"{', '.join(missing)} is gone") if missing else Row(job, DONE)
     if record is None:
-        return Row(job, "waiting")
+        return Row(job, WAITING)
     if record.fingerprint != frozen.fingerprints[job.name]:
         changed = list(changes(record.identity, job.identity))
-        changed += [f"{need} is {before[need].state}" for need in job.needs if before[need].state != "done"]
-        return Row(job, "outdated", "; ".join(changed) or "what it needs has changed")
-    if record.state == "failed":
-        return Row(job, "failed", f"{record.cause} (attempt {record.attempts})")
-    return Row(job, "waiting", "interrupted" if record.state == "running" else "")
+        changed += [f"{need} is {before[need].state}" for need in job.needs if before[need].state != DONE]
+        return Row(job, OUTDATED, "; ".join(changed) or "what it needs has changed")
+    if record.state == FAILED:
+        return Row(job, FAILED, f"{record.cause} (attempt {record.attempts})")
+    return Row(job, WAITING, "interrupted" if record.state == RUNNING else "")
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
@@ -97,6 +100,15 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+def read_progress(layout: Layout, name: str) -> dict[str, Any]:
+    """The last numbers that a running job told; nothing at its very beginning."""
+    try:
+        content = json.loads(layout.progress(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def progress_text(progress: Mapping[str, Any]) -> str:
     """epoch 12/30   Dice 0.71 0.69   3:10 left"""
     parts = []
@@ -112,8 +124,8 @@ def progress_text(progress: Mapping[str, Any]) -> str:
 def summary(table: list[Row]) -> str:
     """12 of 40 jobs done, 2 running, 1 failed"""
     n = Counter(row.state for row in table)
-    others = [f"{n[state]} {state}" for state in STATES if n[state] and state != "done"]
-    return ", ".join([f"{n['done']} of {len(table)} jobs done", *others])
+    others = [f"{n[state]} {state}" for state in STATES if n[state] and state != DONE]
+    return ", ".join([f"{n[DONE]} of {len(table)} jobs done", *others])
 
 
 def line_of(row: Row) -> str:
@@ -122,7 +134,7 @@ def line_of(row: Row) -> str:
 
 def as_text(table: list[Row], *, every: bool) -> str:
     """A line per job; without `every`, those that are done or merely wait are only counted."""
-    shown = [row for row in table if every or row.state not in ("done", "waiting") or row.detail]
+    shown = [row for row in table if every or row.state not in (DONE, WAITING) or row.detail]
     lines = [line_of(row) for row in shown]
     return "\n".join([*lines, summary(table)])
 
@@ -131,9 +143,9 @@ def failures(frozen: Frozen) -> str:
     """What failed in the end: cause, remedy, the end of the log; and how many jobs wait for it."""
     table = rows(frozen)
     parts = [
-        _failure(frozen, read_record(frozen.layout, row.job.name)) for row in table if row.state == "failed"
+        _failure(frozen, frozen.layout.read_record(row.job.name)) for row in table if row.state == FAILED
     ]
-    n_waiting = sum(row.state in ("waiting", "outdated") for row in table)
+    n_waiting = sum(row.state in (WAITING, OUTDATED) for row in table)
     if parts and n_waiting:
         parts.append(f"{n_waiting} jobs did not run for want of these; the same command goes on from here.")
     return "\n\n".join(parts)
@@ -143,6 +155,6 @@ def _failure(frozen: Frozen, record: Record | None) -> str:
     assert record is not None
     tail = "\n".join(f"    {line}" for line in record.tail)
     return (
-        f"{record.name} failed {record.attempts} times: {record.cause}\n  {record.remedy}\n{tail}\n"
-        f"  log: {frozen.layout.log(record.name)}"
+        f"{record.job} failed {record.attempts} times: {record.cause}\n  {record.remedy}\n{tail}\n"
+        f"  log: {frozen.layout.log(record.job)}"
     )
