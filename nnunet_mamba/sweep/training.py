@@ -65,7 +65,9 @@ def predict(names: Names, method: Method, seed: int | None, test: TestSet) -> li
     variables = {"nnUNet_results": str(study.results(seed))}
     jobs = []
     for part, name in enumerate(names.predict_jobs(method, seed, test)):
-        share = ["-num_parts", str(test.parts), "-part_id", str(part)] if test.parts > 1 else []
+        share = ["--continue_prediction"]  # the folder is this job's own: what is in it can be trusted
+        if test.parts > 1:
+            share = ["-num_parts", str(test.parts), "-part_id", str(part)]
         jobs.append(
             Job(
                 name,
