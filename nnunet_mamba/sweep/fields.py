@@ -45,8 +45,8 @@ class Fields:
             raise ValueError(f"{self.where}: {key} is {value}; expected a whole number from {least} on.")
         return value
 
-    def flag(self, key: str) -> bool:
-        return bool(self.take(key, (bool,), default=False, what="true or false"))
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        return bool(self.take(key, (bool,), default, what="true or false"))
 
     def texts(self, key: str, default: Sequence[str] = ()) -> tuple[str, ...]:
         """A list of words; one word stands for a list of one."""

@@ -54,7 +54,9 @@ def _train_and_predict(names: Names, trainers: Mapping[str, str], after: tuple[s
 
 
 def _judge(names: Names) -> list[Job]:
-    tests = (CROSSVAL, *(test.name for test in names.dataset.tests if test.labels))
+    tests = [test.name for test in names.dataset.tests if test.labels]
+    if set(names.study.folds) != {"all"}:  # which has seen every case
+        tests.insert(0, CROSSVAL)
     return [
         job for test in tests for protocol in names.study.protocols for job in judge(names, test, protocol)
     ]

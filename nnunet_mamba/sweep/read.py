@@ -68,6 +68,7 @@ def _study(top: Fields, file: Path) -> Study:
         memory_gb=top.number("memory_gb", 32, least=1),
         hours=top.number("hours", 48, least=1),
         npz=top.flag("npz"),
+        mirroring=top.flag("mirroring", default=True),
         batched=top.flag("batched_prediction"),
     )
     top.done()

@@ -88,6 +88,7 @@ class Study:
     memory_gb: int  # per training
     hours: int  # at most, per training
     npz: bool
+    mirroring: bool  # in prediction of test sets
     batched: bool  # predict with `nnunet-mamba predict`
 
     def results(self, seed: int | None) -> Path:

@@ -56,7 +56,7 @@ def predict(names: Names, method: Method, seed: int | None, test: TestSet) -> li
     study, out = names.study, names.predictions(method, seed, test.name)
     arguments = ["-i", str(test.images), "-o", str(out), "-d", names.number, "-tr", method.trainer]
     arguments += ["-c", method.configuration, "-p", method.plans, "-f", *study.folds]
-    arguments += ["-device", study.device]
+    arguments += ["-device", study.device, *([] if study.mirroring else ["--disable_tta"])]
     needs = names.train_jobs(method, seed)
     if method.configuration == CASCADE:
         arguments += ["-prev_stage_predictions", str(names.predictions(lowres(method), seed, test.name))]
@@ -75,7 +75,7 @@ def predict(names: Names, method: Method, seed: int | None, test: TestSet) -> li
                 Command(program[0], (*program[1:], *arguments, *share), variables),
                 needs=tuple(needs),
                 products=(out,),
-                identity={"images": names.content(test.images), "folds": " ".join(study.folds)},
+                identity={"images": names.content(test.images), "mirroring": str(study.mirroring)},
                 gpus=min(study.gpus, 1),
                 threads=study.threads,
                 memory_gb=study.memory_gb,

@@ -186,3 +186,11 @@ def test_own_plans_must_be_there_and_count_by_their_content(jobs, tmp_path):
 def test_devices_threads_and_limits_do_not_outdate_anything(jobs):
     first, second = jobs(), jobs(threads=2, memory_gb=64, hours=3, device="cuda")
     assert all(first[name].identity == second[name].identity for name in first)
+
+
+def test_fold_all_has_no_cases_of_its_own_to_be_judged_on(jobs):
+    test = {"name": "held_out", "labels": "labelsTs"}
+    table = jobs(folds=["all"], datasets=[{"dataset": DATASET, "test": [test]}], mirroring=False)
+    assert not [name for name in table if "crossval" in name]
+    predict = next(job for job in table.values() if job.kind == "predict")
+    assert "-f all" in str(predict.command) and "--disable_tta" in predict.command.arguments
