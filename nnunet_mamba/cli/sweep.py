@@ -80,6 +80,7 @@ def study(args: argparse.Namespace, file: Path) -> int:
         return 0
     gpus = _gpus(args.gpus) if args.profile is None else []
     _refuse_what_cannot_run(frozen, gpus, args)
+    _refuse_strangers(frozen)
     engine.require_snakemake()
     lock = locks.JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_say)
     with lock:
@@ -127,6 +128,24 @@ def _refuse_what_cannot_run(frozen: "Frozen", gpus: Sequence[str], args: argpars
         )
 
 
+def _refuse_strangers(frozen: "Frozen") -> None:
+    """Before anything runs: folders with results that no sweep of this study made."""
+    from nnunet_mamba.sweep.leftovers import holds_work
+
+    layout, jobs = frozen.layout, frozen.jobs.values()
+    strange = [
+        str(job.own_folder)
+        for job in jobs
+        if job.own_folder and not layout.read_record(job.name) and holds_work(job)
+    ]
+    if strange and not frozen.adopt:
+        raise ValueError(
+            f"{len(strange)} folders hold results of which this study has no record: they may come from other "
+            "settings or data. Take them over with --adopt if they are the same, or move them away:\n  "
+            + "\n  ".join(strange[:5])
+        )
+
+
 def _gpus(text: str | None) -> list[str]:
     """2 -> the first two; 0,3 -> these."""
     from nnunet_mamba.sweep.engine import available_gpus
@@ -159,13 +178,12 @@ def status(args: argparse.Namespace, words: Sequence[str]) -> int:
 
 def run_one(args: argparse.Namespace, words: Sequence[str]) -> int:
     from nnunet_mamba.sweep.frozen import read_frozen
-    from nnunet_mamba.sweep.runner import JobFailedError, run_job
+    from nnunet_mamba.sweep.runner import JobFailedError
 
     frozen = read_frozen(Path(words[0]))
-    job = frozen.job(words[1])
     os.environ.update(frozen.variables)
     try:
-        run_job(job, frozen.fingerprints[job.name], frozen.layout, say=_say, adopt=frozen.adopt)
+        frozen.run(words[1], _say)
     except JobFailedError as error:
         print(error, file=sys.stderr)
         return 1

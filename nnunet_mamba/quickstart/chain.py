@@ -220,7 +220,7 @@ class Chain:
             environment={**variables, **command.variables},
             log=self.workspace.log(self.stage),
             show=show,
-            inherit=self.lock,
+            inherit=() if self.lock is None else (self.lock,),
         )
 
     def indented(self, text: str) -> None:

@@ -8,17 +8,26 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
 GRACE_S = 10.0  # between asking a child to stop and stopping it
 TAIL_LINES = 12  # of the log, in the message about a failure
+KEPT_LINES = 200  # of the log, for finding the cause
 
 
 class ChildFailedError(RuntimeError):
-    """A command ended with an error; the message carries the reason and the end of its log."""
+    """A command ended with an error; the message carries the reason and the end of its log.
+
+    `code` is its exit code, negative for a signal; `lines` are the last that it printed.
+    """
+
+    def __init__(self, message: str, *, code: int, lines: Sequence[str]) -> None:
+        super().__init__(message)
+        self.code = code
+        self.lines = tuple(lines)
 
 
 def run_child(
@@ -27,15 +36,16 @@ def run_child(
     environment: Mapping[str, str],
     log: Path,
     show: Callable[[str], None],
-    inherit: int | None = None,
+    inherit: Sequence[int] = (),
+    started: Callable[[int], None] = lambda pid: None,
 ) -> None:
     """Run to the end; `show` gets each line (progress bars included) at once, the log gets every byte.
 
-    Whatever ends this function early also ends the child and its workers. `inherit` is a file descriptor that
-    the child keeps open.
+    Whatever ends this function early also ends the child and its workers. `inherit` are file descriptors that
+    the child keeps open; `started` is told its process.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    tail: deque[str] = deque(maxlen=KEPT_LINES)
     child = subprocess.Popen(
         argv,
         env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
@@ -43,11 +53,12 @@ def run_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # Ctrl-C reaches us alone, and the child's workers are found by its group
-        pass_fds=() if inherit is None else (inherit,),
+        pass_fds=tuple(inherit),
     )
     assert child.stdout is not None
     try:
-        with log.open("ab") as stream:
+        started(child.pid)
+        with log.open("ab", buffering=0) as stream:
             for line in lines_as_they_come(child.stdout, stream):
                 if line.strip():
                     tail.append(line.rstrip())
@@ -57,16 +68,20 @@ def run_child(
         stop(child)
         raise
     if code != 0:
-        raise ChildFailedError(failure(Path(argv[0]).name, code, list(tail), log))
+        message = failure(Path(argv[0]).name, code, list(tail)[-TAIL_LINES:], log)
+        raise ChildFailedError(message, code=code, lines=tail)
 
 
 def lines_as_they_come(source: IO[bytes], copy: IO[bytes]) -> Iterator[str]:
-    """Split at line ends and at the carriage returns of progress bars; `copy` gets the bytes unchanged."""
+    """Split at line ends and at the carriage returns of progress bars; `copy` gets the bytes unchanged.
+
+    A copy that cannot be written, as on a full disk, does not end the work that it is about.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     rest = ""
     while chunk := os.read(source.fileno(), 1 << 16):
-        copy.write(chunk)
-        copy.flush()
+        with suppress(OSError):
+            copy.write(chunk)
         *lines, rest = re.split(r"[\r\n]", rest + decoder.decode(chunk))
         yield from lines
     if rest:
@@ -109,9 +124,13 @@ def reason(tail: Sequence[str]) -> str:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let a request to end (kill, a closed terminal) act like Ctrl-C, so that no child stays behind."""
+    """Let a request to end (kill, a closed terminal) act like Ctrl-C, so that no child stays behind.
+
+    A repeated request does not disturb what the first has set going.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]

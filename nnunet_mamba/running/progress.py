@@ -1,12 +1,16 @@
-"""What of nnU-Net's output is worth showing, one short line at a time."""
+"""What of nnU-Net's output is worth showing, one short line at a time, and the numbers in it."""
 
 import json
+import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 Say = Callable[[str], None]
+Tell = Callable[[Mapping[str, Any]], None]  # gets numbers, fit for JSON, by name
 
 BAR = re.compile(r"^(?P<what>[^|]*?):?\s*(?P<percent>\d+)%\|.*?\|\s*(?P<count>\d+/\d+)")
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ")
@@ -17,6 +21,10 @@ NOISE = re.compile(
 )
 BAR_EVERY_S = 5.0
 WIDTH = 120
+
+
+def untold(numbers: Mapping[str, Any]) -> None:
+    """Where nobody asks for the numbers."""
 
 
 class PlainLines:
@@ -52,8 +60,9 @@ class PredictionLines:
 
     SHOWN = re.compile(r"^(WARNING|Prediction on device was unsuccessful|.*Error\b)")
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, tell: Tell = untold) -> None:
         self.say = say
+        self.tell = tell
         self.total = "?"
         self.case = 0
         self.bars = PlainLines(say)
@@ -66,8 +75,54 @@ class PredictionLines:
             self.case += 1
         elif bar := BAR.match(line):
             self.bars.show_bar(f"case {self.case}/{self.total}, tile", bar["count"])
+            self.tell({"case": self.case, "cases": self.n_cases(), **tiles(bar["count"])})
         elif self.SHOWN.match(line):
             self.say(line[:WIDTH])
+
+    def n_cases(self) -> int | None:
+        return int(self.total) if self.total.isdigit() else None
+
+
+def tiles(count: str) -> dict[str, int]:
+    """3/8 -> {"tile": 3, "tiles": 8}"""
+    done, total = map(int, count.split("/"))
+    return {"tile": done, "tiles": total}
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What nnU-Net said of an epoch; `number` counts from 1, `of` and what follows from it may be unknown."""
+
+    number: int
+    of: int | None
+    train_loss: float
+    val_loss: float
+    dice: tuple[float, ...]  # per label, NaN for one that no validation patch shows
+    seconds: float
+    seconds_left: float | None
+
+    def __str__(self) -> str:
+        count = f"epoch {self.number}{f'/{self.of}' if self.of else ''}"
+        dice = " ".join(f"{value:.2f}" for value in self.dice)
+        losses = f"loss {self.train_loss:g}, validation {self.val_loss:g}"
+        left = "" if self.seconds_left is None else f"   {duration(self.seconds_left)} left"
+        return f"{count}   {losses}   Dice {dice}   {self.seconds:.1f} s{left}"
+
+    def numbers(self) -> dict[str, Any]:
+        return {
+            "epoch": self.number,
+            "of": self.of,
+            "train_loss": finite(self.train_loss),
+            "val_loss": finite(self.val_loss),
+            "dice": [finite(value) for value in self.dice],
+            "seconds_per_epoch": self.seconds,
+            "seconds_left": self.seconds_left,
+        }
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
 
 
 class TrainingLines:
@@ -80,35 +135,48 @@ class TrainingLines:
         r"^(predicting |Mean Validation Dice|WARNING|Training done|Using device|The loss is not finite)"
     )
 
-    def __init__(self, say: Say, debug_json: Path) -> None:
+    def __init__(self, say: Say, debug_json: Path, tell: Tell = untold) -> None:
         self.say = say
+        self.tell = tell
         self.debug_json = debug_json  # which nnU-Net writes before the first epoch
-        self.epoch: dict[str, str] = {}
+        self.words: dict[str, str] = {}
         self.times_s: list[float] = []
+        self.n_validated = 0
 
     def __call__(self, line: str) -> None:
         line = STAMP.sub("", line).strip()
         if match := re.match(r"^Epoch (\d+)\s*$", line):
-            self.epoch = {"number": match[1]}
+            self.words = {"number": match[1]}
         elif match := re.match(r"^(train_loss|val_loss|Pseudo dice) (.+)", line):
-            self.epoch[match[1]] = match[2]
+            self.words[match[1]] = match[2]
         elif match := re.match(r"^Epoch time: ([\d.]+) s", line):
             self.times_s.append(float(match[1]))
-            self.say(self.summary())
+            self.end_epoch()
         elif self.SHOWN.match(line):
+            self.count_validation(line)
             self.say(line[:WIDTH])
 
-    def summary(self) -> str:
-        done, total = int(self.epoch.get("number", -1)) + 1, self.n_epochs()
-        dice = " ".join(f"{value:.2f}" for value in pseudo_dice(self.epoch.get("Pseudo dice", "[]")))
-        losses = f"loss {self.epoch.get('train_loss', '?')}, validation {self.epoch.get('val_loss', '?')}"
-        text = (
-            f"epoch {done}{f'/{total}' if total else ''}   {losses}   Dice {dice}   {self.times_s[-1]:.1f} s"
+    def end_epoch(self) -> None:
+        epoch = self.epoch()
+        self.say(str(epoch))
+        self.tell(epoch.numbers())
+
+    def count_validation(self, line: str) -> None:
+        if line.startswith("predicting "):
+            self.n_validated += 1
+            self.tell({"validation_case": self.n_validated, "seconds_left": None})
+
+    def epoch(self) -> Epoch:
+        done, total, recent = int(self.words.get("number", -1)) + 1, self.n_epochs(), self.times_s[-5:]
+        return Epoch(
+            number=done,
+            of=total,
+            train_loss=float(self.words.get("train_loss", "nan")),
+            val_loss=float(self.words.get("val_loss", "nan")),
+            dice=tuple(pseudo_dice(self.words.get("Pseudo dice", "[]"))),
+            seconds=self.times_s[-1],
+            seconds_left=(total - done) * sum(recent) / len(recent) if total and total > done else None,
         )
-        if total and total > done:
-            recent = self.times_s[-5:]
-            text += f"   {duration((total - done) * sum(recent) / len(recent))} left"
-        return text
 
     def n_epochs(self) -> int | None:
         """How many epochs this trainer runs, as far as nnU-Net has said."""

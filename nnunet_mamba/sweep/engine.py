@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -114,7 +115,8 @@ class View:
     def watch(self, child: subprocess.Popen[bytes]) -> None:
         while child.poll() is None:
             self.look(rows(self.frozen))
-            time.sleep(LOOK_S)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(LOOK_S)
         self.look(rows(self.frozen))
 
     def look(self, table: list[Row]) -> None:

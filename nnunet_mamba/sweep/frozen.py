@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.running.command import Command
+from nnunet_mamba.running.progress import Say
 from nnunet_mamba.sweep.digests import digest
 from nnunet_mamba.sweep.job import Job, fingerprint
 from nnunet_mamba.sweep.records import Layout
+from nnunet_mamba.sweep.runner import run_job
 from nnunet_mamba.writing import write_json
 
 FILE = "graph.json"
@@ -46,6 +48,22 @@ class Frozen:
     def stamp(self, name: str) -> Path:
         return self.layout.stamp(name, self.fingerprints[name])
 
+    def run(self, name: str, say: Say) -> None:
+        """Run one job, as `run_job` does, and remember what it made of the files that a user may edit."""
+        job, seed = self.job(name), self.job(name).identity.get("seed")
+        stamp = self.fingerprints[name]
+        run_job(
+            job,
+            stamp,
+            self.layout,
+            say=say,
+            study=self.study,
+            seed=int(seed) if seed else None,
+            adopt=self.adopt,
+        )
+        if job.watched:
+            write_json(_note(job, self.layout), {"fingerprint": stamp, "digest": digest(job.watched)})
+
     def write(self) -> Path:
         content = {
             "study": self.study,
@@ -65,7 +83,8 @@ def freeze(study: str, out: Path, variables: Mapping[str, str], jobs: Iterable[J
     """Give each job its fingerprint: by its identity, by the jobs that it needs, and by what the user has
     changed since in their products."""
     table = {job.name: job for job in jobs}
-    layout, own, effective = Layout(out), {}, {}
+    layout, own = Layout(out), dict[str, str]()
+    effective: dict[str, str] = {}
     for name, job in table.items():
         own[name] = fingerprint(job, effective)
         edited = _edited(job, own[name], layout)
@@ -78,12 +97,6 @@ def drop_void_stamps(frozen: Frozen) -> None:
     for job in frozen.jobs.values():
         if not all(product.exists() for product in job.products):
             frozen.stamp(job.name).unlink(missing_ok=True)
-
-
-def note_products(job: Job, stamp: str, layout: Layout) -> None:
-    """Remember what the job made of the files that a user may edit."""
-    if job.watched:
-        write_json(_note(job, layout), {"fingerprint": stamp, "digest": digest(job.watched)})
 
 
 def _edited(job: Job, stamp: str, layout: Layout) -> str | None:

@@ -27,7 +27,7 @@ def data(names: Names) -> Job:
 def _convert(names: Names) -> Job:
     release = names.dataset.convert
     assert release is not None
-    options = [*release.options, "--dataset-id", names.number]
+    options = [*release.options, "--dataset-id", names.number, "--unless-there"]
     options += ["--split", names.dataset.split] if names.dataset.split else []
     return Job(
         names.data_job,

@@ -145,7 +145,7 @@ def test_a_conversion_takes_the_place_of_the_split(jobs, tmp_path):
     job = table[f"convert.{DATASET}"]
     release = str(tmp_path / "release")
     assert list(job.command.arguments) == [
-        "convert", "msd", release, "--symlink", "--dataset-id", "4", "--split", "5fold",
+        "convert", "msd", release, "--symlink", "--dataset-id", "4", "--unless-there", "--split", "5fold",
     ]  # fmt: skip
     assert "split" not in kinds(table)
 
