@@ -136,11 +136,11 @@ def _refuse_strangers(frozen: "Frozen") -> None:
     strange = [
         str(job.own_folder)
         for job in jobs
-        if job.own_folder and not layout.read_record(job.name) and holds_work(job)
+        if job.own_folder and not layout.read_record(job.name) and holds_work(job.own_folder, job.kind)
     ]
     if strange and not frozen.adopt:
         raise ValueError(
-            f"{len(strange)} folders hold results of which this study has no record: they may come from other "
+            f"{len(strange)} folders hold results of which this study has no record; they may come of other "
             "settings or data. Take them over with --adopt if they are the same, or move them away:\n  "
             + "\n  ".join(strange[:5])
         )

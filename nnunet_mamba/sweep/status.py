@@ -115,7 +115,12 @@ def progress_text(progress: Mapping[str, Any]) -> str:
     if "epoch" in progress:
         parts.append(f"epoch {progress['epoch']}/{progress.get('of') or '?'}")
     if progress.get("dice"):
-        parts.append("Dice " + " ".join(f"{value:.2f}" for value in progress["dice"]))
+        dice = ("-" if value is None else f"{value:.2f}" for value in progress["dice"])
+        parts.append("Dice " + " ".join(dice))
+    if "validation_case" in progress:
+        parts = [f"validates case {progress['validation_case']}"]
+    if "case" in progress:
+        parts.append(f"case {progress['case']}/{progress.get('cases') or '?'}")
     if progress.get("seconds_left"):
         parts.append(f"{duration(progress['seconds_left'])} left")
     return "   ".join(parts) or str(progress.get("text", ""))
