@@ -27,7 +27,7 @@ MAY_IMPORT = {  # besides themselves
     "folders": NOTHING,
     "writing": NOTHING,
     "plans": {"estimate", "folders", "networks", "resources", "writing"},
-    "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources"},
+    "trainers": {"checkpoints", "host", "networks", "ops", "plans", "resources", "writing"},
     "analysis": {"blocks", "checkpoints", "networks", "ops", "plans", "scan_order", "trainers"},
     "estimate": {"blocks", "networks", "ops"},
     "running": {"images", "resources"},

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 PREFIX = "nnUNetTrainer"
-OWN_TRAINER = re.compile(rf"{PREFIX}(_\d+epochs)?")  # nnU-Net's
+OWN_TRAINER = re.compile(rf"{PREFIX}(Control)?(_\d+epochs)?")  # nnU-Net's network and recipe
 TWIN = "NoSSM"
 NO_DECAY = "_NoDecaySSM"  # without an SSM there is nothing to spare: its twin is that of the plain trainer
 SCAN_ORDER = re.compile(r"_B[1-9](?=_|$)")  # without an SSM there is no scan: their twin is the network's own

@@ -32,7 +32,7 @@ AGAIN = "Run it again: it goes on from its last checkpoint."
 TROUBLES = (  # what names its reason comes before what may only follow from it
     Trouble(
         r"No space left on device|\[Errno 28\]|Disk quota exceeded|\[Errno 122\]|File too large|\[Errno 27\]"
-        r"|PytorchStreamWriter failed writing|basic_ios::clear: iostream error",
+        r"|PytorchStreamWriter failed writing|inline_container.cc:\d+\] . unexpected pos",
         "the disk is full, or a quota is used up",
         f"Make room where nnUNet_results and the study lie. {AGAIN}",
     ),
@@ -43,7 +43,7 @@ TROUBLES = (  # what names its reason comes before what may only follow from it
         "recompute instead of storing, or make plans for this card: nnunet-mamba plans make.",
     ),
     Trouble(
-        r"The loss is not finite (in [^\n]*)|NonFiniteLossError: ([^\n]*)",
+        r"The loss is not finite (in [^\n]*)|NonFiniteLossError: (?!The loss is not)([^\n]*)",
         "the loss is not finite",
         f"{AGAIN} If it comes back, look at the layer or the input that the log names.",
     ),
@@ -102,7 +102,7 @@ TROUBLES = (  # what names its reason comes before what may only follow from it
         "job more, or set nnUNet_n_proc_DA or nnUNet_def_n_proc lower.",
     ),
     Trouble(
-        r"^(MemoryError\b[^\n]*|[^\n]*Cannot allocate memory[^\n]*|[^\n]*DefaultCPUAllocator: [^\n]*)",
+        r"^([\w.]*MemoryError\b[^\n]*|[^\n]*Cannot allocate memory[^\n]*|[^\n]*DefaultCPUAllocator: [^\n]*)",
         "the memory (RAM) was used up",
         "Give the job more memory, or fewer processes: nnUNet_n_proc_DA, nnUNet_def_n_proc.",
     ),

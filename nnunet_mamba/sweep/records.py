@@ -50,8 +50,10 @@ class Record:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Of `asdict`; what a later version has added is passed over."""
-        known = {f.name: content[f.name] for f in fields(cls) if f.name in content}
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})
+        known: dict[str, Any] = {f.name: content[f.name] for f in fields(cls) if f.name in content}
+        for name in ("tail", "products"):
+            known[name] = tuple(known.get(name, ()))
+        return cls(**known)
 
 
 @dataclass(frozen=True)

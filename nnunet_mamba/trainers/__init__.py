@@ -7,6 +7,8 @@ nnUNetTrainerX_NoDecaySSM  without weight decay on A and D of the state space mo
 Each comes in nnU-Net's usual lengths (`..._100epochs`). Networks that take their topology from the plans also
 come as `..._demo`: plans cut to a small patch and network, for a first run on a CPU. Networks of fixed
 topology, which cannot be made small, recipes of papers and baselines have no demo.
+
+nnUNetTrainerControl, in the same lengths, is nnU-Net's own network and recipe under the guards of the others.
 """
 
 from itertools import chain
@@ -18,6 +20,7 @@ if _fault := version_fault():
 
 from nnunet_mamba.trainers.ablations import ABLATIONS  # after the check: they need the right nnU-Net
 from nnunet_mamba.trainers.baselines import BASELINES
+from nnunet_mamba.trainers.control import nnUNetTrainerControl
 from nnunet_mamba.trainers.family import FIXED, PLANNED
 from nnunet_mamba.trainers.papers import PAPERS
 from nnunet_mamba.trainers.variants import by_name, family_of, in_every_length
@@ -26,7 +29,7 @@ _members = by_name(
     chain(
         chain.from_iterable(family_of(trainer, demo=True) for trainer in (*PLANNED, *ABLATIONS)),
         chain.from_iterable(family_of(trainer, demo=False) for trainer in (*FIXED, *PAPERS)),
-        chain.from_iterable(in_every_length(trainer) for trainer in BASELINES),
+        chain.from_iterable(in_every_length(trainer) for trainer in (*BASELINES, nnUNetTrainerControl)),
     ),
     __name__,
 )

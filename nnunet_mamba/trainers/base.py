@@ -79,6 +79,6 @@ class MambaTrainer(RecipeTrainer):
             self.initialize()
         origin = start_from_vmamba(bare_network(self.network), self.network_name, has_weights=has_weights)
         super().on_train_start()
-        self.print_to_log_file(f"Selective scan on {self.device.type}: backend {backend}")
+        self.tell(f"Selective scan on {self.device.type}: backend {backend}")
         if origin is not None:
-            self.print_to_log_file(origin)
+            self.tell(origin)

@@ -42,7 +42,7 @@ class BaselineTrainer(RecipeTrainer):
         )
 
     def initialize(self) -> None:
-        refuse_checkpoint_stages(self.network_name)
+        refuse_checkpoint_stages(f"{self.network_name}, of MONAI,")
         super().initialize()
 
     @classmethod

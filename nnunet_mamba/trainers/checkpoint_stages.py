@@ -22,6 +22,6 @@ def refuse_checkpoint_stages(network: str) -> None:
     """ValueError if the variable asks for what a network of another package does not offer."""
     if asked_checkpoint_stages(0) != 0:
         raise ValueError(
-            f"{CHECKPOINT_STAGES} is {os.environ[CHECKPOINT_STAGES]!r}, but the stages of {network}, of "
-            f"MONAI, cannot be recomputed from here. Unset the variable, or set it to 0."
+            f"{CHECKPOINT_STAGES} is {os.environ[CHECKPOINT_STAGES]!r}, but the stages of {network} "
+            f"cannot be recomputed from here. Unset the variable, or set it to 0."
         )

@@ -1,4 +1,4 @@
-"""nnU-Net's trainer with a recipe as data, and a guard against losses that are not finite.
+"""nnU-Net's trainer with a recipe as data.
 
 Everything that a recipe does not name, from data loading to checkpoints, is nnU-Net's own.
 """
@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_mamba.plans import load_template, shrink_plans
 from nnunet_mamba.trainers.freezing import hold_still
-from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose, refuse_non_finite
+from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
+from nnunet_mamba.trainers.non_finite import bare_network
 from nnunet_mamba.trainers.recipes import NNUNET, Recipe
 from nnunet_mamba.trainers.schedules import Scheduler
 
@@ -22,11 +22,10 @@ READS_IMAGE = ("stem", "patch_embed")
 NEARLY_ZERO = 1e-6  # nnU-Net's own stand-in for a weight of 0 that lets the head have its gradient
 
 
-class RecipeTrainer(nnUNetTrainer):
+class RecipeTrainer(GuardedTrainer):
     """Trains by `recipe`; a subclass says which network."""
 
     recipe: ClassVar[Recipe] = NNUNET
-    settings: ClassVar[Mapping[str, Any]] = {}  # attributes of nnUNetTrainer, over those of the recipe
     n_supervised_scales: ClassVar[int | None] = None  # the largest ones; None: nnU-Net's choice
     plans_template: ClassVar[str | None] = None  # cut the plans to this budget first
 
@@ -43,12 +42,12 @@ class RecipeTrainer(nnUNetTrainer):
         if self.recipe.batch_size is not None:
             plans = with_batch_size(plans, configuration, self.recipe.batch_size)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        for name, value in {**self.recipe.settings, **self.settings}.items():
-            assert hasattr(self, name), f"nnUNetTrainer has no setting {name!r}"
-            setattr(self, name, value)
         own_strides = self.own_output_strides()
         self.enable_deep_supervision = own_strides is None or len(own_strides) > 1
-        self._iteration = 0  # within the epoch and its phase
+
+    @classmethod
+    def attributes(cls) -> Mapping[str, Any]:
+        return {**cls.recipe.settings, **cls.settings}
 
     @classmethod
     def own_output_strides(cls) -> tuple[int, ...] | None:
@@ -92,7 +91,6 @@ class RecipeTrainer(nnUNetTrainer):
             loss.weight_factors = deep_supervision_weights(
                 len(self._get_deep_supervision_scales() or ()), drop_coarsest=self.n_supervised_scales is None
             )
-        loss.register_forward_hook(refuse_non_finite)
         return loss
 
     def _refuse_other_than_labels(self) -> None:
@@ -108,44 +106,10 @@ class RecipeTrainer(nnUNetTrainer):
                     f"Train with {name.split('Paper')[0]}, whose loss is nnU-Net's."
                 )
 
-    def on_train_epoch_start(self) -> None:
-        super().on_train_epoch_start()
-        self._iteration = 0
-
-    def on_validation_epoch_start(self) -> None:
-        super().on_validation_epoch_start()
-        self._iteration = 0
-
     def train_step(self, batch: dict) -> dict:
         if self.recipe.per_iteration:
             self.lr_scheduler.step(self.current_epoch + self._iteration / self.num_iterations_per_epoch)
-        return self._guarded(super().train_step, batch, "training")
-
-    def validation_step(self, batch: dict) -> dict:
-        return self._guarded(super().validation_step, batch, "validation")
-
-    def _guarded(self, step: Any, batch: dict, phase: str) -> dict:
-        """Run one step; a loss that is not finite stops the run before it can reach the weights."""
-        try:
-            result = step(batch)
-        except NonFiniteLossError:
-            message = self._explain_non_finite(batch, phase)
-            self.print_to_log_file(message)
-            raise NonFiniteLossError(message) from None
-        self._iteration += 1
-        return result
-
-    def _explain_non_finite(self, batch: dict, phase: str) -> str:
-        cause = diagnose(bare_network(self.network), batch["data"].to(self.device))
-        return (
-            f"The loss is not finite in epoch {self.current_epoch}, {phase} iteration {self._iteration} "
-            f"(counted from 0). {cause} Weights and checkpoints are as they were before this step. "
-            "Look at the layer and the data, or lower initial_lr; "
-            f"`--c` resumes from the last checkpoint in {self.output_folder}."
-        )
-
-    def plot_network_architecture(self) -> None:
-        """Skipped: nnU-Net would trace the network with a full patch, which costs memory and time."""
+        return super().train_step(batch)
 
 
 def with_batch_size(plans: dict, configuration: str, batch_size: int) -> dict:

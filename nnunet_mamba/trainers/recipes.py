@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ MAMBA_UNET = Recipe(
     settings={"initial_lr": 1e-2, "weight_decay": 1e-4, "num_epochs": 40},  # of 250: 10,000 iterations
     options={"momentum": 0.9},
     per_iteration=True,
-    loss=lambda: CrossEntropyAndSquaredDice(0.5),
+    loss=partial(CrossEntropyAndSquaredDice, 0.5),
     batch_size=24,
 )
 SWIN_UMAMBA = Recipe(

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 from nnunet_mamba.networks.config import Mixer
 from nnunet_mamba.networks.family import NO_SSM
 from nnunet_mamba.trainers.base import MambaTrainer
-from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
+from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 
-Trainer = TypeVar("Trainer", bound=type[RecipeTrainer])
+Trainer = TypeVar("Trainer", bound=type[GuardedTrainer])
 
 EPOCHS = (5, 10, 50, 100, 250)
 DEMO: Mapping[str, Any] = {
@@ -36,7 +36,7 @@ def twin(trainer: type[MambaTrainer]) -> type[MambaTrainer]:
     return variant(trainer, "NoSSM", network_name=trainer.network_name + NO_SSM, overrides=overrides)
 
 
-def family_of(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[RecipeTrainer]]:
+def family_of(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[GuardedTrainer]]:
     """The trainer, its twin, and itself without weight decay on the SSM, each in every length."""
     for full in (trainer, twin(trainer)):
         yield from in_every_length(full)
@@ -45,13 +45,13 @@ def family_of(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[Recip
     yield from in_every_length(variant(trainer, "_NoDecaySSM", no_decay_ssm=True))
 
 
-def in_every_length(trainer: type[RecipeTrainer]) -> Iterator[type[RecipeTrainer]]:
+def in_every_length(trainer: type[GuardedTrainer]) -> Iterator[type[GuardedTrainer]]:
     yield trainer
     for n in EPOCHS:
         yield variant(trainer, f"_{n}epochs", settings={"num_epochs": n})
 
 
-def by_name(trainers: Iterable[type[RecipeTrainer]], module: str) -> dict[str, type[RecipeTrainer]]:
+def by_name(trainers: Iterable[type[GuardedTrainer]], module: str) -> dict[str, type[GuardedTrainer]]:
     """A table of the trainers, all declared to live in `module`, where pickle will look for them."""
     table = {}
     for trainer in trainers:

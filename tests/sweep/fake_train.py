@@ -24,8 +24,8 @@ val_loss -0.2
 Pseudo dice [np.float32(0.5), np.float32(nan)]
 Epoch time: 2.0 s"""
 ERRORS = {
-    "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity "
-    "of 7.79 GiB of which 1.12 GiB is free.",
+    "oom": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total "
+    "capacity of 7.79 GiB of which 1.12 GiB is free.",
     "full": "RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 320 vs 212\n"
     "RuntimeError: PytorchStreamWriter failed writing file data/3: file write failed",
 }
@@ -78,7 +78,8 @@ def main() -> None:
     (FOLD / "debug.json").write_text(json.dumps({"num_epochs": str(N_EPOCHS)}))
     if "split" in os.environ.get("FAKE_TROUBLE", ""):
         say(
-            "INFO: You requested fold 7 for training but splits contain only 5 folds. I am now creating a random"
+            "INFO: You requested fold 7 for training but splits contain only 5 folds. I am now creating a "
+            "random (but seeded) 80:20 split!"
         )
     if "--val" not in arguments:
         found = [name for name in ("final", "latest", "best") if (FOLD / f"checkpoint_{name}.pth").exists()]

@@ -82,7 +82,7 @@ def test_a_training_without_a_record_is_refused_and_can_be_adopted(bench):
     bench.run()
     bench.layout.record("train-x-0").unlink()
     bench.calls()
-    with pytest.raises(StrangersError, match="no record of it.*--adopt"):
+    with pytest.raises(StrangersError, match=r"no record of it.*--adopt"):
         bench.run()
     record = bench.run(adopt=True)
     assert bench.calls() == []

@@ -1,0 +1,153 @@
+"""nnU-Net's trainer, recipe and all, with what keeps a long training from being lost.
+
+A loss that is not finite stops the run before it reaches the weights; checkpoints are whole or absent; the
+environment may ask for checkpoints in every epoch, a number of threads, and a seed.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from nnunet_mamba.trainers import saving, seeding
+from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose, refuse_non_finite
+from nnunet_mamba.trainers.switches import asked_switches
+
+
+class GuardedTrainer(nnUNetTrainer):
+    """What all trainers of this package have in common."""
+
+    settings: ClassVar[Mapping[str, Any]] = {}  # attributes of nnUNetTrainer, such as num_epochs
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net reads this very signature)
+    ):
+        switches = asked_switches()
+        resumes = plans["continue_training"]
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        for name, value in self.attributes().items():
+            assert hasattr(self, name), f"nnUNetTrainer has no setting {name!r}"
+            setattr(self, name, value)
+        self.save_every = switches.save_every or self.save_every
+        self.seed = switches.seed
+        if switches.threads is not None:
+            torch.set_num_threads(switches.threads)
+        if resumes and self.local_rank == 0:
+            saving.restore_previous(Path(self.output_folder))
+        self._iteration = 0  # within the epoch and its phase
+
+    @classmethod
+    def attributes(cls) -> Mapping[str, Any]:
+        """All attributes of nnUNetTrainer that this trainer sets."""
+        return cls.settings
+
+    def tell(self, message: str) -> None:
+        """Say it in the log, and on the console once, however many processes train."""
+        self.print_to_log_file(message, also_print_to_console=self.local_rank == 0)
+
+    def initialize(self) -> None:
+        if self.seed is not None:
+            seeding.seed_generators(seeding.derived(self.seed, seeding.NETWORK))
+        super().initialize()
+        self.loss.register_forward_hook(refuse_non_finite)
+
+    def on_train_start(self) -> None:
+        if self.seed is not None:
+            seeding.make_deterministic(self.device.type)
+        super().on_train_start()
+        if self.seed is not None:
+            self.tell(
+                f"Seed {self.seed}, {torch.get_num_threads()} threads, from epoch {self.current_epoch} on"
+            )
+
+    def on_epoch_start(self) -> None:
+        if self.seed is not None:
+            seeds = (self.seed, seeding.EPOCH, self.local_rank, self.current_epoch)
+            seeding.seed_generators(seeding.derived(*seeds))
+        super().on_epoch_start()
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        if self.seed is None:
+            return super().get_dataloaders()
+        with seeding.without_workers():
+            train, validate = super().get_dataloaders()
+        n_workers = get_allowed_n_proc_DA()
+        return (
+            self._seeded(train, seeding.TRAINING, self.num_iterations_per_epoch, n_workers),
+            self._seeded(validate, seeding.VALIDATION, self.num_val_iterations_per_epoch, -(-n_workers // 2)),
+        )
+
+    def _seeded(self, batches: Any, purpose: int, n_per_epoch: int, n_workers: int) -> Any:
+        assert self.seed is not None
+        return seeding.seeded_batches(
+            batches.data_loader,
+            (self.seed, purpose, self.local_rank),
+            self.current_epoch * n_per_epoch,
+            n_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def save_checkpoint(self, filename: str) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with saving.replacing(Path(filename)) as draft:
+            super().save_checkpoint(str(draft))
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """As nnU-Net does, and with the best Dice so far: nnU-Net writes `checkpoint_latest` before it looks
+        whether that epoch was the best, and so forgets this when it resumes."""
+        super().load_checkpoint(filename_or_checkpoint)
+        for dice in self.logger.get_value("ema_fg_dice", step=None):
+            if self._best_ema is None or dice > self._best_ema:
+                self._best_ema = dice
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.local_rank == 0:
+            saving.forget_previous(Path(self.output_folder))
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._iteration = 0
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._iteration = 0
+
+    def train_step(self, batch: dict) -> dict:
+        return self._guarded(super().train_step, batch, "training")
+
+    def validation_step(self, batch: dict) -> dict:
+        return self._guarded(super().validation_step, batch, "validation")
+
+    def _guarded(self, step: Any, batch: dict, phase: str) -> dict:
+        """Run one step; a loss that is not finite stops the run before it can reach the weights."""
+        try:
+            result = step(batch)
+        except NonFiniteLossError:
+            message = self._explain_non_finite(batch, phase)
+            self.print_to_log_file(message)
+            raise NonFiniteLossError(message) from None
+        self._iteration += 1
+        return result
+
+    def _explain_non_finite(self, batch: dict, phase: str) -> str:
+        cause = diagnose(bare_network(self.network), batch["data"].to(self.device))
+        return (
+            f"The loss is not finite in epoch {self.current_epoch}, {phase} iteration {self._iteration} "
+            f"(counted from 0). {cause} Weights and checkpoints are as they were before this step. "
+            "Look at the layer and the data, or lower initial_lr; "
+            f"`--c` resumes from the last checkpoint in {self.output_folder}."
+        )
+
+    def plot_network_architecture(self) -> None:
+        """Skipped: nnU-Net would trace the network with a full patch, which costs memory and time."""

@@ -1,0 +1,129 @@
+"""Seeds: every random number of a training as a function of NNUNET_MAMBA_SEED and of where it is needed.
+
+Each batch has a seed of its own, made from its number; the network's start and each epoch have theirs. So it
+does not matter how many processes make the batches, nor whether a run was interrupted after an epoch.
+What remains beyond reach: docs/reproducibility.md.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+
+WORKERS = "nnUNet_n_proc_DA"  # nnU-Net's variable
+NETWORK, EPOCH, TRAINING, VALIDATION = range(4)  # what seeds are needed for
+
+
+def derived(seed: int, *path: int) -> int:
+    """A seed of 32 bits for one of the many uses of `seed`, such as (TRAINING, rank, batch)."""
+    return int(np.random.SeedSequence((seed, *path)).generate_state(1)[0])
+
+
+def seed_generators(seed: int) -> None:
+    """Those of Python, numpy and torch, on all devices."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def generators_at(seed: int) -> Iterator[None]:
+    """Those of Python, numpy and torch's CPU, within the block only."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU as well
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def make_deterministic(device_type: str) -> None:
+    """Prefer operations that always sum in the same order; on CUDA, torch warns where it has none."""
+    torch.backends.cudnn.benchmark = False  # nnU-Net turns it on after it has constructed the trainer
+    torch.backends.cudnn.deterministic = True
+    if device_type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+class SeededLoader:
+    """The batches `first`, `first` + 1, ... of `loader`, batch number k from the seed (*seeds, k).
+
+    Of n workers, which batchgenerators asks in turn, each makes every n-th.
+    """
+
+    def __init__(self, loader: Any, seeds: tuple[int, ...], first: int, n_workers: int = 1):
+        self.loader, self.seeds = loader, seeds
+        self.number, self.n_workers = first, n_workers
+
+    def set_thread_id(self, worker: int) -> None:
+        """What batchgenerators calls in the process of a worker."""
+        torch.set_num_threads(1)
+        self.number += worker
+
+    def __iter__(self) -> "SeededLoader":
+        return self
+
+    def __next__(self) -> dict:
+        with generators_at(derived(*self.seeds, self.number)):
+            batch = next(self.loader)
+        self.number += self.n_workers
+        return batch
+
+
+def seeded_batches(
+    loader: Any, seeds: tuple[int, ...], first: int, n_workers: int, *, pin_memory: bool
+) -> SingleThreadedAugmenter | MultiThreadedAugmenter:
+    """The batches of an nnU-Net loader from number `first` on, by processes of their own if `n_workers`.
+
+    nnU-Net takes batches in whatever order its processes finish them; here each is waited for.
+    """
+    settle(loader.transforms)
+    if n_workers == 0:
+        return SingleThreadedAugmenter(SeededLoader(loader, seeds, first), None)
+    batches = MultiThreadedAugmenter(
+        SeededLoader(loader, seeds, first, n_workers),
+        None,
+        n_workers,
+        num_cached_per_queue=1,
+        pin_memory=pin_memory,
+        wait_time=0.002,
+    )
+    batches.restart()  # to have workers before the first batch is asked for, as nnU-Net does
+    return batches
+
+
+def settle(transform: Any) -> None:
+    """Blur by one algorithm, where nnU-Net measures which is faster here and now, in `transform` and all
+    within."""
+    if getattr(transform, "benchmark", False):
+        transform.benchmark = False
+    lists = (getattr(transform, name, ()) for name in ("transforms", "list_of_transforms"))
+    for child in (getattr(transform, "transform", None), *chain.from_iterable(lists)):
+        if child is not None:
+            settle(child)
+
+
+@contextmanager
+def without_workers() -> Iterator[None]:
+    """Within, nnU-Net makes batches in its own process."""
+    before = os.environ.get(WORKERS)
+    os.environ[WORKERS] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[WORKERS]
+        else:
+            os.environ[WORKERS] = before

@@ -1,0 +1,43 @@
+"""What the environment may ask of any trainer here, read when it is constructed."""
+
+import os
+from dataclasses import dataclass
+
+SAVE_EVERY = "NNUNET_MAMBA_SAVE_EVERY"
+THREADS = "NNUNET_MAMBA_THREADS"
+SEED = "NNUNET_MAMBA_SEED"
+
+
+@dataclass(frozen=True)
+class Switches:
+    """None: the variable is not set, and everything stays nnU-Net's.
+
+    save_every   epochs from one checkpoint_latest.pth to the next
+    threads      of torch, and so of our kernels, in this process
+    seed         see `seeding`
+    """
+
+    save_every: int | None
+    threads: int | None
+    seed: int | None
+
+
+def asked_switches() -> Switches:
+    """ValueError for a value that is no number, or too small a one."""
+    return Switches(
+        save_every=_number(SAVE_EVERY, 1, "epochs from one checkpoint to the next"),
+        threads=_number(THREADS, 1, "threads"),
+        seed=_number(SEED, 0, "the seed"),
+    )
+
+
+def _number(variable: str, least: int, meaning: str) -> int | None:
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and int(text) >= least):
+        raise ValueError(
+            f"{variable} is {text!r}; expected a whole number from {least} on: {meaning}. "
+            f"Correct the variable, or unset it."
+        )
+    return int(text)
