@@ -13,6 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_mamba.plans import load_template, shrink_plans
+from nnunet_mamba.prediction import batched_validation
 from nnunet_mamba.trainers.freezing import hold_still
 from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose, refuse_non_finite
 from nnunet_mamba.trainers.recipes import NNUNET, Recipe
@@ -143,6 +144,10 @@ class RecipeTrainer(nnUNetTrainer):
             "Look at the layer and the data, or lower initial_lr; "
             f"`--c` resumes from the last checkpoint in {self.output_folder}."
         )
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with batched_validation(self.print_to_log_file):
+            super().perform_actual_validation(save_probabilities)
 
     def plot_network_architecture(self) -> None:
         """Skipped: nnU-Net would trace the network with a full patch, which costs memory and time."""
