@@ -32,7 +32,9 @@ def test_a_smaller_limit_holds_from_the_next_group_on():
 
 
 def test_on_a_cpu_small_patches_go_together_and_large_ones_alone():
-    sizes = [batch_size_for(nn.Identity(), torch.empty(1, 1, *p)) for p in ((40, 56), (128, 128), (40, 56, 40))]
+    sizes = [
+        batch_size_for(nn.Identity(), torch.empty(1, 1, *p)) for p in ((40, 56), (128, 128), (40, 56, 40))
+    ]
     assert sizes == [16, 4, 1]
     assert all(a >= b for a, b in pairwise(sizes))
 
