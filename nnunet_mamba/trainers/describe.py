@@ -28,6 +28,7 @@ from nnunet_mamba.trainers.base import MambaTrainer
 from nnunet_mamba.trainers.baselines import BaselineTrainer
 from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 
+EXTERNAL = "nnUNet_extTrainer"  # nnU-Net's variable
 DECIDING = ("recipe", "settings", "n_supervised_scales", "network_name", "overrides", "no_decay_ssm")
 
 
@@ -105,12 +106,12 @@ def _file(of: type) -> Path:
     nnunetv2."""
     known = getattr(sys.modules.get(of.__module__), "__file__", None)
     module = Path(*of.__module__.split("."))
-    folders = [Path(folder) for folder in os.environ.get("nnUNet_extTrainer", "").split(os.pathsep) if folder]
+    folders = [Path(folder) for folder in os.environ.get(EXTERNAL, "").split(os.pathsep) if folder]
     candidates = [folder / end for folder in folders for end in (f"{module}.py", module / "__init__.py")]
     for file in (*([Path(known)] if known else []), *candidates):
         if file.is_file():
             return file
-    raise ValueError(f"The source of {_name(of)} is not found; expected {module}.py in nnUNet_extTrainer.")
+    raise ValueError(f"The source of {_name(of)} is not found; expected {module}.py in {EXTERNAL}.")
 
 
 def describe_named(names: list[str]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ def method(trainer, plans="nnUNetPlans", configuration="3d_fullres"):
         ("MMUNet_B3", "MMUNet_B3NoSSM"),
         ("MMUNet_B3_100epochs", "MMUNetNoSSM_100epochs"),  # without a scan its order is nothing
         ("Mine_100epochs", "Mine_NoSSM_100epochs"),
+        ("MMUNet_bench", "MMUNetNoSSM_bench"),  # a user's own variant
+        ("MMUNet_NoDecaySSM_bench", "MMUNetNoSSM_bench"),
     ],
 )
 def test_twins_are_found_by_name(trainer, twin):
@@ -32,6 +34,7 @@ def test_twins_are_found_by_name(trainer, twin):
     ("trainer", "other"),
     [
         ("MMUNet", method("MMUNetNoSSM_100epochs")),
+        ("MMUNet", method("MMUNetNoSSM_bench")),
         ("MMUNet", method("MMUNetNoSSM", configuration="2d")),
         ("MMUNet", method("MMUNetNoSSM", plans="nnUNetResEncUNetMPlans")),
         ("MMUNet_SSMAll", method("MMUNetNoSSM")),
@@ -62,6 +65,13 @@ def test_names_have_what_differs():
     assert short_names([method("A"), Method("A", "nnUNetPlans", "3d_fullres")]) == [
         "nnUNetTrainerA__nnUNetPlans__3d_fullres", "A__nnUNetPlans__3d_fullres",
     ]  # fmt: skip
+
+
+def test_the_control_is_nnunets_own():
+    methods = [method("MMUNet_50epochs"), method("Control_50epochs")]
+    assert choose_baseline(methods) == method("Control_50epochs")
+    assert short_names(methods) == ["MMUNet_50epochs", "nnUNetControl_50epochs"]
+    assert choose_baseline([method("Controlled"), method("MMUNet")]) == method("Controlled")  # the first
 
 
 def test_the_baseline_is_nnunets_own_unless_named():
