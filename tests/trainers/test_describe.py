@@ -92,8 +92,9 @@ def test_what_cannot_be_written_down_is_refused():
 
 def test_a_missing_trainer_gives_nnunets_error():
     described = describe_named(["nnUNetTrainerNowhere", "nnUNetTrainer"])
-    assert "Could not find requested nnunet trainer nnUNetTrainerNowhere" in (
-        described["nnUNetTrainerNowhere"]["error"]
+    assert (
+        "Could not find requested nnunet trainer nnUNetTrainerNowhere"
+        in (described["nnUNetTrainerNowhere"]["error"])
     )
     assert "error" not in described["nnUNetTrainer"]
 
