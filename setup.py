@@ -17,6 +17,7 @@ setup(
         "nnunet_mamba.datasets": ["published_splits.json"],
         "nnunet_mamba.estimate": ["profiles/*.json"],
         "nnunet_mamba.report": ["published.json"],
+        "nnunet_mamba.sweep": ["Snakefile", "profiles/*/config.yaml"],
         "nnunet_mamba.plans_templates": ["*.json"],
     },
 )

@@ -16,9 +16,11 @@ VERBS = (
     "estimate",
     "evaluate",
     "report",
+    "sweep",
     "import_checkpoint",
     "submit",
     "inspect",
+    "predict",
 )  # modules of this package; some offer several verbs
 
 
@@ -28,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in VERBS:
         import_module(f"nnunet_mamba.cli.{verb}").add(commands)
-    args = parser.parse_args(argv)
+    args, others = parser.parse_known_args(argv)
+    if others and "others" not in args:
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    args.others = others  # for a verb that passes them on
     try:
         return args.run(args)
     except (ValueError, OSError) as error:

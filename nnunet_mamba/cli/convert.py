@@ -38,6 +38,9 @@ def add(commands: Any) -> None:
     )
     p.add_argument("--partial", action="store_true", help="a paper's split of which cases are missing")
     p.add_argument("--symlink", action="store_true", help="link files that nnU-Net can read as they are")
+    p.add_argument(
+        "--unless-there", action="store_true", help="do nothing if the dataset of this number is there"
+    )
     p.add_argument("--dry-run", action="store_true", help="say what would be done; reads names only")
     p.add_argument(
         "--accept",
@@ -65,6 +68,9 @@ def convert(args: argparse.Namespace) -> int:
     from nnunet_mamba.folders import nnunet_folder
 
     raw = args.raw or nnunet_folder("nnUNet_raw")
+    if args.unless_there and (there := _present(args, raw)):
+        print(f"{there} is there")
+        return 0
     known = _check_request(args, raw)
     scratch = raw / f".{known}.unpacked"
     reader = outlined(args.source) if args.dry_run else unpacked(args.source, scratch)
@@ -112,6 +118,15 @@ def _check_request(args: argparse.Namespace, raw: Path) -> str:
         if spec.folder is not None:
             check_place(raw / name)
     return known
+
+
+def _present(args: argparse.Namespace, raw: Path) -> Path | None:
+    """The dataset of the number that is asked for, whatever it was made of."""
+    from nnunet_mamba.datasets.specs import spec_of
+
+    number = spec_of(args.name)[1].number if args.dataset_id is None else args.dataset_id
+    found = raw.glob(f"Dataset{number:03d}_*/dataset.json") if number is not None else iter(())
+    return next((file.parent for file in found), None)
 
 
 def _convert(

@@ -29,9 +29,10 @@ def add(commands: Any) -> None:
     p.add_argument("references", metavar="REF", nargs="?", type=Path, help="folder of the true ones")
     p.add_argument(
         "--results",
+        nargs="+",
         metavar="DATASET_OR_FOLDER",
         help="instead of PRED and REF: all trainers, plans, configurations and folds of a dataset, or what "
-        "is in one folder of nnU-Net's results",
+        "is in folders of nnU-Net's results",
     )
     p.add_argument(
         "--dataset-json", type=Path, metavar="FILE", help="default: looked for beside PRED and REF"
@@ -121,9 +122,10 @@ def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str], list[s
     from nnunet_mamba.evaluation.results import find_runs
     from nnunet_mamba.folders import results_folder
 
-    folder = results_folder(args.results)
     raw, preprocessed = (_folder_or_none(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
-    runs, faults = find_runs(folder, raw, preprocessed)
+    found_in = [find_runs(results_folder(name), raw, preprocessed) for name in args.results]
+    runs = [run for of_folder, _ in found_in for run in of_folder]
+    faults = [fault for _, of_folder in found_in for fault in of_folder]
     tasks: list[Task] = []
     missing: list[str] = []
     for run in runs:

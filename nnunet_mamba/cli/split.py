@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
         "--group", metavar="REGEX", help="what names the patient at the beginning of a case's name"
     )
     p.add_argument("--partial", action="store_true", help="a paper's split of which cases are missing")
+    p.add_argument("--unless-there", action="store_true", help="keep the split that the dataset has")
     p.add_argument("--allow-leaks", action="store_true", help="to reproduce a paper that split images")
     p.set_defaults(run=split)
 
@@ -41,6 +42,9 @@ def split(args: argparse.Namespace) -> int:
     name = dataset_name(args.dataset)
     folder = nnunet_folder("nnUNet_raw") / name
     preprocessed = nnunet_folder("nnUNet_preprocessed") / name
+    if args.unless_there and (there := _present(folder, preprocessed)):
+        print(f"{there} is there")
+        return 0
     source = read_pool(folder)
     release = spec_of(args.release)[0] if args.release else source.notes.release
     group = args.group or source.notes.group
@@ -61,10 +65,10 @@ def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
     from nnunet_mamba.datasets.resplit import SPLITS, faults_of_split, read_splits
     from nnunet_mamba.datasets.splits import group_by
 
-    candidates = [file] if file != Path() else [preprocessed / SPLITS, folder / SPLITS]
-    found = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if found is None:
-        raise ValueError(f"There is no {' nor '.join(map(str, candidates))} to check.")
+    found = _present(folder, preprocessed) if file == Path() else file
+    if found is None or not found.is_file():
+        sought = [file] if file != Path() else [preprocessed / SPLITS, folder / SPLITS]
+        raise ValueError(f"There is no {' nor '.join(map(str, sought))} to check.")
     moved = set(source.notes.moved)
     pool = [name for name in source.labelled() if name not in moved]
     faults = faults_of_split(read_splits(found), pool, moved, group_by(source.notes.group))
@@ -73,3 +77,10 @@ def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
     if not (source.notes.group or source.notes.release):
         print("  note: each case was taken for a patient of its own; if that is wrong, give --group")
     return 1 if faults else 0
+
+
+def _present(folder: Path, preprocessed: Path) -> Path | None:
+    """The file that nnU-Net trains by; its planner copies the raw dataset's."""
+    from nnunet_mamba.datasets.resplit import SPLITS
+
+    return next((place / SPLITS for place in (preprocessed, folder) if (place / SPLITS).is_file()), None)

@@ -1,1 +1,1 @@
-"""Studies: folds x trainers x plans x datasets, from archive to report, by commands of nnU-Net and ours."""
+"""Studies: folds x trainers x plans x datasets, from the archive to the report."""

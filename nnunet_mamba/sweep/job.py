@@ -21,18 +21,21 @@ class Job:
     """One command, run to its end exactly once for a given `identity`.
 
     name        unique in the study and fit for a file's name
-    needs       the jobs that must be done before
+    needs       the jobs whose results it uses
+    after       jobs that must not run beside it or later, though its result does not depend on them
     products    files and folders that exist when it is done
     identity    all that the result depends on besides `needs`, by name: a change makes the job outdated.
                 Device, number of processes and the like are not part of it
     gpus, threads, memory_gb, hours    what it asks of the machine
     own_folder  what nothing else writes to, set aside when the job is outdated: the fold's folder
+    watched     products that a user may edit: then all that needs them is outdated
     """
 
     name: str
     kind: str
     command: Command
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     products: tuple[Path, ...] = ()
     identity: Mapping[str, str] = field(default_factory=dict)
     gpus: int = 0
@@ -40,6 +43,7 @@ class Job:
     memory_gb: int = 8
     hours: int = 4
     own_folder: Path | None = None
+    watched: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind

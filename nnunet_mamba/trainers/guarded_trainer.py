@@ -12,6 +12,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnunet_mamba.prediction import batched_validation
 from nnunet_mamba.trainers import saving, seeding
 from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose, refuse_non_finite
 from nnunet_mamba.trainers.switches import asked_switches
@@ -114,6 +115,10 @@ class GuardedTrainer(nnUNetTrainer):
         super().on_train_end()
         if self.local_rank == 0:
             saving.forget_previous(Path(self.output_folder))
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        with batched_validation(self.print_to_log_file):
+            super().perform_actual_validation(save_probabilities)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

@@ -1,4 +1,4 @@
-"""A study of one training job, run over a stand-in for nnUNetv2_train."""
+"""A study file to change; and a study of one training job, run over a stand-in for nnUNetv2_train."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nnunet_mamba.running import command
 from nnunet_mamba.running.command import Command
@@ -85,3 +86,30 @@ def bench(tmp_path, monkeypatch) -> Bench:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(command, "find_program", lambda name: stand_in(tmp_path / "bin", name))
     return bench
+
+
+STUDY = {
+    "name": "small",
+    "device": "cpu",
+    "datasets": [{"dataset": "Dataset004_Hippocampus"}],
+    "configurations": ["2d"],
+    "methods": ["nnUNetTrainerMMUNet", "nnUNetTrainerMMUNetNoSSM"],
+    "folds": [0, 1],
+    "threads": 1,
+}
+
+
+@pytest.fixture
+def write_study(tmp_path, monkeypatch):
+    """Writes STUDY with changes to a file; nnU-Net's folders lie beside it."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+
+    def write(**changes):
+        file = tmp_path / "small.yaml"
+        content = {"out": str(tmp_path / "out"), **STUDY, **changes}
+        file.write_text(yaml.safe_dump({k: v for k, v in content.items() if v is not None}, sort_keys=False))
+        return file
+
+    return write

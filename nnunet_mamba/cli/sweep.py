@@ -1,0 +1,202 @@
+"""nnunet-mamba sweep: a study from one file, on one machine or a cluster."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nnunet_mamba.sweep.frozen import Frozen
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "sweep",
+        help="train, score, compare and report a whole study: folds x trainers x data sets",
+        usage="nnunet-mamba sweep STUDY.yaml [options]\n"
+        "       nnunet-mamba sweep status STUDY.yaml|FOLDER [--all]",
+        description="Runs what is missing or outdated of a study: convert, plan, preprocess, train each "
+        "fold, predict, evaluate, compare, report; by nnU-Net's own commands, in Snakemake. Interrupted or "
+        "failed, the same command goes on from there. Exit code 1: something failed, the rest is done.",
+        epilog="docs/sweep.md describes the study file.",
+    )
+    p.add_argument("words", nargs="+", metavar="STUDY", help="a study (.yaml); `status` shows how far it is")
+    here = p.add_argument_group("where")
+    here.add_argument("--cores", type=int, metavar="N", help="of this machine (default: all)")
+    here.add_argument("--gpus", metavar="N|I,J", help="how many, or which (default: all)")
+    here.add_argument(
+        "--profile", metavar="NAME", help="slurm, or a folder with a Snakemake profile of yours"
+    )
+    instead = p.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="say what would run, and why")
+    instead.add_argument("--emit-commands", action="store_true", help="print a script of plain commands")
+    instead.add_argument(
+        "--emit-slurm", action="store_true", help="print a script that submits one SLURM job each"
+    )
+    p.add_argument(
+        "--adopt",
+        action="store_true",
+        help="take what is there, and was made without a sweep, for this study's",
+    )
+    p.add_argument("--all", action="store_true", help="of status: also what is done or waits")
+    p.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # of average
+    p.set_defaults(run=sweep)
+
+
+def sweep(args: argparse.Namespace) -> int:
+    first, *rest = args.words
+    verbs: dict[str, tuple[int, Callable[[argparse.Namespace, Sequence[str]], int]]] = {
+        "status": (1, status),
+        "run": (2, run_one),  # for Snakemake and SLURM
+        "average": (-1, average),  # for the sweep itself
+    }
+    if first not in verbs:
+        if rest:
+            raise ValueError(f"expected one study, or one of {', '.join(verbs)}; got {' '.join(args.words)}.")
+        return study(args, Path(first))
+    n, verb = verbs[first]
+    if n not in (len(rest), -1):
+        raise ValueError(f"`sweep {first}` takes {n} more word(s), got {len(rest)}.")
+    return verb(args, rest)
+
+
+def study(args: argparse.Namespace, file: Path) -> int:
+    from nnunet_mamba.sweep import engine, locks, script
+    from nnunet_mamba.sweep.frozen import drop_void_stamps
+    from nnunet_mamba.sweep.status import as_text, failures, rows
+
+    frozen = _frozen(file, adopt=args.adopt)
+    table = rows(frozen)
+    todo = [row.job for row in table if row.state != "done"]
+    if args.emit_commands or args.emit_slurm:
+        print((script.slurm if args.emit_slurm else script.commands)(frozen, todo), end="")
+        if args.emit_slurm:
+            frozen.write()
+        return 0
+    if args.dry_run:
+        print(as_text(table, every=True))
+        return 0
+    gpus = _gpus(args.gpus) if args.profile is None else []
+    _refuse_what_cannot_run(frozen, gpus, args)
+    _refuse_strangers(frozen)
+    engine.require_snakemake()
+    lock = locks.JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_say)
+    with lock:
+        drop_void_stamps(frozen)
+        frozen.write()
+        print(f"{len(todo)} of {len(table)} jobs to run -> {frozen.out}")
+        cores = args.cores or os.cpu_count() or 1
+        code = engine.run(frozen, cores=cores, gpus=gpus, profile=args.profile, say=_say)
+    if trouble := failures(frozen):
+        print(f"\n{trouble}", file=sys.stderr)
+    print(as_text(rows(frozen), every=False))
+    return 1 if code else 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _frozen(file: Path, *, adopt: bool) -> "Frozen":
+    """The graph of the study as things are now."""
+    from nnunet_mamba.running.command import EXTERNAL, trainer_folders
+    from nnunet_mamba.sweep.frozen import freeze
+    from nnunet_mamba.sweep.graph import jobs_of
+    from nnunet_mamba.sweep.read import read_study
+    from nnunet_mamba.sweep.trainers import describe_trainers
+
+    study = read_study(file)
+    folders = os.pathsep.join([*map(str, study.trainers_from), trainer_folders()])
+    variables = {name: str(path) for name, path in study.folders.items()}
+    variables |= {EXTERNAL: folders, "nnUNet_def_n_proc": str(min(os.cpu_count() or 1, 8))}
+    names = [method.trainer for method in study.methods]
+    trainers = describe_trainers(names, folders, study.out / "trainers.json")
+    os.environ.update(variables)
+    return freeze(study.name, study.out, variables, jobs_of(study, trainers), adopt)
+
+
+def _refuse_what_cannot_run(frozen: "Frozen", gpus: Sequence[str], args: argparse.Namespace) -> None:
+    if args.cores is not None and args.cores < 1:
+        raise ValueError(f"--cores must be positive, got {args.cores}.")
+    most = max(job.gpus for job in frozen.jobs.values())
+    if args.profile is None and most > len(gpus):
+        raise ValueError(
+            f"A training of this study takes {most} GPU(s), and there are {len(gpus)} here. Write "
+            "device: cpu into the study, or run it where there are more (--profile slurm)."
+        )
+
+
+def _refuse_strangers(frozen: "Frozen") -> None:
+    """Before anything runs: folders with results that no sweep of this study made."""
+    from nnunet_mamba.sweep.leftovers import holds_work
+
+    layout, jobs = frozen.layout, frozen.jobs.values()
+    strange = [
+        str(job.own_folder)
+        for job in jobs
+        if job.own_folder and not layout.read_record(job.name) and holds_work(job.own_folder, job.kind)
+    ]
+    if strange and not frozen.adopt:
+        raise ValueError(
+            f"{len(strange)} folders hold results of which this study has no record; they may come of other "
+            "settings or data. Take them over with --adopt if they are the same, or move them away:\n  "
+            + "\n  ".join(strange[:5])
+        )
+
+
+def _gpus(text: str | None) -> list[str]:
+    """2 -> the first two; 0,3 -> these."""
+    from nnunet_mamba.sweep.engine import available_gpus
+
+    present = available_gpus()
+    if text is None:
+        return present
+    chosen = text.split(",")
+    if not all(number.strip().isdecimal() for number in chosen):
+        raise ValueError(f"--gpus is {text!r}; expected how many, as in 2, or which, as in 0,3")
+    if len(chosen) > 1:
+        return chosen
+    if int(text) > len(present):
+        raise ValueError(f"--gpus {text}: there are {len(present)} here ({', '.join(present) or 'none'}).")
+    return present[: int(text)]
+
+
+def status(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Exit code 1: something failed."""
+    from nnunet_mamba.sweep.frozen import read_frozen
+    from nnunet_mamba.sweep.read import read_study
+    from nnunet_mamba.sweep.status import as_text, rows
+
+    place = Path(words[0])
+    frozen = read_frozen(read_study(place).out if place.suffix in (".yaml", ".yml") else place)
+    table = rows(frozen)
+    print(as_text(table, every=args.all))
+    return 1 if any(row.state == "failed" for row in table) else 0
+
+
+def run_one(args: argparse.Namespace, words: Sequence[str]) -> int:
+    from nnunet_mamba.sweep.frozen import read_frozen
+    from nnunet_mamba.sweep.runner import JobFailedError
+
+    frozen = read_frozen(Path(words[0]))
+    os.environ.update(frozen.variables)
+    try:
+        frozen.run(words[1], _say)
+    except JobFailedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def average(args: argparse.Namespace, words: Sequence[str]) -> int:
+    from nnunet_mamba.evaluation import read_table, write_table
+    from nnunet_mamba.sweep.average import average as mean_of
+
+    if args.out is None:
+        raise ValueError("`sweep average` needs --out TABLE.")
+    scores = mean_of([read_table(Path(word)) for word in words])
+    write_table(scores, args.out)
+    print(f"{len(scores)} rows -> {args.out}")
+    return 0

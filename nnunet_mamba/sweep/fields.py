@@ -1,0 +1,89 @@
+"""Taking a study file apart, key by key, with errors that name the place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+MISSING: Any = object()
+
+
+class Fields:
+    """A mapping within a study file. Each key is taken once; `done` refuses those that nobody took."""
+
+    def __init__(self, content: Any, where: str) -> None:
+        if not isinstance(content, dict):
+            raise ValueError(f"{where} is {shown(content)}; expected keys and values.")
+        self.content = dict(content)
+        self.where = where
+        self.known: list[str] = []
+
+    def take(self, key: str, kinds: tuple[type, ...], default: Any = MISSING, *, what: str) -> Any:
+        """The value of `key`, of one of these types; `what` says so in words."""
+        self.known.append(key)
+        if key not in self.content:
+            if default is MISSING:
+                raise ValueError(f"{self.where} lacks {key!r}; expected {what}.")
+            return default
+        value = self.content.pop(key)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"{self.where}: {key} is {shown(value)}; expected {what}.")
+        return value
+
+    def text(self, key: str, default: Any = MISSING) -> Any:
+        """Environment variables are filled in."""
+        value = self.take(key, (str, int), default, what="a word or a path")
+        return value if value is default else filled(str(value), f"{self.where}: {key}")
+
+    def number(self, key: str, default: Any = MISSING, *, least: int = 0) -> Any:
+        value = self.take(key, (int,), default, what=f"a whole number from {least} on")
+        if value is not default and value < least:
+            raise ValueError(f"{self.where}: {key} is {value}; expected a whole number from {least} on.")
+        return value
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        return bool(self.take(key, (bool,), default, what="true or false"))
+
+    def texts(self, key: str, default: Sequence[str] = ()) -> tuple[str, ...]:
+        """A list of words; one word stands for a list of one."""
+        value = self.take(key, (str, int, list), list(default), what="a word or a list of words")
+        values = value if isinstance(value, list) else [value]
+        for one in values:
+            if not isinstance(one, (str, int, float)) or isinstance(one, bool):
+                raise ValueError(f"{self.where}: {key} holds {shown(one)}; expected words.")
+        return tuple(filled(str(one), f"{self.where}: {key}") for one in values)
+
+    def list(self, key: str, default: Any = MISSING) -> list[Any]:
+        return list(self.take(key, (list,), default, what="a list"))
+
+    def mapping(self, key: str, default: Any = MISSING) -> Any:
+        return self.take(key, (dict,), default, what="keys and values")
+
+    def choice(self, key: str, choices: Sequence[str], default: str) -> str:
+        value = str(self.text(key, default))
+        if value not in choices:
+            raise ValueError(f"{self.where}: {key} is {value!r}; expected {' or '.join(choices)}.")
+        return value
+
+    def done(self) -> None:
+        for key in self.content:
+            near = get_close_matches(str(key), self.known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(self.known)}."
+            raise ValueError(f"{self.where} has a key {key!r} that means nothing here; {hint}")
+
+
+def filled(text: str, where: str) -> str:
+    """Variables ($NAME, ${NAME}) and ~ replaced."""
+    full = os.path.expandvars(str(Path(text).expanduser()) if text.startswith("~") else text)
+    if unset := re.search(r"\$\{?(\w+)", full):
+        raise ValueError(f"{where}: the variable {unset[1]} is not set; export it, or write the path itself.")
+    return full
+
+
+def shown(value: Any) -> str:
+    """A value as it is named in an error."""
+    return "empty" if value is None else f"{value!r}"[:80]

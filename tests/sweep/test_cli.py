@@ -1,0 +1,163 @@
+"""`nnunet-mamba sweep` as typed: what it says and writes without running anything of nnU-Net's."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nnunet_mamba.cli import main
+from nnunet_mamba.sweep import engine, trainers
+from nnunet_mamba.sweep.frozen import freeze
+from nnunet_mamba.sweep.job import Job
+from nnunet_mamba.sweep.records import Layout
+
+FAKE_SBATCH = """#!{python}
+import json, subprocess, sys
+words = sys.argv[1:]
+options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
+done = json.load(open({log!r})) if __import__("os").path.exists({log!r}) else []
+waits = options.get("--dependency", "afterok:").removeprefix("afterok:").split(":")
+assert all(int(number) <= len(done) for number in waits if number), "waits for a job that was not submitted"
+subprocess.run(options["--wrap"], shell=True, check=True, stdout=subprocess.DEVNULL)
+json.dump([*done, words], open({log!r}, "w"))
+print(len(done) + 1)
+"""
+
+
+@pytest.fixture
+def describe(monkeypatch):
+    """nnU-Net knows every trainer but those of Nobody; the answer counts how often it was asked."""
+    asked = []
+
+    def answer(names, folders):
+        asked.append(names)
+        return {name: {"error": "no such class"} if "Nobody" in name else {"name": name} for name in names}
+
+    monkeypatch.setattr(trainers, "_asked", answer)
+    return asked
+
+
+@pytest.fixture
+def sweep(write_study, describe, capsys, monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # the command sets nnU-Net's variables
+
+    def run(*options, **changes):
+        code = main(["sweep", str(write_study(**changes)), *options])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_a_dry_run_lists_all_jobs_and_writes_no_graph(sweep, tmp_path):
+    code, out, _ = sweep("--dry-run")
+    assert code == 0 and out.splitlines()[-1] == "0 of 12 jobs done, 12 waiting"
+    assert "waiting   train.Dataset004_Hippocampus.nnUNetTrainerMMUNet__nnUNetPlans__2d.fold_0" in out
+    assert not (tmp_path / "out" / "graph.json").exists()
+
+
+def test_trainers_are_asked_for_once_and_again_when_a_source_changes(sweep, describe, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for _ in range(2):
+        sweep("--dry-run", trainers_from=["mine"])
+    assert len(describe) == 1
+    (tmp_path / "mine" / "trainer.py").write_text("")
+    sweep("--dry-run", trainers_from=["mine"])
+    assert len(describe) == 2
+
+
+def test_a_missing_trainer_is_refused_before_anything_runs(sweep):
+    code, _, err = sweep(methods=["nnUNetTrainerOfNobody"])
+    assert code == 2 and "nnUNetTrainerOfNobody: no such class" in err
+
+
+def test_results_of_unknown_origin_are_refused_before_anything_runs(sweep, tmp_path, monkeypatch):
+    model = tmp_path / "nnUNet_results/Dataset004_Hippocampus/nnUNetTrainerMMUNet__nnUNetPlans__2d"
+    (model / "fold_1").mkdir(parents=True)
+    (model / "fold_1" / "checkpoint_latest.pth").touch()
+    ran = []
+    monkeypatch.setattr(engine, "run", lambda *args, **options: ran.append(options) or 0)
+    code, _, err = sweep()
+    assert code == 2 and "fold_1" in err and "--adopt" in err and not ran
+    code, _, _ = sweep("--adopt")
+    assert code == 0 and len(ran) == 1
+
+
+def test_a_study_of_gpus_is_refused_where_there_are_none(sweep, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    code, _, err = sweep(device="cuda")
+    assert code == 2 and "takes 1 GPU(s), and there are 0 here" in err and "device: cpu" in err
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked", "chosen"),
+    [("0,1,2,3", None, "0,1,2,3"), ("0,1,2,3", "2", "0,1"), ("0,1,2,3", "1,3", "1,3"), ("5,7", "1", "5")],
+)
+def test_gpus_by_number_or_by_count(sweep, monkeypatch, visible, asked, chosen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    seen = []
+    monkeypatch.setattr(engine, "run", lambda *args, gpus, **options: seen.append(",".join(gpus)) or 0)
+    sweep(*(["--gpus", asked] if asked else []), device="cuda")
+    assert seen == [chosen]
+
+
+@pytest.mark.parametrize("text", ["none", "9", "-1"])
+def test_gpus_that_are_not_there_are_refused(sweep, monkeypatch, text):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    code, _, err = sweep(f"--gpus={text}", device="cuda")
+    assert code == 2 and "--gpus" in err
+
+
+def test_emitted_commands_are_a_script_of_nnunets_commands(sweep, tmp_path):
+    code, out, _ = sweep("--emit-commands")
+    assert code == 0
+    lines = out.splitlines()
+    assert f"export nnUNet_raw={tmp_path}/nnUNet_raw" in lines
+    trainings = [line for line in lines if "nnUNetv2_train" in line and not line.startswith("#")]
+    assert len(trainings) == 4
+    assert trainings[0].endswith("nnUNetv2_train 4 2d 0 -tr nnUNetTrainerMMUNet -p nnUNetPlans -device cpu")
+    assert subprocess.run(["bash", "-n"], input=out, text=True).returncode == 0
+
+
+def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, monkeypatch):
+    """With an sbatch that runs each job as it is submitted."""
+    from nnunet_mamba.running.command import Command
+    from nnunet_mamba.sweep import script
+
+    out = tmp_path / "my out"
+
+    def job(name, *needs, **more):
+        code = f"open({str(tmp_path / 'order')!r}, 'a').write({name!r})"
+        return Job(name, "evaluate", Command("python", ("-c", code)), needs=needs, **more)
+
+    jobs = [job("a"), job("b", "a", gpus=2, threads=6, memory_gb=40, hours=3), job("c", "a", "b")]
+    frozen = freeze("small", out, {}, jobs, adopt=False)
+    frozen.write()
+    log, programs = tmp_path / "submitted", tmp_path / "bin"
+    programs.mkdir()
+    (programs / "sbatch").write_text(FAKE_SBATCH.format(python=sys.executable, log=str(log)))
+    (programs / "sbatch").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    command = ["bash", "-s", "--", "-p", "gpu"]
+    subprocess.run(command, input=script.slurm(frozen, jobs), text=True, check=True, env=environment)
+    submitted = json.loads(log.read_text())
+    assert (tmp_path / "order").read_text() == "abc"
+    assert all(words[1:3] == ["-p", "gpu"] for words in submitted)
+    assert {"--gpus=2", "--cpus-per-task=6", "--mem=40G", "--time=3:00:00"} <= set(submitted[1])
+    assert "--dependency=afterok:1:2" in submitted[2] and "--kill-on-invalid-dep=yes" in submitted[2]
+    assert all(Layout(out).stamp(job.name, frozen.fingerprints[job.name]).exists() for job in jobs)
+
+
+def test_status_tells_of_a_study_that_never_ran(sweep, tmp_path, capsys, write_study):
+    assert main(["sweep", "status", str(write_study())]) == 2
+    assert "expected the folder of a study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["a.yaml", "b.yaml"], ["status"], ["run", "only_one"], ["average", "t.csv"]]
+)
+def test_words_that_mean_nothing_are_refused(words, capsys):
+    assert main(["sweep", *words]) == 2
+    assert capsys.readouterr().err.startswith("nnunet-mamba sweep: ")
