@@ -29,7 +29,7 @@ SAID = {
     "RuntimeError: [enforce fail at inline_container.cc:672] . unexpected pos 320 vs 212": "the disk is full",
     "RuntimeError: PytorchStreamWriter failed writing file data/17: file write failed": "the disk is full",
     "INFO: You requested fold 7 for training but splits contain only 5 folds. I am now creating a "
-    "random (but seeded) 80:20 split!": "the splits do not have this fold, and nnU-Net would draw a random one: 7 for",
+    "random (but seeded) 80:20 split!": "the splits do not have this fold, and nnU-Net would draw",
     "FileNotFoundError: [Errno 2] No such file or directory: '/pre/D/nnUNetResEncUNetMPlans.json'": (
         "the dataset was not planned with these plans: /pre/D/nnUNetResEncUNetMPlans.json"
     ),
@@ -42,9 +42,7 @@ SAID = {
     "ValueError: The configuration 3d_x does not exist in the plans I have. Valid configuration": (
         "the plans have no such configuration: 3d_x"
     ),
-    "RuntimeError: Could not find a dataset with the ID 17. Make sure": (
-        "nnU-Net does not find the dataset: 17"
-    ),
+    "RuntimeError: Could not find a dataset with the ID 17.": ("nnU-Net does not find the dataset: 17"),
     "RuntimeError: Error(s) in loading state_dict for MetaUNet:": "the checkpoint belongs to another network",
     "RuntimeError: Found no NVIDIA driver on your system.": "CUDA is not available",
     "AssertionError: Torch not compiled with CUDA enabled": "CUDA is not available",
