@@ -1,0 +1,35 @@
+"""The benchmark's trainers: the family, its twins and nnU-Net's network, all by one recipe and one budget.
+
+The budget is 300 steps, and nnU-Net's momentum of 0.99 remembers 100: with it nnU-Net's own network finds
+nothing in 250. So `RECIPE` has momentum 0.9 and ten times the learning rate, which is the same long-run step,
+rate / (1 - momentum) = 1. MM-UNet's own, smaller rate gives way to it; its three supervised scales stay.
+"""
+
+from nnunet_mamba.trainers.family import PLANNED
+from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
+from nnunet_mamba.trainers.recipes import Recipe
+from nnunet_mamba.trainers.variants import by_name, twin, variant
+
+RECIPE = Recipe(
+    settings={
+        "num_epochs": 10,
+        "num_iterations_per_epoch": 30,
+        "num_val_iterations_per_epoch": 1,
+        "initial_lr": 1e-1,
+    },
+    options={"momentum": 0.9, "nesterov": True},
+)
+IN_2D = {"nnUNetTrainerMambaMulti": {"order": "multi"}}  # the authors' eight walks are of volumes
+
+
+class nnUNetTrainerControl(RecipeTrainer):
+    """The network that the plans say: nnU-Net's, plain or ResEnc."""
+
+
+def _benchmarked(trainer: type[RecipeTrainer]) -> type[RecipeTrainer]:
+    overrides = {"overrides": IN_2D[trainer.__name__]} if trainer.__name__ in IN_2D else {}
+    return variant(trainer, "_bench", recipe=RECIPE, **overrides)
+
+
+_trainers = (nnUNetTrainerControl, *PLANNED, *map(twin, PLANNED))
+globals().update(by_name(map(_benchmarked, _trainers), __name__))
