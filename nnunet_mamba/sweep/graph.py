@@ -10,6 +10,7 @@ the folder of preprocessed data that it is about to fill, and several plans may 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 
 from nnunet_mamba.sweep import preparation, training
 from nnunet_mamba.sweep.job import Job
@@ -43,13 +44,14 @@ def _prepare(names: Names) -> list[Job]:
 
 
 def _train_and_predict(names: Names, trainers: Mapping[str, str], after: tuple[str, ...]) -> list[Job]:
+    """One fold of all methods after the other: what comes first in the list runs first."""
     study, jobs = names.study, list[Job]()
-    for method in sorted(study.methods, key=lambda method: method.configuration == CASCADE):
-        for seed in study.seeds:
-            description = trainers[method.trainer]
-            jobs += [training.train(names, method, seed, fold, description, after) for fold in study.folds]
-            for test in names.dataset.tests:
-                jobs += training.predict(names, method, seed, test)
+    for low in (True, False):  # cascades come after all folds of their low resolution
+        methods = [method for method in study.methods if (method.configuration != CASCADE) == low]
+        for fold, seed, method in product(study.folds, study.seeds, methods):
+            jobs.append(training.train(names, method, seed, fold, trainers[method.trainer], after))
+        for test, seed, method in product(names.dataset.tests, study.seeds, methods):
+            jobs += training.predict(names, method, seed, test)
     return jobs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnunet_mamba.running.command import Command
 from nnunet_mamba.sweep.job import Job
-from nnunet_mamba.sweep.names import Names
+from nnunet_mamba.sweep.names import MOST_PROCESSES, Names
 from nnunet_mamba.sweep.preparation import own_plans
 from nnunet_mamba.sweep.study import CASCADE, LOWRES, Method, Study, TestSet
 
@@ -42,6 +42,7 @@ def train(
 def _variables(study: Study, seed: int | None) -> dict[str, str]:
     """On a CPU the network needs every core, so augmenting in other processes gains nothing."""
     variables = {"nnUNet_results": str(study.results(seed)), "NNUNET_MAMBA_SAVE_EVERY": "1"}
+    variables |= {"nnUNet_def_n_proc": str(min(study.threads, MOST_PROCESSES))}
     if study.device == "cpu":
         variables |= {"nnUNet_n_proc_DA": "0", "NNUNET_MAMBA_THREADS": str(study.threads)}
     else:
