@@ -1,6 +1,6 @@
 """The benchmark's trainers: the family, its twins and nnU-Net's network, all by one recipe and one budget.
 
-The budget is 300 steps, and nnU-Net's momentum of 0.99 remembers 100: with it nnU-Net's own network finds
+The budget is 240 steps, and nnU-Net's momentum of 0.99 remembers 100: with it nnU-Net's own network finds
 nothing in 250. So `RECIPE` has momentum 0.9 and ten times the learning rate, which is the same long-run step,
 rate / (1 - momentum) = 1. MM-UNet's own, smaller rate gives way to it; its three supervised scales stay.
 """
@@ -12,7 +12,7 @@ from nnunet_mamba.trainers.variants import by_name, twin, variant
 
 RECIPE = Recipe(
     settings={
-        "num_epochs": 10,
+        "num_epochs": 8,
         "num_iterations_per_epoch": 30,
         "num_val_iterations_per_epoch": 1,
         "initial_lr": 1e-1,
