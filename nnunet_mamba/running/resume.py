@@ -6,7 +6,13 @@ from pathlib import Path
 from nnunet_mamba.images import read_image
 from nnunet_mamba.running.progress import Say
 
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # as --c prefers them
+# as --c prefers them; for want of a latest, our trainers give that name to the one before
+CHECKPOINTS = (
+    "checkpoint_final.pth",
+    "checkpoint_latest.pth",
+    "checkpoint_previous.pth",
+    "checkpoint_best.pth",
+)
 
 
 def usable_checkpoint(fold: Path, say: Say) -> Path | None:
