@@ -22,6 +22,8 @@ class GuardedTrainer(nnUNetTrainer):
     """What all trainers of this package have in common."""
 
     settings: ClassVar[Mapping[str, Any]] = {}  # attributes of nnUNetTrainer, such as num_epochs
+    save_every: int
+    _best_ema: float | None
 
     def __init__(
         self,
