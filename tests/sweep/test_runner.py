@@ -1,6 +1,8 @@
 """A job that goes well, and what is done when some or all of it was done before."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -158,3 +160,9 @@ def test_predictions_cut_short_are_dropped_where_the_others_are_kept(bench):
     bench.job = Job("predict", "predict", command, products=(answers,), own_folder=answers)
     assert command_left(bench.job, bench.said.append, adopted=False) == (command, None)
     assert list(answers.iterdir()) == []
+
+
+def test_a_runner_starts_without_what_takes_long_to_import():
+    heavy = "{'torch', 'numpy', 'SimpleITK', 'nnunetv2', 'pandas'}"
+    code = f"import sys, nnunet_mamba.sweep.runner; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).stderr in (b"", b"\n")
