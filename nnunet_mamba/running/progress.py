@@ -30,8 +30,9 @@ def untold(numbers: Mapping[str, Any]) -> None:
 class PlainLines:
     """Shows lines but for banners and dumps, and progress bars now and then."""
 
-    def __init__(self, say: Say) -> None:
+    def __init__(self, say: Say, tell: Tell = untold) -> None:
         self.say = say
+        self.tell = tell
         self.bar_at = 0.0
         self.bar_said = ""
 
@@ -50,6 +51,7 @@ class PlainLines:
         if (done == total or now - self.bar_at > BAR_EVERY_S) and text != self.bar_said:
             self.bar_at, self.bar_said = now, text
             self.say(text)
+            self.tell({"text": text})
 
 
 class PredictionLines:

@@ -27,12 +27,18 @@ def claim(job: Job, fingerprint: str, before: Record | None, *, adopt: bool, say
     if before is not None:
         set_aside(job, fingerprint, before, say)
         return False
-    if job.own_folder is not None and holds_work(job.own_folder, job.kind) and not adopt:
+    there = job.own_folder is not None and holds_work(job.own_folder, job.kind)
+    if there and not adopt:
         raise StrangersError(
             f"{job.own_folder} holds a result, but this study has no record of it: it may come from other "
             f"settings or data. Take it over with --adopt if it is the same, or move it away."
         )
-    return adopt
+    return adopt and (there or complete(job))
+
+
+def complete(job: Job) -> bool:
+    """Whether all that the job makes is there; a job that makes nothing never is."""
+    return bool(job.products) and all(product.exists() for product in job.products)
 
 
 def set_aside(job: Job, fingerprint: str, before: Record, say: Say) -> None:
@@ -67,7 +73,7 @@ def command_left(job: Job, say: Say, *, adopted: bool) -> tuple[Command | None, 
     """The command that does what is left to do, None for nothing, and the checkpoint that it goes on from."""
     if job.kind == "train" and job.own_folder is not None:
         return training_left(job, job.own_folder, say)
-    if adopted and job.products and all(product.exists() for product in job.products):
+    if adopted and complete(job):
         return None, None
     if job.own_folder is not None and "--continue_prediction" in job.command.arguments:
         drop_unreadable(job.own_folder, say)
@@ -85,7 +91,7 @@ def training_left(job: Job, fold: Path, say: Say) -> tuple[Command | None, str |
     if checkpoint.name != FINAL:
         say(f"going on from {checkpoint.name}")
         return resuming(job.command), checkpoint.name
-    if validated(fold) and all(product.exists() for product in job.products):
+    if validated(fold) and complete(job):
         say("trained and validated already")
         return None, checkpoint.name
     say("trained already; only the validation is left")

@@ -54,4 +54,4 @@ def lines_of(job: Job, say: Say, tell: Tell) -> Callable[[str], None]:
         return TrainingLines(say, job.own_folder / "debug.json", tell)
     if job.kind == "predict":
         return PredictionLines(say, tell)
-    return PlainLines(say)
+    return PlainLines(say, tell)

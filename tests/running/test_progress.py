@@ -69,6 +69,49 @@ def test_bars_are_shown_now_and_then_and_at_the_end_once():
     assert said == ["Preprocessing cases 0/28", "Preprocessing cases 28/28"]
 
 
+def test_bars_are_told_too():
+    told = []
+    PlainLines(lambda line: None, told.append)(
+        "Preprocessing cases: 100%|####| 28/28 [00:05<00:00, 23.59it/s]"
+    )
+    assert told == [{"text": "Preprocessing cases 28/28"}]
+
+
+def test_an_epoch_is_told_in_numbers(tmp_path):
+    told = []
+    (tmp_path / "debug.json").write_text(json.dumps({"num_epochs": "3"}))
+    lines = TrainingLines(lambda line: None, tmp_path / "debug.json", told.append)
+    for text in (
+        "Epoch 0",
+        "train_loss nan",
+        "val_loss -0.5",
+        "Pseudo dice [np.float32(0.71), nan]",
+        "Epoch time: 8 s",
+        "predicting case_1",
+    ):
+        lines(STAMP + text)
+    epoch, validation = told
+    assert epoch == {
+        "epoch": 1,
+        "of": 3,
+        "train_loss": None,
+        "val_loss": -0.5,
+        "dice": [0.71, None],
+        "seconds_per_epoch": 8.0,
+        "seconds_left": 16.0,
+    }
+    assert validation == {"validation_case": 1, "seconds_left": None}
+
+
+def test_tiles_of_a_prediction_are_told():
+    told = []
+    lines = PredictionLines(lambda line: None, told.append)
+    lines("That's 2 cases.")
+    lines("perform_everything_on_device: False")
+    lines(" 12%|##        | 1/8 [00:03<00:21,  3.09s/it]")
+    assert told == [{"case": 1, "cases": 2, "tile": 1, "tiles": 8}]
+
+
 def test_banners_and_empty_lines_are_dropped_and_others_kept():
     said = []
     lines = PlainLines(said.append)

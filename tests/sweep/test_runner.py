@@ -1,12 +1,15 @@
 """A job that goes well, and what is done when some or all of it was done before."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from nnunet_mamba.running.command import Command
 from nnunet_mamba.sweep import runner
-from nnunet_mamba.sweep.leftovers import StrangersError, resuming, validating
+from nnunet_mamba.sweep.job import Job
+from nnunet_mamba.sweep.leftovers import StrangersError, command_left, resuming, validating
 from nnunet_mamba.sweep.runner import JobFailedError
 
 
@@ -132,3 +135,34 @@ def test_a_record_that_cannot_be_read_is_refused_in_words(bench):
     bench.layout.record("train-x-0").write_text("{")
     with pytest.raises(ValueError, match="is no record of a job"):
         bench.run()
+
+
+def test_nothing_is_called_adopted_that_was_made_here(bench):
+    record = bench.run(adopt=True)
+    assert (record.state, record.adopted) == ("done", False)
+    assert bench.flags() == [[]]
+
+
+def test_the_products_of_other_commands_are_adopted_when_they_are_all_there(bench):
+    product = bench.layout.root / "scores.csv"
+    product.parent.mkdir()
+    product.touch()
+    bench.job = Job("score", "evaluate", Command("nnUNetv2_train", ("x",)), products=(product,))
+    assert bench.run(adopt=True).adopted
+    assert bench.calls() == []
+
+
+def test_predictions_cut_short_are_dropped_where_the_others_are_kept(bench):
+    answers = bench.layout.root / "predictions"
+    answers.mkdir(parents=True)
+    (answers / "case.nii.gz").write_bytes(b"half")
+    command = Command("true", ("--continue_prediction",))
+    bench.job = Job("predict", "predict", command, products=(answers,), own_folder=answers)
+    assert command_left(bench.job, bench.said.append, adopted=False) == (command, None)
+    assert list(answers.iterdir()) == []
+
+
+def test_a_runner_starts_without_what_takes_long_to_import():
+    heavy = "{'torch', 'numpy', 'SimpleITK', 'nnunetv2', 'pandas'}"
+    code = f"import sys, nnunet_mamba.sweep.runner; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).stderr in (b"", b"\n")
