@@ -287,6 +287,21 @@ def test_predict_from_modelfolder_gives_what_predict_gives(workspace):
 
 
 @plain_labels
+def test_validation_in_batches_gives_what_nnunets_gives(workspace):
+    validation = workspace.train("2d") / "validation"
+    stock = voxels(validation)
+    for path in validation.glob("*.nii.gz"):
+        path.unlink()
+    command = ("nnUNetv2_train", 999, "2d", 0, "-tr", TRAINER, "-device", "cpu", "--val")
+    printed = workspace.run(*command, NNUNET_MAMBA_BATCHED_VALIDATION="1")
+    assert "several patches at once" in printed
+    batched = voxels(validation)
+    assert set(batched) == set(stock)
+    for case, labels in stock.items():
+        assert (labels == batched[case]).mean() > 0.999  # float16 sums may tie
+
+
+@plain_labels
 def test_predicts_once_registered_with_no_variable_set(workspace):
     reference = workspace.fullres_prediction
     registration.register()
