@@ -12,10 +12,16 @@ def checkpoint(file) -> None:
 
 def test_the_one_before_steps_in_for_a_broken_latest(tmp_path):
     said: list[str] = []
-    for name in ("best", "previous", "latest"):
-        checkpoint(tmp_path / f"checkpoint_{name}.pth")
-        assert usable_checkpoint(tmp_path, said.append) == tmp_path / f"checkpoint_{name}.pth"
-    (tmp_path / "checkpoint_latest.pth").write_bytes(b"half")
-    assert usable_checkpoint(tmp_path, said.append) == tmp_path / "checkpoint_previous.pth"
-    assert said == ["checkpoint_latest.pth was not written to its end and is put aside"]
-    assert not (tmp_path / "checkpoint_latest.pth").exists()  # the trainer renames the one before to this
+    best, latest, previous = (tmp_path / f"checkpoint_{name}.pth" for name in ("best", "latest", "previous"))
+    checkpoint(best)
+    assert usable_checkpoint(tmp_path, said.append) == best
+    checkpoint(latest)
+    checkpoint(previous)
+    assert usable_checkpoint(tmp_path, said.append) == latest
+    latest.write_bytes(b"half")
+    assert usable_checkpoint(tmp_path, said.append) == latest
+    assert zipfile.is_zipfile(latest) and not previous.exists()
+    assert said == [
+        "checkpoint_latest.pth was not written to its end and is put aside",
+        "checkpoint_previous.pth takes the place of checkpoint_latest.pth",
+    ]
