@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
-# beyond these a forward pass per patch becomes hardly cheaper: on a CPU by one run of one network, on CUDA a guess
+# beyond these a patch becomes hardly cheaper: on a CPU by one run of one network, on CUDA a guess
 MOST_VOXELS = {"cpu": 2**16, "cuda": 2**24}
 FREE_SHARE = 0.5  # of the GPU's free memory, for allocators need slack
 OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
