@@ -1,7 +1,7 @@
 """Who is compared: a method is a trainer with its plans and configuration; a twin has NoSSM in its name."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 PREFIX = "nnUNetTrainer"
@@ -9,6 +9,7 @@ OWN_TRAINER = re.compile(rf"{PREFIX}(Control)?(_\d+epochs)?")  # nnU-Net's netwo
 TWIN = "NoSSM"
 NO_DECAY = "_NoDecaySSM"  # without an SSM there is nothing to spare: its twin is that of the plain trainer
 SCAN_ORDER = re.compile(r"_B[1-9](?=_|$)")  # without an SSM there is no scan: their twin is the network's own
+ONE_WITHOUT_SSM = (("UMambaBot", "UMambaEnc"), ("MambaUni", "MambaBi", "MambaMulti"))  # a network each
 EPOCHS = re.compile(r"_(\d+epochs|demo)$")
 
 
@@ -55,7 +56,15 @@ def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
         for other in methods
         if TWIN in other.trainer and astuple(other)[1:] == astuple(method)[1:]
     }
-    return twins.get(plain) or twins.get(SCAN_ORDER.sub("", plain))
+    names = (plain, SCAN_ORDER.sub("", plain), *_alike_without_ssm(plain))
+    return next((twins[name] for name in names if name in twins), None)
+
+
+def _alike_without_ssm(trainer: str) -> Iterator[str]:
+    """Trainers whose twins are the same network as this one's."""
+    for group in ONE_WITHOUT_SSM:
+        if found := re.match(rf"{PREFIX}({'|'.join(group)})(?=_|$)", trainer):
+            yield from (f"{PREFIX}{name}{trainer[found.end() :]}" for name in group)
 
 
 def choose_baseline(methods: Sequence[Method], wanted: str | None = None) -> Method:

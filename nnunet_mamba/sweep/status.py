@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_mamba.running.progress import duration
+from nnunet_mamba.sweep.diagnosis import INTERRUPTED
 from nnunet_mamba.sweep.frozen import Frozen
 from nnunet_mamba.sweep.job import Job
 from nnunet_mamba.sweep.locks import holder
@@ -57,9 +58,9 @@ def _row(frozen: Frozen, job: Job, before: Mapping[str, Row]) -> Row:
         changed = list(changes(record.identity, job.identity))
         changed += [f"{need} is {before[need].state}" for need in job.needs if before[need].state != DONE]
         return Row(job, OUTDATED, "; ".join(changed) or "what it needs has changed")
-    if record.state == FAILED:
+    if record.state == FAILED and record.cause != INTERRUPTED:
         return Row(job, FAILED, f"{record.cause} (attempt {record.attempts})")
-    return Row(job, WAITING, "interrupted" if record.state == RUNNING else "")
+    return Row(job, WAITING, INTERRUPTED if record.state != DONE else "")
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:

@@ -116,7 +116,8 @@ def test_a_stop_ends_all_commands_and_the_next_run_goes_on(sweep, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0
     assert running.state == "running"
-    assert {row.job.name: row.state for row in rows(frozen)}["long"] != "running"
+    stopped = rows(frozen)[0]
+    assert (stopped.state, stopped.detail) == ("waiting", "interrupted")
     assert not [entry for entry in Path("/proc").glob("[0-9]*") if str(started) in command_line(entry)]
 
 
