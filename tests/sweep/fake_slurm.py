@@ -1,4 +1,4 @@
-"""A simulated SLURM, as far as Snakemake's plugin and this package call it. Jobs are processes of this machine.
+"""A simulated SLURM, as far as Snakemake's plugin and this package call it. Jobs are processes of this host.
 
 Called as: fake_slurm.py PROGRAM ARGUMENTS, by the stand-ins that `install` writes. State lies in $FAKE_SLURM:
 
@@ -7,8 +7,8 @@ ID.json      a job: options of sbatch, state, how often it was started, the stat
 ID.end       what is to become of it: a state (CANCELLED, TIMEOUT, NODE_FAIL, ..) or REQUEUE
 left         what squeue says a job has left of its time, [D-]H:MM:SS
 
-As slurm.conf has it by default: a failed node kills without a warning, all other ends send SIGTERM first. A job that
-may be requeued starts again after NODE_FAIL, PREEMPTED and REQUEUE, under the same number.
+A failed node and a lack of memory kill without a warning, all other ends send SIGTERM first. A job that may be
+requeued starts again after NODE_FAIL, PREEMPTED and REQUEUE, under the same number.
 """
 
 import json
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 PROGRAMS = ("sbatch", "srun", "squeue", "sacct", "scancel", "scontrol", "sinfo", "sacctmgr")
@@ -27,6 +28,7 @@ FLAGS = ("--parsable", "--requeue", "--no-requeue", "--hold")
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "PREEMPTED")
 GRACE_S = 3.0  # KillWait
 LOOK_S = 0.05
+say = partial(print, flush=True)
 PATIENT = """import asyncio
 asyncio_sleep = asyncio.sleep
 asyncio.sleep = lambda seconds, *rest: asyncio_sleep(min(seconds, 0.3), *rest)
@@ -96,13 +98,13 @@ def options_of(words: list[str]) -> tuple[dict, list[str]]:
 def sbatch(jobs: Jobs, words: list[str]) -> None:
     options, rest = options_of(words)
     if options.get("--account") == "nobody":
-        sys.exit("sbatch: error: Batch job submission failed: Invalid account or account/partition combination")
+        sys.exit("sbatch: error: Invalid account or account/partition combination specified")
     assert not rest, f"a script: {rest}"
-    number = jobs.new({"options": options, "directory": options.get("--chdir", os.getcwd())})
+    number = jobs.new({"options": options, "directory": options.get("--chdir", str(Path.cwd()))})
     me = [sys.executable, "-S", __file__, "node", number]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     subprocess.Popen(me, start_new_session=True, **quiet)
-    print(number)
+    say(number)
 
 
 def node(jobs: Jobs, words: list[str]) -> None:
@@ -146,7 +148,7 @@ def once(jobs: Jobs, number: str) -> bool:
         time.sleep(LOOK_S)
     asked = jobs.asked_end(number)
     if asked:
-        clear(jobs, number, shell, kindly=asked != "NODE_FAIL")
+        clear(jobs, number, shell, kindly=asked not in ("NODE_FAIL", "OUT_OF_MEMORY"))
     state = asked or ("FAILED" if shell.returncode else "COMPLETED")
     again = state in ("REQUEUE", "NODE_FAIL", "PREEMPTED") and "--requeue" in options
     jobs.change(number, state="PENDING" if again else state, ends=[*job["ends"], state])
@@ -199,7 +201,7 @@ def squeue(jobs: Jobs, words: list[str]) -> None:
     job, left = known[options["--jobs"]], jobs.folder / "left"
     if job["state"] not in OVER:
         told = {"%T": job["state"], "%L": left.read_text() if left.exists() else "4:00:00"}
-        print(told[options["--format"]])
+        say(told[options["--format"]])
 
 
 def sacct(jobs: Jobs, words: list[str]) -> None:
@@ -208,11 +210,11 @@ def sacct(jobs: Jobs, words: list[str]) -> None:
         name = words[words.index("--name") + 1]
         for job in jobs.all():
             if job["options"]["--job-name"] == name:
-                print(f"{job['id']}|{job['state']}")
+                say(f"{job['id']}|{job['state']}")
     elif "--format=State" in line:
-        print(next(job["state"] for job in jobs.all() if f"--jobs={job['id']}" in words))
+        say(next(job["state"] for job in jobs.all() if f"--jobs={job['id']}" in words))
     elif "nodelist" in line:
-        print("node1")
+        say("node1")
     elif "Account" in line:
         sys.exit("sacct: error: Invalid user")
 
@@ -228,7 +230,7 @@ def scancel(jobs: Jobs, words: list[str]) -> None:
 
 def scontrol(jobs: Jobs, words: list[str]) -> None:
     if words == ["show", "config"]:
-        print("MinJobAge               = 300 sec\nMaxArraySize            = 1001")
+        say("MinJobAge               = 300 sec\nMaxArraySize            = 1001")
     elif words[0] == "requeue":
         if "--requeue" not in jobs.read(words[1])["options"]:
             sys.exit("Requested operation is presently disabled for job")
@@ -236,11 +238,11 @@ def scontrol(jobs: Jobs, words: list[str]) -> None:
 
 
 def sinfo(jobs: Jobs, words: list[str]) -> None:
-    print("PARTITION\nmain*\ngpu")
+    say("PARTITION\nmain*\ngpu")
 
 
 def sacctmgr(jobs: Jobs, words: list[str]) -> None:
-    print("lab\nnobody")
+    say("lab\nnobody")
 
 
 def main() -> None:
