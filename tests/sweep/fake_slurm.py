@@ -7,7 +7,7 @@ ID.json      a job: options of sbatch, state, how often it was started, the stat
 ID.end       what is to become of it: a state (CANCELLED, TIMEOUT, NODE_FAIL, ..) or REQUEUE
 left         what squeue says a job has left of its time, [D-]H:MM:SS
 
-A failed node and a lack of memory kill without a warning, all other ends send SIGTERM first. A job that may be
+A failed node and a lack of memory kill without a warning, other ends send SIGTERM first. A job that may be
 requeued starts again after NODE_FAIL, PREEMPTED and REQUEUE, under the same number.
 """
 
