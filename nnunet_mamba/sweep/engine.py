@@ -50,6 +50,8 @@ def run(frozen: Frozen, *, cores: int, gpus: Sequence[str], profile: str | None,
     log = frozen.layout.log("snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **frozen.variables, GPUS: ",".join(gpus)}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else Snakemake would not hear us either
     with log.open("ab") as stream, stopped_by_signals():
         begin = stream.tell()
         child = subprocess.Popen(
