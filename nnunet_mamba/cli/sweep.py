@@ -165,12 +165,14 @@ def _gpus(text: str | None) -> list[str]:
 
 def status(args: argparse.Namespace, words: Sequence[str]) -> int:
     """Exit code 1: something failed."""
+    from nnunet_mamba.sweep.casualties import record_slurm_ends
     from nnunet_mamba.sweep.frozen import read_frozen
     from nnunet_mamba.sweep.read import read_study
     from nnunet_mamba.sweep.status import as_text, rows
 
     place = Path(words[0])
     frozen = read_frozen(read_study(place).out if place.suffix in (".yaml", ".yml") else place)
+    record_slurm_ends(frozen)
     table = rows(frozen)
     print(as_text(table, every=args.all))
     return 1 if any(row.state == "failed" for row in table) else 0

@@ -16,6 +16,8 @@ from pathlib import Path
 from nnunet_mamba.running.child import stopped_by_signals
 from nnunet_mamba.running.command import find_program
 from nnunet_mamba.running.progress import Say
+from nnunet_mamba.sweep import slurm
+from nnunet_mamba.sweep.casualties import record_slurm_ends
 from nnunet_mamba.sweep.frozen import FILE, Frozen
 from nnunet_mamba.sweep.status import Row, line_of, rows, summary
 
@@ -47,8 +49,11 @@ def run(frozen: Frozen, *, cores: int, gpus: Sequence[str], profile: str | None,
     argv += _where(cores, gpus, profile)
     log = frozen.layout.log("snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **frozen.variables, **({GPUS: ",".join(gpus)} if gpus else {})}
+    environment = {**os.environ, **frozen.variables, GPUS: ",".join(gpus)}
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # else Snakemake would not hear us either
     with log.open("ab") as stream, stopped_by_signals():
+        begin = stream.tell()
         child = subprocess.Popen(
             argv,
             env=environment,
@@ -61,7 +66,9 @@ def run(frozen: Frozen, *, cores: int, gpus: Sequence[str], profile: str | None,
             View(frozen, say).watch(child)
         except BaseException:
             _stop(child, remote=profile is not None)
+            slurm.cancel(slurm.run_names(log, begin))  # the plugin goes on submitting while it cancels
             raise
+    record_slurm_ends(frozen)
     if child.returncode and not any(row.state == "failed" for row in rows(frozen)):
         tail = log.read_text(errors="replace").strip().splitlines()[-12:]
         say("\n".join(["Snakemake failed:", *(f"    {line}" for line in tail), f"  log: {log}"]))
@@ -70,7 +77,7 @@ def run(frozen: Frozen, *, cores: int, gpus: Sequence[str], profile: str | None,
 
 def _where(cores: int, gpus: Sequence[str], profile: str | None) -> list[str]:
     if profile is None:
-        return ["--cores", str(cores), "--resources", f"gpu={len(gpus)}"]
+        return ["--cores", str(cores), "--resources", f"gpu={len(gpus)}", "--retries", "1"]
     own = HERE / "profiles" / profile
     return ["--profile", str(own if own.is_dir() else Path(profile).absolute())]
 

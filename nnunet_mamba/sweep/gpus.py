@@ -15,7 +15,6 @@ from pathlib import Path
 from nnunet_mamba.running.progress import Say
 
 GPUS = "NNUNET_MAMBA_GPUS"  # the GPUs that a sweep may use: 0,1
-SCHEDULED = "SLURM_JOB_ID"  # a job of SLURM has its GPUs assigned
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 ASK_EVERY_S = 5.0
 
@@ -33,9 +32,7 @@ class Slots:
 
 
 def offered_gpus() -> tuple[str, ...]:
-    """What the sweep may choose among; nothing where a scheduler has chosen, or nobody said."""
-    if SCHEDULED in os.environ:
-        return ()
+    """What the sweep may choose among; nothing where a scheduler chooses, or nobody said."""
     return tuple(name.strip() for name in os.environ.get(GPUS, "").split(",") if name.strip())
 
 

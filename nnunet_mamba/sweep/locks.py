@@ -1,7 +1,8 @@
 """One job, one process, over studies and hosts that share a file system.
 
 A lock is a file that exists: it names its owner, who touches it every half minute. A dead owner's lock is
-taken over: one whose processes have ended on this host, or that nobody has touched for ten minutes.
+taken over: one whose processes have ended on this host, or elsewhere with their SLURM job, or that nobody has
+touched for ten minutes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from nnunet_mamba.running.progress import Say
+from nnunet_mamba.sweep import slurm
 from nnunet_mamba.sweep.processes import Process, this_process
 from nnunet_mamba.sweep.times import utc_now
 from nnunet_mamba.writing import write_text
@@ -91,7 +93,7 @@ class JobLock:
             owner = read_owner(self.file)
             if owner is None:
                 continue  # given back in this moment
-            if alive(self.file, owner):
+            if alive(self.file, owner) and not ended_with_its_job(self.file, owner):
                 raise LockedError(
                     f"{self.owner.job} is at work already: {owner}. Wait for it or stop it. If you are sure "
                     f"that it is dead, remove {self.file}"
@@ -164,6 +166,20 @@ def alive(file: Path, owner: Owner) -> bool:
     if gone and all(gone):
         return False
     return False in gone or silence_s(file) < SILENT_S
+
+
+def ended_with_its_job(file: Path, owner: Owner) -> bool:
+    """Whether SLURM knows that an owner on another host is dead: asked once, before a refusal.
+
+    An owner in the very job of this process ran before the job was queued again, if it is silent.
+    """
+    gone = [(process.slurm_job, process.gone()) for process in owner.processes]
+    jobs = {job for job, over in gone if over is None}
+    if not all(jobs) or not jobs or False in dict(gone).values():
+        return False
+    if jobs == {slurm.own_job()}:
+        return silence_s(file) > 3 * TOUCH_S
+    return all(slurm.ended(job) for job in jobs)
 
 
 def silence_s(file: Path) -> float:

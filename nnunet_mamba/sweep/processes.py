@@ -7,6 +7,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_mamba.sweep import slurm
+
 
 @dataclass(frozen=True)
 class Process:
@@ -16,11 +18,12 @@ class Process:
     numbering: str  # the space that `pid` belongs to: containers may each have their own
     pid: int
     started: str  # boot and clock tick: a pid is given out again, the pair is not
+    slurm_job: str = ""  # that it belongs to
 
     @classmethod
     def of(cls, pid: int) -> Process:
         """A process of this host."""
-        return cls(socket.gethostname(), _numbering(), pid, _started(pid))
+        return cls(socket.gethostname(), _numbering(), pid, _started(pid), slurm.own_job())
 
     def gone(self) -> bool | None:
         """Whether it has ended; None where that cannot be seen from here."""

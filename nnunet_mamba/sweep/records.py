@@ -18,7 +18,7 @@ from typing import Any
 from nnunet_mamba.sweep.job import Job
 from nnunet_mamba.writing import write_json, write_text
 
-RUNNING, DONE, FAILED = "running", "done", "failed"
+RUNNING, DONE, FAILED, REQUEUED = "running", "done", "failed", "requeued"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Record:
 
     job: str
     kind: str
-    state: str  # running, done, failed
+    state: str  # running, done, failed; requeued: SLURM will run it again
     fingerprint: str
     identity: Mapping[str, str]
     attempts: int
@@ -35,6 +35,7 @@ class Record:
     host: str
     pid: int  # of the runner
     command: str  # as one would type it; empty where nothing was left to do
+    slurm_job: str = ""
     seed: int | None = None
     resumed_from: str | None = None  # the checkpoint
     adopted: bool = False  # what lay in its folder was made outside of this study

@@ -16,13 +16,15 @@ from dataclasses import replace
 from nnunet_mamba.running.child import TAIL_LINES, ChildFailedError, run_child, stopped_by_signals
 from nnunet_mamba.running.command import Command
 from nnunet_mamba.running.progress import Say, duration
+from nnunet_mamba.sweep import slurm
 from nnunet_mamba.sweep.diagnosis import INTERRUPTED, Diagnosis, diagnose
 from nnunet_mamba.sweep.gpus import gpu_slots
 from nnunet_mamba.sweep.job import Job
 from nnunet_mamba.sweep.leftovers import claim, command_left, take_back
 from nnunet_mamba.sweep.locks import JobLock
 from nnunet_mamba.sweep.provenance import provenance
-from nnunet_mamba.sweep.records import DONE, FAILED, RUNNING, Layout, Record
+from nnunet_mamba.sweep.records import DONE, FAILED, REQUEUED, RUNNING, Layout, Record
+from nnunet_mamba.sweep.timelimit import TimeLimit
 from nnunet_mamba.sweep.times import utc_now
 from nnunet_mamba.sweep.watching import ProgressFile, watcher
 
@@ -87,6 +89,7 @@ def opening_record(
         started=utc_now(),
         host=socket.gethostname(),
         pid=os.getpid(),
+        slurm_job=slurm.own_job(),
         command=str(job.command),
         seed=seed,
         adopted=adopted or bool(same and same.adopted),
@@ -106,6 +109,7 @@ class Attempt:
         self.lock = lock
         self.progress = ProgressFile(layout.progress(job.name))
         self.began = time.monotonic()
+        self.limit = TimeLimit(job)
 
     def run(self) -> Record:
         """The record of a job done; a failure is recorded and raised."""
@@ -116,6 +120,8 @@ class Attempt:
         except KeyboardInterrupt:
             if self.lock.lost:
                 raise JobFailedError(f"{self.job.name}: another runner took over {self.lock.file}") from None
+            if self.limit.near and self.requeue():
+                raise JobFailedError(f"{self.job.name}: {self.record.cause}") from None
             self.fail(Diagnosis(INTERRUPTED, "Run it again: it goes on from where it is."), ())
             raise
         except ChildFailedError as error:
@@ -143,14 +149,15 @@ class Attempt:
         self.head_log(command)
         self.say(f"$ {command}")
         self.began = time.monotonic()  # waiting for a GPU is no work
-        run_child(
-            command.argv(),
-            environment=command.variables,
-            log=self.layout.log(self.job.name),
-            show=watcher(self.job, self.say, self.progress),
-            inherit=descriptors,
-            started=self.lock.add_process,
-        )
+        with self.limit:
+            run_child(
+                command.argv(),
+                environment=command.variables,
+                log=self.layout.log(self.job.name),
+                show=watcher(self.job, self.say, self.progress),
+                inherit=descriptors,
+                started=self.lock.add_process,
+            )
 
     def head_log(self, command: Command) -> None:
         """A line that tells the attempts in a log apart."""
@@ -179,6 +186,11 @@ class Attempt:
             f"{self.job.name} failed: {diagnosis.cause}\n  {diagnosis.remedy}{quoted}\n"
             f"  The whole log: {self.layout.log(self.job.name)}"
         )
+
+    def requeue(self) -> bool:
+        """The record first: SLURM ends this process then."""
+        self.end(REQUEUED, cause="SLURM's time limit was near: it goes on in another run")
+        return slurm.requeue()
 
     def fail(self, diagnosis: Diagnosis, lines: Sequence[str]) -> None:
         """A record that cannot be written, as on a full disk, must not hide why the job failed."""

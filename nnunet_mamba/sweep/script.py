@@ -28,28 +28,43 @@ def commands(frozen: Frozen, jobs: Iterable[Job]) -> str:
 def slurm(frozen: Frozen, jobs: Iterable[Job]) -> str:
     """One `sbatch` per job, which waits for those that it needs; jobs that fail leave the others running.
 
-    Arguments of the script go to every sbatch: partition, account and the like.
+    Options for every sbatch are the arguments of the script; those for jobs with a GPU and without one are
+    the variables GPU_JOBS and CPU_JOBS.
     """
+    logs = frozen.layout.log("any").parent
     lines = [
         HEAD,
-        f"# {frozen.study}: one SLURM job each. Arguments go to every sbatch: bash SCRIPT -p gpu -A lab",
+        f"# {frozen.study}: one SLURM job each. Options for sbatch, as in",
+        "#     GPU_JOBS='-p gpu' CPU_JOBS='-p cpu' bash SCRIPT -A lab",
         "set -euo pipefail",
+        f"mkdir -p {shlex.quote(str(logs))}",
     ]
     numbers = {job.name: f"job_{i}" for i, job in enumerate(jobs)}
     for name, variable in numbers.items():
-        words = " ".join(_sbatch(frozen, frozen.jobs[name], numbers))
-        lines += ["", f"# {name}", f'{variable}=$(sbatch --parsable "$@" {words})']
-    return "\n".join(lines) + "\n"
+        job = frozen.jobs[name]
+        words = " ".join(_sbatch(frozen, job, numbers))
+        kind = "${GPU_JOBS:-}" if job.gpus else "${CPU_JOBS:-}"
+        submit = (
+            f'{variable}=$(sbatch --parsable {words} "$@" {kind} --wrap={shlex.quote(_run(frozen, job))})'
+        )
+        lines += ["", f"# {name}", submit, f"{variable}=${{{variable}%%;*}}"]
+    return "\n".join([*lines, "", f'echo "{len(numbers)} jobs submitted"']) + "\n"
 
 
 def _sbatch(frozen: Frozen, job: Job, numbers: dict[str, str]) -> Iterator[str]:
-    yield f"--job-name={shlex.quote(job.name)}"
-    yield f"--cpus-per-task={job.threads} --mem={job.memory_gb}G --time={job.hours}:00:00"
+    """On one node, whatever the number of GPUs; --requeue lets a training outlast its time limit."""
+    yield f"--job-name={shlex.quote(job.name)} --requeue --nodes=1 --ntasks=1"
+    yield f"--cpus-per-task={job.threads} --mem={1000 * job.memory_gb}M --time={job.hours}:00:00"
     if job.gpus:
         yield f"--gpus={job.gpus}"
     waits = [f"${{{numbers[name]}}}" for name in (*job.needs, *job.after) if name in numbers]
     if waits:
         yield f"--dependency=afterok:{':'.join(waits)} --kill-on-invalid-dep=yes"
-    yield f"--output={shlex.quote(str(frozen.layout.log(job.name).with_suffix('.slurm')))} --open-mode=append"
-    run = shlex.join([str(find_program("nnunet-mamba")), "sweep", "run", str(frozen.out), job.name])
-    yield f"--wrap={shlex.quote(run)}"
+    output = str(frozen.layout.log(job.name).with_suffix(".slurm")).replace("%", "%%")
+    yield f"--output={shlex.quote(output)} --open-mode=append"
+
+
+def _run(frozen: Frozen, job: Job) -> str:
+    """`exec`: SLURM's signals reach the runner, and no shell in between."""
+    command = [str(find_program("nnunet-mamba")), "sweep", "run", str(frozen.out), job.name]
+    return f"exec {shlex.join(command)}"

@@ -20,7 +20,7 @@ from nnunet_mamba.sweep.diagnosis import INTERRUPTED
 from nnunet_mamba.sweep.frozen import Frozen
 from nnunet_mamba.sweep.job import Job
 from nnunet_mamba.sweep.locks import holder
-from nnunet_mamba.sweep.records import DONE, FAILED, RUNNING, Layout, Record
+from nnunet_mamba.sweep.records import DONE, FAILED, REQUEUED, RUNNING, Layout, Record
 
 OUTDATED, WAITING = "outdated", "waiting"
 STATES = (RUNNING, FAILED, OUTDATED, WAITING, DONE)
@@ -60,6 +60,8 @@ def _row(frozen: Frozen, job: Job, before: Mapping[str, Row]) -> Row:
         return Row(job, OUTDATED, "; ".join(changed) or "what it needs has changed")
     if record.state == FAILED and record.cause != INTERRUPTED:
         return Row(job, FAILED, f"{record.cause} (attempt {record.attempts})")
+    if record.state == REQUEUED:
+        return Row(job, WAITING, record.cause or "")
     return Row(job, WAITING, INTERRUPTED if record.state != DONE else "")
 
 

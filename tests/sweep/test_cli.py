@@ -139,13 +139,14 @@ def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, monkeypatc
     programs.mkdir()
     (programs / "sbatch").write_text(FAKE_SBATCH.format(python=sys.executable, log=str(log)))
     (programs / "sbatch").chmod(0o755)
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
-    command = ["bash", "-s", "--", "-p", "gpu"]
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "GPU_JOBS": "-p gpu"}
+    command = ["bash", "-s", "--", "-A", "lab"]
     subprocess.run(command, input=script.slurm(frozen, jobs), text=True, check=True, env=environment)
     submitted = json.loads(log.read_text())
     assert (tmp_path / "order").read_text() == "abc"
-    assert all(words[1:3] == ["-p", "gpu"] for words in submitted)
-    assert {"--gpus=2", "--cpus-per-task=6", "--mem=40G", "--time=3:00:00"} <= set(submitted[1])
+    assert all("-A" in words and "--requeue" in words for words in submitted)
+    assert {"--gpus=2", "--cpus-per-task=6", "--mem=40000M", "--time=3:00:00"} <= set(submitted[1])
+    assert ["gpu" in words for words in submitted] == [False, True, False]
     assert "--dependency=afterok:1:2" in submitted[2] and "--kill-on-invalid-dep=yes" in submitted[2]
     assert all(Layout(out).stamp(job.name, frozen.fingerprints[job.name]).exists() for job in jobs)
 
