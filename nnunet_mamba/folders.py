@@ -1,6 +1,7 @@
 """nnU-Net's folders and datasets, as a user names them."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -13,14 +14,16 @@ def nnunet_folder(variable: str) -> Path:
     return Path(os.environ[variable])
 
 
-def dataset_name(name_or_number: str) -> str:
-    """Dataset004_Hippocampus -> itself, 4 -> the dataset of this number in nnU-Net's folders."""
+def dataset_name(name_or_number: str, places: Iterable[Path] | None = None) -> str:
+    """Dataset004_Hippocampus -> itself, 4 -> the dataset of this number in `places`, nnU-Net's folders."""
     if name_or_number.startswith("Dataset"):
         return name_or_number
     if not name_or_number.isdecimal():
         raise ValueError(f"{name_or_number!r} is no dataset; expected Dataset###_Name, or its number.")
     pattern = f"Dataset{int(name_or_number):03d}_*"
-    places = [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
+    if places is None:
+        places = [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
+    places = list(places)
     names = sorted({found.name for place in places for found in place.glob(pattern)})
     if len(names) != 1:
         found = ", ".join(names) or "none"

@@ -40,6 +40,9 @@ def add(commands: Any) -> None:
         action="store_true",
         help="take what is there, and was made without a sweep, for this study's",
     )
+    p.add_argument(
+        "--seed", type=int, metavar="S", help="make trainings repeatable, in place of the study's seeds"
+    )
     p.add_argument("--all", action="store_true", help="of status: also what is done or waits")
     p.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # of average
     p.set_defaults(run=sweep)
@@ -63,32 +66,32 @@ def sweep(args: argparse.Namespace) -> int:
 
 
 def study(args: argparse.Namespace, file: Path) -> int:
-    from nnunet_mamba.sweep import engine, locks, script
+    from nnunet_mamba.sweep import engine, script
+    from nnunet_mamba.sweep.begin import begin, refuse_strangers
     from nnunet_mamba.sweep.frozen import drop_void_stamps
+    from nnunet_mamba.sweep.locks import JobLock
     from nnunet_mamba.sweep.status import as_text, failures, rows
 
-    frozen = _frozen(file, adopt=args.adopt)
+    frozen = begin(file, adopt=args.adopt, seed=args.seed)
     table = rows(frozen)
     todo = [row.job for row in table if row.state != "done"]
-    if args.emit_commands or args.emit_slurm:
-        print((script.slurm if args.emit_slurm else script.commands)(frozen, todo), end="")
-        if args.emit_slurm:
-            frozen.write()
+    if args.dry_run or args.emit_commands:
+        print(as_text(table, every=True) if args.dry_run else script.commands(frozen, todo).rstrip())
         return 0
-    if args.dry_run:
-        print(as_text(table, every=True))
-        return 0
-    gpus = _gpus(args.gpus) if args.profile is None else []
-    _refuse_what_cannot_run(frozen, gpus, args)
-    _refuse_strangers(frozen)
-    engine.require_snakemake()
-    lock = locks.JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_say)
+    gpus = [] if args.profile or args.emit_slurm else _gpus(args.gpus)
+    cores = args.cores or os.cpu_count() or 1
+    _refuse_what_cannot_run(frozen, gpus, cores, args)
+    refuse_strangers(frozen)
+    lock = JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_complain)
     with lock:
         drop_void_stamps(frozen)
         frozen.write()
+        if args.emit_slurm:
+            print(script.slurm(frozen, todo), end="")
+            return 0
         print(f"{len(todo)} of {len(table)} jobs to run -> {frozen.out}")
-        cores = args.cores or os.cpu_count() or 1
-        code = engine.run(frozen, cores=cores, gpus=gpus, profile=args.profile, say=_say)
+        options = {"profile": args.profile, "say": _say, "started": lock.add_process}
+        code = engine.run(frozen, cores=cores, gpus=gpus, **options)
     if trouble := failures(frozen):
         print(f"\n{trouble}", file=sys.stderr)
     print(as_text(rows(frozen), every=False))
@@ -99,50 +102,26 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _frozen(file: Path, *, adopt: bool) -> "Frozen":
-    """The graph of the study as things are now."""
-    from nnunet_mamba.running.command import EXTERNAL, trainer_folders
-    from nnunet_mamba.sweep.frozen import freeze
-    from nnunet_mamba.sweep.graph import jobs_of
-    from nnunet_mamba.sweep.read import read_study
-    from nnunet_mamba.sweep.trainers import describe_trainers
-
-    study = read_study(file)
-    folders = os.pathsep.join([*map(str, study.trainers_from), trainer_folders()])
-    variables = {name: str(path) for name, path in study.folders.items()}
-    variables |= {EXTERNAL: folders, "nnUNet_def_n_proc": str(min(os.cpu_count() or 1, 8))}
-    names = [method.trainer for method in study.methods]
-    trainers = describe_trainers(names, folders, study.out / "trainers.json")
-    os.environ.update(variables)
-    return freeze(study.name, study.out, variables, jobs_of(study, trainers), adopt)
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def _refuse_what_cannot_run(frozen: "Frozen", gpus: Sequence[str], args: argparse.Namespace) -> None:
-    if args.cores is not None and args.cores < 1:
-        raise ValueError(f"--cores must be positive, got {args.cores}.")
+def _refuse_what_cannot_run(
+    frozen: "Frozen", gpus: Sequence[str], cores: int, args: argparse.Namespace
+) -> None:
+    if cores < 1:
+        raise ValueError(f"--cores must be positive, got {cores}.")
     most = max(job.gpus for job in frozen.jobs.values())
-    if args.profile is None and most > len(gpus):
+    threads = max(job.threads for job in frozen.jobs.values() if job.gpus == most)
+    if args.profile is None and not args.emit_slurm and most > len(gpus):
         raise ValueError(
             f"A training of this study takes {most} GPU(s), and there are {len(gpus)} here. Write "
             "device: cpu into the study, or run it where there are more (--profile slurm)."
         )
-
-
-def _refuse_strangers(frozen: "Frozen") -> None:
-    """Before anything runs: folders with results that no sweep of this study made."""
-    from nnunet_mamba.sweep.leftovers import holds_work
-
-    layout, jobs = frozen.layout, frozen.jobs.values()
-    strange = [
-        str(job.own_folder)
-        for job in jobs
-        if job.own_folder and not layout.read_record(job.name) and holds_work(job.own_folder, job.kind)
-    ]
-    if strange and not frozen.adopt:
-        raise ValueError(
-            f"{len(strange)} folders hold results of which this study has no record; they may come of other "
-            "settings or data. Take them over with --adopt if they are the same, or move them away:\n  "
-            + "\n  ".join(strange[:5])
+    if gpus and cores // threads < len(gpus) // most:
+        _complain(
+            f"note: {len(gpus)} GPUs, but {cores} cores suffice for {max(1, cores // threads)} training(s) "
+            f"of {threads} threads at once; write fewer threads into the study to use all GPUs"
         )
 
 

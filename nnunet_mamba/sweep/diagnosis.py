@@ -39,8 +39,8 @@ TROUBLES = (  # what names its reason comes before what may only follow from it
     Trouble(
         r"CUDA out of memory|torch\.OutOfMemoryError|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
         "the GPU has too little memory",
-        "See with nvidia-smi whether another program uses it. Else set NNUNET_MAMBA_CHECKPOINT_STAGES=all to "
-        "recompute instead of storing, or make plans for this card: nnunet-mamba plans make.",
+        "See with nvidia-smi whether another program uses it. Else make plans for this card "
+        "(nnunet-mamba plans make), or let our network recompute: NNUNET_MAMBA_CHECKPOINT_STAGES=all.",
     ),
     Trouble(
         r"The loss is not finite (in [^\n]*)|NonFiniteLossError: (?!The loss is not)([^\n]*)",
@@ -88,7 +88,7 @@ TROUBLES = (  # what names its reason comes before what may only follow from it
         r"Found no NVIDIA driver|Torch not compiled with CUDA enabled|No CUDA GPUs are available"
         r"|CUDA driver version is insufficient|no CUDA-capable device is detected",
         "CUDA is not available",
-        "See `nnunet-mamba doctor` and nvidia-smi, or run the study with --device cpu.",
+        "See `nnunet-mamba doctor` and nvidia-smi, or write device: cpu into the study.",
     ),
     Trouble(
         r"CUDA error: ([^\n]*)",

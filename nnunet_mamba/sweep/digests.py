@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-TAIL = 64  # bytes; the last eight of a .gz are a checksum and the length of all that is in it
+CHECKED = {".gz": 8, ".png": 16}  # where a checksum of the content is, in bytes from the end
 TRAINING_DATA = ("imagesTr", "labelsTr")
 UNIMPORTANT = ("numTraining", "nnunet_mamba")  # keys of dataset.json that a new split rewrites
 
@@ -16,9 +16,9 @@ UNIMPORTANT = ("numTraining", "nnunet_mamba")  # keys of dataset.json that a new
 def digest(paths: Iterable[Path]) -> str:
     """Of files and folders together, 16 hexadecimal digits; what does not exist counts as such.
 
-    A small file (.json) counts by its content, a dataset (a folder with dataset.json) by its description, its
-    split and its training data, any other folder by the files in it. Of files in folders count name, size and
-    end.
+    A dataset (a folder with dataset.json) counts by its description and its training data, any other folder
+    by the files in it, JSON by what it says. Compressed files count by name, size and end, where they have a
+    checksum of their own, others by their whole content.
     """
     text = "\n".join(line for path in paths for line in _lines(Path(path)))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -30,7 +30,7 @@ def _lines(path: Path) -> Iterator[str]:
     elif path.is_dir():
         yield from _files(path)
     elif path.is_file():
-        yield f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        yield _file(path)
     else:
         yield f"no {path.name}"
 
@@ -38,16 +38,30 @@ def _lines(path: Path) -> Iterator[str]:
 def _dataset(folder: Path) -> Iterator[str]:
     description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     yield json.dumps({k: v for k, v in description.items() if k not in UNIMPORTANT}, sort_keys=True)
-    yield from _lines(folder / "splits_final.json")
     for name in TRAINING_DATA:
         if (folder / name).is_dir():
             yield from _files(folder / name)
 
 
 def _files(folder: Path) -> Iterator[str]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_file() and not entry.name.startswith("."):
-            size = entry.stat().st_size
-            with Path(entry.path).open("rb") as stream:
-                stream.seek(max(0, size - TAIL))
-                yield f"{entry.name} {size} {stream.read().hex()}"
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            yield _file(path)
+
+
+def _file(path: Path) -> str:
+    if path.suffix == ".json":
+        return f"{path.name} {_said(path)}"
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - CHECKED[path.suffix]) if path.suffix in CHECKED else 0)
+        return f"{path.name} {size} {hashlib.sha256(stream.read()).hexdigest()}"
+
+
+def _said(path: Path) -> str:
+    """What a JSON file says, however it is laid out."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        return json.dumps(json.loads(text), sort_keys=True)
+    except ValueError:
+        return text

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,10 +36,19 @@ def require_snakemake() -> None:
         )
 
 
-def run(frozen: Frozen, *, cores: int, gpus: Sequence[str], profile: str | None, say: Say) -> int:
+def run(
+    frozen: Frozen,
+    *,
+    cores: int,
+    gpus: Sequence[str],
+    profile: str | None,
+    say: Say,
+    started: Callable[[int], None] = lambda pid: None,
+) -> int:
     """Run all jobs that are not done, each GPU one training at a time; returns Snakemake's exit code.
 
     A profile (the name of one of ours, or a folder of the user's) says where jobs run; without one, here.
+    `started` is told Snakemake's process.
     """
     require_snakemake()
     argv = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile")]
@@ -63,6 +72,7 @@ def run(frozen: Frozen, *, cores: int, gpus: Sequence[str], profile: str | None,
             start_new_session=True,
         )
         try:
+            started(child.pid)
             View(frozen, say).watch(child)
         except BaseException:
             _stop(child, remote=profile is not None)

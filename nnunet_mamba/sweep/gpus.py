@@ -6,6 +6,7 @@ busy for as long as it lives, whatever becomes of its runner.
 
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,12 @@ class Slots:
 def offered_gpus() -> tuple[str, ...]:
     """What the sweep may choose among; nothing where a scheduler chooses, or nobody said."""
     return tuple(name.strip() for name in os.environ.get(GPUS, "").split(",") if name.strip())
+
+
+def slots_folder() -> Path:
+    """One for all studies of a user on this host."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir(), f"nnunet_mamba_gpus_{user}")
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """From a study to its jobs, in an order in which they could run one after the other.
 
-    convert or split -> fingerprint -> plan -> preprocess -> train -> evaluate -> compare, report
+    convert -> split -> fingerprint -> plan -> preprocess -> train -> evaluate -> compare, report
                                                                   -> predict -> evaluate -> compare, report
 
 Per dataset, plans are made and data preprocessed one after the other, and before any training: nnU-Net clears
@@ -32,7 +32,8 @@ def jobs_of(study: Study, trainers: Mapping[str, str]) -> list[Job]:
 
 
 def _prepare(names: Names) -> list[Job]:
-    study, jobs = names.study, [preparation.data(names), preparation.fingerprint(names)]
+    study, jobs = names.study, [preparation.convert(names)] if names.dataset.convert else []
+    jobs += [preparation.split(names), preparation.fingerprint(names)]
     one_by_one: list[Job] = []
     for plans in _in_order_of_making(study.plans):
         if not plans.own:

@@ -22,12 +22,14 @@ class Job:
 
     name        unique in the study and fit for a file's name
     needs       the jobs whose results it uses
-    after       jobs that must not run beside it or later, though its result does not depend on them
+    after       jobs that it waits for, though its result does not depend on theirs
     products    files and folders that exist when it is done
     identity    all that the result depends on besides `needs`, by name: a change makes the job outdated.
                 Device, number of processes and the like are not part of it
     gpus, threads, memory_gb, hours    what it asks of the machine
     own_folder  what nothing else writes to, set aside when the job is outdated: the fold's folder
+    dataset     the raw dataset of a training, for the record
+    sources     what it reads and no job writes: where that has changed since it was done, it is outdated
     watched     products that a user may edit: then all that needs them is outdated
     """
 
@@ -43,6 +45,8 @@ class Job:
     memory_gb: int = 8
     hours: int = 4
     own_folder: Path | None = None
+    dataset: Path | None = None
+    sources: tuple[Path, ...] = ()
     watched: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:

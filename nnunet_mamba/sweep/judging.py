@@ -35,7 +35,7 @@ def _evaluate(names: Names, method: Method, seed: int | None, test: str, protoco
     options += ["--tolerance-mm", *study.tolerance_mm] if study.tolerance_mm else []
     if test == CROSSVAL:
         what = ["--results", *(str(names.fold(method, seed, fold)) for fold in study.folds)]
-        needs, labels = names.train_jobs(method, seed), "the dataset's"
+        needs, labels = names.train_jobs(method, seed), tuple[Path, ...]()
     else:
         what, needs, labels = _of_test_set(names, method, seed, test)
     arguments = ("evaluate", *what, *options, "--out", str(out), "-j", str(processes()))
@@ -45,22 +45,24 @@ def _evaluate(names: Names, method: Method, seed: int | None, test: str, protoco
         Command("nnunet-mamba", arguments),
         needs=tuple(needs),
         products=(out,),
-        identity={"options": " ".join(options), "labels": labels},
+        identity={"options": " ".join(options)},
+        sources=labels,
         threads=processes(),
+        memory_gb=study.memory_gb,
     )
 
 
 def _of_test_set(
     names: Names, method: Method, seed: int | None, name: str
-) -> tuple[list[str], list[str], str]:
-    """What is scored, the jobs that made it, and the content of the references."""
+) -> tuple[list[str], list[str], tuple[Path, ...]]:
+    """What is scored, the jobs that made it, and the references."""
     test = next(each for each in names.dataset.tests if each.name == name)
     assert test.labels is not None
     origin = {"dataset": names.dataset.name, "trainer": method.trainer, "plans": method.plans}
     origin |= {"configuration": method.configuration, "fold": "test"}
     what = [str(names.predictions(method, seed, name)), str(test.labels), "--origin"]
     what += [f"{column}={text}" for column, text in origin.items()]
-    return what, names.predict_jobs(method, seed, test), names.content(test.labels)
+    return what, names.predict_jobs(method, seed, test), (test.labels,)
 
 
 def _average(names: Names, method: Method, test: str, protocol: str, of_seeds: Sequence[Job]) -> Job:

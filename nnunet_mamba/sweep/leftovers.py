@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,11 @@ from nnunet_mamba.running.progress import Say
 from nnunet_mamba.running.resume import FINAL, drop_unreadable, free_name, usable_checkpoint, validated
 from nnunet_mamba.sweep.job import Job
 from nnunet_mamba.sweep.records import Record
+from nnunet_mamba.writing import write_json
 
 WANDB = "nnUNet_wandb_enabled"
+MARK = "sweep.json"  # in the folder of a job
+SHOWN = 5  # folders in a message
 
 
 class StrangersError(ValueError):
@@ -22,31 +27,56 @@ class StrangersError(ValueError):
 def claim(job: Job, fingerprint: str, before: Record | None, *, adopt: bool, say: Say) -> bool:
     """Make the job's folder fit for this fingerprint; true if what is there is adopted.
 
-    Nothing is deleted: what was made for another fingerprint steps aside.
+    Nothing is deleted: what was made for another fingerprint steps aside. The folder itself says for which it
+    was made, so studies can share what they have in common, and notice what another has made anew.
     """
-    if before is not None:
-        set_aside(job, fingerprint, before, say)
-        return False
-    there = job.own_folder is not None and holds_work(job.own_folder, job.kind)
-    if there and not adopt:
-        raise StrangersError(
-            f"{job.own_folder} holds a result, but this study has no record of it: it may come from other "
-            f"settings or data. Take it over with --adopt if it is the same, or move it away."
-        )
-    return adopt and (there or complete(job))
-
-
-def complete(job: Job) -> bool:
-    """Whether all that the job makes is there; a job that makes nothing never is."""
-    return bool(job.products) and all(product.exists() for product in job.products)
-
-
-def set_aside(job: Job, fingerprint: str, before: Record, say: Say) -> None:
     folder = job.own_folder
-    if folder is None or before.fingerprint == fingerprint or not folder.exists():
-        return
-    aside = folder.rename(free_name(aside_name(folder, before.fingerprint)))
-    say(f"{folder.name} was made from other settings or data; it is kept as {aside}")
+    if folder is None:
+        return adopt and before is None and bool(job.products) and is_whole(job, fingerprint)
+    made_for = mark_of(folder) or (before.fingerprint if before else None)
+    if made_for is None:
+        there = holds_work(folder, job.kind)
+        if there and not adopt:
+            raise StrangersError(strangers([str(folder)]))
+        return there
+    if made_for != fingerprint and folder.exists():
+        aside = folder.rename(free_name(aside_name(folder, made_for)))
+        say(f"{folder.name} was made from other settings or data; it is kept as {aside}")
+    return False
+
+
+def strangers(folders: Sequence[str]) -> str:
+    """The message about results that no sweep made."""
+    more = [f"... and {len(folders) - SHOWN} more"] if len(folders) > SHOWN else []
+    listed = "\n  ".join([*folders[:SHOWN], *more])
+    return (
+        "There is no record of how these were made; they may come from other settings or data. Take them "
+        f"over with --adopt if they are the same, or move them away:\n  {listed}"
+    )
+
+
+def is_whole(job: Job, fingerprint: str) -> bool:
+    """Whether all that the job makes is there, and nobody has made it for another fingerprint since."""
+    marked = job.own_folder and mark_of(job.own_folder)
+    return not missing(job) and marked in (None, fingerprint)
+
+
+def missing(job: Job) -> list[str]:
+    """The products that are not there."""
+    return [str(product) for product in job.products if not product.exists()]
+
+
+def mark(job: Job, fingerprint: str) -> None:
+    """Write into the job's folder for which fingerprint it is filled."""
+    if job.own_folder is not None:
+        write_json(job.own_folder / MARK, {"job": job.name, "fingerprint": fingerprint})
+
+
+def mark_of(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / MARK).read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def take_back(job: Job, fingerprint: str, say: Say) -> None:
@@ -73,7 +103,7 @@ def command_left(job: Job, say: Say, *, adopted: bool) -> tuple[Command | None, 
     """The command that does what is left to do, None for nothing, and the checkpoint that it goes on from."""
     if job.kind == "train" and job.own_folder is not None:
         return training_left(job, job.own_folder, say)
-    if adopted and complete(job):
+    if adopted and not missing(job):
         return None, None
     if job.own_folder is not None and "--continue_prediction" in job.command.arguments:
         drop_unreadable(job.own_folder, say)
@@ -91,7 +121,7 @@ def training_left(job: Job, fold: Path, say: Say) -> tuple[Command | None, str |
     if checkpoint.name != FINAL:
         say(f"going on from {checkpoint.name}")
         return resuming(job.command), checkpoint.name
-    if validated(fold) and complete(job):
+    if validated(fold) and not missing(job):
         say("trained and validated already")
         return None, checkpoint.name
     say("trained already; only the validation is left")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_mamba.running.command import dataset_id
-from nnunet_mamba.sweep.digests import digest
 from nnunet_mamba.sweep.study import CASCADE, Dataset, Method, Study, TestSet
 
 CROSSVAL = "crossval"  # the folds' own validation cases, beside the names of test sets
@@ -47,10 +46,6 @@ class Names:
         """train.Dataset004_Hippocampus.nnUNetTrainerMMUNet__nnUNetPlans__2d.fold_0"""
         return ".".join([kind, self.dataset.name, *(str(part) for part in parts if part != "")])
 
-    @property
-    def data_job(self) -> str:
-        return self.job("convert" if self.dataset.convert else "split")
-
     def plan_job(self, plans: str) -> str:
         """The job that makes these plans; plans that the user made need the fingerprint alone."""
         return self.job("fingerprint") if self.study.plans[plans].own else self.job("plan", plans)
@@ -79,10 +74,6 @@ class Names:
 
     def evaluate_job(self, method: Method, seed: int | None, test: str, protocol: str) -> str:
         return self.job("evaluate", test, named(method, seed), protocol)
-
-    def content(self, folder: Path) -> str:
-        """Of a folder that no job writes; what lies in the raw dataset counts with the dataset."""
-        return "the dataset's" if folder.is_relative_to(self.raw) else digest([folder])
 
 
 def named(method: Method, seed: int | None) -> str:

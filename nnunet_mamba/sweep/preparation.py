@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_mamba.running.command import Command
@@ -19,39 +21,34 @@ OWN_NAME = {  # of the plans that nnU-Net's planners write
 PLANNING = {"nnUNet_n_proc_DA": "1"}  # with 0, the choice for training on a CPU, nnU-Net's planner dies
 
 
-def data(names: Names) -> Job:
-    """The raw dataset with its split."""
-    return _convert(names) if names.dataset.convert else _split(names)
-
-
-def _convert(names: Names) -> Job:
+def convert(names: Names) -> Job:
+    """A dataset that is there is not converted again, whatever it was made of."""
     release = names.dataset.convert
     assert release is not None
-    options = [*release.options, "--dataset-id", names.number, "--unless-there"]
-    options += ["--split", names.dataset.split] if names.dataset.split else []
+    options = (*release.options, "--dataset-id", names.number, "--unless-there")
     return Job(
-        names.data_job,
+        names.job("convert"),
         "convert",
         Command("nnunet-mamba", ("convert", release.name, *release.sources, *options)),
         products=(names.raw / "dataset.json",),
-        identity={"release": release.name, "options": " ".join(options)},
-        watched=(names.raw,),
     )
 
 
-def _split(names: Names) -> Job:
+def split(names: Names) -> Job:
     """Before any training: nnU-Net's trainings would all write the file at once."""
     asked, group = names.dataset.split, names.dataset.group
     arguments = ["plans", "split", names.dataset.name, "--split", asked or "5fold"]
     arguments += ["--group", group] if group else []
     arguments += [] if asked else ["--unless-there"]
     return Job(
-        names.data_job,
+        names.job("split"),
         "split",
         Command("nnunet-mamba", tuple(arguments)),
+        after=(names.job("convert"),) if names.dataset.convert else (),
         products=(names.raw / "splits_final.json",) if asked else (),
-        identity={"split": asked or "", "group": group or ""},
-        watched=(names.raw,),
+        identity={"split": asked, "group": group or ""} if asked else {},
+        sources=(names.raw,),
+        watched=(names.raw / "splits_final.json",),
     )
 
 
@@ -61,9 +58,11 @@ def fingerprint(names: Names) -> Job:
         names.job("fingerprint"),
         "fingerprint",
         Command("nnUNetv2_extract_fingerprint", arguments),
-        needs=(names.data_job,),
+        needs=(names.job("split"),),
         products=(names.preprocessed / "dataset_fingerprint.json",),
         threads=processes(),
+        memory_gb=names.study.memory_gb,
+        hours=names.study.hours,
     )
 
 
@@ -74,8 +73,7 @@ def plan(names: Names, plans: Plans, after: tuple[str, ...]) -> Job:
     else:
         command, needs = _made(names, plans), names.job("fingerprint")
     file = names.preprocessed / f"{plans.name}.json"
-    own_template = plans.template is not None and Path(plans.template).is_file()
-    template = digest([Path(str(plans.template))]) if own_template else ""
+    below = own_plans(names, plans.source) if plans.template else {}
     return Job(
         names.job("plan", plans.name),
         "plan",
@@ -83,13 +81,20 @@ def plan(names: Names, plans: Plans, after: tuple[str, ...]) -> Job:
         needs=(needs,),
         after=after,
         products=(file,),
-        identity={"command": " ".join(command.arguments), "template": template},
+        identity={"plans": _described(plans), **{f"{key} below": text for key, text in below.items()}},
         watched=(file,),
     )
 
 
+def _described(plans: Plans) -> str:
+    """What they are made by; a template of the user's by its content, wherever it lies."""
+    own = plans.template is not None and Path(plans.template).is_file()
+    template = digest([Path(str(plans.template))]) if own else plans.template
+    return json.dumps({**asdict(plans), "template": template}, sort_keys=True)
+
+
 def _applied(names: Names, plans: Plans) -> Command:
-    options = ["--plans", plans.source, "--name", plans.name, "--device", names.study.device]
+    options = ["--plans", plans.source, "--name", plans.name]
     options += ["--network", plans.network] if plans.network else []
     options += ["--vram-gb", f"{plans.vram_gb:g}"] if plans.vram_gb else []
     words = ("plans", "apply", str(plans.template), names.dataset.name, *options, "--replace")
@@ -114,10 +119,10 @@ def preprocess(names: Names, plans: str, configuration: str, after: tuple[str, .
         Command("nnUNetv2_preprocess", arguments),
         needs=(names.plan_job(plans),),
         after=after,
-        products=(names.preprocessed / "gt_segmentations",),
         identity=own_plans(names, plans),
         threads=processes(),
         memory_gb=names.study.memory_gb,
+        hours=names.study.hours,
         watched=(names.preprocessed / "splits_final.json",),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def _study(top: Fields, file: Path) -> Study:
     methods = _methods(top, plans, top.texts("configurations", ("3d_fullres",)))
     folds = _folds(top)
     _check_cascades(methods, folds, top.where)
+    gpus = top.number("gpus", 1, least=1)
     study = Study(
         name=name,
         out=Path(top.text("out", name)).absolute(),
@@ -56,7 +58,7 @@ def _study(top: Fields, file: Path) -> Study:
         folders=folders,
         trainers_from=tuple(_existing(file.parent / text, top.where) for text in top.texts("trainers_from")),
         variables=_variables(top),
-        datasets=_datasets(top, file, folders["nnUNet_raw"]),
+        datasets=_datasets(top, file, folders),
         plans=plans,
         methods=methods,
         folds=folds,
@@ -66,7 +68,7 @@ def _study(top: Fields, file: Path) -> Study:
         tolerance_mm=top.texts("tolerance_mm"),
         baseline=top.text("baseline", None),
         threads=top.number("threads", _threads(device), least=1),
-        gpus=top.number("gpus", 1, least=1) if device == "cuda" else 0,
+        gpus=gpus if device == "cuda" else 0,
         memory_gb=top.number("memory_gb", 32, least=1),
         hours=top.number("hours", 48, least=1),
         npz=top.flag("npz"),
@@ -115,9 +117,19 @@ def _plans(top: Fields, file: Path) -> dict[str, Plans]:
                     f"{top.where}: plans {each.name} are made from {each.source}, which are not there."
                 )
             plans[STOCK_PLANS] = Plans(STOCK_PLANS, planner="ExperimentPlanner")
+    for each in plans.values():
+        _refuse_circle(each, plans, top.where)
     if not plans:
         raise ValueError(f"{top.where}: plans are empty; leave the key out for nnU-Net's own.")
     return plans
+
+
+def _refuse_circle(plans: Plans, table: Mapping[str, Plans], where: str) -> None:
+    chain = [plans.name]
+    while table[chain[-1]].template:
+        chain.append(table[chain[-1]].source)
+        if chain[-1] in chain[:-1]:
+            raise ValueError(f"{where}: plans are made from each other: {' from '.join(chain)}.")
 
 
 def _one_plans(name: str, content: Any, top: Fields, file: Path) -> Plans:
@@ -141,9 +153,9 @@ def _one_plans(name: str, content: Any, top: Fields, file: Path) -> Plans:
     return Plans(name, planner, template, source, network, vram_gb, own)
 
 
-def _datasets(top: Fields, file: Path, raw: Path) -> tuple[Dataset, ...]:
+def _datasets(top: Fields, file: Path, folders: Mapping[str, Path]) -> tuple[Dataset, ...]:
     datasets = tuple(
-        _dataset({"dataset": entry} if isinstance(entry, (str, int)) else entry, i, top, file, raw)
+        _dataset({"dataset": entry} if isinstance(entry, (str, int)) else entry, i, top, file, folders)
         for i, entry in enumerate(top.list("datasets"))
     )
     names = [dataset.name for dataset in datasets]
@@ -154,20 +166,23 @@ def _datasets(top: Fields, file: Path, raw: Path) -> tuple[Dataset, ...]:
     return datasets
 
 
-def _dataset(entry: Any, i: int, top: Fields, file: Path, raw: Path) -> Dataset:
+def _dataset(entry: Any, i: int, top: Fields, file: Path, folders: Mapping[str, Path]) -> Dataset:
     f = Fields(entry, f"{top.where}: dataset {i + 1}")
     given = str(f.text("dataset"))
     convert = f.mapping("convert", None)
     if convert is not None and not given.startswith("Dataset"):
         raise ValueError(f"{f.where} is {given!r}; of one to convert, write the whole name: Dataset###_Name.")
-    name = dataset_name(given)
+    name = dataset_name(given, folders.values())
+    raw = folders["nnUNet_raw"] / name
     split, group = f.text("split", None), f.text("group", None)
-    tests = tuple(_test(test, f.where, file, raw / name) for test in f.list("test", []))
+    tests = tuple(_test(test, f.where, file, raw) for test in f.list("test", []))
     f.done()
-    return Dataset(name, _conversion(convert, f.where, file), split, group, tests)
+    converted = (raw / "dataset.json").is_file()
+    return Dataset(name, _conversion(convert, f.where, file, converted=converted), split, group, tests)
 
 
-def _conversion(content: Any, where: str, file: Path) -> Conversion | None:
+def _conversion(content: Any, where: str, file: Path, *, converted: bool) -> Conversion | None:
+    """Sources must be there until the dataset is."""
     if content is None:
         return None
     f = Fields(content, f"{where}: convert")
@@ -175,7 +190,10 @@ def _conversion(content: Any, where: str, file: Path) -> Conversion | None:
     f.done()
     if not sources:
         raise ValueError(f"{f.where} has no sources; expected the folders or archives of the release.")
-    return Conversion(name, tuple(str(_existing(file.parent / text, f.where)) for text in sources), options)
+    paths = [file.parent / text for text in sources]
+    return Conversion(
+        name, tuple(str(path if converted else _existing(path, f.where)) for path in paths), options
+    )
 
 
 def _test(content: Any, where: str, file: Path, raw: Path) -> TestSet:

@@ -10,7 +10,7 @@ import os
 import shlex
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from nnunet_mamba.running.child import TAIL_LINES, ChildFailedError, run_child, stopped_by_signals
@@ -18,9 +18,9 @@ from nnunet_mamba.running.command import Command
 from nnunet_mamba.running.progress import Say, duration
 from nnunet_mamba.sweep import slurm
 from nnunet_mamba.sweep.diagnosis import INTERRUPTED, Diagnosis, diagnose
-from nnunet_mamba.sweep.gpus import gpu_slots
+from nnunet_mamba.sweep.gpus import gpu_slots, slots_folder
 from nnunet_mamba.sweep.job import Job
-from nnunet_mamba.sweep.leftovers import claim, command_left, take_back
+from nnunet_mamba.sweep.leftovers import claim, command_left, is_whole, mark, missing, take_back
 from nnunet_mamba.sweep.locks import JobLock
 from nnunet_mamba.sweep.provenance import provenance
 from nnunet_mamba.sweep.records import DONE, FAILED, REQUEUED, RUNNING, Layout, Record
@@ -46,8 +46,13 @@ def run_job(
     study: str = "",
     seed: int | None = None,
     adopt: bool = False,
+    facts: Mapping[str, str] | None = None,
+    finish: Callable[[], None] = lambda: None,
 ) -> Record:
     """Run what is left of `job`, and say so in its record and by its stamp.
+
+    `facts` are added to the record's provenance; `finish` is called when the products are there, before the
+    record says so.
 
     Raises LockedError if it is at work elsewhere, StrangersError if its folder holds what this study did not
     make (unless `adopt`), JobFailedError if it fails. `study` is how messages call it: its folder by default.
@@ -61,17 +66,14 @@ def run_job(
             return before
         adopted = claim(job, fingerprint, before, adopt=adopt, say=say)
         record = opening_record(job, fingerprint, before, adopted=adopted, seed=seed)
-        return Attempt(job, record, layout, say, lock).run()
+        record = replace(record, provenance={**record.provenance, **(facts or {})})
+        return Attempt(job, record, layout, say, lock, finish).run()
 
 
 def is_done(job: Job, fingerprint: str, record: Record) -> bool:
     """Whether it was done for this fingerprint and its products are there."""
     same = record.state == DONE and record.fingerprint == fingerprint
-    return same and not missing_products(job)
-
-
-def missing_products(job: Job) -> list[str]:
-    return [str(product) for product in job.products if not product.exists()]
+    return same and is_whole(job, fingerprint)
 
 
 def opening_record(
@@ -101,8 +103,11 @@ def opening_record(
 class Attempt:
     """One attempt at a job, under its lock."""
 
-    def __init__(self, job: Job, record: Record, layout: Layout, say: Say, lock: JobLock) -> None:
+    def __init__(
+        self, job: Job, record: Record, layout: Layout, say: Say, lock: JobLock, finish: Callable[[], None]
+    ) -> None:
         self.job = job
+        self.finish = finish
         self.record = record
         self.layout = layout
         self.say = say
@@ -134,16 +139,17 @@ class Attempt:
 
     def work(self) -> None:
         take_back(self.job, self.record.fingerprint, self.say)
+        mark(self.job, self.record.fingerprint)
         command, resumed_from = command_left(self.job, self.say, adopted=self.record.adopted)
         self.record = replace(self.record, resumed_from=resumed_from, command=str(command or ""))
         if command is not None:
-            with gpu_slots(self.job.gpus, self.layout.locks, self.say) as slots:
+            with gpu_slots(self.job.gpus, slots_folder(), self.say) as slots:
                 command = replace(command, variables={**command.variables, **slots.variables})
                 self.record = replace(self.record, command=str(command))
                 self.layout.write_record(self.record)
                 self.execute(command, slots.descriptors)
-        if missing := missing_products(self.job):
-            raise MissingProductError(f"it ended as if it was done, but {', '.join(missing)} is missing")
+        if absent := missing(self.job):
+            raise MissingProductError(f"it ended as if it was done, but {', '.join(absent)} is missing")
 
     def execute(self, command: Command, descriptors: Sequence[int]) -> None:
         self.head_log(command)
@@ -174,6 +180,7 @@ class Attempt:
 
     def succeed(self) -> Record:
         """The record first: a stamp without one would say less than it seems to."""
+        self.finish()
         self.end(DONE, products=tuple(map(str, self.job.products)))
         self.layout.write_stamp(self.job.name, self.record.fingerprint)
         self.say(f"{self.job.name}: done in {duration(self.record.seconds)}")

@@ -57,9 +57,13 @@ def _sbatch(frozen: Frozen, job: Job, numbers: dict[str, str]) -> Iterator[str]:
     yield f"--cpus-per-task={job.threads} --mem={1000 * job.memory_gb}M --time={job.hours}:00:00"
     if job.gpus:
         yield f"--gpus={job.gpus}"
-    waits = [f"${{{numbers[name]}}}" for name in (*job.needs, *job.after) if name in numbers]
-    if waits:
-        yield f"--dependency=afterok:{':'.join(waits)} --kill-on-invalid-dep=yes"
+    waits = {"afterok": job.needs, "afterany": job.after}
+    jobs = {
+        kind: [f"${{{numbers[name]}}}" for name in names if name in numbers] for kind, names in waits.items()
+    }
+    if any(jobs.values()):
+        conditions = [":".join([kind, *waited]) for kind, waited in jobs.items() if waited]
+        yield f"--dependency={','.join(conditions)} --kill-on-invalid-dep=yes"
     output = str(frozen.layout.log(job.name).with_suffix(".slurm")).replace("%", "%%")
     yield f"--output={shlex.quote(output)} --open-mode=append"
 

@@ -19,6 +19,7 @@ from nnunet_mamba.running.progress import duration
 from nnunet_mamba.sweep.diagnosis import INTERRUPTED
 from nnunet_mamba.sweep.frozen import Frozen
 from nnunet_mamba.sweep.job import Job
+from nnunet_mamba.sweep.leftovers import is_whole, missing
 from nnunet_mamba.sweep.locks import holder
 from nnunet_mamba.sweep.records import DONE, FAILED, REQUEUED, RUNNING, Layout, Record
 
@@ -46,18 +47,20 @@ def rows(frozen: Frozen) -> list[Row]:
 
 def _row(frozen: Frozen, job: Job, before: Mapping[str, Row]) -> Row:
     layout = frozen.layout
+    if frozen.stamp(job.name).is_file():
+        if is_whole(job, frozen.fingerprints[job.name]):
+            return Row(job, DONE)
+        return Row(job, WAITING, f"{', '.join(missing(job)) or 'what it made'} is gone")
     record = layout.read_record(job.name)
     if record and record.state == RUNNING and holder(layout.lock(job)):
         return Row(job, RUNNING, progress_text(read_progress(layout, job.name)))
-    if frozen.stamp(job.name).is_file():
-        missing = [product.name for product in job.products if not product.exists()]
-        return Row(job, WAITING, f"{', '.join(missing)} is gone") if missing else Row(job, DONE)
     if record is None:
         return Row(job, WAITING)
     if record.fingerprint != frozen.fingerprints[job.name]:
         changed = list(changes(record.identity, job.identity))
         changed += [f"{need} is {before[need].state}" for need in job.needs if before[need].state != DONE]
-        return Row(job, OUTDATED, "; ".join(changed) or "what it needs has changed")
+        changed += [f"{need} was edited by hand" for need in job.needs if need in frozen.edited]
+        return Row(job, OUTDATED, "; ".join(changed) or "what it reads has changed")
     if record.state == FAILED and record.cause != INTERRUPTED:
         return Row(job, FAILED, f"{record.cause} (attempt {record.attempts})")
     if record.state == REQUEUED:

@@ -39,6 +39,7 @@ def train(
         memory_gb=study.memory_gb,
         hours=study.hours,
         own_folder=folder,
+        dataset=names.raw,
     )
 
 
@@ -79,10 +80,12 @@ def predict(names: Names, method: Method, seed: int | None, test: TestSet) -> li
                 Command(program[0], (*program[1:], *arguments, *share), variables),
                 needs=tuple(needs),
                 products=(out,),
-                identity={"images": names.content(test.images), "mirroring": str(study.mirroring)},
+                identity={"mirroring": str(study.mirroring)},
+                sources=(test.images,),
                 gpus=min(study.gpus, 1),
                 threads=study.threads,
                 memory_gb=study.memory_gb,
+                hours=study.hours,
                 own_folder=out if test.parts == 1 else None,
             )
         )

@@ -18,7 +18,7 @@ import json, subprocess, sys
 words = sys.argv[1:]
 options = dict(word.split("=", 1) for word in words if word.startswith("--") and "=" in word)
 done = json.load(open({log!r})) if __import__("os").path.exists({log!r}) else []
-waits = options.get("--dependency", "afterok:").removeprefix("afterok:").split(":")
+waits = [w for part in options.get("--dependency", "").split(",") for w in part.split(":")[1:]]
 assert all(int(number) <= len(done) for number in waits if number), "waits for a job that was not submitted"
 subprocess.run(options["--wrap"], shell=True, check=True, stdout=subprocess.DEVNULL)
 json.dump([*done, words], open({log!r}, "w"))
@@ -33,7 +33,9 @@ def describe(monkeypatch):
 
     def answer(names, folders):
         asked.append(names)
-        return {name: {"error": "no such class"} if "Nobody" in name else {"name": name} for name in names}
+        known = {"settings": {}, "recipe": "nnU-Net's"}
+        of = {"Nobody": {"error": "no such class"}, "Stock": {"nnunetv2": "2.8.1"}}
+        return {name: next((d for part, d in of.items() if part in name), known) for name in names}
 
     monkeypatch.setattr(trainers, "_asked", answer)
     return asked
@@ -85,6 +87,34 @@ def test_results_of_unknown_origin_are_refused_before_anything_runs(sweep, tmp_p
     assert code == 0 and len(ran) == 1
 
 
+def test_plans_that_somebody_made_are_not_replaced(sweep, tmp_path):
+    file = tmp_path / "nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetPlans.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    code, _, err = sweep()
+    assert code == 2 and str(file) in err and "own: true" in err and file.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ["dcie"]}, "'dcie' is no metric; expected some of dice"),
+        ({"protocols": ["nobodys"]}, "'nobodys' is no protocol"),
+        ({"plans": {"a": {"template": "nothing"}}}, "nothing"),
+        ({"baseline": "nobody"}, "nobody"),
+        ({"seeds": [1], "methods": ["nnUNetTrainerStock"]}, "nnUNetTrainerStock cannot be seeded"),
+    ],
+)
+def test_names_that_nobody_knows_are_refused_before_anything_runs(sweep, changes, message):
+    code, _, err = sweep("--dry-run", **changes)
+    assert code == 2 and message in err
+
+
+def test_a_seed_may_be_given_in_place_of_the_studys(sweep):
+    _, out, _ = sweep("--dry-run", "--seed", "7")
+    assert "nnUNetTrainerMMUNet__nnUNetPlans__2d.seed_7.fold_0" in out
+
+
 def test_a_study_of_gpus_is_refused_where_there_are_none(sweep, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     code, _, err = sweep(device="cuda")
@@ -132,7 +162,7 @@ def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, monkeypatc
         code = f"open({str(tmp_path / 'order')!r}, 'a').write({name!r})"
         return Job(name, "evaluate", Command("python", ("-c", code)), needs=needs, **more)
 
-    jobs = [job("a"), job("b", "a", gpus=2, threads=6, memory_gb=40, hours=3), job("c", "a", "b")]
+    jobs = [job("a"), job("b", "a", gpus=2, threads=6, memory_gb=40, hours=3), job("c", "a", after=("b",))]
     frozen = freeze("small", out, {}, jobs, adopt=False)
     frozen.write()
     log, programs = tmp_path / "submitted", tmp_path / "bin"
@@ -147,7 +177,7 @@ def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, monkeypatc
     assert all("-A" in words and "--requeue" in words for words in submitted)
     assert {"--gpus=2", "--cpus-per-task=6", "--mem=40000M", "--time=3:00:00"} <= set(submitted[1])
     assert ["gpu" in words for words in submitted] == [False, True, False]
-    assert "--dependency=afterok:1:2" in submitted[2] and "--kill-on-invalid-dep=yes" in submitted[2]
+    assert "--dependency=afterok:1,afterany:2" in submitted[2] and "--kill-on-invalid-dep=yes" in submitted[2]
     assert all(Layout(out).stamp(job.name, frozen.fingerprints[job.name]).exists() for job in jobs)
 
 

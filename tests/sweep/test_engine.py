@@ -13,6 +13,7 @@ from nnunet_mamba.running.command import Command
 from nnunet_mamba.sweep import engine
 from nnunet_mamba.sweep.frozen import drop_void_stamps, freeze, read_frozen
 from nnunet_mamba.sweep.job import Job
+from nnunet_mamba.sweep.leftovers import mark
 from nnunet_mamba.sweep.status import as_text, failures, rows
 
 pytest.importorskip("snakemake")
@@ -139,6 +140,58 @@ def test_a_hand_edited_product_outdates_what_needs_it(sweep, tmp_path):
     assert plans.read_text() == "edited" and trained.read_text() == "xx"
     sweep(make, train)
     assert trained.read_text() == "xx"
+
+
+def test_an_edit_stays_noticed_when_another_job_changes(sweep, tmp_path):
+    plans, trained = tmp_path / "plans.json", tmp_path / "trained"
+    first = python("first", "pass")
+    make = python("plan", f"open({str(plans)!r}, 'w').write('1')", products=(plans,), watched=(plans,))
+    make = replace(make, after=("first",))
+    train = python("train", writes(trained), ["plan"])
+    sweep(first, make, train)
+    plans.write_text("2")
+    _, _, _, edited = sweep(first, make, train)
+    _, _, _, again = sweep(python("first", "1"), make, train)
+    assert again.fingerprints["train"] == edited.fingerprints["train"]
+    assert (plans.read_text(), trained.read_text()) == ("2", "xx")
+
+
+def test_a_job_whose_sources_changed_runs_again_once(sweep, tmp_path):
+    images, predicted = tmp_path / "imagesTs", tmp_path / "predicted"
+    images.mkdir()
+    (images / "a.nii.gz").write_bytes(b"a")
+    job = python("predict", writes(predicted), sources=(images,))
+    for n_runs in (1, 1):
+        sweep(job)
+        assert len(predicted.read_text()) == n_runs
+    (images / "b.nii.gz").write_bytes(b"b")
+    for n_runs in (2, 2):
+        sweep(job)
+        assert len(predicted.read_text()) == n_runs
+
+
+def test_what_another_study_made_anew_is_made_again(sweep, tmp_path):
+    fold = tmp_path / "fold_0"
+    product = fold / "checkpoint_final.pth"
+    job = python("train", f"{writes(product)}", own_folder=fold, products=(product,))
+    _, _, _, frozen = sweep(job)
+    mark(job, "of another study")
+    drop_void_stamps(frozen)
+    assert rows(frozen)[0].state == "waiting"
+    sweep(job)
+    assert (tmp_path / "outdated-of another study-fold_0").is_dir() and product.read_text() == "x"
+
+
+def test_studies_share_what_they_have_in_common(tmp_path):
+    fold = tmp_path / "fold_0"
+    product = fold / "checkpoint_final.pth"
+    job = python("train", f"import os; os.makedirs({str(fold)!r}, exist_ok=True); {writes(product)}",
+                 own_folder=fold, products=(product,))  # fmt: skip
+    for study in ("one", "two"):
+        frozen = freeze(study, tmp_path / study, {}, [job], adopt=False)
+        frozen.run("train", lambda text: None)
+        assert rows(frozen)[0].state == "done"
+    assert product.read_text() == "xx", "the same folder, not refused and not set aside"
 
 
 def test_the_reason_for_running_again_is_told(sweep, tmp_path):

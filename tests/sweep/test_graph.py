@@ -138,16 +138,16 @@ def test_one_method_has_nothing_to_be_compared_with(jobs):
     assert not {"compare", "report"} & set(kinds(jobs(methods=["A"])))
 
 
-def test_a_conversion_takes_the_place_of_the_split(jobs, tmp_path):
+def test_a_dataset_is_converted_unless_it_is_there_and_then_split(jobs, tmp_path):
     (tmp_path / "release").mkdir()
     convert = {"name": "msd", "sources": ["release"], "options": ["--symlink"]}
-    table = jobs(datasets=[{"dataset": DATASET, "convert": convert, "split": "5fold"}])
-    job = table[f"convert.{DATASET}"]
+    table = jobs(datasets=[{"dataset": DATASET, "convert": convert, "split": "7:3"}])
     release = str(tmp_path / "release")
-    assert list(job.command.arguments) == [
-        "convert", "msd", release, "--symlink", "--dataset-id", "4", "--unless-there", "--split", "5fold",
-    ]  # fmt: skip
-    assert "split" not in kinds(table)
+    expected = ["convert", "msd", release, "--symlink", "--dataset-id", "4", "--unless-there"]
+    assert list(table[f"convert.{DATASET}"].command.arguments) == expected
+    assert table[f"split.{DATASET}"].after == (f"convert.{DATASET}",)
+    without = jobs(datasets=[{"dataset": DATASET, "split": "7:3"}])
+    assert without[f"split.{DATASET}"].needs == table[f"split.{DATASET}"].needs == ()
 
 
 def test_a_split_is_kept_unless_the_study_asks_for_one(jobs):
@@ -183,9 +183,28 @@ def test_own_plans_must_be_there_and_count_by_their_content(jobs, tmp_path):
     )
 
 
-def test_devices_threads_and_limits_do_not_outdate_anything(jobs):
-    first, second = jobs(), jobs(threads=2, memory_gb=64, hours=3, device="cuda")
-    assert all(first[name].identity == second[name].identity for name in first)
+def test_what_changes_no_result_outdates_nothing(jobs, tmp_path):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.json").write_text('{"a": 1}' if folder == "here" else '{ "a":1 }')
+    first = jobs(plans={"small": {"template": "here/t.json"}})
+    second = jobs(
+        plans={"small": {"template": "there/t.json"}}, threads=2, memory_gb=64, hours=3, device="cuda",
+        datasets=[{"dataset": DATASET, "group": "a"}],
+    )  # fmt: skip
+    judged = ("compare", "report")  # by patients now
+    assert all(first[n].identity == second[n].identity for n in first if first[n].kind not in judged)
+
+
+def test_plans_made_from_own_plans_depend_on_them(jobs, tmp_path):
+    file = tmp_path / "nnUNet_preprocessed" / DATASET / "mine.json"
+    file.parent.mkdir(parents=True)
+    plans = {"mine": {"own": True}, "small": {"template": "cpu", "from": "mine"}}
+    seen = []
+    for text in ("{}", '{"changed": 1}'):
+        file.write_text(text)
+        seen.append(jobs(plans=plans)[f"plan.{DATASET}.small"].identity)
+    assert seen[0] != seen[1]
 
 
 def test_fold_all_has_no_cases_of_its_own_to_be_judged_on(jobs):

@@ -62,6 +62,10 @@ def test_variables_and_places_beside_the_file_are_found(write_study, tmp_path, m
         ({"plans": {"a": {"network": "mm_unet"}}}, "needs vram_gb"),
         ({"plans": {"a": {"vram_gb": 8}}}, "vram_gb plans for a network"),
         ({"plans": {"a": {"template": "cpu", "from": "b"}}}, "made from b, which are not there"),
+        (
+            {"plans": {"a": {"template": "cpu", "from": "b"}, "b": {"template": "cpu", "from": "a"}}},
+            "each other",
+        ),
         ({"datasets": []}, "datasets are none"),
         ({"datasets": ["Dataset001_A", "Dataset001_A"]}, "each once"),
         (
@@ -79,6 +83,17 @@ def test_what_means_nothing_is_refused_with_its_place(write_study, changes, mess
     with pytest.raises(ValueError) as error:
         read_study(write_study(**changes))
     assert message in str(error.value)
+
+
+def test_a_release_need_not_be_kept_once_it_is_converted(write_study, tmp_path):
+    dataset = {"dataset": "Dataset004_Hippocampus", "convert": {"name": "msd", "sources": ["gone.zip"]}}
+    with pytest.raises(ValueError, match=r"gone\.zip does not exist"):
+        read_study(write_study(datasets=[dataset]))
+    file = tmp_path / "nnUNet_raw" / "Dataset004_Hippocampus" / "dataset.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    assert read_study(write_study(datasets=[dataset])).datasets[0].convert.name == "msd"
+    assert read_study(write_study(datasets=[4])).datasets[0].name == "Dataset004_Hippocampus"
 
 
 @pytest.mark.parametrize("text", ["just words", "a: [", "", "- 1\n- 2"])
