@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
-# beyond these a forward pass per patch becomes no cheaper
-MOST_VOXELS = {"cpu": 2**16, "cuda": 2**24}  # CPU: measured, caches are small; CUDA: 64 slices of 512 x 512
+# beyond these a patch becomes hardly cheaper: on a CPU by one run of one network, on CUDA a guess
+MOST_VOXELS = {"cpu": 2**16, "cuda": 2**24}
 FREE_SHARE = 0.5  # of the GPU's free memory, for allocators need slack
 OUT_OF_MEMORY = ("out of memory", "ALLOC_FAILED", "DefaultCPUAllocator")
 

@@ -26,6 +26,7 @@ from nnunet_mamba.sweep.study import (
 DEVICES = ("cuda", "cpu", "mps")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 FOLDS = tuple("01234")
+VMAMBA = "NNUNET_MAMBA_VMAMBA"  # see nnunet_mamba.trainers.pretrained
 
 
 def read_study(file: Path) -> Study:
@@ -54,6 +55,7 @@ def _study(top: Fields, file: Path) -> Study:
         device=device,
         folders=folders,
         trainers_from=tuple(_existing(file.parent / text, top.where) for text in top.texts("trainers_from")),
+        variables=_variables(top),
         datasets=_datasets(top, file, folders["nnUNet_raw"]),
         plans=plans,
         methods=methods,
@@ -73,6 +75,14 @@ def _study(top: Fields, file: Path) -> Study:
     )
     top.done()
     return study
+
+
+def _variables(top: Fields) -> dict[str, str]:
+    """Those that the study names; and the weights to start from, wherever they are named."""
+    given = Fields(top.mapping("variables", {}), f"{top.where}: variables")
+    named = {name: str(given.text(name)) for name in list(given.content)}
+    weights = os.environ.get(VMAMBA)
+    return {**({VMAMBA: weights} if weights else {}), **named}
 
 
 def _threads(device: str) -> int:

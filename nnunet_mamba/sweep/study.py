@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +75,7 @@ class Study:
     device: str
     folders: dict[str, Path]  # nnU-Net's three, by variable
     trainers_from: tuple[Path, ...]
+    variables: Mapping[str, str]  # of trainings and predictions, and part of what makes them
     datasets: tuple[Dataset, ...]
     plans: dict[str, Plans]
     methods: tuple[Method, ...]

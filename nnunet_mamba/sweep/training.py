@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from nnunet_mamba.running.command import Command
 from nnunet_mamba.sweep.job import Job
 from nnunet_mamba.sweep.names import MOST_PROCESSES, Names
@@ -20,6 +22,7 @@ def train(
     arguments += ["--npz"] if study.npz else []
     identity = {"trainer": trainer, "seed": "" if seed is None else str(seed)}
     identity |= {"gpus": str(study.gpus)} if study.gpus > 1 else {}
+    identity |= {"variables": json.dumps(study.variables, sort_keys=True)} if study.variables else {}
     needs = [names.plan_job(method.plans), names.preprocess_job(method)]
     if method.configuration == CASCADE:
         needs += names.train_jobs(lowres(method), seed)
@@ -49,7 +52,7 @@ def _variables(study: Study, seed: int | None) -> dict[str, str]:
         variables |= {"nnUNet_n_proc_DA": str(max(1, study.threads - 1))}
     variables |= {"NNUNET_MAMBA_BATCHED_VALIDATION": "1"} if study.batched else {}
     variables |= {} if seed is None else {"NNUNET_MAMBA_SEED": str(seed)}
-    return variables
+    return {**variables, **study.variables}
 
 
 def predict(names: Names, method: Method, seed: int | None, test: TestSet) -> list[Job]:
@@ -63,7 +66,7 @@ def predict(names: Names, method: Method, seed: int | None, test: TestSet) -> li
         arguments += ["-prev_stage_predictions", str(names.predictions(lowres(method), seed, test.name))]
         needs += names.predict_jobs(lowres(method), seed, test)
     program = ("nnunet-mamba", "predict") if study.batched else ("nnUNetv2_predict",)
-    variables = {"nnUNet_results": str(study.results(seed))}
+    variables = {"nnUNet_results": str(study.results(seed)), **study.variables}
     jobs = []
     for part, name in enumerate(names.predict_jobs(method, seed, test)):
         share = ["--continue_prediction"]  # the folder is this job's own: what is in it can be trusted

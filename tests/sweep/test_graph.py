@@ -194,3 +194,14 @@ def test_fold_all_has_no_cases_of_its_own_to_be_judged_on(jobs):
     assert not [name for name in table if "crossval" in name]
     predict = next(job for job in table.values() if job.kind == "predict")
     assert "-f all" in str(predict.command) and "--disable_tta" in predict.command.arguments
+
+
+def test_variables_of_the_study_reach_its_trainings_and_count(jobs, monkeypatch):
+    plain = jobs()
+    table = jobs(variables={"NNUNET_MAMBA_CHECKPOINT_STAGES": 2})
+    first = next(name for name in table if name.startswith("train"))
+    assert table[first].command.variables["NNUNET_MAMBA_CHECKPOINT_STAGES"] == "2"
+    assert table[first].identity != plain[first].identity
+    monkeypatch.setenv("NNUNET_MAMBA_VMAMBA", "weights.pth")
+    assert jobs()[first].command.variables["NNUNET_MAMBA_VMAMBA"] == "weights.pth"
+    assert jobs()[first].identity != plain[first].identity
