@@ -6,7 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from releases import build
 
+from nnunet_mamba.cli import main
 from nnunet_mamba.datasets.specs import spec_of
 from nnunet_mamba.datasets.splits import find_split
 from nnunet_mamba.evaluation.protocols import protocol_of, require_metrics
@@ -71,6 +73,17 @@ def test_releases_and_splits_are_known_by_these_names(read, file):
         if dataset.group:
             assert re.fullmatch(dataset.group, {"acdc": "patient001", "endovis17": "video01",
                                                 "brats23": "BraTS-GLI-00001"}[name])  # fmt: skip
+
+
+@every_table
+def test_a_release_lies_where_the_study_looks_for_it(read, file, tmp_path):
+    """By a dry run of each conversion on a miniature, which is too small for most splits of papers."""
+    for dataset in read(file).datasets:
+        release, root = dataset.convert, tmp_path / "releases" / dataset.name
+        build(spec_of(release.name)[0], root)
+        below = Path(release.sources[0]).relative_to(tmp_path).parts[1:]  # the variable
+        home = next(root.rglob(below[0])) if below else root
+        assert main(["convert", release.name, str(home), *release.options, "--dry-run"]) == 0
 
 
 @every_table
