@@ -1,0 +1,166 @@
+"""The studies in scripts/: everything that they name exists, and docs/reproduce.md tells of each."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from releases import build
+
+from nnunet_mamba.cli import main
+from nnunet_mamba.datasets.specs import spec_of
+from nnunet_mamba.datasets.splits import find_split
+from nnunet_mamba.evaluation.protocols import protocol_of, require_metrics
+from nnunet_mamba.networks.family import axes_of
+from nnunet_mamba.plans import load_template
+from nnunet_mamba.statistics.methods import Method, choose_baseline, twin_of
+from nnunet_mamba.sweep.graph import jobs_of
+from nnunet_mamba.sweep.preparation import OWN_NAME
+from nnunet_mamba.sweep.read import read_study
+from nnunet_mamba.sweep.study import Study
+
+CHECKOUT = Path(__file__).parents[2]
+STUDIES = sorted((CHECKOUT / "scripts").rglob("*.yaml"))
+REPRODUCE = [file for file in STUDIES if file.parent.name == "reproduce"]
+PAGE = CHECKOUT / "docs" / "reproduce.md"
+VARIABLE = re.compile(r"\$([A-Z][A-Z0-9_]*)((?:/\w+)*)")
+every_study = pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+every_table = pytest.mark.parametrize("file", REPRODUCE, ids=lambda file: file.stem)
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch, nnunet_folders):
+    """Reads a study as one who has each release in a folder, named by the study's variables."""
+
+    def of(file: Path) -> Study:
+        for name, below in VARIABLE.findall(file.read_text()):
+            monkeypatch.setenv(name, str(tmp_path / name))
+            (tmp_path / name / below.strip("/")).mkdir(parents=True, exist_ok=True)
+        return read_study(file)
+
+    return of
+
+
+def jobs(study: Study) -> list:
+    return jobs_of(study, {method.trainer: json.dumps({"name": method.trainer}) for method in study.methods})
+
+
+def compared(study: Study) -> list[Method]:
+    return [Method(method.trainer, method.plans, method.configuration) for method in study.methods]
+
+
+@every_study
+def test_a_study_trains_every_method_on_every_fold_and_compares_them(read, file):
+    study = read(file)
+    made = jobs(study)
+    trainings = [job for job in made if job.kind == "train"]
+    assert len(trainings) == len(study.datasets) * len(study.methods) * len(study.folds) * len(study.seeds)
+    judged = {job.command.arguments[job.command.arguments.index("--protocol") + 1]
+              for job in made if job.kind == "evaluate"}  # fmt: skip
+    assert judged == set(study.protocols) and "honest" in judged
+    compares = [job for job in made if job.kind == "compare"]
+    assert len(compares) % (len(study.metrics) * len(study.protocols)) == 0 and compares
+
+
+@every_table
+def test_releases_and_splits_are_known_by_these_names(read, file):
+    for dataset in read(file).datasets:
+        name, spec = spec_of(dataset.convert.name)
+        assert spec.folder is None or dataset.name.endswith(f"_{spec.folder}")
+        find_split(dataset.split or "5fold", name)
+        assert bool(dataset.group) == bool(spec.group), f"{name}: patients are {spec.group}"
+        if dataset.group:
+            assert re.fullmatch(dataset.group, {"acdc": "patient001", "endovis17": "video01",
+                                                "brats23": "BraTS-GLI-00001"}[name])  # fmt: skip
+
+
+@every_table
+def test_a_release_lies_where_the_study_looks_for_it(read, file, tmp_path):
+    """By a dry run of each conversion on a miniature, which is too small for most splits of papers."""
+    for dataset in read(file).datasets:
+        release, root = dataset.convert, tmp_path / "releases" / dataset.name
+        build(spec_of(release.name)[0], root)
+        below = Path(release.sources[0]).relative_to(tmp_path).parts[1:]  # the variable
+        home = next(root.rglob(below[0])) if below else root
+        assert main(["convert", release.name, str(home), *release.options, "--dry-run"]) == 0
+
+
+@every_table
+def test_templates_are_made_for_these_data_and_planners_are_nnunets(read, file):
+    study = read(file)
+    for plans in study.plans.values():
+        assert plans.planner is None or OWN_NAME[plans.planner] == plans.name
+        if plans.template:
+            template = load_template(plans.template)
+            names = [spec_of(dataset.convert.name)[0] for dataset in study.datasets]
+            assert {name.removesuffix("8") for name in names} <= {
+                name.removesuffix("8") for name in template.datasets
+            }
+            changed = {method.configuration for method in study.methods if method.plans == plans.name}
+            assert changed <= set(template.configurations) or not template.configurations
+
+
+@every_study
+def test_every_metric_is_defined_by_every_protocol(read, file):
+    study = read(file)
+    for protocol in study.protocols:
+        require_metrics(protocol_of(protocol), study.metrics)
+
+
+@every_table
+def test_trainers_exist_and_their_networks_work_on_these_grids(read, file):
+    from nnunet_mamba import trainers
+    from nnunet_mamba.trainers.base import MambaTrainer
+
+    for method in read(file).methods:
+        trainer = getattr(trainers, method.trainer)
+        if issubclass(trainer, MambaTrainer):
+            assert (2 if method.configuration == "2d" else 3) in axes_of(trainer.network_name)
+
+
+@every_study
+def test_every_network_is_compared_with_its_twin_without_ssm_and_with_nnunet(read, file):
+    methods = compared(read(file))
+    mixing = [
+        one for one in methods if re.search("Mamba|MMUNet|VMUNet", one.trainer) and "NoSSM" not in one.trainer
+    ]
+    assert mixing
+    for method in mixing:
+        assert twin_of(method, methods), method
+    assert any("Control" in method.trainer for method in methods)
+
+
+@every_study
+def test_the_baseline_is_one_method(read, file):
+    study = read(file)
+    choose_baseline(compared(study), study.baseline)
+
+
+def test_one_dataset_number_means_one_release_and_one_split(read):
+    """Studies share nnU-Net's folders, where a second split would take the place of the first."""
+    made = defaultdict(set)
+    for file in STUDIES:
+        for dataset in read(file).datasets:
+            convert = dataset.convert
+            made[dataset.name].add((convert.name, convert.options, dataset.split or "5fold"))
+    assert [name for name, ways in made.items() if len(ways) > 1] == []
+
+
+def test_the_page_names_every_table_and_no_other():
+    named = re.findall(r"\(\.\./scripts/reproduce/(\w+\.yaml)\)", PAGE.read_text())
+    assert sorted(named) == [file.name for file in REPRODUCE]
+
+
+@every_table
+def test_the_page_counts_the_trainings(read, file):
+    n = sum(job.kind == "train" for job in jobs(read(file)))
+    (row,) = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| [`{file.name}`]")]
+    assert row.split("|")[3].split()[0] == str(n)
+
+
+@every_table
+def test_a_study_says_at_its_head_what_it_repeats_and_what_differs(file):
+    head = [line for line in file.read_text().splitlines() if line.startswith("# ")]
+    assert 3 <= len(head) <= 8 and "$" in " ".join(head)
+    assert {"# Repeated:", "# Differs:"} <= {" ".join(line.split()[:2]) for line in head}
