@@ -25,7 +25,8 @@ def convert(names: Names) -> Job:
     """A dataset that is there is not converted again, whatever it was made of."""
     release = names.dataset.convert
     assert release is not None
-    options = (*release.options, "--dataset-id", names.number, "--unless-there")
+    split = ("--split", names.dataset.split) if names.dataset.split else ()
+    options = (*release.options, *split, "--dataset-id", names.number, "--unless-there")
     return Job(
         names.job("convert"),
         "convert",
@@ -40,6 +41,8 @@ def split(names: Names) -> Job:
     arguments = ["plans", "split", names.dataset.name, "--split", asked or "5fold"]
     arguments += ["--group", group] if group else []
     arguments += [] if asked else ["--unless-there"]
+    release = names.dataset.convert
+    arguments += [option for option in (release.options if release else ()) if option == "--partial"]
     return Job(
         names.job("split"),
         "split",

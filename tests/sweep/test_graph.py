@@ -140,11 +140,22 @@ def test_one_method_has_nothing_to_be_compared_with(jobs):
 
 def test_a_dataset_is_converted_unless_it_is_there_and_then_split(jobs, tmp_path):
     (tmp_path / "release").mkdir()
-    convert = {"name": "msd", "sources": ["release"], "options": ["--symlink"]}
+    convert = {"name": "msd", "sources": ["release"], "options": ["--partial"]}
     table = jobs(datasets=[{"dataset": DATASET, "convert": convert, "split": "7:3"}])
     release = str(tmp_path / "release")
-    expected = ["convert", "msd", release, "--symlink", "--dataset-id", "4", "--unless-there"]
+    expected = [
+        "convert",
+        "msd",
+        release,
+        "--partial",
+        "--split",
+        "7:3",
+        "--dataset-id",
+        "4",
+        "--unless-there",
+    ]
     assert list(table[f"convert.{DATASET}"].command.arguments) == expected
+    assert table[f"split.{DATASET}"].command.arguments[2:] == (DATASET, "--split", "7:3", "--partial")
     assert table[f"split.{DATASET}"].after == (f"convert.{DATASET}",)
     without = jobs(datasets=[{"dataset": DATASET, "split": "7:3"}])
     assert without[f"split.{DATASET}"].needs == table[f"split.{DATASET}"].needs == ()
