@@ -3,9 +3,7 @@
 import os
 
 from nnunet_mamba.quickstart.workspace import FOLD, Settings, Workspace
-from nnunet_mamba.running.command import EXTERNAL, Command, dataset_id, trainer_folders
-
-MOST_PROCESSES = 8  # of nnU-Net's pools, and threads in prediction; each process takes about half a GB
+from nnunet_mamba.running.command import EXTERNAL, Command, dataset_id, n_processes, trainer_folders
 
 
 def shared_variables(workspace: Workspace) -> dict[str, str]:
@@ -18,10 +16,6 @@ def shared_variables(workspace: Workspace) -> dict[str, str]:
         "nnUNet_def_n_proc": str(n_processes()),
         "nnUNet_compile": "f",  # compiling takes longer than a demo gains
     }
-
-
-def n_processes() -> int:
-    return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
 def plan_command(dataset: str, settings: Settings) -> Command:

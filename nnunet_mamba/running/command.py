@@ -12,6 +12,7 @@ from pathlib import Path
 from nnunet_mamba.resources import resource_dir
 
 EXTERNAL = "nnUNet_extTrainer"  # where nnU-Net looks for trainers beside its own
+MOST_PROCESSES = 8  # of nnU-Net's pools, and threads in prediction; each process takes about half a GB
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ def ask_for_trainer(name: str, variables: Mapping[str, str]) -> None:
     if asked.returncode != 0:
         reason = asked.stderr.strip().splitlines()[-1]
         raise ValueError(f"--trainer {name} cannot be used; nnU-Net says: {reason}")
+
+
+def n_processes() -> int:
+    return min(os.cpu_count() or 1, MOST_PROCESSES)
 
 
 def dataset_id(dataset: str) -> str:

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from nnunet_mamba.running.command import EXTERNAL, trainer_folders
+from nnunet_mamba.running.command import EXTERNAL, n_processes, trainer_folders
 from nnunet_mamba.sweep.frozen import Frozen, freeze
 from nnunet_mamba.sweep.graph import jobs_of
 from nnunet_mamba.sweep.leftovers import StrangersError, holds_work, mark_of, missing, strangers
-from nnunet_mamba.sweep.names import processes
 from nnunet_mamba.sweep.read import read_study
 from nnunet_mamba.sweep.study import Study
 from nnunet_mamba.sweep.trainers import describe_trainers
@@ -25,7 +24,7 @@ def begin(file: Path, *, adopt: bool = False, seed: int | None = None) -> Frozen
     check_words(study)
     folders = os.pathsep.join([*map(str, study.trainers_from), trainer_folders()])
     variables = {name: str(path) for name, path in study.folders.items()}
-    variables |= {EXTERNAL: folders, "nnUNet_def_n_proc": str(processes())}
+    variables |= {EXTERNAL: folders, "nnUNet_def_n_proc": str(n_processes())}
     names = [method.trainer for method in study.methods]
     trainers = describe_trainers(names, folders, study.out / "trainers.json")
     _refuse_deaf(study, trainers)

@@ -19,10 +19,10 @@ from nnunet_mamba.running.progress import Say
 from nnunet_mamba.sweep import slurm
 from nnunet_mamba.sweep.casualties import record_slurm_ends
 from nnunet_mamba.sweep.frozen import FILE, Frozen
+from nnunet_mamba.sweep.gpus import GPUS
 from nnunet_mamba.sweep.status import Row, line_of, rows, summary
 
 HERE = Path(__file__).parent
-GPUS = "NNUNET_MAMBA_GPUS"  # the cards that jobs may take, for the runner
 LOOK_S = 1.0  # between two looks at the records
 SAY_S = 60.0  # between two lines on progress where nobody watches
 GRACE_S = 40.0  # for jobs to stop their commands

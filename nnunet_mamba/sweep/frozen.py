@@ -20,7 +20,7 @@ from nnunet_mamba.sweep.job import Job, fingerprint
 from nnunet_mamba.sweep.leftovers import is_whole
 from nnunet_mamba.sweep.records import Layout
 from nnunet_mamba.sweep.runner import run_job
-from nnunet_mamba.writing import write_json
+from nnunet_mamba.writing import write_json, write_text
 
 FILE = "graph.json"
 
@@ -75,7 +75,7 @@ class Frozen:
             "edited": self.edited,
             "jobs": [self._entry(job) for job in self.jobs.values()],
         }
-        write_json(self.out / FILE, json.loads(json.dumps(content, default=str)))
+        write_text(self.out / FILE, json.dumps(content, indent=1, default=str) + "\n")
         return self.out / FILE
 
     def _entry(self, job: Job) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_mamba.running.command import Command
+from nnunet_mamba.running.command import Command, n_processes
 from nnunet_mamba.sweep.job import Job
-from nnunet_mamba.sweep.names import CROSSVAL, Names, processes
+from nnunet_mamba.sweep.names import CROSSVAL, Names
 from nnunet_mamba.sweep.study import Method
 
 
@@ -38,7 +38,7 @@ def _evaluate(names: Names, method: Method, seed: int | None, test: str, protoco
         needs, labels = names.train_jobs(method, seed), tuple[Path, ...]()
     else:
         what, needs, labels = _of_test_set(names, method, seed, test)
-    arguments = ("evaluate", *what, *options, "--out", str(out), "-j", str(processes()))
+    arguments = ("evaluate", *what, *options, "--out", str(out), "-j", str(n_processes()))
     return Job(
         names.evaluate_job(method, seed, test, protocol),
         "evaluate",
@@ -47,7 +47,7 @@ def _evaluate(names: Names, method: Method, seed: int | None, test: str, protoco
         products=(out,),
         identity={"options": " ".join(options)},
         sources=labels,
-        threads=processes(),
+        threads=n_processes(),
         memory_gb=study.memory_gb,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from nnunet_mamba.running.command import dataset_id
 from nnunet_mamba.sweep.study import CASCADE, Dataset, Method, Study, TestSet
 
 CROSSVAL = "crossval"  # the folds' own validation cases, beside the names of test sets
-MOST_PROCESSES = 8  # of nnU-Net's pools
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,3 @@ class Names:
 
 def named(method: Method, seed: int | None) -> str:
     return str(method) if seed is None else f"{method}.seed_{seed}"
-
-
-def processes() -> int:
-    """Of nnU-Net's pools and of our threads."""
-    return min(os.cpu_count() or 1, MOST_PROCESSES)

@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from nnunet_mamba.running.command import Command
+from nnunet_mamba.running.command import Command, n_processes
 from nnunet_mamba.sweep.digests import digest
 from nnunet_mamba.sweep.job import Job
-from nnunet_mamba.sweep.names import Names, processes
+from nnunet_mamba.sweep.names import Names
 from nnunet_mamba.sweep.study import Plans
 
 OWN_NAME = {  # of the plans that nnU-Net's planners write
@@ -56,14 +56,14 @@ def split(names: Names) -> Job:
 
 
 def fingerprint(names: Names) -> Job:
-    arguments = ("-d", names.number, "-np", str(processes()), "--verify_dataset_integrity", "--clean")
+    arguments = ("-d", names.number, "-np", str(n_processes()), "--verify_dataset_integrity", "--clean")
     return Job(
         names.job("fingerprint"),
         "fingerprint",
         Command("nnUNetv2_extract_fingerprint", arguments),
         needs=(names.job("split"),),
         products=(names.preprocessed / "dataset_fingerprint.json",),
-        threads=processes(),
+        threads=n_processes(),
         memory_gb=names.study.memory_gb,
         hours=names.study.hours,
     )
@@ -115,7 +115,7 @@ def _made(names: Names, plans: Plans) -> Command:
 
 
 def preprocess(names: Names, plans: str, configuration: str, after: tuple[str, ...]) -> Job:
-    arguments = ("-d", names.number, "-plans_name", plans, "-c", configuration, "-np", str(processes()))
+    arguments = ("-d", names.number, "-plans_name", plans, "-c", configuration, "-np", str(n_processes()))
     return Job(
         names.job("preprocess", plans, configuration),
         "preprocess",
@@ -123,7 +123,7 @@ def preprocess(names: Names, plans: str, configuration: str, after: tuple[str, .
         needs=(names.plan_job(plans),),
         after=after,
         identity=own_plans(names, plans),
-        threads=processes(),
+        threads=n_processes(),
         memory_gb=names.study.memory_gb,
         hours=names.study.hours,
         watched=(names.preprocessed / "splits_final.json",),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from nnunet_mamba.running.command import Command
+from nnunet_mamba.running.command import MOST_PROCESSES, Command
 from nnunet_mamba.sweep.job import Job
-from nnunet_mamba.sweep.names import MOST_PROCESSES, Names
+from nnunet_mamba.sweep.names import Names
 from nnunet_mamba.sweep.preparation import own_plans
 from nnunet_mamba.sweep.study import CASCADE, LOWRES, Method, Study, TestSet
 
