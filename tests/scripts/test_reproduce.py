@@ -16,6 +16,7 @@ from nnunet_mamba.networks.family import axes_of
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.statistics.methods import Method, choose_baseline, twin_of
 from nnunet_mamba.sweep.graph import jobs_of
+from nnunet_mamba.sweep.job import fingerprint
 from nnunet_mamba.sweep.preparation import OWN_NAME
 from nnunet_mamba.sweep.read import read_study
 from nnunet_mamba.sweep.study import Study
@@ -145,6 +146,18 @@ def test_one_dataset_number_means_one_release_and_one_split(read):
             convert = dataset.convert
             made[dataset.name].add((convert.name, convert.options, dataset.split or "5fold"))
     assert [name for name, ways in made.items() if len(ways) > 1] == []
+
+
+def test_what_two_studies_train_alike_the_second_finds_done(read):
+    """The folder of a fold says for which fingerprint it was made."""
+    made = defaultdict(set)
+    for file in REPRODUCE:
+        known: dict[str, str] = {}
+        for job in jobs(read(file)):
+            known[job.name] = fingerprint(job, known)
+            if job.kind == "train":
+                made[job.own_folder].add(known[job.name])
+    assert {len(fingerprints) for fingerprints in made.values()} == {1}
 
 
 def test_the_page_names_every_table_and_no_other():
