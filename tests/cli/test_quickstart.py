@@ -29,7 +29,7 @@ def test_a_failing_command_gives_exit_code_1(tmp_path, capsys, monkeypatch):
     from nnunet_mamba import quickstart
 
     def fail(settings, out, say):
-        raise quickstart.ChildFailedError("nnUNetv2_train failed with exit code 1: RuntimeError: no")
+        raise quickstart.ChildFailedError("nnUNetv2_train failed: RuntimeError: no", code=1, lines=[])
 
     monkeypatch.setattr(quickstart, "run_quickstart", fail)
     assert main(["quickstart", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
