@@ -21,29 +21,30 @@ CASES = {"one": (9, 20, 17), "two": (6, 11, 12)}
 DATASET = "Dataset999_Tiny"
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [("1", BatchedPredictor), ("True", BatchedPredictor), ("0", nnUNetPredictor)]
-)
-def test_validation_is_in_batches_only_when_asked_for(monkeypatch, value, expected):
+@pytest.mark.parametrize(("value", "batched"), [("1", True), ("True", True), ("0", False)])
+def test_validation_is_in_batches_only_when_asked_for(monkeypatch, value, batched):
     monkeypatch.setenv(VALIDATION, value)
     log = []
     with pytest.raises(KeyError), batched_validation(log.append):
-        assert trainer_module.nnUNetPredictor is expected
+        made = trainer_module.nnUNetPredictor(device=torch.device("cpu"))
+        assert isinstance(made, BatchedPredictor) == batched
         raise KeyError
     assert trainer_module.nnUNetPredictor is nnUNetPredictor
-    assert len(log) == (expected is BatchedPredictor)
+    assert len(log) == batched
 
 
-def test_a_trainers_validation_runs_within(monkeypatch, make_trainer):
+def test_a_trainers_validation_runs_within_with_the_threads_of_the_training(monkeypatch, make_trainer):
     seen = []
     monkeypatch.setenv(VALIDATION, "1")
     monkeypatch.setattr(
         trainer_module.nnUNetTrainer,
         "perform_actual_validation",
-        lambda self, save: seen.append((trainer_module.nnUNetPredictor, save)),
+        lambda self, save: seen.append((trainer_module.nnUNetPredictor(device=self.device), save)),
     )
     make_trainer(nnUNetTrainerMMUNet).perform_actual_validation(True)
-    assert seen == [(BatchedPredictor, True)]
+    predictor, save = seen[0]
+    assert isinstance(predictor, BatchedPredictor) and save is True
+    assert predictor.n_threads == torch.get_num_threads()
 
 
 @pytest.mark.parametrize(
