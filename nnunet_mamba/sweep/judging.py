@@ -78,7 +78,7 @@ def _average(names: Names, method: Method, test: str, protocol: str, of_seeds: S
 
 
 def _compare(names: Names, test: str, protocol: str, metric: str, tables: Sequence[Job]) -> Job:
-    out = names.study.out / "comparison" / names.dataset.name / test / f"{protocol}.{metric}"
+    out = names.study.out / "comparison" / names.dataset.name / test / protocol / metric
     options = ["--metric", metric, *_chosen(names)]
     return _conclusion(names, "compare", (test, protocol, metric), options, out, tables)
 

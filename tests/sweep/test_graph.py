@@ -175,6 +175,7 @@ def test_a_baseline_and_metrics_reach_those_who_need_them(jobs):
         "hd95",
     ]
     assert all("--baseline" in job.command.arguments for job in compare)
+    assert not any(job.products[0].suffix for job in compare), "a folder, as the command sees it"
     evaluate = next(job for job in table.values() if job.kind == "evaluate")
     assert "--metrics dice hd95 --tolerance-mm 2" in str(evaluate.command)
 
