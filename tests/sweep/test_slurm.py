@@ -178,7 +178,7 @@ def test_a_sweep_that_is_stopped_cancels_its_jobs(cluster, profile, tmp_path):
     wait_until(lambda: all(job["state"] == "CANCELLED" for job in cluster.all()))
     assert not any(fake_slurm.processes(cluster, job["id"]) for job in cluster.all())
     assert len(cluster.all()) == 2 and cluster.calls("scancel")
-    assert {row.state for row in rows(frozen)} <= {"waiting", "failed"}, "none is thought to run"
+    assert [row.state for row in rows(frozen)] == ["waiting", "waiting"]
     assert frozen.layout.read_record("job_0").cause == "interrupted"
 
 
