@@ -39,6 +39,7 @@ def study(tmp_path, monkeypatch, nnunet_folders) -> Path:
         "protocols": ["taming-mambas"],
         "metrics": ["dice"],
         "device": "cpu",
+        "mirroring": False,
         "threads": 1,
         "out": str(tmp_path / "out"),
     }
