@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,10 @@ def add(commands: Any) -> None:
         "--accept",
         action="append",
         default=[],
-        choices=("geometry", "empty", "extra"),
+        choices=("geometry", "header", "empty", "extra"),
         metavar="KIND",
-        help="take cases with this kind of fault (geometry, empty, extra); may be repeated",
+        help="take cases with this kind of fault (geometry, header, empty, extra), the first on the grid of "
+        "their image; may be repeated",
     )
     p.add_argument("--leave-out-faulty", action="store_true", help="go on without cases that have faults")
     p.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="of pictures, in pixels")
@@ -164,7 +165,7 @@ def _convert(
         workers=args.workers,
         progress=_progress(),
     )
-    _say_done(done, accept)
+    _say_done(done, accept, DATASETS[known].accept)
     return 1 if {fault.kind for fault in done.faults} - accept else 0
 
 
@@ -207,13 +208,18 @@ def _say_files(files: Iterable[tuple[Path, str]], folders: list[Path]) -> None:
         print(f"  {file.relative_to(top)} -> {target}")
 
 
-def _say_done(done: Converted, accept: set[str]) -> None:
+def _say_done(done: Converted, accept: set[str], usual: Collection[str]) -> None:
+    """`usual`: kinds of faults that every copy of the data set has, which are only counted."""
     from nnunet_mamba.datasets.source import MOST_SHOWN
 
-    for fault in done.faults[:MOST_SHOWN]:
+    told = [fault for fault in done.faults if fault.kind not in usual]
+    for fault in told[:MOST_SHOWN]:
         print(f"  {'accepted' if fault.kind in accept else 'left out'}, {fault}")
-    if len(done.faults) > MOST_SHOWN:
-        print(f"  and {len(done.faults) - MOST_SHOWN} more faults")
+    if len(told) > MOST_SHOWN:
+        print(f"  and {len(told) - MOST_SHOWN} more faults")
+    for kind in usual:
+        n = sum(fault.kind == kind for fault in done.faults)
+        print(f"  accepted, as every copy of this data set has it: {n} {kind}")
     n_training = len(done.source.labelled()) - len(done.split.test)
     n_test = len(done.source.cases) - n_training
     print(f"-> {done.folder}: {n_training} cases in imagesTr, {n_test} in imagesTs")

@@ -152,18 +152,23 @@ class Draft:
     def holds(self, case: Case) -> bool:
         """Whether an earlier attempt has converted it from the same files, and what it wrote is there."""
         made = (self.folder / target for target in targets(case, self.job.source, self.test))
-        return self.done.get(case.name) == self._signature(case) and all(file.exists() for file in made)
+        signature, faults = self.done.get(case.name, ("", []))
+        return signature == self._signature(case) and self._accepts(faults) and all(map(Path.exists, made))
 
     def take(self, case: Case) -> list[Fault]:
         """Convert a case, unless an earlier attempt has."""
         signature = self._signature(case)  # before the files are read: they may change meanwhile
         if self.holds(case):
-            return []
+            return self.done[case.name][1]
         faults = convert_case(case, self.job, self.folder, part_of(case, self.test))
-        if not faults:
+        if self._accepts(faults):
+            accepted = [[fault.kind, fault.what] for fault in faults]
             with self.lock, self.record.open("a") as record:
-                record.write(json.dumps([case.name, signature]) + "\n")
+                record.write(json.dumps([case.name, signature, accepted]) + "\n")
         return faults
+
+    def _accepts(self, faults: Iterable[Fault]) -> bool:
+        return all(fault.kind in self.job.accepted for fault in faults)
 
     def complete(self, source: Source, split: Split) -> None:
         """Describe the dataset, remove what does not belong to it, and give it its name."""
@@ -187,7 +192,7 @@ class Draft:
         """Changes with the files, and with what is to become of them."""
         states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in case.files]
         job = self.job
-        kept = (job.link, job.resize, job.source.pixels.recode, sorted(job.source.label_values))
+        kept = (job.link, job.resize, job.reader, job.source.pixels.recode, sorted(job.source.label_values))
         return repr((part_of(case, self.test), *kept, states))
 
     def list_faults(self, faults: Iterable[Fault]) -> Path:
@@ -196,14 +201,15 @@ class Draft:
         file.write_text("".join(f"{fault}\n" for fault in faults))
         return file
 
-    def _read_record(self) -> dict[str, str]:
+    def _read_record(self) -> dict[str, tuple[str, list[Fault]]]:
+        """Case -> of what it was made, and the faults with which it was taken."""
         done = {}
         for line in self.record.read_text().splitlines() if self.record.exists() else []:
             try:
-                name, signature = json.loads(line)
+                name, signature, accepted = json.loads(line)
             except ValueError:  # the last line of an interrupted run
                 continue
-            done[name] = signature
+            done[name] = signature, [Fault(kind, name, what) for kind, what in accepted]
         return done
 
 

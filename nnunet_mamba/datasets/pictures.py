@@ -34,11 +34,17 @@ def colours(file: Path) -> np.ndarray:
 
 
 def three_channels(picture: np.ndarray) -> np.ndarray:
-    """Grey three times; of more than three channels the first three."""
-    if picture.ndim == 2 or picture.shape[-1] < 3:
-        grey = picture if picture.ndim == 2 else picture[..., 0]
-        return np.stack([grey] * 3, axis=-1)
-    return picture[..., :3]
+    """Grey three times, colours as they are."""
+    return picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
+
+
+def one_channel(values: np.ndarray, file: Path) -> np.ndarray:
+    """Labels that were saved as colours: any of the three, if they agree."""
+    if values.ndim == 2:
+        return values
+    if (values != values[..., :1]).any():
+        raise ValueError(f"{file} is a coloured picture; expected one label per pixel.")
+    return values[..., 0]
 
 
 def microscopy(file: Path) -> np.ndarray:
@@ -64,7 +70,7 @@ def interior_and_boundary(files: Sequence[Path]) -> np.ndarray:
     from skimage.morphology import dilation, disk
     from skimage.segmentation import find_boundaries
 
-    instances = read_picture(files[0])
+    instances = one_channel(read_picture(files[0]), files[0])
     rim = dilation(find_boundaries(instances, mode="inner"), disk(1))
     interior = (instances > 0) & ~rim
     pieces = label(interior, connectivity=1)
@@ -85,7 +91,7 @@ def instruments(files: Sequence[Path]) -> np.ndarray:
     """Labels of the tools: from one mask per tool, the later over the earlier in the order of their folders;
     or as they are, where the release has one file for all types."""
     if files[0].parent.name == "TypeSegmentation":
-        return field_of_view(read_picture(files[0]))
+        return field_of_view(one_channel(read_picture(files[0]), files[0]))
     labels: np.ndarray | None = None
     for file in sorted(files):
         picture = field_of_view(read_picture(file))

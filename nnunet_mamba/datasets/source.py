@@ -22,12 +22,13 @@ KINDS: Mapping[str, str] = {
     "extra": "a label without its image",
     "duplicate": "two files for one place in a case",
     "shape": "an image and a label, or two channels, with different numbers of voxels",
-    "geometry": "the same voxels, but another spacing, origin or direction",
-    "values": "an image with NaN or infinite values",
+    "geometry": "the same voxels, but another spacing, origin, direction or order of axes",
+    "header": "a NIfTI header whose qform, sform and pixdim contradict each other",
+    "values": "an image with NaN or infinite values, or several values per voxel",
     "labels": "a label file with values that are unknown, or no whole numbers",
     "empty": "a label file with background only",
 }
-ACCEPTABLE = ("geometry", "empty", "extra")  # what nnU-Net can train with
+ACCEPTABLE = ("geometry", "header", "empty", "extra")  # what nnU-Net can train with
 MOST_SHOWN = 50  # faults, in a message
 NOTES = "nnunet_mamba"  # key of dataset.json
 ROLES = ("train", "val", "test")  # val: the release's own validation cases, labelled

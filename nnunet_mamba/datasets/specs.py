@@ -16,9 +16,9 @@ from nnunet_mamba.datasets import pictures
 from nnunet_mamba.datasets.acdc import name_phases
 from nnunet_mamba.datasets.layout import Part
 from nnunet_mamba.datasets.source import AS_THEY_ARE, Pixels, Source, same_word
+from nnunet_mamba.images import ITK, REORIENTING
 
 Layout = tuple[Part, ...]
-SITK, NIBABEL = "SimpleITKIO", "NibabelIOWithReorient"  # readers of nnU-Net
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ AMOS_LABELS = numbered(
 )  # fmt: skip
 AMOS: dict[str, Any] = {
     "labels": AMOS_LABELS,
-    "reader": NIBABEL,
+    "reader": REORIENTING,
     "licence": "CC BY 4.0 as others report it (open: read the Zenodo record)",
     "obtain": "https://zenodo.org/records/7262581, amos22.zip (23 GB)",
 }
@@ -132,7 +132,7 @@ SKIN: dict[str, Any] = {
     "channels": RGB,
     "labels": numbered("lesion"),
     "file_ending": ".png",
-    "pixels": Pixels(image=pictures.colours, recode={0: 0, 255: 1}),
+    "pixels": Pixels(image=pictures.colours, recode={0: 0, 1: 1, 255: 1}),  # 1: masks of one bit per pixel
     "licence": "CC-0 (segmentation)",
     "obtain": "https://challenge.isic-archive.com/data, images and ground truth of the segmentation task",
 }
@@ -290,7 +290,8 @@ DATASETS: dict[str, DatasetSpec] = {
         published={"train": 200, "test": 100},
         group=r"patient\d{3}",
         annotate=name_phases,
-        reader=SITK,  # the sform of these files is a unit matrix, the true spacing is in qform and pixdim
+        reader=ITK,  # the sform of these files is a unit matrix, the true spacing is in qform and pixdim
+        accept=("header",),
         licence="citation required; CC BY-NC-SA 4.0 on a copy (open)",
         obtain="https://humanheart-project.creatis.insa-lyon.fr (no registration)",
         papers="Taming Mambas, Mamba-UNet, nnFormer",

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 from tiny_files import scan, write_picture, write_volume
 
-from nnunet_mamba.images import read_image, read_picture, require_whole, values_of
+from nnunet_mamba.images import read_image, read_picture, read_values, require_whole
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
@@ -57,7 +57,7 @@ def test_values_that_are_not_finite_stay_where_they_are(tmp_path, ending, dtype,
     array[..., 1, 2, 3], array[..., 4, 5, 6] = np.nan, -np.inf
     file = tmp_path / f"a{ending}"
     write_volume(file, array)
-    assert np.array_equal(values_of(read_image(file), file), array, equal_nan=True)
+    assert np.array_equal(read_values(file), array, equal_nan=True)
 
 
 def test_scaled_integers_are_read_as_floats(tmp_path):
@@ -67,7 +67,7 @@ def test_scaled_integers_are_read_as_floats(tmp_path):
     content = bytearray(file.read_bytes())
     content[112:120] = struct.pack("<2f", 0.5, 3)
     file.write_bytes(content)
-    assert np.allclose(values_of(read_image(file), file), 0.5 * scan(0) + 3)
+    assert np.allclose(read_values(file), 0.5 * scan(0) + 3)
 
 
 @pytest.mark.parametrize("ending", [".png", ".jpg", ".tif", ".bmp"])

@@ -1,0 +1,65 @@
+"""TIFF files: pictures with colours, or volumes, whose spacing nnU-Net keeps in a JSON file beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+ALPHA = (1, 2)  # of TIFF's tag ExtraSamples: associated, unassociated
+SEPARATED = 5  # of its tag PhotometricInterpretation: inks, as a rule CMYK
+
+
+def is_tiff(file: Path) -> bool:
+    return Path(file).suffix.lower() in (".tif", ".tiff")
+
+
+def read_tiff(file: Path) -> tuple[np.ndarray, str]:
+    """Read all pages, and what the axes of the array are: Y, X, S for colours, any other letter for pages."""
+    import tifffile
+
+    with tifffile.TiffFile(file) as tiff:
+        series = tiff.series[0]
+        if len(tiff.series) > 1:
+            raise ValueError(f"it holds {len(tiff.series)} images of different kinds; expected one")
+        return series.asarray(), series.axes
+
+
+def colours_of_tiff(file: Path) -> tuple[int, bool, bool]:
+    """Return samples per pixel, whether the last of them is alpha, and whether they are inks."""
+    import tifffile
+
+    with tifffile.TiffFile(file) as tiff:
+        page = tiff.pages.first
+        extra = tuple(int(kind) for kind in page.extrasamples)
+        return page.samplesperpixel, len(extra) == 1 and extra[0] in ALPHA, page.photometric == SEPARATED
+
+
+def spacing_file(file: Path) -> Path:
+    """Return where nnU-Net looks for the spacing of a volume: CASE.json of CASE.tif and CASE_0000.tif.
+
+    Images and labels lie in folders of their own, so a name that ends in four digits is an image's only where
+    no file CASE_0000.json is there.
+    """
+    own = file.with_suffix(".json")
+    return own if own.is_file() else file.with_name(re.sub(r"_\d{4}$", "", file.stem) + ".json")
+
+
+def spacing_of_tiff(file: Path) -> tuple[float, ...] | None:
+    """Return the spacing (z, y, x) in mm of a volume, None where no file tells it."""
+    beside = spacing_file(file)
+    if not beside.is_file():
+        return None
+    try:
+        spacing = tuple(float(mm) for mm in json.loads(beside.read_text(encoding="utf-8"))["spacing"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{beside} is no spacing of {file.name} ({error!r}); expected {{"spacing": [z, y, x]}}.'
+        ) from error
+    if len(spacing) != 3 or not all(0 < mm < float("inf") for mm in spacing):
+        raise ValueError(
+            f"{beside} has the spacing {list(spacing)}; expected three positive numbers of mm, z, y, x."
+        )
+    return spacing
