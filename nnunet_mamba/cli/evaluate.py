@@ -54,6 +54,13 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--instances", action="store_true", help="references number cells (for f1), all of label 1"
     )
+    p.add_argument(
+        "--spacing",
+        nargs="+",
+        type=float,
+        metavar="MM",
+        help="of pictures and TIFF volumes, whose files do not tell it, as axes go: z y x, or y x",
+    )
     p.add_argument("--reference-ending", metavar="TEXT", help="where it differs, e.g. _label.tiff")
     p.add_argument(
         "--origin",
@@ -150,6 +157,7 @@ def _rules(args: argparse.Namespace, description: dict[str, Any] | None, matched
         "tolerances_mm": _tolerances(args.tolerance_mm),
         "empty": args.empty,
         "instances": args.instances,
+        "spacing_mm": tuple(args.spacing) if args.spacing else None,
     }
     known = scored_labels(description)[0] if description else ()
     labels = tuple(region(text) for text in args.regions) or chosen_labels(known, args.labels)

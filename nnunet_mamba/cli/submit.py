@@ -49,7 +49,7 @@ def submit(args: argparse.Namespace) -> int:
         raise ValueError(f"--out {args.out} should end in .zip.")
     rules = _rules(args)
     facts = facts_beside(args.images, args.phases)
-    expected = expected_files(args.images, rules, facts)
+    expected = expected_files(args.images, rules, facts, args.predictions)
     if facts.moved:
         print(f"left out: {len(facts.moved)} labelled cases that a split keeps for the test")
     if args.check is not None:

@@ -13,6 +13,7 @@ from nnunet_mamba.evaluation.labels import known_values, labels_of_values, score
 from nnunet_mamba.evaluation.pairs import boxes_of
 from nnunet_mamba.evaluation.scoring import Rules, Task, score_tasks
 from nnunet_mamba.evaluation.table import Origin, Score
+from nnunet_mamba.images import reader_of
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
 
@@ -109,7 +110,8 @@ def is_description(file: Path) -> bool:
 def rules_of(description: dict[str, Any], **choices: Any) -> Rules:
     """The labels of a dataset.json and what else is chosen."""
     labels, ignore = scored_labels(description)
-    return Rules(**{"labels": labels, "ignore": ignore, "known": known_values(description), **choices})
+    of_files = {"known": known_values(description), "reader": reader_of(description)}
+    return Rules(**{"labels": labels, "ignore": ignore, **of_files, **choices})
 
 
 def match_cases(

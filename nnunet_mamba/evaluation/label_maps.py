@@ -1,12 +1,23 @@
 """Label maps with their geometry. Arrays have axes (z, y, x); spacing follows the array, not the header."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
-from nnunet_mamba.images import Grid, grid_of, is_picture, read_image, read_picture
+from nnunet_mamba.images import (
+    TIFF,
+    Grid,
+    is_picture,
+    is_tiff,
+    read_header,
+    read_picture,
+    read_tiff,
+    read_values,
+    spacing_of_tiff,
+)
 
 LOSSY = (".jpg", ".jpeg")
 
@@ -17,55 +28,72 @@ class LabelMap:
 
     file: Path
     array: np.ndarray  # (z, y, x), or (y, x)
-    spacing_mm: tuple[float, ...]  # in the array's axis order
+    spacing_mm: tuple[float, ...] | None  # in the array's axis order; None: the file does not tell
     grid: Grid
 
     @property
     def diagonal_mm(self) -> float:
         """Length of the image's diagonal, border voxels included."""
+        assert self.spacing_mm is not None
         return float(np.linalg.norm(np.multiply(self.array.shape, self.spacing_mm)))
 
 
-def read_label_map(file: Path) -> LabelMap:
-    """Read labels; stored floats are taken if they are whole numbers. Pictures have pixels of 1 x 1."""
+def read_label_map(file: Path, reader: str = "", spacing_mm: tuple[float, ...] | None = None) -> LabelMap:
+    """Read labels; stored floats are taken if they are whole numbers.
+
+    Args:
+        reader: nnU-Net's reader, whose view of the header counts (default: its choice by ending).
+        spacing_mm: of files that do not tell theirs: pictures, whose pixels are 1 x 1 without it, and volumes
+            in TIFF files without nnU-Net's CASE.json beside them.
+    """
     file = Path(file)
     if file.suffix.lower() in LOSSY:
         raise ValueError(f"{file} is a JPEG, which does not keep labels exact; store labels as PNG or TIFF.")
+    if is_tiff(file) and (found := _tiff_volume(file, reader)) is not None:
+        return _without_header(file, found, spacing_of_tiff(file), spacing_mm)
     if is_picture(file):
-        return _of_picture(file)
-    image = read_image(file)
-    array = sitk.GetArrayFromImage(image)
-    if array.ndim > 3 or image.GetNumberOfComponentsPerPixel() > 1:
+        return _of_picture(file, spacing_mm)
+    header = read_header(file, reader)
+    if spacing_mm is not None:
+        raise ValueError(f"{file} tells the spacing of its voxels; leave out --spacing.")
+    array = read_values(file)
+    if array.ndim > 3 or header.n_components > 1:
         raise ValueError(
             f"{file} has the shape {array.shape}; expected one label per voxel of a 2D or 3D grid. "
             "Store label maps, not channels or probabilities."
         )
-    if array.dtype.kind == "f" and file.name.endswith((".nii", ".nii.gz")):
-        array = _as_stored(file, array)
-    spacing_mm = tuple(float(mm) for mm in reversed(image.GetSpacing()))
-    return LabelMap(file, _whole_numbers(file, array), spacing_mm, grid_of(image))
+    spacing = tuple(float(mm) for mm in reversed(header.grid.spacing))
+    return LabelMap(file, _whole_numbers(file, array), spacing, header.grid)
 
 
-def _of_picture(file: Path) -> LabelMap:
-    """(y, x), or (z, y, x) of a TIFF with several pages."""
+def _tiff_volume(file: Path, reader: str) -> np.ndarray | None:
+    """(z, y, x) of a TIFF file that is not a picture. Three slices may be stored as if they were colours, but
+    then nnU-Net's reader for volumes, or its file of the spacing, tells that they are none."""
+    array, axes = read_tiff(file)
+    colours = "S" in axes and reader != TIFF and spacing_of_tiff(file) is None
+    return None if array.ndim != 3 or colours else array
+
+
+def _of_picture(file: Path, spacing_mm: tuple[float, ...] | None) -> LabelMap:
     array = read_picture(file)
-    colours = array.ndim == 3 and array.shape[-1] in (2, 3, 4)
-    if array.ndim not in (2, 3) or colours:
+    if array.ndim != 2:
         raise ValueError(
             f"{file} has the shape {array.shape}; expected one label per pixel, without colours. "
             "Store label maps as greyscale PNG or TIFF."
         )
-    ones = (1.0,) * array.ndim
-    grid = Grid(array.shape[::-1], ones, (0.0,) * array.ndim, tuple(np.eye(array.ndim).ravel().tolist()))
-    return LabelMap(file, _whole_numbers(file, array), ones, grid)
+    return _without_header(file, array, None if spacing_mm else (1.0, 1.0), spacing_mm)
 
 
-def _as_stored(file: Path, array: np.ndarray) -> np.ndarray:
-    """ITK reads NaN in a NIfTI file as 0; this puts it back."""
-    import nibabel
-
-    stored = np.asanyarray(nibabel.load(file).dataobj).T  # type: ignore[attr-defined]
-    return np.where(np.isnan(stored.reshape(array.shape)), np.nan, array)
+def _without_header(
+    file: Path, array: np.ndarray, told: tuple[float, ...] | None, chosen: tuple[float, ...] | None
+) -> LabelMap:
+    """A label map whose spacing is `told` by another file or `chosen` by the user, or unknown."""
+    if told and chosen:
+        raise ValueError(f"The spacing of {file} is told by a file beside it; leave out --spacing.")
+    spacing = told or chosen
+    if spacing is not None and len(spacing) != array.ndim:
+        raise ValueError(f"{file} has {array.ndim} axes, but --spacing has {len(spacing)} numbers.")
+    return LabelMap(file, _whole_numbers(file, array), spacing, Grid.of_picture(array.shape, spacing))
 
 
 def _whole_numbers(file: Path, array: np.ndarray) -> np.ndarray:
@@ -77,19 +105,32 @@ def _whole_numbers(file: Path, array: np.ndarray) -> np.ndarray:
             f"{file} holds values that are no whole numbers: {n_bad} are NaN or infinite. "
             "The prediction failed there; predict this case again."
         )
-    whole = array.astype(np.int32)
-    if not np.array_equal(whole, array):
-        example = array[whole != array][0]
+    rounded = array.astype(np.int32)
+    if not np.array_equal(rounded, array):
+        example = array[rounded != array][0]
         raise ValueError(
             f"{file} holds values that are no whole numbers, such as {example:.6g}; expected "
             "labels, not probabilities. Take the argmax (or threshold), and store integers."
         )
-    return whole
+    return rounded
+
+
+def common_spacing(one: LabelMap, other: LabelMap) -> tuple[float, ...] | None:
+    """Return the spacing that at least one of two label maps tells, in mm, in the arrays' order."""
+    return one.spacing_mm or other.spacing_mm
 
 
 def require_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
-    """Refuse to compare maps of different grids: resampling would change the answer without a word."""
-    difference = prediction.grid.difference(reference.grid)
+    """Refuse to compare maps of different grids: resampling would change the answer without a word.
+
+    A spacing that only one of them tells is taken to be that of both.
+    """
+    common = common_spacing(prediction, reference)
+
+    def grid(one: LabelMap) -> Grid:
+        return one.grid if one.spacing_mm else Grid.of_picture(one.array.shape, common)
+
+    difference = grid(prediction).difference(grid(reference))
     if difference:
         raise ValueError(
             f"{prediction.file} and {reference.file} differ in {difference}. "

@@ -6,7 +6,7 @@ Numbers of two protocols must not be compared; the table of scores names the pro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from nnunet_mamba.evaluation.metrics import (
     MEASURES,
     METRICS,
     NAN,
+    SURFACE_METRICS,
     EmptyPolicy,
     Measure,
     asd,
@@ -42,6 +43,7 @@ class Protocol:
     tolerance_mm  of a label for NSD; None where the protocol has none
     digits        to which each case is rounded before the mean
     pooled        one confusion matrix over all cases instead of one per case
+    in_mm         metrics that depend on the size of voxels
     """
 
     name: str
@@ -53,6 +55,7 @@ class Protocol:
     tolerance_mm: Callable[[Label], float | None] = field(default=lambda label: DEFAULT_TOLERANCE_MM)
     digits: int | None = None
     pooled: bool = False
+    in_mm: Collection[str] = SURFACE_METRICS
 
     def value(self, metric: str, pair: Pair) -> float:
         """`metric` of a pair that was prepared."""
@@ -149,6 +152,7 @@ ROWS = (
         {"dice": MEASURES["dice"], "hd95": medpy_hd95},
         EmptyPolicy(both=(0, 0), no_prediction=(0, 0), no_reference=(1, 0)),
         in_voxels,
+        in_mm=(),
     ),
     Protocol(
         "nnformer",
@@ -158,6 +162,7 @@ ROWS = (
         {"dice": MEASURES["dice"], "hd95": medpy_hd95},
         same(both=(1, 0), one=(0, 0)),
         in_voxels,
+        in_mm=(),
     ),
     Protocol(
         "taming-mambas",
@@ -166,6 +171,7 @@ ROWS = (
         {"dice": MEASURES["dice"], "hd95": medpy_hd95},
         same(both=(1, 0), one=(0, 0)),
         in_voxels,
+        in_mm=(),
     ),
     Protocol(
         "umamba",
@@ -196,6 +202,7 @@ ROWS = (
         {"dice": MEASURES["dice"], "hd95": medpy_hd95, "asd": asd},
         same(both=(0, NAN), one=(0, NAN)),
         in_voxels,
+        in_mm=(),
     ),
     Protocol(
         "brats-lesionwise",
@@ -203,6 +210,7 @@ ROWS = (
         "lesions of up to 50 mm^3 are left out, and nothing at all scores 1 and 0.",
         ("dice", "hd95"),
         {"dice": lesionwise_dice, "hd95": lesionwise_hd95},
+        in_mm=("dice", "hd95"),
     ),
 )
 PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in ROWS}

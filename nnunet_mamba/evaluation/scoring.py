@@ -14,12 +14,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnunet_mamba.evaluation.label_maps import LabelMap, read_label_map, require_same_grid
+from nnunet_mamba.evaluation.label_maps import (
+    LabelMap,
+    common_spacing,
+    read_label_map,
+    require_same_grid,
+)
 from nnunet_mamba.evaluation.labels import Label
 from nnunet_mamba.evaluation.metrics import EMPTY_POLICIES, OF_COUNTS, SURFACE_METRICS
 from nnunet_mamba.evaluation.pairs import Case, Counts, boxes_of
 from nnunet_mamba.evaluation.protocols import DEFAULT_TOLERANCE_MM, Protocol, protocol_of, require_metrics
 from nnunet_mamba.evaluation.table import Origin, Score
+from nnunet_mamba.images import spacing_file
 
 POOLED = "(all)"  # the case of a score that all cases have together
 SHOWN_ERRORS = 10
@@ -35,6 +41,8 @@ class Rules:
     tolerances_mm  for NSD by a label's number or name; "" for all others
     empty          the name of an empty policy instead of the protocol's
     instances      the references number instances, of the one label there is
+    reader         of nnU-Net, whose view of headers counts; "": its choice by ending
+    spacing_mm     of files that do not tell theirs, in the order of the array's axes
     """
 
     labels: tuple[Label, ...]
@@ -45,6 +53,8 @@ class Rules:
     tolerances_mm: Mapping[str, float] = field(default_factory=dict)
     empty: str | None = None
     instances: bool = False
+    reader: str = ""
+    spacing_mm: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         protocol = protocol_of(self.protocol)
@@ -66,6 +76,8 @@ class Rules:
             raise ValueError(
                 "References that number instances need exactly one label, that of the prediction."
             )
+        if self.spacing_mm is not None and not all(0 < mm < math.inf for mm in self.spacing_mm):
+            raise ValueError(f"Spacings are above 0 mm, not {self.spacing_mm}.")
 
     @property
     def rules(self) -> Protocol:
@@ -185,15 +197,29 @@ def installed(package: str) -> str:
 def read_case(task: Task) -> Case:
     """Both label maps, checked against each other and the labels that there may be."""
     rules = task.rules
-    reference = read_label_map(task.reference)
+    reference = read_label_map(task.reference, rules.reader, rules.spacing_mm)
     if task.prediction is None:
         prediction = replace(reference, array=np.zeros_like(reference.array))
     else:
-        prediction = read_label_map(task.prediction)
+        prediction = read_label_map(task.prediction, rules.reader, rules.spacing_mm)
         require_same_grid(prediction, reference)
     for label_map in (prediction,) if rules.instances else (prediction, reference):
         require_known(label_map, rules)
-    return Case(prediction.array, reference.array, reference.spacing_mm, rules.ignore, rules.instances)
+    spacing_mm = common_spacing(reference, prediction)
+    if spacing_mm is None:
+        require_no_lengths(reference, rules)
+        spacing_mm = (1.0,) * reference.array.ndim
+    return Case(prediction.array, reference.array, spacing_mm, rules.ignore, rules.instances)
+
+
+def require_no_lengths(label_map: LabelMap, rules: Rules) -> None:
+    """Refuse metrics that depend on the size of voxels, which nobody tells."""
+    if metrics := [metric for metric in rules.computed if metric in rules.rules.in_mm]:
+        raise ValueError(
+            f"{label_map.file} is a volume in a TIFF file, and {spacing_file(label_map.file).name} with its "
+            f"spacing is not beside it, without which {', '.join(metrics)} cannot be computed. Put it there "
+            '({"spacing": [z, y, x]}), give --spacing Z Y X in mm, or choose other --metrics.'
+        )
 
 
 def require_known(label_map: LabelMap, rules: Rules) -> None:

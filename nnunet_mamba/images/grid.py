@@ -80,7 +80,7 @@ class Grid:
             return values
         axes, flipped = found
         turned = values.T.transpose(axes)  # (x, y, z)
-        return np.flip(turned, [k for k, back in enumerate(flipped) if back]).T
+        return np.flip(turned, tuple(k for k, back in enumerate(flipped) if back)).T
 
     def first_channel(self) -> Grid:
         """Return the grid of one channel of a 4D image, whose channels are last."""

@@ -26,7 +26,7 @@ def read_picture(file: Path) -> np.ndarray:
     """
     file = Path(file)
     stored = read_channels(file)
-    picture = or_refuse(file, lambda: _colours(stored, *_meaning(file)))
+    picture = _colours(stored, *_meaning(file))
     if picture.shape[2:] not in ((), (3,)):
         raise ValueError(
             f"{file} has the shape {picture.shape}; {EXPECTED}. Store its channels in files of their own."
@@ -36,7 +36,8 @@ def read_picture(file: Path) -> np.ndarray:
 
 def read_channels(file: Path) -> np.ndarray:
     """Read one picture with all of its channels, whatever they mean: (y, x) or (y, x, channels)."""
-    picture = or_refuse(Path(file), lambda: _read(Path(file)))
+    file = Path(file)
+    picture = _read_tiff(file) if is_tiff(file) else _read_by_imageio(file)
     return picture.astype(np.uint8) if picture.dtype == bool else picture
 
 
@@ -44,8 +45,8 @@ def n_channels_of_picture(file: Path) -> int:
     """Count the channels that nnU-Net reads from a file: its colours, and alpha too; of a volume one."""
     file = Path(file)
     if is_tiff(file):
-        return or_refuse(file, lambda: colours_of_tiff(file)[0])
-    mode = or_refuse(file, lambda: _mode(file))
+        return colours_of_tiff(file)[0]
+    mode = _mode(file)
     return {"P": 3, "PA": 4, "CMYK": 4}.get(mode, sum(letter.isupper() for letter in mode.split(";")[0]) or 1)
 
 
@@ -54,15 +55,17 @@ def is_plain(file: Path, picture: np.ndarray) -> bool:
     return n_channels_of_picture(file) == (1 if picture.ndim == 2 else picture.shape[-1])
 
 
-def _read(file: Path) -> np.ndarray:
-    if not is_tiff(file):
-        from skimage.io import imread
-
-        return imread(file)
+def _read_tiff(file: Path) -> np.ndarray:
     picture, axes = read_tiff(file)
     if set(axes) - set("YXS"):
-        raise ValueError(f"it holds a stack of the shape {picture.shape}; {EXPECTED}")
+        raise ValueError(f"{file} holds a stack of the shape {picture.shape}; {EXPECTED}.")
     return np.moveaxis(picture, axes.index("S"), -1) if "S" in axes else picture
+
+
+def _read_by_imageio(file: Path) -> np.ndarray:
+    from skimage.io import imread
+
+    return or_refuse(file, lambda: imread(file))
 
 
 def _meaning(file: Path) -> tuple[bool, bool]:
@@ -77,17 +80,18 @@ def _mode(file: Path) -> str:
     """Pillow's word for what a pixel is."""
     from PIL import Image
 
-    with Image.open(file) as picture:
-        return str(picture.mode)
+    def mode() -> str:
+        with Image.open(file) as picture:
+            return picture.mode
+
+    return or_refuse(file, mode)
 
 
 def _colours(picture: np.ndarray, has_alpha: bool, has_inks: bool) -> np.ndarray:
     """Without alpha; grey without an axis of channels; inks as a printer's colours."""
-    if has_inks:
+    if has_inks and picture.dtype == np.uint8 and picture.shape[2:] == (4,):
         from PIL import Image
 
-        if picture.dtype != np.uint8 or picture.shape[2:] != (4,):
-            raise ValueError(f"it holds inks of {picture.dtype} in the shape {picture.shape}; {EXPECTED}")
         return np.asarray(Image.fromarray(picture, "CMYK").convert("RGB"))
     picture = picture[..., :-1] if has_alpha else picture
     return picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture

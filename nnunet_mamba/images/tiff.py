@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from nnunet_mamba.images.whole import or_refuse
 
 ALPHA = (1, 2)  # of TIFF's tag ExtraSamples: associated, unassociated
 SEPARATED = 5  # of its tag PhotometricInterpretation: inks, as a rule CMYK
@@ -18,37 +21,36 @@ def is_tiff(file: Path) -> bool:
 
 def read_tiff(file: Path) -> tuple[np.ndarray, str]:
     """Read all pages, and what the axes of the array are: Y, X, S for colours, any other letter for pages."""
-    import tifffile
-
-    with tifffile.TiffFile(file) as tiff:
-        series = tiff.series[0]
+    with _opened(file) as tiff:
         if len(tiff.series) > 1:
-            raise ValueError(f"it holds {len(tiff.series)} images of different kinds; expected one")
-        return series.asarray(), series.axes
+            raise ValueError(f"{file} holds {len(tiff.series)} images of different kinds; expected one.")
+        series = tiff.series[0]
+        return or_refuse(file, series.asarray), series.axes
 
 
 def colours_of_tiff(file: Path) -> tuple[int, bool, bool]:
     """Return samples per pixel, whether the last of them is alpha, and whether they are inks."""
-    import tifffile
-
-    with tifffile.TiffFile(file) as tiff:
+    with _opened(file) as tiff:
         page = tiff.pages.first
         extra = tuple(int(kind) for kind in page.extrasamples)
         return page.samplesperpixel, len(extra) == 1 and extra[0] in ALPHA, page.photometric == SEPARATED
 
 
-def spacing_file(file: Path) -> Path:
-    """Return where nnU-Net looks for the spacing of a volume: CASE.json of CASE.tif and CASE_0000.tif.
+def _opened(file: Path) -> Any:
+    import tifffile
 
-    Images and labels lie in folders of their own, so a name that ends in four digits is an image's only where
-    no file CASE_0000.json is there.
-    """
-    own = file.with_suffix(".json")
-    return own if own.is_file() else file.with_name(re.sub(r"_\d{4}$", "", file.stem) + ".json")
+    return or_refuse(file, lambda: tifffile.TiffFile(file))
+
+
+def spacing_file(file: Path, *, is_image: bool = False) -> Path:
+    """Return where nnU-Net looks for the spacing of a volume: CASE.json, of CASE.tif or an image's
+    CASE_0000.tif."""
+    case = re.sub(r"_\d{4}$", "", file.stem) if is_image else file.stem
+    return file.with_name(f"{case}.json")
 
 
 def spacing_of_tiff(file: Path) -> tuple[float, ...] | None:
-    """Return the spacing (z, y, x) in mm of a volume, None where no file tells it."""
+    """Return the spacing (z, y, x) in mm of a label map, None where no file tells it."""
     beside = spacing_file(file)
     if not beside.is_file():
         return None

@@ -42,8 +42,14 @@ class Volume:
 
 
 def read_volume(files: CaseFiles) -> Volume:
-    """The case in LPS orientation, with `MARGIN_MM` around reference and prediction."""
-    images = [upright(read_image(file)) for file in (files.image, files.reference, files.prediction)]
+    """The case in LPS orientation, with `MARGIN_MM` around reference and prediction.
+
+    Evaluation found them on one grid; where headers place voxels twice, all are turned by that of the image.
+    """
+    images = [read_image(file) for file in (files.image, files.reference, files.prediction)]
+    for labels in images[1:]:
+        labels.CopyInformation(images[0])
+    images = [upright(image) for image in images]
     arrays = [as_volume(grey(image)) for image in images]
     spacing = (1.0, *map(float, images[0].GetSpacing()[::-1]))[-3:]
     box = labelled_box((arrays[1] > 0) | (arrays[2] > 0), spacing)

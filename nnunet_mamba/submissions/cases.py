@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.datasets.acdc import phases_of_release
 from nnunet_mamba.datasets.source import Notes, read_description, some
-from nnunet_mamba.images import Grid, grid_of, read_header
+from nnunet_mamba.images import Grid, read_header, reader_of
 from nnunet_mamba.submissions.rules import Rules, all_values
 
 ENDINGS = (".nii.gz", ".nii")
@@ -18,14 +18,18 @@ ENDINGS = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class Expected:
-    """A case, the file that it is in the archive, and an image on whose grid it must be."""
+    """A case, the file that it is in the archive, and an image on whose grid it must be.
+
+    reader  of nnU-Net, whose view of headers counts
+    """
 
     case: str
     member: str
     image: Path
+    reader: str = ""
 
     def grid(self) -> Grid:
-        return grid_of(read_header(self.image))
+        return read_header(self.image, self.reader).grid
 
 
 def facts_beside(images: Path, phases: Path | None = None) -> Notes:
@@ -49,9 +53,12 @@ def facts_beside(images: Path, phases: Path | None = None) -> Notes:
     return replace(notes, phases=found)
 
 
-def expected_files(images: Path, rules: Rules, facts: Notes) -> list[Expected]:
+def expected_files(
+    images: Path, rules: Rules, facts: Notes, predictions: Path | None = None
+) -> list[Expected]:
     """One per case in `images`, sorted; without labelled cases that a split keeps there.
 
+    nnU-Net's reader is that of the dataset.json beside the predictions or the images, else the data set's.
     The files may be nnU-Net's (CASE_0000.nii.gz, a file per channel) or the release's (CASE.nii.gz).
     ValueError for names that fit no case, and for cases that would get the same name.
     """
@@ -73,13 +80,22 @@ def expected_files(images: Path, rules: Rules, facts: Notes) -> list[Expected]:
         raise ValueError(
             f"{images} holds no case to submit: a split moved all {len(found)} there for the test."
         )
-    expected = [Expected(case, member(case, rules, facts.phases), found[case]) for case in due]
+    reader = reader_near([*([predictions] if predictions else []), Path(images).resolve().parent], rules)
+    expected = [Expected(case, member(case, rules, facts.phases), found[case], reader) for case in due]
     taken: dict[str, str] = {}
     for file_ in expected:
         other = taken.setdefault(file_.member, file_.case)
         if other != file_.case:
             raise ValueError(f"{other} and {file_.case} would both be {file_.member}; correct the pattern.")
     return expected
+
+
+def reader_near(folders: Iterable[Path], rules: Rules) -> str:
+    """Return nnU-Net's reader by the first dataset.json in `folders`, else by the specification."""
+    for folder in folders:
+        if (folder / "dataset.json").is_file():
+            return reader_of(read_description(folder))
+    return rules.spec.reader or ""
 
 
 def image_files(folder: Path) -> list[Path]:

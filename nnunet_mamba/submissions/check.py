@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_mamba.datasets.source import some
-from nnunet_mamba.images import Grid, grid_of, read_image, values_of
+from nnunet_mamba.images import Grid, Header, read_header, read_values
 from nnunet_mamba.submissions.cases import ENDINGS, Expected
 from nnunet_mamba.submissions.rules import Rules
 
@@ -75,18 +74,17 @@ def problems_of_names(names: Collection[str], expected: Iterable[Expected]) -> l
 
 
 def problems_of_map(
-    image: sitk.Image, file: Path, grid: Grid, allowed: Collection[int]
+    header: Header, labels: np.ndarray, grid: Grid, allowed: Collection[int]
 ) -> tuple[list[str], set[int]]:
-    """What is wrong with the label map that was read from `file`, and the values in it (none where they
-    could not be looked at)."""
-    if image.GetNumberOfComponentsPerPixel() > 1:
+    """What is wrong with a label map, and the values in it (none where they could not be looked at)."""
+    if header.n_components > 1:
         return ["several values per voxel; expected labels, not probabilities"], set()
-    if image.GetDimension() != len(grid.size):
-        return [f"{image.GetDimension()}D, but its image is {len(grid.size)}D"], set()
+    if labels.ndim != len(grid.size):
+        return [f"{labels.ndim}D, but its image is {len(grid.size)}D"], set()
     problems = []
-    if difference := grid_of(image).difference(grid):
+    if difference := header.grid.difference(grid):
         problems.append(f"not on the grid of its image, {difference}")
-    found = {value for part in values_of(image, file) for value in np.unique(part).tolist()}
+    found = {value for part in labels for value in np.unique(part).tolist()}
     if broken := sorted(value for value in found if not float(value).is_integer()):
         return [*problems, f"values that are no labels, such as {broken[0]:g}"], set()
     values = {int(value) for value in found}
@@ -109,12 +107,12 @@ def _check_member(content: zipfile.ZipFile, file: Expected, rules: Rules) -> tup
         try:
             with content.open(file.member) as source, copy.open("wb") as target:
                 shutil.copyfileobj(source, target)
-            image = read_image(copy)
+            header, labels = read_header(copy, file.reader), read_values(copy)
         except (*DAMAGED, ValueError) as error:
             reason = str(error).replace(str(copy), PurePosixPath(file.member).name)
             return Verdict((f"{file.member}: {reason}",)), set()
-        problems, values = problems_of_map(image, copy, file.grid(), rules.labels.values())
-    if "float" in image.GetPixelIDTypeAsString():
-        problems.append(f"labels stored as {image.GetPixelIDTypeAsString()}; expected whole numbers")
+        problems, values = problems_of_map(header, labels, file.grid(), rules.labels.values())
+        if header.is_float:
+            problems.append(f"labels stored as {labels.dtype}; expected whole numbers")
     warnings = [f"{file.member}: background only"] if values == {0} else []
     return Verdict(tuple(f"{file.member}: {problem}" for problem in problems), tuple(warnings)), values

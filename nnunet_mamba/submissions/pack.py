@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from nnunet_mamba.datasets.source import Notes
-from nnunet_mamba.images import read_header, read_image
+from nnunet_mamba.images import read_header, read_values, write_label_map
 from nnunet_mamba.submissions.cases import Expected, predictions_in, require_same_labels
 from nnunet_mamba.submissions.check import Verdict, check_archive, problems_of_map
 from nnunet_mamba.submissions.rules import Rules
@@ -75,19 +74,14 @@ def _write(
 
 
 def _translate(prediction: Path, file: Expected, rules: Rules, target: Path) -> list[str]:
-    """Write the challenge's labels as uint8; problems, if there are any."""
+    """Write the challenge's labels with the image's own header; problems, if there are any."""
     try:
-        image = read_image(prediction)
+        header, labels = read_header(prediction, file.reader), read_values(prediction)
     except ValueError as error:
         return [str(error)]
-    problems, _ = problems_of_map(image, prediction, file.grid(), rules.labels)
+    problems, _ = problems_of_map(header, labels, file.grid(), rules.labels)
     if not problems:
-        theirs = np.zeros(max(rules.labels) + 1, np.uint8)
+        theirs = np.zeros(max(rules.labels) + 1, np.min_scalar_type(max(rules.labels.values())))
         theirs[list(rules.labels)] = list(rules.labels.values())
-        labels = sitk.GetImageFromArray(theirs[sitk.GetArrayViewFromImage(image).astype(np.intp)])
-        header = read_header(file.image)  # of the image, not of the prediction: equal without rounding
-        labels.SetSpacing(header.GetSpacing())
-        labels.SetOrigin(header.GetOrigin())
-        labels.SetDirection(header.GetDirection())
-        sitk.WriteImage(labels, str(target))
+        write_label_map(theirs[labels.astype(np.intp)], file.image, target)
     return problems

@@ -394,7 +394,7 @@ def as_bytes(made, array: np.ndarray) -> bytes:
                     files[1],
                 ]
             ),
-            "labels stored as 32-bit float",
+            "labels stored as float32",
         ),
         (
             lambda made: lambda files: [(files[0][0], as_bytes(made, labels_up_to(20))), files[1]],
