@@ -90,6 +90,9 @@ def unpack(archive: Path, folder: Path, only: tuple[str, ...] | None = None) -> 
         _require_room(draft, sum(member.n_bytes for member in wanted))
         for member in members:
             target = draft / member.name
+            if member.is_folder:  # an empty one may be a case that has vanished
+                target.mkdir(parents=True, exist_ok=True)
+                continue
             target.parent.mkdir(parents=True, exist_ok=True)
             target.touch()
             if member in wanted:
@@ -98,22 +101,23 @@ def unpack(archive: Path, folder: Path, only: tuple[str, ...] | None = None) -> 
 
 
 class Member(NamedTuple):
-    """A plain file in an archive."""
+    """A plain file or folder in an archive."""
 
     name: str
     n_bytes: int
+    is_folder: bool = False
 
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[tuple[Callable[[str], Any], list[Member]]]:
-    """How to open a file of the archive, and its files; ValueError if it is damaged or not honest."""
+    """How to open a file of the archive, and what it holds; ValueError if it is damaged or not honest."""
     try:
         if _ending(archive) == ".zip":
             with zipfile.ZipFile(archive) as file:
-                yield file.open, [_zip_member(archive, info) for info in file.infolist() if not info.is_dir()]
+                yield file.open, [_zip_member(archive, info) for info in file.infolist()]
         else:
             with tarfile.open(archive) as file:
-                infos = [info for info in file.getmembers() if not info.isdir()]
+                infos = file.getmembers()
                 _require_end(file)
                 yield file.extractfile, [_tar_member(archive, info) for info in infos]
     except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed in a way Python does not know
@@ -134,14 +138,15 @@ def _require_end(file: tarfile.TarFile) -> None:
 
 def _zip_member(archive: Path, info: zipfile.ZipInfo) -> Member:
     link = stat.S_ISLNK(info.external_attr >> 16)
-    return _honest(archive, info.filename, info.file_size, plain=not link)
+    return _honest(archive, info.filename, info.file_size, plain=not link, is_folder=info.is_dir())
 
 
 def _tar_member(archive: Path, info: tarfile.TarInfo) -> Member:
-    return _honest(archive, info.name, info.size, plain=info.isfile())
+    plain = info.isfile() or info.isdir()
+    return _honest(archive, info.name, info.size, plain=plain, is_folder=info.isdir())
 
 
-def _honest(archive: Path, name: str, n_bytes: int, *, plain: bool) -> Member:
+def _honest(archive: Path, name: str, n_bytes: int, *, plain: bool, is_folder: bool) -> Member:
     """Names are judged by the rules of both worlds: an archive made in the one may be opened in the other."""
     if not plain:
         raise ValueError(f"{archive} holds {name!r}, a link or device; only plain files are taken.")
@@ -151,7 +156,7 @@ def _honest(archive: Path, name: str, n_bytes: int, *, plain: bool) -> Member:
                 f"{archive} holds {name!r}, which would be written outside of its folder. "
                 "This is no honest archive; nothing was unpacked."
             )
-    return Member(name, n_bytes)
+    return Member(name, n_bytes, is_folder)
 
 
 def _require_room(folder: Path, n_bytes: int) -> None:

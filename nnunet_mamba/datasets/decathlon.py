@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.dataset_json import sorted_channels
 from nnunet_mamba.datasets.source import (
     Case,
     Fault,
@@ -34,11 +35,16 @@ def read_decathlon(folder: Path, description: dict[str, Any]) -> Source:
         for entry in description["training"]
     ]
     test = _test_cases(folder)
-    faults = [*faults_of_names(training + test), *_missing(training, folder), *_unlisted(training, folder)]
+    faults = [
+        *faults_of_names(training + test),
+        *_missing(training, folder),
+        *_missing_tests(test, folder, description),
+        *_unlisted(training, folder),
+    ]
     absent = {fault.case for fault in faults if fault.kind == "missing"}
     source = Source(
         decathlon_name(folder, description),
-        {str(key): str(name) for key, name in description["modality"].items()},
+        sorted_channels(description["modality"], folder / "dataset.json"),
         {str(name): int(value) for value, name in description["labels"].items()},
         ".nii.gz",
         tuple([case for case in training if case.name not in absent] + test),
@@ -74,6 +80,22 @@ def _missing(training: list[Case], folder: Path) -> Iterator[Fault]:
         for file in case.files:
             if not file.is_file():
                 yield Fault("missing", case.name, f"{file} {listed}")
+
+
+def _missing_tests(test: list[Case], folder: Path, description: dict[str, Any]) -> Iterator[Fault]:
+    """Where there are images without labels at all: copies without the whole folder are common."""
+    there = {case.images[0].name for case in test}
+    for image in listed_images(description, "test") if there else ():
+        if image.name not in there:
+            what = f"{folder / image} is listed in {folder / 'dataset.json'}, but missing"
+            yield Fault("missing", stem(image, ".nii.gz"), what)
+
+
+def listed_images(description: dict[str, Any], *parts: str) -> Iterator[Path]:
+    """Paths of the images that a dataset.json lists, in these parts or in all."""
+    for part in parts or ("training", "validation", "test"):
+        for entry in description.get(part) or ():
+            yield Path(entry["image"] if isinstance(entry, dict) else str(entry))
 
 
 def _unlisted(training: list[Case], folder: Path) -> Iterator[Fault]:

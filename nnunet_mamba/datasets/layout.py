@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunet_mamba.datasets.source import Case, Fault, faults_of_names, some
@@ -21,6 +21,7 @@ from nnunet_mamba.datasets.source import Case, Fault, faults_of_names, some
 PLACE = re.compile(r"<(\w+)(?::((?:[^<>]|<[^<>]*>)*))?>")
 DEEPEST_ROOT = 4  # folders between what the user gives and the layout
 Files = Sequence[tuple[str, Path]]
+FOLDERS_OF_CASES = ("case", "patient", "video")  # places that name a folder for each
 HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # of archives made on a Mac
 
 
@@ -64,22 +65,34 @@ def list_files(folders: Iterable[Path], *, named: bool = False) -> Files:
 
     named: paths begin with the name of the folder, for layouts that begin above what the user gives.
     """
+    return _listed(folders, named, lambda files, _: files)
+
+
+def list_folders(folders: Iterable[Path], *, named: bool = False) -> Files:
+    """Every folder below the folders, as `list_files` lists files."""
+    return _listed(folders, named, lambda _, below: below)
+
+
+def _listed(
+    folders: Iterable[Path], named: bool, wanted: Callable[[list[str], list[str]], list[str]]
+) -> Files:
     roots = [folder.resolve() for folder in folders]
     found = (
-        (file.relative_to(root.parent if named else root).as_posix(), file)
+        (Path(place, name).relative_to(root.parent if named else root).as_posix(), Path(place, name))
         for root in roots
-        for file in _walk(root)
+        for place, below, files in _walk(root)
+        for name in wanted(files, below)
     )
     return sorted(pair for pair in found if not HIDDEN.search(pair[0]))
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """All files, also behind links to folders, each of which is entered once."""
+def _walk(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Folders, what is in them, also behind links to folders, each of which is entered once."""
     entered = set()
     for name, folders, files in os.walk(root, followlinks=True):
         entered.add(Path(name).resolve())
         folders[:] = [folder for folder in folders if Path(name, folder).resolve() not in entered]
-        yield from (Path(name, file) for file in files)
+        yield name, folders, files
 
 
 def fits(part: Part, files: Files) -> bool:
@@ -87,15 +100,55 @@ def fits(part: Part, files: Files) -> bool:
     return bool(_match(part, part.images[0], files))
 
 
-def read_parts(parts: Sequence[Part], files: Files) -> tuple[list[Case], list[Fault]]:
-    """Cases of all parts, and what is missing or too much."""
+def read_parts(parts: Sequence[Part], files: Files, folders: Files = ()) -> tuple[list[Case], list[Fault]]:
+    """Cases of all parts, and what is missing or too much.
+
+    folders: of the release, for layouts that have one per case or patient; one without an image is a fault.
+    """
     cases: list[Case] = []
     faults: list[Fault] = []
     for part in parts:
         listed, wrong = _read_part(part, files)
         cases += listed
         faults += wrong
-    return cases, [*faults, *faults_of_names(cases)]
+    told = {fault.case for fault in faults}
+    vanished = (fault for fault in _without_images(parts, files, folders) if fault.case not in told)
+    return cases, [*faults, *vanished, *faults_of_names(cases)]
+
+
+def _without_images(parts: Sequence[Part], files: Files, folders: Files) -> Iterator[Fault]:
+    """A fault for each folder of a case, patient or video in which no image of any part lies."""
+    images = [_match(part, part.images[0], files) for part in parts]
+    filled = {above for found in images for same in found.values() for file in same for above in file.parents}
+    empty: dict[Path, Part] = {}
+    for part in parts:
+        if pattern := folder_of_case(part.images[0]):
+            found = _match(replace(part, case="{root}"), pattern, folders)
+            empty |= {folder: part for same in found.values() for folder in same if folder not in filled}
+    for folder, part in sorted(empty.items(), key=lambda item: item[0]):
+        what = f"{folder} holds no image {shown(part.images[0]).rpartition('/')[2]}"
+        yield Fault("missing", folder.name, what)
+
+
+def folder_of_case(pattern: str) -> str:
+    """The folders of a pattern, where one of them is that of a case, patient or video; "" where none is."""
+    masked = PLACE.sub(lambda place: "\0" * len(place[0]), pattern)  # slashes within places do not count
+    folders = pattern[: max(masked.rfind("/"), 0)]
+    return folders if {place[1] for place in PLACE.finditer(folders)} & set(FOLDERS_OF_CASES) else ""
+
+
+def missing_of_list(parts: Sequence[Part], listed: Iterable[Path], folder: Path) -> Iterator[Fault]:
+    """A fault for each image that a release lists, by its path below `folder`, and that is not there.
+
+    Folders of images that are not there at all are passed over: many copies come without the unlabelled ones.
+    """
+    missing = [path for path in listed if not (folder / path).is_file() and (folder / path).parent.is_dir()]
+    for part in parts:
+        expression = part.expression(part.images[0])
+        for path in missing:
+            if match := expression.fullmatch(path.as_posix()):
+                what = f"{folder / path} is listed in {folder / 'dataset.json'}, but missing"
+                yield Fault("missing", part.case.format(**match.groupdict()), what)
 
 
 def shown(pattern: str) -> str:

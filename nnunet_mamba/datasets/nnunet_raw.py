@@ -1,10 +1,12 @@
 """nnU-Net's raw layout: Dataset###_Name with dataset.json, imagesTr/CASE_0000.., labelsTr/CASE."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.dataset_json import check_labels, sorted_channels
 from nnunet_mamba.datasets.decathlon import FALLBACK_ID, is_decathlon, read_decathlon
 from nnunet_mamba.datasets.source import (
     NOTES,
@@ -20,6 +22,7 @@ from nnunet_mamba.datasets.source import (
     stem,
     visible_files,
 )
+from nnunet_mamba.images import TIFF, is_picture, n_channels_of_picture, reader_of, spacing_file
 
 REQUIRED = ("channel_names", "labels", "file_ending")  # by nnU-Net, in dataset.json
 OWN = ("numTraining", NOTES, *REQUIRED)  # what has a place of its own in a source
@@ -32,11 +35,24 @@ def read_source(folder: Path) -> Source:
     if is_decathlon(description):
         return read_decathlon(folder, description)
     if "channel_names" in description:
-        return read_nnunet_raw(folder, description)
+        source = read_nnunet_raw(folder, description)
+        known = [*source.cases, *(Case(fault.case, ()) for fault in source.faults if fault.case)]
+        return replace(source, faults=(*source.faults, *fewer_than_counted(known, description, folder)))
     raise ValueError(
         f"{folder / 'dataset.json'} is neither a Decathlon task's (keys 'training' and 'modality') nor "
         f"nnU-Net's (key 'channel_names'); its keys are {', '.join(sorted(description)) or 'none'}."
     )
+
+
+def fewer_than_counted(
+    cases: Iterable[Case], description: Mapping[str, Any], folder: Path
+) -> Iterator[Fault]:
+    """A fault if numTraining counts cases of which there is neither an image nor a label."""
+    found = {case.name for case in cases if case.role == "train"}
+    counted = description.get("numTraining")
+    if isinstance(counted, int) and len(found) < counted:
+        what = f"{folder / 'dataset.json'} counts {counted} training cases, but {len(found)} are there"
+        yield Fault("missing", None, what)
 
 
 def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
@@ -46,13 +62,13 @@ def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
     cases = []
     for part, role in (("Tr", "train"), ("Ts", "test")):
         if part == "Tr" or is_filled(folder / "imagesTs"):
-            listed, wrong = _list_part(folder, part, role, ending, description["channel_names"])
+            listed, wrong = _list_part(folder, part, role, description)
             cases += listed
             faults += wrong
     faults += faults_of_names(cases)
     source = Source(
         folder.name,
-        description["channel_names"],
+        sorted_channels(description["channel_names"], folder / "dataset.json"),
         description["labels"],
         ending,
         tuple(cases),
@@ -79,18 +95,20 @@ def _check_frame(folder: Path, description: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{folder / 'dataset.json'} lacks {', '.join(sorted(missing))}, which nnU-Net requires."
         )
+    check_labels(description["labels"], folder / "dataset.json")
 
 
 def _list_part(
-    folder: Path, part: str, role: str, ending: str, channel_names: Mapping[str, str]
+    folder: Path, part: str, role: str, description: Mapping[str, Any]
 ) -> tuple[list[Case], list[Fault]]:
+    ending = description["file_ending"]
     images: dict[str, list[Path]] = {}
     for file in visible_files(folder / f"images{part}", ending):
         images.setdefault(stem(file, ending)[:-5], []).append(file)
     labels = {}
     if role == "train" or is_filled(folder / f"labels{part}"):
         labels = {stem(file, ending): file for file in visible_files(folder / f"labels{part}", ending)}
-    faults = list(_faults(folder, part, ending, images, labels, channel_names, role))
+    faults = list(_faults(folder, part, description, images, labels, role))
     wrong = {fault.case for fault in faults}
     cases = [
         Case(name, tuple(images[name]), (labels[name],) if name in labels else (), role)
@@ -102,14 +120,14 @@ def _list_part(
 def _faults(
     folder: Path,
     part: str,
-    ending: str,
+    description: Mapping[str, Any],
     images: Mapping[str, list[Path]],
     labels: Mapping[str, Path],
-    channel_names: Mapping[str, str],
     role: str,
 ) -> Iterator[Fault]:
-    n_files = 1 if ending == ".png" else len(channel_names)  # a picture holds its colours in one file
+    ending, reader = description["file_ending"], reader_of(description)
     for name, files in images.items():
+        n_files = _n_files(files, len(description["channel_names"]), reader)
         expected = [f"{name}_{channel:04d}{ending}" for channel in range(n_files)]
         if [file.name for file in files] != expected:
             what = f"case {name} of {folder} should have the images {', '.join(expected)}"
@@ -118,3 +136,14 @@ def _faults(
             yield Fault("missing", name, f"{files[0]} has no label in {folder / f'labels{part}'}")
     for name in set(labels) - set(images):
         yield Fault("extra", name, f"{labels[name]} has no image in {folder / f'images{part}'}")
+
+
+def _n_files(files: list[Path], n_channels: int, reader: str) -> int:
+    """How many files a case needs: a picture may hold several channels as its colours."""
+    if not is_picture(files[0]) or reader == TIFF or spacing_file(files[0], is_image=True).is_file():
+        return n_channels
+    try:
+        held = sum(n_channels_of_picture(file) for file in files)
+    except ValueError:  # which is told when the file is opened
+        return len(files)
+    return len(files) + n_channels - held

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.datasets.decathlon import is_decathlon, read_decathlon
-from nnunet_mamba.datasets.layout import DEEPEST_ROOT, Files, fits, list_files, read_parts, shown
-from nnunet_mamba.datasets.source import Case, Notes, Source, read_description, some
-from nnunet_mamba.datasets.specs import DATASETS, DatasetSpec
+from nnunet_mamba.datasets.decathlon import is_decathlon, listed_images, read_decathlon
+from nnunet_mamba.datasets.layout import (
+    DEEPEST_ROOT,
+    Files,
+    fits,
+    list_files,
+    list_folders,
+    missing_of_list,
+    read_parts,
+    shown,
+)
+from nnunet_mamba.datasets.source import Case, Fault, Notes, Source, read_description, some
+from nnunet_mamba.datasets.specs import DATASETS, DatasetSpec, Layout
 from nnunet_mamba.images import is_picture
 
 
@@ -28,9 +37,12 @@ def read_release(name: str, folders: Sequence[Path]) -> Source:
 def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
     files = list_files(folders)
     either_way = [*files, *list_files(folders, named=True)]
+    below = [*list_folders(folders), *list_folders(folders, named=True)]
     for layout in spec.layouts:
         if any(fits(part, either_way) for part in layout if part.role == "train"):
-            cases, faults = read_parts(layout, either_way)
+            cases, faults = read_parts(layout, either_way, below)
+            told = {fault.case for fault in faults}
+            faults += [fault for fault in _of_lists(layout, folders) if fault.case not in told]
             return Source(
                 "", {}, {}, spec.file_ending, tuple(cases), tuple(faults), strays=_strays(cases, files)
             )
@@ -39,6 +51,14 @@ def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
         f"{_given(folders)} does not hold {spec.title}: expected {expected}, at its top or some folders "
         f"below; it holds {some(path for path, _ in files) or 'no files'}. The release: {spec.obtain}"
     )
+
+
+def _of_lists(layout: Layout, folders: Sequence[Path]) -> Iterator[Fault]:
+    """Cases that a dataset.json of the release lists, and that are not there."""
+    for file in (file for folder in folders for file in _descriptions(folder)):
+        description = read_description(file.parent)
+        if is_decathlon(description):
+            yield from missing_of_list(layout, listed_images(description), file.parent)
 
 
 def _strays(cases: Sequence[Case], files: Files) -> tuple[Path, ...]:

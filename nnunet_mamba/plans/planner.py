@@ -18,6 +18,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunet_mamba.dataset_json import sorted_channels
 from nnunet_mamba.estimate.profile import Profile
 from nnunet_mamba.networks.family import axes_of
 from nnunet_mamba.plans.architecture import with_network
@@ -116,7 +117,8 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         self.network, self.replace = network, replace
         self.axes = axes_of(network)
         self.budget = budget_bytes(gpu_memory_target_in_gb)
-        channels = self.dataset_json.get("channel_names") or self.dataset_json["modality"]
+        self.dataset_json: dict[str, Any] = _with_sorted_channels(self.dataset_json)
+        channels = self.dataset_json["channel_names"]
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
         self.memory = StepMemory(network, len(channels), labels.num_segmentation_heads, profile)
         self._tried: list[tuple[int, ...]] = []  # patches of the configuration that is being planned
@@ -203,6 +205,12 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         folder = dataset_folder(self.dataset_name)
         share_data(plans, folder)
         write_plans(folder, plans, replace=self.replace)
+
+
+def _with_sorted_channels(description: dict[str, Any]) -> dict[str, Any]:
+    """A dataset.json of which nnU-Net may pair the normalisation of channels by their order."""
+    channels = description.get("channel_names") or description["modality"]
+    return {**description, "channel_names": sorted_channels(channels, "dataset.json")}
 
 
 class _Forgetful(dict[str, float]):

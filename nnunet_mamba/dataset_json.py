@@ -1,0 +1,35 @@
+"""nnU-Net's dataset.json: what must hold of its channels and labels wherever it is read or written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def sorted_channels(channels: Mapping[Any, Any], where: Path | str) -> dict[str, str]:
+    """Return channel_names sorted by number: nnU-Net pairs files and normalisation with them by their order.
+
+    ValueError for keys that are no numbers, or name one channel twice.
+    """
+    try:
+        numbered = {int(number): str(name) for number, name in channels.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'The channels in {where} are {channels!r}; expected {{"0": "T1", "1": "T2", ...}}.'
+        ) from error
+    if len(numbered) < len(channels):
+        raise ValueError(f"The channels in {where} are {channels!r}: one number is there twice.")
+    return {str(number): numbered[number] for number in sorted(numbered)}
+
+
+def check_labels(labels: Any, where: Path | str) -> None:
+    """Raise ValueError unless `labels` are nnU-Net's: name -> value, or a list of values for a region."""
+    wanted = 'expected {"background": 0, "liver": 1, ...}, a list of values for a region'
+    if not isinstance(labels, Mapping):
+        raise ValueError(f"The labels in {where} are {labels!r}; {wanted}.")
+    for name, value in labels.items():
+        for v in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(v, int):
+                turned = " nnU-Net v1 had it the other way round: turn it." if str(name).isdecimal() else ""
+                raise ValueError(f"In {where} the label {name!r} is {v!r}; {wanted}.{turned}")
