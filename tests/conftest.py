@@ -8,6 +8,8 @@ import pytest
 
 from nnunet_mamba import registration
 
+pytest_plugins = ["strict_skips"]
+
 
 @pytest.fixture
 def nnunet_folders(tmp_path, monkeypatch) -> SimpleNamespace:

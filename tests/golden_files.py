@@ -1,29 +1,129 @@
 """The golden files: outputs and gradients of the papers' own code, and the rule that gives its weights.
 
-Small ones are in tests/golden, the others in `../shared/golden` where that is there.
+The full files are large and lie beside the repository, in `../shared/golden`, if they are there at all. For
+each that a test reads, tests/golden has a sample: the same, but with fixed voxels of each output, and without
+the features inside the network. A test compares every voxel where the full file is, elsewhere the sample's.
+
+    python tests/golden_files.py ../shared/golden/NAME.npz ...      write the samples of these files
 """
 
+import json
 import math
+import re
+import sys
 import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-FOLDERS = [Path(__file__).parent / "golden", Path(__file__).parents[2] / "shared" / "golden"]
+SAMPLES = Path(__file__).parent / "golden"
+FULL = Path(__file__).parents[2] / "shared" / "golden"
+N_VOXELS = 2000  # of each output in a sample
+INPUT_SEED = 1234
+
+UNREAD = re.compile(r"mid:|skip\d|bottleneck|params_json|param_names|named_parameters|n_outputs")
+INPUT = re.compile(r"input$|.*[_/]in$")
+OUTPUT = re.compile(r"(?:.*[_/])?out\d*(?:_.*)?$")
+NAMES = {"state_dict_shapes": "state_dict", "alias": "aliases", "grad_l2_norms": "grad_norms"}
 
 
-def golden_path(name: str) -> Path:
-    """Where a file is; the test is skipped if it is nowhere."""
-    found = [folder / name for folder in FOLDERS if (folder / name).is_file()]
-    if not found:
-        pytest.skip(f"{name} is not in this repository, nor in ../shared/golden")
-    return found[0]
+@dataclass(frozen=True)
+class Output:
+    """Values of an output at some of its voxels (flat indices), and the magnitude of its largest value."""
+
+    shape: tuple[int, ...]
+    largest: float
+    voxels: np.ndarray
+    values: np.ndarray
+
+    def difference(self, output: torch.Tensor) -> float:
+        """Return the largest absolute difference of `output` from the values."""
+        assert output.shape == self.shape
+        ours = output.detach().double().flatten()[torch.from_numpy(self.voxels)]
+        return (ours - torch.from_numpy(self.values).double()).abs().max().item()
+
+    def error(self, output: torch.Tensor) -> float:
+        """Return that difference relative to the largest value."""
+        return self.difference(output) / self.largest
+
+    def sample(self, name: str) -> "Output":
+        """Keep N_VOXELS voxels, the same ones for the same name."""
+        random = np.random.RandomState(zlib.crc32(name.encode()))
+        chosen = np.sort(random.permutation(len(self.values))[:N_VOXELS])
+        return replace(self, voxels=self.voxels[chosen], values=self.values[chosen])
 
 
-def golden_arrays(name: str):
-    return np.load(golden_path(f"{name}.npz"))
+@dataclass(frozen=True)
+class GoldenFile:
+    """A configuration, names and shapes of weights, gradient norms (all in `about`), inputs and outputs."""
+
+    about: dict
+    inputs: dict[str, torch.Tensor]
+    outputs: dict[str, Output]
+
+    @property
+    def input(self) -> torch.Tensor:
+        return self.inputs["input"]
+
+    def sample(self, name: str) -> "GoldenFile":
+        outputs = {entry: output.sample(f"{name}/{entry}") for entry, output in self.outputs.items()}
+        return replace(self, outputs=outputs)
+
+
+def golden_file(name: str) -> GoldenFile:
+    """Read a full golden file if it is there, else its sample."""
+    full = FULL / f"{name}.npz"
+    return read_full(full) if full.is_file() else read_sample(SAMPLES / f"{name}.npz")
+
+
+def read_full(path: Path) -> GoldenFile:
+    """Read a file as the papers' code left it; the names of entries differ from source to source."""
+    file = GoldenFile({}, {}, {})
+    for entry, array in np.load(path).items():
+        name = re.sub(r"^output", "out", re.sub(r"_(json|fp64|f64)$", "", entry))
+        if UNREAD.match(entry):
+            continue
+        if array.dtype.kind == "U":
+            file.about[NAMES.get(name, name)] = json.loads(str(array))
+        elif INPUT.match(name):
+            file.inputs[name] = torch.from_numpy(array)
+        elif not OUTPUT.match(name):
+            file.about[name] = array.tolist()
+        elif name not in file.outputs or array.dtype == np.float64:
+            everywhere = np.arange(array.size)
+            file.outputs[name] = Output(array.shape, float(abs(array).max()), everywhere, array.ravel())
+    return file
+
+
+def random_input(shape: list[int]) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(INPUT_SEED))
+
+
+def write_sample(file: GoldenFile, path: Path) -> None:
+    """Write the sample of a full file; of an input made by `random_input` the shape is enough."""
+    sample = file.sample(path.stem)
+    random = {k: list(x.shape) for k, x in file.inputs.items() if torch.equal(x, random_input(x.shape))}
+    given = {key: x.numpy() for key, x in file.inputs.items() if key not in random}
+    outputs = {
+        key: {"shape": output.shape, "largest": output.largest} for key, output in file.outputs.items()
+    }
+    header = json.dumps({"about": file.about, "inputs": random, "outputs": outputs})
+    values = {key: output.values for key, output in sample.outputs.items()}
+    np.savez_compressed(path, header=header.encode(), **given, **values)
+
+
+def read_sample(path: Path) -> GoldenFile:
+    arrays = dict(np.load(path))
+    header = json.loads(arrays.pop("header").item())
+    outputs = {}
+    for entry, facts in header["outputs"].items():
+        everywhere = np.arange(math.prod(facts["shape"]))
+        whole = Output(tuple(facts["shape"]), facts["largest"], everywhere, everywhere)
+        outputs[entry] = replace(whole.sample(f"{path.stem}/{entry}"), values=arrays.pop(entry))
+    inputs = {key: random_input(shape) for key, shape in header["inputs"].items()}
+    return GoldenFile(header["about"], inputs | {k: torch.from_numpy(a) for k, a in arrays.items()}, outputs)
 
 
 def fill(name: str, shape: list[int], strong: bool = False) -> torch.Tensor:
@@ -44,3 +144,8 @@ def fill_vss(name: str, shape: list[int], strong: bool) -> torch.Tensor:
     """The same for the files of visual state space networks, whose larger weights are others."""
     larger = strong and name.endswith(("x_proj_weight", "dt_projs_weight"))
     return fill(name, shape) * (10 if larger else 1)
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        write_sample(read_full(Path(argument)), SAMPLES / Path(argument).name)

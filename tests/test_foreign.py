@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_files import fill, golden_arrays
+from golden_files import fill, golden_file
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
@@ -65,12 +65,10 @@ DATASET = {
 }
 
 
-def keys_of(arrays) -> tuple[dict[str, list[int]], dict[str, str]]:
+def keys_of(name: str) -> tuple[dict[str, list[int]], dict[str, str]]:
     """The state dict of a golden file: shapes by name, and first names by second names."""
-    entries = {key.split("_json")[0]: arrays[key] for key in arrays.files}
-    names = (("state_dict", "state_dict_shapes"), ("alias", "aliases"))
-    found = [next((json.loads(str(entries[n])) for n in some if n in entries), {}) for some in names]
-    return found[0], found[1]
+    about = golden_file(name).about
+    return about["state_dict"], about.get("aliases", {})
 
 
 def write_fork_folder(folder: Path, weights: dict, plans: dict, folds=("0",)) -> Path:
@@ -108,7 +106,7 @@ def old_plans(make_plans):
 @pytest.fixture
 def fork_folder(tmp_path, old_plans):
     """U-Mamba Bot's, folds 0 and all, with the weights of its golden file."""
-    shapes, aliases = keys_of(golden_arrays("umamba_bot_2d"))
+    shapes, aliases = keys_of("umamba_bot_2d")
     weights = {key: fill(aliases.get(key, key), shape) for key, shape in shapes.items()}
     folder = tmp_path / "nnUNetTrainerUMambaBot__nnUNetPlans__2d"
     return write_fork_folder(folder, weights, old_plans("2d"), folds=("0", "all"))
@@ -127,11 +125,10 @@ def test_nnunet_predicts_with_an_imported_folder(fork_folder, tmp_path, monkeypa
     predictor.initialize_from_trained_model_folder(str(out), None, "checkpoint_final.pth")
     assert predictor.trainer_name == "nnUNetTrainerUMambaBot"
     assert predictor.allowed_mirroring_axes == (0, 1)
-    golden = golden_arrays("umamba_bot_2d")
+    golden = golden_file("umamba_bot_2d")
     with torch.no_grad():
-        logits = predictor.network.double().eval()(torch.from_numpy(golden["input"]).double())
-    truth = torch.from_numpy(golden["out0_fp64"])
-    assert (logits - truth).abs().max() / truth.abs().max() < 1e-8
+        logits = predictor.network.double().eval()(golden.input.double())
+    assert golden.outputs["out0"].error(logits) < 1e-8
     content = torch.load(out / "fold_all" / "checkpoint_final.pth", weights_only=True)
     assert content["init_args"]["fold"] == "all"
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "fold_0", "fold_all", "plans.json"]
@@ -152,7 +149,7 @@ FORKS = {  # the fork's trainer: golden file with its names of weights, our trai
 def test_every_fork_finds_its_trainer(fork_trainer, tmp_path, old_plans):
     """Random weights of the network that our trainer builds, under the fork's names, come back."""
     file, trainer, changes = FORKS[fork_trainer]
-    shapes, aliases = keys_of(golden_arrays(file))
+    shapes, aliases = keys_of(file)
     name = "3d_fullres" if "3d" in file else "2d"
     plans = old_plans(name, **changes)
     weights = _network(trainer, plans, DATASET, name).state_dict()

@@ -1,12 +1,11 @@
 """Visual state space blocks: against their code's outputs, against the equations written out, by laws."""
 
-import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import fill_vss, golden_arrays
+from golden_files import fill_vss, golden_file
 
 from nnunet_mamba.blocks.vss import SS2D, DropPath, PatchExpand, PatchMerging, VSSBlock
 
@@ -29,20 +28,18 @@ UNITS = {
 @pytest.mark.parametrize("name", UNITS)
 def test_equals_its_code(name):
     """Values, gradients and the names of parameters."""
-    arrays = golden_arrays(f"unit_{name}")
-    shapes = json.loads(str(arrays["state_dict_shapes"]))
+    golden = golden_file(f"unit_{name}")
+    shapes = golden.about["state_dict"]
     unit = UNITS[name]().double().eval()
     unit.load_state_dict(
         {key.removeprefix("m."): fill_vss(key, shape, "strong" in name) for key, shape in shapes.items()}
     )
     assert [f"m.{key}" for key in unit.state_dict()] == list(shapes)
-    output = unit(torch.from_numpy(arrays["input"]).double())
-    truth = torch.from_numpy(arrays["output"]).double()
-    assert output.shape == truth.shape
-    assert (output - truth).abs().max() / truth.abs().max() < 2e-6
+    output = unit(golden.input.double())
+    assert golden.outputs["out"].error(output) < 2e-6
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(4321))
     (output * weights).sum().backward()
-    theirs = json.loads(str(arrays["grad_l2_norms"]))
+    theirs = golden.about["grad_norms"]
     for key, parameter in unit.named_parameters():
         assert parameter.grad.norm().item() == pytest.approx(theirs[f"m.{key}"], rel=1e-3, abs=1e-5)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from golden_files import golden_path
+from golden_files import SAMPLES
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
@@ -13,7 +13,7 @@ from nnunet_mamba.checkpoints.vmamba import load_vmamba
 
 def vmamba(size="tiny"):
     """A state dict of the published file's keys and shapes, each tensor filled with a number of its own."""
-    shapes = json.loads(golden_path("vmamba_v0_keys.json").read_text())[size]
+    shapes = json.loads((SAMPLES / "vmamba_v0_keys.json").read_text())[size]
     return {key: torch.full(shape, float(i)) for i, (key, shape) in enumerate(shapes.items())}
 
 

@@ -6,11 +6,10 @@ The golden files hold inputs, outputs (in float64 where they say so) and gradien
 outputs depend on the scan.
 """
 
-import json
-
+import numpy as np
 import pytest
 import torch
-from golden_files import fill, fill_vss, golden_arrays
+from golden_files import fill, fill_vss, golden_file
 
 from nnunet_mamba import create_network
 from nnunet_mamba.blocks.mixers import MIXERS
@@ -26,15 +25,12 @@ class Golden:
     """One golden file, the reference's state dict, and our network with its weights."""
 
     def __init__(self, name: str):
-        self.arrays = golden_arrays(name)
+        self.file = golden_file(name)
         self.source = "umamba" if name in UMAMBA else "taming_mambas"
-        config = self.json("config")
-        keys = self.json("state_dict")
-        self.parameters = {key: keys[key] for key in self.json("params", "named_parameters")}
-        values = {key: fill(key, shape, "strong" in name) for key, shape in self.parameters.items()}
-        aliases = self.json("alias", "aliases")
-        self.state_dict = {key: values[aliases.get(key, key)] for key in keys}
-        self.config = config
+        self.config, shapes, aliases = (self.file.about[key] for key in ("config", "state_dict", "aliases"))
+        self.parameters = [key for key in shapes if key not in aliases]
+        values = {key: fill(key, shapes[key], "strong" in name) for key in self.parameters}
+        self.state_dict = {key: values[aliases.get(key, key)] for key in shapes}
         short = {  # the files of the two sources name the same things differently
             "input_channels": "channels",
             "num_classes": "classes",
@@ -44,30 +40,14 @@ class Golden:
             "n_conv_per_stage": "n_blocks",
             "n_conv_per_stage_decoder": "n_blocks_decoder",
         }
+        config = self.config
         self.network = create_network(
             f"umamba_{config['kind']}" if self.source == "umamba" else f"mamba_{config['variant']}",
             **{full: config.get(full, config.get(brief)) for full, brief in short.items()},
-            patch_size=self.arrays["input"].shape[2:],
+            patch_size=self.file.input.shape[2:],
             deep_supervision=True,
         )
         self.network.load_state_dict(convert_state_dict(self.state_dict, self.source))
-
-    def json(self, *names: str) -> dict:
-        """The first of these entries that the file has."""
-        found = [key for name in names for key in (name, f"{name}_json") if key in self.arrays.files]
-        return json.loads(str(self.arrays[found[0]]))
-
-    @property
-    def input(self) -> torch.Tensor:
-        return torch.from_numpy(self.arrays["input"])
-
-    def outputs(self) -> dict[int, torch.Tensor]:
-        """The reference's outputs in float64, by their place."""
-        return {
-            int(key.removeprefix("out").split("_")[0]): torch.from_numpy(self.arrays[key])
-            for key in self.arrays.files
-            if key.endswith(("_fp64", "_f64"))
-        }
 
 
 @pytest.fixture(params=UMAMBA + TAMING)
@@ -77,12 +57,10 @@ def golden(request):
 
 def test_equals_the_papers_code_in_float64(golden):
     with torch.no_grad():
-        outputs = golden.network.double()(golden.input.double())
-    truths = golden.outputs()
-    assert len(truths) >= 3
-    for place, truth in truths.items():
-        assert outputs[place].shape == truth.shape
-        assert (outputs[place] - truth).abs().max() / truth.abs().max() < 1e-8
+        outputs = golden.network.double()(golden.file.input.double())
+    for output, truth in zip(outputs, golden.file.outputs.values(), strict=True):
+        assert truth.values.dtype == np.float64
+        assert truth.error(output) < 1e-8
 
 
 def test_parameter_count_to_the_digit(golden):
@@ -97,11 +75,11 @@ def test_gradient_norms(name, tolerance):
     """Of the sum over outputs of mean(out**2), ours in float64, theirs in float32; those that are zero but
     for rounding (biases before a norm) are left out."""
     golden = Golden(name)
-    loss = sum(output.square().mean() for output in golden.network.double()(golden.input.double()))
+    loss = sum(output.square().mean() for output in golden.network.double()(golden.file.input.double()))
     assert loss.item() == pytest.approx(golden.config["loss"], rel=tolerance)
     loss.backward()
     ours = convert_state_dict({name: name for name in golden.parameters}, "umamba")
-    theirs = {name: golden.json("grad_norms")[source] for name, source in ours.items()}
+    theirs = {name: golden.file.about["grad_norms"][source] for name, source in ours.items()}
     largest, compared = max(theirs.values()), 0
     for name, parameter in golden.network.named_parameters():
         if theirs[name] > 1e-3 * largest:
@@ -112,9 +90,9 @@ def test_gradient_norms(name, tolerance):
 
 def test_without_deep_supervision_it_is_the_largest_output(golden):
     with torch.no_grad():
-        largest = golden.network(golden.input)[0]
+        largest = golden.network(golden.file.input)[0]
         golden.network.decoder.deep_supervision = False
-        assert torch.equal(golden.network(golden.input), largest)
+        assert torch.equal(golden.network(golden.file.input), largest)
 
 
 def test_other_peoples_prefixes_and_second_names_do_not_matter(golden):
@@ -153,12 +131,11 @@ LAYERS = {  # of taming_layers.npz: our mixer, and its names for theirs
 @pytest.mark.parametrize("layer", LAYERS)
 def test_taming_mambas_layers_alone(layer):
     """With larger weights of the scan than the networks' files have: a wrong walk would move these by 1."""
-    arrays = golden_arrays("taming_layers")
-    shapes = json.loads(str(arrays["params"]))[layer]
+    golden = golden_file("taming_layers")
     options, names = LAYERS[layer]
     mixer = MIXERS["mamba_trans"](16, 3, **options).double()
     state_dict = {}
-    for name, shape in shapes.items():
+    for name, shape in golden.about["params"][layer].items():
         strong = any(
             part in name for part in ("in_proj.", "conv1d.", "x_proj.", "dt_proj.weight", "out_proj.")
         )
@@ -166,14 +143,13 @@ def test_taming_mambas_layers_alone(layer):
         state_dict[ours + name.removeprefix(theirs)] = fill(name, shape) * (6 if strong else 1)
     mixer.load_state_dict(state_dict)
     with torch.no_grad():
-        output = mixer(torch.from_numpy(arrays[f"{layer}_in"]).double())
-    truth = torch.from_numpy(arrays[f"{layer}_out"]).double()
-    assert (output - truth).abs().max() < 2e-5
+        output = mixer(golden.inputs[f"{layer}_in"].double())
+    assert golden.outputs[f"{layer}_out"].difference(output) < 2e-5
 
 
 def test_segmamba_equals_its_code_in_float64():
-    arrays = golden_arrays("segmamba_3d")
-    config, shapes = json.loads(str(arrays["config"])), json.loads(str(arrays["state_dict"]))
+    golden = golden_file("segmamba_3d")
+    config = golden.about["config"]
     network = create_network(
         "segmamba",
         input_channels=config["in_chans"],
@@ -183,13 +159,12 @@ def test_segmamba_equals_its_code_in_float64():
         depths=config["depths"],
         n_slices=config["nslices"],
     )
-    state_dict = {key: fill(key, shape) for key, shape in shapes.items()}
+    state_dict = {key: fill(key, shape) for key, shape in golden.about["state_dict"].items()}
     network.load_state_dict(convert_state_dict(state_dict, "segmamba"))
     assert sum(p.numel() for p in network.parameters()) == config["n_params"]
     with torch.no_grad():
-        output = network.double()(torch.from_numpy(arrays["input"]).double())
-    truth = torch.from_numpy(arrays["out0_f64"])
-    assert (output - truth).abs().max() / truth.abs().max() < 1e-12
+        output = network.double()(golden.input.double())
+    assert golden.outputs["out0"].error(output) < 1e-12
 
 
 VSS = {  # our name, and the source's
@@ -204,11 +179,9 @@ VSS = {  # our name, and the source's
 @pytest.mark.parametrize("file", VSS)
 def test_vss_unets_equal_their_code(file, strong):
     """Outputs and gradients in float64 against theirs in float32."""
-    arrays, (name, source) = golden_arrays(file + strong), VSS[file]
-    shapes, theirs = (json.loads(str(arrays[key])) for key in ("state_dict_shapes", "grad_l2_norms"))
-    truths = [
-        torch.from_numpy(arrays[key]).double() for key in sorted(arrays.files) if key.startswith("output")
-    ]
+    golden, (name, source) = golden_file(file + strong), VSS[file]
+    shapes, theirs = golden.about["state_dict"], golden.about["grad_norms"]
+    truths = list(golden.outputs.values())
     widths = [16, 32, 64, 128]
     network = create_network(
         name,
@@ -219,10 +192,10 @@ def test_vss_unets_equal_their_code(file, strong):
     ).eval()
     state_dict = {key: fill_vss(key, shape, bool(strong)) for key, shape in shapes.items()}
     network.load_state_dict(convert_state_dict(state_dict, source))
-    assert sum(p.numel() for p in network.parameters()) == arrays["n_params"]
-    outputs = network.double()(torch.from_numpy(arrays["input"]).double())
+    assert sum(p.numel() for p in network.parameters()) == golden.about["n_params"]
+    outputs = network.double()(golden.input.double())
     for output, truth in zip(outputs, truths, strict=True):
-        assert (output - truth).abs().max() / truth.abs().max() < 1e-5
+        assert truth.error(output) < 1e-5
     sum(
         (output * torch.randn(output.shape, generator=torch.Generator().manual_seed(4321 + i))).sum()
         for i, output in enumerate(outputs)

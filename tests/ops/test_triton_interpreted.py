@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 def test_the_kernels_are_right_under_the_interpreter():
     tests = Path(__file__).with_name("test_triton.py")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(tests), "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", str(tests), "-p", "no:cacheprovider", "--strict-skips"],
         cwd=tests.parents[2],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,

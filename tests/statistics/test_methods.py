@@ -72,7 +72,8 @@ def test_networks_that_share_a_twin_are_one_network_without_ssm(names):
 
 
 def test_the_twins_of_the_shipped_trainers_are_found():
-    trainers = pytest.importorskip("nnunet_mamba.trainers")
+    from nnunet_mamba import trainers
+
     methods = [Method(name, "p", "c") for name in trainers.__all__]
     twins = [m for m in methods if "NoSSM" in m.trainer]
     assert twins

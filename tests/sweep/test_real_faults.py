@@ -201,7 +201,7 @@ def test_on_a_full_disk_the_checkpoints_of_before_stay_whole(study, tmp_path, mo
         os.geteuid() != 0
         or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk]).returncode
     ):
-        pytest.skip("a small disk can only be mounted by root")
+        pytest.skip("mounting needs root, and is not permitted in every container")
     try:
         trial = Trial(study, disk)
         monkeypatch.setenv("TROUBLE", "full@3")
