@@ -25,6 +25,31 @@ def blocks(values, shape: tuple[int, ...] = SHAPE, dtype: Any = np.uint8) -> np.
     return np.asarray(values, dtype)[np.arange(n_voxels) * len(values) // n_voxels].reshape(shape)
 
 
+def affine(**grid: Any) -> np.ndarray:
+    """nibabel's affine of GRID, or of `grid` in its place: (4, 4), from voxels to mm, axes RAS."""
+    grid = {**GRID, **grid}
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(grid["direction"], (3, 3)) * grid["spacing"]
+    matrix[:3, 3] = grid["origin"]
+    return np.diag((-1.0, -1.0, 1.0, 1.0)) @ matrix
+
+
+def write_nifti(
+    file: Path, array: np.ndarray, qform: np.ndarray | None, sform: np.ndarray | None, sform_code: int = 2
+) -> None:
+    """(z, y, x) with two affines in the header, by nibabel; pixdim is GRID's where there is no qform."""
+    import nibabel
+
+    image = nibabel.Nifti1Image(array.T, None)
+    image.header["pixdim"][1:4] = SPACING_MM
+    if qform is not None:
+        image.set_qform(qform, code=1)
+    if sform is not None:
+        image.set_sform(sform, code=sform_code)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(image, file)
+
+
 def scan(seed: int, dtype: Any = np.int16) -> np.ndarray:
     """Noise between 1 and 999, another one for each seed. Shape: (8, 10, 12)."""
     return np.random.default_rng(seed).integers(1, 1000, SHAPE).astype(dtype)

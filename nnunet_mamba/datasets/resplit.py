@@ -20,6 +20,7 @@ from nnunet_mamba.datasets.source import (
     some,
 )
 from nnunet_mamba.datasets.splits import Fold, Group, LeakError, Split, group_by, leaks, make_split
+from nnunet_mamba.images import is_tiff, spacing_file
 from nnunet_mamba.writing import write_json
 
 SPLITS = "splits_final.json"
@@ -45,8 +46,14 @@ def _role(case: Case, notes: Notes) -> str:
 def _finish_moves(folder: Path, moved: Iterable[str], ending: str) -> None:
     """Bring a case whose files an interrupted command has left on both sides wholly to the test set."""
     for name in moved:
-        here = [*folder.glob(f"imagesTr/{name}_????{ending}"), *folder.glob(f"labelsTr/{name}{ending}")]
-        there = [*folder.glob(f"imagesTs/{name}_????{ending}"), *folder.glob(f"labelsTs/{name}{ending}")]
+        here, there = (
+            [
+                *folder.glob(f"images{part}/{name}_????{ending}"),
+                *folder.glob(f"labels{part}/{name}{ending}"),
+                *folder.glob(f"*{part}/{name}.json"),  # the spacing of a TIFF file
+            ]
+            for part in ("Tr", "Ts")
+        )
         if here and there:
             for file in here:
                 _move(file, folder / f"{file.parent.name[:-2]}Ts" / file.name)
@@ -99,11 +106,18 @@ def _moves(source: Source, split: Split, folder: Path) -> list[tuple[Path, Path]
     moves = []
     for case in source.cases:
         part = "Ts" if case.role == "test" or case.name in test else "Tr"
-        for file in case.files:
+        for file in (*case.files, *_spacing_files(case)):
             target = folder / f"{file.parent.name[:-2]}{part}" / file.name
             if target != file:
                 moves.append((file, target))
     return moves
+
+
+def _spacing_files(case: Case) -> set[Path]:
+    """What nnU-Net reads beside volumes in TIFF files; without them it takes voxels for cubes of 1 mm."""
+    tiffs = [file for file in case.files if is_tiff(file)]
+    beside = {spacing_file(file, is_image=file in case.images) for file in tiffs}
+    return {file for file in beside if file.is_file()}
 
 
 def _write(folder: Path, source: Source, split: Split, moves: Iterable[tuple[Path, Path]]) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nnunet_mamba.dataset_json import check_labels
+
 
 @dataclass(frozen=True)
 class Label:
@@ -44,15 +46,8 @@ def scored_labels(dataset_json: dict[str, Any]) -> tuple[tuple[Label, ...], int 
 
 def _labels(dataset_json: dict[str, Any]) -> dict[str, Any]:
     """name -> value or values. ValueError for what nnU-Net v2 does not write."""
-    labels = dataset_json.get("labels")
-    wanted = 'expected {"background": 0, "liver": 1, ...}, a list of values for a region'
-    if not isinstance(labels, dict):
-        raise ValueError(f"The labels of dataset.json are {labels!r}; {wanted}.")
-    for name, value in labels.items():
-        for v in value if isinstance(value, list | tuple) else [value]:
-            if not isinstance(v, int):
-                turned = " nnU-Net v1 had it the other way round." if str(name).isdecimal() else ""
-                raise ValueError(f"In dataset.json the label {name!r} is {v!r}; {wanted}.{turned}")
+    labels: dict[str, Any] = dataset_json.get("labels", {})
+    check_labels(labels, "dataset.json")
     return labels
 
 

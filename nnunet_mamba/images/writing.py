@@ -17,6 +17,7 @@ LARGEST_IN_A_PNG = 2**16 - 1
 def label_type(labels: np.ndarray) -> np.dtype:
     """Return the smallest integer type that holds all of the whole numbers `labels`."""
     lowest, highest = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    highest = -1 - highest if lowest < 0 else highest  # a signed type reaches one further down than up
     return np.result_type(np.min_scalar_type(lowest), np.min_scalar_type(highest))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -14,6 +15,7 @@ from releases import ALL_BTCV, BUILDERS, brats23, btcv, heart_info, hippocampus
 from tiny_files import (
     PICTURE,
     SHAPE,
+    affine,
     blocks,
     disc,
     label_bytes,
@@ -22,6 +24,7 @@ from tiny_files import (
     read_volume,
     scan,
     scan_bytes,
+    write_nifti,
     write_picture,
     write_volume,
 )
@@ -99,6 +102,49 @@ def _list(file: Path, name: str) -> None:
     pair = {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
     description["training"].append(pair)
     file.write_text(json.dumps(description))
+
+
+def contradiction(file: Path) -> None:
+    """A sform that is turned against the qform, in a file that ITK still reads on the old grid."""
+    rewritten(file, sform=affine(direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)), sform_code=2)
+
+
+def pixdim_of_another_size(file: Path) -> None:
+    rewritten(file, qform=None, sform=affine(spacing=(1.6, 1.8, 5.0)), sform_code=1)
+
+
+def flipped_for_nibabel(file: Path) -> None:
+    """Both forms flipped: the label lies turned against its image for ITK and for nibabel."""
+    flipped = affine() @ np.diag((-1, 1, 1, 1))
+    rewritten(file, qform=flipped, sform=flipped)
+
+
+def rewritten(file: Path, **forms) -> None:
+    write_nifti(file, read_volume(file), **{"qform": affine(), "sform": affine(), **forms})
+
+
+def coloured_volume(file: Path) -> None:
+    _as_dtype(file, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))
+
+
+def complex_volume(file: Path) -> None:
+    _as_dtype(file, np.dtype(np.complex64))
+
+
+def _as_dtype(file: Path, dtype: np.dtype) -> None:
+    image = nibabel.load(file)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, dtype), image.affine), file)
+
+
+def emptied_folder(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def vanished_pair(file: Path) -> None:
+    """An image and, where it has one, its label."""
+    file.unlink()
+    (file.parents[1] / file.parent.name.replace("images", "labels") / file.name).unlink(missing_ok=True)
 
 
 def removed(file: Path) -> None:
@@ -196,10 +242,32 @@ OF_VOXELS = [
     skin_label(picture("grey", disc(128)), "labels", says="holds the label 128"),
     flare_label(volume("background", np.zeros(SHAPE, np.uint8)), "empty", says="holds background only"),
     skin_label(picture("background", disc(0)), "empty", says="holds background only"),
+    *(
+        make(contradiction, "header", says=f"{name} contradicts itself: its qform and sform differ")
+        for make, name in ((flare_image, "Tr_0002_0000.nii.gz"), (flare_label, "Tr_0002.nii.gz"))
+    ),
+    flare_label(pixdim_of_another_size, "header", says="its pixdim and sform differ in spacing"),
+    Damage(
+        "amos22_ct", "amos22/labelsTr/amos_0004.nii.gz", flipped_for_nibabel, "geometry", "amos_0004",
+        "amos_0004.nii.gz and amos_0004.nii.gz differ in direction",
+    ),
+    flare_image(coloured_volume, "values", says="holds 3 values per voxel"),
+    flare_label(coloured_volume, "values", says="holds 3 values per voxel"),
+    flare_image(complex_volume, "values", says="holds 2 values per voxel"),
     flare_image(volume("nan", scan_with(np.nan)), "values", says="1 values that are NaN or infinite"),
     flare_image(volume("infinite", scan_with(-np.inf)), "values", says="1 values that are NaN or infinite"),
 ]  # fmt: skip
 OF_NAMES = [
+    brats(str(Path(BRATS).parent), emptied_folder, "missing", says="holds no image <case>_t1.nii.gz"),
+    Damage("acdc", HEART, emptied_folder, "missing", "patient002", "holds no image <case>.nii.gz"),
+    Damage(
+        "amos22_ct", "amos22/imagesTr/amos_0005.nii.gz", vanished_pair, "missing", "amos_0005",
+        "imagesTr/amos_0005.nii.gz is listed in",
+    ),
+    Damage(
+        "msd", f"{TASK}/imagesTs/hippocampus_002.nii.gz", vanished_pair, "missing", "hippocampus_002",
+        "is listed in",
+    ),
     task(f"{TASK}/dataset.json", listed_twice, "duplicate", says="two cases are named hippocampus_003"),
     Damage(
         "amos22_ct", "amos22/imagesVa/amos_0004.nii.gz", a_copy_of_its_kin, "duplicate", "amos_0004",
