@@ -126,8 +126,8 @@ def with_template(rules: Rules, file: Path) -> Rules:
                 f'{file}: values should map labels to labels, as in {{"1": 4, "2": 2}}; got '
                 f"{changes['values']!r}."
             ) from error
-        if any(not 0 <= theirs <= 255 for theirs in changes["values"].values()):
-            raise ValueError(f"{file}: values should be 0 to 255, got {changes['values']}.")
+        if any(not 0 <= theirs <= 65535 for theirs in changes["values"].values()):
+            raise ValueError(f"{file}: values should be 0 to 65535, got {changes['values']}.")
     if "case" in changes:
         try:
             re.compile(changes["case"])

@@ -2,7 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
+import tifffile
+from tiny_files import PICTURE, disc, photograph, write_picture
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.datasets import resplit as module
@@ -183,3 +186,54 @@ def test_the_releases_own_validation_part_is_remembered(raw):
     assert fold.val == tuple(NAMES[:2])
     (fold,) = split_by(raw, "official").folds  # still known
     assert fold.val == tuple(NAMES[:2])
+
+
+def pictures(nnunet_folders, ending, n_files, write):
+    """Dataset028_Pictures with two channels and ten cases, in files that `write` makes."""
+    folder = nnunet_folders.raw / "Dataset028_Pictures"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for k in range(10):
+        for n in range(n_files):
+            write(folder / "imagesTr" / f"case{k}_{n:04d}{ending}")
+        write_picture(folder / "labelsTr" / f"case{k}{ending}", disc(1))
+    channels = 3 if n_files == 1 else n_files
+    describe(
+        folder,
+        channel_names={str(n): str(n) for n in range(channels)},
+        labels={"background": 0, "disc": 1},
+        file_ending=ending,
+        numTraining=10,
+    )
+    return folder
+
+
+@pytest.mark.parametrize("ending", [".png", ".bmp", ".tif"])
+@pytest.mark.parametrize("n_files", [1, 2])
+def test_colours_in_one_file_or_a_grey_file_for_each_channel(nnunet_folders, ending, n_files, capsys):
+    shape = (*PICTURE, 3) if n_files == 1 else PICTURE
+    folder = pictures(nnunet_folders, ending, n_files, lambda file: write_picture(file, photograph(0, shape)))
+    assert main(["plans", "split", "28", "--name", "5fold"]) == 0
+    assert len(json.loads((folder / "splits_final.json").read_text())) == 5
+    next((folder / "imagesTr").glob("case3_*")).unlink()
+    assert main(["plans", "split", "28", "--name", "5fold"]) == 2
+    assert "case3" in capsys.readouterr().err
+
+
+def test_the_spacing_of_tiff_volumes_moves_with_them(nnunet_folders):
+    """CASE.json beside images and labels; without it nnU-Net takes voxels of 1 mm."""
+    volume = np.zeros((5, 6, 7), np.uint8)
+    folder = pictures(nnunet_folders, ".tif", 2, lambda file: tifffile.imwrite(file, volume))
+    for k in range(10):
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part / f"case{k}.json").write_text('{"spacing": [5, 1, 1]}')
+        tifffile.imwrite(folder / "labelsTr" / f"case{k}.tif", volume)
+    assert main(["plans", "split", "28", "--name", "7:1:2"]) == 0
+    for kind in ("images", "labels"):
+        moved = files(folder / f"{kind}Ts")
+        assert {name.removesuffix(".json") for name in moved if name.endswith(".json")} == {
+            name.split("_")[0].removesuffix(".tif") for name in moved if name.endswith(".tif")
+        }
+        assert len(moved) == (6 if kind == "images" else 4)
+    assert main(["plans", "split", "28", "--name", "5fold"]) == 0
+    assert len(files(folder / "imagesTr")) == 30 and not files(folder / "imagesTs")

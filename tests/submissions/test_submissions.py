@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from tiny_files import affine, write_nifti
 
 from nnunet_mamba.cli import main
+from nnunet_mamba.images import read_header, read_values
 from nnunet_mamba.submissions import SUBMISSIONS, rules_of
 
 SHAPE = (2, 3, 4)  # z, y, x
@@ -102,6 +104,41 @@ def test_labels_arrive_under_the_challenges_names_on_the_images_grid(dataset, na
     if not name.startswith("brats"):
         assert np.array_equal(sitk.GetArrayFromImage(image), labels_up_to(made.n_labels))
     assert made.check(made.out) == 0
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"])
+def test_nnunets_own_prediction_of_an_odd_image_is_taken(dataset, reader):
+    """Its qform and sform differ, and nnU-Net's writers keep the one that its reader has seen; the archive
+    has both, so that it does not matter which one the challenge reads."""
+    from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
+
+    made = dataset()
+    description = {"labels": {}, "file_ending": ".nii.gz", "overwrite_image_reader_writer": reader}
+    (made.folder / "dataset.json").write_text(json.dumps(description))
+    writer = recursive_find_reader_writer_by_name(reader)()
+    for case in made.cases:
+        image = made.images / f"{case}_0000.nii.gz"
+        write_nifti(image, np.zeros(SHAPE, np.float32), affine(), affine() @ np.diag((-1, 1, 1, 1)))
+        _, properties = writer.read_images([str(image)])
+        writer.write_seg(labels_up_to(13), str(made.predictions / f"{case}.nii.gz"), properties)
+    assert made.submit() == 0
+    with zipfile.ZipFile(made.out) as archive:
+        (made.folder / "label.nii.gz").write_bytes(archive.read("label0061.nii.gz"))
+    for view in ("SimpleITKIO", "NibabelIO"):
+        files = made.folder / "label.nii.gz", made.images / "img0061_0000.nii.gz"
+        assert len({read_header(file, view).grid for file in files}) == 1
+    written = read_values(made.predictions / "img0061.nii.gz")
+    assert np.array_equal(read_values(made.folder / "label.nii.gz"), written)
+    assert made.check(made.out) == 0
+
+
+def test_a_challenges_label_above_255_stays_what_it_is(dataset):
+    made = dataset()
+    template = {"values": {str(n): 250 + n for n in range(1, 14)}}
+    (made.folder / "template.json").write_text(json.dumps(template))
+    assert made.submit("--template", str(made.folder / "template.json")) == 0
+    found = sitk.GetArrayFromImage(made.labels("label0061.nii.gz"))
+    assert np.array_equal(found, np.where(labels_up_to(13) > 0, labels_up_to(13).astype(int) + 250, 0))
 
 
 @pytest.mark.parametrize(("name", "enhancing"), [("brats21", 4), ("brats23", 3)])
