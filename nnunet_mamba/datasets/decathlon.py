@@ -13,6 +13,7 @@ from nnunet_mamba.datasets.source import (
     Source,
     check_labels_consecutive,
     faults_of_names,
+    fewer_than_counted,
     is_filled,
     letters_only,
     stem,
@@ -38,6 +39,7 @@ def read_decathlon(folder: Path, description: dict[str, Any]) -> Source:
     faults = [
         *faults_of_names(training + test),
         *_missing(training, folder),
+        *fewer_than_counted(training, description, folder),
         *_missing_tests(test, folder, description),
         *_unlisted(training, folder),
     ]

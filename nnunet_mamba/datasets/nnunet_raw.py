@@ -1,7 +1,7 @@
 """nnU-Net's raw layout: Dataset###_Name with dataset.json, imagesTr/CASE_0000.., labelsTr/CASE."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from nnunet_mamba.datasets.source import (
     Source,
     check_labels_consecutive,
     faults_of_names,
+    fewer_than_counted,
     is_filled,
     letters_only,
     read_description,
@@ -42,17 +43,6 @@ def read_source(folder: Path) -> Source:
         f"{folder / 'dataset.json'} is neither a Decathlon task's (keys 'training' and 'modality') nor "
         f"nnU-Net's (key 'channel_names'); its keys are {', '.join(sorted(description)) or 'none'}."
     )
-
-
-def fewer_than_counted(
-    cases: Iterable[Case], description: Mapping[str, Any], folder: Path
-) -> Iterator[Fault]:
-    """A fault if numTraining counts cases of which there is neither an image nor a label."""
-    found = {case.name for case in cases if case.role == "train"}
-    counted = description.get("numTraining")
-    if isinstance(counted, int) and len(found) < counted:
-        what = f"{folder / 'dataset.json'} counts {counted} training cases, but {len(found)} are there"
-        yield Fault("missing", None, what)
 
 
 def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:

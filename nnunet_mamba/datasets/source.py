@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,17 @@ def faults_of_names(cases: Iterable[Case]) -> list[Fault]:
             files = f"{other.images[0]} and {case.images[0]}"
             faults.append(Fault("duplicate", case.name, f"two cases are named {case.name}: {files}"))
     return faults
+
+
+def fewer_than_counted(
+    cases: Iterable[Case], description: Mapping[str, Any], folder: Path
+) -> Iterator[Fault]:
+    """A fault if numTraining counts cases of which there is neither an image nor a label."""
+    found = {case.name for case in cases if case.role == "train"}
+    counted = description.get("numTraining")
+    if isinstance(counted, int) and len(found) < counted:
+        what = f"{folder / 'dataset.json'} counts {counted} training cases, but {len(found)} are there"
+        yield Fault("missing", None, what)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -66,6 +66,17 @@ def test_labels_of_the_first_nnunet_are_refused_in_words(nnunet_raw, nnunet_fold
         read_source(nnunet_raw)
 
 
+def test_a_list_of_the_decathlon_that_was_cut_is_a_fault(decathlon):
+    """With the files of the case gone, only the number tells."""
+    description = json.loads((decathlon / "dataset.json").read_text())
+    lost = description["training"].pop()
+    for file in lost.values():
+        (decathlon / file).unlink()
+    change(decathlon, training=description["training"], numTraining=10)
+    (fault,) = read_source(decathlon).faults
+    assert fault.kind == "missing" and "counts 10 training cases, but 9 are there" in fault.what
+
+
 def test_cases_that_numtraining_counts_and_nobody_has_are_a_fault(nnunet_raw):
     for file in nnunet_raw.glob("*Tr/c*"):
         file.unlink()
