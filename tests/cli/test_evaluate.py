@@ -248,6 +248,6 @@ def test_a_folder_named_twice_is_scored_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     words = ["--metrics", "dice", "--out", tmp_path / "s.csv"]
-    assert evaluate("--results", model, model / "fold_0", *words) == 1  # four folds are missing
+    assert evaluate("--results", model, model, model / "fold_0", *words) == 1  # four folds are missing
     assert len(read_table(tmp_path / "s.csv")) == 1
     assert capsys.readouterr().err.count("fold_1 is missing") == 1
