@@ -214,7 +214,8 @@ def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, odd, monke
     assert (tmp_path / "order").read_text() == "abc"
     assert {file.name for file in tmp_path.iterdir()} == {odd, "bin", "order", "submitted"}
     logs = [word for words in submitted for word in words if word.startswith("--output=")]
-    assert [log.replace("%%", "%") for log in logs] == [f"--output={out}/logs/{name}.slurm" for name in "abc"]
+    escaped = str(out).replace("%", "%%")
+    assert logs == [f"--output={escaped}/logs/{name}.slurm" for name in "abc"]
     assert all("-A" in words and "--requeue" in words for words in submitted)
     assert {"--gpus=2", "--cpus-per-task=6", "--mem=40000M", "--time=3:00:00"} <= set(submitted[1])
     assert ["gpu" in words for words in submitted] == [False, True, False]
