@@ -142,7 +142,20 @@ def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str], list[s
         tasks += [replace(task, origin=_with(task.origin, args.origin)) for task in found]
         missing += matched.lacking()
         faults += matched.superfluous()
+    _refuse_twice(tasks)
     return tasks, missing, faults
+
+
+def _refuse_twice(tasks: Iterable[Task]) -> None:
+    """ValueError for a case that two folders hold, of which the table would not tell which is whose."""
+    known: dict[tuple[Origin, str], Task] = {}
+    for task in tasks:
+        other = known.setdefault((task.origin, task.case), task)
+        if other is not task:
+            raise ValueError(
+                f"{task.case} would be scored twice as one: {other.prediction} and {task.prediction} have "
+                "the same trainer, plans, configuration and fold. Score one of their folders, or each by itself."
+            )
 
 
 def _rules(args: argparse.Namespace, description: dict[str, Any] | None, matched: Matched) -> Rules:

@@ -251,3 +251,21 @@ def test_a_folder_named_twice_is_scored_once(tmp_path, monkeypatch, capsys):
     assert evaluate("--results", model, model, model / "fold_0", *words) == 1  # four folds are missing
     assert len(read_table(tmp_path / "s.csv")) == 1
     assert capsys.readouterr().err.count("fold_1 is missing") == 1
+
+
+def test_two_predictions_of_a_case_that_nothing_tells_apart_are_not_averaged(tmp_path, monkeypatch, capsys):
+    model = tmp_path / "results" / "Dataset900_Test" / "nnUNetTrainer__nnUNetPlans__2d"
+    folders = model / "fold_0" / "validation", model / "crossval_results_folds_0"
+    raw = tmp_path / "raw" / "Dataset900_Test"
+    for folder in (*folders, raw / "labelsTr"):
+        save(folder / "a.nii.gz")
+    describe(model, organ=1)
+    (raw / "splits_final.json").write_text(json.dumps([{"train": [], "val": ["a"]}]))
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    assert evaluate("--results", model) == evaluate("--results", folders[1]) == 0
+    assert evaluate("--results", *folders) == 2
+    told = capsys.readouterr().err
+    assert "a would be scored twice as one" in told and all(
+        str(folder / "a.nii.gz") in told for folder in folders
+    )
