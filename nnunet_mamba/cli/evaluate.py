@@ -154,7 +154,7 @@ def _refuse_twice(tasks: Iterable[Task]) -> None:
         if other is not task:
             raise ValueError(
                 f"{task.case} would be scored twice as one: {other.prediction} and {task.prediction} have "
-                "the same trainer, plans, configuration and fold. Score one of their folders, or each by itself."
+                "the same trainer, plans, configuration and fold. Score one folder, or each by itself."
             )
 
 
@@ -221,11 +221,12 @@ def _list() -> int:
 
 
 def _print_scores(scores: list[Score]) -> None:
-    """A table per trainer, plans and configuration, over all of its folds."""
+    """A table per trainer, plans and configuration, over all of its folds but `all`, which has its own."""
     from nnunet_mamba.evaluation.table import mean_foreground, summarise
 
     def group(score: Score) -> tuple[str, ...]:
-        return score.dataset, score.trainer, score.plans, score.configuration
+        seen = "trained on these cases" if score.fold == "all" else ""
+        return score.dataset, score.trainer, score.plans, score.configuration, seen
 
     for key, members in groupby(sorted(scores, key=group), group):
         rows = list(members)

@@ -269,3 +269,19 @@ def test_two_predictions_of_a_case_that_nothing_tells_apart_are_not_averaged(tmp
     assert "a would be scored twice as one" in told and all(
         str(folder / "a.nii.gz") in told for folder in folders
     )
+
+
+def test_what_was_trained_on_its_cases_is_not_averaged_with_what_was_not(tmp_path, monkeypatch, capsys):
+    model = tmp_path / "results" / "Dataset900_Test" / "nnUNetTrainer__nnUNetPlans__2d"
+    save(model / "fold_0" / "validation" / "a.nii.gz", start=3)
+    save(model / "fold_all" / "validation" / "a.nii.gz")
+    describe(model, organ=1)
+    save(tmp_path / "raw" / "Dataset900_Test" / "labelsTr" / "a.nii.gz")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    evaluate("--results", model / "fold_0", model / "fold_all", "--metrics", "dice")
+    told = capsys.readouterr().out
+    assert "nnUNetPlans 2d, fold 0: 1 cases" in told
+    assert "nnUNetPlans 2d trained on these cases, fold all: 1 cases" in told
+    means = [line.split()[2] for line in told.splitlines() if line.split()[:2] == ["mean", "dice"]]
+    assert means == ["0.5000", "1.0000"]
