@@ -163,7 +163,8 @@ def _of_model(model: Path, places: Places) -> Found:
         found, done = [_of_fold(path, places) for path in scored.values()], set(scored)
     else:
         best = max(joined, key=lambda path: len(_joined_folds(path)))
-        found, done = [_of_crossval(best, places)], set(_joined_folds(best))
+        found = [_of_crossval(best, places)]
+        done = {fold for runs, _ in found if runs for fold in _joined_folds(best)}
     wanted = known if set(known) == {"all"} else {*splits.names, *known}
     missing = [
         f"{model.name}: fold_{fold} "

@@ -174,6 +174,7 @@ def test_joined_folds_of_which_the_split_lacks_some_are_left_out(places, folds, 
         runs, faults = find_runs(folder, raw, preprocessed)
         assert not runs
         assert [f"has no {lacking}." in fault for fault in faults if str(joined) in fault] == [True]
+    assert f"{MODEL}: fold_0 has no validation" in " ".join(faults)
 
 
 def test_of_joined_folds_that_share_a_case_nobody_knows_whose_prediction_it_is(places):
