@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
         "evaluate",
         help="score predicted label maps against references, or nnU-Net's results of a dataset",
         description="Matches cases by name and scores every label of each. Exit code 1: cases or folds are "
-        "missing, or there are predictions without a reference.",
+        "missing, or there are predictions without a reference, or folds that the split does not have.",
         epilog="example: nnunet-mamba evaluate predictions labelsTs --tolerance-mm 2 --out scores.csv",
     )
     p.add_argument("predictions", metavar="PRED", nargs="?", type=Path, help="folder of predicted label maps")
@@ -35,7 +35,10 @@ def add(commands: Any) -> None:
         "is in folders of nnU-Net's results",
     )
     p.add_argument(
-        "--dataset-json", type=Path, metavar="FILE", help="default: looked for beside PRED and REF"
+        "--dataset-json",
+        type=Path,
+        metavar="FILE",
+        help="how labels are numbered (default: looked for beside PRED and REF, which must agree)",
     )
     what = p.add_mutually_exclusive_group()
     what.add_argument(
@@ -88,7 +91,10 @@ def evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"--jobs must be positive, got {args.jobs}.")
     tasks, missing, faults = _of_results(args) if args.results else _of_folders(args)
     if not tasks:
-        raise ValueError("There is nothing to score. " + " ".join([*missing, *faults]))
+        for text in [*missing, *faults]:
+            print(f"incomplete: {text}", file=sys.stderr)
+        print("There is nothing to score.", file=sys.stderr)
+        return 1
 
     from nnunet_mamba.evaluation.scoring import score_tasks
     from nnunet_mamba.evaluation.table import write_table
@@ -125,25 +131,38 @@ def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str], list[s
 
 
 def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str], list[str]]:
-    from nnunet_mamba.evaluation.folders import read_description
     from nnunet_mamba.evaluation.results import find_runs
     from nnunet_mamba.folders import results_folder
 
     raw, preprocessed = (_folder_or_none(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
-    found_in = [find_runs(results_folder(name), raw, preprocessed) for name in args.results]
-    runs = [run for of_folder, _ in found_in for run in of_folder]
-    faults = [fault for _, of_folder in found_in for fault in of_folder]
+    found_in = [
+        find_runs(results_folder(name), raw, preprocessed, args.dataset_json) for name in args.results
+    ]
+    runs = list({run.predictions: run for of_folder, _ in found_in for run in of_folder}.values())
+    faults = list(dict.fromkeys(fault for _, of_folder in found_in for fault in of_folder))
     tasks: list[Task] = []
     missing: list[str] = []
     for run in runs:
-        description = read_description(args.dataset_json) if args.dataset_json else run.description
         matched = run.matched()
-        rules = _rules(args, description, matched)
+        rules = _rules(args, run.description, matched)
         found = run.tasks(matched, rules, missing_as_empty=args.allow_missing)
         tasks += [replace(task, origin=_with(task.origin, args.origin)) for task in found]
         missing += matched.lacking()
         faults += matched.superfluous()
+    _refuse_twice(tasks)
     return tasks, missing, faults
+
+
+def _refuse_twice(tasks: Iterable[Task]) -> None:
+    """ValueError for a case that two folders hold, of which the table would not tell which is whose."""
+    known: dict[tuple[Origin, str], Task] = {}
+    for task in tasks:
+        other = known.setdefault((task.origin, task.case), task)
+        if other is not task:
+            raise ValueError(
+                f"{task.case} would be scored twice as one: {other.prediction} and {task.prediction} have "
+                "the same trainer, plans, configuration and fold. Score one folder, or each by itself."
+            )
 
 
 def _rules(args: argparse.Namespace, description: dict[str, Any] | None, matched: Matched) -> Rules:
@@ -210,11 +229,12 @@ def _list() -> int:
 
 
 def _print_scores(scores: list[Score]) -> None:
-    """A table per trainer, plans and configuration, over all of its folds."""
+    """A table per trainer, plans and configuration, over all of its folds but `all`, which has its own."""
     from nnunet_mamba.evaluation.table import mean_foreground, summarise
 
     def group(score: Score) -> tuple[str, ...]:
-        return score.dataset, score.trainer, score.plans, score.configuration
+        seen = "trained on these cases" if score.fold == "all" else ""
+        return score.dataset, score.trainer, score.plans, score.configuration, seen
 
     for key, members in groupby(sorted(scores, key=group), group):
         rows = list(members)

@@ -111,6 +111,11 @@ def _refuse_what_cannot_run(
 ) -> None:
     if cores < 1:
         raise ValueError(f"--cores must be positive, got {cores}.")
+    if found := [char for char in _not_for_slurm(args) if char in str(frozen.out)]:
+        raise ValueError(
+            f"{frozen.out} holds {found[0]}, which SLURM or its shell takes for something else; "
+            "choose another `out`."
+        )
     most = max(job.gpus for job in frozen.jobs.values())
     threads = max(job.threads for job in frozen.jobs.values() if job.gpus == most)
     if args.profile is None and not args.emit_slurm and most > len(gpus):
@@ -123,6 +128,11 @@ def _refuse_what_cannot_run(
             f"note: {len(gpus)} GPUs, but {cores} cores suffice for {max(1, cores // threads)} training(s) "
             f"of {threads} threads at once; write fewer threads into the study to use all GPUs"
         )
+
+
+def _not_for_slurm(args: argparse.Namespace) -> str:
+    """Characters that sbatch replaces in the names of logs, or Snakemake's plugin leaves to a shell."""
+    return '%\\"$`' if args.profile else "\\" if args.emit_slurm else ""
 
 
 def _gpus(text: str | None) -> list[str]:
@@ -150,7 +160,8 @@ def status(args: argparse.Namespace, words: Sequence[str]) -> int:
     from nnunet_mamba.sweep.status import as_text, rows
 
     place = Path(words[0])
-    frozen = read_frozen(read_study(place).out if place.suffix in (".yaml", ".yml") else place)
+    is_study = place.suffix in (".yaml", ".yml") and not place.is_dir()
+    frozen = read_frozen(read_study(place).out if is_study else place)
     record_slurm_ends(frozen)
     table = rows(frozen)
     print(as_text(table, every=args.all))

@@ -9,23 +9,36 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.evaluation.label_maps import read_label_map
-from nnunet_mamba.evaluation.labels import known_values, labels_of_values, scored_labels
+from nnunet_mamba.evaluation.labels import (
+    known_values,
+    labels_of_values,
+    numbering_differences,
+    scored_labels,
+)
 from nnunet_mamba.evaluation.pairs import boxes_of
 from nnunet_mamba.evaluation.scoring import Rules, Task, score_tasks
 from nnunet_mamba.evaluation.table import Origin, Score
 from nnunet_mamba.images import reader_of
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+DESCRIBED = {"labels", "file_ending"}  # by every dataset.json of nnU-Net v2
+SHOWN = 3  # differences of two
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Files of the cases that are to be scored: predictions without reference are only named."""
+    """Files of the cases that are to be scored: other predictions are only named.
+
+    elsewhere  cases that have a reference and are none of those expected
+    expected_by  what says which are expected: "fold 0 of .../splits_final.json"
+    """
 
     predictions: Mapping[str, Path]
     references: Mapping[str, Path]
     folder: Path  # of the predictions
     reference_folder: Path
+    elsewhere: frozenset[str] = frozenset()
+    expected_by: str = ""
 
     @property
     def missing(self) -> list[str]:
@@ -33,7 +46,11 @@ class Matched:
 
     @property
     def extra(self) -> list[str]:
-        return sorted(set(self.predictions) - set(self.references))
+        return sorted(set(self.predictions) - set(self.references) - self.elsewhere)
+
+    @property
+    def strays(self) -> list[str]:
+        return sorted(set(self.predictions) & self.elsewhere)
 
     def faults(self) -> list[str]:
         """A sentence each for what is missing and what is too much."""
@@ -48,12 +65,19 @@ class Matched:
         ]
 
     def superfluous(self) -> list[str]:
-        if not self.extra:
-            return []
-        return [
-            f"{self.folder} has predictions without a reference in {self.reference_folder}: "
-            f"{', '.join(self.extra)}."
-        ]
+        texts = []
+        if self.extra:
+            texts.append(
+                f"{self.folder} has predictions without a reference in {self.reference_folder}: "
+                f"{', '.join(self.extra)}."
+            )
+        if self.strays:
+            texts.append(
+                f"{self.folder} has predictions of {', '.join(self.strays)}, which are no validation cases "
+                f"of {self.expected_by}: they are left from another split and not scored. Remove them if "
+                "the network was trained by this split; if not, train it again, or restore its split."
+            )
+        return texts
 
     def tasks(self, rules: Rules, origin: Origin, *, missing_as_empty: bool = False) -> list[Task]:
         return [
@@ -86,25 +110,39 @@ def evaluate_folder(
 
 def read_description(dataset_json: Path) -> dict[str, Any]:
     """nnU-Net's dataset.json. ValueError if it is none."""
-    try:
-        description: dict[str, Any] = json.loads(Path(dataset_json).read_text(encoding="utf-8"))
-        missing = {"labels", "file_ending"} - set(description)
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{dataset_json} cannot be read as a dataset.json ({error}).") from error
-    if missing:
+    description = _read_json(dataset_json)
+    if not isinstance(description, dict):
+        raise ValueError(f"{dataset_json} is no dataset.json: it holds a {type(description).__name__}.")
+    if missing := DESCRIBED - set(description):
         raise ValueError(
             f"{dataset_json} is no dataset.json of nnU-Net v2: it lacks {', '.join(sorted(missing))}."
         )
     return description
 
 
-def is_description(file: Path) -> bool:
-    """Whether it is a dataset.json of nnU-Net v2."""
+def _read_json(file: Path) -> Any:
     try:
-        read_description(file)
-    except ValueError:
-        return False
-    return True
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as a dataset.json ({error}).") from error
+
+
+def is_description(file: Path) -> bool:
+    """Whether it is a dataset.json of nnU-Net v2, and not another release's. ValueError if it is no JSON."""
+    content = _read_json(file)
+    return isinstance(content, dict) and set(content) >= DESCRIBED
+
+
+def require_same_numbering(first: Path, second: Path) -> None:
+    """Refuse two dataset.json of which one calls 8 what the other calls 1."""
+    differences = numbering_differences(read_description(first), read_description(second))
+    if differences:
+        more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
+        raise ValueError(
+            f"{first} and {second} number the labels differently: {'; '.join(differences[:SHOWN])}{more}. "
+            "If predictions and references are numbered alike, say by which: `nnunet-mamba evaluate ... "
+            "--dataset-json FILE`; if not, renumber one of them."
+        )
 
 
 def rules_of(description: dict[str, Any], **choices: Any) -> Rules:
@@ -120,17 +158,20 @@ def match_cases(
     ending: str | None = None,
     reference_ending: str | None = None,
     expected: Collection[str] | None = None,
+    expected_by: str = "",
 ) -> Matched:
     """Files of both folders by case; endings are looked for if they are not given.
 
-    expected    the cases that should have been predicted (default: all that have a reference)
+    expected    the cases that should have been predicted (default: all that have a reference), which
+                `expected_by` says
     """
     found = case_files(references, reference_ending or ending)
-    if expected is not None:
-        if unknown := sorted(set(expected) - set(found)):
-            raise ValueError(f"{references} lacks the references of {', '.join(unknown)}.")
-        found = {case: found[case] for case in expected}
-    return Matched(case_files(predictions, ending), found, predictions, references)
+    due = found if expected is None else {case: found[case] for case in expected if case in found}
+    if unknown := sorted(set(expected or ()) - set(found)):
+        raise ValueError(f"{references} lacks the references of {', '.join(unknown)}.")
+    elsewhere = frozenset(found) - frozenset(due)
+    files = case_files(predictions, ending)
+    return Matched(files, due, predictions, references, elsewhere, expected_by)
 
 
 def case_files(folder: Path, ending: str | None = None) -> dict[str, Path]:

@@ -70,6 +70,42 @@ def known_values(dataset_json: dict[str, Any]) -> frozenset[int]:
     return frozenset(values)
 
 
+def numbering_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Say of each label what the two dataset.json make of it, where that is not the same.
+
+    Names that differ by capitals and signs are the same, unless these are all that tells two labels apart.
+    """
+    tables = [_numbering(each) for each in (first, second)]
+    key = _letters if all(len({*map(_letters, table)}) == len(table) for table in tables) else str.casefold
+    one, two = ({key(name): text for name, text in table.items()} for table in tables)
+    names = {key(name): name for table in reversed(tables) for name in table}
+    return [
+        f"{names[k]} is {one.get(k, 'not')} in the first and {two.get(k, 'not')} in the second"
+        for k in dict.fromkeys([*one, *two])
+        if one.get(k) != two.get(k)
+    ]
+
+
+def _numbering(dataset_json: dict[str, Any]) -> dict[str, str]:
+    """name -> its value; of a region its values, and the one that nnU-Net writes for it."""
+    values = {
+        str(name): sorted({*map(int, value if isinstance(value, list | tuple) else [value])})
+        for name, value in _labels(dataset_json).items()
+    }
+    table = {name: "+".join(map(str, each)) for name, each in values.items()}
+    if any(len(each) > 1 for each in values.values()):
+        regions = [name for name, each in values.items() if name != "ignore" and each != [0]]
+        order = dataset_json.get("regions_class_order") or ()
+        table |= {
+            name: f"{table[name]} (written as {value})" for name, value in zip(regions, order, strict=False)
+        }
+    return table
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
 def labels_of_values(values: Iterable[int]) -> tuple[Label, ...]:
     """Labels without names, one for each value but 0."""
     return tuple(Label("", (value,)) for value in sorted(values) if value)

@@ -11,27 +11,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.evaluation.folders import Matched, is_description, match_cases, read_description
+from nnunet_mamba.evaluation.folders import (
+    Matched,
+    is_description,
+    match_cases,
+    read_description,
+    require_same_numbering,
+)
 from nnunet_mamba.evaluation.scoring import Rules, Task
+from nnunet_mamba.evaluation.splits import NNUNETS_OWN, Splits, read_splits
 from nnunet_mamba.evaluation.table import Origin
 
-N_FOLDS = 5  # of nnU-Net's own split
 DATASET = re.compile(r"Dataset\d{3}_.+")
 FOLD = re.compile(r"fold_(\d+|all)")
 CROSSVAL = "crossval_results_folds_"
+JOINED = re.compile(CROSSVAL + r"(all|\d+(?:_\d+)*)")
 
 
 @dataclass(frozen=True)
 class Places:
-    """Of one dataset; either may not exist."""
+    """Of one dataset; either may not exist. `dataset_json` holds in place of those beside the files."""
 
     raw: Path | None
     preprocessed: Path | None
+    dataset_json: Path | None = None
 
     def validation_references(self) -> Path:
         return self._first("labelsTr", "gt_segmentations")
@@ -48,20 +56,29 @@ class Places:
         tried = ", ".join(map(str, candidates)) or "nothing: export nnUNet_raw"
         raise ValueError(f"There are no references; looked for {tried}. Or give PRED and REF.")
 
-    def validation_cases(self) -> list[list[str]] | None:
-        """Of each fold, where a splits_final.json says so."""
+    def splits(self) -> Splits:
+        """Those of splits_final.json, or nnU-Net's own where there is none."""
         for place in (self.preprocessed, self.raw):
             if place and (place / "splits_final.json").is_file():
-                splits = json.loads((place / "splits_final.json").read_text(encoding="utf-8"))
-                return [list(fold["val"]) for fold in splits]
-        return None
+                return read_splits(place / "splits_final.json")
+        return NNUNETS_OWN
+
+    def description(self, predictions: Path, references: Path) -> dict[str, Any]:
+        """Of the labels in both."""
+        file = self.dataset_json or dataset_json_near(predictions, references)
+        if file is None:
+            raise ValueError(
+                f"There is no dataset.json in {predictions} or the three folders above it; "
+                "give one with --dataset-json."
+            )
+        return read_description(file)
 
 
 @dataclass(frozen=True)
 class Run:
     """One folder of predictions and what it is scored against.
 
-    expected  the cases that it should hold; None: those it does hold
+    expected  the cases that it should hold, which `expected_by` says; None: those it does hold
     folds     of single cases, where the folder joins several
     """
 
@@ -70,11 +87,17 @@ class Run:
     references: Path
     description: dict[str, Any]
     expected: tuple[str, ...] | None = None
+    expected_by: str = ""
     folds: Mapping[str, str] = field(default_factory=dict)
 
     def matched(self) -> Matched:
-        ending = self.description["file_ending"]
-        matched = match_cases(self.predictions, self.references, ending, expected=self.expected)
+        matched = match_cases(
+            self.predictions,
+            self.references,
+            self.description["file_ending"],
+            expected=self.expected,
+            expected_by=self.expected_by,
+        )
         if self.expected is None and self.origin.fold not in ("all", "test"):  # which should be there?
             present = {case: file for case, file in matched.references.items() if case in matched.predictions}
             return replace(matched, references=present)
@@ -88,11 +111,18 @@ class Run:
         ]
 
 
-def find_runs(folder: Path, raw: Path | None, preprocessed: Path | None) -> tuple[list[Run], list[str]]:
-    """Everything that can be scored in or below `folder`, and sentences on the folds that are missing.
+Found = tuple[list[Run], list[str]]  # what can be scored, and a sentence on each fold that cannot
+
+
+def find_runs(
+    folder: Path, raw: Path | None, preprocessed: Path | None, dataset_json: Path | None = None
+) -> Found:
+    """Everything that can be scored in or below `folder`, and sentences on the folds that are missing, or are
+    none of the split's.
 
     `folder` is a dataset's folder of results, one of a trained model, of a fold, of validation predictions or
-    of nnUNetv2_predict; `raw` and `preprocessed` are nnU-Net's folders of all datasets.
+    of nnUNetv2_predict; `raw` and `preprocessed` are nnU-Net's folders of all datasets. Labels are numbered
+    by `dataset_json`: by default by those beside predictions and references, which have to agree.
     """
     folder = folder.resolve()
     if not folder.is_dir():
@@ -102,72 +132,95 @@ def find_runs(folder: Path, raw: Path | None, preprocessed: Path | None) -> tupl
         raise ValueError(
             f"{folder} does not tell its dataset: expected .../Dataset###_Name/..., or a plans.json."
         )
-    places = Places(*(place and place / origin.dataset for place in (raw, preprocessed)))
+    in_raw, in_preprocessed = (place and place / origin.dataset for place in (raw, preprocessed))
+    places = Places(in_raw, in_preprocessed, dataset_json)
     if DATASET.fullmatch(folder.name) and not (folder / "plans.json").is_file():
         models = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.count("__") == 2]
         if not models:
             raise ValueError(f"{folder} holds no results (TRAINER__PLANS__CONFIGURATION).")
-        found = [_of_model(model, places) for model in models]
-        return [run for runs, _ in found for run in runs], [line for _, lines in found for line in lines]
+        return _together([_of_model(model, places) for model in models])
     if folder.name.count("__") == 2:
         return _of_model(folder, places)
     if FOLD.fullmatch(folder.name):
         folder = folder / "validation"
     if folder.name == "validation" and FOLD.fullmatch(folder.parent.name):
-        return [_of_fold(folder, places)], []
-    if CROSSVAL in folder.name:
-        return [_of_crossval(folder, places)], []
-    description = read_description(_beside(folder, "dataset.json"))
-    origin = replace(origin, fold="test")
-    return [Run(origin, folder, places.test_references(), description)], []
+        return _of_fold(folder, places)
+    if folder.name.startswith(CROSSVAL):
+        return _of_crossval(folder, places)
+    references = places.test_references()
+    description = places.description(folder, references)
+    return [Run(replace(origin, fold="test"), folder, references, description)], []
 
 
-def _of_model(model: Path, places: Places) -> tuple[list[Run], list[str]]:
-    splits = places.validation_cases()
-    numbers = [str(k) for k in range(len(splits) if splits else N_FOLDS)]
+def _of_model(model: Path, places: Places) -> Found:
+    splits = places.splits()
     there = {match[1]: path for path in sorted(model.iterdir()) if (match := FOLD.fullmatch(path.name))}
-    scored = {fold: path / "validation" for fold, path in there.items() if _predicted(path / "validation")}
-    crossval = [path for path in sorted(model.glob(CROSSVAL + "*")) if _predicted(path)]
-    if crossval and not scored:
-        return [_of_crossval(crossval[-1], places)], []
-    wanted = there if set(there) == {"all"} else {*numbers, *there}
+    known = {fold: path for fold, path in there.items() if splits.has(fold)}
+    others = [splits.left_out(path, [fold]) for fold, path in there.items() if fold not in known]
+    scored = {fold: path / "validation" for fold, path in known.items() if _predicted(path / "validation")}
+    joined = [path for path in sorted(model.iterdir()) if JOINED.fullmatch(path.name) and _predicted(path)]
+    if scored or not joined:
+        found, done = [_of_fold(path, places) for path in scored.values()], set(scored)
+    else:
+        best = max(joined, key=lambda path: len(_joined_folds(path)))
+        found = [_of_crossval(best, places)]
+        done = {fold for runs, _ in found if runs for fold in _joined_folds(best)}
+    wanted = known if set(known) == {"all"} else {*splits.names, *known}
     missing = [
         f"{model.name}: fold_{fold} "
-        + ("has no validation; `nnUNetv2_train ... --val` makes it" if fold in there else "is missing")
+        + ("has no validation; `nnUNetv2_train ... --val` makes it" if fold in known else "is missing")
         for fold in sorted(wanted)
-        if fold not in scored
+        if fold not in done
     ]
-    return [_of_fold(path, places) for path in scored.values()], missing
+    return _together([*found, ([], [*others, *missing])])
 
 
-def _of_fold(validation: Path, places: Places) -> Run:
+def _together(found: Sequence[Found]) -> Found:
+    return [run for runs, _ in found for run in runs], [line for _, lines in found for line in lines]
+
+
+def _of_fold(validation: Path, places: Places) -> Found:
+    origin, splits = origin_of(validation), places.splits()
+    if not splits.has(origin.fold):
+        return [], [splits.left_out(validation, [origin.fold])]
     if not _predicted(validation):
         raise ValueError(f"{validation} holds no predictions; `nnUNetv2_train ... --val` makes them.")
-    origin = origin_of(validation)
-    splits = places.validation_cases()
-    known = splits is not None and origin.fold.isdecimal() and int(origin.fold) < len(splits)
-    return Run(
-        origin,
-        validation,
-        places.validation_references(),
-        read_description(_beside(validation, "dataset.json")),
-        expected=tuple(splits[int(origin.fold)]) if splits is not None and known else None,
-    )
+    references = places.validation_references()
+    run = Run(origin, validation, references, places.description(validation, references))
+    if splits.cases is not None and origin.fold != "all":
+        by = f"fold {origin.fold} in {splits.source}"
+        run = replace(run, expected=splits.cases[int(origin.fold)], expected_by=by)
+    return [run], []
 
 
-def _of_crossval(folder: Path, places: Places) -> Run:
+def _of_crossval(folder: Path, places: Places) -> Found:
     """Every case once, validated by the network that had not seen it."""
-    numbers = re.findall(r"\d+", folder.name.partition(CROSSVAL)[2])
-    splits = places.validation_cases()
-    folds = {case: number for number in numbers for case in splits[int(number)]} if splits else {}
-    return Run(
-        origin_of(folder),
-        folder,
-        places.validation_references(),
-        read_description(_beside(folder, "dataset.json")),
-        expected=tuple(folds) or None,
-        folds=folds,
-    )
+    numbers, splits = _joined_folds(folder), places.splits()
+    if unknown := [number for number in numbers if not splits.has(number)]:
+        return [], [splits.left_out(folder, unknown)]
+    references = places.validation_references()
+    run = Run(origin_of(folder), folder, references, places.description(folder, references))
+    if numbers == ["all"]:
+        return [replace(run, origin=replace(run.origin, fold="all"))], []
+    if splits.cases is None:
+        return [run], []
+    of_case = [(case, number) for number in numbers for case in splits.cases[int(number)]]
+    folds = dict(of_case)
+    if twice := sorted({case for case, number in of_case if folds[case] != number}):
+        return [], [
+            f"{folder} is left out: {splits.source} validates {', '.join(twice)} in several folds, and whose "
+            "prediction is there cannot be told. Score the folds themselves."
+        ]
+    by = f"the folds {', '.join(numbers)} in {splits.source}"
+    return [replace(run, expected=tuple(folds), expected_by=by, folds=folds)], []
+
+
+def _joined_folds(crossval: Path) -> list[str]:
+    """crossval_results_folds_0_1 -> 0, 1"""
+    joined = JOINED.fullmatch(crossval.name)
+    if joined is None:
+        raise ValueError(f"{crossval} does not say which folds it joins; expected {CROSSVAL}0_1_2_3_4.")
+    return joined[1].split("_")
 
 
 def _predicted(folder: Path) -> bool:
@@ -196,17 +249,16 @@ def origin_of(folder: Path) -> Origin:
 def dataset_json_near(predictions: Path, references: Path) -> Path | None:
     """nnU-Net's, beside the predictions or up to three levels above, beside the references or one above.
 
-    Files of this name that other releases bring along are passed over.
+    Where both have one, they must number the labels alike. Files of this name that other releases bring along
+    are passed over.
     """
-    above = [predictions, *list(predictions.resolve().parents)[:3], references, references.resolve().parent]
-    files = (folder / "dataset.json" for folder in above)
+    found = [file for file in (_nearest(predictions, 3), _nearest(references, 1)) if file]
+    if len(found) == 2:
+        require_same_numbering(*found)
+    return found[0] if found else None
+
+
+def _nearest(folder: Path, levels: int) -> Path | None:
+    folders = [folder, *list(folder.resolve().parents)[:levels]]
+    files = (each / "dataset.json" for each in folders)
     return next((file for file in files if file.is_file() and is_description(file)), None)
-
-
-def _beside(folder: Path, name: str) -> Path:
-    found = next(
-        (place / name for place in (folder, *list(folder.parents)[:3]) if (place / name).is_file()), None
-    )
-    if found is None:
-        raise ValueError(f"There is no {name} in {folder} or the three folders above it.")
-    return found

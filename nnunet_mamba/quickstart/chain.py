@@ -195,9 +195,12 @@ class Chain:
 
     def score(self) -> None:
         from nnunet_mamba.evaluation import evaluate_folder, write_table  # imports torch
+        from nnunet_mamba.evaluation.results import dataset_json_near
 
-        raw = self.workspace.raw / self.dataset
-        scores = evaluate_folder(self.workspace.predictions, raw / "labelsTs", raw / "dataset.json")
+        folders = self.workspace.predictions, self.workspace.raw / self.dataset / "labelsTs"
+        file = dataset_json_near(*folders)
+        assert file is not None, "the data stage has written one"
+        scores = evaluate_folder(*folders, file)
         write_table(scores, self.workspace.out / "results.csv")
 
     def report(self) -> None:

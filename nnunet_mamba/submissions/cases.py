@@ -155,17 +155,28 @@ def require_same_labels(rules: Rules, folder: Path) -> None:
     would hide wrong organs. Values given by the user settle the matter."""
     if rules.values or not (folder / "dataset.json").is_file():
         return
-    theirs, ours = read_description(folder).get("labels", {}), rules.spec.labels or {}
-    if all_values(theirs) != all_values(ours) or comparable(theirs) != comparable(ours):
+    description, ours = read_description(folder), rules.spec.labels or {}
+    theirs, order = description.get("labels", {}), rules.spec.regions_class_order
+    same = all_values(theirs) == all_values(ours) and comparable(theirs) == comparable(ours)
+    if order and "regions_class_order" in description:
+        same = same and written(theirs, description["regions_class_order"]) == written(ours, order)
+    if not same:
+        regions = f", regions written as {list(order)}" if order else ""
         raise ValueError(
-            f"{folder / 'dataset.json'} has the labels {theirs}, but {rules.title} is made of {dict(ours)}. "
-            "Submit predictions for these, or say what becomes what with `values` in a template."
+            f"{folder / 'dataset.json'} has the labels {theirs}, but {rules.title} is made of {dict(ours)}"
+            f"{regions}. Submit predictions for these, or say what becomes what with `values` in a template."
         )
 
 
 def comparable(labels: Mapping[str, Any]) -> dict[str, Any]:
     """Labels by name, whatever their capitals and whether their values are lists, tuples or texts."""
     return {name.lower(): sorted(all_values({name: value})) for name, value in labels.items()}
+
+
+def written(labels: Mapping[str, Any], order: Iterable[Any]) -> dict[str, Any]:
+    """The value that nnU-Net writes for each region, by its name: `order` is regions_class_order."""
+    regions = [name.lower() for name in labels if name not in ("background", "ignore")]
+    return dict(zip(regions, order, strict=False))
 
 
 def predictions_in(folder: Path, expected: Collection[Expected], ignored: Collection[str]) -> dict[str, Path]:

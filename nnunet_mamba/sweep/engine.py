@@ -14,11 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nnunet_mamba.running.child import stopped_by_signals
-from nnunet_mamba.running.command import find_program
 from nnunet_mamba.running.progress import Say
 from nnunet_mamba.sweep import slurm
 from nnunet_mamba.sweep.casualties import record_slurm_ends
-from nnunet_mamba.sweep.frozen import FILE, Frozen
+from nnunet_mamba.sweep.frozen import Frozen
 from nnunet_mamba.sweep.gpus import GPUS
 from nnunet_mamba.sweep.status import Row, line_of, rows, summary
 
@@ -52,8 +51,7 @@ def run(
     """
     require_snakemake()
     argv = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile")]
-    argv += ["--config", f"graph={frozen.out / FILE}", f"program={find_program('nnunet-mamba')}"]
-    argv += ["--directory", str(frozen.out), "--nolock", "--rerun-incomplete", "--keep-going"]
+    argv += ["--nolock", "--rerun-incomplete", "--keep-going"]
     argv += ["--rerun-triggers", "params"]  # nothing but the stamps, whose names say it all
     argv += _where(cores, gpus, profile)
     log = frozen.layout.log("snakemake")
@@ -65,6 +63,7 @@ def run(
         begin = stream.tell()
         child = subprocess.Popen(
             argv,
+            cwd=frozen.out,  # not --directory, which the SLURM plugin would put between a shell's quotes
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=stream,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 MISSING: Any = object()
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Fields:
@@ -78,7 +79,12 @@ class Fields:
 
 def filled(text: str, where: str) -> str:
     """Variables ($NAME, ${NAME}) and ~ replaced."""
-    full = os.path.expandvars(str(Path(text).expanduser()) if text.startswith("~") else text)
+    try:
+        full = os.path.expandvars(str(Path(text).expanduser()) if text.startswith("~") else text)
+    except RuntimeError as error:
+        raise ValueError(f"{where}: {text} is the folder of no user here; write the path itself.") from error
+    if CONTROL.search(full):
+        raise ValueError(f"{where} is {shown(full)}; expected one line, without control characters.")
     if unset := re.search(r"\$\{?(\w+)", full):
         raise ValueError(f"{where}: the variable {unset[1]} is not set; export it, or write the path itself.")
     return full

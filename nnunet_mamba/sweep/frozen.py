@@ -70,6 +70,7 @@ class Frozen:
     def write(self) -> Path:
         content = {
             "study": self.study,
+            "out": str(self.out),
             "variables": dict(self.variables),
             "adopt": self.adopt,
             "edited": self.edited,
@@ -79,8 +80,8 @@ class Frozen:
         return self.out / FILE
 
     def _entry(self, job: Job) -> dict[str, Any]:
-        stamps = {"fingerprint": self.fingerprints[job.name], "stamp": str(self.stamp(job.name))}
-        return {**asdict(job), **stamps}
+        stamp = self.stamp(job.name).relative_to(self.out)
+        return {**asdict(job), "fingerprint": self.fingerprints[job.name], "stamp": str(stamp)}
 
 
 def freeze(study: str, out: Path, variables: Mapping[str, str], jobs: Iterable[Job], adopt: bool) -> Frozen:

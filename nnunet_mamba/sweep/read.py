@@ -26,6 +26,8 @@ from nnunet_mamba.sweep.study import (
 
 DEVICES = ("cuda", "cpu", "mps")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+DATASET = re.compile(r"Dataset\d{3}_[A-Za-z0-9_.+-]+")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FOLDS = tuple("01234")
 VMAMBA = "NNUNET_MAMBA_VMAMBA"  # see nnunet_mamba.trainers.pretrained
 
@@ -56,7 +58,7 @@ def _study(top: Fields, file: Path) -> Study:
         out=Path(top.text("out", name)).absolute(),
         device=device,
         folders=folders,
-        trainers_from=tuple(_existing(file.parent / text, top.where) for text in top.texts("trainers_from")),
+        trainers_from=tuple(_trainers(file.parent / text, top.where) for text in top.texts("trainers_from")),
         variables=_variables(top),
         datasets=_datasets(top, file, folders),
         plans=plans,
@@ -82,6 +84,9 @@ def _study(top: Fields, file: Path) -> Study:
 def _variables(top: Fields) -> dict[str, str]:
     """Those that the study names; and the weights to start from, wherever they are named."""
     given = Fields(top.mapping("variables", {}), f"{top.where}: variables")
+    for name in given.content:
+        if not isinstance(name, str) or not VARIABLE.fullmatch(name):
+            raise ValueError(f"{given.where}: {name!r} cannot be a variable; expected letters, digits and _.")
     named = {name: str(given.text(name)) for name in list(given.content)}
     weights = os.environ.get(VMAMBA)
     return {**({VMAMBA: weights} if weights else {}), **named}
@@ -173,6 +178,8 @@ def _dataset(entry: Any, i: int, top: Fields, file: Path, folders: Mapping[str, 
     if convert is not None and not given.startswith("Dataset"):
         raise ValueError(f"{f.where} is {given!r}; of one to convert, write the whole name: Dataset###_Name.")
     name = dataset_name(given, folders.values())
+    if not DATASET.fullmatch(name):
+        raise ValueError(f"{f.where} is {name!r}; expected Dataset###_ and letters, digits, _ . + and -.")
     raw = folders["nnUNet_raw"] / name
     split, group = f.text("split", None), f.text("group", None)
     tests = tuple(_test(test, f.where, file, raw) for test in f.list("test", []))
@@ -275,6 +282,16 @@ def _fit_name(name: str, where: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"{where} is {name!r}; expected letters, digits, _ . + and -.")
     return name
+
+
+def _trainers(path: Path, where: str) -> Path:
+    folder = _existing(path, where)
+    if os.pathsep in str(folder):
+        raise ValueError(
+            f"{where}: trainers_from has {folder}, and nnU-Net takes {os.pathsep} for the end of a folder; "
+            "rename it."
+        )
+    return folder
 
 
 def _existing(path: Path, where: str) -> Path:

@@ -208,3 +208,80 @@ def test_labels_of_the_first_nnunet_are_refused_in_words(folders, tmp_path, caps
     file.write_text(file.read_text().replace('"liver": 1', '"1": "liver"'))
     assert evaluate(*folders) == 2
     assert "nnU-Net v1 had it the other way round" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("choice", [[], ["--labels", "1"], ["--regions", "all=1+2"]])
+def test_predictions_that_number_their_organs_otherwise_are_refused(folders, tmp_path, capsys, choice):
+    """--labels says what is scored, not which of the two numberings holds."""
+    describe(tmp_path / "pred", aorta=1, spleen=2)
+    describe(tmp_path / "ref", spleen=1, aorta=2)
+    assert evaluate(*folders, *choice) == 2
+    told = capsys.readouterr().err
+    assert "aorta is 1 in the first and 2 in the second" in told and "--dataset-json FILE" in told
+    assert all(str(tmp_path / name / "dataset.json") in told for name in ("pred", "ref"))
+    file = tmp_path / "ref" / "dataset.json"
+    assert evaluate(*folders, *choice, "--dataset-json", file, "--out", tmp_path / "s.csv") == 0
+    assert choice or {(row.label, row.label_name) for row in read_table(tmp_path / "s.csv")} == {
+        ("1", "spleen"), ("2", "aorta"),
+    }  # fmt: skip
+
+
+def test_where_nothing_is_left_to_score_the_reason_is_told_and_no_table_written(
+    tmp_path, monkeypatch, capsys
+):
+    model = tmp_path / "results" / "Dataset900_Test" / "nnUNetTrainer__nnUNetPlans__2d"
+    save(model / "fold_7" / "validation" / "a.nii.gz")
+    describe(model, organ=1)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.delenv(name, raising=False)
+    assert evaluate("--results", model / "fold_7", "--out", tmp_path / "s.csv") == 1
+    told = capsys.readouterr()
+    assert "has no fold_7" in told.err and "nothing to score" in told.err and not told.out
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_folder_named_twice_is_scored_once(tmp_path, monkeypatch, capsys):
+    model = tmp_path / "results" / "Dataset900_Test" / "nnUNetTrainer__nnUNetPlans__2d"
+    save(model / "fold_0" / "validation" / "a.nii.gz")
+    describe(model, organ=1)
+    save(tmp_path / "raw" / "Dataset900_Test" / "labelsTr" / "a.nii.gz")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    words = ["--metrics", "dice", "--out", tmp_path / "s.csv"]
+    assert evaluate("--results", model, model, model / "fold_0", *words) == 1  # four folds are missing
+    assert len(read_table(tmp_path / "s.csv")) == 1
+    assert capsys.readouterr().err.count("fold_1 is missing") == 1
+
+
+def test_two_predictions_of_a_case_that_nothing_tells_apart_are_not_averaged(tmp_path, monkeypatch, capsys):
+    model = tmp_path / "results" / "Dataset900_Test" / "nnUNetTrainer__nnUNetPlans__2d"
+    folders = model / "fold_0" / "validation", model / "crossval_results_folds_0"
+    raw = tmp_path / "raw" / "Dataset900_Test"
+    for folder in (*folders, raw / "labelsTr"):
+        save(folder / "a.nii.gz")
+    describe(model, organ=1)
+    (raw / "splits_final.json").write_text(json.dumps([{"train": [], "val": ["a"]}]))
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    assert evaluate("--results", model) == evaluate("--results", folders[1]) == 0
+    assert evaluate("--results", *folders) == 2
+    told = capsys.readouterr().err
+    assert "a would be scored twice as one" in told and all(
+        str(folder / "a.nii.gz") in told for folder in folders
+    )
+
+
+def test_what_was_trained_on_its_cases_is_not_averaged_with_what_was_not(tmp_path, monkeypatch, capsys):
+    model = tmp_path / "results" / "Dataset900_Test" / "nnUNetTrainer__nnUNetPlans__2d"
+    save(model / "fold_0" / "validation" / "a.nii.gz", start=3)
+    save(model / "fold_all" / "validation" / "a.nii.gz")
+    describe(model, organ=1)
+    save(tmp_path / "raw" / "Dataset900_Test" / "labelsTr" / "a.nii.gz")
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    evaluate("--results", model / "fold_0", model / "fold_all", "--metrics", "dice")
+    told = capsys.readouterr().out
+    assert "nnUNetPlans 2d, fold 0: 1 cases" in told
+    assert "nnUNetPlans 2d trained on these cases, fold all: 1 cases" in told
+    means = [line.split()[2] for line in told.splitlines() if line.split()[:2] == ["mean", "dice"]]
+    assert means == ["0.5000", "1.0000"]

@@ -1,6 +1,7 @@
 """nnU-Net's folders of results, made here with two cases per fold."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -120,6 +121,131 @@ def test_joined_folds_are_told_apart_by_the_split_and_not_counted_twice(places):
     assert {task.case: task.origin.fold for task in tasks} == {"a": "0", "b": "0", "c": "1", "d": "1"}
 
 
+def split(places, *folds):
+    _, preprocessed, _ = places
+    content = [{"train": [], "val": list(cases)} for cases in folds]
+    describe(preprocessed / DATASET, "splits_final.json", content)
+
+
+def join(places, name, cases):
+    folder = places[2] / MODEL / f"crossval_results_folds_{name}"
+    save(folder, *cases)
+    describe(folder)
+    return folder
+
+
+def remove_validations(places):
+    for folder in (places[2] / MODEL).glob("fold_*/validation"):
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("place", ["", MODEL, f"{MODEL}/fold_2", f"{MODEL}/fold_2/validation"])
+def test_a_fold_that_the_split_does_not_have_is_named_and_left_out(places, place):
+    """nnU-Net draws 80:20 over the cases for it, so that it says nothing of unseen patients."""
+    raw, preprocessed, results = places
+    save(results / MODEL / "fold_2" / "validation", *"abc")
+    runs, faults = find_runs(results / place, raw, preprocessed)
+    assert "2" not in {run.origin.fold for run in runs}
+    (told,) = [fault for fault in faults if "fold_2" in fault]
+    assert "fold_2" in told and "is left out" in told
+    assert str(preprocessed / DATASET / "splits_final.json") + " ends with fold_1 and has no fold_2" in told
+
+
+@pytest.mark.parametrize("fold", ["5", "11", "00"])
+def test_without_the_split_nnunets_own_has_five_folds(places, fold):
+    raw, preprocessed, results = places
+    (preprocessed / DATASET / "splits_final.json").unlink()
+    save(results / MODEL / f"fold_{fold}" / "validation", "a")
+    runs, faults = find_runs(results / MODEL / f"fold_{fold}", raw, preprocessed)
+    assert not runs
+    assert (
+        f"nnU-Net's own split (no splits_final.json was found) ends with fold_4 and has no fold_{fold}"
+        in (faults[0])
+    )
+
+
+@pytest.mark.parametrize(("folds", "lacking"), [(["abcd"], "fold_1, fold_2"), (["ab", "cd"], "fold_2")])
+def test_joined_folds_of_which_the_split_lacks_some_are_left_out(places, folds, lacking):
+    raw, preprocessed, _ = places
+    joined = join(places, "0_1_2", "abcd")
+    split(places, *folds)
+    for folder in (joined, joined.parent):
+        remove_validations(places)
+        runs, faults = find_runs(folder, raw, preprocessed)
+        assert not runs
+        assert [f"has no {lacking}." in fault for fault in faults if str(joined) in fault] == [True]
+    assert f"{MODEL}: fold_0 has no validation" in " ".join(faults)
+
+
+def test_of_joined_folds_that_share_a_case_nobody_knows_whose_prediction_it_is(places):
+    raw, preprocessed, _ = places
+    joined = join(places, "0_1", "abc")
+    split(places, "ab", "bc")
+    runs, (told,) = find_runs(joined, raw, preprocessed)
+    assert not runs and "validates b in several folds" in told and "Score the folds themselves" in told
+
+
+def test_of_a_model_with_joined_folds_alone_the_others_are_missing(places):
+    raw, preprocessed, results = places
+    join(places, "0", "ab")
+    join(places, "0_1", "abcd")
+    join(places, "0_old", "a")
+    remove_validations(places)
+    split(places, *FOLDS, "e")
+    (run,), missing = find_runs(results / MODEL, raw, preprocessed)
+    assert run.predictions.name == "crossval_results_folds_0_1"
+    assert missing == [f"{MODEL}: fold_2 is missing"]
+
+
+def test_joined_folds_that_tell_no_number_are_refused_and_all_is_no_number(places):
+    raw, preprocessed, _ = places
+    with pytest.raises(ValueError, match=r"0_old does not say which folds it joins"):
+        find_runs(join(places, "0_old", "a"), raw, preprocessed)
+    (run,), _ = find_runs(join(places, "all", "abcd"), raw, preprocessed)
+    assert (run.origin.fold, run.expected) == ("all", None)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_predictions_of_another_split_are_said_to_be_that(places, joined):
+    raw, preprocessed, results = places
+    folder = join(places, "0", "acz") if joined else results / MODEL / "fold_0" / "validation"
+    save(folder, *"acz")
+    (folder / "b.nii.gz").unlink(missing_ok=True)
+    (run,), _ = find_runs(folder, raw, preprocessed)
+    matched = run.matched()
+    assert (sorted(matched.references), matched.missing) == (["a", "b"], ["b"])
+    no_reference, other_split = matched.superfluous()
+    assert no_reference.endswith(": z.")
+    assert "has predictions of c, which are no validation cases of " in other_split
+    assert str(preprocessed / DATASET / "splits_final.json") in other_split
+    assert "train it again, or restore its split" in other_split
+
+
+@pytest.mark.parametrize("text", ["[", "{}", '[{"train": []}]', '["a"]', '[{"val": 1}]'])
+def test_a_split_that_is_none_is_refused(places, text):
+    raw, preprocessed, results = places
+    (preprocessed / DATASET / "splits_final.json").write_text(text)
+    with pytest.raises(ValueError, match=r"is no split of nnU-Net's .*`nnunet-mamba plans split`"):
+        find_runs(results, raw, preprocessed)
+
+
+def test_a_split_of_no_folds_has_none(places):
+    raw, preprocessed, results = places
+    split(places)
+    runs, faults = find_runs(results / MODEL, raw, preprocessed)
+    assert not runs and ["has no fold_0" in faults[0], "has no fold_1" in faults[1]] == [True, True]
+
+
+def test_results_of_a_dataset_that_numbers_its_labels_anew_are_refused(places):
+    raw, preprocessed, results = places
+    file = raw / DATASET / "dataset.json"
+    describe(raw / DATASET, content={**DESCRIPTION, "labels": {"background": 0, "vessel": 1, "organ": 2}})
+    with pytest.raises(ValueError, match=r"organ is 1 in the first and 2 in the second; vessel is not"):
+        find_runs(results, raw, preprocessed)
+    runs, _ = find_runs(results, raw, preprocessed, file)
+    assert {len(run.description["labels"]) for run in runs} == {3}
+
+
 def test_a_folder_of_test_predictions_knows_its_dataset_by_its_plans(places, tmp_path):
     raw, preprocessed, _ = places
     folder = tmp_path / "predictions"
@@ -139,6 +265,14 @@ def test_folders_that_tell_nothing_are_refused(places, tmp_path):
         (results / name).rename(tmp_path / name)
     with pytest.raises(ValueError, match=r"holds no results \(TRAINER__PLANS__CONFIGURATION\)"):
         find_runs(results, raw, preprocessed)
+
+
+def test_a_dataset_json_that_was_cut_off_is_not_passed_over(places):
+    raw, _, results = places
+    validation = results / MODEL / "fold_0" / "validation"
+    (validation / "dataset.json").write_text('{"labels": {"background": 0, "org')
+    with pytest.raises(ValueError, match=r"cannot be read as a dataset\.json"):
+        dataset_json_near(validation, raw / DATASET / "labelsTr")
 
 
 def test_dataset_json_is_found_beside_predictions_or_above_a_validation(places):

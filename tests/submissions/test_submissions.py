@@ -150,6 +150,17 @@ def test_brats_gets_its_own_labels_back(dataset, name, enhancing):
     assert sitk.GetArrayFromImage(made.labels(member)).flatten().tolist() == [0, 2, 1, enhancing] * 6
 
 
+def test_regions_that_nnunet_writes_by_other_values_are_refused(dataset, capsys):
+    """With the order 3, 2, 1 a voxel of the whole tumour alone is 3, which BraTS takes for enhancing."""
+    made = dataset("brats23")
+    labels = dict(rules_of("brats23").spec.labels)
+    for order, code in (([3, 2, 1], 2), ([1, 2, 3], 0)):
+        description = {"labels": labels, "regions_class_order": order}
+        (made.predictions / "dataset.json").write_text(json.dumps(description))
+        assert made.submit() == code
+    assert "regions written as [1, 2, 3]" in capsys.readouterr().err
+
+
 def test_the_labels_of_brats_are_the_inverse_of_its_conversion():
     for name in ("brats21", "brats23"):
         rules = rules_of(name)

@@ -88,6 +88,14 @@ def bench(tmp_path, monkeypatch) -> Bench:
     return bench
 
 
+ODD = '-it\'s {a} {{b}} #1: 50% "q" $(touch x) `touch y` ;&*?[c] ü'  # the name of a folder
+
+
+@pytest.fixture
+def odd() -> str:
+    return ODD
+
+
 STUDY = {
     "name": "small",
     "device": "cpu",

@@ -151,12 +151,50 @@ def test_emitted_commands_are_a_script_of_nnunets_commands(sweep, tmp_path):
     assert subprocess.run(["bash", "-n"], input=out, text=True).returncode == 0
 
 
-def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, monkeypatch):
+def test_emitted_commands_take_a_folder_of_any_name_for_one_word(sweep, tmp_path, odd, monkeypatch):
+    """In a shell in which each program writes down its words and nnU-Net's folder."""
+    for name in ("release", "tests"):
+        (tmp_path / odd / name).mkdir(parents=True)
+    dataset = {
+        "dataset": "Dataset004_Hippocampus",
+        "convert": {"name": "msd", "sources": [f"{odd}/release"]},
+        "test": [{"images": f"{odd}/tests"}],
+    }
+    folders = {name: f"{odd}/{name}" for name in ("raw", "preprocessed", "results")}
+    monkeypatch.chdir(tmp_path)
+    changes = {"out": f"{odd}/out", "folders": folders, "variables": {"WEIGHTS": odd}, "datasets": [dataset]}
+    code, out, err = sweep("--emit-commands", **changes)
+    assert code == 0, err
+    programs = {
+        line.split()[0] for line in out.splitlines() if line.startswith(("nnUNetv2_", "nnunet-mamba"))
+    }
+    programs |= {"nnUNetv2_train", "nnUNetv2_predict", "nnUNetv2_plan_experiment"}
+    notes = "".join(
+        f'{program}() {{ printf \'%s\\0\' {program} "$@" "$nnUNet_raw" "${{WEIGHTS:-}}" >> words; }}\n'
+        for program in sorted(programs)
+    )
+    subprocess.run(["bash"], input=notes + out, text=True, check=True)
+    words = (tmp_path / "words").read_bytes().decode().split("\0")
+    assert str(tmp_path / odd / "release") in words and str(tmp_path / odd / "tests") in words
+    assert str(tmp_path / odd / "raw") in words and odd in words
+    assert words.count("nnUNetv2_train") == 4 and words.count("nnUNetv2_predict") == 2
+    assert {file.name for file in tmp_path.iterdir()} == {odd, "small.yaml", "words"}
+
+
+@pytest.mark.parametrize(("option", "chars"), [("--profile=slurm", '%\\"$`'), ("--emit-slurm", "\\")])
+def test_a_folder_that_slurm_would_call_otherwise_is_refused(sweep, tmp_path, option, chars):
+    for char in chars:
+        code, _, err = sweep(option, out=str(tmp_path / f"50{char} done"))
+        assert code == 2 and f"holds {char}, which SLURM or its shell takes for something else" in err
+
+
+def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, odd, monkeypatch):
     """With an sbatch that runs each job as it is submitted."""
     from nnunet_mamba.running.command import Command
     from nnunet_mamba.sweep import script
 
-    out = tmp_path / "my out"
+    out = tmp_path / odd
+    monkeypatch.chdir(tmp_path)
 
     def job(name, *needs, **more):
         code = f"open({str(tmp_path / 'order')!r}, 'a').write({name!r})"
@@ -174,6 +212,10 @@ def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, monkeypatc
     subprocess.run(command, input=script.slurm(frozen, jobs), text=True, check=True, env=environment)
     submitted = json.loads(log.read_text())
     assert (tmp_path / "order").read_text() == "abc"
+    assert {file.name for file in tmp_path.iterdir()} == {odd, "bin", "order", "submitted"}
+    logs = [word for words in submitted for word in words if word.startswith("--output=")]
+    escaped = str(out).replace("%", "%%")
+    assert logs == [f"--output={escaped}/logs/{name}.slurm" for name in "abc"]
     assert all("-A" in words and "--requeue" in words for words in submitted)
     assert {"--gpus=2", "--cpus-per-task=6", "--mem=40000M", "--time=3:00:00"} <= set(submitted[1])
     assert ["gpu" in words for words in submitted] == [False, True, False]

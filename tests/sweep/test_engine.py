@@ -56,6 +56,19 @@ def test_what_is_done_is_not_run_again_and_what_changed_is(sweep, tmp_path):
     assert [file.read_text() for file in (a, b, c)] == ["xy", "xx", "x"]
 
 
+def test_a_study_may_lie_in_a_folder_of_any_name(tmp_path, odd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, seen = tmp_path / odd, tmp_path / "seen"
+    jobs = [python("a", writes(seen)), python("b", writes(seen, "y"), ["a"], products=(out / "graph.json",))]
+    frozen = freeze("small", out, {}, jobs, adopt=False)
+    frozen.write()
+    said = []
+    code = engine.run(frozen, cores=1, gpus=[], profile=None, say=said.append)
+    assert (code, {row.state for row in rows(frozen)}) == (0, {"done"}), said
+    assert seen.read_text() == "xy" and read_frozen(out) == frozen
+    assert {file.name for file in tmp_path.iterdir()} == {odd, "seen"}, "no part of the name was a command"
+
+
 def test_a_failed_job_is_tried_twice_told_of_and_leaves_the_others_running(sweep, tmp_path):
     tried, other = tmp_path / "tried", tmp_path / "other"
     fails = f"{writes(tried)}; raise MemoryError('much too large')"

@@ -1,5 +1,7 @@
 """Study files: what they mean, and what is said of those that mean nothing."""
 
+from pathlib import Path
+
 import pytest
 
 from nnunet_mamba.sweep.read import read_study
@@ -76,6 +78,13 @@ def test_variables_and_places_beside_the_file_are_found(write_study, tmp_path, m
         ({"trainers_from": ["nowhere"]}, "nowhere does not exist"),
         ({"out": "$NOWHERE_AT_ALL/out"}, "the variable NOWHERE_AT_ALL is not set"),
         ({"name": "a b"}, "name is 'a b'; expected letters"),
+        ({"out": "~nobody_of_this_name/out"}, "~nobody_of_this_name/out is the folder of no user"),
+        ({"out": "a\nb"}, "out is 'a\\nb'; expected one line"),
+        ({"datasets": ["Dataset004_My data"]}, "dataset 1 is 'Dataset004_My data'; expected Dataset###_"),
+        ({"datasets": ["Dataset004_{a}"]}, "dataset 1 is 'Dataset004_{a}'"),
+        ({"datasets": ["DatasetX"]}, "dataset 1 is 'DatasetX'"),
+        ({"variables": {"A B": "1"}}, "variables: 'A B' cannot be a variable"),
+        ({"variables": {True: "1"}}, "variables: True cannot be a variable"),
         ({"configurations": ["3d_cascade_fullres"]}, "needs nnUNetTrainerMMUNet__nnUNetPlans__3d_lowres"),
     ],
 )
@@ -83,6 +92,24 @@ def test_what_means_nothing_is_refused_with_its_place(write_study, changes, mess
     with pytest.raises(ValueError) as error:
         read_study(write_study(**changes))
     assert message in str(error.value)
+
+
+def test_a_folder_may_be_called_anything(write_study, tmp_path, odd):
+    for name in ("release", "trainers", "tests"):
+        (tmp_path / odd / name).mkdir(parents=True)
+    dataset = {
+        "dataset": "Dataset004_Hippocampus",
+        "convert": {"name": "msd", "sources": [f"{odd}/release"]},
+        "test": [{"images": f"{odd}/tests"}],
+    }
+    folders = {name: f"{odd}/{name}" for name in ("raw", "preprocessed", "results")}
+    changes = {"out": f"{odd}/out", "folders": folders, "datasets": [dataset]}
+    with pytest.raises(ValueError, match=r"nnU-Net takes : for the end of a folder"):
+        read_study(write_study(**changes, trainers_from=[f"{odd}/trainers"]))
+    study = read_study(write_study(**changes))
+    assert study.out == Path(odd, "out").absolute() and study.folders["nnUNet_raw"].parent.name == odd
+    assert study.datasets[0].convert.sources == (str(tmp_path / odd / "release"),)
+    assert study.datasets[0].tests[0].images == tmp_path / odd / "tests"
 
 
 def test_a_release_need_not_be_kept_once_it_is_converted(write_study, tmp_path):

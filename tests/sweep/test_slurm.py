@@ -102,6 +102,18 @@ def test_the_profile_runs_a_graph_and_asks_for_what_the_study_says(sweep, cluste
     assert record.slurm_job == train["id"] and record.attempts == 1
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_the_profile_runs_a_study_in_a_folder_of_any_name(profile, tmp_path, odd):
+    """But for the characters that are refused."""
+    seen, out = tmp_path / "seen", tmp_path / "".join(char for char in odd if char not in '%\\"$`')
+    frozen = freeze("small", out, {}, [python("a", f"open({str(seen)!r}, 'w')")], adopt=False)
+    frozen.write()
+    code = engine.run(frozen, cores=2, gpus=[], profile=profile, say=print)
+    assert (code, [row.state for row in rows(frozen)]) == (0, ["done"])
+    assert {file.name for file in tmp_path.iterdir()} == {out.name, "profile", "seen", "slurm"}
+
+
 def ends_as(state, once=None):
     """Code of a job that SLURM ends in this state, always or until the file `once` is there."""
     return (

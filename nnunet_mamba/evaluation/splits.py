@@ -1,0 +1,52 @@
+"""The folds that a dataset has, as splits_final.json says or nnU-Net draws them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Splits:
+    """How many folds there are, and what says so; their validation cases where that is a file."""
+
+    source: str
+    n_folds: int
+    cases: tuple[tuple[str, ...], ...] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return [str(k) for k in range(self.n_folds)]
+
+    def has(self, fold: str) -> bool:
+        return fold in ("all", *self.names)
+
+    def left_out(self, folder: Path, folds: Iterable[str]) -> str:
+        """A sentence on the folder of folds that there are not."""
+        named = ", ".join(f"fold_{fold}" for fold in folds)
+        until = f"ends with fold_{self.n_folds - 1} and has" if self.n_folds else "has"
+        return (
+            f"{folder} is left out: {self.source} {until} no {named}. It was trained by another split, or by "
+            "a random 80:20, which nnU-Net draws over the cases for such a fold, whatever their patients. "
+            "Train a fold that there is, or restore its split."
+        )
+
+
+NNUNETS_OWN = Splits("nnU-Net's own split (no splits_final.json was found)", 5)
+
+
+def read_splits(file: Path) -> Splits:
+    """The folds of a splits_final.json. ValueError if it is none."""
+    try:
+        splits: list[dict[str, list[str]]] = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(splits, list):
+            raise TypeError(f"a {type(splits).__name__}")
+        cases = tuple(tuple(map(str, fold["val"])) for fold in splits)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file} is no split of nnU-Net's ({error}); expected a list of "
+            '{"train": [CASE, ...], "val": [CASE, ...]}. Write it anew with `nnunet-mamba plans split`.'
+        ) from error
+    return Splits(str(file), len(cases), cases)
