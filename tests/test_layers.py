@@ -23,7 +23,7 @@ MAY_IMPORT = {  # besides themselves
     "dataset_json": NOTHING,
     "datasets": {"dataset_json", "folders", "images", "writing"},
     "evaluation": {"dataset_json", "images", "writing"},
-    "submissions": {"datasets", "images", "writing"},
+    "submissions": {"dataset_json", "datasets", "images", "writing"},
     "statistics": {"evaluation", "writing"},
     "folders": NOTHING,
     "writing": NOTHING,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.dataset_json import check_labels
 from nnunet_mamba.datasets.acdc import phases_of_release
 from nnunet_mamba.datasets.source import Notes, read_description, some
 from nnunet_mamba.images import Grid, read_header, reader_of
@@ -157,6 +158,7 @@ def require_same_labels(rules: Rules, folder: Path) -> None:
         return
     description, ours = read_description(folder), rules.spec.labels or {}
     theirs, order = description.get("labels", {}), rules.spec.regions_class_order
+    check_labels(theirs, folder / "dataset.json")
     same = all_values(theirs) == all_values(ours) and comparable(theirs) == comparable(ours)
     if order and "regions_class_order" in description:
         same = same and written(theirs, description["regions_class_order"]) == written(ours, order)

@@ -132,6 +132,13 @@ def test_nnunets_own_prediction_of_an_odd_image_is_taken(dataset, reader):
     assert made.check(made.out) == 0
 
 
+def test_labels_of_predictions_that_are_none_are_refused(dataset, capsys):
+    made = dataset()
+    (made.predictions / "dataset.json").write_text(json.dumps({"labels": ["background", "spleen"]}))
+    assert made.submit() == 2
+    assert "expected {" in capsys.readouterr().err
+
+
 def test_a_challenges_label_above_255_stays_what_it_is(dataset):
     made = dataset()
     template = {"values": {str(n): 250 + n for n in range(1, 14)}}
