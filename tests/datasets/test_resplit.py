@@ -68,6 +68,16 @@ def test_a_second_split_gets_the_moved_cases_back(raw):
     assert (raw / "imagesTr" / f"{NAMES[0]}_0000.nii.gz").read_text() == NAMES[0]
 
 
+def test_the_releases_own_test_cases_stay_where_they_are(raw):
+    (raw / "imagesTs").mkdir()
+    own = raw / "imagesTs" / "patient101_frame01_0000.nii.gz"
+    own.write_text("unlabelled")
+    for name in ("nnformer", "5fold"):
+        split = split_by(raw, name)
+        assert files(raw / "imagesTs") == {own.name, *(f"{case}_0000.nii.gz" for case in split.test)}
+        assert len(files(raw / "imagesTr")) == 200 - len(split.test)
+
+
 @pytest.mark.parametrize("at", [0, 1, 7, 79])
 def test_an_interrupted_split_can_be_repeated(raw, monkeypatch, at):
     real, moved = type(raw).rename, []

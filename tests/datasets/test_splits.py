@@ -73,6 +73,18 @@ def test_seven_to_three_gives_vm_unets_numbers():
     assert (len(split.folds[0].train), len(split.folds[0].val)) == (1505, 645)
 
 
+def test_a_ratio_is_cut_at_the_nearest_case():
+    """7/10 of 11 cases are 7.7."""
+    split = make_split("7:3", source([f"c{n:02d}" for n in range(11)]), group_by(None))
+    assert (len(split.folds[0].train), len(split.folds[0].val)) == (8, 3)
+
+
+@pytest.mark.parametrize("name", ["5fold", "70:10:20", "mamba_unet", "taming"])
+def test_a_split_does_not_depend_on_the_order_of_the_cases(name):
+    there, back = (make_split(name, source(names), PATIENT, "acdc") for names in (FRAMES, FRAMES[::-1]))
+    assert there == back
+
+
 def test_a_ratio_without_cases_for_a_part_is_refused():
     with pytest.raises(ValueError, match=r"3 patients cannot be divided 98:1:1"):
         make_split("98:1:1", source(FRAMES[:6]), PATIENT)

@@ -245,6 +245,24 @@ def test_a_label_that_the_data_set_does_not_have_is_refused(folders):
         evaluate_folder(*folders)
 
 
+def test_a_reference_with_a_label_that_the_data_set_does_not_have_is_refused_too(folders):
+    write(folders[1] / "a.nii.gz", blob(value=7))
+    with pytest.raises(ValueError, match=r"ref/a\.nii\.gz holds the label 7"):
+        evaluate_folder(*folders)
+
+
+def test_a_region_holds_its_own_values_and_none_between_them():
+    values = np.arange(6)
+    assert Label("ends", (1, 4)).mask(values).tolist() == [False, True, False, False, True, False]
+
+
+def test_the_mean_over_labels_gives_each_label_the_same_weight():
+    """Label 1 has the mean 0.6 of two cases, label 2 that of its one case, 1: together 0.8."""
+    first, other = (Score("a", number, "", "dice", 0.5, 1, "") for number in "12")
+    scores = [first, replace(first, case="b", value=0.7), replace(other, value=1.0)]
+    assert mean_foreground([*scores, replace(other, case="b", value=math.nan)]) == pytest.approx(0.8)
+
+
 def test_faults_of_several_files_are_told_together(folders):
     predictions, references, _ = folders
     write(predictions / "a.nii.gz", blob(value=7))
@@ -355,6 +373,7 @@ def test_rows_name_what_computed_them_and_what_was_chosen(folders):
     [
         ({"tolerances_mm": {"brain": 1.0}}, "tolerance for brain, but no such label"),
         ({"tolerances_mm": {"": -1.0}}, "0 mm or more"),
+        ({"tolerances_mm": {"": math.nan}}, "0 mm or more"),
         ({"empty": "zero"}, "Unknown empty policy 'zero'; choose one of diagonal"),
         ({"protocol": "nnformer", "empty": "nan"}, "nnformer has its own rules"),
         ({"instances": True}, "exactly one label"),

@@ -166,6 +166,24 @@ def test_a_card_too_small_for_any_patch_ends_with_numbers(
         made(write_dataset("ACDC"), network)
 
 
+@pytest.mark.parametrize(
+    ("patch", "n_stages"), [((16, 32, 32), 3), ((0, 32, 32), 3), ((8, 8, 8), 1)], ids=str
+)
+def test_a_loop_that_does_not_shorten_any_more_is_ended(write_dataset, bytes_per_voxel, patch, n_stages):
+    """A patch that was there before, one without voxels, one of a single stage. nnU-Net's rule of today comes
+    to the last two alone; a rule that pads a patch back to what it was would go on for ever."""
+    bytes_per_voxel(1e9)
+    planner = MambaPlanner(write_dataset("ACDC"), 8, network="segmamba", profile=CUDA)
+
+    def ask(patch: tuple[int, ...], n_stages: int) -> float:
+        sizes = {"strides": [[1, 1, 1], *[[2, 2, 2]] * (n_stages - 1)]}
+        return planner.static_estimate_VRAM_usage(patch, 1, 4, "", sizes, ())
+
+    assert ask((16, 32, 32), 3) > ask((16, 32, 16), 3) > 1  # neither fits
+    with pytest.raises(ValueError, match=r"tried is \[16, 32, 16\]\. It cannot be shortened any more"):
+        ask(patch, n_stages)
+
+
 def test_a_network_larger_than_the_card_ends_with_its_size(write_dataset):
     """77.7 million parameters, three times four bytes each: 0.87 GiB."""
     with pytest.raises(ValueError, match=r"Its weights, gradients and momentum take 0.8\d GiB"):

@@ -67,6 +67,13 @@ def test_too_few_pairs_are_said_to_be_so(make_scores):
     assert "A and nnUNet: 5 pairs cannot show a difference" in text
 
 
+@pytest.mark.parametrize(("n", "warned"), [(6, ["fewer than 20"]), (19, ["fewer than 20"]), (20, [])])
+def test_six_pairs_can_show_a_difference_and_twenty_patients_have_an_interval(make_scores, n, warned):
+    scores = [s for name in "AB" for s in make_scores(name, {f"case_{i}": 0.5 for i in range(n)})]
+    (study,) = compare(scores, n_bootstrap=100)
+    assert [text[:13] for text in study.warnings] == warned
+
+
 def test_an_organ_found_by_one_alone_is_said_to_be_left_out(make_scores):
     base = {f"case_{i}": [0.5, 0.5] for i in range(6)}
     other = {**base, "case_0": [0.6, float("nan")]}
