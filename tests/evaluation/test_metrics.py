@@ -109,7 +109,7 @@ def test_the_far_false_positive_is_20_mm_here_and_nothing_in_the_pooled_percenti
 def test_surface_dice_of_a_square_counts_its_edge_in_mm():
     """Squares of 4 x 4, one 7 mm below the other: the facing edges are 3 mm apart, the far ones 7."""
     p, r = mask((slice(2, 6), slice(2, 6)), grid=(20, 20)), mask((slice(9, 13), slice(2, 6)), grid=(20, 20))
-    assert value("nsd", p, p, (1.0, 1.0)) == 1
+    assert value("nsd", p, p, (1.0, 1.0)) == value("nsd", p, p, (1.0, 1.0), tolerance_mm=0.0) == 1
     assert value("nsd", p, r, (1.0, 1.0), tolerance_mm=7.0) == 1
     assert value("nsd", p, r, (1.0, 1.0), tolerance_mm=2.0) == 0
     assert 0 < value("nsd", p, r, (1.0, 1.0), tolerance_mm=3.0) < 0.5
