@@ -23,6 +23,7 @@ from nnunet_mamba.evaluation import (
 )
 from nnunet_mamba.evaluation.folders import match_cases
 from nnunet_mamba.evaluation.label_maps import read_label_map
+from nnunet_mamba.evaluation.labels import known_values
 from nnunet_mamba.evaluation.scoring import Rules, score_tasks
 
 SPACING_XYZ_MM = (1.0, 1.0, 3.0)  # header order: slices are 3 mm apart
@@ -254,6 +255,10 @@ def test_a_reference_with_a_label_that_the_data_set_does_not_have_is_refused_too
 def test_a_region_holds_its_own_values_and_none_between_them():
     values = np.arange(6)
     assert Label("ends", (1, 4)).mask(values).tolist() == [False, True, False, False, True, False]
+
+
+def test_background_is_known_though_nobody_names_it():
+    assert known_values({"labels": {"liver": 1, "tumours": [2, 4], "ignore": 5}}) == {0, 1, 2, 4, 5}
 
 
 def test_the_mean_over_labels_gives_each_label_the_same_weight():
