@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from tiny_files import write_picture
 
-from nnunet_mamba.datasets.pictures import instruments, interior_and_boundary, microscopy, three_channels
+from nnunet_mamba.datasets.pictures import (
+    instruments,
+    interior_and_boundary,
+    microscopy,
+    resized,
+    three_channels,
+)
 
 
 def test_of_four_channels_the_first_three_are_colours_and_of_two_the_first_is_grey():
@@ -36,6 +42,14 @@ def test_an_interior_of_16_pixels_is_kept_and_a_smaller_one_dropped(tmp_path, wi
     assert (label == 2).sum() == 10 * (width + 2) - 4 - 4 * (width - 4)  # in and out of the edge
 
 
+def test_pieces_of_an_interior_that_touch_at_corners_are_counted_apart(tmp_path):
+    """Of two plates of 7 x 8 that overlap in 2 x 2 the interior is a chain of 12, 1, 1 and 12 pixels."""
+    cell = np.zeros((16, 18), np.uint16)
+    cell[2:9, 2:10] = cell[7:14, 8:16] = 1
+    write_picture(tmp_path / "cell.tif", cell)
+    assert not (interior_and_boundary([tmp_path / "cell.tif"]) == 1).any()
+
+
 def test_where_tools_overlap_the_later_name_wins(tmp_path):
     masks = {"Right_Vessel_Sealer": [0, 0, 9], "Left_Bipolar_Forceps": [0, 9, 9]}
     files = [tmp_path / tool / "frame.png" for tool in masks]
@@ -43,3 +57,17 @@ def test_where_tools_overlap_the_later_name_wins(tmp_path):
         write_picture(file, np.array([mask], np.uint8))
     for given in (files, files[::-1]):
         assert instruments(given).tolist() == [[0, 1, 4]]
+
+
+def test_resized_labels_are_those_of_the_nearest_pixel_and_pictures_are_rounded():
+    """Between 0 and 2 there is no label 1. Of 0 and 3 a width of 4 makes 3/4, 3/4, 9/4, 9/4."""
+    labels = np.array([[0, 2]], np.uint8)
+    assert resized(labels, (1, 6), labels=True).tolist() == [[0, 0, 0, 2, 2, 2]]
+    assert resized(np.array([[0, 3]], np.uint8), (1, 4), labels=False).tolist() == [[1, 1, 2, 2]]
+
+
+def test_stripes_finer_than_the_pixels_of_a_smaller_picture_become_grey():
+    """Labels do not: there every third pixel is taken, of which each second one is in a stripe."""
+    stripes = np.tile(np.array([0, 200], np.uint8), (3, 15))
+    assert abs(resized(stripes, (1, 10), labels=False)[:, 2:-2].astype(int) - 100).max() < 30
+    assert resized(stripes, (1, 10), labels=True).tolist() == [[200, 0] * 5]
