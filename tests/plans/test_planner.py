@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 
 import pytest
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.estimate.profile import load_profile
@@ -182,6 +183,18 @@ def test_a_loop_that_does_not_shorten_any_more_is_ended(write_dataset, bytes_per
     assert ask((16, 32, 32), 3) > ask((16, 32, 16), 3) > 1  # neither fits
     with pytest.raises(ValueError, match=r"tried is \[16, 32, 16\]\. It cannot be shortened any more"):
         ask(patch, n_stages)
+
+
+@pytest.mark.timeout(60)
+def test_nnunets_loop_ends_though_its_rule_pads_a_patch_back_to_what_it_was(
+    write_dataset, bytes_per_voxel, monkeypatch
+):
+    rule = default_experiment_planner.get_pool_and_conv_props
+    stubborn = lambda spacing, patch, *rest: rule(spacing, [32] * len(spacing), *rest)  # noqa: E731
+    monkeypatch.setattr(default_experiment_planner, "get_pool_and_conv_props", stubborn)
+    bytes_per_voxel(1e9)
+    with pytest.raises(ValueError, match=r"tried is \[32, 32, 32\]\. It cannot be shortened any more"):
+        made(write_dataset("ACDC"), "segmamba")
 
 
 def test_a_network_larger_than_the_card_ends_with_its_size(write_dataset):
