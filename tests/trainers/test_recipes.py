@@ -65,6 +65,9 @@ def test_the_default_recipe_is_nnunets_to_the_last_option(initialised, epoch):
         (recipes.SWIN_UMAMBA, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 5e-2, "eps": 1e-5}),
         (recipes.SEG_RES_NET, torch.optim.Adam, {"lr": 1e-4, "weight_decay": 1e-5, "eps": 1e-5}),
         (recipes.SWIN_UNETR, torch.optim.AdamW, {"lr": 8e-4, "weight_decay": 1e-2, "eps": 1e-5}),
+        (recipes.UNETR, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 1e-2, "eps": 1e-5}),
+        (recipes.MEDNEXT, torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 3e-5, "eps": 1e-4}),
+        (recipes.MM_UNET, torch.optim.SGD, {"lr": 1e-3, "weight_decay": 3e-5, "momentum": 0.99}),
     ],
 )
 def test_optimisers_are_those_of_the_papers(initialised, recipe, optimizer, expected):
@@ -87,6 +90,11 @@ def test_optimisers_are_those_of_the_papers(initialised, recipe, optimizer, expe
 )
 def test_lengths_of_the_papers(name, epochs):
     assert getattr(trainers, f"nnUNetTrainer{name}").recipe.settings.get("num_epochs") == epochs
+
+
+def test_batches_and_the_weight_of_the_loss_are_those_of_the_papers():
+    for recipe, batch_size, weight in ((recipes.VM_UNET, 32, 1), (recipes.MAMBA_UNET, 24, 0.5)):
+        assert (recipe.batch_size, recipe.loss().weight) == (batch_size, weight)
 
 
 def test_the_batch_size_is_the_papers_and_the_callers_plans_stay(make_trainer, make_plans):
