@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from copy import deepcopy
 from math import prod
 from pathlib import Path
 
@@ -12,10 +13,21 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mamba.estimate.profile import load_profile
 from nnunet_mamba.plans.check import faults
 from nnunet_mamba.plans.memory import GIB, RESERVE, StepMemory, budget_bytes
-from nnunet_mamba.plans.planner import MambaPlanner, default_name, make_plans
+from nnunet_mamba.plans.planner import MambaPlanner, default_name, make_plans, share_data
 from nnunet_mamba.plans.topology import features, topology
 
 CUDA = load_profile("cuda")
+MADE_BY = (  # keys of a configuration that tell how its data are made
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "preprocessor_name",
+    "resampling_fn_data",
+    "resampling_fn_seg",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg_kwargs",
+)
+MADE_BY_PLANS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
 
 
 @pytest.fixture
@@ -144,6 +156,36 @@ def test_preprocessed_data_are_shared_where_they_are_the_same(
     default["configurations"]["3d_fullres"]["spacing"] = [1.0, 1.0, 1.0]
     path.write_text(json.dumps(default))
     assert identifiers() == {**expected, "3d_fullres": f"{own}_3d_fullres"}
+
+
+@pytest.mark.parametrize("key", [*MADE_BY, *MADE_BY_PLANS])
+def test_data_made_in_another_way_are_not_shared(tmp_path, key):
+    own = {"spacing": [1.0], "normalization_schemes": ["CTNormalization"], "data_identifier": "mine"}
+    plans = {"transpose_forward": [0, 1, 2], "configurations": {"3d_fullres": own}}
+    default = deepcopy(plans)
+    (default if key in MADE_BY_PLANS else default["configurations"]["3d_fullres"])[key] = "another"
+    for written, identifier in ((default, "mine"), (plans, "nnUNetPlans_3d_fullres")):
+        (tmp_path / "nnUNetPlans.json").write_text(json.dumps(written))
+        share_data(plans, tmp_path)
+        assert own["data_identifier"] == identifier
+
+
+@pytest.mark.parametrize(
+    ("labels", "n_heads"),
+    [
+        ({"background": 0, "organ": 1, "tumour": 2}, 3),
+        ({"background": 0, "organ": 1, "ignore": 2}, 2),
+        ({"background": 0, "whole": [1, 2, 3], "core": [2, 3]}, 2),
+    ],
+    ids=["labels", "ignore", "regions"],
+)
+def test_memory_is_planned_for_the_heads_that_nnunet_trains(write_dataset, nnunet_folders, labels, n_heads):
+    dataset = write_dataset("BraTS")
+    file = nnunet_folders.raw / dataset / "dataset.json"
+    description = {**json.loads(file.read_text()), "labels": labels, "regions_class_order": [1, 2]}
+    file.write_text(json.dumps(description))
+    memory = MambaPlanner(dataset, 8, network="mm_unet", profile=CUDA).memory
+    assert (memory.channels, memory.classes) == (4, n_heads)
 
 
 @pytest.mark.timeout(60)
