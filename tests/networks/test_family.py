@@ -351,6 +351,22 @@ def test_every_placement_and_order_is_one_word(placement, order):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+def test_convolutions_begin_as_nnunets_do():
+    """He's normal for a slope of 0.01, and no bias; from the constructor on."""
+    from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+
+    network = create_network("nnunet", **plan())
+    convs = [m for m in network.modules() if isinstance(m, (torch.nn.Conv3d, torch.nn.ConvTranspose3d))]
+    assert len(convs) > 10 and not any(conv.bias.any() for conv in convs)
+    for conv in (convs[1], convs[-2]):
+        torch.manual_seed(0)
+        network.initialize(conv)
+        ours = conv.weight.clone()
+        torch.manual_seed(0)
+        InitWeights_He(1e-2)(conv)
+        assert torch.equal(ours, conv.weight)
+
+
 @pytest.mark.parametrize("name", [name for name in META if name in WITH_MIXER])
 def test_initialize_leaves_the_ssm_alone(name):
     """nnU-Net applies `initialize` to every submodule."""

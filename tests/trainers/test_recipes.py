@@ -139,13 +139,20 @@ def test_the_encoder_is_held_for_ten_epochs_and_trained_after(initialised, make_
     assert encoder <= changed(10)
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerMMUNet", "nnUNetTrainerMambaUniPaper"])
-def test_no_decay_spares_the_state_space_alone(initialised, name):
-    trainer = initialised(getattr(trainers, f"{name}_NoDecaySSM"))
+@pytest.mark.parametrize(
+    ("name", "configuration", "spared"),
+    [
+        ("MMUNet", "3d_fullres", {"A_log", "D"}),
+        ("MambaUniPaper", "3d_fullres", {"A_log", "D"}),
+        ("MambaUNet", "2d", {"A_logs", "Ds"}),
+    ],
+)
+def test_no_decay_spares_the_state_space_alone(initialised, name, configuration, spared):
+    trainer = initialised(getattr(trainers, f"nnUNetTrainer{name}_NoDecaySSM"), configuration=configuration)
     others, state = trainer.optimizer.param_groups
     assert (others["weight_decay"], state["weight_decay"]) == (3e-5, 0)
     names = {id(p): n.rsplit(".", 1)[-1] for n, p in trainer.network.named_parameters()}
-    assert {names[id(p)] for p in state["params"]} == {"A_log", "D"}
+    assert {names[id(p)] for p in state["params"]} == spared
     assert not {names[id(p)] for p in others["params"]} & set(SSM_STATE)
     assert len(others["params"]) + len(state["params"]) == len(names)
 
