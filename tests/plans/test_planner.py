@@ -306,6 +306,17 @@ def test_the_simulated_step_of_the_plans_fits_and_one_more_item_does_not(write_d
         assert memory.exact(job, own["batch_size"] + 1) > budget
 
 
+def test_the_line_of_memory_counts_voxels_of_the_padded_patch(bytes_per_voxel):
+    """9 x 11 x 20 is padded to 10 x 12 x 20, a multiple of 2 x 4 x 4; 3 bytes for each voxel."""
+    bytes_per_voxel(3)
+    memory, strides = StepMemory("nnunet", 1, 2, CUDA), [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+    sizes = {"strides": strides, "kernel_sizes": [3, 3, 3], "features_per_stage": [4, 8, 16]}
+    counts = {"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2}
+    job = memory.job((9, 11, 20), {"arch_kwargs": {**sizes, **counts}})
+    assert job.n_vox == 2400
+    assert memory.line(job) == (0, pytest.approx(3 * 2400))
+
+
 @pytest.mark.parametrize("network", ["umamba_enc", "mm_unet"])
 def test_memory_is_a_line_within_one_percent(network):
     """Of two simulations of one patch; asked for a patch of a third of its voxels, and other batches."""
