@@ -85,6 +85,12 @@ def test_a_split_does_not_depend_on_the_order_of_the_cases(name):
     assert there == back
 
 
+@pytest.mark.parametrize("name", ["7", "1:1:1:1", "7:0", "7:3:"])
+def test_what_is_no_ratio_of_two_or_three_parts_is_refused(name):
+    with pytest.raises(ValueError, match=f"No split '{name}'"):
+        make_split(name, source(FRAMES), PATIENT)
+
+
 def test_a_ratio_without_cases_for_a_part_is_refused():
     with pytest.raises(ValueError, match=r"3 patients cannot be divided 98:1:1"):
         make_split("98:1:1", source(FRAMES[:6]), PATIENT)
@@ -187,6 +193,12 @@ def test_a_published_split_names_what_is_missing_and_what_is_too_much():
         make_split("transunet", source(BTCV[:-1]), group_by(None), "synapse")
     with pytest.raises(ValueError, match=r"does not name all cases, 1 in all: img0041\. Complete"):
         make_split("transunet", source([*BTCV, "img0041"]), group_by(None), "synapse")
+
+
+@pytest.mark.parametrize("there", [BTCV[:24], BTCV[24:]], ids=["no validation", "no training"])
+def test_a_part_of_a_published_split_needs_training_and_validation(there):
+    with pytest.raises(ValueError, match="no case to train or none to validate on is there"):
+        make_split("unetr", source(there), group_by(None), "synapse", partial=True)
 
 
 def test_a_case_with_a_fault_may_be_missing_from_a_published_split():

@@ -23,7 +23,7 @@ from nnunet_mamba.evaluation import (
 )
 from nnunet_mamba.evaluation.folders import match_cases
 from nnunet_mamba.evaluation.label_maps import read_label_map
-from nnunet_mamba.evaluation.labels import known_values
+from nnunet_mamba.evaluation.labels import known_values, labels_of_values
 from nnunet_mamba.evaluation.scoring import Rules, score_tasks
 
 SPACING_XYZ_MM = (1.0, 1.0, 3.0)  # header order: slices are 3 mm apart
@@ -257,6 +257,10 @@ def test_a_region_holds_its_own_values_and_none_between_them():
     assert Label("ends", (1, 4)).mask(values).tolist() == [False, True, False, False, True, False]
 
 
+def test_background_is_no_label_to_score_though_it_is_there():
+    assert labels_of_values([2, 0, 1]) == (Label("", (1,)), Label("", (2,)))
+
+
 def test_background_is_known_though_nobody_names_it():
     assert known_values({"labels": {"liver": 1, "tumours": [2, 4], "ignore": 5}}) == {0, 1, 2, 4, 5}
 
@@ -381,12 +385,18 @@ def test_rows_name_what_computed_them_and_what_was_chosen(folders):
         ({"tolerances_mm": {"": math.nan}}, "0 mm or more"),
         ({"empty": "zero"}, "Unknown empty policy 'zero'; choose one of diagonal"),
         ({"protocol": "nnformer", "empty": "nan"}, "nnformer has its own rules"),
+        ({"protocol": "umamba", "tolerances_mm": {"": 2.0}}, "umamba has its own rules"),
         ({"instances": True}, "exactly one label"),
     ],
 )
 def test_contradictory_rules_are_refused(choices, words):
     with pytest.raises(ValueError, match=words):
         Rules((Label("liver", (1,)), Label("spleen", (2,))), **choices)
+
+
+def test_the_default_tolerance_is_the_same_protocol_when_it_is_given():
+    given = Rules((Label("liver", (1,)),), ("nsd",), tolerances_mm={"": 1.0})
+    assert given.written("nsd") == "honest"
 
 
 def test_an_organ_without_tolerance_is_refused_by_umambas_protocol():

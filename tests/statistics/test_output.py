@@ -22,6 +22,7 @@ def test_the_terminal_gets_the_twins_first_and_plain_words(studies):
     assert "MMUNet is not better than its twin MMUNetNoSSM: no difference was shown. +0.00" in text
     assert "\nMMUNet is better than nnUNet. +" in text
     assert "\nVMUNet is worse than nnUNet. -" in text
+    assert "; of 3 labels 3 better, 0 worse." in text and "; of 3 labels 0 better, 3 worse." in text
     assert "120 cases of 60 patients, 3 labels" in text
     assert max(map(len, text.splitlines())) < 180
 
@@ -53,6 +54,9 @@ def test_folds_are_counted_in_the_direction_of_the_metric(make_scores):
     ]
     text = as_text(compare(scores, metric="hd95", n_bootstrap=100))
     assert "hd95 (lower is better)" in text
+    table = [line.split()[:2] for line in text.split("Methods\n")[1].splitlines()]
+    assert table[1:3] == [["nnUNet", "4.00"], ["A", "5.50"]]  # the best first, in hundredths
+    assert "SD over folds 2.58 and 0.00." in text  # of 2.5, 4.5, 6.5, 8.5, and of 4
     assert "  1/4    not better" in text
 
 
@@ -93,6 +97,16 @@ def test_a_folder_gets_three_files(studies, tmp_path):
     assert len(rows) == 4 * 120
     assert rows[0].keys() == {"task", "alg_name", "case", "value"}
     assert {row["alg_name"] for row in rows} == {"nnUNet", "MMUNet", "MMUNetNoSSM", "VMUNet"}
+    means = {(row["alg_name"], row["case"]): float(row["value"]) for row in rows}
+    assert means["MMUNet", "patient059_frame12"] == studies[0].case_means["MMUNet"]["patient059_frame12"]
+
+
+def test_tests_that_were_not_made_do_not_count_in_the_family(make_scores):
+    """Of two labels one is nowhere."""
+    values = {f"case_{i}": [0.5, float("nan")] for i in range(6)}
+    scores = [s for name in "AB" for s in make_scores(name, values)]
+    text = as_markdown(compare(scores, n_bootstrap=100))
+    assert text.count("(Holm over 1 test)") == 2  # of case means, and of labels
 
 
 def test_what_is_not_defined_is_null_in_json(make_scores, tmp_path):
