@@ -317,6 +317,16 @@ def test_u_mambas_2d_decoder_drops_the_skip_at_full_resolution(ndim):
 
 
 @pytest.mark.parametrize(
+    ("n_stages", "ndim", "stages"),
+    [(5, 2, [0, 2, 4]), (4, 2, [1, 3]), (4, 3, [0, 1, 2, 3])],
+)
+def test_in_2d_u_mamba_enc_has_a_mixer_in_every_second_stage_the_last_included(n_stages, ndim, stages):
+    network = create_network("umamba_enc", **plan(n_stages, ndim, patch_size=[64] * ndim))
+    names = [name.split(".") for name, _ in network.named_parameters() if name.endswith("A_log")]
+    assert sorted({int(stage) for part, _, stage, *_ in names if part == "encoder"}) == stages
+
+
+@pytest.mark.parametrize(
     ("n_stages", "encoder", "decoder"),
     [  # U-Mamba's rule, worked out by hand from its code
         (3, [2, 2, 1], [2, 2]),
