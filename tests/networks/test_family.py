@@ -343,6 +343,13 @@ def test_u_mambas_deep_stages_have_one_block(n_stages, encoder, decoder):
     assert len(network.encoder.stem) == 2
 
 
+def test_a_block_of_mixers_alone_has_two_of_them():
+    """The two sequential modules of MM-UNet's ablation; a hybrid block has one."""
+    for placement, n_mixers in (("ssm", 2), ("hybrid_inside", 1), ("hybrid_outside", 1), ("cnn", 0)):
+        network = create_network("mm_unet", **plan(), encoder=("plain", placement), bottleneck="cnn")
+        assert sum(isinstance(module, MambaMixer) for module in network.modules()) == n_mixers
+
+
 @pytest.mark.parametrize("placement", ["plain", "cnn", "ssm", "hybrid_inside", "hybrid_outside"])
 @pytest.mark.parametrize("order", ["uni", "multi", "raster", "-WHD,DHW"])
 def test_every_placement_and_order_is_one_word(placement, order):

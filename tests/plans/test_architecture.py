@@ -79,6 +79,15 @@ def test_a_plan_whose_wishes_would_be_ignored_is_refused(make_plans, key, value)
         kwargs_of(plans)
 
 
+def test_a_patch_that_the_architecture_contradicts_is_refused(make_plans):
+    plans = make_plans(n_stages=3)
+    arch(plans)["patch_size"] = [16, 16, 16]
+    assert kwargs_of(plans)["patch_size"] == (16, 16, 16)
+    arch(plans)["patch_size"] = [16, 16, 32]
+    with pytest.raises(ValueError, match=r"patch_size is \[16, 16, 16\], but in .* it is \[16, 16, 32\]"):
+        kwargs_of(plans)
+
+
 @pytest.mark.parametrize(("key", "expected"), [("kernel_sizes", 3), ("n_conv_per_stage_decoder", 2)])
 def test_a_plan_with_one_entry_too_few_is_refused(make_plans, key, expected):
     plans = make_plans(n_stages=3)
