@@ -5,6 +5,7 @@ import torch
 from nnunet_mamba import create_network
 from nnunet_mamba.blocks.mixers import ChannelMixer
 from nnunet_mamba.networks.geometry import Sizes, read_geometry
+from nnunet_mamba.networks.unet import crop, pad_to_multiple
 
 STRIDES = ((1, 1, 1), (1, 2, 2), (2, 2, 2))
 
@@ -23,6 +24,22 @@ def test_stages_have_the_grid_of_the_padded_patch():
     )
     assert geometry.total_strides == ((1, 1, 1), (1, 2, 2), (2, 4, 4))
     assert [geometry.grid(level) for level in range(3)] == [(10, 12, 20), (10, 6, 10), (5, 3, 5)]
+
+
+def test_padding_is_at_the_far_ends_so_that_cropping_takes_it_away():
+    x = torch.arange(1.0, 7).view(1, 1, 2, 3, 1)
+    padded = pad_to_multiple(x, (1, 2, 4))
+    assert padded.shape == (1, 1, 2, 4, 4)
+    assert torch.equal(crop(padded, (2, 3, 1)), x) and padded.sum() == x.sum()
+
+
+def test_a_patch_that_does_not_divide_is_seen_where_it_is():
+    """The logits of a padded patch, cropped: no voxel moves."""
+    sizes = {"features_per_stage": [4, 8, 8], "strides": STRIDES, "kernel_sizes": [3, 3, 3]}
+    network = create_network("nnunet", input_channels=1, num_classes=2, **sizes).eval()
+    x = torch.randn(1, 1, 9, 11, 20)
+    expected = network(torch.nn.functional.pad(x, (0, 0, 0, 1, 0, 1)))[:, :, :9, :11]
+    assert torch.equal(network(x), expected)
 
 
 def test_channels_are_tokens_where_the_padded_grid_has_as_many_voxels():

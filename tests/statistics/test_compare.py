@@ -88,6 +88,25 @@ def test_a_patient_counts_once_in_the_test_however_many_cases_it_has(make_scores
     assert c.difference == pytest.approx((0.2 - 0.1) / 15)  # the mean is over cases
 
 
+def test_cases_keep_their_patients_where_others_are_undefined(make_scores):
+    """Patients of two cases each gain 1, -2, 3, -4, 5 and -6 hundredths; the first case has no value."""
+    gains = {f"p{i}_{f}": (-1) ** i * (i + 1) / 100 for i in range(6) for f in range(2)}
+    base = dict.fromkeys(gains, 0.5) | {"p0_0": NAN}
+    scores = make_scores("nnUNetTrainer", base)
+    scores += make_scores("nnUNetTrainerA", {case: base[case] + gain for case, gain in gains.items()})
+    c = only(compare(scores, group=r"p\d", n_bootstrap=100))
+    assert (c.n_cases, c.n_pairs) == (11, 6)
+    assert c.rank_biserial == pytest.approx((1 - 2 + 3 - 4 + 5 - 6) / 21)
+
+
+def test_rankings_resample_the_patients_of_the_cases_that_are_defined(make_scores):
+    """Both defined cases are of one patient, so that no resample can exchange the methods."""
+    scores = make_scores("A", {"p0_0": NAN, "p1_0": 0.9, "p1_1": 0.1})
+    scores += make_scores("B", {"p0_0": NAN, "p1_0": 0.4, "p1_1": 0.5})
+    (study,) = compare(scores, group=r"p\d", n_bootstrap=100)
+    assert [(p.method, p.rank_shares) for p in study.rankings[0].places] == [("A", (1, 0)), ("B", (0, 1))]
+
+
 def test_a_verdict_follows_the_corrected_p(make_scores):
     """Six gains of six have p = 2 / 64; of two such tests Holm makes 4 / 64."""
     six = {f"case_{i}": 0.5 for i in range(6)}
