@@ -4,7 +4,7 @@ compilation."""
 import math
 import operator
 import shutil
-from itertools import accumulate
+from itertools import accumulate, permutations
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.family import FAMILY, axes_of, row_of
+from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
 META = [name for name in NETWORKS if isinstance(FAMILY[name.removesuffix("_nossm")], MetaConfig)]
@@ -341,6 +342,11 @@ def test_u_mambas_deep_stages_have_one_block(n_stages, encoder, decoder):
     assert [len(stage) for stage in network.encoder.stages] == encoder
     assert [len(stage) for stage in network.decoder.stages] == decoder
     assert len(network.encoder.stem) == 2
+
+
+def test_taming_mambas_walks_are_all_whose_fastest_axis_is_not_the_first_there_and_back():
+    walks = {(walk.axes, walk.backwards) for walk in scan_order(FAMILY["mamba_multi"].mixer.order, 3)}
+    assert walks == {(a, back) for a in permutations(range(3)) if a[-1] != 0 for back in (False, True)}
 
 
 def test_a_block_of_mixers_alone_has_two_of_them():

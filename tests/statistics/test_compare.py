@@ -173,6 +173,7 @@ def test_undefined_values_are_left_out_of_both_methods(make_scores):
     (study,) = compare(base + other, n_bootstrap=100)
     assert study.case_means["nnUNet"] == pytest.approx({"0": 0.5, "2": 0.6})  # what is ranked
     assert study.case_means["A"] == pytest.approx({"0": 0.6, "2": 0.7})
+    assert study.methods[0].mean == pytest.approx((0.7 + 0.6) / 2)  # by itself, with all that it has
     c = only(compare(base + other, n_bootstrap=100), label="2")
     assert (c.n_cases, c.n_excluded, c.n_one_sided) == (1, 2, 1)
     c = only(compare(base + other, baseline="A", n_bootstrap=100), label=CASE_MEAN)

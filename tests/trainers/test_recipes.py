@@ -92,6 +92,31 @@ def test_lengths_of_the_papers(name, epochs):
     assert getattr(trainers, f"nnUNetTrainer{name}").recipe.settings.get("num_epochs") == epochs
 
 
+@pytest.mark.parametrize(
+    ("name", "last", "expected"),
+    [
+        ("MambaUniPaper", 299, 1e-6),
+        ("MambaUniPaperCosine", 999, 3e-4),
+        ("MambaBiPaper", 299, 1e-6),
+        ("MambaBiPaperCosine", 299, 5.07e-6),
+        ("MambaMultiPaper", 299, 1e-6),
+        ("MambaMultiPaperOneCycle", 299, 1.2e-13),
+        ("VMUNetPaper", 299, 9.99e-4),
+        ("VMUNetPaperFullCosine", 299, 1.003e-5),
+        ("MambaUNetPaper", 39, 1e-2 * (1 / 40) ** 0.9),
+        ("SwinUMambaPaper", 999, 1e-6),
+        ("SwinUMambaDPaper", 999, 1e-6),
+        ("MMUNet_demo", 29, 1e-2 * (1 / 30) ** 0.9),
+    ],
+)
+def test_the_last_epochs_rate_is_what_the_trainer_promises(name, last, expected):
+    trainer = getattr(trainers, f"nnUNetTrainer{name}")
+    settings = {"num_epochs": 1000, **trainer.attributes()}
+    assert settings["num_epochs"] == last + 1
+    rate = trainer.recipe.schedule.values(last, last + 1, settings["initial_lr"])["lr"]
+    assert rate == pytest.approx(expected, rel=0.01)
+
+
 def test_batches_and_the_weight_of_the_loss_are_those_of_the_papers():
     for recipe, batch_size, weight in ((recipes.VM_UNET, 32, 1), (recipes.MAMBA_UNET, 24, 0.5)):
         assert (recipe.batch_size, recipe.loss().weight) == (batch_size, weight)
