@@ -360,6 +360,19 @@ def test_the_pooled_protocol_sums_the_pixels_of_all_images(tmp_path):
     assert {(s.case, s.n_voxels, s.protocol) for s in scores} == {("(all)", 7, "vmunet-isic")}
 
 
+def test_of_pooled_images_without_any_lesion_what_is_undefined_is_0(tmp_path):
+    for folder in ("pred", "ref"):
+        (tmp_path / folder).mkdir()
+        imsave(tmp_path / folder / "a.png", np.zeros((4, 4), np.uint8), check_contrast=False)
+    describe(tmp_path, {"background": 0, "lesion": 255}, ".png")
+    scores = evaluate_folder(
+        tmp_path / "pred", tmp_path / "ref", tmp_path / "dataset.json", metrics=(), protocol="vmunet-isic"
+    )
+    assert {s.metric: s.value for s in scores} == {
+        "iou": 0, "dice": 0, "accuracy": 1, "specificity": 1, "sensitivity": 0,
+    }  # fmt: skip
+
+
 # What a row says
 
 

@@ -349,6 +349,15 @@ def test_taming_mambas_walks_are_all_whose_fastest_axis_is_not_the_first_there_a
     assert walks == {(a, back) for a in permutations(range(3)) if a[-1] != 0 for back in (False, True)}
 
 
+@pytest.mark.parametrize("name", ["vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d"])
+def test_vss_walks_are_rows_and_columns_and_then_their_reverses(name):
+    """In VMamba's order, by which the weights of its four directions are numbered."""
+    rows, columns = scan_order("HW,WH", 2)
+    walks = scan_order(FAMILY[name].mixer.order, 2)
+    assert walks[:2] == (rows, columns) and [walk.backwards for walk in walks] == [False, False, True, True]
+    assert [walk.axes for walk in walks[2:]] == [rows.axes, columns.axes]
+
+
 def test_a_block_of_mixers_alone_has_two_of_them():
     """The two sequential modules of MM-UNet's ablation; a hybrid block has one."""
     for placement, n_mixers in (("ssm", 2), ("hybrid_inside", 1), ("hybrid_outside", 1), ("cnn", 0)):
