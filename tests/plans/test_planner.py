@@ -232,7 +232,10 @@ def test_nnunets_loop_ends_though_its_rule_pads_a_patch_back_to_what_it_was(
     write_dataset, bytes_per_voxel, monkeypatch
 ):
     rule = default_experiment_planner.get_pool_and_conv_props
-    stubborn = lambda spacing, patch, *rest: rule(spacing, [32] * len(spacing), *rest)  # noqa: E731
+
+    def stubborn(spacing, patch, *rest):
+        return rule(spacing, [32] * len(spacing), *rest)
+
     monkeypatch.setattr(default_experiment_planner, "get_pool_and_conv_props", stubborn)
     bytes_per_voxel(1e9)
     with pytest.raises(ValueError, match=r"tried is \[32, 32, 32\]\. It cannot be shortened any more"):
