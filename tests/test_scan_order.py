@@ -110,7 +110,10 @@ def test_small_walks_by_hand():
 
 
 def test_letters_and_rows_are_the_papers():
-    assert scan_order("b,k", 3) == scan_order("-DHW,HWD", 3)
+    assert scan_order("a,c,e,g,i,k", 3) == scan_order("DHW,DWH,WDH,WHD,HDW,HWD", 3)
+    assert scan_order("b,d,f,h,j,l", 3) == scan_order("-DHW,-DWH,-WDH,-WHD,-HDW,-HWD", 3)
+    assert scan_order("B3", 3) == scan_order("DHW,-DHW,HWD", 3)
+    assert scan_order("B4", 3) == scan_order("DHW,-DHW,DWH,-DWH,WDH,-WDH", 3)
     assert scan_order("B5", 3) == scan_order("a,b,c,d,e,f,g,h,i,j,k,l", 3)
     assert set(scan_order("B5", 3)) == set(scan_order("raster", 3))
     assert [len(scan_order(row, 3)) for row in MM_UNET_ROWS] == [1, 2, 3, 6, 12, 2, 2, 2, 2]

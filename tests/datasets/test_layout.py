@@ -44,6 +44,12 @@ def test_a_layout_may_begin_some_folders_below(tmp_path, top):
     assert (case.name, faults) == ("c1", [])
 
 
+def test_of_copies_below_one_another_the_uppermost_is_read(tmp_path):
+    files = tree(tmp_path, *(f"{top}c1/c1_{m}.nii" for top in ("", "backup/") for m in ("t1", "t2", "seg")))
+    (case,), faults = read_parts((TWO,), files)
+    assert not faults and {file.parent for file in case.files} == {tmp_path / "c1"}
+
+
 def test_a_layout_in_two_places_asks_which(tmp_path):
     files = tree(tmp_path, "one/c1/c1_t1.nii", "two/c1/c1_t1.nii")
     with pytest.raises(ValueError, match=r"several folders: one/, two/\. Give one of these"):

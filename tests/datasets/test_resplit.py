@@ -71,6 +71,24 @@ def test_a_second_split_gets_the_moved_cases_back(raw):
     assert (raw / "imagesTr" / f"{NAMES[0]}_0000.nii.gz").read_text() == NAMES[0]
 
 
+def test_the_releases_own_test_cases_stay_where_they_are(raw):
+    (raw / "imagesTs").mkdir()
+    own = raw / "imagesTs" / "patient101_frame01_0000.nii.gz"
+    own.write_text("unlabelled")
+    for name in ("nnformer", "5fold"):
+        split = split_by(raw, name)
+        assert files(raw / "imagesTs") == {own.name, *(f"{case}_0000.nii.gz" for case in split.test)}
+        assert len(files(raw / "imagesTr")) == 200 - len(split.test)
+
+
+def test_a_moved_case_without_its_label_stays_a_test_case(raw):
+    lost, *_ = split_by(raw, "nnformer").test
+    (raw / "labelsTs" / f"{lost}.nii.gz").unlink()
+    assert lost not in read_pool(raw).labelled()
+    split_by(raw, "5fold")
+    assert files(raw / "imagesTs") == {f"{lost}_0000.nii.gz"}
+
+
 @pytest.mark.parametrize("at", [0, 1, 7, 79])
 def test_an_interrupted_split_can_be_repeated(raw, monkeypatch, at):
     real, moved = type(raw).rename, []
@@ -139,6 +157,19 @@ def test_the_check_names_cases_that_are_not_there_and_cases_that_no_fold_has(raw
     assert code == 1
     assert "cases that are not in imagesTr: patient200_frame01" in said
     assert "in no fold at all: patient001_frame10" in said
+
+
+def test_the_check_names_patients_of_the_test_set_in_training(raw, capsys):
+    """The first frame of patient 1 was moved to the test set, and the second is trained on."""
+    first, *rest = NAMES
+    for part, ending in (("images", "_0000.nii.gz"), ("labels", ".nii.gz")):
+        (raw / f"{part}Ts").mkdir()
+        (raw / f"{part}Tr" / f"{first}{ending}").rename(raw / f"{part}Ts" / f"{first}{ending}")
+    describe(raw, nnunet_mamba={"release": "acdc", "group": r"patient\d{3}", "moved": [first]})
+    (raw / "splits_final.json").write_text(json.dumps([{"train": rest[:-2], "val": rest[-2:]}]))
+    code, said = check(capsys)
+    assert code == 1
+    assert "1 of 1 test images have images of their patient in training: patient001\n" in said
 
 
 def test_a_dataset_of_other_converters_is_told_its_release(raw, capsys):

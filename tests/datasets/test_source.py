@@ -147,6 +147,18 @@ def test_an_nnunet_case_that_lacks_a_channel(nnunet_raw):
     assert "should have the images b_0000.nii.gz, b_0001.nii.gz; it has b_0000.nii.gz" in what
 
 
+def test_a_picture_holds_its_three_colours_in_one_file(tmp_path):
+    folder = tmp_path / "Dataset013_Pictures"
+    for part, name in (("imagesTr", "a_0000.png"), ("labelsTr", "a.png")):
+        (folder / part).mkdir(parents=True)
+        (folder / part / name).touch()
+    colours = {str(k): colour for k, colour in enumerate("RGB")}
+    description = {"channel_names": colours, "labels": {"background": 0, "cell": 1}, "file_ending": ".png"}
+    (folder / "dataset.json").write_text(json.dumps(description))
+    source = read_source(folder)
+    assert (source.labelled(), source.faults) == (("a",), ())
+
+
 def test_an_nnunet_dataset_under_another_name(nnunet_raw):
     folder = nnunet_raw.rename(nnunet_raw.with_name("brains"))
     with pytest.raises(ValueError, match="rename it, for example to Dataset901_brains"):

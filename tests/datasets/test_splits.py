@@ -73,6 +73,24 @@ def test_seven_to_three_gives_vm_unets_numbers():
     assert (len(split.folds[0].train), len(split.folds[0].val)) == (1505, 645)
 
 
+def test_a_ratio_is_cut_at_the_nearest_case():
+    """7/10 of 11 cases are 7.7."""
+    split = make_split("7:3", source([f"c{n:02d}" for n in range(11)]), group_by(None))
+    assert (len(split.folds[0].train), len(split.folds[0].val)) == (8, 3)
+
+
+@pytest.mark.parametrize("name", ["5fold", "70:10:20", "mamba_unet", "taming"])
+def test_a_split_does_not_depend_on_the_order_of_the_cases(name):
+    there, back = (make_split(name, source(names), PATIENT, "acdc") for names in (FRAMES, FRAMES[::-1]))
+    assert there == back
+
+
+@pytest.mark.parametrize("name", ["7", "1:1:1:1", "7:0", "7:3:"])
+def test_what_is_no_ratio_of_two_or_three_parts_is_refused(name):
+    with pytest.raises(ValueError, match=f"No split '{name}'"):
+        make_split(name, source(FRAMES), PATIENT)
+
+
 def test_a_ratio_without_cases_for_a_part_is_refused():
     with pytest.raises(ValueError, match=r"3 patients cannot be divided 98:1:1"):
         make_split("98:1:1", source(FRAMES[:6]), PATIENT)
@@ -108,6 +126,33 @@ def test_published_sizes(dataset, name, sizes):
     split = published(dataset)[name]
     assert (len(split.train), len(split.val), len(split.test)) == sizes
     assert not split.train & split.val and not (split.train | split.val) & split.test
+
+
+@pytest.mark.parametrize(
+    ("datasets", "sums"),
+    [
+        (
+            ("synapse", "synapse8"),
+            {"transunet": (430, 0, 235), "unetr": (440, 225, 0), "taming": (251, 0, 414)},
+        ),
+        (
+            ("acdc",),
+            {"nnformer": (3201, 947, 902), "mamba_unet": (3566, 495, 989), "taming": (4148, 0, 902)}
+            | {"taming_torn": (4148, 0, 902)},
+        ),
+        (
+            ("msd_braintumour", "msd_braintumour_regions"),
+            {"nnformer": (98624, 13441, 5305), "taming": (112065, 0, 5305)},
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_numbers_of_published_cases_have_the_sums_of_the_authors_lists(datasets, sums):
+    """A case on the wrong side changes two of them. The last ones of UNETR are 35 + ... + 40 = 225."""
+    for dataset in datasets:
+        parts = {name: (split.train, split.val, split.test) for name, split in published(dataset).items()}
+        found = {name: tuple(sum(int(m[-3:]) for m in part) for part in of) for name, of in parts.items()}
+        assert found == sums
 
 
 @pytest.mark.skipif(not SPECIFIED.exists(), reason="needs the specifications beside the checkout")
@@ -148,6 +193,12 @@ def test_a_published_split_names_what_is_missing_and_what_is_too_much():
         make_split("transunet", source(BTCV[:-1]), group_by(None), "synapse")
     with pytest.raises(ValueError, match=r"does not name all cases, 1 in all: img0041\. Complete"):
         make_split("transunet", source([*BTCV, "img0041"]), group_by(None), "synapse")
+
+
+@pytest.mark.parametrize("there", [BTCV[:24], BTCV[24:]], ids=["no validation", "no training"])
+def test_a_part_of_a_published_split_needs_training_and_validation(there):
+    with pytest.raises(ValueError, match="no case to train or none to validate on is there"):
+        make_split("unetr", source(there), group_by(None), "synapse", partial=True)
 
 
 def test_a_case_with_a_fault_may_be_missing_from_a_published_split():

@@ -23,6 +23,7 @@ from nnunet_mamba.evaluation import (
 )
 from nnunet_mamba.evaluation.folders import match_cases
 from nnunet_mamba.evaluation.label_maps import read_label_map
+from nnunet_mamba.evaluation.labels import known_values, labels_of_values
 from nnunet_mamba.evaluation.scoring import Rules, score_tasks
 
 SPACING_XYZ_MM = (1.0, 1.0, 3.0)  # header order: slices are 3 mm apart
@@ -245,6 +246,32 @@ def test_a_label_that_the_data_set_does_not_have_is_refused(folders):
         evaluate_folder(*folders)
 
 
+def test_a_reference_with_a_label_that_the_data_set_does_not_have_is_refused_too(folders):
+    write(folders[1] / "a.nii.gz", blob(value=7))
+    with pytest.raises(ValueError, match=r"ref/a\.nii\.gz holds the label 7"):
+        evaluate_folder(*folders)
+
+
+def test_a_region_holds_its_own_values_and_none_between_them():
+    values = np.arange(6)
+    assert Label("ends", (1, 4)).mask(values).tolist() == [False, True, False, False, True, False]
+
+
+def test_background_is_no_label_to_score_though_it_is_there():
+    assert labels_of_values([2, 0, 1]) == (Label("", (1,)), Label("", (2,)))
+
+
+def test_background_is_known_though_nobody_names_it():
+    assert known_values({"labels": {"liver": 1, "tumours": [2, 4], "ignore": 5}}) == {0, 1, 2, 4, 5}
+
+
+def test_the_mean_over_labels_gives_each_label_the_same_weight():
+    """Label 1 has the mean 0.6 of two cases, label 2 that of its one case, 1: together 0.8."""
+    first, other = (Score("a", number, "", "dice", 0.5, 1, "") for number in "12")
+    scores = [first, replace(first, case="b", value=0.7), replace(other, value=1.0)]
+    assert mean_foreground([*scores, replace(other, case="b", value=math.nan)]) == pytest.approx(0.8)
+
+
 def test_faults_of_several_files_are_told_together(folders):
     predictions, references, _ = folders
     write(predictions / "a.nii.gz", blob(value=7))
@@ -333,6 +360,19 @@ def test_the_pooled_protocol_sums_the_pixels_of_all_images(tmp_path):
     assert {(s.case, s.n_voxels, s.protocol) for s in scores} == {("(all)", 7, "vmunet-isic")}
 
 
+def test_of_pooled_images_without_any_lesion_what_is_undefined_is_0(tmp_path):
+    for folder in ("pred", "ref"):
+        (tmp_path / folder).mkdir()
+        imsave(tmp_path / folder / "a.png", np.zeros((4, 4), np.uint8), check_contrast=False)
+    describe(tmp_path, {"background": 0, "lesion": 255}, ".png")
+    scores = evaluate_folder(
+        tmp_path / "pred", tmp_path / "ref", tmp_path / "dataset.json", metrics=(), protocol="vmunet-isic"
+    )
+    assert {s.metric: s.value for s in scores} == {
+        "iou": 0, "dice": 0, "accuracy": 1, "specificity": 1, "sensitivity": 0,
+    }  # fmt: skip
+
+
 # What a row says
 
 
@@ -355,14 +395,21 @@ def test_rows_name_what_computed_them_and_what_was_chosen(folders):
     [
         ({"tolerances_mm": {"brain": 1.0}}, "tolerance for brain, but no such label"),
         ({"tolerances_mm": {"": -1.0}}, "0 mm or more"),
+        ({"tolerances_mm": {"": math.nan}}, "0 mm or more"),
         ({"empty": "zero"}, "Unknown empty policy 'zero'; choose one of diagonal"),
         ({"protocol": "nnformer", "empty": "nan"}, "nnformer has its own rules"),
+        ({"protocol": "umamba", "tolerances_mm": {"": 2.0}}, "umamba has its own rules"),
         ({"instances": True}, "exactly one label"),
     ],
 )
 def test_contradictory_rules_are_refused(choices, words):
     with pytest.raises(ValueError, match=words):
         Rules((Label("liver", (1,)), Label("spleen", (2,))), **choices)
+
+
+def test_the_default_tolerance_is_the_same_protocol_when_it_is_given():
+    given = Rules((Label("liver", (1,)),), ("nsd",), tolerances_mm={"": 1.0})
+    assert given.written("nsd") == "honest"
 
 
 def test_an_organ_without_tolerance_is_refused_by_umambas_protocol():

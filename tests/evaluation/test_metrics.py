@@ -9,7 +9,7 @@ from surface_reference import blobs, reference_metrics
 from nnunet_mamba.evaluation import surfaces
 from nnunet_mamba.evaluation.labels import Label
 from nnunet_mamba.evaluation.metrics import BY_FORMULA, DISTANCES, EMPTY_POLICIES, MEASURES, METRICS
-from nnunet_mamba.evaluation.pairs import Case, boxes_of
+from nnunet_mamba.evaluation.pairs import Case, Counts, boxes_of
 from nnunet_mamba.evaluation.protocols import PROTOCOLS
 
 SPACING_MM = (3.0, 1.0, 0.5)  # z, y, x
@@ -38,16 +38,16 @@ def ball(centre, radius, grid=(60, 60, 60)):
 
 
 def test_voxel_counts_of_two_boxes():
-    """4 voxels each, 2 shared, on a grid of 20."""
-    p, r = mask((slice(0, 4),), grid=(20,)), mask((slice(2, 6),), grid=(20,))
+    """4 voxels predicted and 6 in the reference, 2 of them shared, on a grid of 20: FP 2, FN 4, TN 12."""
+    p, r = mask((slice(0, 4),), grid=(20,)), mask((slice(2, 8),), grid=(20,))
     expected = {
-        "dice": 0.5,
-        "iou": 1 / 3,
-        "precision": 0.5,
-        "sensitivity": 0.5,
-        "specificity": 14 / 16,
-        "accuracy": 16 / 20,
-        "volume_error": 0.0,
+        "dice": 4 / 10,
+        "iou": 2 / 8,
+        "precision": 2 / 4,
+        "sensitivity": 2 / 6,
+        "specificity": 12 / 14,
+        "accuracy": 14 / 20,
+        "volume_error": 2 / 6,
     }
     assert {metric: value(metric, p, r, (1.0,)) for metric in expected} == pytest.approx(expected)
 
@@ -109,7 +109,7 @@ def test_the_far_false_positive_is_20_mm_here_and_nothing_in_the_pooled_percenti
 def test_surface_dice_of_a_square_counts_its_edge_in_mm():
     """Squares of 4 x 4, one 7 mm below the other: the facing edges are 3 mm apart, the far ones 7."""
     p, r = mask((slice(2, 6), slice(2, 6)), grid=(20, 20)), mask((slice(9, 13), slice(2, 6)), grid=(20, 20))
-    assert value("nsd", p, p, (1.0, 1.0)) == 1
+    assert value("nsd", p, p, (1.0, 1.0)) == value("nsd", p, p, (1.0, 1.0), tolerance_mm=0.0) == 1
     assert value("nsd", p, r, (1.0, 1.0), tolerance_mm=7.0) == 1
     assert value("nsd", p, r, (1.0, 1.0), tolerance_mm=2.0) == 0
     assert 0 < value("nsd", p, r, (1.0, 1.0), tolerance_mm=3.0) < 0.5
@@ -122,6 +122,16 @@ def test_surface_dice_takes_a_distance_equal_to_the_tolerance_for_near():
     p, r = mask((slice(3, 9), slice(3, 9)), grid=(20, 20)), mask((slice(4, 10), slice(3, 9)), grid=(20, 20))
     assert value("nsd", p, r, spacing_mm, tolerance_mm=0.8) == 1
     assert value("nsd", p, r, spacing_mm, tolerance_mm=0.79) < 1
+
+
+def test_the_robust_hausdorff_distance_is_a_percentile_of_area_and_the_larger_of_two():
+    """There 19 of 20 mm^2 are at 0 mm, which is 95 %; back half of the area is at 1 mm."""
+    there, back = (np.array([9.0, 0.0]), np.array([1.0, 19.0])), (np.array([0.0, 1.0]), np.array([1.0, 1.0]))
+    one_way = surfaces.Surfaces(there[0], back[0], there[1], back[1])
+    other_way = surfaces.Surfaces(back[0], there[0], back[1], there[1])
+    assert surfaces.weighted_percentile_mm(one_way, 95) == 1
+    assert surfaces.weighted_percentile_mm(other_way, 95) == 1
+    assert surfaces.weighted_percentile_mm(one_way, 96) == 9
 
 
 def test_the_same_answer_in_two_dimensions():
@@ -225,6 +235,30 @@ def test_a_pair_is_cut_to_both_masks_and_knows_where_it_was():
     assert here.box == (slice(3, 6), slice(0, 4), slice(3, 16))
     assert np.array_equal(here.whole(here.prediction), mask((3, 3, 3)).astype(bool))
     assert here.counts.tn == 8 * 16 * 16 - 2
+
+
+def test_voxels_that_the_reference_leaves_open_count_in_no_cell_of_the_confusion_matrix():
+    """Of ten voxels four are open, one of them predicted: TP 1, FP 1, FN 2, TN 2 are left."""
+    prediction = np.array([1, 1, 0, 0, 1, 0, 0, 0, 0, 0], np.uint8)
+    reference = np.array([1, 0, 1, 1, 9, 9, 9, 9, 0, 0], np.uint8)
+    here = Case(prediction, reference, (1.0,), ignore=9).pair(LABEL)
+    assert here.counts == Counts(tp=1, fp=1, fn=2, tn=2)
+    assert (HONEST.value("specificity", here), HONEST.value("accuracy", here)) == (2 / 3, 3 / 6)
+
+
+def test_a_cut_pair_knows_where_it_is_and_counts_what_is_left():
+    """Of a box that begins at slice 2, its slices 1 and 2: slices 3 and 4 of the image."""
+    p, r = mask((slice(2, 7), slice(4, 9), slice(5, 8))), mask((slice(3, 6), slice(4, 9), slice(5, 8)))
+    whole = pair(p, r)
+    cut = whole.cut(0, 1, 3)
+    assert np.flatnonzero(cut.whole(cut.prediction).any((1, 2))).tolist() == [3, 4]
+    assert cut.counts == Counts(tp=2 * 15, fp=0, fn=0, tn=whole.counts.tn)
+
+
+def test_counted_in_voxels_the_images_diagonal_is_too():
+    here = pair(mask((1, 1, 1)), mask((3, 1, 1))).in_voxels()
+    assert here.voxels.to_reference_mm.tolist() == [2]
+    assert here.diagonal_mm == pytest.approx(math.sqrt(8**2 + 16**2 + 16**2))
 
 
 def test_a_region_is_boxed_around_all_of_its_labels():

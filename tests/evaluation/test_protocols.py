@@ -113,6 +113,14 @@ def test_the_aorta_counts_from_its_lowest_slice_to_its_highest_which_is_left_out
     assert scores("umamba", prediction, reference, AORTA) == {"dice": 0, "nsd": 0}
 
 
+@pytest.mark.parametrize(("number", "is_tube"), [(5, True), (6, True), (10, True), (9, False)])
+def test_three_organs_are_tubes(number, is_tube):
+    """Slices 2-5 of the reference, 0-9 of the prediction: Dice of 2, 3, 4 alone is 1, of all 8/14."""
+    reference, prediction = (box(slices, value=number) for slices in (slice(2, 6), slice(0, 10)))
+    found = scores("umamba", prediction, reference, Label("", (number,)))
+    assert found["dice"] == (1 if is_tube else round(8 / 14, 4))
+
+
 def test_umamba_has_no_number_for_a_tube_of_one_slice():
     reference = box(slice(2, 3), value=5)
     assert all(math.isnan(value) for value in scores("umamba", reference, reference, AORTA).values())
@@ -140,8 +148,8 @@ def cubes(*corners, side=4, grid=(16, 16, 48)):
     return array
 
 
-def lesions(prediction, reference):
-    return scores("brats-lesionwise", prediction, reference, spacing_mm=(1.0, 1.0, 1.0))
+def lesions(prediction, reference, spacing_mm=(1.0, 1.0, 1.0)):
+    return scores("brats-lesionwise", prediction, reference, spacing_mm=spacing_mm)
 
 
 def test_a_lesion_found_exactly_scores_1_and_0():
@@ -167,6 +175,14 @@ def test_lesions_of_50_voxels_are_left_out_but_their_predictions_are_no_false_po
     assert lesions(prediction, reference)["dice"] == pytest.approx((1 + 2 * 8 / (8 + 51)) / 2)
 
 
+@pytest.mark.parametrize(("n_voxels", "dice"), [(10, 1), (11, 0.5)])
+def test_the_limit_of_a_lesions_size_is_in_mm3(n_voxels, dice):
+    """A missed lesion of voxels of 5 mm^3: 50 mm^3 are left out, 55 are not."""
+    reference, prediction = cubes((4, 4, 4)), cubes((4, 4, 4))
+    reference[4, 4, 30 : 30 + n_voxels] = 1
+    assert lesions(prediction, reference, ANISOTROPIC_MM)["dice"] == dice
+
+
 def test_a_small_false_positive_is_not_left_out():
     reference, prediction = cubes((4, 4, 4)), cubes((4, 4, 4))
     prediction[4, 4, 40] = 1
@@ -189,6 +205,35 @@ def test_a_prediction_near_a_lesion_belongs_to_it():
     assert near["dice"] == far["dice"] == 0
     assert near["hd95"] == pytest.approx(6)  # every surfel is moved by 6
     assert far["hd95"] == 374
+    assert lesions(cubes((4, 4, 10)), reference, (1.0, 1.0, 2.0))["hd95"] == pytest.approx(12)
+
+
+def test_a_dilation_goes_over_edges_and_not_over_corners():
+    """In each of three steps along two axes at most: from its corner 3 and 3, but not 3, 3 and 3."""
+    reference = cubes((4, 4, 4))
+    over_edges, over_corners = (lesions(cubes(place), reference) for place in ((10, 10, 4), (10, 10, 10)))
+    assert over_edges["hd95"] <= math.hypot(6, 6)
+    assert over_corners["hd95"] == 374
+
+
+def test_what_touches_at_an_edge_or_a_corner_is_one_component():
+    """A bar of the prediction goes on at its corner, far from the lesion: no false positive. The dilations of
+    two lesions that meet at an edge alone make them one."""
+    prediction, reference = cubes((8, 8, 31)), cubes((4, 4, 4))
+    prediction[4:8, 4:8, 4:31] = 1
+    assert lesions(prediction, reference)["dice"] == pytest.approx(2 * 64 / (64 + 64 + 16 * 27))
+    grid = (24, 24, 16)
+    reference, prediction = cubes((4, 4, 4), (14, 14, 4), grid=grid), cubes((4, 4, 4), grid=grid)
+    assert lesions(prediction, reference)["dice"] == pytest.approx(2 * 64 / (64 + 128))
+
+
+def test_hd95_of_a_lesion_leaves_out_5_percent_of_its_surface():
+    """A cube of edge 20 with a spike of 4 x 4 x 12: of 2400 + 16 * 12 mm^2 the last 16 + 16 * 7.1 are 5 %,
+    which begin 12 - 7.1 = 4.9 mm above the cube, within a voxel. 90 % lie on it."""
+    reference = cubes((4, 4, 4), side=20, grid=(28, 28, 44))
+    prediction = reference.copy()
+    prediction[12:16, 12:16, 24:36] = 1
+    assert lesions(prediction, reference)["hd95"] == pytest.approx(4.9, abs=1)
 
 
 # The rest

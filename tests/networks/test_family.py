@@ -4,7 +4,7 @@ compilation."""
 import math
 import operator
 import shutil
-from itertools import accumulate
+from itertools import accumulate, permutations
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.family import FAMILY, axes_of, row_of
+from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
 META = [name for name in NETWORKS if isinstance(FAMILY[name.removesuffix("_nossm")], MetaConfig)]
@@ -317,6 +318,16 @@ def test_u_mambas_2d_decoder_drops_the_skip_at_full_resolution(ndim):
 
 
 @pytest.mark.parametrize(
+    ("n_stages", "ndim", "stages"),
+    [(5, 2, [0, 2, 4]), (4, 2, [1, 3]), (4, 3, [0, 1, 2, 3])],
+)
+def test_in_2d_u_mamba_enc_has_a_mixer_in_every_second_stage_the_last_included(n_stages, ndim, stages):
+    network = create_network("umamba_enc", **plan(n_stages, ndim, patch_size=[64] * ndim))
+    names = [name.split(".") for name, _ in network.named_parameters() if name.endswith("A_log")]
+    assert sorted({int(stage) for part, _, stage, *_ in names if part == "encoder"}) == stages
+
+
+@pytest.mark.parametrize(
     ("n_stages", "encoder", "decoder"),
     [  # U-Mamba's rule, worked out by hand from its code
         (3, [2, 2, 1], [2, 2]),
@@ -331,6 +342,27 @@ def test_u_mambas_deep_stages_have_one_block(n_stages, encoder, decoder):
     assert [len(stage) for stage in network.encoder.stages] == encoder
     assert [len(stage) for stage in network.decoder.stages] == decoder
     assert len(network.encoder.stem) == 2
+
+
+def test_taming_mambas_walks_are_all_whose_fastest_axis_is_not_the_first_there_and_back():
+    walks = {(walk.axes, walk.backwards) for walk in scan_order(FAMILY["mamba_multi"].mixer.order, 3)}
+    assert walks == {(a, back) for a in permutations(range(3)) if a[-1] != 0 for back in (False, True)}
+
+
+@pytest.mark.parametrize("name", ["vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d"])
+def test_vss_walks_are_rows_and_columns_and_then_their_reverses(name):
+    """In VMamba's order, by which the weights of its four directions are numbered."""
+    rows, columns = scan_order("HW,WH", 2)
+    walks = scan_order(FAMILY[name].mixer.order, 2)
+    assert walks[:2] == (rows, columns) and [walk.backwards for walk in walks] == [False, False, True, True]
+    assert [walk.axes for walk in walks[2:]] == [rows.axes, columns.axes]
+
+
+def test_a_block_of_mixers_alone_has_two_of_them():
+    """The two sequential modules of MM-UNet's ablation; a hybrid block has one."""
+    for placement, n_mixers in (("ssm", 2), ("hybrid_inside", 1), ("hybrid_outside", 1), ("cnn", 0)):
+        network = create_network("mm_unet", **plan(), encoder=("plain", placement), bottleneck="cnn")
+        assert sum(isinstance(module, MambaMixer) for module in network.modules()) == n_mixers
 
 
 @pytest.mark.parametrize("placement", ["plain", "cnn", "ssm", "hybrid_inside", "hybrid_outside"])
@@ -349,6 +381,22 @@ def test_every_placement_and_order_is_one_word(placement, order):
     outputs = network(torch.randn(1, 1, 8, 8, 8))
     sum(y.sum() for y in outputs).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_convolutions_begin_as_nnunets_do():
+    """He's normal for a slope of 0.01, and no bias; from the constructor on."""
+    from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+
+    network = create_network("nnunet", **plan())
+    convs = [m for m in network.modules() if isinstance(m, (torch.nn.Conv3d, torch.nn.ConvTranspose3d))]
+    assert len(convs) > 10 and not any(conv.bias.any() for conv in convs)
+    for conv in (convs[1], convs[-2]):
+        torch.manual_seed(0)
+        network.initialize(conv)
+        ours = conv.weight.clone()
+        torch.manual_seed(0)
+        InitWeights_He(1e-2)(conv)
+        assert torch.equal(ours, conv.weight)
 
 
 @pytest.mark.parametrize("name", [name for name in META if name in WITH_MIXER])

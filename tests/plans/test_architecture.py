@@ -6,6 +6,7 @@ import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.plans import network_kwargs
+from nnunet_mamba.plans.architecture import n_outputs
 
 
 def kwargs_of(plans: dict) -> dict:
@@ -78,9 +79,29 @@ def test_a_plan_whose_wishes_would_be_ignored_is_refused(make_plans, key, value)
         kwargs_of(plans)
 
 
+def test_a_patch_that_the_architecture_contradicts_is_refused(make_plans):
+    plans = make_plans(n_stages=3)
+    arch(plans)["patch_size"] = [16, 16, 16]
+    assert kwargs_of(plans)["patch_size"] == (16, 16, 16)
+    arch(plans)["patch_size"] = [16, 16, 32]
+    with pytest.raises(ValueError, match=r"patch_size is \[16, 16, 16\], but in .* it is \[16, 16, 32\]"):
+        kwargs_of(plans)
+
+
 @pytest.mark.parametrize(("key", "expected"), [("kernel_sizes", 3), ("n_conv_per_stage_decoder", 2)])
 def test_a_plan_with_one_entry_too_few_is_refused(make_plans, key, expected):
     plans = make_plans(n_stages=3)
     arch(plans)[key] = arch(plans)[key][:-1]
     with pytest.raises(ValueError, match=rf"{key} has {expected - 1} entries.*expected {expected}"):
         kwargs_of(plans)
+
+
+@pytest.mark.parametrize(
+    ("network", "n_stages", "expected"),
+    [("mm_unet", 6, 3), ("mm_unet", 3, 2), ("umamba_enc", 6, 5), ("nnunet", 2, 1), ("swin_umamba", 3, 4)],
+)
+def test_a_network_puts_out_no_more_resolutions_than_its_plan_has_above_the_bottleneck(
+    network, n_stages, expected
+):
+    """Three of MM-UNet, where there are three; a network of its own topology has its own."""
+    assert n_outputs(network, n_stages) == expected

@@ -7,6 +7,8 @@ import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.plans import load_template, network_kwargs, shrink_plans
+from nnunet_mamba.plans.budget import cut
+from nnunet_mamba.plans.topology import features
 
 CPU = load_template("cpu")
 
@@ -32,6 +34,17 @@ def test_hippocampus_becomes_the_small_plan_that_is_known_to_train_on_two_cores(
     kwargs = network_kwargs(small)
     assert kwargs["features_per_stage"] == (16, 32, 64, 128)
     assert kwargs["strides"] == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+
+
+def test_features_double_up_to_those_of_the_budget(hippocampus):
+    budget = {**CPU.budget["3d"], "base_features": 16, "max_features": 50}
+    small = cut(resolved(hippocampus, "3d_fullres").configuration, budget)
+    assert small["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 50, 50]
+
+
+def test_features_of_nnunet_double_up_to_512_in_slices_and_320_in_volumes():
+    assert features(6, 2) == [32, 64, 128, 256, 512, 512]
+    assert features(6, 3) == [32, 64, 128, 256, 320, 320]
 
 
 def test_shrinking_twice_equals_shrinking_once(hippocampus):

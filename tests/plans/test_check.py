@@ -73,6 +73,9 @@ def test_intensity_properties_make_ct_sound(three_dimensional):
     break_ct(three_dimensional)
     three_dimensional["foreground_intensity_properties_per_channel"] = {"0": {"mean": 1.0}}
     assert faults(three_dimensional, "mine") == []
+    fullres(three_dimensional)["normalization_schemes"] *= 2
+    (fault,) = faults(three_dimensional, "mine")
+    assert "channel 1 has CTNormalization" in fault  # each channel needs its own
 
 
 def checked(plans: dict, configuration: str, networks: list[str] | None = None) -> dict:

@@ -12,7 +12,7 @@ from nnunet_mamba.plans import load_template, network_kwargs, shrink_plans
 from nnunet_mamba.plans.check import faults
 from nnunet_mamba.plans.files import write_plans
 from nnunet_mamba.plans.memory import StepMemory
-from nnunet_mamba.plans.overlay import apply_template
+from nnunet_mamba.plans.overlay import Choice, apply_template, fit
 
 KEPT = {
     "data_identifier",
@@ -79,7 +79,19 @@ def test_a_template_over_a_template_keeps_the_plan_of_nnunet(abdomen):
     assert resolved(twice, "3d_fullres_planned") == resolved(abdomen, "3d_fullres")
 
 
+def test_strides_and_kernels_of_a_template_hold_whatever_the_spacing(abdomen):
+    """By nnU-Net's rule isotropic voxels would be pooled along all axes at once."""
+    abdomen["configurations"]["3d_fullres"]["spacing"] = [0.8, 0.8, 0.8]
+    kwargs = resolved(overlaid(abdomen, "umamba_abdomen_ct"), "3d_fullres")["architecture"]["arch_kwargs"]
+    pinned = load_template("umamba_abdomen_ct").configurations["3d_fullres"]
+    assert kwargs["strides"][:2] == [[1, 1, 1], [1, 2, 2]]
+    assert {key: kwargs[key] for key in ("strides", "kernel_sizes")} == {
+        key: pinned[key] for key in ("strides", "kernel_sizes")
+    }
+
+
 def test_the_budget_gives_the_plans_of_the_demo(abdomen):
+    abdomen["configurations"]["3d_fullres"]["batch_size"] = 9
     plans, small = overlaid(abdomen, "cpu"), shrink_plans(abdomen, load_template("cpu"))
     for name in small["configurations"]:
         demo, found = resolved(small, name), resolved(plans, name)
@@ -152,6 +164,9 @@ def test_a_patch_that_is_mostly_padding_is_noted(abdomen):
     template = load_template("taming_braintumour")
     changed = apply_template(abdomen, template, "new_plans").changed["3d_fullres"]
     assert changed.notes == ("the median image, 36x50x35 voxels, fills 3% of it",)
+    for depth, notes in ((63, ("the median image, 63x128x200 voxels, fills 49% of it",)), (64, ())):
+        abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [depth, 128, 200]
+        assert apply_template(abdomen, template, "new_plans").changed["3d_fullres"].notes == notes
 
 
 @pytest.mark.parametrize("name", ["a__b", "", "_x", "x_", "a/b"])
@@ -190,9 +205,15 @@ def one_byte_per_voxel() -> LinearMemory:
 
 
 def test_first_the_batch_shrinks_then_the_patch(abdomen, one_byte_per_voxel):
-    """Of axes that are equally long beside the template's, the last is shortened; 160 is 5 * 2^5."""
+    """Of axes that are equally long beside the template's, the last is shortened; 160 is 5 * 2^5. Then it is
+    the turn of the others."""
     template, item = load_template("umamba_abdomen_ct"), 40 * 224 * 192
-    for budget, patch in [(2 * item, (40, 224, 192)), (2 * item - 1, (40, 224, 160))]:
+    budgets = [
+        (2 * item, (40, 224, 192)),
+        (2 * item - 1, (40, 224, 160)),
+        (2 * 40 * 192 * 160, (40, 192, 160)),
+    ]
+    for budget, patch in budgets:
         overlay = apply_template(abdomen, template, "new", memory=one_byte_per_voxel, budget=budget)
         choice = overlay.changed["3d_fullres"]
         assert (choice.patch, choice.batch) == (patch, 2)
@@ -206,6 +227,13 @@ def test_a_larger_batch_is_cut_to_what_fits(abdomen, one_byte_per_voxel):
     overlay = apply_template(abdomen, template, "new", memory=one_byte_per_voxel, budget=budget)
     assert overlay.changed["2d"].batch == 11
     assert overlay.changed["2d"].notes == ("batch 30 -> 11",)
+
+
+def test_a_batch_of_one_becomes_the_two_that_fit_and_costs_no_patch(abdomen, one_byte_per_voxel):
+    own = resolved(abdomen, "3d_fullres")
+    choice = Choice(tuple(own["patch_size"]), 1, own["architecture"])
+    fitted = fit(choice, own["spacing"], one_byte_per_voxel, budget=2 * 64 * 160 * 160)
+    assert (fitted.patch, fitted.batch, fitted.notes) == ((64, 160, 160), 2, ("batch 1 -> 2",))
 
 
 def test_what_never_fits_ends_with_numbers(abdomen, one_byte_per_voxel):

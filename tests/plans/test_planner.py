@@ -2,19 +2,32 @@
 
 import importlib
 import json
+from copy import deepcopy
 from math import prod
 from pathlib import Path
 
 import pytest
+from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.estimate.profile import load_profile
 from nnunet_mamba.plans.check import faults
 from nnunet_mamba.plans.memory import GIB, RESERVE, StepMemory, budget_bytes
-from nnunet_mamba.plans.planner import MambaPlanner, default_name, make_plans
+from nnunet_mamba.plans.planner import MambaPlanner, default_name, make_plans, share_data
 from nnunet_mamba.plans.topology import features, topology
 
 CUDA = load_profile("cuda")
+MADE_BY = (  # keys of a configuration that tell how its data are made
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "preprocessor_name",
+    "resampling_fn_data",
+    "resampling_fn_seg",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg_kwargs",
+)
+MADE_BY_PLANS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
 
 
 @pytest.fixture
@@ -145,6 +158,36 @@ def test_preprocessed_data_are_shared_where_they_are_the_same(
     assert identifiers() == {**expected, "3d_fullres": f"{own}_3d_fullres"}
 
 
+@pytest.mark.parametrize("key", [*MADE_BY, *MADE_BY_PLANS])
+def test_data_made_in_another_way_are_not_shared(tmp_path, key):
+    own = {"spacing": [1.0], "normalization_schemes": ["CTNormalization"], "data_identifier": "mine"}
+    plans = {"transpose_forward": [0, 1, 2], "configurations": {"3d_fullres": own}}
+    default = deepcopy(plans)
+    (default if key in MADE_BY_PLANS else default["configurations"]["3d_fullres"])[key] = "another"
+    for written, identifier in ((default, "mine"), (plans, "nnUNetPlans_3d_fullres")):
+        (tmp_path / "nnUNetPlans.json").write_text(json.dumps(written))
+        share_data(plans, tmp_path)
+        assert own["data_identifier"] == identifier
+
+
+@pytest.mark.parametrize(
+    ("labels", "n_heads"),
+    [
+        ({"background": 0, "organ": 1, "tumour": 2}, 3),
+        ({"background": 0, "organ": 1, "ignore": 2}, 2),
+        ({"background": 0, "whole": [1, 2, 3], "core": [2, 3]}, 2),
+    ],
+    ids=["labels", "ignore", "regions"],
+)
+def test_memory_is_planned_for_the_heads_that_nnunet_trains(write_dataset, nnunet_folders, labels, n_heads):
+    dataset = write_dataset("BraTS")
+    file = nnunet_folders.raw / dataset / "dataset.json"
+    description = {**json.loads(file.read_text()), "labels": labels, "regions_class_order": [1, 2]}
+    file.write_text(json.dumps(description))
+    memory = MambaPlanner(dataset, 8, network="mm_unet", profile=CUDA).memory
+    assert (memory.channels, memory.classes) == (4, n_heads)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("network", "n_bytes", "complaint"),
@@ -164,6 +207,39 @@ def test_a_card_too_small_for_any_patch_ends_with_numbers(
     bytes_per_voxel(n_bytes)
     with pytest.raises(ValueError, match=complaint):
         made(write_dataset("ACDC"), network)
+
+
+@pytest.mark.parametrize(
+    ("patch", "n_stages"), [((16, 32, 32), 3), ((0, 32, 32), 3), ((8, 8, 8), 1)], ids=str
+)
+def test_a_loop_that_does_not_shorten_any_more_is_ended(write_dataset, bytes_per_voxel, patch, n_stages):
+    """A patch that was there before, one without voxels, one of a single stage. nnU-Net's rule of today comes
+    to the last two alone; a rule that pads a patch back to what it was would go on for ever."""
+    bytes_per_voxel(1e9)
+    planner = MambaPlanner(write_dataset("ACDC"), 8, network="segmamba", profile=CUDA)
+
+    def ask(patch: tuple[int, ...], n_stages: int) -> float:
+        sizes = {"strides": [[1, 1, 1], *[[2, 2, 2]] * (n_stages - 1)]}
+        return planner.static_estimate_VRAM_usage(patch, 1, 4, "", sizes, ())
+
+    assert ask((16, 32, 32), 3) > ask((16, 32, 16), 3) > 1  # neither fits
+    with pytest.raises(ValueError, match=r"tried is \[16, 32, 16\]\. It cannot be shortened any more"):
+        ask(patch, n_stages)
+
+
+@pytest.mark.timeout(60)
+def test_nnunets_loop_ends_though_its_rule_pads_a_patch_back_to_what_it_was(
+    write_dataset, bytes_per_voxel, monkeypatch
+):
+    rule = default_experiment_planner.get_pool_and_conv_props
+
+    def stubborn(spacing, patch, *rest):
+        return rule(spacing, [32] * len(spacing), *rest)
+
+    monkeypatch.setattr(default_experiment_planner, "get_pool_and_conv_props", stubborn)
+    bytes_per_voxel(1e9)
+    with pytest.raises(ValueError, match=r"tried is \[32, 32, 32\]\. It cannot be shortened any more"):
+        made(write_dataset("ACDC"), "segmamba")
 
 
 def test_a_network_larger_than_the_card_ends_with_its_size(write_dataset):
@@ -231,6 +307,17 @@ def test_the_simulated_step_of_the_plans_fits_and_one_more_item_does_not(write_d
         job = memory.job(own["patch_size"], own["architecture"])
         assert planned.memory_bytes[name] == memory.exact(job, own["batch_size"]) <= budget
         assert memory.exact(job, own["batch_size"] + 1) > budget
+
+
+def test_the_line_of_memory_counts_voxels_of_the_padded_patch(bytes_per_voxel):
+    """9 x 11 x 20 is padded to 10 x 12 x 20, a multiple of 2 x 4 x 4; 3 bytes for each voxel."""
+    bytes_per_voxel(3)
+    memory, strides = StepMemory("nnunet", 1, 2, CUDA), [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+    sizes = {"strides": strides, "kernel_sizes": [3, 3, 3], "features_per_stage": [4, 8, 16]}
+    counts = {"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2}
+    job = memory.job((9, 11, 20), {"arch_kwargs": {**sizes, **counts}})
+    assert job.n_vox == 2400
+    assert memory.line(job) == (0, pytest.approx(3 * 2400))
 
 
 @pytest.mark.parametrize("network", ["umamba_enc", "mm_unet"])

@@ -94,6 +94,7 @@ def in_2d(**changes) -> dict:
     [
         ({"papers": "x"}, "unknown key papers"),
         ({"configurations": None, "budget": None}, "either configurations or a budget"),
+        ({"budget": {}}, "either configurations or a budget"),
         ({"network": "munet"}, "Unknown network 'munet'"),
         ({"network": "segmamba"}, r"segmamba works on \(3,\) axes"),
         ({"configurations": {"3d_lowres": {}}}, "expected one of 2d, 3d_fullres"),

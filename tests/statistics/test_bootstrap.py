@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunet_mamba.statistics.bootstrap import mean_interval, resample_counts
+from nnunet_mamba.statistics.bootstrap import bca, mean_interval, resample_counts
 
 
 @pytest.mark.parametrize("level", [0.95, 0.8])
@@ -68,3 +68,8 @@ def test_degenerate_samples():
     assert np.isnan(mean_interval(np.array([0.3, 0.4]), np.array(["a", "a"]), n_bootstrap=100, seed=0)).all()
     same = mean_interval(np.full(8, 0.1), np.arange(8), n_bootstrap=100, seed=0)
     assert same == pytest.approx((0.1, 0.1))
+
+
+def test_an_estimate_below_every_resample_has_an_interval_of_numbers():
+    low, high = bca(np.linspace(1, 2, 100), 0.0, jackknife=np.array([1.0, 2.0, 4.0]))
+    assert 1 <= low <= high <= 2

@@ -1,12 +1,16 @@
 """What is compared with what, and what is refused."""
 
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from nnunet_mamba.evaluation.metrics import DISTANCES, METRICS
 from nnunet_mamba.statistics import compare
+from nnunet_mamba.statistics.compare import verdict
+from nnunet_mamba.statistics.directions import higher_is_better
 from nnunet_mamba.statistics.study import BASELINE, CASE_MEAN, TWIN
 from nnunet_mamba.statistics.write import as_json
 
@@ -72,13 +76,78 @@ def test_one_comparison_by_hand(make_scores):
     assert c.verdict == "not better"
 
 
+def test_a_patient_counts_once_in_the_test_however_many_cases_it_has(make_scores):
+    """Six patients, of whom the one with ten cases loses least: its rank is 1 of 1 to 6."""
+    losses = {f"p0_{i}": -0.01 for i in range(10)}
+    gains = losses | {f"p{i}_0": (i + 1) / 100 for i in range(1, 6)}
+    scores = make_scores("nnUNetTrainer", dict.fromkeys(gains, 0.5))
+    scores += make_scores("nnUNetTrainerA", {case: 0.5 + gain for case, gain in gains.items()})
+    c = only(compare(scores, group=r"p\d", n_bootstrap=100))
+    assert c.p == pytest.approx(2 * 2 / 2**6)  # 2 subsets of 1..6 have a sum of at most 1
+    assert (c.rank_biserial, c.win_rate) == pytest.approx(((20 - 1) / 21, 5 / 6))
+    assert c.difference == pytest.approx((0.2 - 0.1) / 15)  # the mean is over cases
+
+
+def test_cases_keep_their_patients_where_others_are_undefined(make_scores):
+    """Patients of two cases each gain 1, -2, 3, -4, 5 and -6 hundredths; the first case has no value."""
+    gains = {f"p{i}_{f}": (-1) ** i * (i + 1) / 100 for i in range(6) for f in range(2)}
+    base = dict.fromkeys(gains, 0.5) | {"p0_0": NAN}
+    scores = make_scores("nnUNetTrainer", base)
+    scores += make_scores("nnUNetTrainerA", {case: base[case] + gain for case, gain in gains.items()})
+    c = only(compare(scores, group=r"p\d", n_bootstrap=100))
+    assert (c.n_cases, c.n_pairs) == (11, 6)
+    assert c.rank_biserial == pytest.approx((1 - 2 + 3 - 4 + 5 - 6) / 21)
+
+
+def test_rankings_resample_the_patients_of_the_cases_that_are_defined(make_scores):
+    """Both defined cases are of one patient, so that no resample can exchange the methods."""
+    scores = make_scores("A", {"p0_0": NAN, "p1_0": 0.9, "p1_1": 0.1})
+    scores += make_scores("B", {"p0_0": NAN, "p1_0": 0.4, "p1_1": 0.5})
+    (study,) = compare(scores, group=r"p\d", n_bootstrap=100)
+    assert [(p.method, p.rank_shares) for p in study.rankings[0].places] == [("A", (1, 0)), ("B", (0, 1))]
+
+
+def test_a_verdict_follows_the_corrected_p(make_scores):
+    """Six gains of six have p = 2 / 64; of two such tests Holm makes 4 / 64."""
+    six = {f"case_{i}": 0.5 for i in range(6)}
+    scores = make_scores("nnUNetTrainer", six)
+    for trainer, step in (("A", 0.01), ("B", 0.02)):
+        better = {case: 0.5 + step * (i + 1) for i, case in enumerate(six)}
+        scores += make_scores(f"nnUNetTrainer{trainer}", better)
+    (study,) = compare(scores, n_bootstrap=100)
+    assert [c.p for c in study.comparisons] == pytest.approx([2 / 64] * 2)
+    assert [c.p_holm for c in study.comparisons] == pytest.approx([4 / 64] * 2)
+    assert {c.verdict for c in study.comparisons} == {"not better"}
+
+
+def test_ranks_without_a_difference_of_means_are_mixed(make_scores):
+    c = only(compare(table(make_scores, 0.1), n_bootstrap=100), label=CASE_MEAN)
+    assert verdict(replace(c, p_holm=0.01, difference=0.0), higher=True) == "mixed"
+    assert verdict(c, higher=True) == "better" and verdict(c, higher=False) == "mixed"
+
+
+def test_every_metric_has_one_direction():
+    assert {m for m in METRICS if not higher_is_better(m)} == {*DISTANCES, "volume_error"}
+
+
+def test_the_comparison_of_fewest_pairs_is_warned_of(make_scores):
+    scores = table(make_scores, 0.1, 0.2)
+    undefined = [
+        replace(s, value=NAN) if s.trainer.endswith("B") and s.case in CASES[:3] else s for s in scores
+    ]
+    (study,) = compare(undefined, n_bootstrap=100)
+    assert [c.n_pairs for c in study.comparisons if c.label == CASE_MEAN] == [8, 5]
+    assert study.warnings[0].startswith("5 pairs; with fewer than 6 ")
+
+
 def test_fold_means_and_their_sd(make_scores):
-    folds = {"a": "0", "b": "0", "c": "1", "d": "test", "e": "all"}
+    folds = {"a": "2", "b": "2", "c": "10", "d": "test", "e": "all"}
     values = {"a": 0.5, "b": 0.7, "c": 0.8, "d": 0.1, "e": 0.1}
     (study,) = compare(
         make_scores("X", values, folds=folds) + make_scores("Y", values, folds=folds), n_bootstrap=100
     )
-    assert study.methods[0].fold_means == pytest.approx({"0": 0.6, "1": 0.8})
+    assert study.methods[0].fold_means == pytest.approx({"2": 0.6, "10": 0.8})
+    assert list(study.methods[0].fold_means) == ["2", "10"]
     assert study.methods[0].sd_over_folds == pytest.approx(0.2 / 2**0.5)
 
 
@@ -100,7 +169,11 @@ def test_undefined_values_are_left_out_of_both_methods(make_scores):
     c = only(compare(base + other, n_bootstrap=100), label=CASE_MEAN)
     assert (c.n_cases, c.n_excluded, c.n_one_sided) == (2, 3, 1)
     assert c.difference == pytest.approx(0.1)
-    assert c.mean_other == pytest.approx((0.5 + 0.6) / 2)
+    assert (c.mean, c.mean_other) == pytest.approx(((0.6 + 0.7) / 2, (0.5 + 0.6) / 2))
+    (study,) = compare(base + other, n_bootstrap=100)
+    assert study.case_means["nnUNet"] == pytest.approx({"0": 0.5, "2": 0.6})  # what is ranked
+    assert study.case_means["A"] == pytest.approx({"0": 0.6, "2": 0.7})
+    assert study.methods[0].mean == pytest.approx((0.7 + 0.6) / 2)  # by itself, with all that it has
     c = only(compare(base + other, n_bootstrap=100), label="2")
     assert (c.n_cases, c.n_excluded, c.n_one_sided) == (1, 2, 1)
     c = only(compare(base + other, baseline="A", n_bootstrap=100), label=CASE_MEAN)
@@ -230,8 +303,11 @@ def test_bad_options_are_refused(make_scores):
         ValueError, match="Whether more of 'loss' is better is not known; choose one of accuracy, "
     ):
         compare(scores, metric="loss")
-    with pytest.raises(ValueError, match=r"'case_0' does not begin as --group has it \(patient\)"):
-        compare(scores, group="patient")
+    for group in ("patient", r"_\d"):  # not there at all, and not at the beginning
+        with pytest.raises(
+            ValueError, match=rf"'case_0' does not begin as --group has it \({re.escape(group)}"
+        ):
+            compare(scores, group=group)
     with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
         compare(scores, group="(")
     with pytest.raises(ValueError, match="'C' is no method"):

@@ -22,6 +22,9 @@ def test_the_terminal_gets_the_twins_first_and_plain_words(studies):
     assert "MMUNet is not better than its twin MMUNetNoSSM: no difference was shown. +0.00" in text
     assert "\nMMUNet is better than nnUNet. +" in text
     assert "\nVMUNet is worse than nnUNet. -" in text
+    said = {line.split(". ")[0]: line.split("; ")[-1] for line in text.splitlines() if " nnUNet. " in line}
+    assert said["MMUNet is better than nnUNet"] == "of 3 labels 3 better, 0 worse."
+    assert said["VMUNet is worse than nnUNet"] == "of 3 labels 0 better, 3 worse."
     assert "120 cases of 60 patients, 3 labels" in text
     assert max(map(len, text.splitlines())) < 180
 
@@ -53,6 +56,9 @@ def test_folds_are_counted_in_the_direction_of_the_metric(make_scores):
     ]
     text = as_text(compare(scores, metric="hd95", n_bootstrap=100))
     assert "hd95 (lower is better)" in text
+    table = [line.split()[:2] for line in text.split("Methods\n")[1].splitlines()]
+    assert table[1:3] == [["nnUNet", "4.00"], ["A", "5.50"]]  # the best first, in hundredths
+    assert "SD over folds 2.58 and 0.00." in text  # of 2.5, 4.5, 6.5, 8.5, and of 4
     assert "  1/4    not better" in text
 
 
@@ -65,6 +71,13 @@ def test_too_few_pairs_are_said_to_be_so(make_scores):
     assert "warning: 5 pairs; with fewer than 6 no outcome of the test is significant" in text
     assert "warning: fewer than 20 patients: the intervals are too narrow" in text
     assert "A and nnUNet: 5 pairs cannot show a difference" in text
+
+
+@pytest.mark.parametrize(("n", "warned"), [(6, ["fewer than 20"]), (19, ["fewer than 20"]), (20, [])])
+def test_six_pairs_can_show_a_difference_and_twenty_patients_have_an_interval(make_scores, n, warned):
+    scores = [s for name in "AB" for s in make_scores(name, {f"case_{i}": 0.5 for i in range(n)})]
+    (study,) = compare(scores, n_bootstrap=100)
+    assert [text[:13] for text in study.warnings] == warned
 
 
 def test_an_organ_found_by_one_alone_is_said_to_be_left_out(make_scores):
@@ -86,6 +99,16 @@ def test_a_folder_gets_three_files(studies, tmp_path):
     assert len(rows) == 4 * 120
     assert rows[0].keys() == {"task", "alg_name", "case", "value"}
     assert {row["alg_name"] for row in rows} == {"nnUNet", "MMUNet", "MMUNetNoSSM", "VMUNet"}
+    means = {(row["alg_name"], row["case"]): float(row["value"]) for row in rows}
+    assert means["MMUNet", "patient059_frame12"] == studies[0].case_means["MMUNet"]["patient059_frame12"]
+
+
+def test_tests_that_were_not_made_do_not_count_in_the_family(make_scores):
+    """Of two labels one is nowhere."""
+    values = {f"case_{i}": [0.5, float("nan")] for i in range(6)}
+    scores = [s for name in "AB" for s in make_scores(name, values)]
+    text = as_markdown(compare(scores, n_bootstrap=100))
+    assert text.count("(Holm over 1 test)") == 2  # of case means, and of labels
 
 
 def test_what_is_not_defined_is_null_in_json(make_scores, tmp_path):

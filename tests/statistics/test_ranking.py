@@ -33,6 +33,23 @@ def test_methods_alike_share_the_better_rank():
     means, ranks = ranked(np.array([[0.5, 0.5], [0.9, 0.9], [0.5, 0.5]]), patients=np.array(["1", "2"]))
     assert [(p.method, p.rank) for p in means.places] == [("b", 1), ("a", 2), ("c", 2)]
     assert [(p.method, p.value) for p in ranks.places] == [("b", 1), ("a", 2.5), ("c", 2.5)]
+    backwards, _ = ranked(np.array([[0.5, 0.5], [0.9, 0.9], [0.5, 0.5]]), patients=CASES[:2], names="cba")
+    assert [p.method for p in backwards.places] == ["b", "a", "c"]  # ties by name
+
+
+def test_the_smallest_difference_of_a_table_decides_and_that_of_binary_fractions_does_not():
+    values = np.array([[0.3, 0.3], [0.1 + 0.2, 0.1 + 0.2], [0.3001, 0.3001]])
+    means, ranks = ranked(values, patients=CASES[:2])
+    assert values[0, 0] != values[1, 0]
+    for ranking in (means, ranks):
+        assert [(p.method, p.rank) for p in ranking.places] == [("c", 1), ("a", 2), ("b", 2)]
+
+
+def test_ranks_and_tau_range_over_95_percent_of_the_resamples():
+    """b beats a only where patient 3 is drawn three times: in 1/27 = 3.7 % of them, which is within."""
+    means, _ = ranked(np.array([[0.9, 0.9, 0.5], [0.5, 0.5, 0.6]]), patients=CASES[:3], names="ab")
+    assert [(p.method, p.rank_low, p.rank_high) for p in means.places] == [("a", 1, 2), ("b", 1, 2)]
+    assert (means.tau_low, means.tau_high) == (-1, 1)
 
 
 def test_shares_of_ranks_by_hand():

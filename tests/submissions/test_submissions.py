@@ -299,6 +299,12 @@ def other_labels(made):
     (made.predictions / "dataset.json").write_text(json.dumps({"labels": labels}))
 
 
+def labels_exchanged(made):
+    labels = dict(rules_of(made.name).spec.labels)
+    labels["spleen"], labels["liver"] = labels["liver"], labels["spleen"]
+    (made.predictions / "dataset.json").write_text(json.dumps({"labels": labels}))
+
+
 def strange_image(made):
     save(made.images / "amos_0001_0000.nii.gz", np.zeros(SHAPE, np.float32))
 
@@ -325,6 +331,7 @@ def no_predictions(made):
         (twice, "img0061.nii and img0061.nii.gz for one case"),
         (cut_short, "img0061.nii.gz cannot be read as an image"),
         (other_labels, "has the labels .*aorta.* is made of"),
+        (labels_exchanged, "has the labels .*'spleen': 6.* is made of .*'spleen': 1"),
         (strange_image, "fit no case of Synapse.*amos_0001"),
         (no_predictions, "holds no file that ends in .nii.gz"),
     ],
@@ -392,6 +399,8 @@ def test_patterns_that_make_no_names_are_refused(dataset, capsys, options, reaso
         ("{", "is no JSON"),
         ('{"names": ""}', "some of the keys case, name, folder, values"),
         ('{"values": [1]}', "values should map labels to labels"),
+        ('{"values": {"1": 256}}', "values should be 0 to 255"),
+        ('{"values": {"1": -1}}', "values should be 0 to 255"),
         ('{"case": "("}', "no regular expression"),
     ],
 )

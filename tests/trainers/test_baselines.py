@@ -6,6 +6,7 @@ import torch
 from nnunet_mamba import trainers
 from nnunet_mamba.networks import baselines, list_networks
 from nnunet_mamba.networks.baselines import BASELINES, create_baseline
+from nnunet_mamba.trainers.schedules import Cosine, Poly
 
 NAMES = {
     "SegResNet", "SegResNet_2xFeat", "SegResNet_2xFeat_2xDepth", "SegResNet_2xFeat_4xDepth", "UNETR",
@@ -49,6 +50,21 @@ def test_prediction_gives_one_tensor_and_loads_what_training_saved(name):
         expected = trained.eval()(x)[0]
         assert torch.equal(network.eval()(x), expected)
     assert expected.shape == (1, 3, 20, 33, 17)
+
+
+@pytest.mark.parametrize(
+    ("names", "lr", "optimizer", "schedule"),
+    [
+        (("SegResNet", "SegResNet_2xFeat_4xDepth"), 1e-4, torch.optim.Adam, Poly(0.9)),
+        (("UNETR",), 1e-4, torch.optim.AdamW, Poly(1.0)),
+        (("SwinUNETR", "SwinUNETRv2"), 8e-4, torch.optim.AdamW, Cosine(eta_min=1e-6)),
+        (("MedNeXtS", "MedNeXtL"), 1e-3, torch.optim.AdamW, Poly(0.9)),
+    ],
+)
+def test_each_has_the_recipe_of_its_authors(names, lr, optimizer, schedule):
+    for name in names:
+        recipe = getattr(trainers, f"nnUNetTrainer{name}").recipe
+        assert (recipe.settings["initial_lr"], recipe.optimizer, recipe.schedule) == (lr, optimizer, schedule)
 
 
 def test_padding_alone_changes_no_patch_that_fits():

@@ -65,6 +65,9 @@ def test_the_default_recipe_is_nnunets_to_the_last_option(initialised, epoch):
         (recipes.SWIN_UMAMBA, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 5e-2, "eps": 1e-5}),
         (recipes.SEG_RES_NET, torch.optim.Adam, {"lr": 1e-4, "weight_decay": 1e-5, "eps": 1e-5}),
         (recipes.SWIN_UNETR, torch.optim.AdamW, {"lr": 8e-4, "weight_decay": 1e-2, "eps": 1e-5}),
+        (recipes.UNETR, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 1e-2, "eps": 1e-5}),
+        (recipes.MEDNEXT, torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 3e-5, "eps": 1e-4}),
+        (recipes.MM_UNET, torch.optim.SGD, {"lr": 1e-3, "weight_decay": 3e-5, "momentum": 0.99}),
     ],
 )
 def test_optimisers_are_those_of_the_papers(initialised, recipe, optimizer, expected):
@@ -87,6 +90,36 @@ def test_optimisers_are_those_of_the_papers(initialised, recipe, optimizer, expe
 )
 def test_lengths_of_the_papers(name, epochs):
     assert getattr(trainers, f"nnUNetTrainer{name}").recipe.settings.get("num_epochs") == epochs
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "expected"),
+    [
+        ("MambaUniPaper", 299, 1e-6),
+        ("MambaUniPaperCosine", 999, 3e-4),
+        ("MambaBiPaper", 299, 1e-6),
+        ("MambaBiPaperCosine", 299, 5.07e-6),
+        ("MambaMultiPaper", 299, 1e-6),
+        ("MambaMultiPaperOneCycle", 299, 1.2e-13),
+        ("VMUNetPaper", 299, 9.99e-4),
+        ("VMUNetPaperFullCosine", 299, 1.003e-5),
+        ("MambaUNetPaper", 39, 1e-2 * (1 / 40) ** 0.9),
+        ("SwinUMambaPaper", 999, 1e-6),
+        ("SwinUMambaDPaper", 999, 1e-6),
+        ("MMUNet_demo", 29, 1e-2 * (1 / 30) ** 0.9),
+    ],
+)
+def test_the_last_epochs_rate_is_what_the_trainer_promises(name, last, expected):
+    trainer = getattr(trainers, f"nnUNetTrainer{name}")
+    settings = {"num_epochs": 1000, **trainer.attributes()}
+    assert settings["num_epochs"] == last + 1
+    rate = trainer.recipe.schedule.values(last, last + 1, settings["initial_lr"])["lr"]
+    assert rate == pytest.approx(expected, rel=0.01)
+
+
+def test_batches_and_the_weight_of_the_loss_are_those_of_the_papers():
+    for recipe, batch_size, weight in ((recipes.VM_UNET, 32, 1), (recipes.MAMBA_UNET, 24, 0.5)):
+        assert (recipe.batch_size, recipe.loss().weight) == (batch_size, weight)
 
 
 def test_the_batch_size_is_the_papers_and_the_callers_plans_stay(make_trainer, make_plans):
@@ -131,13 +164,20 @@ def test_the_encoder_is_held_for_ten_epochs_and_trained_after(initialised, make_
     assert encoder <= changed(10)
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerMMUNet", "nnUNetTrainerMambaUniPaper"])
-def test_no_decay_spares_the_state_space_alone(initialised, name):
-    trainer = initialised(getattr(trainers, f"{name}_NoDecaySSM"))
+@pytest.mark.parametrize(
+    ("name", "configuration", "spared"),
+    [
+        ("MMUNet", "3d_fullres", {"A_log", "D"}),
+        ("MambaUniPaper", "3d_fullres", {"A_log", "D"}),
+        ("MambaUNet", "2d", {"A_logs", "Ds"}),
+    ],
+)
+def test_no_decay_spares_the_state_space_alone(initialised, name, configuration, spared):
+    trainer = initialised(getattr(trainers, f"nnUNetTrainer{name}_NoDecaySSM"), configuration=configuration)
     others, state = trainer.optimizer.param_groups
     assert (others["weight_decay"], state["weight_decay"]) == (3e-5, 0)
     names = {id(p): n.rsplit(".", 1)[-1] for n, p in trainer.network.named_parameters()}
-    assert {names[id(p)] for p in state["params"]} == {"A_log", "D"}
+    assert {names[id(p)] for p in state["params"]} == spared
     assert not {names[id(p)] for p in others["params"]} & set(SSM_STATE)
     assert len(others["params"]) + len(state["params"]) == len(names)
 

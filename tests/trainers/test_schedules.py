@@ -38,6 +38,11 @@ def rate(recipe: recipes.Recipe, epoch: float) -> float:
         (recipes.SWIN_UMAMBA, 500, 5.05e-5),  # (1e-4 + 1e-6) / 2
         (recipes.SWIN_UMAMBA, 1000, 1e-6),
         (recipes.UNETR, 250, 7.5e-5),
+        (recipes.SWIN_UNETR, 500, 4.005e-4),  # (8e-4 + 1e-6) / 2
+        (recipes.SWIN_UNETR, 1000, 1e-6),
+        (recipes.SEG_RES_NET, 500, 1e-4 * 0.5**0.9),
+        (recipes.MEDNEXT, 500, 1e-3 * 0.5**0.9),
+        (recipes.MM_UNET, 500, 1e-3 * 0.5**0.9),
     ],
 )
 def test_rates_by_hand(recipe, epoch, expected):

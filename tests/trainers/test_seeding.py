@@ -147,6 +147,7 @@ def test_seeds_for_different_uses_differ():
     paths = list(product((7, 8), range(4), range(2), range(50)))  # seed, use, rank, number
     assert len({seeding.derived(*path) for path in paths}) == len(paths)
     assert seeding.derived(7, 1, 0, 5) == 440_820_773  # never to change: old studies would
+    assert (seeding.NETWORK, seeding.EPOCH, seeding.TRAINING, seeding.VALIDATION) == (0, 1, 2, 3)
 
 
 def test_no_algorithm_is_chosen_by_the_clock():
@@ -154,6 +155,21 @@ def test_no_algorithm_is_chosen_by_the_clock():
     one_of = OneOfTransform([blurs[2]])
     seeding.settle(ComposeTransforms([RandomTransform(blurs[0], 0.5), ComposeTransforms([blurs[1]]), one_of]))
     assert not any(blur.benchmark for blur in blurs)
+
+
+def blurs_in(transform) -> list[GaussianBlurTransform]:
+    if isinstance(transform, GaussianBlurTransform):
+        return [transform]
+    children = [*getattr(transform, "transforms", ()), getattr(transform, "transform", None)]
+    return [blur for child in children if child is not None for blur in blurs_in(child)]
+
+
+def test_nor_in_the_batches_of_a_seeded_training(make_runnable, monkeypatch):
+    monkeypatch.setenv(SEED, "7")
+    trainer = make_runnable(nnUNetTrainerMMUNet)
+    trainer.initialize()
+    blurs = blurs_in(trainer.get_dataloaders()[0].data_loader.loader.transforms)
+    assert blurs and not any(blur.benchmark for blur in blurs)
 
 
 def test_seeded_training_overrules_nnunets_choice_of_fast_algorithms(make_runnable, monkeypatch):

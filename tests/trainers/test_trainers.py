@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mamba import trainers
 from nnunet_mamba.trainers import nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot
 from nnunet_mamba.trainers.recipe_trainer import deep_supervision_weights
+from nnunet_mamba.trainers.variants import variant
 
 FULL = (
     "nnUNetTrainerMMUNet",
@@ -59,6 +60,14 @@ def test_a_suffix_sets_the_length_and_nothing_else(make_trainer, full, suffix, e
     assert trainer.num_epochs == epochs
     assert trainer.initial_lr == (1e-3 if "MMUNet" in full else 1e-2)
     assert (trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (250, 50)
+
+
+def test_settings_of_a_variant_add_to_those_that_it_varies():
+    slow = variant(nnUNetTrainerMMUNet, "_slow", settings={"initial_lr": 1e-4, "num_epochs": 7})
+    assert variant(slow, "_5epochs", settings={"num_epochs": 5}).settings == {
+        "initial_lr": 1e-4,
+        "num_epochs": 5,
+    }
 
 
 def test_the_constructor_has_nnunets_signature():
