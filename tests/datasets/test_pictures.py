@@ -13,9 +13,9 @@ from nnunet_mamba.datasets.pictures import (
 )
 
 
-def test_of_four_channels_the_first_three_are_colours_and_of_two_the_first_is_grey():
-    assert three_channels(np.arange(4)[None, None]).ravel().tolist() == [0, 1, 2]
-    assert three_channels(np.array([[[7, 255]]])).ravel().tolist() == [7, 7, 7]
+def test_grey_is_three_times_the_same_and_colours_stay():
+    assert three_channels(np.array([[7, 8]])).tolist() == [[[7, 7, 7], [8, 8, 8]]]
+    assert three_channels(np.arange(3)[None, None]).tolist() == [[[0, 1, 2]]]
 
 
 def test_contrast_is_stretched_from_the_first_to_the_99th_percentile_of_what_is_not_zero(tmp_path):

@@ -399,8 +399,8 @@ def test_patterns_that_make_no_names_are_refused(dataset, capsys, options, reaso
         ("{", "is no JSON"),
         ('{"names": ""}', "some of the keys case, name, folder, values"),
         ('{"values": [1]}', "values should map labels to labels"),
-        ('{"values": {"1": 256}}', "values should be 0 to 255"),
-        ('{"values": {"1": -1}}', "values should be 0 to 255"),
+        ('{"values": {"1": 65536}}', "values should be 0 to 65535"),
+        ('{"values": {"1": -1}}', "values should be 0 to 65535"),
         ('{"case": "("}', "no regular expression"),
     ],
 )
