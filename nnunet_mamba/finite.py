@@ -119,8 +119,8 @@ def shortened(names: list[str], most: int = 3) -> str:
 @contextmanager
 def _watched(network: nn.Module) -> Iterator[None]:
     """Within it a forward pass ends with `_FirstNonFinite` at the first layer to put out such a value."""
-    handles = [
-        module.register_forward_hook(_stop_at(name), prepend=True)  # before a guard of the output
+    handles = [  # on the network itself before the guard of its output, which would begin a third pass
+        module.register_forward_hook(_stop_at(name), prepend=module is network)
         for name, module in network.named_modules()
     ]
     try:
