@@ -95,7 +95,9 @@ def check_output(network: nn.Module, data: Tensor, output: Any) -> None:
     layer = first_non_finite_layer(network, data) or "On a second pass every layer's output is finite."
     message = f"The network's output is not finite (NaN or infinity). {layer}"
     if broken:
-        raise NonFiniteWeightsError(f"{message} Weights that hold NaN or infinity: {shortened(broken)}.")
+        raise NonFiniteWeightsError(
+            f"{message} Weights that hold NaN or infinity: {shortened(broken)}. Use others."
+        )
     raise NonFiniteError(message)
 
 

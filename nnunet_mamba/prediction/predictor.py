@@ -14,7 +14,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from itertools import dropwhile, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,6 @@ class BatchedPredictor(nnUNetPredictor):
         others: nnUNetPredictor's.
     """
 
-    _turns: Iterator[tuple[str, str]]  # names of case and weights, one per image that is yet to come
-
     def __init__(
         self,
         *args: Any,
@@ -67,8 +65,9 @@ class BatchedPredictor(nnUNetPredictor):
         super().__init__(*args, **options)
         self.n_threads = n_threads
         self.batch_size = power_of_two(batch_size) if batch_size else 0  # 0: to be chosen with the first tile
-        self._turns = ((case, "the trained network") for case in cases)
-        self._weights = ["the network"]
+        self._cases: Iterator[str] = iter(cases)  # names of images that are yet to come
+        self._checkpoints: Sequence[str] = ()  # files of `list_of_parameters`
+        self._turns: Iterator[tuple[str, str]] = iter(())  # the present case, with weights yet to come
 
     def initialize_from_trained_model_folder(
         self,
@@ -80,24 +79,35 @@ class BatchedPredictor(nnUNetPredictor):
             use_folds = self.auto_detect_available_folds(model_training_output_dir, checkpoint_name)
         super().initialize_from_trained_model_folder(model_training_output_dir, use_folds, checkpoint_name)
         folds = [use_folds] if isinstance(use_folds, str) else use_folds
-        self._weights = [str(Path(model_training_output_dir, f"fold_{n}", checkpoint_name)) for n in folds]
+        self._checkpoints = [
+            str(Path(model_training_output_dir, f"fold_{n}", checkpoint_name)) for n in folds
+        ]
 
     def _manage_input_and_output_lists(self, *args: Any, **options: Any) -> tuple[list, list | None, list]:
         """nnU-Net's method of this name, which every prediction of files begins with."""
         inputs, outputs, previous = super()._manage_input_and_output_lists(*args, **options)
         names = [Path(name).name for name in outputs or (files[0] for files in inputs)]
-        self._turns = product(names, self._weights)
+        self._cases = iter(names)
         return inputs, outputs, previous
 
+    def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
+        n_sets = len(self.list_of_parameters)
+        numbered = [f"set {number} of {n_sets} of weights" for number in range(1, n_sets + 1)]
+        self._turns = product([self._next_case()], self._checkpoints or numbered)
+        return super().predict_logits_from_preprocessed_data(data)
+
+    def _next_case(self) -> str:
+        return next(self._cases, "the image")
+
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        case, weights = next(self._turns, ("the image", "the network"))
+        case, weights = next(self._turns, None) or (self._next_case(), "the network")
         on_cpu = self.device.type == "cpu"
         try:
             _check_image(input_image)
             with torch_threads(self.n_threads or default_threads()) if on_cpu else nullcontext():
                 return super().predict_sliding_window_return_logits(input_image)
         except NonFiniteError as error:
-            self._turns = dropwhile(lambda turn: turn[0] == case, self._turns)
+            self._turns = iter(())
             raise type(error)(f"{case}, by {weights}: {error}") from error
 
     @torch.inference_mode()

@@ -237,29 +237,29 @@ def test_the_case_is_named_whose_turn_it_was(make_predictor):
     bright = image((1, 16, 12))
     bright[0, 0, 0, 0] = 101
     ours.predict_sliding_window_return_logits(image((1, 16, 12)))
-    with pytest.raises(NonFiniteError, match=r"^b, by the trained network: tile \[0, 0:16, 0:12\]"):
+    with pytest.raises(NonFiniteError, match=r"^b, by the network: tile \[0, 0:16, 0:12\]"):
         ours.predict_sliding_window_return_logits(bright)
     bright[0, 0, 0, 0] = torch.inf
-    with pytest.raises(NonFiniteError, match=r"^c, by the trained network: 1 of the 192 values of the prep"):
+    with pytest.raises(NonFiniteError, match=r"^c, by the network: 1 of the 192 values of the prep"):
         ours.predict_sliding_window_return_logits(bright)
 
 
 def test_after_a_failure_the_next_case_has_its_own_name(make_predictor):
     """The folds that were not tried are not counted as cases."""
     ours = make_predictor(BatchedPredictor, 2, axes=None, seeds=(1, 2, 3))
-    ours.allowed_mirroring_axes, ours._weights = None, ["fold 1", "fold 2", "fold 3"]
     ours.dataset_json = {"file_ending": ".png"}
     ours._manage_input_and_output_lists([["x_0000.png"], ["y_0000.png"]], ["out/x", "out/y"])
     broken = image((1, 16, 12)) * torch.inf
     for case in ("x", "y"):
-        with pytest.raises(NonFiniteError, match=f"^{case}, by fold 1: "):
+        with pytest.raises(NonFiniteError, match=f"^{case}, by set 1 of 3 of weights: "):
             ours.predict_logits_from_preprocessed_data(broken)
 
 
 def test_the_last_fold_counts_as_much_as_the_first(make_predictor):
     ours = make_predictor(BatchedPredictor, 2, seeds=(1, 2))
     next(iter(ours.list_of_parameters[1].values())).view(-1)[0] = torch.nan
-    with pytest.raises(NonFiniteWeightsError, match="Weights that hold NaN or infinity: encoder"):
+    found = r"^the image, by set 2 of 2 of weights: .*Weights that hold NaN or infinity: encoder"
+    with pytest.raises(NonFiniteWeightsError, match=found):
         ours.predict_logits_from_preprocessed_data(image((2, 16, 12)))
 
 
