@@ -50,7 +50,7 @@ def diagnose(network: nn.Module, data: Tensor) -> str:
 
 def check_loaded_weights(network: nn.Module, _: object) -> None:
     """Hook of `load_state_dict`, whoever calls it: raise NonFiniteWeightsError for NaN and infinity."""
-    check_finite(tensors_of(network), "the weights loaded", "Nothing can be trained or predicted with them.")
+    check_finite(tensors_of(network), "the weights loaded", "Nothing can come of them: take others.")
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module) -> None:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnUNetTrainer_module
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_mamba.finite import NonFiniteWeightsError
+from nnunet_mamba import trainers
+from nnunet_mamba.finite import NonFiniteError, NonFiniteWeightsError
 from nnunet_mamba.trainers import nnUNetTrainerControl, nnUNetTrainerMMUNet
 from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose
 
@@ -244,3 +246,24 @@ def test_a_validation_of_nothing_but_nan_fails_by_name(make_runnable, monkeypatc
         trainer.perform_actual_validation()
     assert f"The validation failed: {min(cases)}, by" in Path(trainer.log_file).read_text()
     assert not list(Path(trainer.output_folder, "validation").iterdir())
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerMMUNet", "nnUNetTrainerControl", "nnUNetTrainerSegResNet"])
+def test_networks_as_nnunets_own_prediction_builds_them_put_out_no_nan(name, make_plans):
+    """Of weights that overflow though they are finite, too."""
+    if name == "nnUNetTrainerSegResNet":
+        pytest.importorskip("monai")
+    manager = PlansManager(make_plans(patch=(16, 16, 16)))
+    configuration = manager.get_configuration("3d_fullres")
+    network = getattr(trainers, name).build_network_architecture(
+        manager, configuration, 1, 3, enable_deep_supervision=False
+    ).eval()  # fmt: skip
+    data = torch.ones(1, 1, 16, 16, 16)
+    network(data)
+    layer = next(module for module in network.modules() if isinstance(module, nn.Conv3d))
+    with torch.no_grad():
+        layer.weight.fill_(torch.finfo(torch.float32).max)
+    with pytest.raises(
+        NonFiniteError, match=r"The first layer whose output is not finite is .*, from finite input"
+    ):
+        network(data)
