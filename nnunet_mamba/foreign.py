@@ -22,6 +22,7 @@ from torch import Tensor
 from nnunet_mamba.checkpoints import convert_state_dict
 from nnunet_mamba.checkpoints.content import weights_in
 from nnunet_mamba.checkpoints.restricted import load_restricted
+from nnunet_mamba.finite import check_finite, tensors_of
 
 # a fork's trainer, or the beginning of its name -> whose code, our trainer. What Taming Mambas calls SegMamba
 # is its network with one scan; ge-xing's SegMamba, ours of that name, was never trained by a fork of nnU-Net.
@@ -61,7 +62,7 @@ def import_folder(folder: Path, out: Path | None = None) -> Path:
     Every checkpoint is converted and loaded strictly into the network that nnU-Net will build; then all is
     written at once. The state of the optimizer is left behind, so training can start from the result
     (`-pretrained_weights`), but not continue. Raises ValueError for what is no such folder, for trainers that
-    are not in TRAINERS, and where `out` exists.
+    are not in TRAINERS, for weights that are not finite, and where `out` exists.
     """
     folder = Path(folder)
     fork_trainer, plans_name, configuration = _parts(folder)
@@ -110,7 +111,8 @@ def import_weights(
         entry: which of the dicts of weights in the file to take, such as "model_ema" (see `weights_in`).
         channels: input channels, where one was repeated to three (VM-UNet, Mamba-UNet).
 
-    Raises ValueError where `out` exists, and where the weights do not fit the network strictly.
+    Raises ValueError where `out` exists, where weights are not finite, and where they do not fit the network
+    strictly.
     """
     from nnunet_mamba.networks import create_network
 
@@ -212,6 +214,7 @@ def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network that it should be for. {error}") from error
+    check_finite(tensors_of(network), path, "Its numbers are too large for float32.")
 
 
 def _read_json(path: Path) -> dict:

@@ -240,7 +240,7 @@ def vm_unet_file(path: Path, wrapper: str | None) -> torch.nn.Module:
     return network
 
 
-@pytest.mark.parametrize("wrapper", [None, "model", "model_ema"])
+@pytest.mark.parametrize("wrapper", [None, "model", "model_ema", "model_state_dict"])
 def test_a_file_of_weights_becomes_one_for_pretrained_weights(tmp_path, wrapper, capsys):
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 
@@ -290,3 +290,57 @@ def test_files_that_cannot_be_imported_say_why(tmp_path, capsys):
     assert not out.exists()
     assert main(["import-checkpoint", str(path)]) == 2
     assert "needs --source" in capsys.readouterr().err
+
+
+def test_vm_unets_latest_file_with_counts_of_operations_is_imported(tmp_path):
+    """`latest.pth` of VM-UNet, and the buffers that thop adds to every module."""
+    network = vm_unet_file(tmp_path / "latest.pth", "model_state_dict")
+    content = torch.load(tmp_path / "latest.pth", weights_only=True)
+    counts = {"total_ops", "vmunet.total_params", "vmunet.layers.0.blocks.0.total_ops"}
+    content["model_state_dict"] |= {key: torch.zeros(1, dtype=torch.float64) for key in counts}
+    content |= {"optimizer_state_dict": {"state": {}, "param_groups": []}, "min_loss": 0.1}
+    torch.save(content, tmp_path / "latest.pth")
+    done = import_weights(tmp_path / "latest.pth", "vm_unet", tmp_path / "ours.pth")
+    assert done.taken == "entry model_state_dict"
+    written = torch.load(tmp_path / "ours.pth", weights_only=True)["network_weights"]
+    assert written.keys() == network.state_dict().keys()
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in written.items())
+
+
+def test_a_file_whose_weights_are_not_finite_is_refused_by_name(tmp_path, capsys):
+    vm_unet_file(tmp_path / "best.pth", "model")
+    content = torch.load(tmp_path / "best.pth", weights_only=True)
+    for number, key in enumerate(content["model"]):
+        if number % 40 == 3:
+            content["model"][key].view(-1)[0] = torch.nan
+    torch.save(content, tmp_path / "best.pth")
+    out = tmp_path / "ours.pth"
+    assert (
+        main(["import-checkpoint", str(tmp_path / "best.pth"), "--source", "vm_unet", "--out", str(out)]) == 2
+    )
+    said = capsys.readouterr().err
+    assert (
+        "best.pth, entry model: 4 of 157 tensors hold NaN or infinity: vmunet." in said and "1 more" in said
+    )
+    assert not out.exists()
+
+
+def test_so_are_numbers_that_are_too_large_for_our_networks(tmp_path):
+    vm_unet_file(tmp_path / "best.pth", None)
+    weights = torch.load(tmp_path / "best.pth", weights_only=True)
+    weights["vmunet.final_conv.bias"] = weights["vmunet.final_conv.bias"].double() + 1e200
+    torch.save(weights, tmp_path / "best.pth")
+    with pytest.raises(ValueError, match=r"seg_layers.0.bias\. Its numbers are too large for float32"):
+        import_weights(tmp_path / "best.pth", "vm_unet", tmp_path / "ours.pth")
+    assert not (tmp_path / "ours.pth").exists()
+
+
+def test_a_folder_with_one_broken_fold_is_refused_whole(fork_folder, tmp_path):
+    path = fork_folder / "fold_all" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["network_weights"]["mamba_layer.norm.weight"][0] = torch.inf
+    torch.save(checkpoint, path)
+    found = r"fold_all.checkpoint_final.pth, entry network_weights: 1 of .*: mamba_layer.norm.weight\."
+    with pytest.raises(ValueError, match=found):
+        import_folder(fork_folder, tmp_path / "imported")
+    assert [path.name for path in tmp_path.iterdir() if "imported" in path.name] == []

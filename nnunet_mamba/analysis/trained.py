@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mamba.checkpoints.restricted import load_restricted
+from nnunet_mamba.finite import check_finite, guard_output, tensors_of
 
 NEEDED = ("network_weights", "init_args", "trainer_name")
 
@@ -85,7 +86,7 @@ def read_trained(checkpoint: Path) -> Trained:
     """Build the network as its trainer does, and load its weights, all of them.
 
     The file is read without running code of its own. ValueError for what is no checkpoint of nnU-Net, for
-    trainers of other packages, and for weights that do not fit.
+    trainers of other packages, and for weights that do not fit or are not finite.
     """
     content = load_restricted(checkpoint)
     missing = [key for key in NEEDED if not isinstance(content, dict) or key not in content]
@@ -109,6 +110,7 @@ def read_trained(checkpoint: Path) -> Trained:
         raise ValueError(
             f"The weights in {checkpoint} do not fit the network of {name} on its plans: {error}"
         ) from error
+    check_finite(tensors_of(network), checkpoint, "There is nothing to look into; take another checkpoint.")
     return Trained(name, network.eval(), plans, configuration, given["dataset_json"], n_channels)
 
 
@@ -131,7 +133,7 @@ def network_of(trainer: str, plans: Any, configuration: Any, n_channels: int, n_
             "one of this package; only its own networks can be looked into."
         )
     sizes = architecture["arch_kwargs"]
-    return create_network(name, input_channels=n_channels, num_classes=n_heads, **sizes)
+    return guard_output(create_network(name, input_channels=n_channels, num_classes=n_heads, **sizes))
 
 
 def read_patch(

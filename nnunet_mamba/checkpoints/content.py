@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-WRAPPERS = ("model", "model_ema", "state_dict", "network_weights")
+from nnunet_mamba.finite import check_finite
+from nnunet_mamba.networks.unet import is_counter
+
+# what training scripts call a state dict that they save beside other things; the first one there counts
+WRAPPERS = (
+    *("model", "model_state_dict", "model_state", "net", "network", "module", "weights"),
+    *("model_ema", "state_dict", "network_weights", "ema", "ema_state_dict", "state_dict_ema"),
+)
 
 
 class Weights(NamedTuple):
@@ -26,17 +33,36 @@ class Weights(NamedTuple):
 
 def weights_in(content: Any, path: str | Path, entry: str = "auto") -> Weights:
     """The weights in the content of a file, of the named entry; "auto": of the first of WRAPPERS that is
-    there, or else the content itself. Raises ValueError, with the file's path, where there are none."""
+    there, or else the content itself. What a counter of operations has added is left out.
+
+    Raises ValueError, with the file's path, where there are none, and where some are not finite.
+    """
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a dict of weights.")
-    there = [name for name in WRAPPERS if isinstance(content.get(name), dict)]
+    there = [key for key, value in content.items() if _is_state_dict(value)]
     if entry != "auto" and entry not in there:
         raise ValueError(f"{path} has no {entry!r}; it has {', '.join(there) or 'weights alone'}.")
-    chosen = entry if entry != "auto" else there[0] if there else None
-    tensors = content if chosen is None else content[chosen]
+    chosen = next((name for name in WRAPPERS if name in there), None) if entry == "auto" else entry
+    tensors = _without_counters(content if chosen is None else content[chosen])
     strays = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if strays or not tensors:
-        raise ValueError(
-            f"{path}: {', '.join(map(str, strays[:3])) or 'nothing'} in it is no tensor of weights."
+        choice = (
+            f" Weights are in {', '.join(there)}; import-checkpoint takes one by --weights." if there else ""
         )
-    return Weights(tensors, chosen, tuple(name for name in there if name != chosen))
+        raise ValueError(
+            f"{path}: {', '.join(map(str, strays[:3])) or 'nothing'} in it is no tensor of weights.{choice}"
+        )
+    found = Weights(tensors, chosen, tuple(name for name in there if name != chosen))
+    check_finite(tensors, f"{path}, {found}", "Such weights cannot be used; take another checkpoint.")
+    return found
+
+
+def _is_state_dict(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    weights = _without_counters(value).values()
+    return bool(weights) and all(isinstance(one, Tensor) for one in weights)
+
+
+def _without_counters(state_dict: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key: value for key, value in state_dict.items() if not is_counter(str(key))}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.checkpoints.renaming import Rule, rename
 from nnunet_mamba.checkpoints.vss_sources import ENCODER
+from nnunet_mamba.finite import check_finite
 
 D_STATE = 16  # of VMamba's first version; the later ones have 1
 
@@ -64,11 +65,12 @@ class LoadReport:
 def load_vmamba(network: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> LoadReport:
     """Fill `network`, which `create_network(name, ...)` built, from VMamba's state dict.
 
-    Raises ValueError for files of other versions of VMamba, other networks than NETWORKS, and widths that do
-    not fit; the network is then as it was.
+    Raises ValueError for files of other versions of VMamba, other networks than NETWORKS, widths that do not
+    fit, and weights that are not finite; the network is then as it was.
     """
     targets = network.state_dict()
     weights, unused = select_vmamba(state_dict, targets, name)
+    check_finite(weights, "this state dict of VMamba", "They cannot be used; take another file.")
     network.load_state_dict(weights, strict=False)
     untouched = tuple(key for key in targets if key not in weights)
     return LoadReport(name, tuple(weights), untouched, unused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import Any
 
 
@@ -35,5 +36,13 @@ def predict(args: argparse.Namespace) -> int:
     from nnunet_mamba.running.command import EXTERNAL, trainer_folders
 
     os.environ[EXTERNAL] = trainer_folders()
-    run_nnunets_predict(args.others, batch_size=args.batch_size, n_threads=args.threads)
-    return 0
+    failed: list[str] = []
+
+    def note(error: str) -> None:
+        print(f"nnunet-mamba predict: {error}", file=sys.stderr)
+        failed.append(error)
+
+    run_nnunets_predict(args.others, note, batch_size=args.batch_size, n_threads=args.threads)
+    if failed:
+        print("\n  ".join(["No label map was written for:", *failed]), file=sys.stderr)
+    return 1 if failed else 0

@@ -16,6 +16,7 @@ from nnunet_mamba.blocks.checkpointing import Levels
 from nnunet_mamba.networks.geometry import Grid
 
 ALIASES = (".all_modules.", "decoder.encoder.")  # nnU-Net's checkpoints name the same weights a second time
+COUNTERS = ("total_ops", "total_params")  # what a counter of operations (thop) leaves in every module
 
 
 class UNet(nn.Module):
@@ -42,7 +43,7 @@ class UNet(nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
         self.multiple, self.output_strides, self.n_levels = multiple, output_strides, n_levels
-        self.register_load_state_dict_pre_hook(_drop_aliases)
+        self.register_load_state_dict_pre_hook(_drop_surplus)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         grid = tuple(x.shape[2:])
@@ -91,6 +92,11 @@ def is_alias(key: str) -> bool:
     return any(alias in key for alias in ALIASES)
 
 
-def _drop_aliases(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
-    for key in [key for key in state_dict if is_alias(key)]:
+def is_counter(key: str) -> bool:
+    """Whether a key of a state dict is no weight, but what a counter of operations has added."""
+    return key.rsplit(".", 1)[-1] in COUNTERS
+
+
+def _drop_surplus(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
+    for key in [key for key in state_dict if is_alias(key) or is_counter(key)]:
         del state_dict[key]

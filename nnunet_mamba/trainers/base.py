@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from nnunet_mamba.finite import bare_network, guard_output
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import create_network, row_of
 from nnunet_mamba.ops.backends import choose_backend
 from nnunet_mamba.plans import network_sizes
 from nnunet_mamba.trainers.checkpoint_stages import asked_checkpoint_stages
-from nnunet_mamba.trainers.non_finite import bare_network
 from nnunet_mamba.trainers.pretrained import start_from_vmamba
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 
@@ -43,7 +43,7 @@ class MambaTrainer(RecipeTrainer):
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
         """The network of the plans; called on the class for prediction, on the trainer for training."""
-        return create_network(
+        network = create_network(
             cls.network_name,
             input_channels=num_input_channels,
             num_classes=num_output_channels,
@@ -51,6 +51,7 @@ class MambaTrainer(RecipeTrainer):
             **network_sizes(cls.network_name, configuration_manager),
             **cls.overrides,
         )
+        return guard_output(network)
 
     def initialize(self) -> None:
         """Also says which stages to recompute: a matter of training, of which a prediction knows nothing."""

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from nnunet_mamba.finite import guard_output
 from nnunet_mamba.networks import baselines
 from nnunet_mamba.trainers import recipes
 from nnunet_mamba.trainers.checkpoint_stages import refuse_checkpoint_stages
@@ -33,13 +34,14 @@ class BaselineTrainer(RecipeTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        return baselines.create_baseline(
+        network = baselines.create_baseline(
             cls.network_name,
             input_channels=num_input_channels,
             num_classes=num_output_channels,
             patch_size=configuration_manager.patch_size,
             deep_supervision=enable_deep_supervision,
         )
+        return guard_output(network)
 
     def initialize(self) -> None:
         refuse_checkpoint_stages(f"{self.network_name}, of MONAI,")

@@ -1,20 +1,30 @@
 """nnU-Net's trainer, recipe and all, with what keeps a long training from being lost.
 
-A loss that is not finite stops the run before it reaches the weights; checkpoints are whole or absent; the
-environment may ask for checkpoints in every epoch, a number of threads, and a seed.
+A loss that is not finite stops the run before it reaches the weights, and such weights are not loaded; a fold
+is trained as its split says or not at all; checkpoints are whole or absent; the environment may ask for
+checkpoints in every epoch, a number of threads, and a seed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnunet_mamba.finite import NonFiniteError, NonFiniteWeightsError, bare_network
 from nnunet_mamba.prediction import batched_validation
-from nnunet_mamba.trainers import saving, seeding
-from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose, refuse_non_finite
+from nnunet_mamba.trainers import folds, saving, seeding
+from nnunet_mamba.trainers.non_finite import (
+    NonFiniteLossError,
+    another_checkpoint,
+    check_loaded_weights,
+    check_optimizer,
+    diagnose,
+    refuse_non_finite,
+)
 from nnunet_mamba.trainers.switches import asked_switches
 
 
@@ -24,6 +34,7 @@ class GuardedTrainer(nnUNetTrainer):
     settings: ClassVar[Mapping[str, Any]] = {}  # attributes of nnUNetTrainer, such as num_epochs
     save_every: int
     _best_ema: float | None
+    _to_validate: list[str]
 
     def __init__(
         self,
@@ -61,6 +72,7 @@ class GuardedTrainer(nnUNetTrainer):
             seeding.seed_generators(seeding.derived(self.seed, seeding.NETWORK))
         super().initialize()
         self.loss.register_forward_hook(refuse_non_finite)
+        bare_network(self.network).register_load_state_dict_post_hook(check_loaded_weights)
 
     def on_train_start(self) -> None:
         if self.seed is not None:
@@ -107,8 +119,16 @@ class GuardedTrainer(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """As nnU-Net does, and with the best Dice so far: nnU-Net writes `checkpoint_latest` before it looks
-        whether that epoch was the best, and so forgets this when it resumes."""
-        super().load_checkpoint(filename_or_checkpoint)
+        whether that epoch was the best, and so forgets this when it resumes. Raises NonFiniteWeightsError for
+        weights or a state of the optimizer that would train into nothing."""
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+            check_optimizer(self.optimizer, self.network)
+        except NonFiniteWeightsError as error:
+            if isinstance(filename_or_checkpoint, dict):
+                raise
+            file = Path(filename_or_checkpoint)
+            raise NonFiniteWeightsError(f"{file}: {error} {another_checkpoint(file)}") from error
         for dice in self.logger.get_value("ema_fg_dice", step=None):
             if self._best_ema is None or dice > self._best_ema:
                 self._best_ema = dice
@@ -118,9 +138,36 @@ class GuardedTrainer(nnUNetTrainer):
         if self.local_rank == 0:
             saving.forget_previous(Path(self.output_folder))
 
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """As nnU-Net does, but of a fold that the split lacks it would draw one over cases, patients or not.
+        Raises ValueError instead, and for a fold that shares cases or has none."""
+        splits_file = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+        folds.check_fold(self.fold, splits_file)
+        train, validate = super().do_split()
+        if self.fold != "all":
+            folds.check_cases(train, validate, f"fold {self.fold} of {splits_file}")
+        self._to_validate = validate
+        return train, validate
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        train, validate = super().get_tr_and_val_datasets()
+        folder = self.preprocessed_dataset_folder
+        there = self.dataset_class.get_identifiers(folder)
+        folds.check_presence([*train.identifiers, *validate.identifiers], there, folder)
+        return train, validate
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        with batched_validation(self.print_to_log_file):
-            super().perform_actual_validation(save_probabilities)
+        try:
+            with batched_validation(self.print_to_log_file, self._validated_cases()):
+                super().perform_actual_validation(save_probabilities)
+        except NonFiniteError as error:
+            self.print_to_log_file(f"The validation failed: {error}")
+            raise
+
+    def _validated_cases(self) -> Iterator[str]:
+        """Cases in the order of this process's validation, which has called `do_split` by the first one."""
+        step = dist.get_world_size() if self.is_ddp else 1
+        yield from sorted(self._to_validate[self.local_rank :: step])
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -140,7 +187,7 @@ class GuardedTrainer(nnUNetTrainer):
         """Run one step; a loss that is not finite stops the run before it can reach the weights."""
         try:
             result = step(batch)
-        except NonFiniteLossError:
+        except (NonFiniteLossError, NonFiniteError):
             message = self._explain_non_finite(batch, phase)
             self.print_to_log_file(message)
             raise NonFiniteLossError(message) from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from nnunet_mamba.writing import whole
 
 FINAL, LATEST, PREVIOUS = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_previous.pth"
+BEST = "checkpoint_best.pth"
 
 
 @contextmanager

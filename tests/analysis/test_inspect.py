@@ -183,6 +183,22 @@ def test_other_files_and_other_trainers_are_refused(make_checkpoint, image, tmp_
     assert "do not fit the network of nnUNetTrainerMMUNet" in capsys.readouterr().err
 
 
+def test_there_is_nothing_to_see_in_numbers_that_are_not_finite(make_checkpoint, image, tmp_path, capsys):
+    file, out = make_checkpoint(), tmp_path / "out"
+    command = ["inspect", str(file), str(image), "--patch", "8", "8", "8", "--out", str(out)]
+    content = torch.load(file, weights_only=False)
+    key = "decoder.seg_layers.1.weight"
+    for value, said in (
+        (torch.nan, f"{file.name}: 1 of"),  # as it was saved
+        (torch.finfo(torch.float32).max, "The first layer whose output is not finite is"),  # as it computes
+    ):
+        content["network_weights"][key].fill_(value)
+        torch.save(content, file)
+        assert main(command) == 2
+        assert said in capsys.readouterr().err
+    assert not (out / "inspect.npz").exists()
+
+
 def test_a_file_too_many_is_refused(make_checkpoint, image, capsys):
     assert main(["inspect", str(make_checkpoint()), str(image), str(image)]) == 2
     assert "trained on 1 channels; got 2 image files" in capsys.readouterr().err

@@ -100,4 +100,11 @@ def test_refusals_say_why():
         load_vmamba(network, vmamba(), "mm_unet")
     with pytest.raises(ValueError, match="say which by name="):
         convert_state_dict(vmamba(), "vmamba")
+    broken = {
+        key: value / 0 if key == "layers.1.blocks.0.ln_1.bias" else value for key, value in vmamba().items()
+    }
+    with pytest.raises(
+        ValueError, match=r"this state dict of VMamba: 2 of 208 .*encoder.layers.1.0.ln_1.bias"
+    ):
+        load_vmamba(network, broken, "vm_unet")
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())

@@ -12,6 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_mamba import create_network, list_networks
+from nnunet_mamba.finite import NonFiniteError, NonFiniteWeightsError
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import row_of
 from nnunet_mamba.prediction import BatchedPredictor
@@ -205,8 +206,80 @@ def test_an_error_holds_no_tensors_while_nnunet_tries_again(make_predictor):
 
 def test_infinite_logits_are_refused(make_predictor):
     ours = make_predictor(BatchedPredictor, 2, PerVoxel(), batch_size=1)
-    with pytest.raises(RuntimeError, match=r"infinite.*65504"):
+    with pytest.raises(NonFiniteError, match=r"infinite.*65504"):
         ours.predict_sliding_window_return_logits(torch.full((1, 1, 16, 12), 3e4))
+
+
+class Fails(PerVoxel):
+    """PerVoxel with a NaN in the first output where the image is brightest, if that is above `most`."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        y[:, 0][x[:, 0] > 100] = torch.nan
+        return y
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_a_single_nan_is_refused_with_its_tile(make_predictor, batch_size, mirrored):
+    axes = (0, 1) if mirrored else None
+    ours = make_predictor(BatchedPredictor, 2, Fails(), axes=axes, batch_size=batch_size, tile_step_size=1.0)
+    data = image((3, 32, 24))
+    data[0, 1, 20, 5] = 101
+    with pytest.raises(
+        NonFiniteError, match=r"^the image, by the network: tile \[1, 16:32, 0:12\] of the .* \(Fails\)"
+    ):
+        ours.predict_sliding_window_return_logits(data)
+
+
+def test_the_case_is_named_whose_turn_it_was(make_predictor):
+    ours = make_predictor(BatchedPredictor, 2, Fails(), axes=None, cases=["a", "b", "c"])
+    bright = image((1, 16, 12))
+    bright[0, 0, 0, 0] = 101
+    ours.predict_sliding_window_return_logits(image((1, 16, 12)))
+    with pytest.raises(NonFiniteError, match=r"^b, by the network: tile \[0, 0:16, 0:12\]"):
+        ours.predict_sliding_window_return_logits(bright)
+    bright[0, 0, 0, 0] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"^c, by the network: 1 of the 192 values of the prep"):
+        ours.predict_sliding_window_return_logits(bright)
+
+
+def test_after_a_failure_the_next_case_has_its_own_name(make_predictor):
+    """The folds that were not tried are not counted as cases."""
+    ours = make_predictor(BatchedPredictor, 2, axes=None, seeds=(1, 2, 3))
+    ours.dataset_json = {"file_ending": ".png"}
+    ours._manage_input_and_output_lists([["x_0000.png"], ["y_0000.png"]], ["out/x", "out/y"])
+    broken = image((1, 16, 12)) * torch.inf
+    for case in ("x", "y"):
+        with pytest.raises(NonFiniteError, match=f"^{case}, by set 1 of 3 of weights: "):
+            ours.predict_logits_from_preprocessed_data(broken)
+
+
+def test_the_last_fold_counts_as_much_as_the_first(make_predictor):
+    ours = make_predictor(BatchedPredictor, 2, seeds=(1, 2))
+    next(iter(ours.list_of_parameters[1].values())).view(-1)[0] = torch.nan
+    found = r"^the image, by set 2 of 2 of weights: .*Weights that hold NaN or infinity: encoder"
+    with pytest.raises(NonFiniteWeightsError, match=found):
+        ours.predict_logits_from_preprocessed_data(image((2, 16, 12)))
+
+
+def test_nothing_is_done_twice_on_a_gpu(make_predictor):
+    """nnU-Net tries again with its results on the CPU after any RuntimeError."""
+    ours = make_predictor(BatchedPredictor, 2, Fails(), axes=None, batch_size=1)
+    ours.perform_everything_on_device = True
+    data = torch.full((1, 1, 16, 12), 101.0)
+    with pytest.raises(NonFiniteError):
+        ours.predict_sliding_window_return_logits(data)
+    assert ours.network.sizes == [1, 1]  # the second to find the layer
+
+
+def test_a_single_patch_at_a_time_is_nnunet_to_the_last_bit(make_predictor):
+    for ndim, shape in IMAGES.values():
+        stock, ours = (
+            make_predictor(kind, ndim, axes=tuple(range(ndim)), **options)
+            for kind, options in ((nnUNetPredictor, {}), (BatchedPredictor, {"batch_size": 1}))
+        )
+        assert torch.equal(*(p.predict_sliding_window_return_logits(image(shape)) for p in (ours, stock)))
 
 
 @pytest.mark.parametrize("name", ["batch_size", "n_threads"])
