@@ -10,16 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mamba.datasets.pictures import one_channel, resized
+from nnunet_mamba.datasets.pictures import resized
 from nnunet_mamba.datasets.source import Case, Fault, Source
 from nnunet_mamba.images import (
     REORIENTING,
+    TIFF,
     Grid,
     header_contradiction,
     is_nifti,
     is_picture,
     is_plain,
     n_channels_of_picture,
+    one_channel,
     read_channels,
     read_header,
     read_picture,
@@ -121,10 +123,12 @@ def open_image(file: Path, job: Job, n_files: int = 1) -> Opened:
 
 
 def _open_picture(file: Path, job: Job, n_files: int) -> Opened:
+    if job.reader == TIFF:
+        raise ValueError(f"{file} is a volume in a TIFF file, of which nnU-Net takes the dataset as it is.")
     convert = job.source.pixels.image
     if not (convert or job.resize):
         n_channels = n_channels_of_picture(file)
-        if n_channels * n_files == len(job.source.channel_names):  # alpha may be one of them
+        if n_channels != 2 and n_channels * n_files == len(job.source.channel_names):  # alpha may be one
             picture = read_channels(file)
             return Opened(file, Grid.of_picture(picture.shape[:2]), n_channels, picture)
     picture = (convert or read_picture)(file)
@@ -146,7 +150,9 @@ def _open_volume(file: Path, job: Job, *, with_values: bool = False) -> Opened:
         values = read_values(file)
     else:
         require_whole(file)
-    return Opened(file, header.grid, 1, values, header.n_components, header_contradiction(file))
+    contradiction = header_contradiction(file)
+    as_it_is = header.n_axes == len(header.grid.size)  # else nnU-Net's readers by nibabel refuse it
+    return Opened(file, header.grid, 1, values, header.n_components, contradiction, as_it_is)
 
 
 def open_label(files: Sequence[Path], job: Job) -> Opened:
@@ -210,7 +216,7 @@ def _grids_differ(case: Case, one: Opened, other: Opened, job: Job) -> Iterator[
         return
     kind = "shape" if difference.startswith("size") else "geometry"
     if other.grid.reordering(one.grid):
-        if job.reader == REORIENTING:
+        if job.reader in REORIENTING:
             return  # which turns both alike
         kind, difference = "geometry", f"the order in which they store the same voxels ({difference})"
     yield Fault(kind, case.name, f"{one.file} and {other.file.name} differ in {difference}")
@@ -233,7 +239,7 @@ def _write_image(image: Opened, channel: int, first: Opened, job: Job, target: P
             write_like(image.values, first.file, target)  # type: ignore[arg-type]
     elif image.n_channels > 1:
         write_like(image.values[channel], image.file, target)  # type: ignore[index]
-    elif image.grid.difference(first.grid):
+    elif image.grid.difference(first.grid) or not image.as_it_is:
         values = read_values(image.file) if image.values is None else image.values
         write_like(first.grid.reorder(values, image.grid), first.file, target)
     else:

@@ -47,7 +47,7 @@ def read_decathlon(folder: Path, description: dict[str, Any]) -> Source:
     source = Source(
         decathlon_name(folder, description),
         sorted_channels(description["modality"], folder / "dataset.json"),
-        {str(name): int(value) for value, name in description["labels"].items()},
+        _labels(description["labels"], folder / "dataset.json"),
         ".nii.gz",
         tuple([case for case in training if case.name not in absent] + test),
         tuple(faults),
@@ -67,6 +67,16 @@ def _require_entries(folder: Path, description: dict[str, Any]) -> None:
         )
 
 
+def _labels(labels: dict[str, Any], where: Path) -> dict[str, int]:
+    """number -> name, the other way round"""
+    if wrong := [number for number in labels if not str(number).isdecimal()]:
+        raise ValueError(
+            f'The labels in {where} have {wrong[0]!r} where a Decathlon task has a number; expected {{"0": '
+            '"background", "1": ...}. A dataset of nnU-Net v2 has channel_names, and no list "training".'
+        )
+    return {str(name): int(number) for number, name in labels.items()}
+
+
 def decathlon_name(folder: Path, description: dict[str, Any]) -> str:
     """Task04_Hippocampus -> Dataset004_Hippocampus; other folder names take the name in dataset.json."""
     match = re.fullmatch(r"Task(\d{1,3})_(\w+)", folder.name)
@@ -79,15 +89,20 @@ def decathlon_name(folder: Path, description: dict[str, Any]) -> str:
 def _missing(training: list[Case], folder: Path) -> Iterator[Fault]:
     listed = f"is listed in {folder / 'dataset.json'}, but missing"
     for case in training:
+        if case.images[0].name != case.labels[0].name:
+            what = (
+                f"{folder / 'dataset.json'} lists {case.labels[0].name} as the label of {case.images[0].name}"
+            )
+            yield Fault("missing", case.name, f"{what}; expected files of one name")
         for file in case.files:
             if not file.is_file():
                 yield Fault("missing", case.name, f"{file} {listed}")
 
 
 def _missing_tests(test: list[Case], folder: Path, description: dict[str, Any]) -> Iterator[Fault]:
-    """Where there are images without labels at all: copies without the whole folder are common."""
+    """Where the folder of images without labels is there: copies without it are common."""
     there = {case.images[0].name for case in test}
-    for image in listed_images(description, "test") if there else ():
+    for image in listed_images(description, "test") if (folder / "imagesTs").is_dir() else ():
         if image.name not in there:
             what = f"{folder / image} is listed in {folder / 'dataset.json'}, but missing"
             yield Fault("missing", stem(image, ".nii.gz"), what)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,24 +117,40 @@ def read_parts(parts: Sequence[Part], files: Files, folders: Files = ()) -> tupl
 
 
 def _without_images(parts: Sequence[Part], files: Files, folders: Files) -> Iterator[Fault]:
-    """A fault for each folder of a case, patient or video in which no image of any part lies."""
-    images = [_match(part, part.images[0], files) for part in parts]
-    filled = {above for found in images for same in found.values() for file in same for above in file.parents}
-    empty: dict[Path, Part] = {}
+    """A fault for each folder of a case, patient or video in which no image of any part lies (and no label
+    of one that lies elsewhere), and for each folder beside these that is not named as they are."""
+    patterns = [(part, pattern) for part in parts for pattern in (part.images[0], part.label) if pattern]
+    matched = [same for part, pattern in patterns for same in _match(part, pattern, files).values()]
+    filled = {above for same in matched for file in same for above in file.parents}
+    of_cases: dict[Path, Part] = {}
     for part in parts:
         if pattern := folder_of_case(part.images[0]):
             found = _match(replace(part, case="{root}"), pattern, folders)
-            empty |= {folder: part for same in found.values() for folder in same if folder not in filled}
-    for folder, part in sorted(empty.items(), key=lambda item: item[0]):
-        what = f"{folder} holds no image {shown(part.images[0]).rpartition('/')[2]}"
-        yield Fault("missing", folder.name, what)
+            of_cases |= {folder: part for same in found.values() for folder in same}
+    for folder, part in sorted(of_cases.items(), key=lambda item: item[0]):
+        if folder not in filled:
+            what = f"{folder} holds no image {shown(part.images[0]).rpartition('/')[2]}"
+            yield Fault("missing", folder.name, what)
+    beside = {folder.parent for folder in of_cases if folder in filled}
+    for folder in sorted(
+        {folder for _, folder in folders if folder.parent in beside} - set(of_cases) - filled
+    ):
+        names = some(other.name for other in of_cases if other.parent == folder.parent)
+        yield Fault(
+            "missing", folder.name, f"{folder} lies beside {names} and is no case; name it as they are"
+        )
 
 
 def folder_of_case(pattern: str) -> str:
-    """The folders of a pattern, where one of them is that of a case, patient or video; "" where none is."""
+    """The beginning of a pattern that names the folder of one case, patient or video; "" where none does."""
     masked = PLACE.sub(lambda place: "\0" * len(place[0]), pattern)  # slashes within places do not count
-    folders = pattern[: max(masked.rfind("/"), 0)]
-    return folders if {place[1] for place in PLACE.finditer(folders)} & set(FOLDERS_OF_CASES) else ""
+    end = masked.rfind("/")
+    while end > 0:
+        start = masked.rfind("/", 0, end) + 1
+        if {place[1] for place in PLACE.finditer(pattern[start:end])} & set(FOLDERS_OF_CASES):
+            return pattern[:end]
+        end = start - 1
+    return ""
 
 
 def missing_of_list(parts: Sequence[Part], listed: Iterable[Path], folder: Path) -> Iterator[Fault]:
@@ -159,14 +175,16 @@ def shown(pattern: str) -> str:
 def _read_part(part: Part, files: Files) -> tuple[list[Case], list[Fault]]:
     channels = [_match(part, pattern, files) for pattern in part.images]
     labels = _match(part, part.label, files) if part.label else {}
-    faults = list(_faults(part, channels, labels))
+    faults = [*_faults(part, channels, labels), *_elsewhere(part, files, channels[0])]
     wrong = {fault.case for fault in faults}
     cases = [
         Case(name, tuple(channel[name][0] for channel in channels), tuple(labels.get(name, ())), part.role)
         for name in sorted(channels[0])
         if name not in wrong
     ]
-    return cases, faults
+    faults += _without_masks(part, cases) if part.several else []
+    wrong = {fault.case for fault in faults}
+    return [case for case in cases if case.name not in wrong], faults
 
 
 def _match(part: Part, pattern: str, files: Files) -> dict[str, list[Path]]:
@@ -186,6 +204,31 @@ def _match(part: Part, pattern: str, files: Files) -> dict[str, list[Path]]:
         if match["root"] in highest:
             found.setdefault(part.case.format(**match.groupdict()), {})[file] = None  # each once
     return {name: list(files) for name, files in found.items()}
+
+
+def _elsewhere(part: Part, files: Files, known: Collection[str]) -> Iterator[Fault]:
+    """A fault for each image of an unknown case that lies deeper than the others do."""
+    within = re.compile(rf"(?:[^/]+/){{0,{DEEPEST_ROOT}}}?{part.expression(part.images[0]).pattern}")
+    deeper: dict[str, Path] = {}
+    for path, file in files:
+        if match := within.fullmatch(path):
+            deeper.setdefault(part.case.format(**match.groupdict()), file)
+    for name, file in sorted(deeper.items()):
+        if name not in known:
+            yield Fault("missing", name, f"{file} does not lie where the other cases do; put it there")
+
+
+def _without_masks(part: Part, cases: Sequence[Case]) -> Iterator[Fault]:
+    """A fault for each case without a label in a folder in which others of its folder of images have one."""
+    of_folder: dict[tuple[Path, Path], set[str]] = {}
+    in_folder: dict[Path, set[str]] = {}
+    for case in cases:
+        in_folder.setdefault(case.images[0].parent, set()).add(case.name)
+        for label in case.labels:
+            of_folder.setdefault((case.images[0].parent, label.parent), set()).add(case.name)
+    for (images, labels), names in sorted(of_folder.items()):
+        for name in sorted(in_folder[images] - names):
+            yield Fault("missing", name, f"case {name} has no label in {labels}, where others have one")
 
 
 def _faults(

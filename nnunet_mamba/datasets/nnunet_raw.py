@@ -116,12 +116,14 @@ def _faults(
     role: str,
 ) -> Iterator[Fault]:
     ending, reader = description["file_ending"], reader_of(description)
+    n_channels = len(description["channel_names"])
     for name, files in images.items():
-        n_files = _n_files(files, len(description["channel_names"]), reader)
+        n_files = _n_files(files, n_channels, reader)
         expected = [f"{name}_{channel:04d}{ending}" for channel in range(n_files)]
         if [file.name for file in files] != expected:
             what = f"case {name} of {folder} should have the images {', '.join(expected)}"
-            yield Fault("missing", name, f"{what}; it has {', '.join(file.name for file in files)}")
+            there = ", ".join(file.name for file in files)
+            yield Fault("missing", name, f"{what}; it has {there}, and the dataset {n_channels} channels")
         elif role == "train" and name not in labels:
             yield Fault("missing", name, f"{files[0]} has no label in {folder / f'labels{part}'}")
     for name in set(labels) - set(images):
@@ -136,4 +138,4 @@ def _n_files(files: list[Path], n_channels: int, reader: str) -> int:
         held = sum(n_channels_of_picture(file) for file in files)
     except ValueError:  # which is told when the file is opened
         return len(files)
-    return len(files) + n_channels - held
+    return max(len(files) + n_channels - held, 1)

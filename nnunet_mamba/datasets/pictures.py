@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mamba.images import read_picture
+from nnunet_mamba.images import one_channel, read_picture
 
 FRAME, FIELD = (1080, 1920), (slice(28, 28 + 1024), slice(320, 320 + 1280))  # of EndoVis 2017's videos
 INSTRUMENTS = {  # part of a folder's name -> label, as in EndoVis 2017's type mapping
@@ -38,28 +38,24 @@ def three_channels(picture: np.ndarray) -> np.ndarray:
     return picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
 
 
-def one_channel(values: np.ndarray, file: Path) -> np.ndarray:
-    """Labels that were saved as colours: any of the three, if they agree."""
-    if values.ndim == 2:
-        return values
-    if (values != values[..., :1]).any():
-        raise ValueError(f"{file} is a coloured picture; expected one label per pixel.")
-    return values[..., 0]
-
-
 def microscopy(file: Path) -> np.ndarray:
     """(y, x, 3) uint8 of a micrograph of any depth, each channel stretched between its percentiles, as the
     NeurIPS 2022 Cell Segmentation challenge's baseline does."""
-    return np.stack(
-        [_stretched(channel) for channel in np.moveaxis(three_channels(read_picture(file)), -1, 0)], -1
-    )
+    picture = three_channels(read_picture(file))
+    _check_finite(picture, file)
+    return np.stack([_stretched(channel) for channel in np.moveaxis(picture, -1, 0)], -1)
+
+
+def _check_finite(picture: np.ndarray, file: Path) -> None:
+    if not np.isfinite(picture).all():
+        raise ValueError(f"{file} holds values that are NaN or infinite; fetch it again, or remove the case.")
 
 
 def _stretched(channel: np.ndarray) -> np.ndarray:
     visible = channel[channel > 0]
     low, high = np.percentile(visible, PERCENTILES) if visible.size else (0, 0)
     if high - low <= 1e-3:
-        return channel.astype(np.uint8)
+        return np.clip(channel, 0, 255).astype(np.uint8)
     return (np.clip((channel - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
@@ -71,6 +67,10 @@ def interior_and_boundary(files: Sequence[Path]) -> np.ndarray:
     from skimage.segmentation import find_boundaries
 
     instances = one_channel(read_picture(files[0]), files[0])
+    _check_finite(instances, files[0])
+    if (instances < 0).any() or (instances != np.rint(instances)).any():
+        raise ValueError(f"{files[0]} should number cells by whole numbers from 1 on, and hold 0 elsewhere.")
+    instances = instances.astype(np.int64)
     rim = dilation(find_boundaries(instances, mode="inner"), disk(1))
     interior = (instances > 0) & ~rim
     pieces = label(interior, connectivity=1)

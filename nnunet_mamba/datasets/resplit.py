@@ -15,6 +15,7 @@ from nnunet_mamba.datasets.source import (
     FaultyDatasetError,
     Notes,
     Source,
+    fewer_than_counted,
     is_filled,
     read_description,
     some,
@@ -31,9 +32,11 @@ def read_pool(folder: Path) -> Source:
     description = read_description(folder)
     _finish_moves(folder, Notes.of(description).moved, description.get("file_ending", ""))
     source = read_nnunet_raw(folder, description)
-    if source.faults:
-        raise FaultyDatasetError(source.faults)
     cases = tuple(replace(case, role=_role(case, source.notes)) for case in source.cases)
+    labelled = [replace(case, role="train") for case in cases if case.role != "test"]
+    faults = [*source.faults, *fewer_than_counted(labelled, description, folder)]
+    if faults:
+        raise FaultyDatasetError(faults)
     return replace(source, cases=cases)
 
 

@@ -16,7 +16,7 @@ from nnunet_mamba.datasets import pictures
 from nnunet_mamba.datasets.acdc import name_phases
 from nnunet_mamba.datasets.layout import Part
 from nnunet_mamba.datasets.source import AS_THEY_ARE, Pixels, Source, same_word
-from nnunet_mamba.images import ITK, REORIENTING
+from nnunet_mamba.images import ITK, NIBABEL_REORIENTING
 
 Layout = tuple[Part, ...]
 
@@ -89,7 +89,7 @@ AMOS_LABELS = numbered(
 )  # fmt: skip
 AMOS: dict[str, Any] = {
     "labels": AMOS_LABELS,
-    "reader": REORIENTING,
+    "reader": NIBABEL_REORIENTING,
     "licence": "CC BY 4.0 as others report it (open: read the Zenodo record)",
     "obtain": "https://zenodo.org/records/7262581, amos22.zip (23 GB)",
 }

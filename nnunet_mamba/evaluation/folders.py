@@ -10,6 +10,7 @@ from typing import Any
 
 from nnunet_mamba.evaluation.label_maps import read_label_map
 from nnunet_mamba.evaluation.labels import (
+    contradictions,
     known_values,
     labels_of_values,
     numbering_differences,
@@ -135,7 +136,17 @@ def is_description(file: Path) -> bool:
 
 def require_same_numbering(first: Path, second: Path) -> None:
     """Refuse two dataset.json of which one calls 8 what the other calls 1."""
-    differences = numbering_differences(read_description(first), read_description(second))
+    _require_none(numbering_differences(read_description(first), read_description(second)), first, second)
+
+
+def require_no_contradiction(first: Path, other: Path) -> None:
+    """Refuse a dataset.json of another form (nnU-Net v1, the Decathlon) that numbers labels otherwise."""
+    content = _read_json(other)
+    if isinstance(content, dict) and isinstance(content.get("labels"), dict):
+        _require_none(contradictions(read_description(first), content), first, other)
+
+
+def _require_none(differences: Sequence[str], first: Path, second: Path) -> None:
     if differences:
         more = f"; and {len(differences) - SHOWN} more" if len(differences) > SHOWN else ""
         raise ValueError(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from nnunet_mamba.images import (
+    REORIENTING,
     TIFF,
     Grid,
+    header_contradiction,
     is_picture,
     is_tiff,
+    one_channel,
     read_header,
     read_picture,
     read_tiff,
@@ -20,6 +23,8 @@ from nnunet_mamba.images import (
 )
 
 LOSSY = (".jpg", ".jpeg")
+PLACEHOLDER = (1.0, 1.0, 1.0)  # what nnU-Net writes of a TIFF volume whose spacing it was not told
+ROUNDING = 1e-3  # labels stored as floats may be off by so much
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,20 @@ def read_label_map(file: Path, reader: str = "", spacing_mm: tuple[float, ...] |
     if is_picture(file):
         return _of_picture(file, spacing_mm)
     header = read_header(file, reader)
+    if not reader and (contradiction := header_contradiction(file)):
+        raise ValueError(
+            f"The header of {file} contradicts itself: {contradiction}. Say by --dataset-json whose reader "
+            "holds, or correct the header."
+        )
     if spacing_mm is not None:
         raise ValueError(f"{file} tells the spacing of its voxels; leave out --spacing.")
     array = read_values(file)
     if array.ndim > 3 or header.n_components > 1:
         raise ValueError(
-            f"{file} has the shape {array.shape}; expected one label per voxel of a 2D or 3D grid. "
-            "Store label maps, not channels or probabilities."
+            f"{file} has the shape {array.shape}, and values per voxel: {header.n_components}; expected one "
+            "label per voxel of a 2D or 3D grid. Store label maps, not channels, colours or probabilities."
         )
-    spacing = tuple(float(mm) for mm in reversed(header.grid.spacing))
+    spacing = tuple(float(mm) for mm in reversed(header.spacing))
     return LabelMap(file, _whole_numbers(file, array), spacing, header.grid)
 
 
@@ -75,12 +85,7 @@ def _tiff_volume(file: Path, reader: str) -> np.ndarray | None:
 
 
 def _of_picture(file: Path, spacing_mm: tuple[float, ...] | None) -> LabelMap:
-    array = read_picture(file)
-    if array.ndim != 2:
-        raise ValueError(
-            f"{file} has the shape {array.shape}; expected one label per pixel, without colours. "
-            "Store label maps as greyscale PNG or TIFF."
-        )
+    array = one_channel(read_picture(file), file)
     return _without_header(file, array, None if spacing_mm else (1.0, 1.0), spacing_mm)
 
 
@@ -88,6 +93,7 @@ def _without_header(
     file: Path, array: np.ndarray, told: tuple[float, ...] | None, chosen: tuple[float, ...] | None
 ) -> LabelMap:
     """A label map whose spacing is `told` by another file or `chosen` by the user, or unknown."""
+    told = None if told == PLACEHOLDER and chosen else told
     if told and chosen:
         raise ValueError(f"The spacing of {file} is told by a file beside it; leave out --spacing.")
     spacing = told or chosen
@@ -105,9 +111,10 @@ def _whole_numbers(file: Path, array: np.ndarray) -> np.ndarray:
             f"{file} holds values that are no whole numbers: {n_bad} are NaN or infinite. "
             "The prediction failed there; predict this case again."
         )
-    rounded = array.astype(np.int32)
-    if not np.array_equal(rounded, array):
-        example = array[rounded != array][0]
+    rounded = np.rint(array).astype(np.int32)
+    off = np.abs(array - rounded) > ROUNDING
+    if off.any():
+        example = array[off][0]
         raise ValueError(
             f"{file} holds values that are no whole numbers, such as {example:.6g}; expected "
             "labels, not probabilities. Take the argmax (or threshold), and store integers."
@@ -115,24 +122,29 @@ def _whole_numbers(file: Path, array: np.ndarray) -> np.ndarray:
     return rounded
 
 
-def common_spacing(one: LabelMap, other: LabelMap) -> tuple[float, ...] | None:
-    """Return the spacing that at least one of two label maps tells, in mm, in the arrays' order."""
-    return one.spacing_mm or other.spacing_mm
+def _spaced(label_map: LabelMap, spacing_mm: tuple[float, ...] | None) -> LabelMap:
+    grid = Grid.of_picture(label_map.array.shape, spacing_mm)
+    return replace(label_map, spacing_mm=spacing_mm, grid=grid)
 
 
-def require_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
-    """Refuse to compare maps of different grids: resampling would change the answer without a word.
+def on_one_grid(prediction: LabelMap, reference: LabelMap, reader: str = "") -> LabelMap:
+    """Return the prediction in the order in which the reference stores its voxels.
 
-    A spacing that only one of them tells is taken to be that of both.
+    ValueError for maps of different grids: resampling would change the answer without a word. A spacing that
+    only the prediction tells is taken to be that of both, unless it is nnU-Net's placeholder; the order is
+    changed for readers of nnU-Net that turn every image, and so may store it as another one was.
     """
-    common = common_spacing(prediction, reference)
-
-    def grid(one: LabelMap) -> Grid:
-        return one.grid if one.spacing_mm else Grid.of_picture(one.array.shape, common)
-
-    difference = grid(prediction).difference(grid(reference))
+    if is_tiff(prediction.file) and prediction.spacing_mm in (None, PLACEHOLDER):
+        prediction = _spaced(prediction, reference.spacing_mm)
+    elif reference.spacing_mm is None:
+        reference = _spaced(reference, prediction.spacing_mm)
+    difference = prediction.grid.difference(reference.grid)
+    if difference and reader in REORIENTING and reference.grid.reordering(prediction.grid):
+        array = reference.grid.reorder(prediction.array, prediction.grid)
+        return replace(prediction, array=array, grid=reference.grid, spacing_mm=reference.spacing_mm)
     if difference:
         raise ValueError(
             f"{prediction.file} and {reference.file} differ in {difference}. "
             "Bring the prediction onto the reference's grid before scoring."
         )
+    return prediction

@@ -75,7 +75,8 @@ def numbering_differences(first: dict[str, Any], second: dict[str, Any]) -> list
 
     Names that differ by capitals and signs are the same, unless these are all that tells two labels apart.
     """
-    tables = [_numbering(each) for each in (first, second)]
+    both_ordered = all(each.get("regions_class_order") for each in (first, second))
+    tables = [_numbering(each, both_ordered) for each in (first, second)]
     key = _letters if all(len({*map(_letters, table)}) == len(table) for table in tables) else str.casefold
     one, two = ({key(name): text for name, text in table.items()} for table in tables)
     names = {key(name): name for table in reversed(tables) for name in table}
@@ -86,20 +87,36 @@ def numbering_differences(first: dict[str, Any], second: dict[str, Any]) -> list
     ]
 
 
-def _numbering(dataset_json: dict[str, Any]) -> dict[str, str]:
-    """name -> its value; of a region its values, and the one that nnU-Net writes for it."""
+def _numbering(dataset_json: dict[str, Any], with_order: bool) -> dict[str, str]:
+    """name -> its value; of a region its values and, `with_order`, the one that nnU-Net writes for it."""
     values = {
         str(name): sorted({*map(int, value if isinstance(value, list | tuple) else [value])})
         for name, value in _labels(dataset_json).items()
     }
     table = {name: "+".join(map(str, each)) for name, each in values.items()}
-    if any(len(each) > 1 for each in values.values()):
+    if with_order and any(len(each) > 1 for each in values.values()):
         regions = [name for name, each in values.items() if name != "ignore" and each != [0]]
         order = dataset_json.get("regions_class_order") or ()
         table |= {
             name: f"{table[name]} (written as {value})" for name, value in zip(regions, order, strict=False)
         }
     return table
+
+
+def contradictions(known: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Say of each name that a dataset.json shares with one of another form what both make of it, where that
+    is not the same: {"labels": {"1": "liver"}}, as nnU-Net v1 and the Decathlon have it, or the other way."""
+    theirs = {}
+    for key, value in other["labels"].items():
+        name, number = (value, key) if str(key).isdecimal() else (key, value)
+        if isinstance(name, str) and str(number).isdecimal():
+            theirs[_letters(name)] = int(number)
+    ours = {label.name: label.values for label in scored_labels(known)[0]}
+    return [
+        f"{name} is {values[0]} in the first and {theirs[_letters(name)]} in the second"
+        for name, values in ours.items()
+        if len(values) == 1 and theirs.get(_letters(name), values[0]) != values[0]
+    ]
 
 
 def _letters(name: str) -> str:

@@ -21,6 +21,7 @@ from nnunet_mamba.evaluation.folders import (
     is_description,
     match_cases,
     read_description,
+    require_no_contradiction,
     require_same_numbering,
 )
 from nnunet_mamba.evaluation.scoring import Rules, Task
@@ -249,16 +250,18 @@ def origin_of(folder: Path) -> Origin:
 def dataset_json_near(predictions: Path, references: Path) -> Path | None:
     """nnU-Net's, beside the predictions or up to three levels above, beside the references or one above.
 
-    Where both have one, they must number the labels alike. Files of this name that other releases bring along
-    are passed over.
+    Where both have one, they must number the labels alike. One that another release brings along is not
+    taken, but must not contradict the one that is.
     """
-    found = [file for file in (_nearest(predictions, 3), _nearest(references, 1)) if file]
+    sides = [_near(predictions, 3), _near(references, 1)]
+    found = [nearest for side in sides if (nearest := next(filter(is_description, side), None))]
     if len(found) == 2:
         require_same_numbering(*found)
+    for file in (side[0] for side in sides if found and side and not is_description(side[0])):
+        require_no_contradiction(found[0], file)
     return found[0] if found else None
 
 
-def _nearest(folder: Path, levels: int) -> Path | None:
+def _near(folder: Path, levels: int) -> list[Path]:
     folders = [folder, *list(folder.resolve().parents)[:levels]]
-    files = (each / "dataset.json" for each in folders)
-    return next((file for file in files if file.is_file() and is_description(file)), None)
+    return [file for each in folders if (file := each / "dataset.json").is_file()]

@@ -14,12 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnunet_mamba.evaluation.label_maps import (
-    LabelMap,
-    common_spacing,
-    read_label_map,
-    require_same_grid,
-)
+from nnunet_mamba.evaluation.label_maps import LabelMap, on_one_grid, read_label_map
 from nnunet_mamba.evaluation.labels import Label
 from nnunet_mamba.evaluation.metrics import EMPTY_POLICIES, OF_COUNTS, SURFACE_METRICS
 from nnunet_mamba.evaluation.pairs import Case, Counts, boxes_of
@@ -202,10 +197,10 @@ def read_case(task: Task) -> Case:
         prediction = replace(reference, array=np.zeros_like(reference.array))
     else:
         prediction = read_label_map(task.prediction, rules.reader, rules.spacing_mm)
-        require_same_grid(prediction, reference)
+        prediction = on_one_grid(prediction, reference, rules.reader)
     for label_map in (prediction,) if rules.instances else (prediction, reference):
         require_known(label_map, rules)
-    spacing_mm = common_spacing(reference, prediction)
+    spacing_mm = reference.spacing_mm or prediction.spacing_mm
     if spacing_mm is None:
         require_no_lengths(reference, rules)
         spacing_mm = (1.0,) * reference.array.ndim

@@ -1,14 +1,23 @@
 """Image files: the one door through which they come in, completely or not at all, and label maps go out."""
 
+from nnunet_mamba.images.any import is_image, require_readable
 from nnunet_mamba.images.grid import Grid
 from nnunet_mamba.images.pictures import (
     is_picture,
     is_plain,
     n_channels_of_picture,
+    one_channel,
     read_channels,
     read_picture,
 )
-from nnunet_mamba.images.readers import ITK, REORIENTING, TIFF, reader_by_ending, reader_of
+from nnunet_mamba.images.readers import (
+    ITK,
+    NIBABEL_REORIENTING,
+    REORIENTING,
+    TIFF,
+    reader_by_ending,
+    reader_of,
+)
 from nnunet_mamba.images.tiff import is_tiff, read_tiff, spacing_file, spacing_of_tiff
 from nnunet_mamba.images.volumes import Header, header_contradiction, read_header, read_image, read_values
 from nnunet_mamba.images.whole import is_nifti, require_whole
@@ -16,17 +25,20 @@ from nnunet_mamba.images.writing import label_type, write_label_map, write_like
 
 __all__ = [
     "ITK",
+    "NIBABEL_REORIENTING",
     "REORIENTING",
     "TIFF",
     "Grid",
     "Header",
     "header_contradiction",
+    "is_image",
     "is_nifti",
     "is_picture",
     "is_plain",
     "is_tiff",
     "label_type",
     "n_channels_of_picture",
+    "one_channel",
     "read_channels",
     "read_header",
     "read_image",
@@ -35,6 +47,7 @@ __all__ = [
     "read_values",
     "reader_by_ending",
     "reader_of",
+    "require_readable",
     "require_whole",
     "spacing_file",
     "spacing_of_tiff",

@@ -23,13 +23,14 @@ class Grid:
     direction: tuple[float, ...]
 
     @classmethod
-    def of_affine(cls, affine: np.ndarray, size: tuple[int, ...], spacing: tuple[float, ...]) -> Grid:
-        """Return the grid of a NIfTI affine, (4, 4), from voxels to mm; `spacing` may differ from it."""
-        n = min(len(size), 3)
-        columns = TO_LPS[:, None] * affine[:3, :n]
+    def of_affine(cls, affine: np.ndarray, size: tuple[int, ...]) -> Grid:
+        """Return the grid of a NIfTI affine, (4, 4), from voxels to mm."""
+        columns = TO_LPS[:, None] * affine[:3, : min(len(size), 3)]
+        spacing = np.linalg.norm(columns, axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            axes = columns / np.linalg.norm(columns, axis=0)
-        return cls(size, spacing, tuple((TO_LPS * affine[:3, 3]).tolist()), tuple(axes.ravel().tolist()))
+            axes = columns / spacing
+        origin = TO_LPS * affine[:3, 3]
+        return cls(size, tuple(spacing.tolist()), tuple(origin.tolist()), tuple(axes.ravel().tolist()))
 
     @classmethod
     def of_picture(cls, shape: tuple[int, ...], spacing: tuple[float, ...] | None = None) -> Grid:
@@ -38,14 +39,17 @@ class Grid:
         spacing = spacing or (1.0,) * n
         return cls(shape[::-1], spacing[::-1], (0.0,) * n, tuple(np.eye(n).ravel().tolist()))
 
-    def difference(self, expected: Grid) -> str | None:
-        """Name the first thing in which the two differ by more than rounding, with both; None if none."""
+    def difference(self, expected: Grid, cosines: float = TOLERANCE) -> str | None:
+        """Name the first thing in which the two differ by more than rounding, with both; None if none.
+
+        cosines: how much directions may differ.
+        """
         voxel = min(expected.spacing)
         for what, absolute, relative in (
             ("size", 0.0, 0.0),
             ("spacing", 0.0, TOLERANCE),
             ("origin", 10 * TOLERANCE * voxel, 0.0),
-            ("direction", TOLERANCE, 0.0),
+            ("direction", cosines, 0.0),
         ):
             a, b = getattr(self, what), getattr(expected, what)
             if len(a) != len(b) or not np.allclose(a, b, atol=absolute, rtol=relative):

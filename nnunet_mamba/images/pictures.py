@@ -21,17 +21,30 @@ def is_picture(file: Path) -> bool:
 def read_picture(file: Path) -> np.ndarray:
     """Read one picture: (y, x), or (y, x, 3) of colours.
 
-    Alpha is left out, inks (CMYK) become colours, one bit per pixel becomes 0 and 1. ValueError for a file
-    that is damaged, holds several pictures, or channels that are neither colours nor alpha.
+    Alpha is left out, inks (CMYK) and palettes become colours, one bit per pixel becomes 0 and 1. ValueError
+    for a file that is damaged, holds several pictures, or channels that are neither colours nor alpha.
     """
     file = Path(file)
-    stored = read_channels(file)
-    picture = _colours(stored, *_meaning(file))
+    has_alpha, is_coded = _meaning(file)
+    if is_coded:
+        return or_refuse(file, lambda: _decoded(file))
+    picture = read_channels(file)
+    picture = picture[..., :-1] if has_alpha else picture
+    picture = picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture
     if picture.shape[2:] not in ((), (3,)):
         raise ValueError(
             f"{file} has the shape {picture.shape}; {EXPECTED}. Store its channels in files of their own."
         )
     return picture
+
+
+def one_channel(values: np.ndarray, file: Path) -> np.ndarray:
+    """Return labels that may have been saved as colours: one of the three, if they agree. Shape: (y, x)"""
+    if values.ndim == 2:
+        return values
+    if (values != values[..., :1]).any():
+        raise ValueError(f"{file} is a coloured picture; expected one label per pixel.")
+    return values[..., 0]
 
 
 def read_channels(file: Path) -> np.ndarray:
@@ -51,7 +64,11 @@ def n_channels_of_picture(file: Path) -> int:
 
 
 def is_plain(file: Path, picture: np.ndarray) -> bool:
-    """Say whether nnU-Net reads from `file` just what `read_picture` did: without alpha, and no inks."""
+    """Say whether nnU-Net reads from `file` just what `read_picture` did: without alpha, inks or palette."""
+    if is_tiff(file):
+        from tifffile import imread
+
+        return not _meaning(file)[1] and imread(file).shape == picture.shape
     return n_channels_of_picture(file) == (1 if picture.ndim == 2 else picture.shape[-1])
 
 
@@ -63,17 +80,29 @@ def _read_tiff(file: Path) -> np.ndarray:
 
 
 def _read_by_imageio(file: Path) -> np.ndarray:
+    """As nnU-Net does, which of 16 bits per colour keeps 8."""
     from skimage.io import imread
 
+    with or_refuse(file, lambda: file.open("rb")) as stream:
+        head = stream.read(26)
+    if head[:4] == b"\x89PNG" and head[24] == 16 and head[25] != 0:  # IHDR: bit depth, and 0 for grey
+        raise ValueError(f"{file} has 16 bits per colour, of which readers of PNG keep 8; store it as TIFF.")
     return or_refuse(file, lambda: imread(file))
 
 
 def _meaning(file: Path) -> tuple[bool, bool]:
-    """Whether the last channel is alpha, and whether the channels are inks."""
+    """Whether the last channel is alpha, and whether the channels stand for other colours."""
     if is_tiff(file):
         return colours_of_tiff(file)[1:]
     mode = _mode(file)
     return mode in WITH_ALPHA, mode == "CMYK"
+
+
+def _decoded(file: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def _mode(file: Path) -> str:
@@ -85,13 +114,3 @@ def _mode(file: Path) -> str:
             return picture.mode
 
     return or_refuse(file, mode)
-
-
-def _colours(picture: np.ndarray, has_alpha: bool, has_inks: bool) -> np.ndarray:
-    """Without alpha; grey without an axis of channels; inks as a printer's colours."""
-    if has_inks and picture.dtype == np.uint8 and picture.shape[2:] == (4,):
-        from PIL import Image
-
-        return np.asarray(Image.fromarray(picture, "CMYK").convert("RGB"))
-    picture = picture[..., :-1] if has_alpha else picture
-    return picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture

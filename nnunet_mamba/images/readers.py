@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 ITK, TIFF = "SimpleITKIO", "Tiff3DIO"
-NIBABEL, REORIENTING = "NibabelIO", "NibabelIOWithReorient"
+NIBABEL, NIBABEL_REORIENTING = "NibabelIO", "NibabelIOWithReorient"
+REORIENTING = (NIBABEL_REORIENTING, "SimpleITKIOWithReorient")  # turn every image to the same order of axes
 PICTURES = "NaturalImage2DIO"
-KNOWN = (ITK, "SimpleITKIOWithReorient", NIBABEL, REORIENTING, TIFF, PICTURES)
+KNOWN = (ITK, NIBABEL, *REORIENTING, TIFF, PICTURES)
 BY_ENDING = {  # nnU-Net's choice where dataset.json names none: the first reader that knows the ending
     ".nii": NIBABEL,
     ".tiff": TIFF,

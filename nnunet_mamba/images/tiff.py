@@ -12,7 +12,8 @@ import numpy as np
 from nnunet_mamba.images.whole import or_refuse
 
 ALPHA = (1, 2)  # of TIFF's tag ExtraSamples: associated, unassociated
-SEPARATED = 5  # of its tag PhotometricInterpretation: inks, as a rule CMYK
+BLACK_IS_ZERO, RGB, PALETTE, SEPARATED, YCBCR = 1, 2, 3, 5, 6  # of its tag PhotometricInterpretation
+JPEGS = (6, 7)  # of its tag Compression; their YCbCr is decoded to red, green and blue
 
 
 def is_tiff(file: Path) -> bool:
@@ -24,16 +25,26 @@ def read_tiff(file: Path) -> tuple[np.ndarray, str]:
     with _opened(file) as tiff:
         if len(tiff.series) > 1:
             raise ValueError(f"{file} holds {len(tiff.series)} images of different kinds; expected one.")
-        series = tiff.series[0]
-        return or_refuse(file, series.asarray), series.axes
+        series, page = tiff.series[0], tiff.pages.first
+        is_decoded = page.photometric == YCBCR and page.compression in JPEGS
+        if page.photometric not in (BLACK_IS_ZERO, RGB, PALETTE, SEPARATED) and not is_decoded:
+            raise ValueError(
+                f"{file} stores its values as {page.photometric.name}, of which programs read other numbers "
+                "than eyes see; save it as grey with black as 0, or as RGB."
+            )
+        array = or_refuse(file, series.asarray)
+    kept = [k for k, size in enumerate(array.shape) if size > 1 or series.axes[k] in "YX"]
+    return array.reshape([array.shape[k] for k in kept]), "".join(series.axes[k] for k in kept)
 
 
 def colours_of_tiff(file: Path) -> tuple[int, bool, bool]:
-    """Return samples per pixel, whether the last of them is alpha, and whether they are inks."""
+    """Return samples per pixel, whether the last of them is alpha, and whether they stand for other colours:
+    inks, or numbers of a palette."""
     with _opened(file) as tiff:
         page = tiff.pages.first
         extra = tuple(int(kind) for kind in page.extrasamples)
-        return page.samplesperpixel, len(extra) == 1 and extra[0] in ALPHA, page.photometric == SEPARATED
+        has_alpha = len(extra) == 1 and extra[0] in ALPHA
+        return page.samplesperpixel, has_alpha, page.photometric in (SEPARATED, PALETTE)
 
 
 def _opened(file: Path) -> Any:

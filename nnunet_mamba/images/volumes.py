@@ -10,22 +10,29 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_mamba.images.grid import Grid
-from nnunet_mamba.images.readers import NIBABEL, REORIENTING, reader_by_ending
+from nnunet_mamba.images.readers import NIBABEL, NIBABEL_REORIENTING, reader_by_ending
 from nnunet_mamba.images.whole import is_nifti, open_nifti, or_refuse, require_whole
 
 FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
+BY_NIBABEL = (NIBABEL, NIBABEL_REORIENTING)
+NIFTI_2 = 540  # bytes of its header
+QUATERNION = 5e-3  # of a cosine: what float32 may lose of a qform that is turned by nearly half a circle
 
 
 @dataclass(frozen=True)
 class Header:
     """What a file says of its voxels before they are read.
 
+    spacing       in mm (x, y, z), as nnU-Net takes it: by nibabel from pixdim, not from the grid's transform
     n_components  values per voxel; more than one: colours, vectors or complex numbers
+    n_axes        of the array in the file; ITK and `read_values` leave out last axes of size 1
     """
 
     grid: Grid
+    spacing: tuple[float, ...]
     n_components: int
     is_float: bool
+    n_axes: int
 
 
 def read_header(file: Path, reader: str = "") -> Header:
@@ -36,11 +43,18 @@ def read_header(file: Path, reader: str = "") -> Header:
     file = Path(file)
     if not is_nifti(file):
         header = or_refuse(file, lambda: _itk_header(file))
-        return Header(_grid_of(header), header.GetNumberOfComponents(), header.GetPixelID() in FLOATS)
+        grid, is_float = _grid_of(header), header.GetPixelID() in FLOATS
+        return Header(grid, grid.spacing, header.GetNumberOfComponents(), is_float, len(grid.size))
     stored = or_refuse(file, lambda: open_nifti(file))
-    by_nibabel = (reader or reader_by_ending(file.suffix)) in (NIBABEL, REORIENTING)
-    grid = _grid_by_nibabel(stored) if by_nibabel and len(stored.shape) == 3 else _grid_by_itk(file)
-    return Header(grid, _n_components(stored), stored.dataobj.dtype.kind == "f" or _is_scaled(stored))
+    is_float = stored.dataobj.dtype.kind == "f" or _is_scaled(stored)
+    size = _without_last_ones(stored.shape)
+    if (reader or reader_by_ending(file.suffix)) in BY_NIBABEL and len(size) == 3:
+        grid = Grid.of_affine(stored.affine, size)
+        spacing = tuple(float(mm) for mm in stored.header.get_zooms()[:3])
+    else:
+        grid = _grid_by_itk(file)
+        spacing = grid.spacing
+    return Header(grid, spacing, _n_components(stored), is_float, len(stored.shape))
 
 
 def read_values(file: Path) -> np.ndarray:
@@ -53,7 +67,8 @@ def read_values(file: Path) -> np.ndarray:
     require_whole(file)
     if not is_nifti(file):
         return or_refuse(file, lambda: sitk.GetArrayFromImage(sitk.ReadImage(str(file))))
-    return or_refuse(file, lambda: _without_last_ones(np.asanyarray(open_nifti(file).dataobj)).T)
+    values = or_refuse(file, lambda: np.asanyarray(open_nifti(file).dataobj))
+    return values.reshape(_without_last_ones(values.shape), order="A").T
 
 
 def read_image(file: Path) -> sitk.Image:
@@ -72,18 +87,19 @@ def header_contradiction(file: Path) -> str | None:
     if not is_nifti(file):
         return None
     header = or_refuse(file, lambda: open_nifti(file)).header
-    n = min(len(header.get_data_shape()), 3)
-    size, pixdim = (1,) * n, tuple(float(mm) for mm in header.get_zooms()[:n])
+    size = (1,) * min(len(header.get_data_shape()), 3)
+    pixdim = tuple(float(mm) for mm in header.get_zooms()[: len(size)])
     (qform, _), (sform, _) = or_refuse(
         file, lambda: (header.get_qform(coded=True), header.get_sform(coded=True))
     )
     if sform is None:
         return None
-    by_sform = Grid.of_affine(sform, size, tuple(np.linalg.norm(sform[:3, :n], axis=0).tolist()))
+    by_sform = Grid.of_affine(sform, size)
     if not np.isfinite(by_sform.direction).all():
         return "its sform has an axis of length 0"
-    by_qform = by_sform if qform is None else Grid.of_affine(qform, size, pixdim)
-    difference = Grid(size, pixdim, by_qform.origin, by_qform.direction).difference(by_sform)
+    by_qform = by_sform if qform is None else Grid.of_affine(qform, size)
+    other = Grid(size, pixdim, by_qform.origin, by_qform.direction)
+    difference = other.difference(by_sform, cosines=QUATERNION)
     first = "pixdim" if difference and difference.startswith("spacing") else "qform"
     return f"its {first} and sform differ in {difference}" if difference else None
 
@@ -105,19 +121,16 @@ def _grid_by_itk(file: Path) -> Grid:
         return _grid_of(or_refuse(file, lambda: _itk_header(file)))
     except ValueError as error:
         reason = header_contradiction(file)
-        if "orthonormal" in str(error):
+        if open_nifti(file).header["sizeof_hdr"] == NIFTI_2:
+            reason = "it is of NIfTI-2"
+        elif "orthonormal" in str(error):
             reason = reason or "the axes of its sform are not at right angles"
         if reason is None:
             raise
         raise ValueError(
-            f"{file} has a header that ITK cannot use: {reason}. Correct its sform, or have nibabel read the "
+            f"{file} has a header that ITK cannot use: {reason}. Write it anew, or have nibabel read the "
             f'data set: "overwrite_image_reader_writer": "{NIBABEL}" in dataset.json.'
         ) from error
-
-
-def _grid_by_nibabel(stored: Any) -> Grid:
-    spacing = tuple(float(mm) for mm in stored.header.get_zooms()[:3])
-    return Grid.of_affine(stored.affine, stored.shape, spacing)
 
 
 def _n_components(stored: Any) -> int:
@@ -132,8 +145,8 @@ def _is_scaled(stored: Any) -> bool:
     return (stored.dataobj.slope, stored.dataobj.inter) != (1, 0)
 
 
-def _without_last_ones(values: np.ndarray) -> np.ndarray:
+def _without_last_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     """(x, y, z, 1) -> (x, y, z), as ITK has it."""
-    while values.ndim > 3 and values.shape[-1] == 1:
-        values = values[..., 0]
-    return values
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape

@@ -62,15 +62,15 @@ def free_name(path: Path) -> Path:
 
 def drop_unreadable(folder: Path, say: Say) -> None:
     """Remove predictions that were cut short, which --continue_prediction would take for done."""
-    from nnunet_mamba.images import read_image  # half a second to import
+    from nnunet_mamba.images import is_image, require_readable  # half a second to import
 
     if not folder.is_dir():
         return
     for file in sorted(folder.iterdir()):
-        if file.suffix == ".json" or not file.is_file():
+        if not (file.is_file() and is_image(file)):
             continue
         try:
-            read_image(file)
+            require_readable(file)
         except ValueError:
             file.unlink()
             say(f"{file.name} was not written to its end and is predicted again")

@@ -297,7 +297,7 @@ def test_files_with_another_ending_are_named(folders):
 def test_a_prediction_with_channels_is_refused(folders):
     channels = sitk.JoinSeries([sitk.GetImageFromArray(blob()), sitk.GetImageFromArray(blob())])
     sitk.WriteImage(channels, str(folders[0] / "a.nii.gz"))
-    with pytest.raises(ValueError, match=r"a\.nii\.gz has the shape \(2, 8, 10, 12\); expected one label"):
+    with pytest.raises(ValueError, match=r"a\.nii\.gz has the shape \(2, 8, 10, 12\), and values per"):
         evaluate_folder(*folders)
 
 
@@ -332,9 +332,11 @@ def test_pictures_are_scored_in_pixels(tmp_path, ending):
 
 
 def test_pictures_with_colours_and_jpegs_are_refused(tmp_path):
-    imsave(tmp_path / "rgb.png", np.zeros((8, 8, 3), np.uint8), check_contrast=False)
+    imsave(
+        tmp_path / "rgb.png", np.eye(8, dtype=np.uint8)[..., None] * np.uint8([1, 2, 3]), check_contrast=False
+    )
     imsave(tmp_path / "lossy.jpg", np.zeros((8, 8), np.uint8), check_contrast=False)
-    with pytest.raises(ValueError, match=r"rgb\.png has the shape \(8, 8, 3\); .* greyscale PNG or TIFF"):
+    with pytest.raises(ValueError, match=r"rgb\.png is a coloured picture; expected one label per pixel"):
         read_label_map(tmp_path / "rgb.png")
     with pytest.raises(ValueError, match=r"lossy\.jpg is a JPEG"):
         read_label_map(tmp_path / "lossy.jpg")
