@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.dataset_json import sorted_channels
 from nnunet_mamba.datasets.decathlon import is_decathlon, listed_images, read_decathlon
 from nnunet_mamba.datasets.layout import (
     DEEPEST_ROOT,
@@ -18,7 +19,15 @@ from nnunet_mamba.datasets.layout import (
     read_parts,
     shown,
 )
-from nnunet_mamba.datasets.source import Case, Fault, Notes, Source, read_description, some
+from nnunet_mamba.datasets.source import (
+    Case,
+    Fault,
+    Notes,
+    Source,
+    letters_only,
+    read_description,
+    some,
+)
 from nnunet_mamba.datasets.specs import DATASETS, DatasetSpec, Layout
 from nnunet_mamba.images import is_picture
 
@@ -41,6 +50,8 @@ def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
     for layout in spec.layouts:
         if any(fits(part, either_way) for part in layout if part.role == "train"):
             cases, faults = read_parts(layout, either_way, below)
+            for file in (file for folder in folders for file in _descriptions(folder)):
+                _check_meaning(spec, read_description(file.parent), file)
             told = {fault.case for fault in faults}
             faults += [fault for fault in _of_lists(layout, folders) if fault.case not in told]
             return Source(
@@ -51,6 +62,34 @@ def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
         f"{_given(folders)} does not hold {spec.title}: expected {expected}, at its top or some folders "
         f"below; it holds {some(path for path, _ in files) or 'no files'}. The release: {spec.obtain}"
     )
+
+
+def _check_meaning(spec: DatasetSpec, description: Mapping[str, Any], file: Path) -> None:
+    """Raise ValueError for a dataset.json of the release that gives a name which the specification knows to
+    another label, or to another channel."""
+    labels = spec.stored_labels or spec.labels or {}
+    known = {letters_of(name): value for name, value in labels.items() if isinstance(value, int)}
+    for key, value in (description.get("labels") or {}).items():
+        name, number = (value, key) if str(key).isdecimal() else (key, value)
+        if not (isinstance(name, str) and str(number).isdecimal()):
+            continue
+        ours = spec.pixels.recode.get(int(number), int(number))
+        if known.get(letters_of(name), ours) != ours:
+            raise ValueError(
+                f"{file} has {name!r} as the label {number}, unlike {spec.title} as it is known."
+            )
+    channels = sorted_channels(description.get("modality") or {}, file)
+    places = {letters_of(name): place for place, name in enumerate(spec.channels or ())}
+    for place, name in enumerate(channels.values()):
+        if places.get(letters_of(name), place) != place:
+            raise ValueError(
+                f"{file} has {name!r} as the channel {place}, unlike {spec.title} as it is known."
+            )
+
+
+def letters_of(name: str) -> str:
+    """A name without signs, in one spelling."""
+    return letters_only(name).lower().replace("tumour", "tumor")
 
 
 def _of_lists(layout: Layout, folders: Sequence[Path]) -> Iterator[Fault]:
@@ -83,6 +122,7 @@ def _read_task(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
             f"Expected one Decathlon task, a folder with dataset.json, imagesTr and labelsTr, in "
             f"{_given(folders)}; there is {names}. The release: {spec.obtain}"
         )
+    _check_meaning(spec, tasks[0][1], tasks[0][0] / "dataset.json")
     source = read_decathlon(*tasks[0])
     if spec.labels and source.label_values != _values(spec.labels):
         raise ValueError(f"{tasks[0][0]} is {source.name}, with other labels than {spec.title}.")

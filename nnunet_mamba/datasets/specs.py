@@ -27,6 +27,7 @@ class DatasetSpec:
 
     number, folder  of nnU-Net's name, Dataset###_Folder; None: as the Decathlon task says
     channels, labels  of dataset.json; a list of integers is a region. None: as the Decathlon task says
+    stored_labels  name -> value in the files, where `labels` are regions of these
     layouts   ways in which the release lies about, the first that fits is taken; none: a Decathlon
               task, whose own dataset.json describes it
     group     what names the patient at the beginning of a case's name, where a patient has several
@@ -47,6 +48,7 @@ class DatasetSpec:
     papers: str
     channels: tuple[str, ...] | None = None
     labels: Mapping[str, Any] | None = None
+    stored_labels: Mapping[str, int] | None = None
     file_ending: str = ".nii.gz"
     pixels: Pixels = AS_THEY_ARE
     group: str | None = None
@@ -116,6 +118,7 @@ GLIOMA: dict[str, Any] = {
     "regions_class_order": (1, 2, 3),
     "published": {"train": 1251, "test": 219},
 }
+TUMOUR_PARTS = numbered("edema", "non-enhancing tumor", "enhancing tumor")
 DECATHLON_BRAIN: dict[str, Any] = {
     "layouts": (),
     "channels": ("FLAIR", "T1w", "t1gd", "T2w"),
@@ -301,7 +304,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "Decathlon Task 1: brain tumours, labels",
         1,
         "BrainTumour",
-        labels=numbered("edema", "non-enhancing tumor", "enhancing tumor"),
+        labels=TUMOUR_PARTS,
         papers="Taming Mambas, nnFormer (387/73/24)",
         aliases=("braintumour", "task01_braintumour"),
         open_points="UNETR's split was never published.",
@@ -312,6 +315,7 @@ DATASETS: dict[str, DatasetSpec] = {
         101,
         "BrainTumourRegions",
         labels=TUMOUR_REGIONS,
+        stored_labels=TUMOUR_PARTS,
         regions_class_order=(1, 2, 3),
         papers="the regions that nnFormer and Taming Mambas score",
         aliases=("braintumour_regions",),

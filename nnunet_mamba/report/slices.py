@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_mamba.evaluation import Label
-from nnunet_mamba.images import read_image
+from nnunet_mamba.images import read_image, read_values
 from nnunet_mamba.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR, CaseFiles
 
 if TYPE_CHECKING:
@@ -46,15 +46,16 @@ def read_volume(files: CaseFiles) -> Volume:
 
     Evaluation found them on one grid; where headers place voxels twice, all are turned by that of the image.
     """
-    images = [read_image(file) for file in (files.image, files.reference, files.prediction)]
-    for labels in images[1:]:
-        labels.CopyInformation(images[0])
-    images = [upright(image) for image in images]
-    arrays = [as_volume(grey(image)) for image in images]
+    image = read_image(files.image)
+    images = [image]
+    for file in (files.reference, files.prediction):
+        images.append(sitk.GetImageFromArray(read_values(file)))
+        images[-1].CopyInformation(image)
+    images = [upright(each) for each in images]
+    arrays = [as_volume(grey(each)) for each in images]
     spacing = (1.0, *map(float, images[0].GetSpacing()[::-1]))[-3:]
     box = labelled_box((arrays[1] > 0) | (arrays[2] > 0), spacing)
-    image, reference, prediction = (array[box] for array in arrays)
-    return Volume(image, reference, prediction, spacing)
+    return Volume(arrays[0][box], arrays[1][box], arrays[2][box], spacing)
 
 
 def upright(image: sitk.Image) -> sitk.Image:

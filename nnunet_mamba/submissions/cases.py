@@ -151,10 +151,13 @@ def member(case: str, rules: Rules, phases: Mapping[str, str]) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def require_same_labels(rules: Rules, folder: Path) -> None:
-    """Refuse predictions whose dataset.json, which nnU-Net lays beside them, has other labels: a right form
-    would hide wrong organs. Values given by the user settle the matter."""
-    if rules.values or not (folder / "dataset.json").is_file():
+def require_same_labels(rules: Rules, folders: Iterable[Path]) -> None:
+    """Refuse predictions with other labels: a right form would hide wrong organs. The first of `folders` with
+    a dataset.json that has labels tells; nnU-Net lays one beside predictions. Values given by the user settle
+    the matter."""
+    told = (folder for folder in folders if (folder / "dataset.json").is_file())
+    folder = next((folder for folder in told if read_description(folder).get("labels")), None)
+    if rules.values or folder is None:
         return
     description, ours = read_description(folder), rules.spec.labels or {}
     theirs, order = description.get("labels", {}), rules.spec.regions_class_order

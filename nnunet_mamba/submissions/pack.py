@@ -36,7 +36,8 @@ def pack(
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists already; remove it, or choose another name.")
-    require_same_labels(rules, Path(predictions))
+    images = {file.image.parent.resolve().parent for file in expected}
+    require_same_labels(rules, [Path(predictions), *images])
     files = predictions_in(Path(predictions), expected, facts.moved)
     with whole(out) as draft:
         problems = _write(draft, expected, files, rules, progress)

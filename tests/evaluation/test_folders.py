@@ -332,9 +332,8 @@ def test_pictures_are_scored_in_pixels(tmp_path, ending):
 
 
 def test_pictures_with_colours_and_jpegs_are_refused(tmp_path):
-    imsave(
-        tmp_path / "rgb.png", np.eye(8, dtype=np.uint8)[..., None] * np.uint8([1, 2, 3]), check_contrast=False
-    )
+    coloured = np.full((8, 8, 3), (1, 2, 3), np.uint8)
+    imsave(tmp_path / "rgb.png", coloured, check_contrast=False)
     imsave(tmp_path / "lossy.jpg", np.zeros((8, 8), np.uint8), check_contrast=False)
     with pytest.raises(ValueError, match=r"rgb\.png is a coloured picture; expected one label per pixel"):
         read_label_map(tmp_path / "rgb.png")
