@@ -16,18 +16,19 @@ from nnunet_mamba.sweep.processes import Process, this_process
 
 DEAD = replace(this_process(), started="an earlier boot:1")
 CONTENDER = """
-import sys, time
+import sys
 from pathlib import Path
 from nnunet_mamba.sweep.locks import JobLock, LockedError
-file, start = Path(sys.argv[1]), float(sys.argv[2])
-while time.time() < start:
+file, start = map(Path, sys.argv[1:])
+print("ready", flush=True)
+while not start.exists():
     pass
 try:
     with JobLock(file, job="j", study="s", say=lambda line: None):
-        print("won")
-        time.sleep(1)
+        print("won", flush=True)
+        sys.stdin.read()  # until all have said what they got
 except LockedError:
-    print("refused")
+    print("refused", flush=True)
 """
 
 
@@ -37,9 +38,17 @@ def lock(file, job="job") -> JobLock:
 
 def contenders(file, n: int) -> list[str]:
     """What `n` processes that want the lock in the same moment say."""
-    command = [sys.executable, "-c", CONTENDER, str(file), str(time.time() + 1.0)]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(n)]
-    return sorted(process.communicate()[0].strip() for process in started)
+    start = file.with_name("start")
+    command = [sys.executable, "-c", CONTENDER, str(file), str(start)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, **pipes) for _ in range(n)]
+    assert [process.stdout.readline() for process in started] == ["ready\n"] * n
+    start.touch()
+    said = sorted(process.stdout.readline().strip() for process in started)
+    for process in started:
+        process.communicate()
+    start.unlink()
+    return said
 
 
 def test_one_of_many_at_once_wins_a_free_lock(tmp_path):
