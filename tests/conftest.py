@@ -11,8 +11,9 @@ import pytest
 
 from nnunet_mamba import host, registration
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: the workers share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the processors; before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture
