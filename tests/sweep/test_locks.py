@@ -16,15 +16,13 @@ from nnunet_mamba.sweep.processes import Process, this_process
 
 DEAD = replace(this_process(), started="an earlier boot:1")
 CONTENDER = """
-import sys
+import os, sys
 from pathlib import Path
 from nnunet_mamba.sweep.locks import JobLock, LockedError
-file, start = map(Path, sys.argv[1:])
 print("ready", flush=True)
-while not start.exists():
-    pass
+os.read(int(sys.argv[2]), 1)  # returns when the other end is closed
 try:
-    with JobLock(file, job="j", study="s", say=lambda line: None):
+    with JobLock(Path(sys.argv[1]), job="j", study="s", say=lambda line: None):
         print("won", flush=True)
         sys.stdin.read()  # until all have said what they got
 except LockedError:
@@ -38,16 +36,16 @@ def lock(file, job="job") -> JobLock:
 
 def contenders(file, n: int) -> list[str]:
     """What `n` processes that want the lock in the same moment say."""
-    start = file.with_name("start")
+    start, open_end = os.pipe()
     command = [sys.executable, "-c", CONTENDER, str(file), str(start)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    started = [subprocess.Popen(command, **pipes) for _ in range(n)]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "pass_fds": [start]}
+    started = [subprocess.Popen(command, **options) for _ in range(n)]
+    os.close(start)
     assert [process.stdout.readline() for process in started] == ["ready\n"] * n
-    start.touch()
+    os.close(open_end)
     said = sorted(process.stdout.readline().strip() for process in started)
     for process in started:
-        process.communicate()
-    start.unlink()
+        process.communicate()  # closes stdin
     return said
 
 
@@ -104,16 +102,22 @@ def test_the_holder_is_told_and_none_for_a_free_or_dead_lock(tmp_path):
     assert holder(file) is None
 
 
+def wait_until(true) -> None:
+    """For ten seconds at most; a busy machine may leave the thread that touches a lock waiting."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
 def test_a_lock_is_touched_while_it_is_held_and_written_again_when_somebody_removes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "TOUCH_S", 0.05)
     file = tmp_path / "a.lock"
     with lock(file):
         os.utime(file, (0, 0))
-        time.sleep(0.3)
-        assert silence_s(file) < 5
+        wait_until(lambda: silence_s(file) < 5)
         file.unlink()
-        time.sleep(0.3)
-        assert holder(file).job == "job"
+        wait_until(lambda: (owner := holder(file)) and owner.job == "job")
     assert not file.exists()
 
 
@@ -126,7 +130,7 @@ def test_who_has_lost_the_lock_is_asked_to_stop_and_leaves_the_new_owners_file(t
     try:
         with lock(file) as held:
             file.write_text(Owner("other", "j", "s", "now", (this_process(),)).to_json())
-            time.sleep(0.3)
+            wait_until(lambda: held.lost)
         assert held.lost and asked == [signal.SIGTERM]
         assert file.exists()
     finally:
