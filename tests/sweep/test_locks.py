@@ -16,11 +16,13 @@ from nnunet_mamba.sweep.processes import Process, this_process
 
 DEAD = replace(this_process(), started="an earlier boot:1")
 CONTENDER = """
-import os, sys
+import sys, time
 from pathlib import Path
 from nnunet_mamba.sweep.locks import JobLock, LockedError
 print("ready", flush=True)
-os.read(int(sys.argv[2]), 1)  # returns when the other end is closed
+start = float(sys.stdin.readline())
+while time.time() < start:
+    pass
 try:
     with JobLock(Path(sys.argv[1]), job="j", study="s", say=lambda line: None):
         print("won", flush=True)
@@ -36,13 +38,14 @@ def lock(file, job="job") -> JobLock:
 
 def contenders(file, n: int) -> list[str]:
     """What `n` processes that want the lock in the same moment say."""
-    start, open_end = os.pipe()
-    command = [sys.executable, "-c", CONTENDER, str(file), str(start)]
-    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "pass_fds": [start]}
-    started = [subprocess.Popen(command, **options) for _ in range(n)]
-    os.close(start)
+    command = [sys.executable, "-c", CONTENDER, str(file)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, **pipes) for _ in range(n)]
     assert [process.stdout.readline() for process in started] == ["ready\n"] * n
-    os.close(open_end)
+    start = time.time() + 0.1
+    for process in started:
+        process.stdin.write(f"{start}\n")
+        process.stdin.flush()
     said = sorted(process.stdout.readline().strip() for process in started)
     for process in started:
         process.communicate()  # closes stdin
