@@ -4,6 +4,7 @@ import compileall
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +39,7 @@ def nnunet_copy(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def unregistered(nnunet_copy, monkeypatch) -> Path:
+def unregistered(nnunet_copy, monkeypatch) -> Iterator[Path]:
     """The trainer folder of a copy of nnU-Net without the file of `register`.
 
     `register` writes into it, and the processes that the test starts import it.
