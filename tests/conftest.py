@@ -1,12 +1,20 @@
 """Shared fixtures: nnU-Net's folders, plans, trainers and batches, all small and without any real data."""
 
+import compileall
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from nnunet_mamba import registration
+from nnunet_mamba import host, registration
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the processors; before torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 pytest_plugins = ["strict_skips"]
 
@@ -23,15 +31,27 @@ def nnunet_folders(tmp_path, monkeypatch) -> SimpleNamespace:
     return SimpleNamespace(**folders)
 
 
+@pytest.fixture(scope="session")
+def nnunet_copy(tmp_path_factory) -> Path:
+    """A folder with a copy of the installed nnunetv2, to write into: the installed one serves other tests."""
+    folder = tmp_path_factory.mktemp("nnunet_copy")
+    shutil.copytree(host.trainer_folder().parents[1], folder / "nnunetv2")
+    compileall.compile_dir(folder, quiet=1)  # or the first import would write into it
+    return folder
+
+
 @pytest.fixture
-def unregistered():
-    """The test sees nnU-Net without the file of `register`; if it was there, it comes back afterwards."""
-    was_registered = registration.registered()
+def unregistered(nnunet_copy, monkeypatch) -> Iterator[Path]:
+    """The trainer folder of a copy of nnU-Net without the file of `register`.
+
+    `register` writes into it, and the processes that the test starts import it.
+    """
+    folder = nnunet_copy / "nnunetv2" / "training" / "nnUNetTrainer"
+    monkeypatch.setattr(registration, "trainer_folder", lambda: folder)
+    monkeypatch.setenv("PYTHONPATH", str(nnunet_copy), prepend=os.pathsep)
     registration.unregister()
-    yield
+    yield folder
     registration.unregister()
-    if was_registered:
-        registration.register()
 
 
 def configuration(ndim: int, n_stages: int, patch: tuple[int, ...] | None = None, features: int = 4) -> dict:

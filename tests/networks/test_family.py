@@ -437,7 +437,10 @@ def test_finite_and_close_under_autocast(name, dtype):
 
 @pytest.mark.parametrize("name", WITH_MIXER)
 def test_traces_into_one_graph(name):
+    """Networks of the plans with two stages; for three see test_checkpointing.py."""
     arguments, grid = small(name)
+    if name in META:
+        arguments = plan(2, patch_size=grid)
     network, x = create_network(name, **arguments, deep_supervision=True), torch.randn(1, 1, *grid)
     torch._dynamo.reset()  # else the networks before this one count as recompilations of its code
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")

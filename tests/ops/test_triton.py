@@ -30,7 +30,7 @@ DEVICE = "cpu" if interpreting() else "cuda"
 on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the interpreter")
 
 if USABLE:
-    from nnunet_mamba.ops import triton_scan
+    from nnunet_mamba.ops import chunks, triton_scan
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,8 @@ def pieces_in_turn(monkeypatch):
 
 
 def cut_into(way: str, monkeypatch) -> None:
-    processors, shortest = {"one segment": (1, 10**6), "segments": (16, 32), "pieces in turn": (1, 1)}[way]
+    ways = {"one segment": (1, 10**6), "segments": (16, triton_scan.CHUNK), "pieces in turn": (1, 1)}
+    processors, shortest = ways[way]
     monkeypatch.setattr(triton_scan, "processors", lambda device: processors)
     monkeypatch.setattr(triton_scan, "SHORTEST", shortest)
     if way == "pieces in turn":  # with 64 bits, too
@@ -72,8 +73,19 @@ CASES = {
 }
 
 
+SHORT = 8  # steps of a chunk, instead of 32: a quarter of the time
+
+
+@pytest.fixture
+def short_chunks(monkeypatch):
+    monkeypatch.setattr(triton_scan, "CHUNK", SHORT)
+    monkeypatch.setitem(chunks.CHUNKS, "triton", SHORT)
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_scan_equals_the_reference(cut, case):
+def test_scan_equals_the_reference(short_chunks, cut, case):
+    """In as many chunks, whole and begun, as the cases have of 32 steps."""
+    case = {**case, "length": -(-case["length"] * SHORT // 32)}
     arguments, options = walks_problem(**case, device=DEVICE)
     expected = walks_results(arguments, options, "reference")
     assert_equal(walks_results(arguments, options, "triton"), expected, 1e-13)
@@ -81,6 +93,7 @@ def test_scan_equals_the_reference(cut, case):
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_scan_in_float32_is_as_good_as_float32(case):
+    """In chunks of 32 steps, as they are."""
     arguments, options = walks_problem(**case, dtype=torch.float32, device=DEVICE)
     exact = {name: t.detach().double().requires_grad_() for name, t in arguments.items()}
     expected = walks_results(exact, options, "reference")
@@ -121,8 +134,8 @@ def test_convolution_equals_the_reference(case, activation):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-def test_half_precision_is_summed_in_float32_and_rounded_once(pieces_in_turn, dtype):
-    arguments, options = walks_problem(2, 1, 34, 4, 18, dtype=torch.float32, device=DEVICE)
+def test_half_precision_is_summed_in_float32_and_rounded_once(short_chunks, pieces_in_turn, dtype):
+    arguments, options = walks_problem(2, 1, SHORT + 2, 4, 18, dtype=torch.float32, device=DEVICE)
     half = {name: t.detach().to(dtype).requires_grad_() for name, t in arguments.items()}
     exact = {name: t.detach().double().requires_grad_() for name, t in half.items()}
     actual, expected = walks_results(half, options, "triton"), walks_results(exact, options, "reference")
@@ -178,8 +191,8 @@ def test_softplus_is_right_over_the_whole_range():
     torch.testing.assert_close(slope.double(), torch.sigmoid(exact), rtol=2e-5, atol=1e-37)
 
 
-def test_two_equal_calls_give_equal_bits(pieces_in_turn):
-    arguments, options = walks_problem(2, 1, 34, 8, 3, shared=True, dtype=torch.float32, device=DEVICE)
+def test_two_equal_calls_give_equal_bits(short_chunks, pieces_in_turn):
+    arguments, options = walks_problem(2, 1, SHORT + 2, 8, 3, shared=True, dtype=torch.float32, device=DEVICE)
     first, second = (walks_results(arguments, options, "triton") for _ in range(2))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name

@@ -14,6 +14,7 @@ from nnunet_mamba import trainers
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.plans.architecture import n_outputs, with_network
 from nnunet_mamba.plans.overlay import apply_template
+from nnunet_mamba.trainers.variants import variant
 
 CASES = [  # network, configuration, nnU-Net's trainer
     ("mm_unet", "3d_fullres", nnUNetTrainer),
@@ -25,17 +26,28 @@ CASES = [  # network, configuration, nnU-Net's trainer
     ("segmamba", "3d_fullres", nnUNetTrainerNoDeepSupervision),
 ]
 
+VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 2, 1]}
+SMALL = {  # sizes of networks of own topology, which have hundreds of channels
+    "swin_umamba": {**VSS, "features_per_stage": [4, 8, 16, 32, 64]},
+    "swin_umamba_d": VSS,
+    "vm_unet": VSS,
+    "segmamba": {"features_per_stage": [4, 4, 8, 8], "depths": [1, 1, 1, 2]},
+}
+
 
 @pytest.fixture
 def named_plans(make_plans):
     """A function: small plans made by a template, with a network by its dotted path."""
 
-    def make(network: str) -> dict:
+    def make(network: str, **sizes: list[int]) -> dict:
         plans = make_plans(n_stages=3, patch=(32, 32, 32))
         plans["configurations"]["2d"].update(patch_size=[64, 64], median_image_size_in_voxels=[64.0, 64.0])
         for own in plans["configurations"].values():
             own["batch_size"] = 9
-        return apply_template(plans, load_template("cpu"), "nnUNetPlans_cpu", network=network).plans
+        plans = apply_template(plans, load_template("cpu"), "nnUNetPlans_cpu", network=network).plans
+        for own in plans["configurations"].values():
+            own["architecture"]["arch_kwargs"].update(sizes)
+        return plans
 
     return make
 
@@ -52,7 +64,8 @@ def batch_for(trainer) -> dict:
 
 @pytest.mark.parametrize(("network", "configuration", "trainer_class"), CASES, ids=lambda v: str(v))
 def test_nnunets_own_trainer_takes_a_step(make_trainer, named_plans, network, configuration, trainer_class):
-    trainer = make_trainer(trainer_class, named_plans(network), configuration)
+    plans = named_plans(network, **SMALL.get(network, {}))
+    trainer = make_trainer(trainer_class, plans, configuration)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # the weight of a single scale is 0 / 0
         trainer.initialize()
@@ -88,7 +101,10 @@ def test_the_number_of_outputs(network, expected):
     ],
 )
 def test_our_trainers_read_such_plans(make_trainer, make_batch, named_plans, name, network, configuration):
-    trainer = make_trainer(getattr(trainers, name), named_plans(network), configuration)
+    trainer_class = getattr(trainers, name)
+    if network in SMALL:
+        trainer_class = variant(trainer_class, "", overrides=SMALL[network])
+    trainer = make_trainer(trainer_class, named_plans(network), configuration)
     trainer.initialize()
     loss = trainer.train_step(batch_for(trainer))["loss"]
     assert np.isfinite(loss)

@@ -19,15 +19,16 @@ CONTENDER = """
 import sys, time
 from pathlib import Path
 from nnunet_mamba.sweep.locks import JobLock, LockedError
-file, start = Path(sys.argv[1]), float(sys.argv[2])
+print("ready", flush=True)
+start = float(sys.stdin.readline())
 while time.time() < start:
     pass
 try:
-    with JobLock(file, job="j", study="s", say=lambda line: None):
-        print("won")
-        time.sleep(1)
+    with JobLock(Path(sys.argv[1]), job="j", study="s", say=lambda line: None):
+        print("won", flush=True)
+        sys.stdin.read()  # until all have said what they got
 except LockedError:
-    print("refused")
+    print("refused", flush=True)
 """
 
 
@@ -37,9 +38,18 @@ def lock(file, job="job") -> JobLock:
 
 def contenders(file, n: int) -> list[str]:
     """What `n` processes that want the lock in the same moment say."""
-    command = [sys.executable, "-c", CONTENDER, str(file), str(time.time() + 1.0)]
-    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(n)]
-    return sorted(process.communicate()[0].strip() for process in started)
+    command = [sys.executable, "-c", CONTENDER, str(file)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, **pipes) for _ in range(n)]
+    assert [process.stdout.readline() for process in started] == ["ready\n"] * n
+    start = time.time() + 0.1
+    for process in started:
+        process.stdin.write(f"{start}\n")
+        process.stdin.flush()
+    said = sorted(process.stdout.readline().strip() for process in started)
+    for process in started:
+        process.communicate()  # closes stdin
+    return said
 
 
 def test_one_of_many_at_once_wins_a_free_lock(tmp_path):
@@ -95,16 +105,22 @@ def test_the_holder_is_told_and_none_for_a_free_or_dead_lock(tmp_path):
     assert holder(file) is None
 
 
+def wait_until(true) -> None:
+    """For ten seconds at most; a busy machine may leave the thread that touches a lock waiting."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
 def test_a_lock_is_touched_while_it_is_held_and_written_again_when_somebody_removes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "TOUCH_S", 0.05)
     file = tmp_path / "a.lock"
     with lock(file):
         os.utime(file, (0, 0))
-        time.sleep(0.3)
-        assert silence_s(file) < 5
+        wait_until(lambda: silence_s(file) < 5)
         file.unlink()
-        time.sleep(0.3)
-        assert holder(file).job == "job"
+        wait_until(lambda: (owner := holder(file)) and owner.job == "job")
     assert not file.exists()
 
 
@@ -117,7 +133,7 @@ def test_who_has_lost_the_lock_is_asked_to_stop_and_leaves_the_new_owners_file(t
     try:
         with lock(file) as held:
             file.write_text(Owner("other", "j", "s", "now", (this_process(),)).to_json())
-            time.sleep(0.3)
+            wait_until(lambda: held.lost)
         assert held.lost and asked == [signal.SIGTERM]
         assert file.exists()
     finally:

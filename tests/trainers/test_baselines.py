@@ -1,5 +1,7 @@
 """MONAI's networks in our frame and nnU-Net's trainer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +14,13 @@ NAMES = {
     "SegResNet", "SegResNet_2xFeat", "SegResNet_2xFeat_2xDepth", "SegResNet_2xFeat_4xDepth", "UNETR",
     "SwinUNETR", "SwinUNETRv2", "MedNeXtS", "MedNeXtB", "MedNeXtM", "MedNeXtL",
 }  # fmt: skip
-SMALL = ["SegResNet", "UNETR", "SwinUNETR", "SwinUNETRv2", "MedNeXtS"]
+IN_LITTLE = {  # one of each kind, and what makes it smaller
+    "SegResNet": {"init_filters": 8},
+    "UNETR": {"feature_size": 8, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4},
+    "SwinUNETR": {"feature_size": 12},
+    "SwinUNETRv2": {"feature_size": 12},
+    "MedNeXtS": {},
+}
 PATCH = (40, 33)  # a multiple of nothing
 
 
@@ -20,14 +28,18 @@ def test_names_and_lengths_are_public_and_apart_from_the_family():
     assert {f"nnUNetTrainer{n}{end}" for n in NAMES for end in ("", "_100epochs")} <= set(trainers.__all__)
     assert {trainer.network_name for trainer in trainers.BASELINES} == set(BASELINES)
     assert not set(BASELINES) & set(list_networks())
-    assert f"nnUNetTrainer{SMALL[0]}NoSSM" not in trainers.__all__
+    assert "nnUNetTrainerSegResNetNoSSM" not in trainers.__all__
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", IN_LITTLE)
 def test_each_trains_and_validates_at_a_patch_that_must_be_padded(
-    make_trainer, make_plans, make_batch, make_single_batch, name
+    monkeypatch, make_trainer, make_plans, make_batch, make_single_batch, name
 ):
-    trainer = make_trainer(getattr(trainers, f"nnUNetTrainer{name}"), make_plans(patch=PATCH), "2d")
+    trainer_class = getattr(trainers, f"nnUNetTrainer{name}")
+    row = BASELINES[trainer_class.network_name]
+    small = replace(row, options={**row.options, **IN_LITTLE[name]})
+    monkeypatch.setitem(BASELINES, trainer_class.network_name, small)
+    trainer = make_trainer(trainer_class, make_plans(patch=PATCH), "2d")
     trainer.initialize()
     trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
     batch = (make_batch if trainer.enable_deep_supervision else make_single_batch)(trainer)

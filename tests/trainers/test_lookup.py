@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 from nnunet_mamba import registration
-from nnunet_mamba.host import trainer_folder
 from nnunet_mamba.resources import resource_dir
 
 LOOKUP = """
@@ -48,11 +47,11 @@ def test_found_through_the_variable(unregistered):
 
 
 def test_found_with_no_variable_once_registered_and_gone_without_a_trace(unregistered):
-    before = sorted(trainer_folder().rglob("*"))
+    before = sorted(unregistered.rglob("*"))
     registration.register()
     assert found(look_up(*NAMES)) == [[name, "nnunet_mamba.trainers"] for name in NAMES]
     registration.unregister()
-    assert sorted(trainer_folder().rglob("*")) == before
+    assert sorted(unregistered.rglob("*")) == before
 
 
 def test_nnunets_own_trainers_are_still_found_beside_ours(unregistered):

@@ -10,19 +10,25 @@ from nnunet_mamba import create_network
 from nnunet_mamba.trainers import nnUNetTrainerVMUNet
 from nnunet_mamba.trainers.pretrained import VARIABLE, start_from_vmamba
 
-SIZES = {
-    "input_channels": 3,
-    "num_classes": 2,
+SMALL = {
     "features_per_stage": [8, 16, 32, 64],
-    "depths": [1, 1, 1, 1],
-    "depths_decoder": [1, 1, 1, 1],
+    "depths": [1, 2, 1, 1],
+    "depths_decoder": [1, 1, 2, 1],
 }
+
+
+class SmallVMUNet(nnUNetTrainerVMUNet):
+    overrides = SMALL
+
+
+def small_network(input_channels=3, num_classes=2):
+    return create_network("vm_unet", input_channels=input_channels, num_classes=num_classes, **SMALL)
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return create_network("vm_unet", **SIZES)
+    return small_network()
 
 
 def file_of(network, path):
@@ -38,7 +44,7 @@ def file_of(network, path):
 
 
 def test_the_file_fills_the_network(network, tmp_path, monkeypatch):
-    source = create_network("vm_unet", **SIZES)
+    source = small_network()
     file_of(source, tmp_path / "vssmtiny.pth")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
     message = start_from_vmamba(network, "vm_unet", has_weights=False)
@@ -72,10 +78,10 @@ def test_a_new_training_starts_from_the_file_and_a_resumed_one_does_not(
     make_trainer, tmp_path, monkeypatch, epoch
 ):
     """As nnU-Net runs it: on_train_start is the first call, and the network is not there yet."""
-    source = create_network("vm_unet", input_channels=1, num_classes=3)
+    source = small_network(1, 3)
     file_of(source, tmp_path / "vssmtiny.pth")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
-    trainer = make_trainer(nnUNetTrainerVMUNet, configuration="2d")
+    trainer = make_trainer(SmallVMUNet, configuration="2d")
     trainer.current_epoch = epoch
     monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
     trainer.on_train_start()
@@ -88,11 +94,11 @@ def test_a_new_training_starts_from_the_file_and_a_resumed_one_does_not(
 @pytest.mark.parametrize("is_set", [True, False])
 def test_pretrained_weights_of_nnunet_are_kept(make_trainer, tmp_path, monkeypatch, is_set):
     """As nnUNetv2_train -pretrained_weights: nnU-Net initialises the trainer and fills the network first."""
-    file_of(create_network("vm_unet", input_channels=1, num_classes=3), tmp_path / "vssmtiny.pth")
+    file_of(small_network(1, 3), tmp_path / "vssmtiny.pth")
     monkeypatch.delenv(VARIABLE, raising=False)
     if is_set:
         monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
-    trainer = make_trainer(nnUNetTrainerVMUNet, configuration="2d")
+    trainer = make_trainer(SmallVMUNet, configuration="2d")
     trainer.initialize()
     before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
     monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)

@@ -206,7 +206,12 @@ def test_a_run_resumed_in_the_middle_has_the_rate_of_an_unbroken_one(initialised
 # every trainer
 
 
-SINGLE = ("nnUNetTrainerVMUNetPaper", "nnUNetTrainerMambaUNetPaper", "nnUNetTrainerSegMamba")
+VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 2, 1]}
+SINGLE = {  # sizes to try them at
+    "nnUNetTrainerVMUNetPaper": VSS,
+    "nnUNetTrainerMambaUNetPaper": VSS,
+    "nnUNetTrainerSegMamba": {"features_per_stage": [4, 4, 8, 8], "depths": [1, 1, 1, 2]},
+}
 
 
 def test_every_name_of_the_family_has_a_trainer_and_every_trainer_a_source():
@@ -227,7 +232,8 @@ def test_networks_of_one_output_train_without_deep_supervision(
 ):
     trainer_class = getattr(trainers, name)
     ndim = FAMILY[trainer_class.network_name].ndim
-    small = type(name, (trainer_class,), {"recipe": recipes.replace(trainer_class.recipe, batch_size=1)})
+    recipe = recipes.replace(trainer_class.recipe, batch_size=1)
+    small = type(name, (trainer_class,), {"recipe": recipe, "overrides": SINGLE[name]})
     plans = make_plans(patch=(40, 33, 24)[:ndim])
     trainer = initialised(small, plans, "2d" if ndim == 2 else "3d_fullres")
     assert not trainer.enable_deep_supervision and trainer._get_deep_supervision_scales() is None
