@@ -1,4 +1,4 @@
-"""nnU-Net's dataset.json: what must hold of its channels and labels wherever it is read or written."""
+"""dataset.json of nnU-Net and its kin: what holds of channels and labels wherever it is read or written."""
 
 from __future__ import annotations
 
@@ -33,3 +33,20 @@ def check_labels(labels: Any, where: Path | str) -> None:
             if not isinstance(v, int):
                 turned = " nnU-Net v1 had it the other way round: turn it." if str(name).isdecimal() else ""
                 raise ValueError(f"In {where} the label {name!r} is {v!r}; {wanted}.{turned}")
+
+
+def label_values(description: Mapping[str, Any]) -> dict[str, int]:
+    """Return `plain_name` -> value of every single label, also where number and name are the other way round:
+    {"labels": {"1": "liver"}}, as nnU-Net v1 and the Decathlon have it. Regions are left out."""
+    found = {}
+    labels = description.get("labels")
+    for key, value in labels.items() if isinstance(labels, Mapping) else ():
+        name, number = (value, key) if str(key).isdecimal() else (key, value)
+        if isinstance(name, str) and str(number).isdecimal():
+            found[plain_name(name)] = int(number)
+    return found
+
+
+def plain_name(name: str) -> str:
+    """Return a name without signs and capitals, in American spelling."""
+    return "".join(filter(str.isalnum, name.casefold())).replace("tumour", "tumor")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.dataset_json import sorted_channels
+from nnunet_mamba.dataset_json import label_values, plain_name, sorted_channels
 from nnunet_mamba.datasets.decathlon import is_decathlon, listed_images, read_decathlon
 from nnunet_mamba.datasets.layout import (
     DEEPEST_ROOT,
@@ -24,7 +24,6 @@ from nnunet_mamba.datasets.source import (
     Fault,
     Notes,
     Source,
-    letters_only,
     read_description,
     some,
 )
@@ -50,10 +49,12 @@ def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
     for layout in spec.layouts:
         if any(fits(part, either_way) for part in layout if part.role == "train"):
             cases, faults = read_parts(layout, either_way, below)
-            for file in (file for folder in folders for file in _descriptions(folder)):
-                _check_meaning(spec, read_description(file.parent), file)
+            beside = (file for folder in folders for file in _descriptions(folder))
+            descriptions = {file: read_description(file.parent) for file in beside}
+            for file, description in descriptions.items():
+                _check_meaning(spec, description, file)
             told = {fault.case for fault in faults}
-            faults += [fault for fault in _of_lists(layout, folders) if fault.case not in told]
+            faults += [fault for fault in _of_lists(layout, descriptions) if fault.case not in told]
             return Source(
                 "", {}, {}, spec.file_ending, tuple(cases), tuple(faults), strays=_strays(cases, files)
             )
@@ -65,37 +66,30 @@ def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
 
 
 def _check_meaning(spec: DatasetSpec, description: Mapping[str, Any], file: Path) -> None:
-    """Raise ValueError for a dataset.json of the release that gives a name which the specification knows to
-    another label, or to another channel."""
-    labels = spec.stored_labels or spec.labels or {}
-    known = {letters_of(name): value for name, value in labels.items() if isinstance(value, int)}
-    for key, value in (description.get("labels") or {}).items():
-        name, number = (value, key) if str(key).isdecimal() else (key, value)
-        if not (isinstance(name, str) and str(number).isdecimal()):
-            continue
-        ours = spec.pixels.recode.get(int(number), int(number))
-        if known.get(letters_of(name), ours) != ours:
-            raise ValueError(
-                f"{file} has {name!r} as the label {number}, unlike {spec.title} as it is known."
-            )
+    """Raise ValueError for a dataset.json of the release that gives another number to a label or channel of
+    the specification."""
+    known, theirs = label_values({"labels": spec.stored_labels or spec.labels}), label_values(description)
+    places = {plain_name(name): place for place, name in enumerate(spec.channels or ())}
     channels = sorted_channels(description.get("modality") or {}, file)
-    places = {letters_of(name): place for place, name in enumerate(spec.channels or ())}
-    for place, name in enumerate(channels.values()):
-        if places.get(letters_of(name), place) != place:
-            raise ValueError(
-                f"{file} has {name!r} as the channel {place}, unlike {spec.title} as it is known."
-            )
+    wrong = [
+        f"the label {name!r} as {value}"
+        for name, value in theirs.items()
+        if known.get(name, here := spec.pixels.recode.get(value, value)) != here
+    ] + [
+        f"the channel {name!r} as {place}"
+        for place, name in enumerate(channels.values())
+        if places.get(plain_name(name), place) != place
+    ]
+    if wrong:
+        raise ValueError(
+            f"{file} has {', '.join(wrong)}, unlike {spec.title} as it is known. If it is another data set, "
+            "describe it to nnU-Net by yourself; if its numbers are wrong, correct them."
+        )
 
 
-def letters_of(name: str) -> str:
-    """A name without signs, in one spelling."""
-    return letters_only(name).lower().replace("tumour", "tumor")
-
-
-def _of_lists(layout: Layout, folders: Sequence[Path]) -> Iterator[Fault]:
+def _of_lists(layout: Layout, descriptions: Mapping[Path, dict[str, Any]]) -> Iterator[Fault]:
     """Cases that a dataset.json of the release lists, and that are not there."""
-    for file in (file for folder in folders for file in _descriptions(folder)):
-        description = read_description(file.parent)
+    for file, description in descriptions.items():
         if is_decathlon(description):
             yield from missing_of_list(layout, listed_images(description), file.parent)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mamba.dataset_json import check_labels
+from nnunet_mamba.dataset_json import check_labels, label_values, plain_name
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ def numbering_differences(first: dict[str, Any], second: dict[str, Any]) -> list
     """
     both_ordered = all(each.get("regions_class_order") for each in (first, second))
     tables = [_numbering(each, both_ordered) for each in (first, second)]
-    key = _letters if all(len({*map(_letters, table)}) == len(table) for table in tables) else str.casefold
+    key = (
+        plain_name if all(len({*map(plain_name, table)}) == len(table) for table in tables) else str.casefold
+    )
     one, two = ({key(name): text for name, text in table.items()} for table in tables)
     names = {key(name): name for table in reversed(tables) for name in table}
     return [
@@ -103,24 +105,15 @@ def _numbering(dataset_json: dict[str, Any], with_order: bool) -> dict[str, str]
     return table
 
 
-def contradictions(known: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Say of each name that a dataset.json shares with one of another form what both make of it, where that
-    is not the same: {"labels": {"1": "liver"}}, as nnU-Net v1 and the Decathlon have it, or the other way."""
-    theirs = {}
-    for key, value in other["labels"].items():
-        name, number = (value, key) if str(key).isdecimal() else (key, value)
-        if isinstance(name, str) and str(number).isdecimal():
-            theirs[_letters(name)] = int(number)
-    ours = {label.name: label.values for label in scored_labels(known)[0]}
+def contradictions(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Say of each label that a dataset.json shares with one of another form what both make of it, where that
+    is not the same."""
+    theirs = label_values(other)
     return [
-        f"{name} is {values[0]} in the first and {theirs[_letters(name)]} in the second"
-        for name, values in ours.items()
-        if len(values) == 1 and theirs.get(_letters(name), values[0]) != values[0]
+        f"{label.name} is {label.number} in the first and {theirs[plain_name(label.name)]} in the second"
+        for label in scored_labels(first)[0]
+        if len(label.values) == 1 and theirs.get(plain_name(label.name), label.values[0]) != label.values[0]
     ]
-
-
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name.casefold()))
 
 
 def labels_of_values(values: Iterable[int]) -> tuple[Label, ...]:
