@@ -90,10 +90,8 @@ def _missing(training: list[Case], folder: Path) -> Iterator[Fault]:
     listed = f"is listed in {folder / 'dataset.json'}, but missing"
     for case in training:
         if case.images[0].name != case.labels[0].name:
-            what = (
-                f"{folder / 'dataset.json'} lists {case.labels[0].name} as the label of {case.images[0].name}"
-            )
-            yield Fault("missing", case.name, f"{what}; expected files of one name")
+            what = f"{folder / 'dataset.json'} lists {case.labels[0].name} for {case.images[0].name}"
+            yield Fault("missing", case.name, f"{what}; expected an image and a label of one name")
         for file in case.files:
             if not file.is_file():
                 yield Fault("missing", case.name, f"{file} {listed}")

@@ -132,13 +132,11 @@ def _without_images(parts: Sequence[Part], files: Files, folders: Files) -> Iter
             what = f"{folder} holds no image {shown(part.images[0]).rpartition('/')[2]}"
             yield Fault("missing", folder.name, what)
     beside = {folder.parent for folder in of_cases if folder in filled}
-    for folder in sorted(
-        {folder for _, folder in folders if folder.parent in beside} - set(of_cases) - filled
-    ):
+    strange = {folder for _, folder in folders if folder.parent in beside} - set(of_cases) - filled
+    for folder in sorted(strange):
         names = some(other.name for other in of_cases if other.parent == folder.parent)
-        yield Fault(
-            "missing", folder.name, f"{folder} lies beside {names} and is no case; name it as they are"
-        )
+        what = f"{folder} lies beside {names}, and is not named as they are: rename it, or take it away"
+        yield Fault("missing", folder.name, what)
 
 
 def folder_of_case(pattern: str) -> str:

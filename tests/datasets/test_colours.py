@@ -9,6 +9,7 @@ from skimage.io import imread
 from tiny_files import PICTURE, disc, photograph
 
 from nnunet_mamba.cli import main
+from nnunet_mamba.datasets.pictures import microscopy
 
 OPAQUE = np.full(PICTURE, 255, np.uint8)
 SKIN_IMAGE = "ISIC2018_Task1-2_Training_Input/ISIC_0000003.jpg"
@@ -84,3 +85,35 @@ def test_a_micrograph_of_other_dyes_is_a_fault_by_name(convert, shape, capsys):
 
     convert("cellseg", "Training-labeled/images/cell_00003.tif", write, code=1)
     assert "cell_00003.tif" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_micrograph_that_is_not_finite_is_a_fault(convert, value, capsys):
+    picture = photograph(0, PICTURE, np.float32)
+    picture[3, 4] = value
+    convert(
+        "cellseg",
+        "Training-labeled/images/cell_00003.tif",
+        lambda file: tifffile.imwrite(file, picture),
+        code=1,
+    )
+    assert "cell_00003.tif holds values that are NaN or infinite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.5, -1])
+def test_cells_that_are_not_numbered_are_a_fault(convert, value, capsys):
+    cells = disc(3).astype(np.float32)
+    cells[0, 0] = value
+    convert(
+        "cellseg",
+        "Training-labeled/labels/cell_00003_label.tiff",
+        lambda file: tifffile.imwrite(file, cells),
+        code=1,
+    )
+    assert "cell_00003_label.tiff" in capsys.readouterr().err
+
+
+def test_a_constant_channel_of_16_bits_does_not_wrap(tmp_path):
+    """300 is 44 modulo 256."""
+    tifffile.imwrite(tmp_path / "a.tif", np.full(PICTURE, 300, np.uint16))
+    assert (microscopy(tmp_path / "a.tif") == 255).all()

@@ -82,3 +82,18 @@ def test_cases_that_numtraining_counts_and_nobody_has_are_a_fault(nnunet_raw):
         file.unlink()
     (fault,) = read_source(nnunet_raw).faults
     assert fault.kind == "missing" and "counts 6 training cases, but 5 are there" in fault.what
+
+
+def test_a_case_that_vanished_is_a_fault_of_a_new_split_too(nnunet_raw, nnunet_folders, capsys):
+    folder = nnunet_raw.rename(nnunet_folders.raw / nnunet_raw.name)
+    for file in folder.glob("*Tr/c*"):
+        file.unlink()
+    assert main(["plans", "split", "12", "--name", "5fold"]) == 2
+    assert "counts 6 training cases, but 5 are there" in capsys.readouterr().err
+    assert not (folder / "splits_final.json").exists()
+
+
+def test_labels_of_v2_in_a_task_of_the_decathlon_are_refused_in_words(decathlon):
+    change(decathlon, labels={"background": 0, "front": 1})
+    with pytest.raises(ValueError, match="have 'background' where a Decathlon task has a number"):
+        read_source(decathlon)

@@ -144,3 +144,12 @@ def test_a_converted_label_and_a_prediction_are_on_one_grid(bench, tmp_path):
     words = ["--dataset-json", str(folder / "dataset.json"), "--labels", "1", "--metrics", "dice"]
     assert main(["evaluate", str(predictions), str(references), *words]) == 0
     assert "1.0000" in bench.said()
+
+
+def test_a_last_axis_of_size_1_is_not_handed_on(bench):
+    """nnU-Net's readers by nibabel refuse it: only 3d images are supported."""
+    for file, values in ((bench.image, scan(0)), (bench.label, MASK)):
+        nibabel.save(nibabel.Nifti1Image(values.T[..., None], affine()), file)
+    assert bench.convert() == 0
+    assert bench.fits()
+    assert all(nibabel.load(file).ndim == 3 for file in bench.written()[1:])

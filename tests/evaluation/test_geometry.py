@@ -1,6 +1,7 @@
 """Grids as nnU-Net's reader sees them, and the spacing of volumes whose files do not tell it."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ FORMS = {
     "turned": affine(direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)),
     "flipped": affine() @ np.diag((-1, 1, 1, 1)),
     "moved": affine(origin=(0, 0, 0)),
+    "of voxels of another size": affine(spacing=(1.6, 1.8, 5.0)),
 }
 
 
@@ -161,3 +163,59 @@ def test_pixels_have_the_size_one_says(folders):
     for words, value in (((), 2.0), (("--spacing", 1.5, 1.5), 3.0)):
         assert evaluate(folders, "--metrics", "hd95", *words, "--out", out) == 0
         assert [row.value for row in read_table(out)] == [value]
+
+
+def test_nnunets_placeholder_is_no_spacing(folders, capsys):
+    """Of images without CASE.json it writes 1 x 1 x 1 beside its predictions: 2.0 instead of 10.0."""
+    array = stack(4)
+    put(folders[1], "a", array)
+    put(folders[0], "a", stack(2))
+    _, properties = Tiff3DIO().read_seg(str(folders[1] / "a.tif"))
+    Tiff3DIO().write_seg(stack(2), str(folders[0] / "a.tif"), properties)
+    assert json.loads((folders[0] / "a.json").read_text()) == {"spacing": [1, 1, 1]}
+    assert evaluate(folders, "--metrics", "hd95") == 2
+    assert "a.json with its spacing is not beside it" in capsys.readouterr().err
+    out = folders[0].parent / "scores.csv"
+    assert evaluate(folders, "--metrics", "hd95", "--spacing", 5, 1, 1, "--out", out) == 0
+    assert [row.value for row in read_table(out)] == [10.0]
+    put(folders[1], "a", array, [5, 1, 1])
+    assert evaluate(folders, "--metrics", "hd95", "--out", out) == 0
+    assert [row.value for row in read_table(out)] == [10.0]
+
+
+@pytest.mark.parametrize("form", [*FORMS.values(), affine(spacing=(1, 1, 1))])
+def test_a_header_that_contradicts_itself_is_refused_where_no_reader_is_known(folders, form, capsys):
+    for folder in folders:
+        write_nifti(folder / "a.nii.gz", blocks([0, 1]), affine(), form)
+    assert evaluate(folders, "--metrics", "dice") == 2
+    message = capsys.readouterr().err
+    assert "a.nii.gz contradicts itself" in message and "--dataset-json" in message
+    describe(folders[1], ".nii.gz")
+    assert evaluate(folders, "--metrics", "dice") == 0
+
+
+@pytest.mark.parametrize("reader", ["NibabelIOWithReorient", "SimpleITKIOWithReorient"])
+def test_a_reference_stored_from_the_other_end_lies_on_the_prediction(folders, reader):
+    """Its reader turns both alike, and writes the prediction as the image was stored."""
+    mask = blocks([0, 1, 1, 0, 1])
+    other_end = affine() @ np.array([[-1, 0, 0, 11], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    write_nifti(folders[0] / "a.nii.gz", mask, affine(), affine())
+    write_nifti(folders[1] / "a.nii.gz", mask[..., ::-1], other_end, other_end)
+    content = {"labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz"}
+    content["overwrite_image_reader_writer"] = reader
+    (folders[1] / "dataset.json").write_text(json.dumps(content))
+    out = folders[0].parent / "scores.csv"
+    assert evaluate(folders, "--metrics", "dice", "--out", out) == 0
+    assert [row.value for row in read_table(out)] == [1.0]
+    describe(folders[1], ".nii.gz", SimpleITKIO)
+    assert evaluate(folders, "--metrics", "dice") == 2
+
+
+def test_labels_that_a_header_scales_are_rounded_as_nnunet_rounds_them(tmp_path):
+    """Stored as 10 and 20, with a tenth of the scale at bytes 112 to 116: 2.0000000298."""
+    file = tmp_path / "a.nii"
+    write_nifti(file, blocks([0, 10, 20]), affine(), affine())
+    content = bytearray(file.read_bytes())
+    content[112:120] = struct.pack("<2f", 0.1, 0)
+    file.write_bytes(content)
+    assert np.array_equal(read_label_map(file).array, blocks([0, 1, 2]))

@@ -1,5 +1,7 @@
 """Two dataset.json that number their labels alike, or not."""
 
+import json
+
 import pytest
 
 from nnunet_mamba.evaluation.labels import numbering_differences
@@ -53,3 +55,38 @@ def test_regions_are_also_told_apart_by_the_value_that_nnunet_writes():
     ]
     turned = {"labels": dict(reversed(labels.items())), "regions_class_order": [2, 1]}
     assert numbering_differences(one, turned) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "differ"),
+    [
+        ({"labels": {"0": "background", "1": "Spleen", "2": "liver"}}, False),
+        ({"labels": {"0": "background", "1": "liver", "2": "spleen"}, "modality": {"0": "CT"}}, True),
+        ({"labels": {"background": 0, "liver": 1, "spleen": 2}}, True),  # of v2, without its file_ending
+        ({"labels": {"0": "background", "1": "another"}}, False),
+        ({"labels": ["liver"]}, False),
+        ({"training": []}, False),
+        ([], False),
+    ],
+)
+def test_a_dataset_json_of_another_form_must_not_contradict(tmp_path, other, differ):
+    from nnunet_mamba.evaluation.results import dataset_json_near
+
+    for name, content in (
+        ("pred", {"labels": {"background": 0, "spleen": 1, "liver": 2}, "file_ending": ".nii.gz"}),
+        ("ref", other),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset.json").write_text(json.dumps(content))
+    if differ:
+        with pytest.raises(ValueError, match="spleen is 1 in the first and 2 in the second"):
+            dataset_json_near(tmp_path / "pred", tmp_path / "ref")
+    else:
+        assert dataset_json_near(tmp_path / "pred", tmp_path / "ref") == tmp_path / "pred" / "dataset.json"
+
+
+def test_an_order_of_regions_that_only_one_tells_is_no_difference():
+    regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}}
+    assert numbering_differences(regions, {**regions, "regions_class_order": [1, 2]}) == []
+    ordered = [{**regions, "regions_class_order": order} for order in ([1, 2], [2, 1])]
+    assert len(numbering_differences(*ordered)) == 2

@@ -1,5 +1,8 @@
 """Pictures as grey or red, green and blue, whatever they are stored as; what is neither is refused."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
@@ -96,3 +99,51 @@ def test_images_of_different_kinds_in_one_file_are_refused(tmp_path):
         tiff.write(GREY[:5])
     with pytest.raises(ValueError, match="holds 2 images of different kinds; expected one"):
         read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("photometric", ["miniswhite", "cielab"])
+def test_values_that_mean_other_colours_are_refused(tmp_path, photometric):
+    array = GREY if photometric == "miniswhite" else COLOURS
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric=photometric)
+    with pytest.raises(ValueError, match=rf"a.tif stores its values as {photometric.upper()}"):
+        read_picture(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_a_palette_becomes_the_colours_that_it_stands_for(tmp_path, ending):
+    quantised = Image.fromarray(COLOURS).quantize(16)
+    quantised.save(tmp_path / f"a{ending}")
+    assert np.array_equal(read_picture(tmp_path / f"a{ending}"), np.asarray(quantised.convert("RGB")))
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_16_bits_per_colour_in_a_png_are_refused(tmp_path, n):
+    """Pillow, and so nnU-Net, keeps the upper 8 without a word: 260 becomes 1."""
+    write_png16(tmp_path / "a.png", np.full((4, 5, n), 260, np.uint16))
+    with pytest.raises(ValueError, match="16 bits per colour, of which readers of PNG keep 8"):
+        read_picture(tmp_path / "a.png")
+    write_png16(tmp_path / "grey.png", np.full((4, 5, 1), 260, np.uint16))
+    assert (read_picture(tmp_path / "grey.png") == 260).all()
+
+
+def write_png16(file, array):
+    """By hand, for no library at hand writes it: signature, IHDR, IDAT, IEND."""
+    height, width, n = array.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[n]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    body = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 30), (20, 30, 1), (1, 20, 30, 1)])
+def test_axes_of_size_1_are_none(tmp_path, shape):
+    tifffile.imwrite(tmp_path / "a.tif", GREY.reshape(shape), photometric="minisblack")
+    assert np.array_equal(read_picture(tmp_path / "a.tif"), GREY)

@@ -2,7 +2,9 @@
 
 import zipfile
 
-from nnunet_mamba.running.resume import usable_checkpoint
+import numpy as np
+
+from nnunet_mamba.running.resume import drop_unreadable, usable_checkpoint
 
 
 def checkpoint(file) -> None:
@@ -25,3 +27,25 @@ def test_the_one_before_steps_in_for_a_broken_latest(tmp_path):
         "checkpoint_latest.pth was not written to its end and is put aside",
         "checkpoint_previous.pth takes the place of checkpoint_latest.pth",
     ]
+
+
+def test_predictions_of_all_of_nnunets_writers_are_kept_and_cut_ones_removed(tmp_path):
+    """ITK refuses a sheared header, which nnU-Net writes by nibabel; a stack in a TIFF file is no picture."""
+    import nibabel
+    import tifffile
+
+    labels = np.zeros((5, 6, 7), np.uint8)
+    sheared = np.eye(4) + 0.3 * np.eye(4, k=1)
+    nibabel.save(nibabel.Nifti1Image(labels, sheared), tmp_path / "sheared.nii.gz")
+    nibabel.save(nibabel.Nifti2Image(labels, np.eye(4)), tmp_path / "second.nii")
+    tifffile.imwrite(tmp_path / "stack.tif", labels)
+    for name in ("a.npz", "a.pkl", "dataset.json"):
+        (tmp_path / name).write_bytes(b"not an image")
+    for whole in ("sheared.nii.gz", "stack.tif"):
+        (tmp_path / f"cut_{whole}").write_bytes((tmp_path / whole).read_bytes()[:80])
+    before = {file.name for file in tmp_path.iterdir()}
+    told = []
+    drop_unreadable(tmp_path, told.append)
+    left = {file.name for file in tmp_path.iterdir()}
+    assert before - left == {"cut_sheared.nii.gz", "cut_stack.tif"}
+    assert len(told) == 2

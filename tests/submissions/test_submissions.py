@@ -496,3 +496,12 @@ def test_the_list_tells_every_challenge(capsys):
     told = capsys.readouterr().out
     assert all(name in told for name in SUBMISSIONS)
     assert "results/{case}.nii.gz" in told and "1 -> 2, 2 -> 1, 3 -> 4" in told
+
+
+def test_the_dataset_of_the_images_tells_where_predictions_come_without(dataset, capsys):
+    """The eight organs of synapse8 do not pass for thirteen."""
+    made = dataset()
+    labels = {"background": 0, "aorta": 1, "gallbladder": 2}
+    (made.folder / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
+    assert made.submit() == 2
+    assert "has the labels" in capsys.readouterr().err
