@@ -6,12 +6,15 @@ where they come in, the loss where a network is trained, and its output everywhe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+COMPILE = "nnUNet_compile"  # nnU-Net's variable
 
 
 class NonFiniteError(ValueError):
@@ -71,18 +74,37 @@ def bare_network(network: nn.Module) -> nn.Module:
 
 
 def guard_output(network: nn.Module) -> nn.Module:
-    """The network itself; from now on it raises NonFiniteError rather than return such logits.
+    """The network itself; from now on it raises NonFiniteError rather than return such logits, or any logits
+    by weights that hold NaN or infinity, which some layers take in without a trace.
 
     Not in training, where the loss is watched, and not while torch compiles, exports or traces it, when there
     are no numbers yet.
     """
-    network.register_forward_hook(_check_output_hook)
+    network.register_load_state_dict_post_hook(_weights_are_new)
+    network.register_forward_hook(_check_hook, with_kwargs=True)
     return network
 
 
-def _check_output_hook(network: nn.Module, inputs: tuple, output: Any) -> None:
-    if not (network.training or torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        check_output(network, inputs[0], output)
+def check_loaded_weights(network: nn.Module, _: object) -> None:
+    """Hook of `load_state_dict`, whoever calls it: raise NonFiniteWeightsError for NaN and infinity."""
+    check_finite(tensors_of(network), "the weights loaded", "Nothing can come of them: take others.")
+
+
+def _weights_are_new(network: Any, _: object) -> None:
+    """They are looked at with the first output, whose case and layer are known then; a network that nnU-Net
+    compiles for prediction will not be able to."""
+    network.has_checked_weights = False
+    if os.environ.get(COMPILE, "").lower() in ("true", "1", "t"):
+        check_loaded_weights(network, None)
+
+
+def _check_hook(network: Any, inputs: tuple, named: dict[str, Any], output: Any) -> None:
+    if network.training or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    check_output(network, next(iter((*inputs, *named.values()))), output)
+    if not getattr(network, "has_checked_weights", False):
+        check_finite(tensors_of(network), "the network's weights", "Use others.")
+        network.has_checked_weights = True
 
 
 def check_output(network: nn.Module, data: Tensor, output: Any) -> None:

@@ -141,3 +141,34 @@ def test_networks_without_numbers_pass():
     with torch.device("meta"):
         network = guard_output(nn.Linear(2, 2)).eval()
         assert network(torch.empty(1, 2)).is_meta
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf])
+def test_a_guarded_network_finds_weights_that_leave_no_trace(value):
+    """A bias of minus infinity before a ReLU: the output is finite, and wrong."""
+    layers = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    network, data = guard_output(layers).eval(), torch.ones(1, 1, 4, 4)
+    good = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.load_state_dict({**good, "0.bias": torch.full((2,), -torch.inf)})
+    for _ in range(2):
+        with pytest.raises(NonFiniteWeightsError, match=r"1 of 4 tensors hold NaN or infinity: 0\.bias"):
+            network(data)
+    network.load_state_dict(good)
+    assert network(data).isfinite().all()
+    network.load_state_dict({**good, "2.bias": torch.full((1,), value)})
+    with pytest.raises(NonFiniteWeightsError, match=r"2\.bias"):
+        network(data)
+
+
+def test_a_guarded_network_that_nnunet_compiles_for_prediction_is_looked_at_when_it_is_loaded(monkeypatch):
+    network = guard_output(nn.Conv2d(1, 1, 1))
+    monkeypatch.setenv("nnUNet_compile", "True")
+    with pytest.raises(NonFiniteWeightsError, match="bias"):
+        network.load_state_dict({**network.state_dict(), "bias": torch.full((1,), torch.nan)})
+
+
+def test_a_guarded_network_can_be_called_by_keyword():
+    network = guard_output(nn.Conv2d(1, 1, 1)).eval()
+    assert network(input=torch.ones(1, 1, 2, 2)).shape == (1, 1, 2, 2)
+    with pytest.raises(NonFiniteError, match="The network's input is not finite"):
+        network(input=torch.full((1, 1, 2, 2), torch.nan))

@@ -43,15 +43,12 @@ def weights_in(content: Any, path: str | Path, entry: str = "auto") -> Weights:
     if entry != "auto" and entry not in there:
         raise ValueError(f"{path} has no {entry!r}; it has {', '.join(there) or 'weights alone'}.")
     chosen = next((name for name in WRAPPERS if name in there), None) if entry == "auto" else entry
-    tensors = _without_counters(content if chosen is None else content[chosen])
+    tensors = _weights_of(content if chosen is None else content[chosen])
     strays = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if strays or not tensors:
-        choice = (
-            f" Weights are in {', '.join(there)}; import-checkpoint takes one by --weights." if there else ""
-        )
-        raise ValueError(
-            f"{path}: {', '.join(map(str, strays[:3])) or 'nothing'} in it is no tensor of weights.{choice}"
-        )
+        others = ", ".join(map(str, strays[:3])) or "nothing"
+        choice = f" Take one of {', '.join(there)} by import-checkpoint's --weights." if there else ""
+        raise ValueError(f"{path} holds no state dict: expected tensors, found {others}.{choice}")
     found = Weights(tensors, chosen, tuple(name for name in there if name != chosen))
     check_finite(tensors, f"{path}, {found}", "Such weights cannot be used; take another checkpoint.")
     return found
@@ -60,9 +57,14 @@ def weights_in(content: Any, path: str | Path, entry: str = "auto") -> Weights:
 def _is_state_dict(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    weights = _without_counters(value).values()
+    weights = _weights_of(value).values()
     return bool(weights) and all(isinstance(one, Tensor) for one in weights)
 
 
-def _without_counters(state_dict: Mapping[Any, Any]) -> dict[Any, Any]:
-    return {key: value for key, value in state_dict.items() if not is_counter(str(key))}
+def _weights_of(content: Mapping[Any, Any]) -> dict[Any, Any]:
+    """What is left without counters of operations, and numbers and texts that were saved beside weights."""
+    return {
+        key: value
+        for key, value in content.items()
+        if not (is_counter(str(key)) or value is None or isinstance(value, int | float | str))
+    }

@@ -44,5 +44,6 @@ def predict(args: argparse.Namespace) -> int:
 
     run_nnunets_predict(args.others, note, batch_size=args.batch_size, n_threads=args.threads)
     if failed:
-        print("\n  ".join(["No label map was written for:", *failed]), file=sys.stderr)
+        names = ", ".join(error.partition(",")[0].partition(":")[0] for error in failed)
+        print(f"No label map was written for {names}.", file=sys.stderr)
     return 1 if failed else 0

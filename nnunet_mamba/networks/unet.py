@@ -98,5 +98,6 @@ def is_counter(key: str) -> bool:
 
 
 def _drop_surplus(module: nn.Module, state_dict: dict[str, Any], *_: Any) -> None:
-    for key in [key for key in state_dict if is_alias(key) or is_counter(key)]:
+    own = {name for name, _ in module.named_buffers()}  # of a network that was counted itself
+    for key in [key for key in state_dict if is_alias(key) or (is_counter(key) and key not in own)]:
         del state_dict[key]

@@ -25,7 +25,14 @@ from nnunetv2.utilities.helpers import empty_cache
 from torch import Tensor
 from tqdm import tqdm
 
-from nnunet_mamba.finite import NonFiniteError, bare_network, check_output, is_finite
+from nnunet_mamba.finite import (
+    NonFiniteError,
+    bare_network,
+    check_finite,
+    check_output,
+    is_finite,
+    tensors_of,
+)
 from nnunet_mamba.prediction.batches import (
     batch_size_for,
     groups,
@@ -48,6 +55,7 @@ class BatchedPredictor(nnUNetPredictor):
             nnUNet_def_n_proc at most.
         cases: names for error messages, where one image after the other is given to
             `predict_sliding_window_return_logits`; files bring their own.
+        weights: a name for them in the same messages.
         others: nnUNetPredictor's.
     """
 
@@ -57,6 +65,7 @@ class BatchedPredictor(nnUNetPredictor):
         batch_size: int | None = None,
         n_threads: int | None = None,
         cases: Iterable[str] = (),
+        weights: str = "the network",
         **options: Any,
     ) -> None:
         for name, value in {"batch_size": batch_size, "n_threads": n_threads}.items():
@@ -66,6 +75,8 @@ class BatchedPredictor(nnUNetPredictor):
         self.n_threads = n_threads
         self.batch_size = power_of_two(batch_size) if batch_size else 0  # 0: to be chosen with the first tile
         self._cases: Iterator[str] = iter(cases)  # names of images that are yet to come
+        self._weights = weights
+        self._has_checked_weights = False
         self._checkpoints: Sequence[str] = ()  # files of `list_of_parameters`
         self._turns: Iterator[tuple[str, str]] = iter(())  # the present case, with weights yet to come
 
@@ -91,19 +102,25 @@ class BatchedPredictor(nnUNetPredictor):
         return inputs, outputs, previous
 
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
+        case = self._next_case()
+        _check_image(case, data)
         n_sets = len(self.list_of_parameters)
         numbered = [f"set {number} of {n_sets} of weights" for number in range(1, n_sets + 1)]
-        self._turns = product([self._next_case()], self._checkpoints or numbered)
-        return super().predict_logits_from_preprocessed_data(data)
+        self._turns = product([case], self._checkpoints or numbered)
+        logits = super().predict_logits_from_preprocessed_data(data)
+        if not is_finite(logits):
+            raise NonFiniteError(f"{case}: the sum of {n_sets} sets of logits exceeds float16's 65504.")
+        return logits
 
     def _next_case(self) -> str:
         return next(self._cases, "the image")
 
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        case, weights = next(self._turns, None) or (self._next_case(), "the network")
+        case, weights = next(self._turns, None) or (self._next_case(), self._weights)
+        _check_image(case, input_image)
+        self._has_checked_weights = False
         on_cpu = self.device.type == "cpu"
         try:
-            _check_image(input_image)
             with torch_threads(self.n_threads or default_threads()) if on_cpu else nullcontext():
                 return super().predict_sliding_window_return_logits(input_image)
         except NonFiniteError as error:
@@ -200,17 +217,23 @@ class BatchedPredictor(nnUNetPredictor):
             empty_cache(self.device)
 
     def _checked(self, x: Tensor) -> Tensor:
+        """The network's output; networks of ours look at it themselves, unless they are compiled."""
         output: Tensor = self.network(x)
-        check_output(bare_network(self.network), x, output)
+        network = bare_network(self.network)
+        check_output(network, x, output)
+        if not self._has_checked_weights:  # infinity may leave no trace in the output
+            check_finite(tensors_of(network), "the network's weights", "Use others.")
+            self._has_checked_weights = True
         return output
 
 
-def _check_image(image: Tensor) -> None:
+def _check_image(case: str, image: Tensor) -> None:
     if not is_finite(image):
         n = int((~torch.isfinite(image)).sum())
         raise NonFiniteError(
-            f"{n} of the {image.numel()} values of the preprocessed image are NaN or infinite, so the fault "
-            "is the image's, not the network's: look for such voxels in its files."
+            f"{case}: {n} of the {image.numel()} values of the preprocessed image are NaN or infinite, so "
+            "the fault is the image's, not the network's. Look for such voxels in its files; normalisation "
+            "spreads a single one over all."
         )
 
 

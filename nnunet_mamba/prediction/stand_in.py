@@ -28,12 +28,15 @@ YES = ("true", "1", "t")  # as nnU-Net reads its own variables
 
 
 @contextmanager
-def batched_validation(log: Callable[[str], object], cases: Iterable[str] = ()) -> Iterator[None]:
+def batched_validation(
+    log: Callable[[str], object], cases: Iterable[str] = (), weights: str = "the network"
+) -> Iterator[None]:
     """Let a trainer's final validation predict with our predictor, which refuses logits that are not finite:
     one patch at a time as nnU-Net does, or several if the environment asks for it.
 
     Args:
         cases: their names, in the order in which they are predicted.
+        weights: what predicts, for messages.
     """
     batched = os.environ.get(VALIDATION, "").lower() in YES
     if batched:
@@ -43,6 +46,7 @@ def batched_validation(log: Callable[[str], object], cases: Iterable[str] = ()) 
         batch_size=None if batched else 1,
         n_threads=torch.get_num_threads(),  # as it trained
         cases=cases,
+        weights=weights,
     )
     with _standing_in(trainer_module, nnUNetPredictor=predictor):
         yield

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunet_mamba.finite import shortened
 
@@ -14,26 +15,42 @@ def check_fold(fold: int | str, splits_file: Path) -> None:
     if fold == "all":
         return
     is_there = splits_file.is_file()
-    n_folds = len(json.loads(splits_file.read_text())) if is_there else N_FOLDS
+    n_folds = _count_folds(splits_file) if is_there else N_FOLDS
     if fold not in range(n_folds):
         has = f"folds 0 to {n_folds - 1}" if n_folds > 1 else "fold 0 alone" if n_folds else "no folds"
         owner = splits_file if is_there else f"nnU-Net's cross-validation ({splits_file} is not there yet)"
         raise ValueError(
-            f"Fold {fold} was asked for, and {owner} has {has}. Train one of these, or all; or make another "
-            f"split: nnunet-mamba plans split {splits_file.parent.name} --name 5fold (or 7:3, or a paper's)."
+            f"Fold {fold!r} was asked for, and {owner} has {has}. Train one of these, or all; or make "
+            f"another split: nnunet-mamba plans split {splits_file.parent.name} --name 5fold (or a paper's)."
         )
+
+
+def _count_folds(splits_file: Path) -> int:
+    """ValueError for a file that is no split."""
+    try:
+        splits = json.loads(splits_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        splits = error
+    sides = (
+        [fold.get(side) for fold in splits for side in ("train", "val")] if _is_list_of(dict, splits) else [0]
+    )
+    if not all(_is_list_of(str, side) for side in sides):
+        raise ValueError(
+            f'{splits_file} is no split of nnU-Net; expected [{{"train": [CASE, ...], "val": [CASE, ...]}}, '
+            f"...]. Make it anew: nnunet-mamba plans split {splits_file.parent.name} --name 5fold."
+        )
+    return len(splits)
+
+
+def _is_list_of(kind: type, items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(item, kind) for item in items)
 
 
 def check_cases(train: Sequence[str], validate: Sequence[str], owner: str) -> None:
-    """Raise ValueError for a fold without cases on one side, or with a case on both."""
+    """Raise ValueError for a fold without cases on one side."""
     for side, cases in {"training": train, "validation": validate}.items():
         if len(cases) == 0:
             raise ValueError(f"There are no {side} cases in {owner}: give it some, or train another fold.")
-    if both := sorted(set(train) & set(validate)):
-        raise ValueError(
-            f"{len(both)} cases are on both sides of {owner}, so that its validation would be of no worth: "
-            f"{shortened(both)}. Take them out of one; nnunet-mamba plans split --check finds all leaks."
-        )
 
 
 def check_presence(cases: Collection[str], there: Collection[str], folder: str) -> None:

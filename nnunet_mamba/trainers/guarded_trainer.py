@@ -14,13 +14,17 @@ import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnunet_mamba.finite import NonFiniteError, NonFiniteWeightsError, bare_network
+from nnunet_mamba.finite import (
+    NonFiniteError,
+    NonFiniteWeightsError,
+    bare_network,
+    check_loaded_weights,
+)
 from nnunet_mamba.prediction import batched_validation
 from nnunet_mamba.trainers import folds, saving, seeding
 from nnunet_mamba.trainers.non_finite import (
     NonFiniteLossError,
     another_checkpoint,
-    check_loaded_weights,
     check_optimizer,
     diagnose,
     refuse_non_finite,
@@ -34,7 +38,6 @@ class GuardedTrainer(nnUNetTrainer):
     settings: ClassVar[Mapping[str, Any]] = {}  # attributes of nnUNetTrainer, such as num_epochs
     save_every: int
     _best_ema: float | None
-    _to_validate: list[str]
 
     def __init__(
         self,
@@ -140,13 +143,12 @@ class GuardedTrainer(nnUNetTrainer):
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """As nnU-Net does, but of a fold that the split lacks it would draw one over cases, patients or not.
-        Raises ValueError instead, and for a fold that shares cases or has none."""
+        Raises ValueError instead, and for a fold that has no cases on one side."""
         splits_file = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
         folds.check_fold(self.fold, splits_file)
         train, validate = super().do_split()
         if self.fold != "all":
             folds.check_cases(train, validate, f"fold {self.fold} of {splits_file}")
-        self._to_validate = validate
         return train, validate
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
@@ -158,16 +160,17 @@ class GuardedTrainer(nnUNetTrainer):
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         try:
-            with batched_validation(self.print_to_log_file, self._validated_cases()):
+            fold = f"fold {self.fold} of {type(self).__name__}"
+            with batched_validation(self.print_to_log_file, self._validated_cases(), fold):
                 super().perform_actual_validation(save_probabilities)
         except NonFiniteError as error:
             self.print_to_log_file(f"The validation failed: {error}")
             raise
 
     def _validated_cases(self) -> Iterator[str]:
-        """Cases in the order of this process's validation, which has called `do_split` by the first one."""
+        """Cases in the order of this process's validation."""
         step = dist.get_world_size() if self.is_ddp else 1
-        yield from sorted(self._to_validate[self.local_rank :: step])
+        yield from sorted(self.do_split()[1][self.local_rank :: step])
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

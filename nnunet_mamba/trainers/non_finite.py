@@ -48,18 +48,13 @@ def diagnose(network: nn.Module, data: Tensor) -> str:
     return layer + broken
 
 
-def check_loaded_weights(network: nn.Module, _: object) -> None:
-    """Hook of `load_state_dict`, whoever calls it: raise NonFiniteWeightsError for NaN and infinity."""
-    check_finite(tensors_of(network), "the weights loaded", "Nothing can come of them: take others.")
-
-
 def check_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
     """Raise NonFiniteWeightsError for momentum and the like that the next step would add to the weights."""
     names: dict[Tensor, str] = {
         parameter: name for name, parameter in bare_network(network).named_parameters()
     }
     state = {
-        f"{key} of {names[parameter]}": value
+        f"{key} of {names.get(parameter, 'a parameter of another module')}": value
         for parameter, entries in optimizer.state.items()
         for key, value in entries.items()
     }

@@ -33,7 +33,7 @@ def test_what_holds_no_weights_is_no_entry():
 def test_an_entry_of_any_name_can_be_chosen_and_is_asked_for():
     content = {"student": WEIGHTS, "teacher": WEIGHTS, "epoch": 3}
     assert weights_in(content, "best.pth", "teacher").entry == "teacher"
-    with pytest.raises(ValueError, match=r"no tensor of weights\. .*in student, teacher.*--weights"):
+    with pytest.raises(ValueError, match=r"expected tensors, found .*one of student, teacher by .*--weights"):
         weights_in(content, "best.pth")
     with pytest.raises(ValueError, match=r"best.pth has no 'ema'; it has student, teacher"):
         weights_in(content, "best.pth", "ema")
@@ -54,3 +54,9 @@ def test_weights_that_are_not_finite_are_named_with_file_and_entry():
     with pytest.raises(ValueError, match=r"^best.pth, the whole file: 1 of 2 "):
         weights_in(broken, "best.pth")
     assert weights_in({"model": broken, "model_ema": WEIGHTS}, "best.pth", "model_ema").entry == "model_ema"
+
+
+def test_numbers_and_texts_beside_weights_are_left_out(tmp_path):
+    weights = {"a": torch.ones(2)}
+    for content in ({**weights, "epoch": 3, "arch": "x", "best": None}, {"model": {**weights, "epoch": 3}}):
+        assert weights_in(content, "file").tensors.keys() == {"a"}

@@ -624,3 +624,12 @@ def test_strides_in_a_plan_lead_from_output_to_output_and_on_to_the_coarsest_gri
     with torch.device("meta"):
         strides = [[stride] * config.ndim for stride in config.plan_strides()]
         create_network(name, input_channels=1, num_classes=2, strides=strides)
+
+
+def test_a_network_whose_operations_were_counted_loads_its_own_state_dict():
+    """thop's counter leaves two buffers in every module."""
+    network = create_network("umamba_bot", **small("umamba_bot")[0])
+    for module in list(network.modules()):
+        for name in ("total_ops", "total_params"):
+            module.register_buffer(name, torch.zeros(1))
+    network.load_state_dict(network.state_dict())

@@ -240,7 +240,7 @@ def test_the_case_is_named_whose_turn_it_was(make_predictor):
     with pytest.raises(NonFiniteError, match=r"^b, by the network: tile \[0, 0:16, 0:12\]"):
         ours.predict_sliding_window_return_logits(bright)
     bright[0, 0, 0, 0] = torch.inf
-    with pytest.raises(NonFiniteError, match=r"^c, by the network: 1 of the 192 values of the prep"):
+    with pytest.raises(NonFiniteError, match=r"^c: 1 of the 192 values of the prep"):
         ours.predict_sliding_window_return_logits(bright)
 
 
@@ -251,8 +251,30 @@ def test_after_a_failure_the_next_case_has_its_own_name(make_predictor):
     ours._manage_input_and_output_lists([["x_0000.png"], ["y_0000.png"]], ["out/x", "out/y"])
     broken = image((1, 16, 12)) * torch.inf
     for case in ("x", "y"):
-        with pytest.raises(NonFiniteError, match=f"^{case}, by set 1 of 3 of weights: "):
+        with pytest.raises(NonFiniteError, match=f"^{case}: 192 of the 192 values of the preprocessed image"):
             ours.predict_logits_from_preprocessed_data(broken)
+
+
+def test_a_sum_of_folds_that_overflows_is_refused(make_predictor):
+    """Each fold's logits are below float16's 65504, and their sum is not."""
+    ours = make_predictor(BatchedPredictor, 2, axes=None, seeds=(1, 2))
+    ours.use_gaussian = False
+    for parameters in ours.list_of_parameters:
+        name = [name for name in parameters if name.startswith("decoder.seg_layers")][-1]
+        parameters[name].fill_(40000)  # the bias of the last head
+    with pytest.raises(NonFiniteError, match=r"^the image: the sum of 2 sets of logits exceeds"):
+        ours.predict_logits_from_preprocessed_data(image((2, 16, 12)))
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+def test_weights_that_leave_no_trace_in_the_output_are_found(make_predictor, value):
+    """The exponential of minus infinity is 0, and that is what A_log is for."""
+    ours = make_predictor(BatchedPredictor, 2, network(2, "umamba_bot"), axes=None)
+    ours.list_of_parameters = [network(2, "umamba_bot", seed).state_dict() for seed in (1, 2)]
+    name = next(name for name in ours.list_of_parameters[1] if name.endswith("A_log"))
+    ours.list_of_parameters[1][name].view(-1)[0] = value
+    with pytest.raises(NonFiniteWeightsError, match=f"^the image, by set 2 of 2 of weights: .*{name}"):
+        ours.predict_logits_from_preprocessed_data(image((2, 16, 12)))
 
 
 def test_the_last_fold_counts_as_much_as_the_first(make_predictor):

@@ -65,10 +65,29 @@ def test_fold_all_needs_no_fold_of_the_split(make):
     assert sorted(train) == sorted(PATIENTS)
 
 
-def test_a_case_on_both_sides_is_named(make):
-    trainer = make(0, [([*TRAIN, VALIDATE[0]], VALIDATE)])
-    with pytest.raises(ValueError, match=rf"1 cases are on both sides of fold 0 .*: {VALIDATE[0]}\."):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "null",
+        '{"train": [], "val": []}',
+        '[{"train": ["a"]}]',
+        '[{"train": "a", "val": "b"}]',
+        "[1]",
+    ],
+)
+def test_a_file_that_is_no_split_is_refused_by_name(make, content):
+    trainer = make(0, [(TRAIN, VALIDATE)])
+    Path(trainer.preprocessed_dataset_folder_base, "splits_final.json").write_text(content)
+    with pytest.raises(ValueError, match=r"splits_final.json is no split of nnU-Net; .*Make it anew"):
         trainer.do_split()
+
+
+def test_a_trainer_with_a_split_of_its_own_is_validated_by_it(make):
+    trainer = make(0, [(TRAIN, VALIDATE)])
+    trainer.do_split = lambda: (TRAIN, VALIDATE[::-1])
+    assert list(trainer._validated_cases()) == sorted(VALIDATE)
 
 
 @pytest.mark.parametrize(("fold", "side"), [((TRAIN, []), "validation"), (([], VALIDATE), "training")])

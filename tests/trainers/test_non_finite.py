@@ -242,7 +242,7 @@ def test_a_validation_of_nothing_but_nan_fails_by_name(make_runnable, monkeypatc
     with torch.no_grad():
         layer.weight[0] = torch.nan
     _, cases = trainer.do_split()
-    with pytest.raises(NonFiniteWeightsError, match=rf"^{min(cases)}, by the network: tile .* is {name} "):
+    with pytest.raises(NonFiniteWeightsError, match=rf"^{min(cases)}, by fold 0 of .*: tile .* is {name} "):
         trainer.perform_actual_validation()
     assert f"The validation failed: {min(cases)}, by" in Path(trainer.log_file).read_text()
     assert not list(Path(trainer.output_folder, "validation").iterdir())
