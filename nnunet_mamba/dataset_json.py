@@ -35,6 +35,11 @@ def check_labels(labels: Any, where: Path | str) -> None:
                 raise ValueError(f"In {where} the label {name!r} is {v!r}; {wanted}.{turned}")
 
 
+def is_of_a_release(description: Mapping[str, Any]) -> bool:
+    """Say whether a dataset.json is the Decathlon's or nnU-Net v1's, as releases bring them along."""
+    return "modality" in description or "training" in description
+
+
 def label_values(description: Mapping[str, Any]) -> dict[str, int]:
     """Return `plain_name` -> value of every single label, also where number and name are the other way round:
     {"labels": {"1": "liver"}}, as nnU-Net v1 and the Decathlon have it. Regions are left out."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 COMPILE = "nnUNet_compile"  # nnU-Net's variable
+USE_OTHERS = "Take an earlier checkpoint, or train anew (in float32 or bfloat16, if it was float16)."
 
 
 class NonFiniteError(ValueError):
@@ -80,22 +81,22 @@ def guard_output(network: nn.Module) -> nn.Module:
     Not in training, where the loss is watched, and not while torch compiles, exports or traces it, when there
     are no numbers yet.
     """
-    network.register_load_state_dict_post_hook(_weights_are_new)
+    network.register_load_state_dict_post_hook(_note_new_weights)
     network.register_forward_hook(_check_hook, with_kwargs=True)
     return network
 
 
-def check_loaded_weights(network: nn.Module, _: object) -> None:
+def check_loaded_weights(network: nn.Module, _: object = None) -> None:
     """Hook of `load_state_dict`, whoever calls it: raise NonFiniteWeightsError for NaN and infinity."""
-    check_finite(tensors_of(network), "the weights loaded", "Nothing can come of them: take others.")
+    check_finite(tensors_of(network), "the weights loaded", USE_OTHERS)
 
 
-def _weights_are_new(network: Any, _: object) -> None:
-    """They are looked at with the first output, whose case and layer are known then; a network that nnU-Net
-    compiles for prediction will not be able to."""
+def _note_new_weights(network: Any, _: object) -> None:
+    """Hook of `load_state_dict`: have the weights looked at with the next output, when case and layer are
+    known; of a network that nnU-Net compiles for prediction, which cannot do that, at once."""
     network.has_checked_weights = False
     if os.environ.get(COMPILE, "").lower() in ("true", "1", "t"):
-        check_loaded_weights(network, None)
+        check_loaded_weights(network)
 
 
 def _check_hook(network: Any, inputs: tuple, named: dict[str, Any], output: Any) -> None:
@@ -103,7 +104,7 @@ def _check_hook(network: Any, inputs: tuple, named: dict[str, Any], output: Any)
         return
     check_output(network, next(iter((*inputs, *named.values()))), output)
     if not getattr(network, "has_checked_weights", False):
-        check_finite(tensors_of(network), "the network's weights", "Use others.")
+        check_finite(tensors_of(network), "the network's weights", USE_OTHERS)
         network.has_checked_weights = True
 
 
@@ -118,7 +119,7 @@ def check_output(network: nn.Module, data: Tensor, output: Any) -> None:
     message = f"The network's output is not finite (NaN or infinity). {layer}"
     if broken:
         raise NonFiniteWeightsError(
-            f"{message} Weights that hold NaN or infinity: {shortened(broken)}. Use others."
+            f"{message} Weights that hold NaN or infinity: {shortened(broken)}. {USE_OTHERS}"
         )
     raise NonFiniteError(message)
 
@@ -130,7 +131,7 @@ def first_non_finite_layer(network: nn.Module, data: Tensor) -> str | None:
     with _watched(network), torch.autocast("cuda", enabled=data.is_cuda):
         try:
             network(data)
-        except _FirstNonFinite as found:
+        except (_FirstNonFinite, NonFiniteWeightsError) as found:  # the latter by the guard, of the weights
             return str(found)
     return None
 

@@ -48,8 +48,8 @@ def add(commands: Any) -> None:
         default=[],
         choices=("geometry", "header", "empty", "extra"),
         metavar="KIND",
-        help="take cases with this kind of fault (geometry, header, empty, extra), the first on the grid of "
-        "their image; may be repeated",
+        help="take cases with this kind of fault: geometry (their labels are written on the image's grid), "
+        "header, empty, extra; may be repeated",
     )
     p.add_argument("--leave-out-faulty", action="store_true", help="go on without cases that have faults")
     p.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="of pictures, in pixels")

@@ -15,7 +15,8 @@ def add(commands: Any) -> None:
         usage="nnunet-mamba predict [--batch-size N] [--threads N] (options of nnUNetv2_predict)",
         help="nnUNetv2_predict, with mirrored copies and tiles in batches",
         description="Takes every option of nnUNetv2_predict (`nnUNetv2_predict -h`), or with -m FOLDER those "
-        "of nnUNetv2_predict_from_modelfolder, and finds our trainers without `register`.",
+        "of nnUNetv2_predict_from_modelfolder, and finds our trainers without `register`. Exit code 1: cases "
+        "have no label map, and are named; 2: weights hold NaN or infinity.",
         epilog="example: nnunet-mamba predict -i imagesTs -o predicted -d 4 -c 3d_fullres "
         "-tr nnUNetTrainerMMUNet -f 0 -device cpu",
     )
@@ -38,12 +39,11 @@ def predict(args: argparse.Namespace) -> int:
     os.environ[EXTERNAL] = trainer_folders()
     failed: list[str] = []
 
-    def note(error: str) -> None:
+    def note(case: str, error: str) -> None:
         print(f"nnunet-mamba predict: {error}", file=sys.stderr)
-        failed.append(error)
+        failed.append(case)
 
     run_nnunets_predict(args.others, note, batch_size=args.batch_size, n_threads=args.threads)
     if failed:
-        names = ", ".join(error.partition(",")[0].partition(":")[0] for error in failed)
-        print(f"No label map was written for {names}.", file=sys.stderr)
+        print(f"No label map was written for {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0

@@ -232,18 +232,13 @@ def file_names(case: Case, source: Source) -> tuple[list[str], str]:
 
 def _write_image(image: Opened, channel: int, first: Opened, job: Job, target: Path) -> None:
     """On the grid of the case's first image, also where another one was accepted."""
-    if is_picture(image.file):
-        if image.as_it_is:
-            _take_over(image.file, target, job)
-        else:
-            write_like(image.values, first.file, target)  # type: ignore[arg-type]
-    elif image.n_channels > 1:
-        write_like(image.values[channel], image.file, target)  # type: ignore[index]
-    elif image.grid.difference(first.grid) or not image.as_it_is:
-        values = read_values(image.file) if image.values is None else image.values
-        write_like(first.grid.reorder(values, image.grid), first.file, target)
-    else:
+    is_volume_of_many = image.n_channels > 1 and not is_picture(image.file)
+    if image.as_it_is and not (is_volume_of_many or image.grid.difference(first.grid)):
         _take_over(image.file, target, job)
+        return
+    values = read_values(image.file) if image.values is None else image.values
+    one = values[channel] if is_volume_of_many else values
+    write_like(first.grid.reorder(one, image.grid), first.file, target)
 
 
 def _write_label(label: Opened, image: Opened, job: Job, target: Path) -> None:

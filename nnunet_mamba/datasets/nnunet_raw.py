@@ -37,7 +37,11 @@ def read_source(folder: Path) -> Source:
         return read_decathlon(folder, description)
     if "channel_names" in description:
         source = read_nnunet_raw(folder, description)
-        known = [*source.cases, *(Case(fault.case, ()) for fault in source.faults if fault.case)]
+        tests = {
+            stem(file, source.file_ending)[:-5] for file in folder.glob(f"imagesTs/*{source.file_ending}")
+        }
+        faulty = {fault.case for fault in source.faults if fault.case} - tests
+        known = [*source.cases, *(Case(name, ()) for name in faulty)]
         return replace(source, faults=(*source.faults, *fewer_than_counted(known, description, folder)))
     raise ValueError(
         f"{folder / 'dataset.json'} is neither a Decathlon task's (keys 'training' and 'modality') nor "

@@ -71,10 +71,11 @@ def _check_meaning(spec: DatasetSpec, description: Mapping[str, Any], file: Path
     known, theirs = label_values({"labels": spec.stored_labels or spec.labels}), label_values(description)
     places = {plain_name(name): place for place, name in enumerate(spec.channels or ())}
     channels = sorted_channels(description.get("modality") or {}, file)
+    recode = spec.pixels.recode
     wrong = [
         f"the label {name!r} as {value}"
         for name, value in theirs.items()
-        if known.get(name, here := spec.pixels.recode.get(value, value)) != here
+        if name in known and known[name] != recode.get(value, value)
     ] + [
         f"the channel {name!r} as {place}"
         for place, name in enumerate(channels.values())

@@ -140,10 +140,9 @@ def require_same_numbering(first: Path, second: Path) -> None:
 
 
 def require_no_contradiction(first: Path, other: Path) -> None:
-    """Refuse a dataset.json of another form (nnU-Net v1, the Decathlon) that numbers labels otherwise."""
-    content = _read_json(other)
-    if isinstance(content, dict) and isinstance(content.get("labels"), dict):
-        _require_none(contradictions(read_description(first), content), first, other)
+    """Refuse two dataset.json, of any form (nnU-Net v1, the Decathlon), that number a label differently."""
+    contents = [content if isinstance(content := _read_json(file), dict) else {} for file in (first, other)]
+    _require_none(contradictions(*contents), first, other)
 
 
 def _require_none(differences: Sequence[str], first: Path, second: Path) -> None:

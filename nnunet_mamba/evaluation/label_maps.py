@@ -80,8 +80,9 @@ def _tiff_volume(file: Path, reader: str) -> np.ndarray | None:
     """(z, y, x) of a TIFF file that is not a picture. Three slices may be stored as if they were colours, but
     then nnU-Net's reader for volumes, or its file of the spacing, tells that they are none."""
     array, axes = read_tiff(file)
-    colours = "S" in axes and reader != TIFF and spacing_of_tiff(file) is None
-    return None if array.ndim != 3 or colours else array
+    is_told = reader == TIFF or spacing_of_tiff(file) is not None
+    is_picture = "S" in axes or 1 in array.shape[:1]
+    return None if array.ndim != 3 or (is_picture and not is_told) else array
 
 
 def _of_picture(file: Path, spacing_mm: tuple[float, ...] | None) -> LabelMap:

@@ -106,13 +106,13 @@ def _numbering(dataset_json: dict[str, Any], with_order: bool) -> dict[str, str]
 
 
 def contradictions(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Say of each label that a dataset.json shares with one of another form what both make of it, where that
-    is not the same."""
-    theirs = label_values(other)
+    """Say of each label that two dataset.json of any form share what they make of it, where that is not the
+    same."""
+    ours, theirs = label_values(first), label_values(other)
     return [
-        f"{label.name} is {label.number} in the first and {theirs[plain_name(label.name)]} in the second"
-        for label in scored_labels(first)[0]
-        if len(label.values) == 1 and theirs.get(plain_name(label.name), label.values[0]) != label.values[0]
+        f"{name} is {value} in the first and {theirs[name]} in the second"
+        for name, value in ours.items()
+        if theirs.get(name, value) != value
     ]
 
 

@@ -257,8 +257,9 @@ def dataset_json_near(predictions: Path, references: Path) -> Path | None:
     found = [nearest for side in sides if (nearest := next(filter(is_description, side), None))]
     if len(found) == 2:
         require_same_numbering(*found)
-    for file in (side[0] for side in sides if found and side and not is_description(side[0])):
-        require_no_contradiction(found[0], file)
+    files = [*found, *(side[0] for side in sides if side)]
+    for other in set(files[1:]) - set(found):
+        require_no_contradiction(files[0], other)
     return found[0] if found else None
 
 

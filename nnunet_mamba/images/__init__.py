@@ -1,6 +1,5 @@
 """Image files: the one door through which they come in, completely or not at all, and label maps go out."""
 
-from nnunet_mamba.images.any import is_image, require_readable
 from nnunet_mamba.images.grid import Grid
 from nnunet_mamba.images.pictures import (
     is_picture,
@@ -10,6 +9,7 @@ from nnunet_mamba.images.pictures import (
     read_channels,
     read_picture,
 )
+from nnunet_mamba.images.readable import is_image, require_readable
 from nnunet_mamba.images.readers import (
     ITK,
     NIBABEL_REORIENTING,

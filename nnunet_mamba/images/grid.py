@@ -65,6 +65,8 @@ class Grid:
         if len(other.size) != n or len(self.direction) != n * n or len(other.direction) != n * n:
             return None
         ours, theirs = (np.reshape(grid.direction, (n, n)) * grid.spacing for grid in (self, other))
+        if not np.linalg.det(ours):  # axes that are parallel, or of length 0
+            return None
         steps = np.linalg.solve(ours, theirs)  # (ours, theirs): indices here per index there
         turns = np.rint(steps)
         is_permutation = (np.abs(turns).sum(0) == 1).all() and (np.abs(turns).sum(1) == 1).all()

@@ -73,10 +73,15 @@ def is_plain(file: Path, picture: np.ndarray) -> bool:
 
 
 def _read_tiff(file: Path) -> np.ndarray:
-    picture, axes = read_tiff(file)
+    picture, axes = _without_single_pages(*read_tiff(file))
     if set(axes) - set("YXS"):
         raise ValueError(f"{file} holds a stack of the shape {picture.shape}; {EXPECTED}.")
     return np.moveaxis(picture, axes.index("S"), -1) if "S" in axes else picture
+
+
+def _without_single_pages(picture: np.ndarray, axes: str) -> tuple[np.ndarray, str]:
+    kept = [k for k, size in enumerate(picture.shape) if size > 1 or axes[k] in "YX"]
+    return picture.reshape([picture.shape[k] for k in kept]), "".join(axes[k] for k in kept)
 
 
 def _read_by_imageio(file: Path) -> np.ndarray:

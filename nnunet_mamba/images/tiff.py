@@ -22,35 +22,38 @@ def is_tiff(file: Path) -> bool:
 
 def read_tiff(file: Path) -> tuple[np.ndarray, str]:
     """Read all pages, and what the axes of the array are: Y, X, S for colours, any other letter for pages."""
-    with _opened(file) as tiff:
-        if len(tiff.series) > 1:
-            raise ValueError(f"{file} holds {len(tiff.series)} images of different kinds; expected one.")
-        series, page = tiff.series[0], tiff.pages.first
-        is_decoded = page.photometric == YCBCR and page.compression in JPEGS
-        if page.photometric not in (BLACK_IS_ZERO, RGB, PALETTE, SEPARATED) and not is_decoded:
-            raise ValueError(
-                f"{file} stores its values as {page.photometric.name}, of which programs read other numbers "
-                "than eyes see; save it as grey with black as 0, or as RGB."
-            )
-        array = or_refuse(file, series.asarray)
-    kept = [k for k, size in enumerate(array.shape) if size > 1 or series.axes[k] in "YX"]
-    return array.reshape([array.shape[k] for k in kept]), "".join(series.axes[k] for k in kept)
+    series, page = _parts(file)
+    if len(series) > 1:
+        raise ValueError(f"{file} holds {len(series)} images of different kinds; expected one.")
+    is_decoded = page.photometric == YCBCR and page.compression in JPEGS
+    if page.photometric not in (BLACK_IS_ZERO, RGB, PALETTE, SEPARATED) and not is_decoded:
+        raise ValueError(
+            f"{file} stores its values as {page.photometric.name}, of which programs read other numbers than "
+            "eyes see; save it as grey with black as 0, or as RGB."
+        )
+    import tifffile
+
+    return or_refuse(file, lambda: tifffile.imread(file)), series[0].axes
 
 
 def colours_of_tiff(file: Path) -> tuple[int, bool, bool]:
     """Return samples per pixel, whether the last of them is alpha, and whether they stand for other colours:
     inks, or numbers of a palette."""
-    with _opened(file) as tiff:
-        page = tiff.pages.first
-        extra = tuple(int(kind) for kind in page.extrasamples)
-        has_alpha = len(extra) == 1 and extra[0] in ALPHA
-        return page.samplesperpixel, has_alpha, page.photometric in (SEPARATED, PALETTE)
+    _, page = _parts(file)
+    extra = tuple(int(kind) for kind in page.extrasamples)
+    has_alpha = len(extra) == 1 and extra[0] in ALPHA
+    return page.samplesperpixel, has_alpha, page.photometric in (SEPARATED, PALETTE)
 
 
-def _opened(file: Path) -> Any:
+def _parts(file: Path) -> tuple[Any, Any]:
+    """What the file holds, by kinds, and its first page; their pixels are not read."""
     import tifffile
 
-    return or_refuse(file, lambda: tifffile.TiffFile(file))
+    def parts() -> tuple[Any, Any]:
+        with tifffile.TiffFile(file) as tiff:
+            return tiff.series, tiff.pages.first
+
+    return or_refuse(file, parts)
 
 
 def spacing_file(file: Path, *, is_image: bool = False) -> Path:

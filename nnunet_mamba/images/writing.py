@@ -11,7 +11,7 @@ from nnunet_mamba.images.pictures import is_picture
 from nnunet_mamba.images.volumes import read_image
 from nnunet_mamba.images.whole import is_nifti, open_nifti, or_refuse
 
-LARGEST_IN_A_PNG = 2**16 - 1
+LARGEST = {".png": 2**16 - 1, ".bmp": 2**8 - 1}  # value that a picture of the kind can hold
 
 
 def label_type(labels: np.ndarray) -> np.dtype:
@@ -45,8 +45,9 @@ def write_like(values: np.ndarray, like: Path, target: Path) -> None:
 def _write_picture(values: np.ndarray, target: Path) -> None:
     from skimage.io import imsave
 
-    if target.suffix.lower() == ".png" and values.max(initial=0) > LARGEST_IN_A_PNG:
-        raise ValueError(f"{target.name} cannot hold {values.max()}; a PNG ends at {LARGEST_IN_A_PNG}.")
+    largest = LARGEST.get(target.suffix.lower(), values.max(initial=0))
+    if values.max(initial=0) > largest:
+        raise ValueError(f"{target.name} cannot hold {values.max()}; a file of this kind ends at {largest}.")
     imsave(target, values, check_contrast=False)
 
 

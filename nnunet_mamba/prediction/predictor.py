@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_mamba.finite import (
+    USE_OTHERS,
     NonFiniteError,
     bare_network,
     check_finite,
@@ -75,6 +76,7 @@ class BatchedPredictor(nnUNetPredictor):
         self.n_threads = n_threads
         self.batch_size = power_of_two(batch_size) if batch_size else 0  # 0: to be chosen with the first tile
         self._cases: Iterator[str] = iter(cases)  # names of images that are yet to come
+        self.case = ""  # that is being predicted
         self._weights = weights
         self._has_checked_weights = False
         self._checkpoints: Sequence[str] = ()  # files of `list_of_parameters`
@@ -102,7 +104,7 @@ class BatchedPredictor(nnUNetPredictor):
         return inputs, outputs, previous
 
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
-        case = self._next_case()
+        self.case = case = self._next_case()
         _check_image(case, data)
         n_sets = len(self.list_of_parameters)
         numbered = [f"set {number} of {n_sets} of weights" for number in range(1, n_sets + 1)]
@@ -217,12 +219,13 @@ class BatchedPredictor(nnUNetPredictor):
             empty_cache(self.device)
 
     def _checked(self, x: Tensor) -> Tensor:
-        """The network's output; networks of ours look at it themselves, unless they are compiled."""
+        """The network's output and, once, its weights: not only our networks', which look at theirs unless
+        they are compiled."""
         output: Tensor = self.network(x)
         network = bare_network(self.network)
         check_output(network, x, output)
         if not self._has_checked_weights:  # infinity may leave no trace in the output
-            check_finite(tensors_of(network), "the network's weights", "Use others.")
+            check_finite(tensors_of(network), "the network's weights", USE_OTHERS)
             self._has_checked_weights = True
         return output
 

@@ -54,7 +54,7 @@ def batched_validation(
 
 def run_nnunets_predict(
     arguments: Sequence[str],
-    on_failure: Callable[[str], object],
+    on_failure: Callable[[str, str], object],
     *,
     batch_size: int | None = None,
     n_threads: int | None = None,
@@ -62,8 +62,8 @@ def run_nnunets_predict(
     """`nnUNetv2_predict ARGUMENTS`, or `nnUNetv2_predict_from_modelfolder` where -m is among them.
 
     Args:
-        on_failure: gets what there is to say of a case whose logits are not finite. It has no label map then,
-            and the next case follows.
+        on_failure: gets a case whose logits are not finite, and what there is to say of it. It has no label
+            map then, and the next case follows.
 
     Raises NonFiniteWeightsError where the weights are to blame: every case would fail alike.
     """
@@ -82,11 +82,11 @@ class CaseByCasePredictor(BatchedPredictor):
     """Returns no logits at all for a case that fails, so that the next one follows.
 
     Args:
-        on_failure: gets what there is to say of a case that failed.
+        on_failure: gets a case that failed, and what there is to say of it.
         others: BatchedPredictor's.
     """
 
-    def __init__(self, on_failure: Callable[[str], object], *args: Any, **options: Any) -> None:
+    def __init__(self, on_failure: Callable[[str, str], object], *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.on_failure = on_failure
 
@@ -96,7 +96,7 @@ class CaseByCasePredictor(BatchedPredictor):
         except NonFiniteWeightsError:
             raise
         except NonFiniteError as error:
-            self.on_failure(str(error))
+            self.on_failure(self.case, str(error))
             return torch.empty(0)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_mamba.evaluation import Label
-from nnunet_mamba.images import read_image, read_values
+from nnunet_mamba.images import ITK, read_header, read_image, read_values
 from nnunet_mamba.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR, CaseFiles
 
 if TYPE_CHECKING:
@@ -46,10 +46,11 @@ def read_volume(files: CaseFiles) -> Volume:
 
     Evaluation found them on one grid; where headers place voxels twice, all are turned by that of the image.
     """
-    image = read_image(files.image)
+    image, grid = read_image(files.image), read_header(files.image, ITK).grid
     images = [image]
     for file in (files.reference, files.prediction):
-        images.append(sitk.GetImageFromArray(read_values(file)))
+        labels = grid.reorder(read_values(file), read_header(file).grid)
+        images.append(sitk.GetImageFromArray(labels))
         images[-1].CopyInformation(image)
     images = [upright(each) for each in images]
     arrays = [as_volume(grey(each)) for each in images]

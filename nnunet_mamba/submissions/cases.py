@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.dataset_json import check_labels
+from nnunet_mamba.dataset_json import check_labels, is_of_a_release
 from nnunet_mamba.datasets.acdc import phases_of_release
 from nnunet_mamba.datasets.source import Notes, read_description, some
 from nnunet_mamba.images import Grid, read_header, reader_of
@@ -92,11 +92,16 @@ def expected_files(
 
 
 def reader_near(folders: Iterable[Path], rules: Rules) -> str:
-    """Return nnU-Net's reader by the first dataset.json in `folders`, else by the specification."""
-    for folder in folders:
-        if (folder / "dataset.json").is_file():
-            return reader_of(read_description(folder))
-    return rules.spec.reader or ""
+    """Return nnU-Net's reader by its first dataset.json in `folders`, else by the specification."""
+    found = next(iter(_descriptions(folders).values()), None)
+    return reader_of(found) if found else rules.spec.reader or ""
+
+
+def _descriptions(folders: Iterable[Path]) -> dict[Path, dict[str, Any]]:
+    """nnU-Net's dataset.json of each folder that has one; those of releases are passed over."""
+    files = (folder / "dataset.json" for folder in folders)
+    found = {file: read_description(file.parent) for file in files if file.is_file()}
+    return {file: content for file, content in found.items() if not is_of_a_release(content)}
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -155,20 +160,19 @@ def require_same_labels(rules: Rules, folders: Iterable[Path]) -> None:
     """Refuse predictions with other labels: a right form would hide wrong organs. The first of `folders` with
     a dataset.json that has labels tells; nnU-Net lays one beside predictions. Values given by the user settle
     the matter."""
-    told = (folder for folder in folders if (folder / "dataset.json").is_file())
-    folder = next((folder for folder in told if read_description(folder).get("labels")), None)
-    if rules.values or folder is None:
+    told = {file: content for file, content in _descriptions(folders).items() if content.get("labels")}
+    if rules.values or not told:
         return
-    description, ours = read_description(folder), rules.spec.labels or {}
-    theirs, order = description.get("labels", {}), rules.spec.regions_class_order
-    check_labels(theirs, folder / "dataset.json")
+    file, description = next(iter(told.items()))
+    ours, theirs, order = rules.spec.labels or {}, description["labels"], rules.spec.regions_class_order
+    check_labels(theirs, file)
     same = all_values(theirs) == all_values(ours) and comparable(theirs) == comparable(ours)
     if order and "regions_class_order" in description:
         same = same and written(theirs, description["regions_class_order"]) == written(ours, order)
     if not same:
         regions = f", regions written as {list(order)}" if order else ""
         raise ValueError(
-            f"{folder / 'dataset.json'} has the labels {theirs}, but {rules.title} is made of {dict(ours)}"
+            f"{file} has the labels {theirs}, but {rules.title} is made of {dict(ours)}"
             f"{regions}. Submit predictions for these, or say what becomes what with `values` in a template."
         )
 

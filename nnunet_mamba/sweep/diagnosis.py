@@ -43,8 +43,9 @@ TROUBLES = (  # what names its reason comes before what may only follow from it
         "(nnunet-mamba plans make), or let our network recompute: NNUNET_MAMBA_CHECKPOINT_STAGES=all.",
     ),
     Trouble(
-        r"The loss is not finite (in [^\n]*)|NonFiniteLossError: (?!The loss is not)([^\n]*)",
-        "the loss is not finite",
+        r"The loss is not finite (in [^\n]*)|NonFiniteLossError: (?!The loss is not)([^\n]*)"
+        r"|NonFinite(?:Weights)?Error: ([^\n]*)",
+        "numbers are not finite",
         f"{AGAIN} If it comes back, look at the layer or the input that the log names.",
     ),
     Trouble(

@@ -141,7 +141,7 @@ def test_spacings_that_differ_are_refused(folders, capsys):
     assert "differ in spacing: (1, 1, 5) against (1, 1, 4)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("n_slices", [2, 3, 4, 8])  # of one, nnU-Net's reader makes a picture and fails
+@pytest.mark.parametrize("n_slices", [1, 2, 3, 4, 8])
 def test_nnunets_own_prediction_is_read_as_it_was_written(tmp_path, n_slices):
     """tifffile stores three or four slices as if they were colours."""
     array = stack(0, n_slices)

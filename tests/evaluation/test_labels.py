@@ -85,6 +85,16 @@ def test_a_dataset_json_of_another_form_must_not_contradict(tmp_path, other, dif
         assert dataset_json_near(tmp_path / "pred", tmp_path / "ref") == tmp_path / "pred" / "dataset.json"
 
 
+def test_two_of_another_form_must_not_contradict_either(tmp_path):
+    from nnunet_mamba.evaluation.results import dataset_json_near
+
+    for name, labels in (("pred", {"1": "liver", "2": "spleen"}), ("ref", {"1": "spleen", "2": "liver"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset.json").write_text(json.dumps({"labels": labels, "modality": {"0": "CT"}}))
+    with pytest.raises(ValueError, match="liver is 1 in the first and 2 in the second"):
+        dataset_json_near(tmp_path / "pred", tmp_path / "ref")
+
+
 def test_an_order_of_regions_that_only_one_tells_is_no_difference():
     regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}}
     assert numbering_differences(regions, {**regions, "regions_class_order": [1, 2]}) == []

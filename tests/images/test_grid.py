@@ -57,3 +57,8 @@ def test_the_difference_names_the_first_thing_and_both_values():
         "spacing: (0.8, 0.9, 2.5) against (0.8, 0.9, 5)"
     )
     assert GRID.difference(replace(GRID, origin=(-10.0, 5.0, 31.0))).startswith("origin: (-10, 5, 30)")
+
+
+def test_a_grid_whose_axes_are_parallel_has_no_order():
+    parallel = replace(GRID, direction=(1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+    assert parallel.reordering(GRID) is None and GRID.reordering(parallel) is None

@@ -147,3 +147,20 @@ def write_png16(file, array):
 def test_axes_of_size_1_are_none(tmp_path, shape):
     tifffile.imwrite(tmp_path / "a.tif", GREY.reshape(shape), photometric="minisblack")
     assert np.array_equal(read_picture(tmp_path / "a.tif"), GREY)
+
+
+@pytest.mark.parametrize("kept", [0, 8, 100, 0.5, 0.9])
+def test_a_tiff_that_was_cut_is_refused_by_name_wherever_its_directory_is(tmp_path, kept):
+    """libtiff writes the directory last, tifffile first."""
+    for name, write in (
+        ("pillow.tif", lambda file: Image.fromarray(COLOURS).save(file)),
+        ("tifffile.tif", lambda file: tifffile.imwrite(file, COLOURS)),
+    ):
+        write(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+        for read in (read_picture, read_channels, n_channels_of_picture):
+            if read is n_channels_of_picture and name == "tifffile.tif":
+                continue  # its directory may be there
+            with pytest.raises(ValueError, match=f"{name} cannot be read as an image"):
+                read(tmp_path / name)

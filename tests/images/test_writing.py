@@ -4,9 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from tiny_files import SHAPE, affine, blocks, scan, write_nifti, write_picture, write_volume
+from tiny_files import SHAPE, affine, blocks, scan, write_nifti, write_volume
 
-from nnunet_mamba.images import label_type, read_header, read_values, write_label_map
+from nnunet_mamba.images import label_type, read_header, read_picture, read_values, write_label_map
 
 TURNED = affine(direction=(1, 0, 0, 0, 1, 0, 0, 0, 1))
 
@@ -51,10 +51,11 @@ def test_no_label_of_a_picture_changes(tmp_path, ending):
     assert np.array_equal(imread(tmp_path / f"a{ending}"), labels)
 
 
-def test_a_png_that_cannot_hold_a_label_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot hold 65536; a PNG ends at 65535"):
-        write_label_map(np.array([[0, 65536]]), tmp_path / "any", tmp_path / "a.png")
-    assert not (tmp_path / "a.png").exists()
+@pytest.mark.parametrize(("name", "value"), [("a.png", 65536), ("a.bmp", 256)])
+def test_a_picture_that_cannot_hold_a_label_is_refused(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"cannot hold {value}; a file of this kind ends at {value - 1}"):
+        write_label_map(np.array([[0, value]]), tmp_path / "any", tmp_path / name)
+    assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("other", [affine(origin=(0, 0, 0)), TURNED, affine() @ np.diag((-1, 1, 1, 1))])
@@ -88,5 +89,5 @@ def test_a_label_of_one_channel_of_a_4d_image(tmp_path):
 
 
 def test_a_picture_is_not_read_for_its_header(tmp_path):
-    write_picture(tmp_path / "a.png", blocks([0, 1], (10, 12)))
-    write_label_map(blocks([0, 2], (10, 12)), tmp_path / "a.png", tmp_path / "b.png")
+    write_label_map(blocks([0, 2], (10, 12)), tmp_path / "is not there.png", tmp_path / "b.png")
+    assert np.array_equal(read_picture(tmp_path / "b.png"), blocks([0, 2], (10, 12)))

@@ -1,3 +1,4 @@
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -87,3 +88,25 @@ def test_an_outline_follows_the_edges_of_the_voxels():
     points = np.concatenate([path.vertices for path in axes.collections[0].get_paths()])
     assert points.min(0) == pytest.approx((0.5, 1.5), abs=0.07)
     assert points.max(0) == pytest.approx((4.5, 3.5), abs=0.07)
+
+
+def test_headers_that_place_voxels_twice_are_read_as_the_images(tmp_path):
+    """nnU-Net's writer by nibabel keeps the sform alone, which is flipped against the image's qform."""
+    files = write_case(tmp_path, labelled())
+    plain = cut(read_volume(files), LABELS)
+    nii = nibabel.load(files.image)
+    flipped = nii.affine @ np.diag((-1, 1, 1, 1))
+    nibabel.save(
+        nibabel.Nifti1Image(np.asarray(nibabel.load(files.prediction).dataobj), flipped), files.prediction
+    )
+    for expected, shown in zip(plain, cut(read_volume(files), LABELS), strict=True):
+        np.testing.assert_array_equal(shown.prediction, expected.prediction)
+
+
+def test_a_map_stored_from_the_other_end_lies_on_the_image(tmp_path):
+    files = write_case(tmp_path, labelled())
+    plain = cut(read_volume(files), LABELS)
+    for file in (files.reference, files.prediction):
+        sitk.WriteImage(sitk.Flip(sitk.ReadImage(str(file)), (True, False, False)), str(file))
+    for expected, shown in zip(plain, cut(read_volume(files), LABELS), strict=True):
+        np.testing.assert_array_equal(shown.reference, expected.reference)

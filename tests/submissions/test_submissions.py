@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from tiny_files import affine, write_nifti
 
 from nnunet_mamba.cli import main
@@ -505,3 +506,19 @@ def test_the_dataset_of_the_images_tells_where_predictions_come_without(dataset,
     (made.folder / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".nii.gz"}))
     assert made.submit() == 2
     assert "has the labels" in capsys.readouterr().err
+
+
+def test_a_releases_own_dataset_json_beside_the_images_is_not_taken_for_nnunets(dataset):
+    """AMOS22 has one, of the Decathlon's form: its reader is that of the specification."""
+    made = dataset("amos22_ct")
+    release = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}, "training": []}
+    (made.folder / "dataset.json").write_text(json.dumps(release))
+    for case in made.cases:
+        image = made.images / f"{case}_0000.nii.gz"
+        write_nifti(image, np.zeros(SHAPE, np.float32), affine(), affine() @ np.diag((-1, 1, 1, 1)))
+        NibabelIOWithReorient().write_seg(
+            labels_up_to(15),
+            str(made.predictions / f"{case}.nii.gz"),
+            NibabelIOWithReorient().read_images([str(image)])[1],
+        )
+    assert made.submit() == 0

@@ -12,6 +12,7 @@ import numpy as np
 from nnunet_mamba.evaluation.label_maps import read_label_map
 from nnunet_mamba.evaluation.labels import Label, scored_labels
 from nnunet_mamba.evaluation.results import find_runs
+from nnunet_mamba.images import ITK
 from nnunet_mamba.report.content import CaseFiles
 from nnunet_mamba.statistics.methods import Method
 
@@ -81,7 +82,10 @@ def confusion(maps: Iterable[LabelMaps], values: Sequence[int]) -> tuple[np.ndar
     n = len(values)
     total = np.zeros((n, n), np.int64)
     for each in chosen:
-        reference, prediction = (_indices(file, values) for file in (each.reference, each.prediction))
+        # evaluation found them on one grid; ITK's view tells whether they are stored in one order
+        one, other = (read_label_map(file, ITK) for file in (each.reference, each.prediction))
+        ordered = one.grid.reorder(other.array, other.grid)
+        reference, prediction = (_indices(array, values) for array in (one.array, ordered))
         if reference.shape != prediction.shape:
             raise ValueError(f"{each.prediction} has another grid than {each.reference}.")
         known = (reference >= 0) & (prediction >= 0)
@@ -89,9 +93,8 @@ def confusion(maps: Iterable[LabelMaps], values: Sequence[int]) -> tuple[np.ndar
     return total, len(chosen)
 
 
-def _indices(file: Path, values: Sequence[int]) -> np.ndarray:
+def _indices(array: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """The place of each voxel's value in `values`; -1 for others."""
-    array = np.asarray(read_label_map(file).array)
     place = np.full(int(max(array.max(), max(values))) + 1, -1, np.int64)
     place[list(values)] = np.arange(len(values))
     return place[array]
