@@ -85,6 +85,8 @@ class Grid:
         if found is None:
             return values
         axes, flipped = found
+        if axes == tuple(range(len(axes))) and not any(flipped):
+            return values
         turned = values.T.transpose(axes)  # (x, y, z)
         return np.flip(turned, tuple(k for k, back in enumerate(flipped) if back)).T
 

@@ -43,10 +43,14 @@ TROUBLES = (  # what names its reason comes before what may only follow from it
         "(nnunet-mamba plans make), or let our network recompute: NNUNET_MAMBA_CHECKPOINT_STAGES=all.",
     ),
     Trouble(
-        r"The loss is not finite (in [^\n]*)|NonFiniteLossError: (?!The loss is not)([^\n]*)"
-        r"|NonFinite(?:Weights)?Error: ([^\n]*)",
-        "numbers are not finite",
+        r"The loss is not finite (in [^\n]*)|NonFiniteLossError: (?!The loss is not)([^\n]*)",
+        "the loss is not finite",
         f"{AGAIN} If it comes back, look at the layer or the input that the log names.",
+    ),
+    Trouble(
+        r"NonFinite(?:Weights)?Error: ([^\n]*)",
+        "weights or outputs are not finite",
+        "Look at what the log names: a checkpoint, a layer, or an image.",
     ),
     Trouble(
         r"Could not find requested nnunet trainer (\S+)",
@@ -54,7 +58,8 @@ TROUBLES = (  # what names its reason comes before what may only follow from it
         "Check its spelling; `nnunet-mamba doctor` tells whether nnU-Net finds this package's trainers.",
     ),
     Trouble(
-        r"You requested fold (\d+ for training but splits contain only \d+)",
+        r"You requested fold (\d+ for training but splits contain only \d+)"
+        r"|ValueError: Fold (\S+) was asked for, and ",
         "the splits do not have this fold, and nnU-Net would draw a random one",
         "Ask for a fold that splits_final.json in nnUNet_preprocessed has, or write the splits anew.",
     ),

@@ -30,6 +30,12 @@ SAID = {
     "RuntimeError: PytorchStreamWriter failed writing file data/17: file write failed": "the disk is full",
     "INFO: You requested fold 7 for training but splits contain only 5 folds. I am now creating a "
     "random (but seeded) 80:20 split!": "the splits do not have this fold, and nnU-Net would draw",
+    "ValueError: Fold 7 was asked for, and /pre/D/splits_final.json has folds 0 to 4. Train one of these": (
+        "the splits do not have this fold, and nnU-Net would draw a random one: 7"
+    ),
+    "nnunet_mamba.finite.NonFiniteWeightsError: case_3, by fold 0 of nnUNetTrainerMMUNet: tile [0:8]": (
+        "weights or outputs are not finite: case_3, by fold 0 of nnUNetTrainerMMUNet: tile [0:8]"
+    ),
     "FileNotFoundError: [Errno 2] No such file or directory: '/pre/D/nnUNetResEncUNetMPlans.json'": (
         "the dataset was not planned with these plans: /pre/D/nnUNetResEncUNetMPlans.json"
     ),
