@@ -62,7 +62,7 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def _weights_of(content: Mapping[Any, Any]) -> dict[Any, Any]:
-    """What is left without counters of operations, and numbers and texts that were saved beside weights."""
+    """The content without counters of operations, and numbers and texts that were saved beside weights."""
     return {
         key: value
         for key, value in content.items()

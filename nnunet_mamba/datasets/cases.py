@@ -231,7 +231,7 @@ def file_names(case: Case, source: Source) -> tuple[list[str], str]:
 
 
 def _write_image(image: Opened, channel: int, first: Opened, job: Job, target: Path) -> None:
-    """On the grid of the case's first image, also where another one was accepted."""
+    """Write one channel on the grid of the case's first image, also where another one was accepted."""
     is_volume_of_many = image.n_channels > 1 and not is_picture(image.file)
     if image.as_it_is and not (is_volume_of_many or image.grid.difference(first.grid)):
         _take_over(image.file, target, job)
@@ -242,7 +242,7 @@ def _write_image(image: Opened, channel: int, first: Opened, job: Job, target: P
 
 
 def _write_label(label: Opened, image: Opened, job: Job, target: Path) -> None:
-    """On the image's grid, also where another one was accepted."""
+    """Write a label on its image's grid, also where another one was accepted."""
     pixels = job.source.pixels
     assert label.values is not None
     moved = label.grid.difference(image.grid) is not None

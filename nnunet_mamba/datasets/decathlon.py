@@ -98,7 +98,7 @@ def _missing(training: list[Case], folder: Path) -> Iterator[Fault]:
 
 
 def _missing_tests(test: list[Case], folder: Path, description: dict[str, Any]) -> Iterator[Fault]:
-    """Where the folder of images without labels is there: copies without it are common."""
+    """A fault for each listed image without label, where their folder is there: copies without are common."""
     there = {case.images[0].name for case in test}
     for image in listed_images(description, "test") if (folder / "imagesTs").is_dir() else ():
         if image.name not in there:

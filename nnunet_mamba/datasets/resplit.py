@@ -117,7 +117,7 @@ def _moves(source: Source, split: Split, folder: Path) -> list[tuple[Path, Path]
 
 
 def _spacing_files(case: Case) -> set[Path]:
-    """What nnU-Net reads beside volumes in TIFF files; without them it takes voxels for cubes of 1 mm."""
+    """Files that tell the spacing of volumes in TIFF files; without them nnU-Net takes cubes of 1 mm."""
     tiffs = [file for file in case.files if is_tiff(file)]
     beside = {spacing_file(file, is_image=file in case.images) for file in tiffs}
     return {file for file in beside if file.is_file()}

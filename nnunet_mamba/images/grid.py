@@ -1,4 +1,4 @@
-"""Where the voxels of an image are."""
+"""Grids: where the voxels of an image are, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TO_LPS = np.array([-1.0, -1.0, 1.0])  # from the axes of NIfTI (right, anterior,
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the voxels of an image are, in its header's order (x, y, z), lengths in mm, axes of ITK (LPS).
+    """Places of an image's voxels, in its header's order (x, y, z), lengths in mm, axes of ITK (LPS).
 
     direction holds the axes as columns of a matrix, row by row.
     """

@@ -21,7 +21,7 @@ QUATERNION = 5e-3  # of a cosine: what float32 may lose of a qform that is turne
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its voxels before they are read.
+    """Facts that a file states of its voxels before they are read.
 
     spacing       in mm (x, y, z), as nnU-Net takes it: by nibabel from pixdim, not from the grid's transform
     n_components  values per voxel; more than one: colours, vectors or complex numbers

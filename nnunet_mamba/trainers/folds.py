@@ -1,4 +1,4 @@
-"""Who trains and who validates: nnU-Net's splits_final.json, taken at its word."""
+"""Folds of nnU-Net's splits_final.json, taken at their word."""
 
 import json
 from collections.abc import Collection, Sequence
