@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,24 +65,23 @@ def list_files(folders: Iterable[Path], *, named: bool = False) -> Files:
 
     named: paths begin with the name of the folder, for layouts that begin above what the user gives.
     """
-    return _listed(folders, named, lambda files, _: files)
+    return list_tree(folders, named=named)[0]
 
 
-def list_folders(folders: Iterable[Path], *, named: bool = False) -> Files:
-    """Every folder below the folders, as `list_files` lists files."""
-    return _listed(folders, named, lambda _, below: below)
+def list_tree(folders: Iterable[Path], *, named: bool = False) -> tuple[Files, Files]:
+    """Every file, as `list_files` has them, and every folder likewise."""
+    files: list[tuple[str, Path]] = []
+    below: list[tuple[str, Path]] = []
+    for root in (folder.resolve() for folder in folders):
+        top = root.parent if named else root
+        for place, folder_names, file_names in _walk(root):
+            for names, found in ((file_names, files), (folder_names, below)):
+                paths = (Path(place, name) for name in names)
+                found += [(path.relative_to(top).as_posix(), path) for path in paths]
+    return _visible(files), _visible(below)
 
 
-def _listed(
-    folders: Iterable[Path], named: bool, wanted: Callable[[list[str], list[str]], list[str]]
-) -> Files:
-    roots = [folder.resolve() for folder in folders]
-    found = (
-        (Path(place, name).relative_to(root.parent if named else root).as_posix(), Path(place, name))
-        for root in roots
-        for place, below, files in _walk(root)
-        for name in wanted(files, below)
-    )
+def _visible(found: Files) -> Files:
     return sorted(pair for pair in found if not HIDDEN.search(pair[0]))
 
 

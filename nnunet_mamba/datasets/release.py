@@ -13,8 +13,7 @@ from nnunet_mamba.datasets.layout import (
     DEEPEST_ROOT,
     Files,
     fits,
-    list_files,
-    list_folders,
+    list_tree,
     missing_of_list,
     read_parts,
     shown,
@@ -43,9 +42,9 @@ def read_release(name: str, folders: Sequence[Path]) -> Source:
 
 
 def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
-    files = list_files(folders)
-    either_way = [*files, *list_files(folders, named=True)]
-    below = [*list_folders(folders), *list_folders(folders, named=True)]
+    files, below = list_tree(folders)
+    named_files, named_below = list_tree(folders, named=True)
+    either_way, below = [*files, *named_files], [*below, *named_below]
     for layout in spec.layouts:
         if any(fits(part, either_way) for part in layout if part.role == "train"):
             cases, faults = read_parts(layout, either_way, below)

@@ -15,7 +15,6 @@ from nnunet_mamba.images.readers import (
     NIBABEL_REORIENTING,
     REORIENTING,
     TIFF,
-    reader_by_ending,
     reader_of,
 )
 from nnunet_mamba.images.tiff import is_tiff, read_tiff, spacing_file, spacing_of_tiff
@@ -45,7 +44,6 @@ __all__ = [
     "read_picture",
     "read_tiff",
     "read_values",
-    "reader_by_ending",
     "reader_of",
     "require_readable",
     "require_whole",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mamba.images.tiff import colours_of_tiff, is_tiff, read_tiff
+from nnunet_mamba.images.tiff import colours_of_tiff, is_tiff, read_tiff, shape_of_tiff
 from nnunet_mamba.images.whole import or_refuse
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -66,9 +66,7 @@ def n_channels_of_picture(file: Path) -> int:
 def is_plain(file: Path, picture: np.ndarray) -> bool:
     """Say whether nnU-Net reads from `file` just what `read_picture` did: without alpha, inks or palette."""
     if is_tiff(file):
-        from tifffile import imread
-
-        return not _meaning(file)[1] and imread(file).shape == picture.shape
+        return not _meaning(file)[1] and shape_of_tiff(file) == picture.shape
     return n_channels_of_picture(file) == (1 if picture.ndim == 2 else picture.shape[-1])
 
 

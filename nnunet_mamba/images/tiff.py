@@ -45,6 +45,11 @@ def colours_of_tiff(file: Path) -> tuple[int, bool, bool]:
     return page.samplesperpixel, has_alpha, page.photometric in (SEPARATED, PALETTE)
 
 
+def shape_of_tiff(file: Path) -> tuple[int, ...]:
+    """Return the shape in which readers of TIFF, and so nnU-Net, give the first image, without reading it."""
+    return tuple(_parts(file)[0][0].shape)
+
+
 def _parts(file: Path) -> tuple[Any, Any]:
     """What the file holds, by kinds, and its first page; their pixels are not read."""
     import tifffile

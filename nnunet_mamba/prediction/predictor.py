@@ -118,8 +118,10 @@ class BatchedPredictor(nnUNetPredictor):
         return next(self._cases, "the image")
 
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        case, weights = next(self._turns, None) or (self._next_case(), self._weights)
-        _check_image(case, input_image)
+        turn = next(self._turns, None)
+        case, weights = turn or (self._next_case(), self._weights)
+        if turn is None:  # else the image was looked at before the first fold
+            _check_image(case, input_image)
         self._has_checked_weights = False
         on_cpu = self.device.type == "cpu"
         try:

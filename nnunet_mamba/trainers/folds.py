@@ -29,8 +29,8 @@ def _count_folds(splits_file: Path) -> int:
     """ValueError for a file that is no split."""
     try:
         splits = json.loads(splits_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        splits = error
+    except ValueError:
+        splits = None
     sides = (
         [fold.get(side) for fold in splits for side in ("train", "val")] if _is_list_of(dict, splits) else [0]
     )
