@@ -13,7 +13,7 @@ class MetaBlock(nn.Module):
     """A block of the meta-architecture [1]: local convolutions F, a global mixer M, or both.
 
         cnn             act(x + F(x))
-        ssm             x + M(x)
+        ssm             x + M(x), unless the mixer has that residual of its own
         hybrid_inside   act(x + M(F(x)))      the mixer works within the residual branch
         hybrid_outside  M(act(x + F(x)))      the mixer works on the sum, as U-Mamba's does
 
@@ -35,11 +35,12 @@ class MetaBlock(nn.Module):
             self.convs = convs
             self.act = activation()
         self.mixer = mixer or nn.Identity()
+        self.own_residual = mixer is None or getattr(mixer, "residual", False)
         self.skip = skip or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.placement == "ssm":
-            return x if isinstance(self.mixer, nn.Identity) else x + self.mixer(x)
+            return self.mixer(x) if self.own_residual else x + self.mixer(x)
         if self.placement == "hybrid_inside":
             return self.act(self.skip(x) + self.mixer(self.convs(x)))
         return self.mixer(self.act(self.skip(x) + self.convs(x)))

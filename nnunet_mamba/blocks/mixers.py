@@ -1,6 +1,14 @@
-"""Sequence mixers on feature maps, (B, C, *grid) -> (B, C, *grid), without a residual around them.
+"""Sequence mixers on feature maps, (B, C, *grid) -> (B, C, *grid).
 
 All work in float32 whatever surrounds them; see `in_float32`. Tokens stay in memory order, whatever the walk.
+
+A Mamba block M(x) = Mamba(LayerNorm(x)) begins with a standard deviation of about 0.06 where that of x is 1.
+What a `MambaMixer` or `ChannelMixer` makes of that is its `output`:
+
+    bare        M(x)
+    residual    x + M(x)
+    norm        InstanceNorm(M(x)), affine
+    scaled      M(x), its last projection begun `OUT_GAIN` times as large
 
 [1] Ma et al., U-Mamba, arXiv:2401.04722.
 [2] Lumetti et al., Taming Mambas for voxel-level 3D medical image segmentation, arXiv:2410.15496.
@@ -11,46 +19,72 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.convolution import NORM
 from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.ops.precision import in_float32
 from nnunet_mamba.scan_order import ScanPath, scan_order
 
 Grid = tuple[int, ...]
+OUTPUTS = ("bare", "residual", "norm", "scaled")
+OUT_GAIN = 16.0
 
 
-class MambaMixer(nn.Module):
-    """Mamba(LayerNorm(x)), voxels as tokens and channels as their features.
+class NormedMamba(nn.Module):
+    """The base of mixers M(x) = Mamba(LayerNorm(x)), and what `output` makes of M(x)."""
+
+    def __init__(self, norm: nn.Module, mamba: Mamba, output: str, out_norm: nn.Module):
+        super().__init__()
+        if output not in OUTPUTS:
+            raise ValueError(f"output: unknown {output!r}; choose from {', '.join(OUTPUTS)}.")
+        self.norm, self.mamba = norm, mamba
+        self.residual = output == "residual"
+        self.out_norm = out_norm if output == "norm" else nn.Identity()
+        if output == "scaled":
+            with torch.no_grad():
+                mamba.out_proj.weight.mul_(OUT_GAIN)
+
+    @in_float32
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.out_norm(self.mixed(x))
+        return x + mixed if self.residual else mixed
+
+    def mixed(self, x: Tensor) -> Tensor:
+        """M(x)."""
+        raise NotImplementedError
+
+
+class MambaMixer(NormedMamba):
+    """Voxels as tokens and channels as their features.
 
     Args:
         order: a name that `scan_order` knows.
+        output: a word of `OUTPUTS`.
         sizes: d_state, d_conv, expand of the Mamba block.
     """
 
-    def __init__(self, channels: int, ndim: int, *, order: str = "uni", **sizes: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, scan_order(order, ndim), **sizes)
+    def __init__(self, channels: int, ndim: int, *, order: str = "uni", output: str = "bare", **sizes: int):
+        mamba = Mamba(channels, scan_order(order, ndim), **sizes)
+        super().__init__(nn.LayerNorm(channels), mamba, output, NORM[ndim](channels, affine=True))
 
-    @in_float32
-    def forward(self, x: Tensor) -> Tensor:
+    def mixed(self, x: Tensor) -> Tensor:
         return to_map(self.mamba(self.norm(to_tokens(x)), tuple(x.shape[2:])), x)
 
 
-class ChannelMixer(nn.Module):
-    """Mamba(LayerNorm(x)), channels as tokens and the voxels of a grid of fixed size as their features, as
-    U-Mamba Enc has it where a grid has no more voxels than channels [1, code]."""
+class ChannelMixer(NormedMamba):
+    """Channels as tokens and the voxels of a grid of fixed size as their features, as U-Mamba Enc has it
+    where a grid has no more voxels than channels [1, code]. Arguments as in `MambaMixer`."""
 
-    def __init__(self, grid: Grid, *, order: str = "uni", **sizes: int):
-        super().__init__()
-        self.grid, n_voxels = grid, math.prod(grid)
+    def __init__(self, channels: int, grid: Grid, *, order: str = "uni", output: str = "bare", **sizes: int):
+        n_voxels = math.prod(grid)
         paths = tuple(ScanPath((0,), path.backwards) for path in scan_order(order, len(grid)))
-        self.norm = nn.LayerNorm(n_voxels)
-        self.mamba = Mamba(n_voxels, paths, **sizes)
+        mamba = Mamba(n_voxels, paths, **sizes)
+        super().__init__(nn.LayerNorm(n_voxels), mamba, output, NORM[len(grid)](channels, affine=True))
+        self.grid = grid
 
-    @in_float32
-    def forward(self, x: Tensor) -> Tensor:
+    def mixed(self, x: Tensor) -> Tensor:
         if math.prod(x.shape[2:]) != math.prod(self.grid):
             raise ValueError(
                 f"This network takes channels as tokens where its grid was {self.grid} in training; now it "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
@@ -14,14 +14,20 @@ Config = TypeVar("Config", bound="NetworkConfig")
 
 @dataclass(frozen=True)
 class Mixer:
-    """The sequence mixer: its kind (see `blocks.mixers`), its walks (see `scan_order`) and the sizes of its
-    Mamba blocks. `mamba_trans` takes at most as many states as channels."""
+    """The sequence mixer: its kind and output (see `blocks.mixers`), its walks (see `scan_order`) and the
+    sizes of its Mamba blocks. `mamba_trans` takes at most as many states as channels."""
 
     kind: str = "mamba"
     order: str = "uni"
+    output: str = "bare"
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of the mixer's module; `output` is of the kind `mamba` alone."""
+        others = {"kind"} if self.kind == "mamba" else {"kind", "output"}
+        return {name: value for name, value in asdict(self).items() if name not in others}
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,12 @@ class NetworkConfig:
             raise ValueError(
                 f"kind: this network has no mixer {self.mixer.kind!r}; choose from "
                 f"{', '.join(self.mixer_kinds)}."
+            )
+
+        if self.mixer is not None and self.mixer.kind != "mamba" and self.mixer.output != "bare":
+            raise ValueError(
+                f"output: {self.mixer.output!r} is for mixers of the kind 'mamba'; {self.mixer.kind!r} has "
+                "residuals of its own."
             )
 
     def with_overrides(self: Config, **overrides: Any) -> Config:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import cast
 
@@ -27,14 +26,13 @@ class StageBuilder:
         self.config, self.geometry, self.ndim = config, geometry, geometry.ndim
 
     def mixer(self, level: int) -> nn.Module:
-        assert self.config.mixer is not None
-        sizes = asdict(self.config.mixer)
-        kind, channels = sizes.pop("kind"), self.geometry.features[level]
+        mixer, channels = self.config.mixer, self.geometry.features[level]
+        assert mixer is not None
         if "channel_tokens" in self.config.quirks:
             grid = self.geometry.grid(level)
             if math.prod(grid) <= channels:
-                return ChannelMixer(grid, **sizes)
-        return MIXERS[kind](channels, self.ndim, **sizes)
+                return ChannelMixer(channels, grid, **mixer.options())
+        return MIXERS[mixer.kind](channels, self.ndim, **mixer.options())
 
     def stage(
         self, placement: str, level: int, in_channels: int, stride: Grid, convs: int, blocks: int

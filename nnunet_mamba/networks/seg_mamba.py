@@ -6,7 +6,7 @@ Shape: (B, input_channels, D, H, W) -> logits (B, num_classes, D, H, W).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -94,9 +94,8 @@ class Encoder(Levels):
 
 def _mamba_layer(mixer: Mixer | None, channels: int, n_slices: int) -> MetaBlock:
     assert mixer is not None
-    sizes = asdict(mixer) | {"order": mixer.order.format(n_slices=n_slices)}
-    sizes.pop("kind")
-    return MetaBlock("ssm", None, MambaMixer(channels, 3, **sizes))
+    options = mixer.options() | {"order": mixer.order.format(n_slices=n_slices)}
+    return MetaBlock("ssm", None, MambaMixer(channels, 3, **options))
 
 
 class SegMamba(UNet):

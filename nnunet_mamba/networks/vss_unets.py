@@ -11,7 +11,7 @@ Inside, channels are last.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import ClassVar, cast
@@ -46,9 +46,7 @@ class VSSConfig(FixedConfig):
 
     def mixer_sizes(self) -> MixerSizes:
         """Arguments of SS2D."""
-        if self.mixer is None:
-            return None
-        return {key: value for key, value in asdict(self.mixer).items() if key != "kind"}
+        return self.mixer.options() if self.mixer else None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,13 @@ def test_without_its_mixer_a_block_is_its_convolutions_and_an_ssm_block_nothing(
         assert MetaBlock(placement, Times(2), None)(torch.ones(1)).item() == expected
 
 
+def test_an_ssm_block_adds_no_second_residual_to_a_mixer_that_has_one():
+    mixer = Times(11)
+    mixer.residual = True
+    assert MetaBlock("ssm", None, mixer)(torch.ones(1)).item() == 11
+    assert MetaBlock("hybrid_inside", Times(2), mixer)(torch.ones(1)).item() == 1 + 11 * 2
+
+
 def test_an_unknown_placement_is_named():
     with pytest.raises(ValueError, match="Unknown placement 'parallel'; choose one of cnn, ssm"):
         MetaBlock("parallel", None, None)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.blocks.mixers import OUT_GAIN, OUTPUTS, ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.scan_order import LETTERS, scan_order
 
 GRID = (3, 4, 5)
@@ -44,13 +44,59 @@ def test_slices_carry_no_state_to_each_other(order):
 def test_channels_as_tokens_are_the_transposed_map():
     """With the same weights as a mixer of as many channels as there are voxels, on the transposed map."""
     torch.manual_seed(0)
-    channel, plain = ChannelMixer((2, 3)).double(), MambaMixer(6, 2).double()
+    channel, plain = ChannelMixer(10, (2, 3)).double(), MambaMixer(6, 2).double()
     channel.load_state_dict(plain.state_dict())
     x = torch.randn(2, 10, 2, 3, dtype=torch.float64)
     transposed = x.flatten(2).transpose(1, 2).reshape(2, 6, 10, 1)
     torch.testing.assert_close(channel(x), plain(transposed).view(2, 6, 10).transpose(1, 2).reshape(x.shape))
     with pytest.raises(ValueError, match=r"its grid was \(2, 3\) in training; now it is \(2, 4\)"):
         channel(torch.randn(1, 10, 2, 4).double())
+
+
+def voxel_tokens(**options):
+    return MambaMixer(8, 2, order="bi", **options).double()
+
+
+def channel_tokens(**options):
+    return ChannelMixer(8, (3, 2), order="bi", **options).double()
+
+
+@pytest.mark.parametrize("mixer", [voxel_tokens, channel_tokens])
+def test_what_a_mixer_hands_on_follows_from_the_bare_one(mixer):
+    """With the same weights: the sum with x, the instance norm, or a multiple of what M gives."""
+    x = torch.randn(2, 8, 3, 2, dtype=torch.float64)
+    outputs = {}
+    for word in OUTPUTS:
+        torch.manual_seed(0)
+        outputs[word] = mixer(output=word)(x)
+    bare = outputs["bare"]
+    torch.testing.assert_close(outputs["residual"], x + bare)
+    torch.testing.assert_close(outputs["scaled"], OUT_GAIN * bare)
+    torch.testing.assert_close(outputs["norm"], torch.nn.functional.instance_norm(bare))
+
+
+@pytest.mark.parametrize("mixer", [voxel_tokens, channel_tokens])
+def test_weights_keep_their_names_whatever_a_mixer_hands_on(mixer):
+    names = {word: set(mixer(output=word).state_dict()) for word in OUTPUTS}
+    assert names["residual"] == names["scaled"] == names["bare"]
+    assert names["norm"] - names["bare"] == {"out_norm.weight", "out_norm.bias"}
+
+
+@pytest.mark.parametrize("mixer", [voxel_tokens, channel_tokens])
+def test_an_unknown_output_is_named(mixer):
+    with pytest.raises(ValueError, match="output: unknown 'gated'; choose from bare, residual, norm, scaled"):
+        mixer(output="gated")
+
+
+@pytest.mark.parametrize("channels", [16, 64, 256])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_bare_mixer_begins_small_and_a_scaled_one_as_large_as_its_input(ndim, channels):
+    torch.manual_seed(0)
+    x = torch.randn(2, channels, *(8, 6, 5)[:ndim])
+    with torch.no_grad():
+        bare, scaled = (MambaMixer(channels, ndim, order="bi", output=word)(x) for word in ("bare", "scaled"))
+    assert 0.04 < bare.std() < 0.08
+    assert 0.7 < scaled.std() < 1.3
 
 
 def test_pairs_of_walks_are_normalised_sums_and_their_mean():

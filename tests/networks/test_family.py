@@ -491,6 +491,8 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
             "Unknown scan order .spiral. in 3D, which has no walk .spiral.; choose one of uni, bi",
         ),
         ("mm_unet", {"kind": "vss"}, "kind: this network has no mixer 'vss'; choose from mamba, mamba_t"),
+        ("mm_unet", {"output": "gated"}, "output: unknown 'gated'; choose from bare, residual, norm"),
+        ("mamba_bi", {"output": "norm"}, "output: 'norm' is for .* 'mamba'; 'mamba_trans' has residuals"),
         ("mm_unet", {"depth": 3}, "Unknown override depth; known are .*order"),
         ("mm_unet", {"bottleneck": "attention"}, "bottleneck: unknown 'attention'; choose from plain, cnn"),
         ("mm_unet_nossm", {"order": "uni"}, "order: this network has no mixer"),

@@ -5,10 +5,17 @@ nothing in 250. So `RECIPE` has momentum 0.9 and ten times the learning rate, wh
 rate / (1 - momentum) = 1. MM-UNet's own, smaller rate gives way to it; its three supervised scales stay.
 """
 
-from nnunet_mamba.trainers.family import PLANNED
+from nnunet_mamba.blocks.mixers import OUTPUTS
+from nnunet_mamba.trainers.ablations import ABLATIONS
+from nnunet_mamba.trainers.family import (
+    PLANNED,
+    nnUNetTrainerMMUNet,
+    nnUNetTrainerUMambaBot,
+    nnUNetTrainerUMambaEnc,
+)
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 from nnunet_mamba.trainers.recipes import Recipe
-from nnunet_mamba.trainers.variants import by_name, twin, variant
+from nnunet_mamba.trainers.variants import DEMO, by_name, twin, variant
 
 RECIPE = Recipe(
     settings={
@@ -31,5 +38,21 @@ def _benchmarked(trainer: type[RecipeTrainer]) -> type[RecipeTrainer]:
     return variant(trainer, "_bench", recipe=RECIPE, **overrides)
 
 
-_trainers = (nnUNetTrainerControl, *PLANNED, *map(twin, PLANNED))
-globals().update(by_name(map(_benchmarked, _trainers), __name__))
+def _reading(trainer: type[RecipeTrainer], output: str) -> type[RecipeTrainer]:
+    """`trainer` with another word of `blocks.mixers.OUTPUTS` for what its mixers hand on."""
+    return variant(trainer, f"_{output}", overrides={**trainer.overrides, "output": output})
+
+
+READINGS = tuple(_reading(nnUNetTrainerMMUNet, output) for output in OUTPUTS)
+_trainers = (
+    nnUNetTrainerControl,
+    *PLANNED,
+    *map(twin, PLANNED),
+    *READINGS,
+    *(_reading(trainer, "residual") for trainer in (nnUNetTrainerUMambaBot, nnUNetTrainerUMambaEnc)),
+    *ABLATIONS,
+    variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
+)
+_in_3d = (nnUNetTrainerControl, twin(nnUNetTrainerMMUNet), *READINGS)
+_by_the_demos_recipe = (variant(trainer, "_1200steps", settings=DEMO) for trainer in _in_3d)
+globals().update(by_name((*map(_benchmarked, _trainers), *_by_the_demos_recipe), __name__))
