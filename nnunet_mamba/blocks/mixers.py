@@ -2,13 +2,13 @@
 
 All work in float32 whatever surrounds them; see `in_float32`. Tokens stay in memory order, whatever the walk.
 
-A Mamba block M(x) = Mamba(LayerNorm(x)) begins with a standard deviation of about 0.06 where that of x is 1.
-What a `MambaMixer` or `ChannelMixer` makes of that is its `output`:
+A Mamba block M(x) = Mamba(LayerNorm(x)) with k walks begins with a standard deviation of about 0.044 sqrt(k)
+where that of x is 1. What a `MambaMixer` or `ChannelMixer` makes of that is its `output`:
 
     bare        M(x)
     residual    x + M(x)
     norm        InstanceNorm(M(x)), affine
-    scaled      M(x), its last projection begun `OUT_GAIN` times as large
+    scaled      M(x), its last projection begun `OUT_GAIN` / sqrt(k) times as large: a deviation of about 1
 
 [1] Ma et al., U-Mamba, arXiv:2401.04722.
 [2] Lumetti et al., Taming Mambas for voxel-level 3D medical image segmentation, arXiv:2410.15496.
@@ -29,7 +29,7 @@ from nnunet_mamba.scan_order import ScanPath, scan_order
 
 Grid = tuple[int, ...]
 OUTPUTS = ("bare", "residual", "norm", "scaled")
-OUT_GAIN = 16.0
+OUT_GAIN = 16 * math.sqrt(2)
 
 
 class NormedMamba(nn.Module):
@@ -44,7 +44,7 @@ class NormedMamba(nn.Module):
         self.out_norm = out_norm if output == "norm" else nn.Identity()
         if output == "scaled":
             with torch.no_grad():
-                mamba.out_proj.weight.mul_(OUT_GAIN)
+                mamba.out_proj.weight.mul_(OUT_GAIN / math.sqrt(len(mamba.paths)))
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:
