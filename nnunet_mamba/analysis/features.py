@@ -5,6 +5,7 @@ Of a block act(x + M(F(x))), with its parts where its placement has them:
     skip      x, on the way around
     convs     F(x), after the convolutions
     mixer     what the mixer puts out: M(F(x)) inside, M(x) of an ssm block
+    mixed     the same without the mixer's own residual, if it has one
     out       what the block puts out, outside of the branch
 
 [1] Xie et al., MM-UNet, arXiv:2503.17540.
@@ -65,7 +66,9 @@ def parts_of(block: nn.Module) -> list[tuple[str, bool, nn.Module]]:
     if block.placement != "ssm":
         parts += [("skip", False, block.skip), ("convs", True, block.convs)]
     if block.placement in ("ssm", "hybrid_inside") and not isinstance(block.mixer, nn.Identity):
-        parts.append(("mixer", True, block.mixer))
+        if getattr(block.mixer, "residual", False):
+            parts.append(("mixed", True, block.mixer.get_submodule("out_norm")))
+        parts.append(("mixer", block.placement != "ssm" or block.adds_x, block.mixer))
     return [*parts, ("out", False, block)]
 
 

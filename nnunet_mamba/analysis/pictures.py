@@ -20,7 +20,7 @@ from nnunet_mamba.analysis.mixers import Attention, on_patch
 STYLE: dict[Any, Any] = {"font.size": 8.0, "font.family": "sans-serif", "axes.titlesize": 8.5}
 DPI = 150
 DECADES = 3  # below the largest value, in which a map is shown
-COLOURS = {"skip": "#9aa5b4", "convs": "#2b6cb0", "mixer": "#c05621", "out": "#1c2430"}
+COLOURS = {"skip": "#9aa5b4", "convs": "#2b6cb0", "mixed": "#d69e2e", "mixer": "#c05621", "out": "#1c2430"}
 MARK = "#00b3a4"
 
 

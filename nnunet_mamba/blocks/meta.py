@@ -35,12 +35,12 @@ class MetaBlock(nn.Module):
             self.convs = convs
             self.act = activation()
         self.mixer = mixer or nn.Identity()
-        self.own_residual = mixer is None or getattr(mixer, "residual", False)
+        self.adds_x = mixer is not None and not getattr(mixer, "residual", False)  # in an `ssm` block
         self.skip = skip or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.placement == "ssm":
-            return self.mixer(x) if self.own_residual else x + self.mixer(x)
+            return x + self.mixer(x) if self.adds_x else self.mixer(x)
         if self.placement == "hybrid_inside":
             return self.act(self.skip(x) + self.mixer(self.convs(x)))
         return self.mixer(self.act(self.skip(x) + self.convs(x)))

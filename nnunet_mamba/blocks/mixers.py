@@ -2,13 +2,13 @@
 
 All work in float32 whatever surrounds them; see `in_float32`. Tokens stay in memory order, whatever the walk.
 
-A Mamba block M(x) = Mamba(LayerNorm(x)) with k walks begins with a standard deviation of about 0.044 sqrt(k)
-where that of x is 1. What a `MambaMixer` or `ChannelMixer` makes of that is its `output`:
+Of white noise a Mamba block with k walks, M(x) = Mamba(LayerNorm(x)), makes values of standard deviation
+0.044 sqrt(k) or so at first. `mixer_output` says what a `MambaMixer` or `ChannelMixer` hands on:
 
     bare        M(x)
     residual    x + M(x)
     norm        InstanceNorm(M(x)), affine
-    scaled      M(x), its last projection begun `OUT_GAIN` / sqrt(k) times as large: a deviation of about 1
+    scaled      M(x), its last projection begun 1 / (0.044 sqrt(k)) times as large: a deviation of about 1
 
 [1] Ma et al., U-Mamba, arXiv:2401.04722.
 [2] Lumetti et al., Taming Mambas for voxel-level 3D medical image segmentation, arXiv:2410.15496.
@@ -28,63 +28,71 @@ from nnunet_mamba.ops.precision import in_float32
 from nnunet_mamba.scan_order import ScanPath, scan_order
 
 Grid = tuple[int, ...]
-OUTPUTS = ("bare", "residual", "norm", "scaled")
-OUT_GAIN = 16 * math.sqrt(2)
+BARE = "bare"
+OUTPUTS = (BARE, "residual", "norm", "scaled")
+FIRST_DEVIATION = 0.0442  # of one walk, measured
 
 
-class NormedMamba(nn.Module):
-    """The base of mixers M(x) = Mamba(LayerNorm(x)), and what `output` makes of M(x)."""
-
-    def __init__(self, norm: nn.Module, mamba: Mamba, output: str, out_norm: nn.Module):
-        super().__init__()
-        if output not in OUTPUTS:
-            raise ValueError(f"output: unknown {output!r}; choose from {', '.join(OUTPUTS)}.")
-        self.norm, self.mamba = norm, mamba
-        self.residual = output == "residual"
-        self.out_norm = out_norm if output == "norm" else nn.Identity()
-        if output == "scaled":
-            with torch.no_grad():
-                mamba.out_proj.weight.mul_(OUT_GAIN / math.sqrt(len(mamba.paths)))
-
-    @in_float32
-    def forward(self, x: Tensor) -> Tensor:
-        mixed = self.out_norm(self.mixed(x))
-        return x + mixed if self.residual else mixed
-
-    def mixed(self, x: Tensor) -> Tensor:
-        """M(x)."""
-        raise NotImplementedError
-
-
-class MambaMixer(NormedMamba):
-    """Voxels as tokens and channels as their features.
+class LayerNormMamba(nn.Module):
+    """M(x) = Mamba(LayerNorm(x)) on tokens that a subclass makes of x, and what `mixer_output` makes of M(x).
 
     Args:
-        order: a name that `scan_order` knows.
-        output: a word of `OUTPUTS`.
+        features: of a token.
+        paths: the walks over the tokens.
+        channels, ndim: of x.
+        mixer_output: a word of `OUTPUTS`.
         sizes: d_state, d_conv, expand of the Mamba block.
     """
 
-    def __init__(self, channels: int, ndim: int, *, order: str = "uni", output: str = "bare", **sizes: int):
-        mamba = Mamba(channels, scan_order(order, ndim), **sizes)
-        super().__init__(nn.LayerNorm(channels), mamba, output, NORM[ndim](channels, affine=True))
+    def __init__(
+        self,
+        features: int,
+        paths: tuple[ScanPath, ...],
+        channels: int,
+        ndim: int,
+        mixer_output: str = BARE,
+        **sizes: int,
+    ):
+        super().__init__()
+        assert mixer_output in OUTPUTS
+        self.norm = nn.LayerNorm(features)
+        self.mamba = Mamba(features, paths, **sizes)
+        self.residual = mixer_output == "residual"
+        self.out_norm = NORM[ndim](channels, affine=True) if mixer_output == "norm" else nn.Identity()
+        if mixer_output == "scaled":
+            with torch.no_grad():
+                self.mamba.out_proj.weight.div_(FIRST_DEVIATION * math.sqrt(len(paths)))
 
-    def mixed(self, x: Tensor) -> Tensor:
+    @in_float32
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.out_norm(self.mix(x))
+        return x + mixed if self.residual else mixed
+
+    def mix(self, x: Tensor) -> Tensor:
+        """M(x), of the shape of x."""
+        raise NotImplementedError
+
+
+class MambaMixer(LayerNormMamba):
+    """Voxels as tokens and channels as their features; `order` is a name that `scan_order` knows."""
+
+    def __init__(self, channels: int, ndim: int, *, order: str = "uni", **options: Any):
+        super().__init__(channels, scan_order(order, ndim), channels, ndim, **options)
+
+    def mix(self, x: Tensor) -> Tensor:
         return to_map(self.mamba(self.norm(to_tokens(x)), tuple(x.shape[2:])), x)
 
 
-class ChannelMixer(NormedMamba):
+class ChannelMixer(LayerNormMamba):
     """Channels as tokens and the voxels of a grid of fixed size as their features, as U-Mamba Enc has it
-    where a grid has no more voxels than channels [1, code]. Arguments as in `MambaMixer`."""
+    where a grid has no more voxels than channels [1, code]."""
 
-    def __init__(self, channels: int, grid: Grid, *, order: str = "uni", output: str = "bare", **sizes: int):
-        n_voxels = math.prod(grid)
+    def __init__(self, channels: int, grid: Grid, *, order: str = "uni", **options: Any):
         paths = tuple(ScanPath((0,), path.backwards) for path in scan_order(order, len(grid)))
-        mamba = Mamba(n_voxels, paths, **sizes)
-        super().__init__(nn.LayerNorm(n_voxels), mamba, output, NORM[len(grid)](channels, affine=True))
+        super().__init__(math.prod(grid), paths, channels, len(grid), **options)
         self.grid = grid
 
-    def mixed(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor) -> Tensor:
         if math.prod(x.shape[2:]) != math.prod(self.grid):
             raise ValueError(
                 f"This network takes channels as tokens where its grid was {self.grid} in training; now it "

@@ -8,25 +8,35 @@ from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
 from nnunet_mamba.blocks.meta import PLACEMENTS
+from nnunet_mamba.blocks.mixers import BARE, OUTPUTS
 
 Config = TypeVar("Config", bound="NetworkConfig")
 
 
 @dataclass(frozen=True)
 class Mixer:
-    """The sequence mixer: its kind and output (see `blocks.mixers`), its walks (see `scan_order`) and the
-    sizes of its Mamba blocks. `mamba_trans` takes at most as many states as channels."""
+    """The sequence mixer: its kind, its walks (see `scan_order`), what it hands on (see `blocks.mixers`; a
+    choice of the kind `mamba` only) and the sizes of its Mamba blocks. `mamba_trans` takes at most as many
+    states as channels."""
 
     kind: str = "mamba"
     order: str = "uni"
-    output: str = "bare"
+    mixer_output: str = BARE
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
 
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of the mixer's module; `output` is of the kind `mamba` alone."""
-        others = {"kind"} if self.kind == "mamba" else {"kind", "output"}
+    def __post_init__(self) -> None:
+        words = OUTPUTS if self.kind == "mamba" else (BARE,)
+        if self.mixer_output not in words:
+            raise ValueError(
+                f"mixer_output: mixers of the kind {self.kind!r} have no {self.mixer_output!r}; choose from "
+                f"{', '.join(words)}."
+            )
+
+    def module_options(self) -> dict[str, Any]:
+        """Keyword arguments of the mixer's module."""
+        others = {"kind"} if self.kind == "mamba" else {"kind", "mixer_output"}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
 
@@ -43,12 +53,6 @@ class NetworkConfig:
             raise ValueError(
                 f"kind: this network has no mixer {self.mixer.kind!r}; choose from "
                 f"{', '.join(self.mixer_kinds)}."
-            )
-
-        if self.mixer is not None and self.mixer.kind != "mamba" and self.mixer.output != "bare":
-            raise ValueError(
-                f"output: {self.mixer.output!r} is for mixers of the kind 'mamba'; {self.mixer.kind!r} has "
-                "residuals of its own."
             )
 
     def with_overrides(self: Config, **overrides: Any) -> Config:

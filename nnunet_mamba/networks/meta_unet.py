@@ -31,8 +31,8 @@ class StageBuilder:
         if "channel_tokens" in self.config.quirks:
             grid = self.geometry.grid(level)
             if math.prod(grid) <= channels:
-                return ChannelMixer(channels, grid, **mixer.options())
-        return MIXERS[mixer.kind](channels, self.ndim, **mixer.options())
+                return ChannelMixer(channels, grid, **mixer.module_options())
+        return MIXERS[mixer.kind](channels, self.ndim, **mixer.module_options())
 
     def stage(
         self, placement: str, level: int, in_channels: int, stride: Grid, convs: int, blocks: int

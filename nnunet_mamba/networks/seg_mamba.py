@@ -94,7 +94,7 @@ class Encoder(Levels):
 
 def _mamba_layer(mixer: Mixer | None, channels: int, n_slices: int) -> MetaBlock:
     assert mixer is not None
-    options = mixer.options() | {"order": mixer.order.format(n_slices=n_slices)}
+    options = mixer.module_options() | {"order": mixer.order.format(n_slices=n_slices)}
     return MetaBlock("ssm", None, MambaMixer(channels, 3, **options))
 
 

@@ -46,7 +46,7 @@ class VSSConfig(FixedConfig):
 
     def mixer_sizes(self) -> MixerSizes:
         """Arguments of SS2D."""
-        return self.mixer.options() if self.mixer else None
+        return self.mixer.module_options() if self.mixer else None
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def _values(trainer: type[GuardedTrainer]) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(trainer, name) for name in DECIDING if hasattr(trainer, name)}
     values["network"] = None
     if issubclass(trainer, MambaTrainer):
-        values["network"] = row_of(trainer.network_name)
+        values["network"] = row_of(trainer.network_name).with_overrides(**trainer.overrides)
     elif issubclass(trainer, BaselineTrainer):
         values["network"] = BASELINES[trainer.network_name]
     template = getattr(trainer, "plans_template", None)

@@ -1,18 +1,20 @@
 #!/usr/bin/env python
-"""What becomes of MM-UNet's residual branch along a training, for every reading of what its mixer hands on.
+"""Measure MM-UNet's residual branch along a training, for every reading of what its mixer hands on.
 
     nnunet-mamba sweep scripts/mm_unet/readings_2d.yaml    makes the plans `bench` and the data
     scripts/mm_unet/branch.py --out docs/mm_unet_branch
 
 Trains each reading (`blocks.mixers.OUTPUTS`) and the twin without SSM on fold 0, by the benchmark's recipe
-and by the paper's [1, section 4], with nnU-Net's own data and augmentation, and looks at every residual block
+and by the paper's [1, section 4], with nnU-Net's own data and augmentation, and measures every residual block
 of the encoder, on a fixed batch of validation cases, before some steps:
 
-    scale       standard deviation of what the branch adds, M(F(x)), over that of what it is added to, x
-    inside      variance of what the branch adds [1, fig. 2b]
-    outside     variance of what the block puts out [1, fig. 2b]
-    gradient    root mean square of the loss' gradient with respect to the weights of F, and of the mixer
-    delta       median step size of the scans, softplus of what dt_proj gives
+    scale            what the branch adds over what it is added to, both as root mean squares
+    share            M(F(x)), without a residual or norm of the mixer's own, over F(x), likewise
+    inside           variance of what the branch adds [1, fig. 2b]
+    outside          variance of what the block puts out [1, fig. 2b]
+    convs_gradient   root mean square of the gradient with respect to F's weights, clipped as nnU-Net does
+    mixer_gradient   the same of M's weights
+    delta            median step size of the scans on one case, softplus of what dt_proj gives
 
 Writes OUT.json and a figure per recipe. About a minute of one core a training, two by the paper's recipe.
 
@@ -27,52 +29,63 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import matplotlib
 import matplotlib.style
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
+
+from nnunet_mamba.analysis.features import Spread, spreads
+from nnunet_mamba.analysis.mixers import watch
+from nnunet_mamba.analysis.scan_rows import scans_of
+from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.blocks.meta import MetaBlock
 
 STEPS = (0, 5, 10, 20, 40, 80, 120, 180, 239, 320, 400, 479)
 TWIN = "without SSM"
+RECIPES = ("benchmark", "paper")
 QUANTITIES = {
-    "scale": "SD of the branch\n/ SD of the skip",
+    "scale": "branch / skip\n(RMS)",
+    "share": "M(F(x)) / F(x)\n(RMS)",
     "inside": "variance\ninside the branch",
     "outside": "variance\noutside",
     "convs_gradient": "gradient of F\n(RMS)",
     "mixer_gradient": "gradient of M\n(RMS)",
     "delta": "step size\nof the scans",
 }
-COLOURS = ("#90cdf4", "#2b6cb0", "#1a202c")  # of the stages, from the finest
+Stage = dict[str, float]  # quantity -> value, of one residual block
+Record = list[dict[str, Any]]  # step, loss, stages: list[Stage]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The residual branch of MM-UNet along a training.")
+    parser = argparse.ArgumentParser(description="MM-UNet's residual branch along a training.")
     parser.add_argument("--dataset", default="Dataset004_Hippocampus", help="its full name")
     parser.add_argument("--plans", default="bench")
     parser.add_argument("--out", type=Path, default=Path("mm_unet_branch"))
     args = parser.parse_args()
     os.environ |= {"nnUNet_n_proc_DA": "0", "NNUNET_MAMBA_SEED": "0", "NNUNET_MAMBA_THREADS": "1"}
-    records = {}
+    records: dict[str, dict[str, Record]] = {recipe: {} for recipe in RECIPES}
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["nnUNet_results"] = scratch  # noqa: SIM112 (nnU-Net reads it when it is imported)
-        for recipe in ("benchmark", "paper"):
-            for reading, trainer_class in trainers(recipe).items():
-                records[f"{recipe}, {reading}"] = record(trainer_class, args.dataset, args.plans)
-                print(summary(f"{recipe}, {reading}", records[f"{recipe}, {reading}"]), flush=True)
+        for recipe in RECIPES:
+            for reading, trainer_class in trainers(recipe):
+                records[recipe][reading] = record_training(trainer_class, args.dataset, args.plans)
+                print(f"{recipe}, {summary(reading, records[recipe][reading])}", flush=True)
     args.out.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n")
-    for recipe in ("benchmark", "paper"):
-        draw(args.out.with_name(f"{args.out.name}_{recipe}.png"), recipe, records)
+    for recipe in RECIPES:
+        draw(args.out.with_name(f"{args.out.name}_{recipe}.png"), records[recipe])
     print(f"-> {args.out}.json, {args.out}_benchmark.png, {args.out}_paper.png")
 
 
-def trainers(recipe: str) -> dict[str, Any]:
-    """One of each reading, and of the twin; by the paper's recipe twice as long, for its rate is low."""
+def trainers(recipe: str) -> Iterator[tuple[str, Any]]:
+    """Yield each reading and the twin; by the paper's recipe twice as long, for its rate is low."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmark_hippocampus" / "trainers"))
     from benchmark_trainers import READINGS, RECIPE
 
@@ -80,39 +93,40 @@ def trainers(recipe: str) -> dict[str, Any]:
     from nnunet_mamba.trainers.recipes import MM_UNET
     from nnunet_mamba.trainers.variants import twin, variant
 
-    long = replace(MM_UNET, settings={**RECIPE.settings, **MM_UNET.settings, "num_epochs": 16})
-    chosen = {"benchmark": RECIPE, "paper": long}[recipe]
-    named = {trainer.overrides["output"]: trainer for trainer in READINGS} | {TWIN: twin(nnUNetTrainerMMUNet)}
-    return {name: watched(variant(trainer, f"_{recipe}", recipe=chosen)) for name, trainer in named.items()}
+    papers = replace(MM_UNET, settings={**RECIPE.settings, **MM_UNET.settings, "num_epochs": 16})
+    chosen = {"benchmark": RECIPE, "paper": papers}[recipe]
+    named = {trainer.overrides["mixer_output"]: trainer for trainer in READINGS}
+    for reading, trainer in (named | {TWIN: twin(nnUNetTrainerMMUNet)}).items():
+        yield reading, recording(variant(trainer, f"_{recipe}", recipe=chosen))
 
 
-def watched(trainer_class: Any) -> Any:
-    """A subclass that keeps its losses, and before the steps of `STEPS` what `look` sees."""
+def recording(trainer_class: Any) -> Any:
+    """Return a subclass that keeps its losses and, before the steps of `STEPS`, what is measured."""
 
-    class Watched(trainer_class):  # type: ignore[misc]
+    class Recording(trainer_class):  # type: ignore[misc]
         def on_train_start(self) -> None:
             super().on_train_start()
             self.losses: list[float] = []
-            self.seen: list[dict[str, Any]] = []
-            self.fixed = next(self.dataloader_val)["data"]
+            self.record: Record = []
+            self.fixed_batch = next(self.dataloader_val)["data"]
             self.disable_checkpointing = True
 
         def train_step(self, batch: dict) -> dict:
             step = len(self.losses)
-            stages = look(self.network, self.fixed) if step in STEPS else []
+            stages = measure_features(self.network, self.fixed_batch) if step in STEPS else []
             result: dict[str, Any] = super().train_step(batch)
             self.losses.append(float(result["loss"]))
             if stages:
-                for stage, gradients in zip(stages, look_back(self.network), strict=True):
-                    stage.update(gradients)
-                self.seen.append({"step": step, "loss": mean(self.losses[-30:]), "stages": stages})
+                gradients = measure_gradients(self.network)
+                stages = [one | other for one, other in zip(stages, gradients, strict=True)]
+                self.record.append({"step": step, "loss": mean(self.losses[-30:]), "stages": stages})
             return result
 
-    return Watched
+    return Recording
 
 
-def record(trainer_class: Any, dataset: str, plans_name: str) -> list[dict[str, Any]]:
-    """What was seen in one training on fold 0."""
+def record_training(trainer_class: Any, dataset: str, plans_name: str) -> Record:
+    """Train on fold 0 and return what was measured."""
     from nnunetv2.paths import nnUNet_preprocessed
 
     folder = Path(str(nnUNet_preprocessed), dataset)
@@ -121,103 +135,107 @@ def record(trainer_class: Any, dataset: str, plans_name: str) -> list[dict[str, 
     with contextlib.redirect_stdout(None):
         trainer = trainer_class(plans, "2d", 0, dataset_json, torch.device("cpu"))
         trainer.run_training()
-    seen: list[dict[str, Any]] = trainer.seen
-    return seen
+    record: Record = trainer.record
+    return record
 
 
-def residual_blocks(network: Any) -> list[Any]:
-    """The encoder's, from the finest stage to the bottleneck."""
-    from nnunet_mamba.blocks.meta import MetaBlock
+def residual_blocks(network: Any) -> dict[str, MetaBlock]:
+    """The encoder's by name, from the finest stage to the bottleneck."""
+    named = network.encoder.named_modules(prefix="encoder")
+    return {name: block for name, block in named if isinstance(block, MetaBlock)}
 
-    return [block for block in network.encoder.modules() if isinstance(block, MetaBlock)]
 
-
-def look(network: Any, batch: torch.Tensor) -> list[dict[str, float]]:
-    """Features and step sizes, per residual block of the encoder."""
-    from nnunet_mamba.analysis.features import spreads
-    from nnunet_mamba.analysis.mixers import watch
-    from nnunet_mamba.analysis.scan_rows import scans_of
-    from nnunet_mamba.blocks.mamba import Mamba
-
-    found: dict[str, dict[str, float]] = {}
+def measure_features(network: Any, batch: Tensor) -> list[Stage]:
+    """Scales, variances and step sizes, per residual block of the encoder."""
+    parts: dict[str, dict[str, Spread]] = {}
     for one in spreads(network, batch):
-        found.setdefault(one.block, {})[one.part] = one.variance
-    names = {block: name for name, block in network.named_modules()}
-    has_mixers = any(isinstance(module, Mamba) for module in network.modules())
-    deltas = [
-        torch.stack([scan.delta.median() for scan in scans_of(seen.block, seen.x, seen.grid)]).mean().item()
-        for seen in (watch(network, batch[:1]) if has_mixers else [])
-    ]
+        parts.setdefault(one.block, {})[one.part] = one
+    deltas = step_sizes(network, batch[:1])
     stages = []
-    for block in residual_blocks(network):
-        variances = found[names[block]]
-        inside = variances.get("mixer", variances["convs"])
-        stages.append(
-            {
-                "scale": (inside / variances["skip"]) ** 0.5,
-                "inside": inside,
-                "outside": variances["out"],
-                **({"delta": deltas[len(stages)]} if deltas else {}),
-            }
-        )
+    for name in residual_blocks(network):
+        own = parts[name]
+        branch, mixed = own.get("mixer", own["convs"]), own.get("mixed", own.get("mixer"))
+        stage = {
+            "scale": root_mean_square(branch) / root_mean_square(own["skip"]),
+            "inside": branch.variance,
+            "outside": own["out"].variance,
+        }
+        if mixed is not None:
+            stage["share"] = root_mean_square(mixed) / root_mean_square(own["convs"])
+            stage["delta"] = deltas[len(stages)]
+        stages.append(stage)
     return stages
 
 
-def look_back(network: Any) -> list[dict[str, float]]:
-    """Gradients of the step just made, clipped as nnU-Net clips them, per residual block of the encoder."""
+def step_sizes(network: nn.Module, case: Tensor) -> list[float]:
+    """The median of every Mamba block's delta, averaged over its walks."""
+    if not any(isinstance(module, Mamba) for module in network.modules()):
+        return []
     return [
-        {
-            f"{part}_gradient": root_mean_square(getattr(block, part))
-            for part in ("convs", "mixer")
-            if any(True for _ in getattr(block, part).parameters())
-        }
-        for block in residual_blocks(network)
+        mean(scan.delta.median().item() for scan in scans_of(seen.block, seen.x, seen.grid))
+        for seen in watch(network, case)
     ]
 
 
-def root_mean_square(module: nn.Module) -> float:
-    gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
-    return torch.cat(gradients).square().mean().sqrt().item()
+def root_mean_square(part: Spread) -> float:
+    return (part.variance + part.mean**2) ** 0.5
 
 
-def summary(name: str, seen: list[dict[str, Any]]) -> str:
-    """First and last look, stages from the finest."""
-    lines = [f"{name}: loss {seen[0]['loss']:.3f} -> {seen[-1]['loss']:.3f} at step {seen[-1]['step']}"]
+def measure_gradients(network: Any) -> list[Stage]:
+    """Gradients of the step just made, per residual block of the encoder."""
+    return [
+        {
+            f"{part}_gradient": torch.cat([p.grad.flatten() for p in parameters])
+            .square()
+            .mean()
+            .sqrt()
+            .item()
+            for part in ("convs", "mixer")
+            if (parameters := [p for p in getattr(block, part).parameters() if p.grad is not None])
+        }
+        for block in residual_blocks(network).values()
+    ]
+
+
+def summary(reading: str, record: Record) -> str:
+    """The first and the last measurement in words, stages from the finest."""
+    first, last = record[0], record[-1]
+    lines = [f"{reading}: loss {first['loss']:.3f} -> {last['loss']:.3f} at step {last['step']}"]
     for quantity, label in QUANTITIES.items():
-        looks = [[stage[quantity] for stage in seen[i]["stages"] if quantity in stage] for i in (0, -1)]
-        if looks[0]:
-            first, last = (" ".join(f"{value:.2g}" for value in look) for look in looks)
-            lines.append(f"    {label.replace(chr(10), ' ')}: {first} -> {last}")
+        if quantity in first["stages"][0]:
+            values = (" ".join(f"{stage[quantity]:.2g}" for stage in one["stages"]) for one in (first, last))
+            lines.append(f"    {' '.join(label.split())}: {' -> '.join(values)}")
     return "\n".join(lines)
 
 
-def draw(file: Path, recipe: str, records: dict[str, list[dict[str, Any]]]) -> None:
+def draw(file: Path, records: dict[str, Record]) -> None:
     """A column per reading, a row per quantity, a line per stage."""
-    own = {name.split(", ")[1]: seen for name, seen in records.items() if name.startswith(recipe)}
     style = {"font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
     with matplotlib.style.context(["default", {**style, "grid.color": "#e2e8f0"}]):  # nnU-Net changes it
-        figure = Figure(figsize=(1.9 * len(own) + 0.5, 1.35 * len(QUANTITIES)), layout="constrained")
+        figure = Figure(figsize=(1.9 * len(records) + 0.5, 1.35 * len(QUANTITIES)), layout="constrained")
         FigureCanvasAgg(figure)
-        grid = figure.subplots(len(QUANTITIES), len(own), sharex=True, sharey="row", squeeze=False)
-        for ax, reading in zip(grid[0], own, strict=True):
+        grid = figure.subplots(len(QUANTITIES), len(records), sharex=True, sharey="row", squeeze=False)
+        for ax, reading in zip(grid[0], records, strict=True):
             ax.set_title(reading)
         for row, (quantity, label) in zip(grid, QUANTITIES.items(), strict=True):
             row[0].set_ylabel(label)
-            for ax, seen in zip(row, own.values(), strict=True):
-                plot(ax, quantity, seen)
+            for ax, record in zip(row, records.values(), strict=True):
+                plot(ax, quantity, record)
         for ax in grid[-1]:
             ax.set_xlabel("step")
         grid[0][0].legend(fontsize=6, frameon=False)
         figure.savefig(file, dpi=130)
 
 
-def plot(ax: Any, quantity: str, seen: list[dict[str, Any]]) -> None:
-    """A line per stage that has it."""
+def plot(ax: Any, quantity: str, record: Record) -> None:
+    """A line per stage that has the quantity, the finest lightest."""
     ax.set_yscale("log")
-    for stage, colour in enumerate(COLOURS):
-        values = [one["stages"][stage].get(quantity) for one in seen]
+    n_stages = len(record[0]["stages"])
+    for stage in range(n_stages):
+        values = [one["stages"][stage].get(quantity) for one in record]
         if None not in values:
-            steps = [one["step"] for one in seen]
+            colour = matplotlib.colormaps["Blues"]((stage + 2) / (n_stages + 1))
+            steps = [one["step"] for one in record]
             ax.plot(steps, values, ".-", color=colour, label=f"stage {stage + 1}", linewidth=1, markersize=3)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_mamba.blocks.mixers import OUT_GAIN, OUTPUTS, ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.blocks.mixers import FIRST_DEVIATION, OUTPUTS, ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.scan_order import LETTERS, scan_order
 
 GRID = (3, 4, 5)
@@ -68,24 +68,26 @@ def test_what_a_mixer_hands_on_follows_from_the_bare_one(mixer):
     outputs = {}
     for word in OUTPUTS:
         torch.manual_seed(0)
-        outputs[word] = mixer(output=word)(x)
+        outputs[word] = mixer(mixer_output=word)(x)
     bare = outputs["bare"]
     torch.testing.assert_close(outputs["residual"], x + bare)
-    torch.testing.assert_close(outputs["scaled"], OUT_GAIN / 2**0.5 * bare)  # of two walks
+    torch.testing.assert_close(outputs["scaled"], bare / (FIRST_DEVIATION * 2**0.5))  # of two walks
     torch.testing.assert_close(outputs["norm"], torch.nn.functional.instance_norm(bare))
 
 
 @pytest.mark.parametrize("mixer", [voxel_tokens, channel_tokens])
 def test_weights_keep_their_names_whatever_a_mixer_hands_on(mixer):
-    names = {word: set(mixer(output=word).state_dict()) for word in OUTPUTS}
+    names = {word: set(mixer(mixer_output=word).state_dict()) for word in OUTPUTS}
     assert names["residual"] == names["scaled"] == names["bare"]
     assert names["norm"] - names["bare"] == {"out_norm.weight", "out_norm.bias"}
 
 
-@pytest.mark.parametrize("mixer", [voxel_tokens, channel_tokens])
-def test_an_unknown_output_is_named(mixer):
-    with pytest.raises(ValueError, match="output: unknown 'gated'; choose from bare, residual, norm, scaled"):
-        mixer(output="gated")
+def test_the_norm_behind_a_mixer_is_affine():
+    mixer, x = voxel_tokens(mixer_output="norm"), torch.randn(2, 8, 3, 2, dtype=torch.float64)
+    before = mixer(x)
+    torch.nn.init.constant_(mixer.out_norm.weight, 3.0)
+    torch.nn.init.constant_(mixer.out_norm.bias, 0.5)
+    torch.testing.assert_close(mixer(x), 3 * before + 0.5)
 
 
 @pytest.mark.parametrize("order", ["uni", *(f"B{row}" for row in range(1, 10))])
@@ -94,8 +96,10 @@ def test_a_bare_mixer_begins_small_and_a_scaled_one_as_large_as_its_input(channe
     torch.manual_seed(0)
     x = torch.randn(2, channels, 8, 6, 5)
     with torch.no_grad():
-        bare, scaled = (MambaMixer(channels, 3, order=order, output=word)(x) for word in ("bare", "scaled"))
-    assert bare.std() < 0.2
+        bare, scaled = (
+            MambaMixer(channels, 3, order=order, mixer_output=word)(x) for word in ("bare", "scaled")
+        )
+    assert 0.03 < bare.std() / len(scan_order(order, 3)) ** 0.5 < 0.06
     assert 0.7 < scaled.std() < 1.4
 
 

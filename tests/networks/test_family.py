@@ -365,6 +365,31 @@ def test_a_block_of_mixers_alone_has_two_of_them():
         assert sum(isinstance(module, MambaMixer) for module in network.modules()) == n_mixers
 
 
+SSM_STAGES = {**plan(), "encoder": ("plain", "ssm"), "bottleneck": "ssm"}
+SEGMAMBA = {"input_channels": 1, "num_classes": 2, **FIXED["segmamba"][0]}
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("mm_unet", SSM_STAGES), ("segmamba", SEGMAMBA)])
+def test_where_a_block_adds_its_input_a_residual_of_the_mixer_changes_nothing(name, arguments):
+    bare, residual = (
+        create_network(name, **arguments, mixer_output=word).eval() for word in ("bare", "residual")
+    )
+    residual.load_state_dict(bare.state_dict())
+    x = torch.randn(1, 1, 24, 16, 16)
+    assert torch.equal(bare(x), residual(x))
+
+
+def test_weights_of_a_bare_mixer_go_into_a_scaled_one_and_not_into_one_with_a_norm():
+    bare, scaled, norm = (
+        create_network("mm_unet", **plan(), mixer_output=word) for word in ("bare", "scaled", "norm")
+    )
+    scaled.load_state_dict(bare.state_dict())
+    x = torch.randn(1, 1, 8, 8, 8)
+    assert torch.equal(bare(x), scaled(x))
+    with pytest.raises(RuntimeError, match=r"Missing key.*out_norm"):
+        norm.load_state_dict(bare.state_dict())
+
+
 @pytest.mark.parametrize("placement", ["plain", "cnn", "ssm", "hybrid_inside", "hybrid_outside"])
 @pytest.mark.parametrize("order", ["uni", "multi", "raster", "-WHD,DHW"])
 def test_every_placement_and_order_is_one_word(placement, order):
@@ -491,8 +516,13 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
             "Unknown scan order .spiral. in 3D, which has no walk .spiral.; choose one of uni, bi",
         ),
         ("mm_unet", {"kind": "vss"}, "kind: this network has no mixer 'vss'; choose from mamba, mamba_t"),
-        ("mm_unet", {"output": "gated"}, "output: unknown 'gated'; choose from bare, residual, norm"),
-        ("mamba_bi", {"output": "norm"}, "output: 'norm' is for .* 'mamba'; 'mamba_trans' has residuals"),
+        (
+            "mm_unet",
+            {"mixer_output": "gated"},
+            "kind 'mamba' have no 'gated'; choose from bare, residual, norm",
+        ),
+        ("mamba_bi", {"mixer_output": "norm"}, "kind 'mamba_trans' have no 'norm'; choose from bare"),
+        ("vm_unet", {"mixer_output": "norm"}, "kind 'vss' have no 'norm'; choose from bare"),
         ("mm_unet", {"depth": 3}, "Unknown override depth; known are .*order"),
         ("mm_unet", {"bottleneck": "attention"}, "bottleneck: unknown 'attention'; choose from plain, cnn"),
         ("mm_unet_nossm", {"order": "uni"}, "order: this network has no mixer"),

@@ -5,6 +5,11 @@ nothing in 250. So `RECIPE` has momentum 0.9 and ten times the learning rate, wh
 rate / (1 - momentum) = 1. MM-UNet's own, smaller rate gives way to it; its three supervised scales stay.
 """
 
+from typing import Any
+
+from torch import nn
+
+from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
 from nnunet_mamba.trainers.ablations import ABLATIONS
 from nnunet_mamba.trainers.family import (
@@ -40,7 +45,19 @@ def _benchmarked(trainer: type[RecipeTrainer]) -> type[RecipeTrainer]:
 
 def _reading(trainer: type[RecipeTrainer], output: str) -> type[RecipeTrainer]:
     """`trainer` with another word of `blocks.mixers.OUTPUTS` for what its mixers hand on."""
-    return variant(trainer, f"_{output}", overrides={**trainer.overrides, "output": output})
+    return variant(trainer, f"_{output}", overrides={**trainer.overrides, "mixer_output": output})
+
+
+class nnUNetTrainerMMUNetNoSSM_small(twin(nnUNetTrainerMMUNet)):  # type: ignore[misc]
+    """MM-UNet's twin whose encoder adds as little as with a `bare` mixer at first: act(x + 0.06 F(x))."""
+
+    @classmethod
+    def build_network_architecture(cls, *args: Any, **kwargs: Any) -> nn.Module:
+        network = super().build_network_architecture(*args, **kwargs)
+        for module in network.get_submodule("encoder").modules():
+            if isinstance(module, MetaBlock):
+                module.convs.register_forward_hook(lambda module, inputs, output: 0.06 * output)
+        return network
 
 
 READINGS = tuple(_reading(nnUNetTrainerMMUNet, output) for output in OUTPUTS)
@@ -49,6 +66,7 @@ _trainers = (
     *PLANNED,
     *map(twin, PLANNED),
     *READINGS,
+    nnUNetTrainerMMUNetNoSSM_small,
     *(_reading(trainer, "residual") for trainer in (nnUNetTrainerUMambaBot, nnUNetTrainerUMambaEnc)),
     *ABLATIONS,
     variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
