@@ -57,7 +57,7 @@ FAMILY: dict[str, NetworkConfig] = {
         bottleneck="hybrid_inside",
         decoder=("cnn",),
         downsample="layer",
-        mixer=Mixer(order="bi"),
+        mixer=Mixer(order="bi", mixer_output="residual"),
         n_supervised=3,
     ),
     # Ma et al., U-Mamba, arXiv:2401.04722, as the code has been since March 2024

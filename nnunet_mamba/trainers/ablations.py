@@ -41,7 +41,8 @@ class nnUNetTrainerMMUNet_SSMDecBot(nnUNetTrainerMMUNet):
 
 
 class nnUNetTrainerMMUNet_HybridOutside(nnUNetTrainerMMUNet):
-    """MM-UNet with the mixer behind the residual block instead of within, as in U-Mamba [1, fig. 1b].
+    """MM-UNet with the mixer behind the residual block instead of within, as in U-Mamba [1, fig. 1b]; here it
+    has a residual of its own, which U-Mamba's has not.
 
     [1] Xie et al., MM-UNet, arXiv:2503.17540.
     """

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from nnunet_mamba import create_network, list_networks, networks
+from nnunet_mamba.analysis.features import spreads
 from nnunet_mamba.blocks.mamba import SelectiveSSM
+from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
@@ -308,6 +310,29 @@ def test_where_mm_unet_has_its_mixers():
     assert all(
         [path.backwards for path in network.get_submodule(key).mamba.paths] == [False, True] for key in places
     )
+
+
+def branches(ndim, **reading):
+    """Of MM-UNet's residual branches with mixers, at first: standard deviations, and gradients of F."""
+    torch.manual_seed(0)
+    network = create_network("mm_unet", **plan(ndim=ndim, features_per_stage=[8, 16, 32]), **reading)
+    x = torch.randn(2, 1, *[16] * ndim)
+    inside = [one for one in spreads(network, x) if one.part == "mixer"]
+    network(x).square().mean().backward()
+    blocks = [block for block in network.encoder.modules() if isinstance(block, MetaBlock)]
+    gradients = [block.convs.convs[0].conv.weight.grad.norm() for block in blocks]
+    return torch.tensor([one.variance for one in inside]).sqrt(), torch.stack(gradients)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_mm_unets_mixers_let_its_convolutions_through(ndim):
+    """What a branch adds is as large as it was before its mixer, and a bare mixer makes it, and the gradients
+    of its convolutions, a tenth or less."""
+    deviations, gradients = branches(ndim)
+    of_bare, gradients_of_bare = branches(ndim, mixer_output="bare")
+    torch.testing.assert_close(deviations, torch.ones(2), atol=0.05, rtol=0)
+    assert of_bare.max() < 0.1
+    assert (gradients_of_bare / gradients).max() < 0.2
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
