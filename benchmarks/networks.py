@@ -15,6 +15,7 @@ Networks of fixed 2D topology run on the 2D plan with a 2D control, at their pap
 default), `hippocampus` (nnU-Net's own plan of that dataset), `published` (CUDA's: Synapse and an abdominal 2D
 plan, float16 autocast) and `tiny` (a test).
 
+`name:word=value` is a network with a word of its config changed, as `mm_unet:mixer_output=bare`.
 `name@backend` is a network with another backend of its scans: `mm_unet@mamba_ssm` runs on that package's
 kernels, with copies there and back for every walk but the first. Others to compare with: `resenc_m`,
 nnU-Net's residual encoder M on the same plan, and MONAI's networks, as `swin_unetr`. --inference adds
@@ -77,8 +78,15 @@ PLANS = {  # name -> number of axes -> plan
 }
 
 
+def parts_of(name: str) -> tuple[str, dict[str, str], str]:
+    """Network, words of its config and backend ("" for the default) of `name:word=value@backend`."""
+    network, _, backend = name.partition("@")
+    network, *words = network.split(":")
+    return network, dict(word.split("=", 1) for word in words), backend
+
+
 def ndim_of(name: str) -> int:
-    network = name.split("@")[0]
+    network = parts_of(name)[0]
     if network in BASELINES or network == RESENC_M:
         return 3
     row = row_of(network)
@@ -97,14 +105,15 @@ def all_names(device: str) -> list[str]:
 
 
 def build(name: str, ndim: int, plan_name: str) -> nn.Module:
-    """A network with deep supervision, if it has that, by its name without a backend."""
+    """A network with deep supervision, if it has that."""
+    name, words, _ = parts_of(name)
     sizes = {key: value for key, value in PLANS[plan_name][ndim].items() if key != "batch"}
     if name in BASELINES:
         wanted = ("input_channels", "num_classes", "patch_size")
         return create_baseline(name, **{key: sizes[key] for key in wanted}, deep_supervision=True)
     if name == RESENC_M:
         return residual_encoder(sizes, ndim)
-    return create_network(name, **arguments(name, ndim, plan_name), deep_supervision=True)
+    return create_network(name, **arguments(name, ndim, plan_name), deep_supervision=True, **words)
 
 
 def residual_encoder(sizes: dict[str, Any], ndim: int) -> nn.Module:
@@ -151,7 +160,7 @@ def measure(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
     load_the_operators(device)
     start = memory(device)
     sizes = {**PLANS[args.plan][ndim], **({"batch": args.batch} if args.batch else {})}
-    network = build(name.split("@")[0], ndim, args.plan).to(device)
+    network = build(name, ndim, args.plan).to(device)
     x = torch.randn(sizes["batch"], sizes["input_channels"], *sizes["patch_size"], device=device)
     steps = training_steps(network, x, sizes["num_classes"], args.steps + 1)
     peak = memory(device) - start
@@ -255,7 +264,7 @@ def in_a_process(name: str, ndim: int, args: argparse.Namespace) -> dict[str, An
     command += ["--device", args.device, "--threads", str(args.threads), "--steps", str(args.steps)]
     command += ["--inference"] if args.inference else []
     command += ["--batch", str(args.batch)] if args.batch else []
-    backend = name.partition("@")[2]
+    backend = parts_of(name)[2]
     environment = {**os.environ, ENVIRONMENT: backend} if backend else None
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
