@@ -26,14 +26,6 @@ class Mixer:
     d_conv: int = 4
     expand: int = 2
 
-    def __post_init__(self) -> None:
-        words = OUTPUTS if self.kind == "mamba" else (BARE,)
-        if self.mixer_output not in words:
-            raise ValueError(
-                f"mixer_output: mixers of the kind {self.kind!r} have no {self.mixer_output!r}; choose from "
-                f"{', '.join(words)}."
-            )
-
     def module_options(self) -> dict[str, Any]:
         """Keyword arguments of the mixer's module."""
         others = {"kind"} if self.kind == "mamba" else {"kind", "mixer_output"}
@@ -49,10 +41,18 @@ class NetworkConfig:
     mixer_kinds: ClassVar[tuple[str, ...]] = ("mamba",)
 
     def __post_init__(self) -> None:
-        if self.mixer is not None and self.mixer.kind not in self.mixer_kinds:
+        if self.mixer is None:
+            return
+        kind, output = self.mixer.kind, self.mixer.mixer_output
+        if kind not in self.mixer_kinds:
             raise ValueError(
-                f"kind: this network has no mixer {self.mixer.kind!r}; choose from "
-                f"{', '.join(self.mixer_kinds)}."
+                f"kind: this network has no mixer {kind!r}; choose from {', '.join(self.mixer_kinds)}."
+            )
+        outputs = OUTPUTS if kind == "mamba" else (BARE,)
+        if output not in outputs:
+            raise ValueError(
+                f"mixer_output: mixers of the kind {kind!r} have no {output!r}; choose from "
+                f"{', '.join(outputs)}."
             )
 
     def with_overrides(self: Config, **overrides: Any) -> Config:

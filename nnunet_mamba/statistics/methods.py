@@ -8,7 +8,9 @@ PREFIX = "nnUNetTrainer"
 OWN_TRAINER = re.compile(rf"{PREFIX}(Control)?(_\d+epochs)?")  # nnU-Net's network and recipe
 TWIN = "NoSSM"
 NO_DECAY = "_NoDecaySSM"  # without an SSM there is nothing to spare: its twin is that of the plain trainer
-SCAN_ORDER = re.compile(r"_B[1-9](?=_|$)")  # without an SSM there is no scan: their twin is the network's own
+OF_THE_MIXER = re.compile(  # without an SSM nothing is left of these words: their twin is the network's own
+    r"_(B[1-9]|multi|HybridOutside|bare|residual|norm|scaled)(?=_|$)"
+)
 ONE_WITHOUT_SSM = (("UMambaBot", "UMambaEnc"), ("MambaUni", "MambaBi", "MambaMulti"))  # a network each
 EPOCHS = re.compile(r"_(\d+epochs|demo)$")
 
@@ -56,7 +58,7 @@ def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
         for other in methods
         if TWIN in other.trainer and astuple(other)[1:] == astuple(method)[1:]
     }
-    names = (plain, SCAN_ORDER.sub("", plain), *_alike_without_ssm(plain))
+    names = (plain, OF_THE_MIXER.sub("", plain), *_alike_without_ssm(OF_THE_MIXER.sub("", plain)))
     return next((twins[name] for name in names if name in twins), None)
 
 

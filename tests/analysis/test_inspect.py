@@ -243,7 +243,9 @@ def test_parts_of_a_block_are_told_apart(make_checkpoint, image):
     trained = read_trained(make_checkpoint())
     found = spreads(trained.network, read_patch(trained, [image]).data)
     inside = {one.part: one.inside for one in found}
-    assert inside == {"skip": False, "convs": True, "mixer": True, "out": False}
+    assert inside == {"skip": False, "convs": True, "mixed": True, "mixer": True, "out": False}
+    deviations = {one.part: one.variance**0.5 for one in found if one.block == found[0].block}
+    assert deviations["mixed"] < 0.2 < 0.8 < deviations["mixer"]  # without, and with, the residual of its own
     assert {one.block for one in found if one.part == "mixer"} == {"encoder.stages.1.1", "encoder.stages.2.1"}
     convs = [one.variance for one in found if one.part == "convs" and one.block == "encoder.stages.1.1"]
     assert convs == [pytest.approx(1, abs=0.05)]  # it ends with an instance norm

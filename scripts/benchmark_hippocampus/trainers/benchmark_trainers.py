@@ -69,6 +69,7 @@ _trainers = (
     nnUNetTrainerMMUNetNoSSM_small,
     *(_reading(trainer, "residual") for trainer in (nnUNetTrainerUMambaBot, nnUNetTrainerUMambaEnc)),
     *ABLATIONS,
+    *(twin(trainer) for trainer in ABLATIONS if "encoder" in trainer.overrides),
     variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
 )
 _in_3d = (nnUNetTrainerControl, twin(nnUNetTrainerMMUNet), *READINGS)
