@@ -2,13 +2,14 @@
 
 All work in float32 whatever surrounds them; see `in_float32`. Tokens stay in memory order, whatever the walk.
 
-Of white noise a Mamba block with k walks, M(x) = Mamba(LayerNorm(x)), makes values of standard deviation
-0.044 sqrt(k) or so at first. `mixer_output` says what a `MambaMixer` or `ChannelMixer` hands on:
+For white noise x, the output of a Mamba block with k walks, M(x) = Mamba(LayerNorm(x)), has a standard
+deviation of about 0.044 sqrt(k) at initialisation. `mixer_output` is what a `MambaMixer` or `ChannelMixer`
+returns:
 
     bare        M(x)
     residual    x + M(x)
     norm        InstanceNorm(M(x)), affine
-    scaled      M(x), its last projection begun 1 / (0.044 sqrt(k)) times as large: a deviation of about 1
+    scaled      M(x), its out_proj initialised 1 / (0.044 sqrt(k)) times as large: a deviation of about 1
 
 [1] Ma et al., U-Mamba, arXiv:2401.04722.
 [2] Lumetti et al., Taming Mambas for voxel-level 3D medical image segmentation, arXiv:2410.15496.
@@ -30,11 +31,11 @@ from nnunet_mamba.scan_order import ScanPath, scan_order
 Grid = tuple[int, ...]
 BARE = "bare"
 OUTPUTS = (BARE, "residual", "norm", "scaled")
-FIRST_DEVIATION = 0.0442  # of one walk, measured
+INITIAL_STD = 0.0442  # of M(x) with one walk, measured
 
 
 class LayerNormMamba(nn.Module):
-    """M(x) = Mamba(LayerNorm(x)) on tokens that a subclass makes of x, and what `mixer_output` makes of M(x).
+    """M(x) = Mamba(LayerNorm(x)) on tokens that a subclass makes of x; returns what `mixer_output` says.
 
     Args:
         features: of a token.
@@ -61,7 +62,7 @@ class LayerNormMamba(nn.Module):
         self.out_norm = NORM[ndim](channels, affine=True) if mixer_output == "norm" else nn.Identity()
         if mixer_output == "scaled":
             with torch.no_grad():
-                self.mamba.out_proj.weight.div_(FIRST_DEVIATION * math.sqrt(len(paths)))
+                self.mamba.out_proj.weight.div_(INITIAL_STD * math.sqrt(len(paths)))
 
     @in_float32
     def forward(self, x: Tensor) -> Tensor:

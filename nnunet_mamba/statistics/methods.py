@@ -8,7 +8,7 @@ PREFIX = "nnUNetTrainer"
 OWN_TRAINER = re.compile(rf"{PREFIX}(Control)?(_\d+epochs)?")  # nnU-Net's network and recipe
 TWIN = "NoSSM"
 NO_DECAY = "_NoDecaySSM"  # without an SSM there is nothing to spare: its twin is that of the plain trainer
-OF_THE_MIXER = re.compile(  # without an SSM nothing is left of these words: their twin is the network's own
+MIXER_WORD = re.compile(  # without an SSM nothing is left of these words: their twin is the network's own
     r"_(B[1-9]|multi|HybridOutside|bare|residual|norm|scaled)(?=_|$)"
 )
 ONE_WITHOUT_SSM = (("UMambaBot", "UMambaEnc"), ("MambaUni", "MambaBi", "MambaMulti"))  # a network each
@@ -58,7 +58,7 @@ def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
         for other in methods
         if TWIN in other.trainer and astuple(other)[1:] == astuple(method)[1:]
     }
-    names = (plain, OF_THE_MIXER.sub("", plain), *_alike_without_ssm(OF_THE_MIXER.sub("", plain)))
+    names = (plain, MIXER_WORD.sub("", plain), *_alike_without_ssm(MIXER_WORD.sub("", plain)))
     return next((twins[name] for name in names if name in twins), None)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nnunet_mamba.blocks.mixers import FIRST_DEVIATION, OUTPUTS, ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.blocks.mixers import INITIAL_STD, OUTPUTS, ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.scan_order import LETTERS, scan_order
 
 GRID = (3, 4, 5)
@@ -71,7 +71,7 @@ def test_what_a_mixer_hands_on_follows_from_the_bare_one(mixer):
         outputs[word] = mixer(mixer_output=word)(x)
     bare = outputs["bare"]
     torch.testing.assert_close(outputs["residual"], x + bare)
-    torch.testing.assert_close(outputs["scaled"], bare / (FIRST_DEVIATION * 2**0.5))  # of two walks
+    torch.testing.assert_close(outputs["scaled"], bare / (INITIAL_STD * 2**0.5))  # of two walks
     torch.testing.assert_close(outputs["norm"], torch.nn.functional.instance_norm(bare))
 
 

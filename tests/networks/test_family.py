@@ -326,8 +326,8 @@ def branches(ndim, **reading):
 
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_mm_unets_mixers_let_its_convolutions_through(ndim):
-    """What a branch adds is as large as it was before its mixer, and a bare mixer makes it, and the gradients
-    of its convolutions, a tenth or less."""
+    """What a branch adds is as large as it was before its mixer; a bare mixer makes it a tenth or less, and
+    the gradients of its convolutions a fifth or less."""
     deviations, gradients = branches(ndim)
     of_bare, gradients_of_bare = branches(ndim, mixer_output="bare")
     torch.testing.assert_close(deviations, torch.ones(2), atol=0.05, rtol=0)

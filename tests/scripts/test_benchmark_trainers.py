@@ -1,0 +1,62 @@
+"""The trainers of the benchmark's studies: all that the studies name, built as their names say."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_mamba.analysis.features import spreads
+from nnunet_mamba.blocks.meta import MetaBlock
+from nnunet_mamba.blocks.mixers import OUTPUTS
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+STUDIES = [SCRIPTS / "benchmark_hippocampus.yaml", *sorted((SCRIPTS / "mm_unet").glob("*.yaml"))]
+
+
+@pytest.fixture(scope="module")
+def trainers():
+    file = SCRIPTS / "benchmark_hippocampus" / "trainers" / "benchmark_trainers.py"
+    return runpy.run_path(str(file), run_name="benchmark_trainers")
+
+
+@pytest.fixture
+def build(trainers, make_plans):
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    def of(name):
+        torch.manual_seed(0)
+        plans = PlansManager(make_plans(n_stages=3, patch=(16, 16, 16), features=8))
+        configuration = plans.get_configuration("3d_fullres")
+        return trainers[name].build_network_architecture(plans, configuration, 1, 2, False)
+
+    return of
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda file: file.stem)
+def test_every_trainer_of_a_study_exists(trainers, study):
+    named = re.findall(r"trainer: (\w+)", study.read_text())
+    assert named
+    assert [name for name in named if name not in trainers] == []
+
+
+@pytest.mark.parametrize("word", OUTPUTS)
+def test_a_reading_builds_its_word(trainers, build, word):
+    for suffix in ("bench", "1200steps"):
+        name = f"nnUNetTrainerMMUNet_{word}_{suffix}"
+        assert trainers[name].overrides == {"mixer_output": word}
+    mixers = [block.mixer for block in build(name).encoder.modules() if isinstance(block, MetaBlock)]
+    assert [mixer.residual for mixer in mixers] == [word == "residual"] * 2
+    assert [isinstance(mixer.out_norm, torch.nn.InstanceNorm3d) for mixer in mixers] == [word == "norm"] * 2
+
+
+def test_the_small_twin_adds_six_hundredths_of_what_the_twin_adds(build):
+    x = torch.randn(1, 1, 16, 16, 16)
+    twin, small = (build(f"nnUNetTrainerMMUNetNoSSM{suffix}_bench") for suffix in ("", "_small"))
+    added = [
+        {one.block: one.variance**0.5 for one in spreads(network, x) if one.part == "convs"}
+        for network in (twin, small)
+    ]
+    first = next(iter(added[0]))
+    assert added[1][first] == pytest.approx(0.06 * added[0][first])
