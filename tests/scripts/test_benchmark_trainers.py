@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,15 @@ def build(trainers, make_plans):
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda file: file.stem)
-def test_every_trainer_of_a_study_exists(trainers, study):
+def test_every_trainer_of_a_study_exists_and_builds_as_nnunet_calls_it(trainers, study):
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
     named = re.findall(r"trainer: (\w+)", study.read_text())
     assert named
     assert [name for name in named if name not in trainers] == []
+    for name in named:  # nnU-Net reads the parameters' names before it calls
+        ours, stock = (signature(one.build_network_architecture) for one in (trainers[name], nnUNetTrainer))
+        assert list(ours.parameters) == list(stock.parameters), name
 
 
 @pytest.mark.parametrize("word", OUTPUTS)

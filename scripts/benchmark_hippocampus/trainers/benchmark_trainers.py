@@ -52,8 +52,16 @@ class nnUNetTrainerMMUNetNoSSM_small(twin(nnUNetTrainerMMUNet)):  # type: ignore
     """MM-UNet's twin whose encoder adds as little as with a `bare` mixer at first: act(x + 0.06 F(x))."""
 
     @classmethod
-    def build_network_architecture(cls, *args: Any, **kwargs: Any) -> nn.Module:
-        network = super().build_network_architecture(*args, **kwargs)
+    def build_network_architecture(
+        cls,
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        sizes = (num_input_channels, num_output_channels, enable_deep_supervision)
+        network = super().build_network_architecture(plans_manager, configuration_manager, *sizes)
         for module in network.get_submodule("encoder").modules():
             if isinstance(module, MetaBlock):
                 module.convs.register_forward_hook(lambda module, inputs, output: 0.06 * output)
