@@ -54,12 +54,16 @@ def input_dependent_scans(
     Shapes: u (k, b, l, E), or (1, b, l, E) for all; gate z and the result (b, l, E), tokens in memory order;
     x_proj (k, r + 2n, E), dt_proj (k, E, r), dt_bias and D (k, E), A_log (k, E, n); rows (k, l).
     """
-    n_walks, d_state = A_log.shape[0], A_log.shape[2]
+    n_walks, d_state, dt_rank = A_log.shape[0], A_log.shape[2], dt_proj.shape[2]
+    unused = -dt_rank % (16 // u.element_size())  # columns, so that those of B and C begin at 16 bytes
+    if unused:
+        rank, states = x_proj.split([dt_rank, 2 * d_state], dim=1)
+        x_proj = torch.cat([rank, x_proj.new_zeros(n_walks, unused, u.shape[-1]), states], 1)
     if len(u) == 1:
         projected = F.linear(u[0], x_proj.flatten(0, 1)).unflatten(-1, (n_walks, -1)).movedim(2, 0)
     else:
         projected = torch.matmul(u.flatten(1, 2), x_proj.transpose(1, 2)).unflatten(1, u.shape[1:3])
-    dt, B, C = projected.split([dt_proj.shape[2], d_state, d_state], dim=-1)  # (k, b, l, r or n)
+    dt, _, B, C = projected.split([dt_rank, unused, d_state, d_state], dim=-1)  # (k, b, l, r or n)
     # Not F.linear: the gradient of so narrow a weight is nine times faster of its transpose in memory
     delta = torch.matmul(dt.flatten(1, 2), dt_proj.transpose(1, 2).contiguous()).unflatten(1, dt.shape[1:3])
     return sum_of_scans(

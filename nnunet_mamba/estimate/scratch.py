@@ -13,18 +13,14 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_mamba.estimate.work import name_of, nbytes
+from nnunet_mamba.ops import triton_cut
 from nnunet_mamba.ops.torch_scan import CHUNK
+from nnunet_mamba.ops.triton_cut import WIDTH, Cut, Sizes
 
 CHUNK_TENSORS = 12  # of (b, CHUNK, d, n) that the torch backend holds at once
 WHOLE_TENSORS = 6  # of (b, l, d), copies in walking order among them
 
-# Of triton_scan.py, which cannot be imported where triton is not (a test holds them together).
-TRITON_CHUNK = 32  # steps between kept states
-TRITON_KEPT = 16  # states per chunk that a program of backward keeps: CHUNK / BACKWARD_UNROLL
-TRITON_WIDTH = 32  # channels of a program
-TRITON_STATES = 16  # of a program at most
-TRITON_SHORTEST = 128  # steps of a segment at least
-TRITON_PROGRAMS = 132 * 8  # at once: the multiprocessors of an H100, and the programs on each untuned
+UNKNOWN_GPU = (132, 8)  # multiprocessors of an H100, and programs that its registers let each run at once
 
 
 def scratch_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[str, float]) -> int:
@@ -68,8 +64,8 @@ def _of_scan(args: Mapping[str, Any]) -> int:
     u, delta, A, B, backend = (args[name] for name in ("u", "delta", "A", "B", "backend"))
     if backend != "triton":
         return 0
-    cut, work = _TritonCut(delta, A, B), _work_bytes(u)
-    return work * (cut.ends() + cut.output(u.element_size() < work, delta[0].numel(), slots=1))
+    cut, work = _cut("forward", delta, A, B), _work_bytes(u)
+    return work * (_ends(cut) + _summed(cut, u.element_size() < work, delta[0].numel(), slots=1))
 
 
 def _of_scan_backward(args: Mapping[str, Any]) -> int:
@@ -88,51 +84,40 @@ def _of_scan_backward(args: Mapping[str, Any]) -> int:
 
 
 def _of_triton_backward(dy: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, z: Tensor | None) -> int:
-    cut, work = _TritonCut(delta, A, B), _work_bytes(u)
-    tokens = B[0, ..., 0].numel() * cut.states  # of dB or dC of a piece
-    parts = 2 * cut.at_once * cut.channel_blocks * tokens
-    sums = 2 * cut.pieces * tokens
-    if cut.state_blocks == 1 and cut.states == A.shape[2] and B.element_size() == work:
-        sums = 0  # they are the results
+    cut, work = _cut("backward", delta, A, B), _work_bytes(u)
+    s, tokens, launched = cut.sizes, B[0].numel(), math.prod(cut.grid)
+    of_tokens = 2 * cut.walks_at_once * s.channel_blocks * tokens if s.channel_blocks > 1 else 0
+    of_programs = 0
+    if cut.programs > 1:
+        of_programs = cut.walks_at_once * cut.programs * s.channels * (s.n + 1 + s.state_blocks)
+    sums = 2 * s.walks * tokens if B.element_size() < work else 0  # else they are the results
     outputs = [(u, len(u)), (delta, len(delta)), *([] if z is None else [(z, 1)])]
-    summed = sum(cut.output(t.element_size() < work, dy.numel(), slots) for t, slots in outputs)
+    summed = sum(_summed(cut, t.element_size() < work, dy.numel(), slots) for t, slots in outputs)
+    walked_back = launched * WIDTH * s.states * triton_cut.CHUNK // triton_cut.UNROLL["backward"]
     copy = 0 if dy.is_contiguous() else dy.numel() * dy.element_size()
-    return work * (parts + sums + summed + cut.ends() + cut.programs_backward()) + copy
+    return work * (of_tokens + of_programs + sums + summed + _ends(cut) + walked_back) + copy
 
 
-class _TritonCut:
-    """How `triton_scan` cuts a call into programs; on a GPU of which it knows nothing, as on an H100.
+def _cut(way: str, delta: Tensor, A: Tensor, B: Tensor) -> Cut:
+    """delta (k, b, l, d); A (k, d, n); B (k, b, g, l, n)"""
+    walks, batch, length, channels = delta.shape
+    sizes = Sizes(walks, batch, length, channels, groups=B.shape[2], n=A.shape[2])
+    return triton_cut.cut(sizes, way, *UNKNOWN_GPU)
 
-    Shapes: delta (k, b, l, d); A (k, d, n); B (k, b, g, l, n).
-    """
 
-    def __init__(self, delta: Tensor, A: Tensor, B: Tensor):
-        (walks, batch, length, channels), groups, n = delta.shape, B.shape[2], A.shape[2]
-        self.states = min(TRITON_STATES, 1 << (n - 1).bit_length())
-        self.state_blocks = -(-n // self.states)
-        self.pieces = walks * self.state_blocks
-        self.channel_blocks = -(-(channels // groups) // TRITON_WIDTH)
-        per_piece, wanted = batch * groups * self.channel_blocks, TRITON_PROGRAMS
-        together = self.pieces > 1 and per_piece * length < wanted * TRITON_SHORTEST
-        self.at_once = self.pieces if together else 1
-        steps = max(TRITON_SHORTEST, -(-length * per_piece * self.at_once // wanted))
-        self.segments = -(-length // (-(-steps // TRITON_CHUNK) * TRITON_CHUNK))
-        self.programs = per_piece * self.segments * self.at_once
+def _ends(cut: Cut) -> int:
+    """Values: states and step sizes at the ends of segments."""
+    s = cut.sizes
+    return 0 if cut.segments == 1 else cut.at_once * cut.programs * s.channels * (s.states + 1)
 
-    def ends(self) -> int:
-        """Values: states and step sizes at the ends of segments."""
-        return 0 if self.segments == 1 else self.programs * TRITON_WIDTH * (self.states + 1)
 
-    def programs_backward(self) -> int:
-        """Values: the states that a program walks back through, and its share of dA, dD and dbias."""
-        return self.programs * TRITON_WIDTH * (TRITON_KEPT * self.states + self.states + 2)
-
-    def output(self, narrow: bool, numel: int, slots: int) -> int:
-        """Values beyond the result, for one that pieces add up to: a tensor for each piece that runs with
-        others, and sums where the result is `narrow`er than they are."""
-        if self.pieces == slots:
-            return 0
-        return numel * ((self.pieces if self.at_once > 1 else 0) + (slots if narrow else 0))
+def _summed(cut: Cut, narrow: bool, numel: int, slots: int) -> int:
+    """Values beyond the result, for one that pieces add up to: a tensor for each piece that runs with others,
+    and sums where the result is `narrow`er than they are."""
+    pieces = cut.sizes.pieces
+    if pieces == slots:
+        return 0
+    return numel * ((pieces if cut.together else 0) + (slots if narrow else 0))
 
 
 def _work_bytes(u: Tensor) -> int:

@@ -14,6 +14,8 @@ from torch import Tensor
 from nnunet_mamba.ops import mamba_ssm_scan, onnx_scan, operators, reference, walks
 from nnunet_mamba.ops.backends import asked_for, choose_backend, state_of
 
+SEQUENCES = ("u", "delta", "B", "C", "z")
+
 
 def selective_scan(
     u: Tensor,
@@ -49,7 +51,9 @@ def selective_scan(
     Raises ValueError if shapes disagree or the backend cannot run.
     """
     B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
-    _check_scan(u, delta, A, B, C, D, z, delta_bias)
+    tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    _check_kind(tensors)
+    _check_scan({name: tuple(t.shape) for name, t in tensors.items() if t is not None})
     u, delta, B, C = (t.transpose(-1, -2)[None] for t in (u, delta, B, C))
     D, delta_bias, rows = (None if t is None else t[None] for t in (D, delta_bias, rows))
     _check_rows(rows, 1, u)
@@ -79,18 +83,21 @@ def sum_of_scans(
     A (k, d, n); B, C (k, b, g, l, n); D, delta_bias (k, d); the gate z (b, l, d) of all; `reverse`, one bool
     per walk; rows int32 (k, l) -> y (b, l, d). On a GPU no walk's output is stored by itself.
     """
-    n_walks = len(delta)
-    shapes = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias, "rows": rows}
-    wrong = [name for name, t in shapes.items() if t is not None and len(t) != n_walks]
-    if wrong or len(u) not in (1, n_walks) or len(reverse) != n_walks:
+    n_walks = delta.shape[0]
+    own = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias, "rows": rows}
+    counts = {name: t.shape[0] for name, t in own.items() if t is not None}
+    wrong = [name for name, count in counts.items() if count != n_walks]
+    if wrong or u.shape[0] not in (1, n_walks) or len(reverse) != n_walks:
         raise ValueError(
             f"delta has {n_walks} walks, so {', '.join(wrong) or 'u and reverse'} must have as many "
-            f"(u may have 1); got {[len(t) for t in shapes.values() if t is not None]}, u {len(u)}, "
-            f"reverse {len(reverse)}."
+            f"(u may have 1); got {list(counts.values())}, u {u.shape[0]}, reverse {len(reverse)}."
         )
-    u_, delta_, B_, C_ = (t[0].transpose(-1, -2) for t in (u, delta, B, C))
-    D_, bias_ = (None if t is None else t[0] for t in (D, delta_bias))
-    _check_scan(u_, delta_, A[0], B_, C_, D_, None if z is None else z.transpose(-1, -2), bias_)
+    tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    _check_kind(tensors)
+    of_one = {name: tuple(t.shape)[name != "z" :] for name, t in tensors.items() if t is not None}
+    _check_scan(
+        {name: _channels_first(shape) if name in SEQUENCES else shape for name, shape in of_one.items()}
+    )
     _check_rows(rows, n_walks, u)
     return _scan(u, delta, A, B, C, D, z, delta_bias, rows, delta_softplus, list(reverse), backend)
 
@@ -108,8 +115,9 @@ def _scan(
         return _walk_by_walk(onnx_scan.selective_scan, *arguments)
     if name == "mamba_ssm":
         return _walk_by_walk(mamba_ssm_scan.selective_scan, *arguments)
-    y, _ = operators.scan(*arguments, _needs_gradient(u, delta, A, B, C, D, z, bias), name)
-    return y
+    keep = _needs_gradient(u, delta, A, B, C, D, z, bias)
+    scan = operators.Scan.apply if keep and not torch.compiler.is_compiling() else operators.scan
+    return scan(*arguments, keep, name)[0]
 
 
 def _walk_by_walk(
@@ -216,45 +224,51 @@ def _check_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: Sequenc
             raise ValueError(
                 f"{name} must be {shape[1:]} to go with x's {d} channels, got {tuple(tensor.shape[1:])}."
             )
-    _check_kind("x", x, {"weight": weight, "bias": bias})
+    _check_kind({"x": x, "weight": weight, "bias": bias})
 
 
-def _check_kind(name: str, first: Tensor, others: dict[str, Tensor | None]) -> None:
-    """Real numbers, at least one, and all on one device."""
+def _check_kind(tensors: dict[str, Tensor | None]) -> None:
+    """The first holds real numbers, at least one; all are on its device."""
+    (name, first), *others = tensors.items()
+    assert first is not None
     if not first.is_floating_point() or first.numel() == 0:
         raise ValueError(
             f"{name} must be floating point and not empty, got {first.dtype} {tuple(first.shape)}."
         )
-    for other, tensor in others.items():
+    A = tensors.get("A")
+    if A is not None and A.is_complex():
+        raise ValueError("A is complex; only real A is supported, as in all of these papers' networks.")
+    for other, tensor in others:
         if tensor is not None and tensor.device != first.device:
             raise ValueError(f"{other} is on {tensor.device}, {name} on {first.device}; move one of them.")
 
 
-def _check_scan(u, delta, A, B, C, D, z, bias) -> None:
-    if u.dim() != 3 or A.dim() != 2 or B.dim() != 4:
+def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:-2], *shape[:-3:-1])
+
+
+def _check_scan(shapes: dict[str, tuple[int, ...]]) -> None:
+    """Of one walk, as mamba_ssm has them, B and C by groups."""
+    u, A, B = (shapes[name] for name in ("u", "A", "B"))
+    if len(u) != 3 or len(A) != 2 or len(B) != 4:
         raise ValueError(
-            f"Expected u (b, d, l), A (d, n) and B (b, n, l) or (b, g, n, l); "
-            f"got {tuple(u.shape)}, {tuple(A.shape)} and {tuple(B.shape)}."
+            f"Expected u (b, d, l), A (d, n) and B (b, n, l) or (b, g, n, l); got {u}, {A} and {B}."
         )
-    if A.is_complex():
-        raise ValueError("A is complex; only real A is supported, as in all of these papers' networks.")
-    (b, d, length), n, g = u.shape, A.shape[1], B.shape[1]
-    _check_kind("u", u, {"delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": bias})
+    (b, d, length), n, g = u, A[1], B[1]
     if n == 0:
         raise ValueError("A has no states; expected A (d, n) with n at least 1.")
     if d % g:
         raise ValueError(f"{d} channels cannot be split into the {g} groups of B.")
     expected = {
-        "delta": (delta, (b, d, length)),
-        "A": (A, (d, n)),
-        "B": (B, (b, g, n, length)),
-        "C": (C, (b, g, n, length)),
-        "D": (D, (d,)),
-        "z": (z, (b, d, length)),
-        "delta_bias": (bias, (d,)),
+        "u": u,
+        "delta": u,
+        "A": (d, n),
+        "B": (b, g, n, length),
+        "C": (b, g, n, length),
+        "D": (d,),
+        "z": u,
+        "delta_bias": (d,),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(
-                f"{name} must be {shape} to go with u {(b, d, length)}, got {tuple(tensor.shape)}."
-            )
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            raise ValueError(f"{name} must be {expected[name]} to go with u {u}, got {shape}.")

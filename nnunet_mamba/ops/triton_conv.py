@@ -1,7 +1,4 @@
-"""The causal depthwise convolution on NVIDIA GPUs, with SiLU, along walks: each read and written in place.
-
-A program computes a tile of STEPS steps by WIDTH channels of one walk; what neighbouring taps read again
-comes from the cache. Backward computes the sums before SiLU again instead of keeping them.
+"""The causal depthwise convolution on NVIDIA GPUs: launches of `triton_conv_kernels`.
 
 Shapes: x (k or 1, b, l, d); weight (k, d, w); bias (k, d); rows (k, l); y (k, b, l, d); `reverse`, a bool per
 walk.
@@ -10,173 +7,114 @@ walk.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from nnunet_mamba.ops.triton_scan import sequence
+from nnunet_mamba.ops.triton_conv_kernels import conv_backward, conv_forward
+from nnunet_mamba.ops.triton_launch import Kernel, compile_all
+from nnunet_mamba.ops.triton_scan import index_type, processors, row_contiguous, strides
 
-TILE = 2048  # values of a program, of 4 warps
-WIDEST = 128  # channels
-
-
-@triton.jit
-def _coordinates(length, channels, tiles, first, STEPS: tl.constexpr, WIDTH: tl.constexpr):
-    """Walk, batch item, tile; steps (STEPS, 1); channels and their mask (1, WIDTH)."""
-    walk = (first + tl.program_id(2)).to(tl.int64)
-    item, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
-    t = tile * STEPS + tl.arange(0, STEPS)[:, None]
-    channel = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)[None, :]
-    return walk, item, tile, t, channel, channel < channels
-
-
-@triton.jit
-def _rows(rows_ptr, walk, t, inside, length, reverse):
-    """The rows of memory that steps t visit, where they are inside."""
-    t = tl.where((reverse >> walk) & 1 != 0, length - 1 - t, t)
-    if rows_ptr is None:
-        row = t.to(tl.int64)
-    else:
-        row = tl.load(rows_ptr + walk * length + t, mask=inside, other=0).to(tl.int64)
-    return row
-
-
-@triton.jit
-def _tap(x, rows_ptr, walk, item, t, channel, known, length, reverse, ACC: tl.constexpr):
-    """x at steps t; zeros before the first and after the last step."""
-    inside = (t >= 0) & (t < length)
-    row = _rows(rows_ptr, walk, t, inside, length, reverse)
-    at = x[0] + walk * x[1] + item * x[2] + row * x[3] + channel
-    return tl.load(at, mask=inside & known, other=0).to(ACC)
-
-
-@triton.jit
-def _weight(weight_ptr, walk, tap, channels, channel, known, TAPS: tl.constexpr):
-    """Of one tap (1, WIDTH); weights are (k, w, d)."""
-    return tl.load(weight_ptr + (walk * TAPS + tap) * channels + channel, mask=known, other=0)
-
-
-@triton.jit
-def _filtered(
-    x, weight_ptr, bias_ptr, rows_ptr, walk, item, t, channel, known, length, channels, reverse,
-    TAPS: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """bias + sum over the taps, at steps t."""
-    total = tl.zeros(tl.broadcast(t, channel)[0].shape, ACC)
-    if bias_ptr is not None:
-        total += tl.load(bias_ptr + walk * channels + channel, mask=known, other=0)
-    for tap in tl.static_range(TAPS):
-        value = _tap(x, rows_ptr, walk, item, t - (TAPS - 1 - tap), channel, known, length, reverse, ACC)
-        total += value * _weight(weight_ptr, walk, tap, channels, channel, known, TAPS)
-    return total
-
-
-@triton.jit(do_not_specialize=["first"])
-def conv_forward(
-    x, weight_ptr, bias_ptr, rows_ptr, y, length, channels, tiles, reverse, first,
-    SILU: tl.constexpr, TAPS: tl.constexpr, STEPS: tl.constexpr, WIDTH: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    walk, item, _, t, channel, known = _coordinates(length, channels, tiles, first, STEPS, WIDTH)
-    value = _filtered(
-        x, weight_ptr, bias_ptr, rows_ptr, walk, item, t, channel, known, length, channels, reverse, TAPS, ACC
-    )  # fmt: skip
-    if SILU:
-        value = value / (1.0 + tl.exp(-value))
-    row = _rows(rows_ptr, walk, t, t < length, length, reverse)
-    at = y[0] + walk * y[1] + item * y[2] + row * y[3] + channel
-    tl.store(at, value.to(y[0].dtype.element_ty), mask=(t < length) & known)
-
-
-@triton.jit(do_not_specialize=["first"])
-def conv_backward(
-    dy, x, weight_ptr, bias_ptr, rows_ptr, dx, dweight_ptr, dbias_ptr, length, channels, tiles, reverse,
-    first,
-    ADD: tl.constexpr, SILU: tl.constexpr, TAPS: tl.constexpr, STEPS: tl.constexpr, WIDTH: tl.constexpr,
-    ACC: tl.constexpr,
-):  # fmt: skip
-    """dx, added to what is there where ADD; dweight (k, programs, w, d), dbias (k, programs, d) of each
-    tile."""
-    walk, item, _, t, channel, known = _coordinates(length, channels, tiles, first, STEPS, WIDTH)
-    through = tl.zeros([STEPS, WIDTH], ACC)
-    place = walk * tl.num_programs(0) + tl.program_id(0)
-    for later in tl.static_range(TAPS):
-        grad = _tap(dy, rows_ptr, walk, item, t + later, channel, known, length, reverse, ACC)
-        if SILU:
-            before = _filtered(
-                x, weight_ptr, bias_ptr, rows_ptr, walk, item, t + later, channel, known, length, channels,
-                reverse, TAPS, ACC,
-            )  # fmt: skip
-            s = 1.0 / (1.0 + tl.exp(-before))
-            grad *= s * (1.0 + before * (1.0 - s))
-        through += grad * _weight(weight_ptr, walk, TAPS - 1 - later, channels, channel, known, TAPS)
-        if later == 0:
-            tl.store(dbias_ptr + place * channels + channel, tl.sum(grad, 0, keep_dims=True), mask=known)
-            for tap in tl.static_range(TAPS):
-                back = TAPS - 1 - tap
-                value = _tap(x, rows_ptr, walk, item, t - back, channel, known, length, reverse, ACC)
-                at = dweight_ptr + (place * TAPS + tap) * channels + channel
-                tl.store(at, tl.sum(grad * value, 0, keep_dims=True), mask=known)
-    inside = (t < length) & known
-    row = _rows(rows_ptr, walk, t, t < length, length, reverse)
-    at = dx[0] + walk * dx[1] + item * dx[2] + row * dx[3] + channel
-    if ADD:
-        through += tl.load(at, mask=inside, other=0).to(ACC)
-    tl.store(at, through.to(dx[0].dtype.element_ty), mask=inside)
-
-
-class _Call:
-    """One call: its cut into tiles, and what both kernels are given."""
-
-    def __init__(self, x: Tensor, weight: Tensor, bias, rows, silu: bool, reverse: Sequence[bool]):
-        _, self.batch, self.length, self.channels = x.shape
-        self.walks, self.taps = weight.shape[0], weight.shape[2]
-        self.dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        width = max(16, min(WIDEST, triton.next_power_of_2(self.channels)))
-        steps = TILE // width
-        self.tiles = -(-self.length // steps)
-        self.grid = (self.batch * self.tiles, -(-self.channels // width), self.walks)
-        self.weight = weight.detach().to(self.dtype).transpose(1, 2).contiguous()  # (k, w, d)
-        bias, rows = (None if t is None else t.contiguous() for t in (bias, rows))
-        self.inputs = (sequence(x), self.weight, bias, rows)
-        mask = sum(1 << walk for walk, backwards in enumerate(reverse) if backwards)
-        self.sizes = (self.length, self.channels, self.tiles, mask)
-        self.options = {
-            "SILU": silu,
-            "TAPS": self.taps,
-            "STEPS": steps,
-            "WIDTH": width,
-            "ACC": tl.float64 if self.dtype == torch.float64 else tl.float32,
-            "num_warps": 4,
-            "enable_fp_fusion": True,
-        }
+UNROLL = 8  # steps at a time
+WIDTH = 32  # channels of a program: the lanes of a warp
+AT_ONCE = 32  # programs of a multiprocessor
+SHORTEST = 32  # steps of a segment
+INPUTS = ("x", "weight", "bias", "rows")
+_plans: dict[Any, _Plan] = {}
 
 
 def forward(x: Tensor, weight: Tensor, bias, rows, silu: bool, reverse: Sequence[bool]) -> Tensor:
     """-> y (k, b, l, d) in x's dtype."""
-    call = _Call(x, weight, bias, rows, silu, reverse)
-    y = torch.empty((call.walks, *x.shape[1:]), dtype=x.dtype, device=x.device)
+    inputs = _laid_out(x, weight, bias, rows)
     with torch.cuda.device_of(x):
-        conv_forward[call.grid](*call.inputs, sequence(y), *call.sizes, 0, **call.options)
-    return y
+        return _plan_of(inputs, silu, reverse).forward(inputs)
 
 
 def backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias, rows, silu: bool, reverse: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of x, weight, bias; the latter two in the dtype of the sums."""
-    call = _Call(x, weight, bias, rows, silu, reverse)
-    shared = len(x) == 1 and call.walks > 1
-    dx = torch.empty(x.shape, dtype=call.dtype if shared else x.dtype, device=x.device)
-    parts = (call.walks, call.grid[0])
-    dweight = torch.empty((*parts, call.taps, call.channels), dtype=call.dtype, device=x.device)
-    dbias = torch.empty((*parts, call.channels), dtype=call.dtype, device=x.device)
-    outputs = (sequence(dx), dweight, dbias)
-    for first in range(call.walks if shared else 1):  # walks that share x add to its gradient one by one
-        grid = (*call.grid[:2], 1) if shared else call.grid
-        with torch.cuda.device_of(x):
-            conv_backward[grid](
-                sequence(dy), *call.inputs, *outputs, *call.sizes, first, ADD=first > 0, **call.options
-            )
-    return dx, dweight.sum(1).transpose(1, 2), dbias.sum(1)
+    inputs = _laid_out(x, weight, bias, rows)
+    with torch.cuda.device_of(x):
+        return _plan_of(inputs, silu, reverse).backward(inputs, dy.to(x.dtype).contiguous())
+
+
+def _laid_out(x: Tensor, weight: Tensor, bias, rows) -> tuple[Tensor | None, ...]:
+    return row_contiguous(x), *(None if t is None else t.contiguous() for t in (weight, bias, rows))
+
+
+def _plan_of(inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]) -> _Plan:
+    look = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs)
+    key = (look, silu, *reverse, inputs[0].device)  # type: ignore[union-attr]
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _plans[key] = _Plan(inputs, silu, reverse)
+    return plan
+
+
+class _Plan:
+    """What calls of the same shapes, strides and types have in common."""
+
+    def __init__(self, inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]):
+        x, weight, *_ = inputs
+        assert x is not None and weight is not None
+        _, batch, length, channels = x.shape
+        self.walks, taps = weight.shape[0], weight.shape[2]
+        self.shape, self.taps, self.dtype, self.device = x.shape, taps, x.dtype, x.device
+        self.sums = torch.float64 if x.dtype == torch.float64 else torch.float32
+        self.shared = len(x) == 1 and self.walks > 1
+        blocks, wanted = -(-channels // WIDTH), AT_ONCE * processors(x.device)
+        steps = max(SHORTEST, -(-length * batch * blocks * self.walks // wanted))
+        segments = -(-length // steps)
+        self.grid = (batch * segments, blocks, self.walks)
+        walk, item, row = strides(x)
+        self.integers = {
+            **{"length": length, "channels": channels, "batch": batch, "segments": segments},
+            **{"segment_steps": steps, "x_walk": walk, "x_item": item, "x_row": row, "first": 0},
+            "reverse": sum(1 << walk for walk, backwards in enumerate(reverse) if backwards),
+        }
+        constants = {
+            "SILU": silu,
+            "TAPS": taps,
+            "UNROLL": UNROLL,
+            "ACC": tl.float64 if self.sums == torch.float64 else tl.float32,
+            "INDEX": index_type(length * max(channels, row)),
+            "WIDTH": WIDTH,
+        }
+        types = {n: None if t is None else t.dtype for n, t in zip(INPUTS, inputs, strict=True)}
+        types |= {"y": x.dtype, "dy": x.dtype, "dx": self.dx_type, "dweight": self.sums, "dbias": self.sums}
+
+        def kernel(function: Any, **adds: bool) -> Kernel:
+            options = {"num_warps": 1, "enable_fp_fusion": True}
+            return Kernel(function, types, self.integers, {**constants, **adds}, **options)
+
+        self.kernel = kernel(conv_forward)
+        self.gradients = [kernel(conv_backward, ADD=add) for add in (False, True)[: 1 + self.shared]]
+        compile_all([self.kernel], x.device)
+
+    @property
+    def dx_type(self) -> torch.dtype:
+        return self.sums if self.shared else self.dtype
+
+    def forward(self, inputs: Sequence[Tensor | None]) -> Tensor:
+        y = torch.empty((self.walks, *self.shape[1:]), dtype=self.dtype, device=self.device)
+        self.kernel(self.grid, {**self.integers, **dict(zip(INPUTS, inputs, strict=True)), "y": y})
+        return y
+
+    def backward(self, inputs: Sequence[Tensor | None], dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        compile_all(self.gradients, self.device)
+        dx = torch.empty(self.shape, dtype=self.dx_type, device=self.device)
+        parts = (self.walks, self.grid[0], self.shape[3])
+        dweight = torch.empty((*parts, self.taps), dtype=self.sums, device=self.device)
+        dbias = torch.empty(parts, dtype=self.sums, device=self.device)
+        values = {**self.integers, **dict(zip(INPUTS, inputs, strict=True)), "dy": dy, "dx": dx}
+        values |= {"dweight": dweight, "dbias": dbias}
+        if not self.shared:
+            self.gradients[0](self.grid, values)
+        else:
+            for walk in range(self.walks):  # each adds to the gradient of the x that all share
+                values |= {"first": walk, "dweight": dweight[walk:], "dbias": dbias[walk:]}
+                self.gradients[walk > 0]((*self.grid[:2], 1), values)
+        return dx, dweight.sum(1), dbias.sum(1)

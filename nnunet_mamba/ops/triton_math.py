@@ -1,4 +1,5 @@
-"""Functions and sums for Triton kernels whose tiles (M, WIDTH) have a channel in each of a warp's lanes."""
+"""What Triton kernels share whose tiles (M, WIDTH) have a channel in each of a warp's lanes: walking along
+rows of memory, functions, and sums."""
 
 from __future__ import annotations
 
@@ -6,6 +7,45 @@ import triton
 import triton.language as tl
 
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def only_if(condition, mask):
+    """The mask, where a condition on scalars holds (not `&`: the interpreter makes an integer of it)."""
+    return tl.where(condition, mask, False)
+
+
+@triton.jit
+def visits(rows_ptr, walk, t, length, reverse, COUNT: tl.constexpr, INDEX: tl.constexpr):
+    """The rows of memory that steps t, t + 1, ... of the walk visit; outside of it, those of its first and
+    last step. Bit k of `reverse`: walk k goes from the last row to the first. INDEX is an integer that can
+    count the values of an item."""
+    rows = ()
+    for i in tl.static_range(COUNT):
+        visit = tl.minimum(tl.maximum(t + i, 0), length - 1)
+        visit = tl.where((reverse >> walk) & 1 != 0, length - 1 - visit, visit)
+        if rows_ptr is None:
+            rows = rows + (visit.to(INDEX),)
+        else:
+            rows = rows + (tl.load(rows_ptr + walk * length + visit).to(INDEX),)
+    return rows
+
+
+@triton.jit
+def read(at, stride, rows, mask, ACC: tl.constexpr):
+    """Values of several rows."""
+    values = ()
+    for i in tl.static_range(len(rows)):
+        values = values + (tl.load(at + rows[i] * stride, mask=mask, other=0).to(ACC),)
+    return values
+
+
+@triton.jit
+def put(ptr, value, mask, ADD: tl.constexpr):
+    """Store, or add to what is there."""
+    if ADD:
+        value += tl.load(ptr, mask=mask, other=0).to(value.dtype)
+    tl.store(ptr, value.to(ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit

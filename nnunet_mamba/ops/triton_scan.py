@@ -1,4 +1,4 @@
-"""The selective scan on NVIDIA GPUs: how a call is cut into programs of `triton_kernels`, and their launches.
+"""The selective scan on NVIDIA GPUs: what calls of one kind have in common, and launches of their kernels.
 
 Shapes: k walks, b batch, l tokens, d channels, g groups, n states; u (k or 1, b, l, d); delta (k, b, l, d);
 A (k, d, n); B, C (k, b, g, l, n); D, bias (k, d); z, y (b, l, d); rows (k, l); `reverse`, one bool per walk.
@@ -11,158 +11,71 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from nnunet_mamba.ops import triton_kernels as kernels
-from nnunet_mamba.ops import triton_tuning
-from nnunet_mamba.ops.chunks import CHUNKS, chunk_count
+from nnunet_mamba.ops import triton_cut, triton_kernels
+from nnunet_mamba.ops.chunks import chunk_count
+from nnunet_mamba.ops.triton_cut import CHUNK, UNROLL, WIDTH, Cut, Sizes
+from nnunet_mamba.ops.triton_launch import Kernel, compile_all
 
-CHUNK = CHUNKS["triton"]
-FORWARD_UNROLL, BACKWARD_UNROLL = 4, 2
-WIDTH = 32  # channels of a program: the lanes of a warp
-MOST_STATES = 16  # of a program, in each lane's registers
-SHORTEST = 128  # steps: shorter segments are not worth the second walk
+INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "bias", "rows")
+OUTPUTS = {"forward": ("y",), "backward": ("du", "ddelta", "dz")}  # which pieces may add to
+ENDS = {"forward": "segment_ends", "backward": "segment_gradients"}
 CARRY_BLOCK = 64
-NO_SEQUENCE = (None, 0, 0, 0)
-NO_OUTPUT = (NO_SEQUENCE, False)
+ALIGNED = 16  # bytes that one instruction reads
+_plans: dict[Any, Plan] = {}
 
 
-class _Call:
-    """One call: its sequences as the kernels want them, and its cut into pieces, blocks and segments."""
-
-    def __init__(self, *arguments: Any, per_processor: int | None = None):
-        self.arguments = u, delta, A, B, C, D, z, bias, rows, softplus, reverse = arguments
-        self.walks, self.batch, self.length, self.channels = delta.shape
-        self.groups, self.n = B.shape[2], A.shape[2]
-        self.u, self.dtype = u, torch.float64 if u.dtype == torch.float64 else torch.float32
-        self.block = min(MOST_STATES, triton.next_power_of_2(self.n))
-        self.state_blocks = -(-self.n // self.block)
-        self.pieces = self.walks * self.state_blocks
-        self.channel_blocks = -(-(self.channels // self.groups) // WIDTH)
-        self.together, segment = self.cut(processors(u.device) * (per_processor or self.tuned()))
-        self.segments = -(-self.length // segment)
-        mask = sum(1 << walk for walk, backwards in enumerate(reverse) if backwards)
-        self.sizes = kernels.Sizes(
-            self.length,
-            self.channels,
-            self.channels // self.groups,
-            self.groups,
-            self.n,
-            self.channel_blocks,
-            self.state_blocks,
-            self.batch,
-            self.segments,
-            segment,
-            mask,
-        )
-        pieces_at_once = self.pieces if self.together else 1
-        self.grid = (self.batch * self.segments, self.groups * self.channel_blocks, pieces_at_once)
-        rates = A.detach().to(self.dtype) * math.log2(math.e)
-        padded = F.pad(rates, (0, self.state_blocks * self.block - self.n))
-        self.A = padded.transpose(1, 2).contiguous()  # (k, state blocks * states, d)
-        self.D, self.bias, self.rows = (None if t is None else t.contiguous() for t in (D, bias, rows))
-        self.u_delta = sequence(u), sequence(delta)
-        self.B, self.C = sequence(B), sequence(C)
-        self.z = NO_SEQUENCE if z is None else sequence(z[None])
-        self.options = {
-            "SOFTPLUS": softplus,
-            "TERMS": 17 if self.dtype == torch.float64 else 8,
-            "ACC": tl.float64 if self.dtype == torch.float64 else tl.float32,
-            "INDEX": tl.int32 if self.fits_int32() else tl.int64,
-            "N": self.block,
-            "WIDTH": WIDTH,
-            "num_warps": 1,
-            "enable_fp_fusion": True,
-        }
-
-    def fits_int32(self) -> bool:
-        """Whether 32 bits can count the values of one batch item, contiguous outputs and dy included."""
-        rows = (s[-1] for s in (*self.u_delta, self.B, self.C, self.z))
-        return self.length * max(*rows, self.channels) < 2**31
-
-    def cut(self, wanted: int) -> tuple[bool, int]:
-        """Whether all pieces run together, and steps per segment, for about `wanted` programs at once.
-
-        A piece that can fill the device by itself runs alone: it needs no output of its own.
-        """
-        per_piece = self.batch * self.groups * self.channel_blocks
-        together = self.pieces > 1 and per_piece * self.length < wanted * SHORTEST
-        programs = per_piece * (self.pieces if together else 1)
-        steps = max(SHORTEST, -(-self.length * programs // wanted))
-        return together, -(-steps // CHUNK) * CHUNK
-
-    def tuned(self) -> int:
-        """Programs per multiprocessor; looked for with the forward pass, which backward resembles."""
-        if self.u.device.type != "cuda":
-            return triton_tuning.DEFAULT
-        tokens = (self.batch * self.length).bit_length()
-        sizes = f"k{self.walks} b{self.batch} d{self.channels} g{self.groups} n{self.n} tokens 2^{tokens}"
-        device, software = torch.cuda.get_device_name(self.u.device), f"triton {triton.__version__}"
-        key = f"{device}, {software}, {self.u.dtype}, {sizes}"
-        if torch.cuda.is_current_stream_capturing():
-            return triton_tuning.known(key)
-
-        def seconds(candidate: int) -> float:
-            call = _Call(*self.arguments, per_processor=candidate)
-            return triton_tuning.seconds_on_gpu(lambda: _forward(call, keep=False))
-
-        return triton_tuning.programs_per_processor(key, seconds)
-
-    def launches(self) -> range:
-        """The first piece of each launch."""
-        return range(0, self.pieces, self.grid[2])
-
-    def empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype, device=self.u.device)
-
-    def ends(self) -> tuple[Tensor | None, Tensor | None]:
-        """Room for the states at ends of segments, and for step sizes; None where there is one segment."""
-        if self.segments == 1:
-            return None, None
-        shape = (self.grid[2], self.batch, self.segments)
-        return self.empty(*shape, self.block, self.channels), self.empty(*shape, self.channels)
-
-    def carry(self, ends: Tensor, totals: Tensor | None, first: int, backwards: bool) -> None:
-        grid = (-(-self.block * self.channels // CARRY_BLOCK), self.batch, len(ends))
-        kernels.carry[grid](
-            ends, totals, self.A, self.sizes, first, BACKWARDS=backwards, N=self.block, BLOCK=CARRY_BLOCK,
-            ACC=self.options["ACC"], num_warps=CARRY_BLOCK // 32, enable_fp_fusion=True,
-        )  # fmt: skip
+def forward(
+    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: Sequence[bool], keep: bool
+) -> tuple[Tensor, Tensor]:
+    """-> y (b, l, d) in u's dtype and, if `keep`, the states before each chunk (k, b, chunks, n, d)."""
+    inputs = _laid_out(u, delta, A, B, C, D, z, bias, rows)
+    with torch.cuda.device_of(u):
+        plan = _plan_of(inputs, softplus, reverse, ("forward", "backward") if keep else ("forward",))
+        return plan.forward(inputs, keep)
 
 
-class _Output:
-    """A tensor that pieces add up to: one slot per piece if they run together, else one per `slot_of`.
+def backward(
+    dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias."""
+    inputs = _laid_out(u, delta, A, B, C, D, z, bias, rows)
+    with torch.cuda.device_of(u):
+        plan = _plan_of(inputs, softplus, reverse, ("backward",))
+        return plan.backward(inputs, dy.to(u.dtype).contiguous(), states)
 
-    Sums are in the dtype of the call's sums; where nothing is added, in the dtype of the result.
-    """
 
-    def __init__(self, call: _Call, shape: tuple[int, ...], dtype: torch.dtype, slots: int):
-        self.call, self.slots = call, slots
-        self.added = call.pieces > slots
-        n_slots = call.pieces if call.together else slots
-        self.data = torch.empty(
-            (n_slots, *shape), dtype=call.dtype if self.added else dtype, device=call.u.device
-        )
+def row_contiguous(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
-    def slot(self, piece: int) -> int:
-        return piece * self.slots // self.call.pieces
 
-    def argument(self, first: int) -> tuple[tuple[Any, ...], bool]:
-        """The sequence that a launch writes to, and whether it adds to what is there."""
-        if self.call.together:
-            return sequence(self.data), False
-        slot = self.slot(first)
-        again = first > 0 and self.slot(first - 1) == slot
-        return sequence(self.data[slot : slot + 1]), again
+def aligned_rows(tensor: Tensor) -> Tensor:
+    """B or C with rows aligned to ALIGNED bytes, and zeros for the states that programs have beyond n; the
+    tensor itself if it is so."""
+    size, n = tensor.element_size(), tensor.shape[-1]
+    states = triton_cut.states_of(n)
+    walk, item, group, row, value = tensor.stride()
+    begins = tensor.data_ptr() | size * (walk | item | group | row)
+    if begins % ALIGNED == 0 and n % states == 0 and value == 1:
+        return tensor
+    width = -(-n // states) * states
+    width = -(-width * size // ALIGNED) * ALIGNED // size
+    padded = tensor.new_zeros(*tensor.shape[:-1], width)
+    padded[..., :n] = tensor
+    return padded
 
-    def result(self) -> Tensor:
-        """(slots, *shape)"""
-        if self.call.together and self.added:
-            return self.data.unflatten(0, (self.slots, -1)).sum(1)
-        return self.data
+
+def strides(tensor: Tensor) -> tuple[int, ...]:
+    """But the last; 0 for a first axis that is shared."""
+    first, *others = tensor.stride()[:-1]
+    return 0 if len(tensor) == 1 else first, *others
+
+
+def index_type(values: int) -> Any:
+    """The integer that can count the values of one batch item."""
+    return tl.int32 if values < 2**31 else tl.int64
 
 
 def processors(device: torch.device) -> int:
@@ -170,112 +83,212 @@ def processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
-def sequence(tensor: Tensor) -> tuple[Any, ...]:
-    """The tensor, last axis contiguous, with its strides but the last; 0 for a first axis that is shared."""
-    tensor = tensor.detach()
-    tensor = tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
-    first, *strides = tensor.stride()[:-1]
-    return tensor, 0 if len(tensor) == 1 else first, *strides
+def _laid_out(u, delta, A, B, C, D, z, bias, rows) -> tuple[Tensor | None, ...]:
+    """The tensors as the kernels read them: sequences with a contiguous last axis, others contiguous."""
+    u, delta = row_contiguous(u), row_contiguous(delta)
+    B, C = (aligned_rows(t) for t in (B, C))
+    A, D, bias, rows = (None if t is None else t.contiguous() for t in (A, D, bias, rows))
+    return u, delta, A, B, C, D, None if z is None else row_contiguous(z), bias, rows
 
 
-def forward(
-    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: Sequence[bool], keep: bool
-) -> tuple[Tensor, Tensor]:
-    """-> y (b, l, d) in u's dtype and, if `keep`, the states before each chunk (k, b, chunks, n, d)."""
-    with torch.cuda.device_of(u):
-        return _forward(_Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse), keep)
+def _plan_of(
+    inputs: Sequence[Tensor | None], softplus: bool, reverse: Sequence[bool], ways: Sequence[str]
+) -> Plan:
+    """That of calls of this kind, prepared for the `ways`."""
+    look = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs)
+    key = (look, softplus, *reverse, inputs[0].device)  # type: ignore[union-attr]
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _plans[key] = Plan(inputs, softplus, reverse)
+    if not plan.cuts.keys() >= set(ways):
+        plan.prepare(ways)
+    return plan
 
 
-def _forward(call: _Call, keep: bool) -> tuple[Tensor, Tensor]:
-    y = _Output(call, (call.batch, call.length, call.channels), call.u.dtype, slots=1)
-    shape = (
-        (call.walks, call.batch, chunk_count("triton", call.length), call.n, call.channels) if keep else (0,)
-    )
-    states, (starts, totals) = call.empty(*shape), call.ends()
-    options = {"UNROLL": FORWARD_UNROLL, **call.options}
-    for first in call.launches():
-        if starts is not None:
-            kernels.segment_ends[call.grid](
-                *call.u_delta,
-                call.A,
-                call.B,
-                call.bias,
-                call.rows,
-                starts,
-                totals,
-                call.sizes,
-                first,
-                **options,
-            )
-            call.carry(starts, totals, first, backwards=False)
-        y_to, y_add = y.argument(first)
-        kernels.forward[call.grid](
-            *call.u_delta, call.A, call.B, call.C, call.D, call.z, call.bias, call.rows,
-            starts, states if keep else None, y_to, call.sizes, first, Y_ADD=y_add, CHUNK=CHUNK, **options,
-        )  # fmt: skip
-    return y.result()[0].to(call.u.dtype), states
+class Plan:
+    """What calls of the same shapes, strides and types have in common: kernels, integers, and cuts.
 
-
-def backward(
-    dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: Sequence[bool]
-) -> tuple[Tensor, ...]:
-    """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias."""
-    with torch.cuda.device_of(u):
-        call = _Call(u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
-        return _backward(call, dy.contiguous(), states)
-
-
-def _backward(call: _Call, dy: Tensor, states: Tensor) -> tuple[Tensor, ...]:
-    u, delta, z = call.u, call.arguments[1], call.arguments[6]
-    dy_from, shape = sequence(dy[None]), tuple(dy.shape)
-    du = _Output(call, shape, u.dtype, slots=len(u))
-    ddelta = _Output(call, shape, delta.dtype, slots=call.walks)
-    dz = None if z is None else _Output(call, shape, z.dtype, slots=1)
-    sums, (later, totals) = _Sums(call), call.ends()
-    scratch = call.empty(math.prod(call.grid), CHUNK // BACKWARD_UNROLL, call.block * WIDTH)
-    for first in call.launches():
-        if later is not None:
-            kernels.segment_gradients[call.grid](
-                dy_from, call.u_delta[1], call.A, call.C, call.z, call.bias, call.rows, later, totals,
-                call.sizes, first, UNROLL=FORWARD_UNROLL, **call.options,
-            )  # fmt: skip
-            call.carry(later, totals, first, backwards=True)
-        outputs = [NO_OUTPUT if out is None else out.argument(first) for out in (du, ddelta, dz)]
-        places, adds = zip(*outputs, strict=True)
-        kernels.backward[call.grid](
-            dy_from, *call.u_delta, call.A, call.B, call.C, call.D, call.z, call.bias, call.rows,
-            states, later, scratch, *places, *sums.parts, call.sizes, first,
-            **dict(zip(("DU_ADD", "DDELTA_ADD", "DZ_ADD"), adds, strict=True)),
-            UNROLL=BACKWARD_UNROLL, CHUNK=CHUNK, **call.options,
-        )  # fmt: skip
-        sums.add(first)
-    dA, dB, dC, dD, dbias = sums.results()
-    return du.result(), ddelta.result(), dA, dB, dC, dD, dz.result()[0] if dz else u.new_empty(0), dbias
-
-
-class _Sums:
-    """Gradients of B, C, A, D and bias: sums, in a fixed order, of what programs or blocks of channels leave.
-
-    `parts` is what a launch writes: dB, dC (pieces, channel blocks, b, g, l, states), dA (pieces, programs,
-    states, d), dD and dbias (pieces, programs, d).
+    Pieces, which are walks' blocks of states, add up to fewer slots of an output: y and dz have one, du as
+    many as u has walks, ddelta one per walk. A launch of all pieces gives each a slot of its own.
     """
 
-    def __init__(self, call: _Call):
-        self.call = call
-        tokens = (call.batch, call.groups, call.length, call.block)
-        per_channel = ((call.block, call.channels), (call.channels,), (call.channels,))
-        count, programs = call.grid[2], call.batch * call.segments
-        self.whole = [call.empty(call.pieces, *shape) for shape in (tokens, tokens, *per_channel)]
-        self.parts = [call.empty(count, call.channel_blocks, *tokens) for _ in range(2)]
-        self.parts += [call.empty(count, programs, *shape) for shape in per_channel]
+    def __init__(self, inputs: Sequence[Tensor | None], softplus: bool, reverse: Sequence[bool]):
+        u, delta, A, B, C, _, z, *_ = inputs
+        assert u is not None and delta is not None and A is not None and B is not None and C is not None
+        walks, batch, length, channels = delta.shape
+        self.sizes = s = Sizes(walks, batch, length, channels, groups=B.shape[2], n=A.shape[2])
+        self.device, self.dtype = u.device, u.dtype
+        self.sums = torch.float64 if u.dtype == torch.float64 else torch.float32
+        self.slots = {"y": 1, "du": len(u), "ddelta": s.walks, "dz": 1}
+        of_z = u.dtype if z is None else z.dtype
+        self.of_outputs = {"y": u.dtype, "du": u.dtype, "ddelta": delta.dtype, "dz": of_z}
+        gate = (0, 0) if z is None else z.stride()[:2]
+        self.integers = {
+            **{"length": s.length, "channels": s.channels, "group_channels": s.channels // s.groups},
+            **{"groups": s.groups, "n": s.n, "batch": s.batch, "channel_blocks": s.channel_blocks},
+            **{"state_blocks": s.state_blocks, "z_item": gate[0], "z_row": gate[1]},
+            **_named("u", u),
+            **_named("delta", delta),
+            **_named("B", B),
+            **_named("C", C),
+            "reverse": sum(1 << walk for walk, backwards in enumerate(reverse) if backwards),
+        }
+        widest = max(s.channels, gate[1], *(t.stride(-2) for t in (u, delta, B, C)))
+        self.constants = {
+            "SOFTPLUS": softplus,
+            "TERMS": 17 if self.sums == torch.float64 else 8,
+            "CHUNK": CHUNK,
+            "ACC": tl.float64 if self.sums == torch.float64 else tl.float32,
+            "INDEX": index_type(s.length * widest),
+            "N": s.states,
+            "WIDTH": WIDTH,
+            "BLOCK": CARRY_BLOCK,
+        }
+        self.types = {name: None if t is None else t.dtype for name, t in zip(INPUTS, inputs, strict=True)}
+        self.kernels: dict[tuple[str, Any], Kernel] = {}
+        self.cuts: dict[str, Cut] = {}
 
-    def add(self, first: int) -> None:
-        for part, whole in zip(self.parts, self.whole, strict=True):
-            torch.sum(part, 1, out=whole[first : first + len(part)])
+    def prepare(self, ways: Sequence[str]) -> None:
+        """Compile what the passes need, and cut them as the registers of what was compiled allow."""
+        for way in ways:
+            self.kernels |= self._kernels_of(way)
+        compile_all(self.kernels.values(), self.device)
+        for way in ways:
+            at_once = self.kernels[way, self.adds(way, 0)].at_once()
+            self.cuts[way] = triton_cut.cut(self.sizes, way, processors(self.device), at_once)
 
-    def results(self) -> tuple[Tensor, ...]:
-        """dA (k, d, n), dB, dC (k, b, g, l, n), dD, dbias (k, d)."""
-        call = self.call
-        dB, dC, dA, dD, dbias = (t.unflatten(0, (call.walks, call.state_blocks)) for t in self.whole)
-        dB, dC = (t.movedim(1, -2).flatten(-2)[..., : call.n] for t in (dB, dC))
-        return dA.flatten(1, 2)[:, : call.n].transpose(1, 2), dB, dC, dD[:, 0], dbias.sum(1)
+    def _kernels_of(self, way: str) -> dict[tuple[str, Any], Kernel]:
+        """By way, and "ends", "carry" or, of the pass itself, the outputs that it adds to."""
+        of_sums = ("ends", "totals", "states", "scratch", "dA", "dB", "dC", "dD", "dbias")
+        types = {**self.types, **dict.fromkeys(of_sums, self.sums), "dy": self.dtype}
+        types |= {name: self.output_type(name) for name in OUTPUTS[way]}
+        integers = {**self.integers, **dict.fromkeys(("first", "segments", "segment_steps"), 0)}
+        integers |= dict.fromkeys(("keep", "blocks", "backwards"), 0)
+
+        def kernel(name: str, unroll: int, warps: int = 1, **adds: bool) -> Kernel:
+            constants = {**self.constants, "UNROLL": unroll, **adds}
+            function = getattr(triton_kernels, name)
+            return Kernel(function, types, integers, constants, num_warps=warps, enable_fp_fusion=True)
+
+        found: dict[tuple[str, Any], Kernel] = {
+            (way, "ends"): kernel(ENDS[way], UNROLL["forward"]),
+            (way, "carry"): kernel("carry", 1, warps=CARRY_BLOCK // 32),
+        }
+        for adds in {self.adds(way, piece) for piece in range(self.sizes.pieces)}:
+            flags = {f"ADD_{name.upper()}": name in adds for name in OUTPUTS[way]}
+            found[way, adds] = kernel(way, UNROLL[way], **flags)
+        return found
+
+    def output_type(self, name: str) -> torch.dtype:
+        """Where pieces add up, that of sums."""
+        return self.sums if self.sizes.pieces > self.slots[name] else self.of_outputs[name]
+
+    def slot(self, name: str, piece: int) -> int:
+        return piece * self.slots[name] // self.sizes.pieces
+
+    def adds(self, way: str, piece: int) -> tuple[str, ...]:
+        """The outputs that a launch of this piece alone adds to: those that the one before has written to."""
+        if piece == 0:
+            return ()
+        return tuple(n for n in OUTPUTS[way] if self.slot(n, piece - 1) == self.slot(n, piece))
+
+    def empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.sums, device=self.device)
+
+    def forward(self, inputs: Sequence[Tensor | None], keep: bool) -> tuple[Tensor, Tensor]:
+        s, cut = self.sizes, self.cuts["forward"]
+        shape = (s.walks, s.batch, chunk_count("triton", s.length), s.n, s.channels)
+        states = self.empty(*shape) if keep else self.empty(0)
+        values = self._values(cut, inputs, states=states, keep=keep)
+        y = self._output(cut, "y")
+        for piece in range(0, s.pieces, cut.at_once):
+            self._launch("forward", cut, piece, values, y=y)
+        return self._result("y", y)[0].to(self.dtype), states
+
+    def backward(self, inputs: Sequence[Tensor | None], dy: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+        s, cut = self.sizes, self.cuts["backward"]
+        scratch = self.empty(math.prod(cut.grid), CHUNK // UNROLL["backward"], s.states * WIDTH)
+        values = self._values(cut, inputs, dy=dy, states=states, scratch=scratch)
+        outputs = {name: self._output(cut, name) for name in OUTPUTS["backward"]}
+        tokens = (s.batch, s.groups, s.length, s.n)
+        sums = {
+            "dA": _Sum(self, cut, cut.programs, s.channels, s.n),
+            "dB": _Sum(self, cut, s.channel_blocks, *tokens),
+            "dC": _Sum(self, cut, s.channel_blocks, *tokens),
+            "dD": _Sum(self, cut, cut.programs, s.channels),
+            "dbias": _Sum(self, cut, cut.programs * s.state_blocks, s.channels),
+        }
+        for piece in range(0, s.pieces, cut.at_once):
+            walk, block = divmod(piece, s.state_blocks)
+            for name, total in sums.items():
+                values[name] = total.place(walk, block * cut.programs if name == "dbias" else 0)
+            self._launch("backward", cut, piece, values, **outputs)
+            if cut.together or block == s.state_blocks - 1:
+                for total in sums.values():
+                    total.add_up(walk)
+        du, ddelta, dz = (self._result(name, output) for name, output in outputs.items())
+        dA, dB, dC, dD, dbias = (total.whole for total in sums.values())
+        return du, ddelta, dA, dB, dC, dD, dz[0] if self.types["z"] else dz.flatten(), dbias
+
+    def _values(self, cut: Cut, inputs: Sequence[Tensor | None], **others: Any) -> dict[str, Any]:
+        """Of a pass, by the names of the kernels' parameters."""
+        s = self.sizes
+        places = (cut.at_once, s.batch, cut.segments if cut.segments > 1 else 0)
+        values = dict(zip(INPUTS, inputs, strict=True))
+        cutting = {"segments": cut.segments, "segment_steps": cut.steps}
+        ends = self.empty(*places, s.states, s.channels)
+        totals = self.empty(*places, s.channels)
+        return {**values, **self.integers, **cutting, "ends": ends, "totals": totals, **others}
+
+    def _launch(self, way: str, cut: Cut, piece: int, values: dict[str, Any], **outputs: Tensor) -> None:
+        """All pieces or this one."""
+        values["first"] = piece
+        for name, output in outputs.items():
+            slot = 0 if cut.together else self.slot(name, piece)
+            values[name] = output[slot:] if slot else output
+        if cut.segments > 1:
+            self.kernels[way, "ends"](cut.grid, values)
+            values["blocks"] = -(-self.sizes.states * self.sizes.channels // CARRY_BLOCK)
+            values["backwards"] = way == "backward"
+            grid = (values["blocks"] * self.sizes.batch, cut.at_once, 1)
+            self.kernels[way, "carry"](grid, values)
+        self.kernels[way, self.adds(way, piece)](cut.grid, values)
+
+    def _output(self, cut: Cut, name: str) -> Tensor:
+        """Room for an output's slots, or for those of all pieces."""
+        s, slots = self.sizes, self.sizes.pieces if cut.together else self.slots[name]
+        length = 0 if name == "dz" and self.types["z"] is None else s.length
+        shape = (slots, s.batch, length, s.channels)
+        return torch.empty(shape, dtype=self.output_type(name), device=self.device)
+
+    def _result(self, name: str, output: Tensor) -> Tensor:
+        """(slots, b, l, d)"""
+        if len(output) > self.slots[name]:
+            return output.unflatten(0, (self.slots[name], -1)).sum(1)
+        return output
+
+
+def _named(name: str, tensor: Tensor) -> dict[str, int]:
+    """The strides of a sequence, as the kernels' parameters are called."""
+    axes = ("walk", "item", "group", "row") if tensor.dim() == 5 else ("walk", "item", "row")
+    return {f"{name}_{axis}": stride for axis, stride in zip(axes, strides(tensor), strict=True)}
+
+
+class _Sum:
+    """A gradient (walks, *shape) of which programs leave shares, to be summed in a fixed order."""
+
+    def __init__(self, plan: Plan, cut: Cut, shares: int, *shape: int):
+        self.whole = plan.empty(plan.sizes.walks, *shape)
+        self.parts = None if shares == 1 else plan.empty(cut.walks_at_once, shares, *shape)
+
+    def place(self, walk: int, share: int = 0) -> Tensor:
+        """Where the launch writes that begins with this walk, and with this share of it."""
+        if self.parts is None:
+            return self.whole[walk:] if walk else self.whole
+        return self.parts[0, share:] if share else self.parts
+
+    def add_up(self, walk: int) -> None:
+        if self.parts is not None:
+            walks = self.parts.shape[0]
+            out = self.whole if walks == self.whole.shape[0] else self.whole[walk : walk + walks]
+            torch.sum(self.parts, 1, out=out)

@@ -30,7 +30,9 @@ DEVICE = "cpu" if interpreting() else "cuda"
 on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the interpreter")
 
 if USABLE:
-    from nnunet_mamba.ops import chunks, triton_scan
+    import triton.language as tl
+
+    from nnunet_mamba.ops import chunks, triton_conv, triton_cut, triton_launch, triton_scan
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +42,12 @@ def poisoned_memory():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(autouse=True)
+def no_plans_kept(monkeypatch):
+    for module in (triton_scan, triton_conv):
+        monkeypatch.setattr(module, "_plans", {})
 
 
 @pytest.fixture(params=["one segment", "segments", "pieces in turn"])
@@ -54,12 +62,13 @@ def pieces_in_turn(monkeypatch):
 
 
 def cut_into(way: str, monkeypatch) -> None:
-    ways = {"one segment": (1, 10**6), "segments": (16, triton_scan.CHUNK), "pieces in turn": (1, 1)}
-    processors, shortest = ways[way]
+    ways = {"one segment": (1, 10**6, 16), "segments": (16, 1, 16), "pieces in turn": (4, 1, 1)}
+    processors, shortest, at_once = ways[way]
     monkeypatch.setattr(triton_scan, "processors", lambda device: processors)
-    monkeypatch.setattr(triton_scan, "SHORTEST", shortest)
+    monkeypatch.setattr(triton_cut, "SHORTEST", shortest)
+    monkeypatch.setattr(triton_launch.Kernel, "at_once", lambda kernel: at_once)
     if way == "pieces in turn":  # with 64 bits, too
-        monkeypatch.setattr(triton_scan._Call, "fits_int32", lambda call: False)
+        monkeypatch.setattr(triton_scan, "index_type", lambda values: tl.int64)
 
 
 CASES = {
@@ -79,6 +88,7 @@ SHORT = 8  # steps of a chunk, instead of 32: a quarter of the time
 @pytest.fixture
 def short_chunks(monkeypatch):
     monkeypatch.setattr(triton_scan, "CHUNK", SHORT)
+    monkeypatch.setattr(triton_cut, "CHUNK", SHORT)
     monkeypatch.setitem(chunks.CHUNKS, "triton", SHORT)
 
 

@@ -1,98 +1,77 @@
-"""The Triton kernels become machine code for Ampere, Hopper and Blackwell, without a GPU at hand."""
+"""The Triton kernels become machine code for Ampere, Hopper and Blackwell, and few of them serve a network,
+without a GPU at hand."""
 
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from scans import convolutions, walks_problem
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from nnunet_mamba import create_network
+from nnunet_mamba.ops import backends, operators
 from nnunet_mamba.ops.backends import interpreting
 
 triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(interpreting(), reason="Triton is set to interpret, not to compile")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
 
-from nnunet_mamba.ops import triton_conv, triton_kernels, triton_scan  # noqa: E402
+from nnunet_mamba.ops import (  # noqa: E402
+    triton_conv,
+    triton_conv_kernels,
+    triton_kernels,
+    triton_launch,
+    triton_scan,
+)
 
-ALIGNED = [["tt.divisibility", 16]]
-MOST_SPILLED_BYTES = 64
+MOST_SPILLED_BYTES = 160
+FUNCTIONS = (
+    *(triton_kernels.segment_ends, triton_kernels.carry, triton_kernels.forward),
+    *(triton_kernels.segment_gradients, triton_kernels.backward),
+    *(triton_conv_kernels.conv_forward, triton_conv_kernels.conv_backward),
+)
+SYNAPSE = {  # nnU-Net's plan, also for AMOS
+    "features_per_stage": [32, 64, 128, 256, 320, 320],
+    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
+    "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * 5],
+    "patch_size": (48, 192, 192),
+}
 
 
-class Recorder:
-    """Stands for a kernel, and keeps what it is launched with."""
+class NoGPU:
+    """A driver for Triton that knows what to compile for."""
 
-    def __init__(self, kernel):
-        self.kernel, self.launches = kernel, []
-
-    def __getitem__(self, grid):
-        return lambda *args, **options: self.launches.append((args, options))
+    def __init__(self, capability: int):
+        self.get_current_target = lambda: GPUTarget("cuda", capability, 32)
+        self.get_current_device = lambda: 0
+        self.get_current_stream = lambda device: 0
 
 
 @pytest.fixture
-def launches(monkeypatch):
-    """A function: the launches of forward and backward, as (kernel, arguments, options)."""
+def compile_for(monkeypatch):
+    """A function: compile for this capability from now on, of a card with 132 multiprocessors; nothing runs."""
 
-    def record(dtype) -> list[tuple]:
-        recorders = []
-        kernels = [(triton_kernels, name) for name in ("segment_ends", "carry", "forward")]
-        kernels += [(triton_kernels, name) for name in ("segment_gradients", "backward")]
-        kernels += [(triton_conv, name) for name in ("conv_forward", "conv_backward")]
-        for module, name in kernels:
-            recorders.append(Recorder(getattr(module, name)))
-            monkeypatch.setattr(module, name, recorders[-1])
-        monkeypatch.setattr(triton_scan, "processors", lambda device: 100)
-        launch_all(dtype)
-        return [(r.kernel, args, options) for r in recorders for args, options in r.launches[:1]]
+    def forget():
+        for function in FUNCTIONS:
+            function.device_caches.clear()
 
-    return record
+    def choose(capability: int) -> None:
+        forget()
+        drivers = triton.runtime.driver
+        active = "_active" if hasattr(drivers, "_active") else "active"  # until Triton 3.4
+        monkeypatch.setattr(drivers, active, NoGPU(capability))
 
-
-def launch_all(dtype) -> None:
-    arguments, options = walks_problem(1, 2, 512, 64, 16, dtype=dtype)
-    call = [arguments[name].detach() for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
-    rest = (options["rows"], True, options["reverse"])
-    _, states = triton_scan.forward(*call, *rest, True)
-    triton_scan.backward(call[6], *call, rest[0], states, *rest[1:])
-    arguments, options = convolutions(1, 2, 512, 64, 4, dtype=dtype)
-    call = [*(t.detach() for t in arguments.values()), options["rows"], True, options["reverse"]]
-    triton_conv.forward(*call)
-    triton_conv.backward(arguments["x"].detach(), *call)
-
-
-def described(value, place) -> tuple:
-    """Type, constants and alignments of an argument as Triton's launcher would find them."""
-    if isinstance(value, tuple):
-        parts = [described(part, (*place, i)) for i, part in enumerate(value)]
-        constants = {k: v for _, found, _ in parts for k, v in found.items()}
-        aligned = {k: v for _, _, found in parts for k, v in found.items()}
-        types = [kind for kind, _, _ in parts]
-        return type(value)(*types) if hasattr(value, "_fields") else tuple(types), constants, aligned
-    if isinstance(value, torch.Tensor):
-        names = {torch.float16: "fp16", torch.float32: "fp32", torch.bfloat16: "bf16", torch.int32: "i32"}
-        return f"*{names[value.dtype]}", {}, {place: ALIGNED}
-    if isinstance(value, int) and value != 1:
-        return "i32", {}, {place: ALIGNED} if value % 16 == 0 else {}
-    return "constexpr", {place: value}, {}
-
-
-def compiled(kernel, args, options, capability: int):
-    settings = {name: options[name] for name in ("num_warps", "enable_fp_fusion")}
-    constants = {name: value for name, value in options.items() if name not in settings}
-    signature, values, aligned = {}, {}, {}
-    positional = dict(zip([name for name in kernel.arg_names if name not in constants], args, strict=True))
-    for i, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name], values[(i,)] = "constexpr", constants[name]
-            continue
-        signature[name], own, lines = described(positional[name], (i,))
-        values |= own
-        aligned |= lines
-    source = ASTSource(kernel, signature, values, aligned)
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
+    for module in (triton_scan, triton_conv):
+        monkeypatch.setattr(module, "processors", lambda device: 132)
+        monkeypatch.setattr(module, "_plans", {})
+    monkeypatch.setattr(triton_launch.Kernel, "at_once", lambda kernel: 12)
+    monkeypatch.setattr(triton_launch.Kernel, "__call__", lambda kernel, grid, values: None)
+    yield choose
+    forget()
 
 
 def spilled_bytes(cubin: bytes, folder: Path) -> int:
@@ -111,10 +90,60 @@ def spilled_bytes(cubin: bytes, folder: Path) -> int:
 @pytest.mark.parametrize(
     ("capability", "dtype"), [(80, torch.float32), (90, torch.float16), (120, torch.bfloat16)]
 )
-def test_every_kernel_compiles_and_keeps_its_state_in_registers(launches, capability, dtype, tmp_path):
-    found = launches(dtype)
-    assert len(found) == 7
-    for kernel, args, options in found:
-        cubin = compiled(kernel, args, options, capability).asm["cubin"]
+def test_every_kernel_compiles_and_keeps_its_state_in_registers(compile_for, capability, dtype, tmp_path):
+    compile_for(capability)
+    arguments, options = walks_problem(1, 2, 512, 64, 16, dtype=dtype)
+    call = [tensor.detach() for tensor in arguments.values()]
+    rest = (options["rows"], True, options["reverse"])
+    triton_scan.forward(*call, *rest, True)
+    arguments, options = convolutions(1, 2, 512, 64, 4, dtype=dtype)
+    call = [*(t.detach() for t in arguments.values()), options["rows"], True, options["reverse"]]
+    triton_conv.backward(triton_conv.forward(*call), *call)
+    (scan,), (conv,) = triton_scan._plans.values(), triton_conv._plans.values()
+    compiled = [kernel._runner for kernel in (*scan.kernels.values(), conv.kernel, *conv.gradients)]
+    assert len(compiled) == 8
+    for runner in compiled:
+        assert runner.metadata.target.arch == capability
         if capability == 90:
-            assert spilled_bytes(cubin, tmp_path) <= MOST_SPILLED_BYTES, kernel.__name__
+            assert spilled_bytes(runner.asm["cubin"], tmp_path) <= MOST_SPILLED_BYTES, runner.name
+
+
+class OnMeta(TorchDispatchMode):
+    """Has our operators run on tensors without memory as they would on a GPU's."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        ours = {
+            operators.scan: operators._scan,
+            operators.scan_backward: operators._scan_backward,
+            operators.conv: operators._conv,
+            operators.conv_backward: operators._conv_backward,
+        }
+        return ours.get(function, function)(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def kernels_of_a_step(compile_for, monkeypatch):
+    """A function: how many kernels of each name a network's training step asks Triton for."""
+
+    def count(name: str, **sizes) -> Counter:
+        compile_for(90)
+        keys = set()
+
+        def note(key, fn, **_):
+            keys.add((fn.name.split(".")[-1], str(key)))
+            return True  # and do not compile
+
+        monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", note)
+        with torch.device("meta"), backends.assumed("triton"), OnMeta():
+            network = create_network(name, input_channels=1, num_classes=14, **SYNAPSE, **sizes)
+            network(torch.empty(2, 1, *SYNAPSE["patch_size"])).sum().backward()
+        return Counter(name for name, _ in keys)
+
+    return count
+
+
+@pytest.mark.skipif(not hasattr(triton, "knobs"), reason="older Tritons have no hook before compilation")
+def test_a_networks_layers_share_their_kernels(kernels_of_a_step):
+    """Before their integers were left to run time, 39 of MM-UNet and 160 of Multidirectional."""
+    assert kernels_of_a_step("mm_unet").total() <= 25
+    assert kernels_of_a_step("mamba_multi").total() <= 60
