@@ -47,6 +47,31 @@ def examine() -> list[Finding]:
     return [*_versions(), *_backends(), *_folders(), *_trainers(), _device()]
 
 
+def examine_gpus() -> Iterator[Finding]:
+    """What `nnunet-mamba doctor --gpu` prints: whether the scan's kernels are right on each GPU, and fast."""
+    import torch
+
+    from nnunet_mamba.ops import self_check
+    from nnunet_mamba.ops.backends import state_of
+
+    state = state_of("triton")
+    if state != "ok":
+        yield Finding("GPU", f"triton: {state}", "`nnunet-mamba doctor` looks at the rest")
+        return
+    for device in range(torch.cuda.device_count()):
+        topic = f"GPU {device}: {self_check.card(device)}"
+        found = self_check.examine(device, wide=True)
+        for fault in found["faults"]:
+            yield Finding(topic, fault, "report this page; NNUNET_MAMBA_BACKEND=torch runs, slower")
+        if not found["faults"]:
+            cases = len(self_check.MANY)
+            yield Finding(topic, f"{cases} scans and convolutions agree with float64, with all gradients")
+        walks, batch, tokens, channels = self_check.TIMED
+        for backend, (forward, backward) in found.get("milliseconds", {}).items():
+            what = f"{walks} walks, batch {batch}, {tokens} tokens, {channels} channels, 16 states, float32"
+            yield Finding(topic, f"{backend}: {forward:.2f} ms forward, {backward:.2f} ms backward ({what})")
+
+
 def render(findings: list[Finding]) -> str:
     """Findings grouped by topic, one line each; faults carry a second line with the remedy."""
     lines: list[str] = []

@@ -12,7 +12,7 @@ import nnunet_mamba
 PACKAGE = Path(nnunet_mamba.__path__[0])
 NOTHING: set[str] = set()
 MAY_IMPORT = {  # besides themselves
-    "ops": NOTHING,
+    "ops": {"writing"},
     "scan_order": NOTHING,
     "blocks": {"ops", "scan_order"},
     "networks": {"blocks", "scan_order"},

@@ -8,12 +8,17 @@ def add(commands: Any) -> None:
     p = commands.add_parser(
         "doctor", help="check the set-up: versions, backends, folders, trainers, device (exit code 1: faults)"
     )
+    p.add_argument(
+        "--gpu",
+        action="store_true",
+        help="instead: whether the scan's kernels compute what they should on each GPU, and how fast",
+    )
     p.set_defaults(run=doctor)
 
 
 def doctor(args: argparse.Namespace) -> int:
-    from nnunet_mamba.doctor import examine, render
+    from nnunet_mamba.doctor import examine, examine_gpus, render
 
-    findings = examine()
+    findings = list(examine_gpus()) if args.gpu else examine()
     print(render(findings))
     return int(any(finding.remedy for finding in findings))

@@ -108,10 +108,12 @@ def choose_backend(requested: str | None, device: str) -> str:
     """
     if _assumed is not None:
         return _assumed
-    name = requested or os.environ.get(ENVIRONMENT) or _best(device)
+    name = requested or os.environ.get(ENVIRONMENT)
+    if not name:
+        return _best(device)
     if name not in BACKENDS:
         raise ValueError(f"Unknown backend {name!r}; choose one of {', '.join(BACKENDS)}.")
-    state = state_of(name)
+    state = state_on(name, device)
     if state != "ok":
         raise ValueError(f"Backend {name!r} was asked for, but {state}.")
     made_for = {"numba": "cpu", "mamba_ssm": "cuda", "triton": "cpu" if interpreting() else "cuda"}
@@ -123,6 +125,17 @@ def choose_backend(requested: str | None, device: str) -> str:
     return name
 
 
+def state_on(name: str, device: str) -> str:
+    """`state_of`, and on a GPU whether Triton's kernels compute what they should."""
+    state = state_of(name)
+    if (name, device, state) != ("triton", "cuda", "ok"):
+        return state
+    from nnunet_mamba.ops.self_check import fault_of
+
+    fault = fault_of(torch.cuda.current_device())
+    return f"its kernels fail here ({fault}); `nnunet-mamba doctor --gpu` looks closer" if fault else "ok"
+
+
 # What torch.compiler.assume_constant_result does, without its import of all of torch._dynamo (3 s).
 choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -131,9 +144,10 @@ choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _best(device: str) -> str:
     """The automatic choice, announced once."""
     ranking = {"cpu": ("numba",), "cuda": ("triton", "mamba_ssm")}.get(device, ())
-    best = next((name for name in ranking if state_of(name) == "ok"), "torch")
-    if best == "torch" and ranking:
-        reasons = "; ".join(f"{name}: {state_of(name)}" for name in ranking)
-        _logger.warning("The selective scan runs on the slower torch backend (%s).", reasons)
+    states = {name: state_on(name, device) for name in ranking}
+    best = next((name for name, state in states.items() if state == "ok"), "torch")
+    if ranking and best != ranking[0]:
+        reasons = "; ".join(f"{name}: {state}" for name, state in states.items() if state != "ok")
+        _logger.warning("The selective scan runs on backend %s (%s).", best, reasons)
     _logger.info("Selective scan on %s: backend %s.", device, best)
     return best

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import mamba_ssm_scan, onnx_scan, operators, reference, walks
-from nnunet_mamba.ops.backends import asked_for, choose_backend, state_of
+from nnunet_mamba.ops.backends import asked_for, choose_backend, state_on
 
 SEQUENCES = ("u", "delta", "B", "C", "z")
 
@@ -179,7 +179,7 @@ def causal_conv1d_walks(
     _check_conv(x, weight, bias, reverse)
     _check_rows(rows, len(weight), x)
     silu, name = activation == "silu", choose_backend(backend, x.device.type)
-    if name == "mamba_ssm" and state_of("triton") == "ok":  # it has no convolution
+    if name == "mamba_ssm" and state_on("triton", x.device.type) == "ok":  # it has no convolution
         name = "triton"
     if name in ("numba", "triton") and not torch.onnx.is_in_onnx_export():
         return operators.conv(x, weight, bias, rows, silu, list(reverse), name)

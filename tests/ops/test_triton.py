@@ -18,7 +18,7 @@ from scans import (
     walks_results,
 )
 
-from nnunet_mamba.ops import selective_scan, sum_of_scans
+from nnunet_mamba.ops import selective_scan, self_check, sum_of_scans
 from nnunet_mamba.ops.backends import interpreting
 
 USABLE = interpreting() or torch.cuda.is_available()
@@ -32,7 +32,7 @@ on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the 
 if USABLE:
     import triton.language as tl
 
-    from nnunet_mamba.ops import chunks, triton_conv, triton_cut, triton_launch, triton_scan
+    from nnunet_mamba.ops import chunks, triton_conv, triton_cut, triton_kernels, triton_launch, triton_scan
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +229,20 @@ def test_nothing_is_kept_for_backward_where_no_gradient_is_wanted():
     scan = torch.ops.nnunet_mamba.selective_scan.default
     assert scan(*call, *rest, False, "triton")[1].numel() == 0
     assert scan(*call, *rest, True, "triton")[1].shape == (1, 1, 2, 2, 4)
+
+
+SMALL = (self_check.Case(2, 1, 20, 8, 4), self_check.Case(2, 1, 20, 8, taps=4, table=True))
+
+
+@pytest.mark.parametrize("cases", [SMALL, pytest.param(self_check.MANY, marks=on_a_gpu)], ids=["few", "many"])
+def test_the_self_check_finds_nothing(cases):
+    assert list(self_check.faults(torch.device(DEVICE), cases)) == []
+
+
+def test_the_self_check_finds_a_broken_kernel(monkeypatch):
+    monkeypatch.setattr(triton_kernels, "LN2", tl.constexpr(0.7))  # of the gradient of the step sizes
+    (fault,) = self_check.faults(torch.device(DEVICE), SMALL)
+    assert "ddelta off by" in fault or "LN2 has changed" in fault
 
 
 @on_a_gpu

@@ -53,7 +53,7 @@ class NoGPU:
 
 @pytest.fixture
 def compile_for(monkeypatch):
-    """A function: compile for this capability from now on, of a card with 132 multiprocessors; nothing runs."""
+    """A function: compile for this capability from now on; nothing runs."""
 
     def forget():
         for function in FUNCTIONS:

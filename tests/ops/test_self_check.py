@@ -1,0 +1,142 @@
+"""The GPU's self-check: asked once, kept, and obeyed by the choice of a backend. Kernels: test_triton.py."""
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nnunet_mamba.ops import backends, numba_scan, self_check, walks
+from nnunet_mamba.ops.backends import ENVIRONMENT, choose_backend
+from nnunet_mamba.ops.self_check import CACHE, FEW, Case, fault_of, faults
+
+WRONG = "scan: dA off by 3.0e-01 of its largest value"
+
+
+def no_process(command, **_):
+    raise OSError("no memory")
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """The devices that were examined, of a card with the fault `asked.fault`."""
+    found = SimpleNamespace(devices=[], fault=None, folder=tmp_path / "cache")
+
+    def examine(device, wide):
+        found.devices.append(device)
+        return {"faults": [found.fault] if found.fault else []}
+
+    monkeypatch.setenv(CACHE, str(found.folder))
+    monkeypatch.setattr(self_check, "_key", lambda device: f"card {device}")
+    monkeypatch.setattr(self_check, "_here", examine)
+    monkeypatch.setattr(subprocess, "run", no_process)
+    fault_of.cache_clear()
+    yield found
+    fault_of.cache_clear()
+
+
+@pytest.mark.parametrize("fault", [None, WRONG])
+def test_a_card_is_examined_once_and_the_verdict_kept_for_the_next_process(asked, fault):
+    asked.fault = fault
+    assert [fault_of(0), fault_of(0), fault_of(1)] == [fault] * 3
+    fault_of.cache_clear()  # the next process
+    assert [fault_of(1), fault_of(0)] == [fault] * 2
+    assert asked.devices == [0, 1]
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"fault"'])
+def test_a_broken_file_is_examined_anew(asked, content):
+    fault_of(0)
+    (file,) = (asked.folder / "self_check").iterdir()
+    file.write_text(content)
+    fault_of.cache_clear()
+    assert fault_of(0) is None
+    assert asked.devices == [0, 0]
+
+
+def test_where_nothing_can_be_written_the_card_is_still_examined(asked, monkeypatch):
+    asked.folder.touch()
+    assert fault_of(0) is None
+    assert asked.devices == [0]
+
+
+@pytest.fixture
+def gpu_with_a_fault(asked, monkeypatch):
+    asked.fault = WRONG
+    monkeypatch.delenv(ENVIRONMENT, raising=False)
+    monkeypatch.setattr(backends, "_triton_state", lambda: "ok")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    backends._best.cache_clear()
+    yield asked
+    backends._best.cache_clear()
+
+
+def test_kernels_that_fail_are_not_chosen_and_one_warning_says_what_differs(gpu_with_a_fault, caplog):
+    with caplog.at_level("WARNING", "nnunet_mamba"):
+        assert [choose_backend(None, "cuda") for _ in range(3)] == ["torch"] * 3
+    assert len(caplog.records) == 1
+    assert WRONG in caplog.text
+    assert "doctor --gpu" in caplog.text
+
+
+def test_kernels_that_fail_are_an_error_where_they_are_asked_for(gpu_with_a_fault, monkeypatch):
+    with pytest.raises(ValueError, match=r"'triton' was asked for, but its kernels fail .*dA off"):
+        choose_backend("triton", "cuda")
+    monkeypatch.setenv(ENVIRONMENT, "triton")
+    with pytest.raises(ValueError, match="'triton' was asked for"):
+        choose_backend(None, "cuda")
+
+
+def test_kernels_that_are_right_are_chosen(gpu_with_a_fault, caplog):
+    gpu_with_a_fault.fault = None
+    with caplog.at_level("WARNING", "nnunet_mamba"):
+        assert choose_backend(None, "cuda") == choose_backend("triton", "cuda") == "triton"
+    assert not caplog.records
+
+
+ENDS = {
+    "right": ((0, '{"faults": []}\n', ""), []),
+    "wrong": ((0, 'a line of a library\n{"faults": ["a", "b"]}\n', ""), ["a", "b"]),
+    "killed": ((-11, "", ""), ["their check ended with exit code -11: without a word"]),
+    "an exception": ((1, "", "Traceback\nError: no\n"), ["their check ended with exit code 1: Error: no"]),
+    "a card for one process": ((1, "", "CUDA error: devices are busy or unavailable"), [WRONG]),
+    "no end": (subprocess.TimeoutExpired("", 600), ["they did not end within 600 s"]),
+    "no process": (OSError("no memory"), [WRONG]),
+}
+
+
+@pytest.mark.parametrize(("end", "verdict"), ENDS.values(), ids=ENDS)
+def test_verdicts_of_the_process_that_examines(asked, monkeypatch, end, verdict):
+    def run(command, **_):
+        assert command[1:] == ["-m", "nnunet_mamba.ops.self_check", "0", "wide"]
+        if isinstance(end, Exception):
+            raise end
+        return subprocess.CompletedProcess(command, *end)
+
+    asked.fault = WRONG  # as found in this process
+    monkeypatch.setattr(subprocess, "run", run)
+    assert self_check.examine(0, wide=True)["faults"] == verdict
+    assert fault_of(0) == ("; ".join(verdict) or None)
+
+
+def test_what_agrees_is_no_fault():
+    assert list(faults(torch.device("cpu"), FEW, "numba")) == []
+
+
+def test_what_differs_is_named_with_its_case(monkeypatch):
+    right = numba_scan.forward
+    monkeypatch.setattr(numba_scan, "forward", lambda *arguments: 1.01 * right(*arguments))
+    cases = (Case(1, 1, 20, 8), Case(1, 1, 20, 8, taps=4), Case(1, 1, 20, 8, dtype=torch.float16))
+    single, half = faults(torch.device("cpu"), cases, "numba")
+    assert single.startswith("scan with 16 states, 1 walk(s), batch 1, 20 tokens, 8 channels, 1 group(s), ")
+    assert single.endswith("float32: y off by 1.0e-02 of its largest value (allowed 1e-04)")
+    assert "float16: y off by" in half
+
+
+def test_what_is_not_a_number_or_cannot_run_is_a_fault(monkeypatch):
+    monkeypatch.setattr(walks, "convolve", lambda module, x, *_: torch.full_like(x, torch.nan))
+    monkeypatch.setattr(numba_scan, "backward", lambda *_: 1 // 0)
+    cases = (Case(1, 1, 20, 8, taps=4), Case(1, 1, 20, 8))
+    conv, scan = faults(torch.device("cpu"), cases, "numba")
+    assert "y off by nan" in conv
+    assert scan.endswith("ZeroDivisionError: integer division or modulo by zero")
