@@ -15,7 +15,7 @@ MAY_IMPORT = {  # besides themselves
     "ops": {"writing"},
     "scan_order": NOTHING,
     "blocks": {"ops", "scan_order"},
-    "networks": {"blocks", "scan_order"},
+    "networks": {"blocks", "ops", "scan_order"},
     "finite": NOTHING,
     "checkpoints": {"finite", "networks"},
     "resources": NOTHING,

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.ops import causal_conv1d_walks, sum_of_scans
+from nnunet_mamba.ops.precision import computed_dtype, within_float16
 from nnunet_mamba.scan_order import ScanPath
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step sizes [1, sec. 3.6]
@@ -55,7 +56,7 @@ def input_dependent_scans(
     x_proj (k, r + 2n, E), dt_proj (k, E, r), dt_bias and D (k, E), A_log (k, E, n); rows (k, l).
     """
     n_walks, d_state, dt_rank = A_log.shape[0], A_log.shape[2], dt_proj.shape[2]
-    unused = -dt_rank % (16 // u.element_size())  # columns, so that those of B and C begin at 16 bytes
+    unused = -dt_rank % (16 // computed_dtype(u).itemsize)  # columns: those of B and C begin at 16 bytes
     if unused:
         rank, states = x_proj.split([dt_rank, 2 * d_state], dim=1)
         x_proj = torch.cat([rank, x_proj.new_zeros(n_walks, unused, u.shape[-1]), states], 1)
@@ -66,7 +67,7 @@ def input_dependent_scans(
     dt, _, B, C = projected.split([dt_rank, unused, d_state, d_state], dim=-1)  # (k, b, l, r or n)
     # Not F.linear: the gradient of so narrow a weight is nine times faster of its transpose in memory
     delta = torch.matmul(dt.flatten(1, 2), dt_proj.transpose(1, 2).contiguous()).unflatten(1, dt.shape[1:3])
-    return sum_of_scans(
+    y = sum_of_scans(
         u,
         delta,
         -A_log.exp(),
@@ -79,6 +80,7 @@ def input_dependent_scans(
         reverse=reverse,
         rows=rows,
     )
+    return within_float16(y)
 
 
 class SelectiveSSM(nn.Module):

@@ -1,6 +1,7 @@
 """Sequence mixers on feature maps, (B, C, *grid) -> (B, C, *grid).
 
-All work in float32 whatever surrounds them; see `in_float32`. Tokens stay in memory order, whatever the walk.
+What they compute in float32 says `SequenceMixer.mixer_precision`. Tokens stay in memory order, whatever the
+walk.
 
 For white noise x, the output of a Mamba block with k walks, M(x) = Mamba(LayerNorm(x)), has a standard
 deviation of about 0.044 sqrt(k) at initialisation. `mixer_output` is what a `MambaMixer` or `ChannelMixer`
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.convolution import NORM
 from nnunet_mamba.blocks.mamba import Mamba
-from nnunet_mamba.ops.precision import in_float32
+from nnunet_mamba.ops.precision import SequenceMixer, of_a_mixer
 from nnunet_mamba.scan_order import ScanPath, scan_order
 
 Grid = tuple[int, ...]
@@ -34,7 +35,7 @@ OUTPUTS = (BARE, "residual", "norm", "scaled")
 INITIAL_STD = 0.0442  # of M(x) with one walk, measured
 
 
-class LayerNormMamba(nn.Module):
+class LayerNormMamba(SequenceMixer):
     """M(x) = Mamba(LayerNorm(x)) on tokens that a subclass makes of x; returns what `mixer_output` says.
 
     Args:
@@ -64,7 +65,7 @@ class LayerNormMamba(nn.Module):
             with torch.no_grad():
                 self.mamba.out_proj.weight.div_(INITIAL_STD * math.sqrt(len(paths)))
 
-    @in_float32
+    @of_a_mixer
     def forward(self, x: Tensor) -> Tensor:
         mixed = self.out_norm(self.mix(x))
         return x + mixed if self.residual else mixed
@@ -120,7 +121,7 @@ class MambaTrans(nn.Module):
         return tokens + self.head(self.norm2(tokens))
 
 
-class MambaTransMixer(nn.Module):
+class MambaTransMixer(SequenceMixer):
     """One `MambaTrans` per walk, T_k [2, code]. With t the tokens of x:
 
         1 walk          T_1(LayerNorm(t))
@@ -146,7 +147,7 @@ class MambaTransMixer(nn.Module):
         )
         self.pair_norms = nn.ModuleList(nn.LayerNorm(channels) for _ in paths[1::2])
 
-    @in_float32
+    @of_a_mixer
     def forward(self, x: Tensor) -> Tensor:
         tokens, grid = self.norm(to_tokens(x)), tuple(x.shape[2:])
         if not self.pair_norms:

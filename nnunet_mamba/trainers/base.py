@@ -13,8 +13,10 @@ from nnunet_mamba.finite import bare_network, guard_output
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import create_network, row_of
 from nnunet_mamba.ops.backends import choose_backend
+from nnunet_mamba.ops.precision import FLOAT32
 from nnunet_mamba.plans import network_sizes
 from nnunet_mamba.trainers.checkpoint_stages import asked_checkpoint_stages
+from nnunet_mamba.trainers.mixer_precision import asked_mixer_precision
 from nnunet_mamba.trainers.pretrained import start_from_vmamba
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 
@@ -32,6 +34,7 @@ class MambaTrainer(RecipeTrainer):
     overrides: ClassVar[Mapping[str, Any]] = {}  # of `create_network`
     no_decay_ssm: ClassVar[bool] = False
     checkpoint_stages: ClassVar[int | str] = 0  # in training, unless the variable of this name is set
+    mixer_precision: ClassVar[str] = FLOAT32  # likewise, and in prediction
 
     @classmethod
     def build_network_architecture(
@@ -48,6 +51,7 @@ class MambaTrainer(RecipeTrainer):
             input_channels=num_input_channels,
             num_classes=num_output_channels,
             deep_supervision=enable_deep_supervision,
+            mixer_precision=asked_mixer_precision(cls.mixer_precision),
             **network_sizes(cls.network_name, configuration_manager),
             **cls.overrides,
         )

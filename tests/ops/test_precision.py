@@ -1,15 +1,25 @@
 """What half precision may and may not do to a mixer."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from nnunet_mamba.blocks.mixers import MambaMixer
-from nnunet_mamba.ops.precision import FLOAT16_LIMIT, in_float32
+from nnunet_mamba.blocks import mamba
+from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.ops.precision import (
+    FLOAT16_LIMIT,
+    PRECISIONS,
+    SequenceMixer,
+    of_a_mixer,
+    set_mixer_precision,
+    within_float16,
+)
 
 
-class Huge(nn.Module):
-    @in_float32
+class Huge(SequenceMixer):
+    @of_a_mixer
     def forward(self, x):
         assert x.dtype == torch.float32
         assert not torch.is_autocast_enabled("cpu")
@@ -40,12 +50,84 @@ def test_nan_is_not_hidden():
     assert Huge()(torch.tensor([torch.nan], dtype=torch.float16)).isnan().all()
 
 
-def test_a_mixer_with_exploding_weights_stays_finite_in_float16_through_the_next_convolution():
+def test_infinities_of_float16_become_its_largest_number_and_nan_stays():
+    x = torch.tensor([torch.inf, -torch.inf, torch.nan, 1.0])
+    assert within_float16(x.half()).tolist()[:2] == [65504.0, -65504.0]
+    assert within_float16(x.half())[2].isnan()
+    assert torch.equal(within_float16(x[[0, 1, 3]]), x[[0, 1, 3]])
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="mixer_precision is 'half'; choose one of 'float32', 'mixed'"):
+        set_mixer_precision(Huge(), "half")
+
+
+def outputs_and_gradients(mixer, x, dtype):
+    """Of the mixer in an autocast region of `dtype`, in float64 without one where it is that."""
+    dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    if dtype == torch.float64:
+        y = mixer(x)
+    else:
+        with torch.autocast("cpu", dtype=dtype):
+            y = mixer(x)
+    wanted = dict(mixer.named_parameters()) | {"x": x}
+    grads = torch.autograd.grad(y, list(wanted.values()), dy.to(y.dtype))
+    return {"y": y, **dict(zip(wanted, grads, strict=True))}
+
+
+MIXERS = {
+    "mamba": lambda: MambaMixer(16, 3, order="bi", mixer_output="residual"),
+    "channels": lambda: ChannelMixer(16, (4, 5, 6)),
+    "mamba_trans": lambda: MambaTransMixer(16, 3, order="bi", d_state=16),
+}
+TOLERANCES = {  # of a tensor's largest value; what leaves is rounded to autocast's type at most once more
+    ("float32", torch.float16): 2e-4,
+    ("float32", torch.bfloat16): 2e-4,
+    ("mixed", torch.float16): 2e-2,
+    ("mixed", torch.bfloat16): 1e-1,
+}
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+@pytest.mark.parametrize(("precision", "dtype"), TOLERANCES)
+def test_mixers_under_autocast_are_as_exact_as_their_precision_says(kind, precision, dtype):
+    torch.manual_seed(0)
+    mixer, x = MIXERS[kind](), torch.randn(2, 16, 4, 5, 6).requires_grad_()
+    set_mixer_precision(mixer, precision)
+    found = outputs_and_gradients(mixer, x, dtype)
+    exact = outputs_and_gradients(
+        copy.deepcopy(mixer).double(), x.detach().double().requires_grad_(), torch.float64
+    )
+    for name, truth in exact.items():
+        off = (found[name] - truth).abs().max() / truth.abs().max()
+        assert off < TOLERANCES[precision, dtype], (name, off)
+
+
+def test_mixed_precision_stores_half_and_scans_in_float32(monkeypatch):
+    seen = {}
+
+    def scan(u, delta, A, B, C, D, z, *_, **__):
+        seen.update(half={t.dtype for t in (u, delta, B, C, z)}, single={t.dtype for t in (A, D)})
+        return torch.zeros_like(z)
+
+    monkeypatch.setattr(mamba, "sum_of_scans", scan)
+    mixer = MambaMixer(16, 3)
+    for precision, expected in (("float32", torch.float32), ("mixed", torch.bfloat16)):
+        set_mixer_precision(mixer, precision)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixer(torch.randn(1, 16, 4, 4, 4))
+        assert seen == {"half": {expected}, "single": {torch.float32}}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_mixer_with_exploding_weights_stays_finite_in_float16_through_the_next_convolution(precision):
     torch.manual_seed(0)
     mixer, conv = MambaMixer(16, 3), nn.Conv3d(16, 16, 3, padding=1)
+    set_mixer_precision(mixer, precision)
     nn.init.kaiming_normal_(conv.weight, a=0.01)
     with torch.no_grad():
-        mixer.mamba.out_proj.weight.mul_(1e7)
+        mixer.mamba.out_proj.weight.mul_(1e7 if precision == "float32" else 1e4)
+        mixer.mamba.D.mul_(1 if precision == "float32" else 1e6)  # the scan's output exceeds float16
     x = torch.randn(1, 16, 4, 4, 4)
     assert mixer(x).abs().max() > torch.finfo(torch.float16).max
     with torch.autocast("cpu", dtype=torch.float16):
