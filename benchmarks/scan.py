@@ -187,13 +187,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--walks", type=int, nargs="+", help="default: 1 on the CPU; 1, 2, 4 and 8 on CUDA")
+    parser.add_argument("--sizes", nargs="+", help="names of them; default: the device's")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: float32; on CUDA float16, too")
     parser.add_argument("--native", action="store_true", help="C++ as well; needs g++")
     usable = [name for name, state in available_backends().items() if state == "ok"]
     parser.add_argument("--backends", nargs="+", choices=usable)
     parser.add_argument("--record", type=Path, help="write RECORD.json and RECORD.md")
     args = parser.parse_args()
-    cuda = args.device == "cuda"
+    cuda, sizes = args.device == "cuda", SIZES[args.device]
+    if args.sizes and not set(args.sizes) <= set(sizes):
+        parser.error(f"--sizes {' '.join(args.sizes)}: choose from {', '.join(sizes)}.")
+    sizes = {name: size for name, size in sizes.items() if not args.sizes or name in args.sizes}
     if cuda and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here.")
     torch.set_num_threads(args.threads)
@@ -204,7 +208,7 @@ def main() -> None:
     record = {**surroundings(args.device), "rounds": args.rounds, "rates_per_s": rates, "rows": []}
     walks = args.walks or ((1, 2, 4, 8) if cuda else (1,))
     dtypes = args.dtypes or (("float16", "float32") if cuda else ("float32",))
-    for (name, size), dtype, k in product(SIZES[args.device].items(), dtypes, walks):
+    for (name, size), dtype, k in product(sizes.items(), dtypes, walks):
         call = arguments(size, k, args.device, DTYPES[dtype])
         found = compare(call, math.prod(size[2]), backends, args.rounds, library)
         need = least(size, k, DTYPES[dtype].itemsize)

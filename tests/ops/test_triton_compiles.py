@@ -1,18 +1,15 @@
 """The Triton kernels become machine code for Ampere, Hopper and Blackwell, and few of them serve a network,
 without a GPU at hand."""
 
+import importlib
 import shutil
 import subprocess
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from scans import convolutions, walks_problem
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_mamba import create_network
-from nnunet_mamba.ops import backends, operators
 from nnunet_mamba.ops.backends import interpreting
 
 triton = pytest.importorskip("triton")
@@ -34,12 +31,6 @@ FUNCTIONS = (
     *(triton_kernels.segment_gradients, triton_kernels.backward),
     *(triton_conv_kernels.conv_forward, triton_conv_kernels.conv_backward),
 )
-SYNAPSE = {  # nnU-Net's plan, also for AMOS
-    "features_per_stage": [32, 64, 128, 256, 320, 320],
-    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
-    "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * 5],
-    "patch_size": (48, 192, 192),
-}
 
 
 class NoGPU:
@@ -108,42 +99,11 @@ def test_every_kernel_compiles_and_keeps_its_state_in_registers(compile_for, cap
             assert spilled_bytes(runner.asm["cubin"], tmp_path) <= MOST_SPILLED_BYTES, runner.name
 
 
-class OnMeta(TorchDispatchMode):
-    """Has our operators run on tensors without memory as they would on a GPU's."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        ours = {
-            operators.scan: operators._scan,
-            operators.scan_backward: operators._scan_backward,
-            operators.conv: operators._conv,
-            operators.conv_backward: operators._conv_backward,
-        }
-        return ours.get(function, function)(*args, **(kwargs or {}))
-
-
-@pytest.fixture
-def kernels_of_a_step(compile_for, monkeypatch):
-    """A function: how many kernels of each name a network's training step asks Triton for."""
-
-    def count(name: str, **sizes) -> Counter:
-        compile_for(90)
-        keys = set()
-
-        def note(key, fn, **_):
-            keys.add((fn.name.split(".")[-1], str(key)))
-            return True  # and do not compile
-
-        monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", note)
-        with torch.device("meta"), backends.assumed("triton"), OnMeta():
-            network = create_network(name, input_channels=1, num_classes=14, **SYNAPSE, **sizes)
-            network(torch.empty(2, 1, *SYNAPSE["patch_size"])).sum().backward()
-        return Counter(name for name, _ in keys)
-
-    return count
-
-
 @pytest.mark.skipif(not hasattr(triton, "knobs"), reason="older Tritons have no hook before compilation")
-def test_a_networks_layers_share_their_kernels(kernels_of_a_step):
+def test_a_networks_layers_share_their_kernels(compile_for, monkeypatch):
     """Before their integers were left to run time, 39 of MM-UNet and 160 of Multidirectional."""
-    assert kernels_of_a_step("mm_unet").total() <= 25
-    assert kernels_of_a_step("mamba_multi").total() <= 60
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    kernels_of = importlib.import_module("gpu_kernels").kernels_of
+    compile_for(90)
+    assert kernels_of("mm_unet").total() <= 25
+    assert kernels_of("mamba_multi").total() <= 60

@@ -1,4 +1,4 @@
-"""mixer_precision of a trainer: its attribute, and the variable that comes first, in training and prediction."""
+"""mixer_precision of a trainer: its attribute, and the variable that comes first; in prediction, too."""
 
 import pytest
 

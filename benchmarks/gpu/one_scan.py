@@ -1,0 +1,43 @@
+"""A bidirectional convolution and scan, forward and backward, for Nsight Compute; `small`: in several shapes,
+with and without a table of rows, for compute-sanitizer.
+
+    ncu python benchmarks/gpu/one_scan.py
+    compute-sanitizer python benchmarks/gpu/one_scan.py small
+"""
+
+import sys
+
+import torch
+
+from nnunet_mamba.ops import causal_conv1d_walks, sum_of_scans
+
+SIZES = [(2, 2, 65536, 64, 16)]  # walks, batch, tokens, channels, states
+SMALL = [(2, 2, 300, 40, 16), (1, 1, 1, 1, 1), (3, 1, 1000, 33, 5), (2, 1, 77, 100, 20)]
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, device="cuda", requires_grad=True)
+
+
+def run(walks: int, batch: int, tokens: int, channels: int, states: int, table: bool) -> bool:
+    """Whether all that comes out is finite."""
+    rows = torch.stack([torch.randperm(tokens) for _ in range(walks)]).cuda().int() if table else None
+    way = {"reverse": [walk % 2 == 1 for walk in range(walks)], "rows": rows}
+    x, z = random(1, batch, tokens, channels), random(batch, tokens, channels)
+    u = causal_conv1d_walks(x, random(walks, channels, 4), random(walks, channels), "silu", **way)
+    A = (-torch.rand(walks, channels, states, device="cuda")).requires_grad_()
+    B, C = (random(walks, batch, 1, tokens, states) for _ in range(2))
+    delta, D, bias = random(walks, batch, tokens, channels), random(walks, channels), random(walks, channels)
+    y = sum_of_scans(u, delta, A, B, C, D, z, bias, True, **way)
+    y.sum().backward()
+    torch.cuda.synchronize()
+    return bool(y.isfinite().all() and x.grad.isfinite().all())
+
+
+if __name__ == "__main__":
+    small = "small" in sys.argv
+    for size in SMALL if small else SIZES:
+        for table in (False, True) if small else (False,):
+            print(
+                *size, "table" if table else "memory order", "finite" if run(*size, table) else "NOT FINITE"
+            )

@@ -1,0 +1,73 @@
+"""benchmarks/gpu/run.py: its dry run, and what it does with stages that fail, are late or cannot run."""
+
+import importlib
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(GPU)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("nnUNet_preprocessed", raising=False)
+    return importlib.import_module("run")
+
+
+def results(folder: Path) -> dict[str, str]:
+    with tarfile.open(folder / "results.tar.gz") as archive:
+        members = [member for member in archive.getmembers() if member.isfile()]
+        return {Path(m.name).name: archive.extractfile(m).read().decode() for m in members}
+
+
+def test_the_dry_run_tries_the_commands_on_the_cpu(run, monkeypatch, tmp_path, capsys):
+    asked = ["run.py", "check", "correct", "kernels", "train", "--dry", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", asked)
+    assert run.main() == 0, capsys.readouterr().out
+    found = results(tmp_path / "out")
+    measured = json.loads(found["kernels.json"])
+    assert {row["what"] for row in measured} == {"scan", "convolution"}
+    assert [row for row in measured if "error" in row] == []
+    assert "test_scan_equals_the_reference" in found["correct.txt"]
+    assert "== check: left out" in found["log.txt"]
+    assert "== train: left out, there is no preprocessed Dataset004" in found["log.txt"]
+    assert "failed or left out for time: none" in found["log.txt"]
+
+
+def test_failing_and_late_stages_do_not_stop_the_others(run, tmp_path):
+    late = "-c \"import subprocess; subprocess.run(['sleep', '60'])\""
+    one = run.Run(tmp_path / "out", limit=60, dry=False)
+    for stage in (
+        run.Stage("fails", 10, "-c 'raise SystemExit(3)'"),
+        run.Stage("late", 6, late),
+        run.Stage("works", 10, "-c 'open(\"OUT/made\", \"w\").write(\"RIVALS\")' RIVALS", rivals="none"),
+        run.Stage("absent", 10, "no_such_program", needs="no_such_program"),
+    ):
+        one.stage(stage)
+        one.pack()
+    assert one.failed == ["fails", "late"]
+    found = results(tmp_path / "out")
+    assert {"fails.txt", "late.txt", "works.txt", "made"} <= set(found)
+    assert "== late: exit code 124 after 6 s" in found["log.txt"]
+    assert "== absent: left out, no_such_program is not installed" in found["log.txt"]
+    shutil.rmtree(one.work)
+
+
+def test_a_stage_without_time_left_is_told_and_counted(run, tmp_path):
+    one = run.Run(tmp_path / "out", limit=3, dry=False)
+    one.stage(run.Stage("works", 10, "-c pass"))
+    assert one.failed == ["works"]
+    assert "== works: LEFT OUT" in (one.results / "log.txt").read_text()
+    shutil.rmtree(one.work)
+
+
+def test_an_unknown_stage_is_refused(run, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["run.py", "corect"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "unknown stage corect; choose from check, correct" in capsys.readouterr().err
