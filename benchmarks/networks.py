@@ -8,7 +8,7 @@ writes <record>.json and the table <record>.md. Each network has a process of it
 is its own; the control `nnunet` runs before and after the networks of its dimension, and ratios are to the
 mean of the two. A training step is the forward pass with deep supervision, nnU-Net's loss (cross-entropy and
 Dice) on all outputs, the backward pass, clipped gradients and SGD with momentum; a loss that is not finite is
-reported as an error. Nothing is compiled.
+reported as an error. Nothing is compiled; cuDNN chooses its convolutions by trying, as in nnU-Net.
 
 Networks of fixed 2D topology run on the 2D plan with a 2D control, at their papers' features. On the plan
 `published` SegMamba has its paper's features, on the others those of the plan. Plans: `small` (the CPU's
@@ -234,7 +234,8 @@ def sliding_window(network: nn.Module, sizes: dict[str, Any], device: torch.devi
 
 
 def load_the_operators(device: torch.device) -> None:
-    """First calls and imports, so that the memory of code counts for no network."""
+    """First calls and imports, so that the memory of code counts for no network; cuDNN as nnU-Net has it."""
+    torch.backends.cudnn.benchmark = True
     nnunets_loss(1)
     u = torch.randn(1, 8, 8, device=device, requires_grad=True)
     y = causal_conv1d(u, torch.randn(8, 4, device=device), activation="silu")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import cast
 
 import torch
@@ -30,13 +31,23 @@ def initial_dt_bias(*shape: int) -> Tensor:
 
 
 def walk_tables(paths: Sequence[ScanPath], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
-    """The rows of each walk, int32 (k, l); None where all walk in memory order."""
-    tables = [path.rows(grid, device) for path in paths]
-    if all(table is None for table in tables):
-        return None
-    n_tokens = math.prod(grid) // paths[0].n_sequences(grid)
-    memory_order = torch.arange(n_tokens, dtype=torch.int32, device=device)
-    return torch.stack([memory_order if table is None else table for table in tables])
+    """The rows of each walk, int32 (k, l); None where all walk in memory order. Made once, and kept."""
+    imitated = torch._C._len_torch_dispatch_stack() > 0  # such as fake tensors, which must not be kept
+    make = _tables if imitated or torch.compiler.is_compiling() else _kept_tables
+    return make(tuple(paths), grid, device)
+
+
+def _tables(paths: tuple[ScanPath, ...], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
+    with torch.inference_mode(False):  # a training may be the next to use them
+        tables = [path.rows(grid, device) for path in paths]
+        if all(table is None for table in tables):
+            return None
+        n_tokens = math.prod(grid) // paths[0].n_sequences(grid)
+        memory_order = torch.arange(n_tokens, dtype=torch.int32, device=device)
+        return torch.stack([memory_order if table is None else table for table in tables])
+
+
+_kept_tables = lru_cache(maxsize=64)(_tables)
 
 
 def input_dependent_scans(

@@ -4,8 +4,9 @@ import math
 
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.blocks.mamba import Mamba, walk_tables
 from nnunet_mamba.blocks.mixers import MambaMixer
 from nnunet_mamba.ops import selective_scan
 from nnunet_mamba.scan_order import scan_order
@@ -92,3 +93,16 @@ def test_the_mixer_normalises_and_has_no_residual():
     torch.testing.assert_close(mixer(x), mixer(5 * x + 3), rtol=1e-3, atol=1e-4)
     assert torch.equal(mixer(torch.zeros_like(x)), torch.zeros_like(x))
     assert mixer(x).is_contiguous()
+
+
+def test_tables_of_walks_are_made_once_for_a_grid_and_never_of_fake_tensors():
+    paths, cpu = scan_order("zigzag,windows", 2), torch.device("cpu")
+    with torch.inference_mode():  # a prediction comes first
+        table = walk_tables(paths, (5, 6), cpu)
+    assert walk_tables(paths, (5, 6), cpu) is table
+    assert not table.is_inference()
+    assert walk_tables(paths, (6, 5), cpu) is not table
+    with FakeTensorMode():
+        assert isinstance(walk_tables(paths, (7, 7), cpu), FakeTensor)
+    assert not isinstance(walk_tables(paths, (7, 7), cpu), FakeTensor)
+    assert walk_tables(scan_order("bi", 2), (5, 6), cpu) is None
