@@ -134,10 +134,10 @@ def machine_code() -> list[dict[str, Any]]:
     return [{"kernel": name, **describe(kernel._runner)} for name, kernel in kernels.items()]
 
 
-def named(way: str, part: str | tuple[str, ...]) -> str:
+def named(phase: str, part: str | tuple[str, ...]) -> str:
     if isinstance(part, str):
-        return f"{way} {part}"
-    return f"{way}, adding to {' and '.join(part)}" if part else way
+        return f"{phase} {part}"
+    return f"{phase}, adding to {' and '.join(part)}" if part else phase
 
 
 def describe(compiled: Any) -> dict[str, Any]:

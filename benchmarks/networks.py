@@ -45,7 +45,7 @@ from nnunet_mamba.networks.baselines import BASELINES, create_baseline
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import row_of
 from nnunet_mamba.ops import available_backends, causal_conv1d, selective_scan
-from nnunet_mamba.ops.backends import ENVIRONMENT
+from nnunet_mamba.ops.backends import ENVIRONMENT, choose_backend
 
 CONTROL = "nnunet"
 RESENC_M = "resenc_m"
@@ -173,6 +173,7 @@ def measure(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
         **window,
         "network": name,
         "axes": ndim,
+        "backend": choose_backend(None, device.type),
         "parameters": sum(p.numel() for p in network.parameters()),
         "forward_ms": 1e3 * median(forwards[1:]),  # the first of each warms up
         "step_ms": 1e3 * median(steps[1:]),

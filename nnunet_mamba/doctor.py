@@ -61,15 +61,19 @@ def examine_gpus() -> Iterator[Finding]:
     for device in range(torch.cuda.device_count()):
         topic = f"GPU {device}: {self_check.card(device)}"
         found = self_check.examine(device, wide=True)
-        for fault in found["faults"]:
+        faults = [*found["differ"], *found["fail"]]
+        for fault in faults:
             yield Finding(topic, fault, "report this page; NNUNET_MAMBA_BACKEND=torch runs, slower")
-        if not found["faults"]:
+        if not faults:
             cases = len(self_check.MANY)
             yield Finding(topic, f"{cases} scans and convolutions agree with float64, with all gradients")
         walks, batch, tokens, channels = self_check.TIMED
-        for backend, (forward, backward) in found.get("milliseconds", {}).items():
-            what = f"{walks} walks, batch {batch}, {tokens} tokens, {channels} channels, 16 states, float32"
-            yield Finding(topic, f"{backend}: {forward:.2f} ms forward, {backward:.2f} ms backward ({what})")
+        size = f"{walks} walks, batch {batch}, {tokens} tokens, {channels} channels, 16 states, float32"
+        for backend, times in found.get("milliseconds", {}).items():
+            what = times  # why it was not timed
+            if not isinstance(times, str):
+                what = f"{times[0]:.2f} ms forward, {times[1]:.2f} ms backward"
+            yield Finding(topic, f"{backend}: {what} ({size})")
 
 
 def render(findings: list[Finding]) -> str:
@@ -120,6 +124,9 @@ def _backends() -> Iterator[Finding]:
 
     backends = available_backends()
     for name, state in backends.items():
+        if name == "triton" and state == "ok":
+            yield _kernels()
+            continue
         needed = state != "ok" and name in BACKENDS_FOR_EVERYONE
         remedy = "pip install --force-reinstall nnunet_mamba" if needed else None
         yield Finding("Scan backends", f"{name}: {state}", remedy, absent=state != "ok")
@@ -128,6 +135,19 @@ def _backends() -> Iterator[Finding]:
         usable = ", ".join(name for name, state in backends.items() if state == "ok")
         what = f"NNUNET_MAMBA_BACKEND={chosen}: {backends.get(chosen, 'no such backend')}"
         yield Finding("Scan backends", what, f"unset NNUNET_MAMBA_BACKEND, or set it to one of {usable}")
+
+
+def _kernels() -> Finding:
+    """What an earlier self-check of the current GPU found, if there was one."""
+    import torch
+
+    from nnunet_mamba.ops.self_check import kept_verdict
+
+    kept = kept_verdict(torch.cuda.current_device()) if torch.cuda.is_available() else None
+    if kept and kept["fault"]:
+        what = f"triton: its kernels fail on this GPU ({kept['fault']})"
+        return Finding("Scan backends", what, "nnunet-mamba doctor --gpu")
+    return Finding("Scan backends", "triton: ok" if kept else "triton: ok, its kernels not checked yet")
 
 
 def _folders() -> Iterator[Finding]:

@@ -32,22 +32,24 @@ def initial_dt_bias(*shape: int) -> Tensor:
 
 def walk_tables(paths: Sequence[ScanPath], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
     """The rows of each walk, int32 (k, l); None where all walk in memory order. Made once, and kept."""
-    imitated = torch._C._len_torch_dispatch_stack() > 0  # such as fake tensors, which must not be kept
-    make = _tables if imitated or torch.compiler.is_compiling() else _kept_tables
-    return make(tuple(paths), grid, device)
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():  # of fake tensors, perhaps
+        return _tables(tuple(paths), grid, device)
+    return _kept_tables(tuple(paths), grid, device)
 
 
 def _tables(paths: tuple[ScanPath, ...], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
+    tables = [path.rows(grid, device) for path in paths]
+    if all(table is None for table in tables):
+        return None
+    n_tokens = math.prod(grid) // paths[0].n_sequences(grid)
+    memory_order = torch.arange(n_tokens, dtype=torch.int32, device=device)
+    return torch.stack([memory_order if table is None else table for table in tables])
+
+
+@lru_cache(maxsize=64)
+def _kept_tables(paths: tuple[ScanPath, ...], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
     with torch.inference_mode(False):  # a training may be the next to use them
-        tables = [path.rows(grid, device) for path in paths]
-        if all(table is None for table in tables):
-            return None
-        n_tokens = math.prod(grid) // paths[0].n_sequences(grid)
-        memory_order = torch.arange(n_tokens, dtype=torch.int32, device=device)
-        return torch.stack([memory_order if table is None else table for table in tables])
-
-
-_kept_tables = lru_cache(maxsize=64)(_tables)
+        return _tables(paths, grid, device)
 
 
 def input_dependent_scans(
@@ -165,4 +167,4 @@ class Mamba(SelectiveSSM):
         for ssm, path in zip([self, *self.further], self.paths, strict=True):
             together.setdefault(path.n_sequences(grid), []).append((cast(SelectiveSSM, ssm), path))
         parts = [scans(walks, x, z, grid) for walks in together.values()]
-        return self.out_proj(sum(parts[1:], parts[0]))
+        return within_float16(self.out_proj(within_float16(sum(parts[1:], parts[0]))))

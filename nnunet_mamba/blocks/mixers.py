@@ -1,7 +1,7 @@
 """Sequence mixers on feature maps, (B, C, *grid) -> (B, C, *grid).
 
-What they compute in float32 says `SequenceMixer.mixer_precision`. Tokens stay in memory order, whatever the
-walk.
+`SequenceMixer.mixer_precision` says how much of them is computed in float32. Tokens stay in memory order,
+whatever the walk.
 
 For white noise x, the output of a Mamba block with k walks, M(x) = Mamba(LayerNorm(x)), has a standard
 deviation of about 0.044 sqrt(k) at initialisation. `mixer_output` is what a `MambaMixer` or `ChannelMixer`

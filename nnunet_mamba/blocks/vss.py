@@ -14,16 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import initial_dt_bias, input_dependent_scans, walk_tables
-from nnunet_mamba.ops.precision import HALF
+from nnunet_mamba.ops.precision import HALF, SequenceMixer, of_a_mixer
 from nnunet_mamba.scan_order import scan_order
 
 
-class SS2D(nn.Module):
+class SS2D(SequenceMixer):
     """Selective scan over a 2D map, (B, H, W, C) -> (B, H, W, C). For each of K walks, with E = expand * C:
 
         u, z = W_in x;   u <- silu(conv2d(u));   y = sum_k scan_k(u);   out = W_out(LayerNorm(y) silu(z))
 
-    The scans and their sum are in float32, or float64 where the input is. One walk's weights are a slice
+    With `mixer_precision` "mixed" the scans' inputs, their sum and its norm are in float32 still, as in the
+    authors' code under autocast. One walk's weights are a slice
     of the first axis of x_proj_weight (K, r + 2n, E), dt_projs_weight (K, E, r), dt_projs_bias (K, E),
     A_logs (K E, n) and Ds (K E).
     """
@@ -49,6 +50,7 @@ class SS2D(nn.Module):
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, channels, bias=False)
 
+    @of_a_mixer
     def forward(self, x: Tensor) -> Tensor:
         grid, n_walks = tuple(x.shape[1:3]), len(self.paths)
         u, z = self.in_proj(x).chunk(2, dim=-1)

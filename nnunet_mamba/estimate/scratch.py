@@ -20,7 +20,8 @@ from nnunet_mamba.ops.triton_cut import WIDTH, Cut, Sizes
 CHUNK_TENSORS = 12  # of (b, CHUNK, d, n) that the torch backend holds at once
 WHOLE_TENSORS = 6  # of (b, l, d), copies in walking order among them
 
-UNKNOWN_GPU = (132, 8)  # multiprocessors of an H100, and programs that its registers let each run at once
+PROCESSORS = 132  # of an H100
+AT_ONCE = {"forward": 16, "backward": 8}  # programs of one, as the registers of Triton's kernels allow
 
 
 def scratch_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[str, float]) -> int:
@@ -98,11 +99,11 @@ def _of_triton_backward(dy: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tens
     return work * (of_tokens + of_programs + sums + summed + _ends(cut) + walked_back) + copy
 
 
-def _cut(way: str, delta: Tensor, A: Tensor, B: Tensor) -> Cut:
+def _cut(phase: str, delta: Tensor, A: Tensor, B: Tensor) -> Cut:
     """delta (k, b, l, d); A (k, d, n); B (k, b, g, l, n)"""
     walks, batch, length, channels = delta.shape
     sizes = Sizes(walks, batch, length, channels, groups=B.shape[2], n=A.shape[2])
-    return triton_cut.cut(sizes, way, *UNKNOWN_GPU)
+    return triton_cut.cut(sizes, phase, PROCESSORS, AT_ONCE[phase])
 
 
 def _ends(cut: Cut) -> int:

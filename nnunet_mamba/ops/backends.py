@@ -144,10 +144,13 @@ choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _best(device: str) -> str:
     """The automatic choice, announced once."""
     ranking = {"cpu": ("numba",), "cuda": ("triton", "mamba_ssm")}.get(device, ())
-    states = {name: state_on(name, device) for name in ranking}
-    best = next((name for name, state in states.items() if state == "ok"), "torch")
-    if ranking and best != ranking[0]:
-        reasons = "; ".join(f"{name}: {state}" for name, state in states.items() if state != "ok")
-        _logger.warning("The selective scan runs on backend %s (%s).", best, reasons)
+    reasons = []
+    for best in (*ranking, "torch"):
+        state = state_on(best, device)
+        if state == "ok":
+            break
+        reasons.append(f"{best}: {state}")
+    if reasons:
+        _logger.warning("The selective scan runs on backend %s (%s).", best, "; ".join(reasons))
     _logger.info("Selective scan on %s: backend %s.", device, best)
     return best

@@ -117,12 +117,32 @@ scan_backward = _operator(
 )
 
 
+class _Once(torch.autograd.Function):
+    """Gradients as they are, which cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, *grads):
+        return tuple(grad.view_as(grad) for grad in grads)
+
+    @staticmethod
+    def backward(ctx, *_):
+        raise RuntimeError("Second derivatives of the scan and the convolution are not implemented.")
+
+
+def _once(grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The gradients; where a graph of them is made (create_graph=True), one that says so when it is used."""
+    if not torch.is_grad_enabled():
+        return grads
+    return _Once.apply(*(grad.detach().requires_grad_() for grad in grads))
+
+
 class Scan(torch.autograd.Function):
     """`scan` with gradients."""
 
     @staticmethod
     def forward(ctx, *arguments):
-        *tensors, softplus, reverse, _, backend = arguments
+        *tensors, softplus, reverse, keep, backend = arguments
+        assert keep, "gradients start from the states that forward keeps"
         y, states = _below_autograd(scan, *arguments)
         ctx.set_materialize_grads(False)  # the states have no gradient, and need no zeros for it
         ctx.mark_non_differentiable(states)
@@ -135,7 +155,7 @@ class Scan(torch.autograd.Function):
         if dy is None:
             return (None,) * 13
         *tensors, states = ctx.saved_tensors
-        grads = _below_autograd(scan_backward, dy, *tensors, states, *ctx.options)
+        grads = _once(_below_autograd(scan_backward, dy, *tensors, states, *ctx.options))
         wanted = [None if tensor is None else grad for grad, tensor in zip(grads, tensors, strict=False)]
         return *wanted, None, None, None, None, None
 
@@ -185,7 +205,8 @@ class Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, weight, bias, rows = ctx.saved_tensors
-        dx, dweight, dbias = _below_autograd(conv_backward, dy, x, weight, bias, rows, *ctx.options)
+        grads = _below_autograd(conv_backward, dy, x, weight, bias, rows, *ctx.options)
+        dx, dweight, dbias = _once(grads)
         return dx, dweight, None if bias is None else dbias, None, None, None, None
 
 

@@ -21,7 +21,8 @@ class SequenceMixer(nn.Module):
 
     float32     all of it, whatever surrounds it
     mixed       the recurrence and all sums; under autocast, projections, the causal convolution and what is
-                stored between them are in autocast's half precision
+                stored between them are in autocast's half precision. Scans, which are not normalised, and
+                their projection out are held within float16
     """
 
     mixer_precision = FLOAT32

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,17 +29,21 @@ from nnunet_mamba.ops.scan import causal_conv1d_walks, sum_of_scans
 from nnunet_mamba.writing import write_json
 
 CACHE = "NNUNET_MAMBA_CACHE"  # environment: the folder; default ~/.cache/nnunet_mamba
-LONGEST = 600  # seconds that a check may take, compilation included
+LONGEST = 300  # seconds that a check may take, compilation included
 ALLOWED = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # of a tensor's largest value
 SCAN = ("y", "du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias")
-TIMED = (2, 2, 32 * 80 * 80, 128)  # walks, batch, tokens, channels; 16 states, float32
 CONVOLUTION = ("y", "dx", "dweight", "dbias")
+TIMED = (2, 2, 32 * 80 * 80, 128)  # walks, batch, tokens, channels; 16 states, float32
 _logger = logging.getLogger("nnunet_mamba")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A scan of (walks, batch, length, channels, states), or with `taps` a convolution."""
+    """A scan of (walks, batch, length, channels, states), or with `taps` a convolution of one x for all.
+
+    A small GPU, of one multiprocessor, is filled by a single walk: walks are launched one after the other,
+    and add to what is there, as those of large layers are on a large GPU.
+    """
 
     walks: int
     batch: int
@@ -47,78 +52,105 @@ class Case:
     states: int = 16
     groups: int = 1
     taps: int = 0
+    shared: bool = False  # one u for all walks
     table: bool = False  # of rows, a permutation for each walk
+    small_gpu: bool = False
     dtype: torch.dtype = torch.float32
 
     def __str__(self) -> str:
         what = f"convolution with {self.taps} taps" if self.taps else f"scan with {self.states} states"
         sizes = f"{self.walks} walk(s), batch {self.batch}, {self.length} tokens, {self.channels} channels"
-        way = "by a table" if self.table else "in memory order"
-        return f"{what}, {sizes}, {self.groups} group(s), {way}, {str(self.dtype)[6:]}"
+        more = [f"{self.groups} groups"] * (self.groups > 1) + ["one u"] * self.shared
+        more += ["by a table"] * self.table + ["walk by walk"] * self.small_gpu
+        return ", ".join([what, sizes, *more, str(self.dtype)[6:]])
 
 
-HALF = {"dtype": torch.float16, "table": True}
 FEW = (
     Case(1, 2, 131, 40),
-    Case(2, 1, 300, 72, 5, **HALF),  # type: ignore[arg-type]
-    Case(2, 2, 67, 64, groups=2, table=True),
+    Case(2, 1, 300, 72, 5, table=True, dtype=torch.float16),
+    Case(2, 1, 600, 64, small_gpu=True),
+    Case(2, 1, 300, 200, shared=True, small_gpu=True, dtype=torch.float16),
     Case(1, 2, 131, 40, taps=4),
-    Case(2, 1, 67, 72, taps=4, **HALF),  # type: ignore[arg-type]
+    Case(2, 1, 67, 72, taps=4, table=True, dtype=torch.float16),
 )
 MANY = (
     *FEW,
+    Case(2, 2, 67, 64, groups=2, table=True),
     Case(2, 1, 5000, 128),
     Case(2, 1, 5000, 128, dtype=torch.float16),
-    Case(4, 2, 784, 96, dtype=torch.bfloat16, table=True),
+    Case(4, 2, 784, 96, shared=True, table=True, dtype=torch.bfloat16),
     Case(1, 1, 300, 64, states=64),
+    Case(1, 1, 600, 64, states=20, small_gpu=True),
     Case(12, 1, 120, 33, states=3, table=True),
     Case(1, 1, 1, 1, states=1),
-    Case(4, 2, 784, 96, taps=3, dtype=torch.bfloat16, table=True),
+    Case(4, 2, 784, 96, taps=3, table=True, dtype=torch.bfloat16),
 )
 
 
 def results(case: Case, device: torch.device, backend: str) -> dict[str, Tensor]:
     """By name, in float64 if the backend is torch's; numbers are the same for all backends."""
-    torch.manual_seed(0)
+    random = torch.Generator().manual_seed(0)
     k, b, length, d, n, g = case.walks, case.batch, case.length, case.channels, case.states, case.groups
     exact = torch.float64 if backend == "torch" else None
 
-    def random(*shape: int, dtype: torch.dtype = case.dtype) -> Tensor:
-        return torch.randn(shape).to(dtype).to(device, exact or dtype).requires_grad_()
+    def normal(*shape: int) -> Tensor:
+        values = torch.randn(shape, generator=random).to(case.dtype)
+        return values.to(device, exact or case.dtype).requires_grad_()
 
-    rows = torch.stack([torch.randperm(length) for _ in range(k)]).to(device, torch.int32)
+    tables = [torch.randperm(length, generator=random) for _ in range(k)]
+    rows = torch.stack(tables).to(device, torch.int32) if case.table else None
     if case.taps:
-        inputs = [random(1, b, length, d), random(k, d, case.taps), random(k, d)]
+        inputs = [normal(1, b, length, d), normal(k, d, case.taps), normal(k, d)]
         compute: Callable[..., Tensor] = partial(causal_conv1d_walks, activation="silu")
     else:
-        of_token = [random(k, b, length, d), random(k, b, length, d)]
-        A = (-0.2 - 3 * torch.rand(k, d, n)).to(device, exact or torch.float32).requires_grad_()
-        states = [random(k, b, g, length, n), random(k, b, g, length, n)]
-        inputs = [*of_token, A, *states, random(k, d), random(b, length, d), random(k, d)]
+        inputs = [normal(1 if case.shared else k, b, length, d), normal(k, b, length, d)]
+        A = -0.2 - 3 * torch.rand(k, d, n, generator=random)
+        inputs += [A.to(device, exact or torch.float32).requires_grad_()]
+        inputs += [normal(k, b, g, length, n), normal(k, b, g, length, n)]
+        inputs += [normal(k, d), normal(b, length, d), normal(k, d)]
         compute = partial(sum_of_scans, delta_softplus=True)
-    with assumed(backend):
-        y = compute(*inputs, rows=rows if case.table else None, reverse=[i % 2 == 1 for i in range(k)])
-    dy = torch.randn(y.shape).to(y.device, y.dtype)
-    names = CONVOLUTION if case.taps else SCAN
-    return dict(zip(names, (y.detach(), *torch.autograd.grad(y, inputs, dy)), strict=True))
+    with assumed(backend), _of_one_multiprocessor(case.small_gpu):
+        y = compute(*inputs, rows=rows, reverse=[walk % 2 == 1 for walk in range(k)])
+        dy = torch.randn(y.shape, generator=random).to(y.device, y.dtype)
+        gradients = torch.autograd.grad(y, inputs, dy)
+    return dict(zip(CONVOLUTION if case.taps else SCAN, (y.detach(), *gradients), strict=True))
 
 
-def faults(device: torch.device, cases: tuple[Case, ...] = FEW, backend: str = "triton") -> Iterator[str]:
-    """What differs by more than ALLOWED, a line for each case."""
+@contextmanager
+def _of_one_multiprocessor(really: bool) -> Iterator[None]:
+    """Triton's plans are made inside for such a GPU, and forgotten."""
+    if not really:
+        yield
+        return
+    from nnunet_mamba.ops import triton_scan
+
+    processors, plans = triton_scan.processors, triton_scan._plans
+    triton_scan.processors, triton_scan._plans = lambda device: 1, {}
+    try:
+        yield
+    finally:
+        triton_scan.processors, triton_scan._plans = processors, plans
+
+
+def compare(device: torch.device, cases: tuple[Case, ...], backend: str = "triton") -> dict[str, list[str]]:
+    """`differ`: the cases with what is off by more than ALLOWED; `fail`: those that raise."""
+    found: dict[str, list[str]] = {"differ": [], "fail": []}
     for case in cases:
         try:
-            found, exact = results(case, device, backend), results(case, device, "torch")
+            computed, exact = results(case, device, backend), results(case, device, "torch")
+            off = {name: _off(computed[name], truth) for name, truth in exact.items()}
         except Exception as error:
-            yield f"{case}: {type(error).__name__}: {error}"
+            found["fail"].append(f"{case}: {type(error).__name__}: {error}")
             continue
-        wrong = {}
-        for name, truth in exact.items():
-            off = float((found[name].double() - truth).abs().max() / truth.abs().max().clamp(min=1e-30))
-            if not off <= ALLOWED[case.dtype]:  # NaN is a fault, too
-                wrong[name] = off
+        allowed = ALLOWED[case.dtype]
+        wrong = [f"{name} off by {size:.1e}" for name, size in off.items() if not size <= allowed]  # NaN, too
         if wrong:
-            named = ", ".join(f"{name} off by {off:.1e} of its largest value" for name, off in wrong.items())
-            yield f"{case}: {named} (allowed {ALLOWED[case.dtype]:.0e})"
+            found["differ"].append(f"{case}: {', '.join(wrong)} of the largest value (allowed {allowed:.0e})")
+    return found
+
+
+def _off(computed: Tensor, exact: Tensor) -> float:
+    return float((computed.double() - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
 
 
 def milliseconds(device: torch.device, backend: str) -> tuple[float, float]:
@@ -143,45 +175,68 @@ def milliseconds(device: torch.device, backend: str) -> tuple[float, float]:
 @lru_cache
 def fault_of(device: int) -> str | None:
     """What is wrong with the Triton kernels on this GPU, or None; looked for where no file says it."""
+    kept = kept_verdict(device)
+    if kept is None:
+        _logger.warning("Checking the GPU kernels, once for this card and software: some ten seconds.")
+        found = examine(device)
+        kept = {"fault": "; ".join(found["differ"] + found["fail"])}
+    return kept["fault"] or None
+
+
+def kept_verdict(device: int) -> dict[str, str] | None:
+    """That of an earlier process, if there is one: `fault`, empty if there is none."""
     try:
-        return json.loads(_file(device).read_text())["fault"]
+        kept = json.loads(_file(device).read_text())
+        return {"fault": str(kept["fault"])}
     except (OSError, ValueError, KeyError, TypeError):
-        _logger.info("Checking the GPU kernels, once per card and software.")
-        return "; ".join(examine(device)["faults"]) or None
+        return None
 
 
 def examine(device: int, wide: bool = False) -> dict[str, Any]:
-    """`faults`, found anew and kept, of FEW or, if `wide`, MANY cases, and then `milliseconds` by backend."""
+    """Compare anew: FEW cases, or if `wide` MANY, and then also take `milliseconds` by backend.
+
+    The verdict is kept if all cases ran: what fails for want of memory, say, may run the next time.
+    """
     command = [sys.executable, "-m", "nnunet_mamba.ops.self_check", str(device), *["wide"] * wide]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
     except subprocess.TimeoutExpired:
-        found = {"faults": [f"they did not end within {LONGEST} s"]}
+        return {"differ": [], "fail": [f"they did not end within {LONGEST} s"]}
     except OSError:  # no process to be had
         found = _here(device, wide)
     else:
-        last = done.stderr.strip().splitlines()[-1:] or ["without a word"]
-        if done.returncode == 0:
-            found = json.loads(done.stdout.splitlines()[-1])
-        elif "busy or unavailable" in done.stderr:  # a card in exclusive mode takes no second process
+        printed, said = done.stdout.strip().splitlines()[-1:], done.stderr.strip().splitlines()[-1:]
+        if "busy or unavailable" in done.stderr:  # a card in exclusive mode takes no second process
             found = _here(device, wide)
+        elif done.returncode or not printed:
+            why = said[0] if said else "without a word"
+            return {"differ": [], "fail": [f"their check ended with exit code {done.returncode}: {why}"]}
         else:
-            found = {"faults": [f"their check ended with exit code {done.returncode}: {last[0]}"]}
-    try:
-        write_json(_file(device), {"of": _key(device), "fault": "; ".join(found["faults"]) or None})
-    except OSError as error:
-        _logger.info("The GPU's self-check is not kept (%s): each process repeats it.", error)
+            found = json.loads(printed[0])
+    if not found["fail"]:
+        try:
+            write_json(_file(device), {"of": _key(device), "fault": "; ".join(found["differ"])})
+        except OSError as error:
+            _logger.info("The GPU's self-check is not kept (%s): each process repeats it.", error)
     return found
 
 
 def _here(device: int, wide: bool) -> dict[str, Any]:
-    """What `examine` finds, in this process."""
+    """What `examine` finds, in this process, whatever it is in the middle of."""
     of = torch.device("cuda", device)
-    if not wide:
-        return {"faults": list(faults(of))}
-    usable = ("triton", *(["mamba_ssm"] if state_of("mamba_ssm") == "ok" else []))
-    times = {backend: milliseconds(of, backend) for backend in usable}
-    return {"faults": list(faults(of, MANY)), "milliseconds": times}
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False):
+        found: dict[str, Any] = {**compare(of, MANY if wide else FEW)}
+        if wide:
+            usable = ("triton", *(["mamba_ssm"] if state_of("mamba_ssm") == "ok" else []))
+            found["milliseconds"] = {backend: _timed(of, backend) for backend in usable}
+    return found
+
+
+def _timed(device: torch.device, backend: str) -> list[float] | str:
+    try:
+        return list(milliseconds(device, backend))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _file(device: int) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nnunet_mamba.ops.triton_conv_kernels import conv_backward, conv_forward
 from nnunet_mamba.ops.triton_launch import Kernel, compile_all
-from nnunet_mamba.ops.triton_scan import index_type, processors, row_contiguous, strides
+from nnunet_mamba.ops.triton_scan import index_type, keep, processors, row_contiguous, strides
 
 UNROLL = 8  # steps at a time
 WIDTH = 32  # channels of a program: the lanes of a warp
@@ -46,11 +46,11 @@ def _laid_out(x: Tensor, weight: Tensor, bias, rows) -> tuple[Tensor | None, ...
 
 
 def _plan_of(inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]) -> _Plan:
-    look = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs)
-    key = (look, silu, *reverse, inputs[0].device)  # type: ignore[union-attr]
+    layout = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs)
+    key = (layout, silu, *reverse, inputs[0].device)  # type: ignore[union-attr]
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans[key] = _Plan(inputs, silu, reverse)
+        plan = keep(_plans, key, _Plan(inputs, silu, reverse))
     return plan
 
 
@@ -65,14 +65,11 @@ class _Plan:
         self.shape, self.taps, self.dtype, self.device = x.shape, taps, x.dtype, x.device
         self.sums = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.shared = len(x) == 1 and self.walks > 1
-        blocks, wanted = -(-channels // WIDTH), AT_ONCE * processors(x.device)
-        steps = max(SHORTEST, -(-length * batch * blocks * self.walks // wanted))
-        segments = -(-length // steps)
-        self.grid = (batch * segments, blocks, self.walks)
+        self.launched = 1 if self.shared else self.walks  # walks of a launch of the gradients
         walk, item, row = strides(x)
         self.integers = {
-            **{"length": length, "channels": channels, "batch": batch, "segments": segments},
-            **{"segment_steps": steps, "x_walk": walk, "x_item": item, "x_row": row, "first": 0},
+            **{"length": length, "channels": channels, "batch": batch, "first": 0},
+            **{"x_walk": walk, "x_item": item, "x_row": row},
             "reverse": sum(1 << walk for walk, backwards in enumerate(reverse) if backwards),
         }
         constants = {
@@ -86,9 +83,11 @@ class _Plan:
         types = {n: None if t is None else t.dtype for n, t in zip(INPUTS, inputs, strict=True)}
         types |= {"y": x.dtype, "dy": x.dtype, "dx": self.dx_type, "dweight": self.sums, "dbias": self.sums}
 
+        integers = {**self.integers, "segments": 0, "segment_steps": 0}
+
         def kernel(function: Any, **adds: bool) -> Kernel:
             options = {"num_warps": 1, "enable_fp_fusion": True}
-            return Kernel(function, types, self.integers, {**constants, **adds}, **options)
+            return Kernel(function, types, integers, {**constants, **adds}, **options)
 
         self.kernel = kernel(conv_forward)
         self.gradients = [kernel(conv_backward, ADD=add) for add in (False, True)[: 1 + self.shared]]
@@ -98,23 +97,29 @@ class _Plan:
     def dx_type(self) -> torch.dtype:
         return self.sums if self.shared else self.dtype
 
+    def cut(self, walks: int) -> tuple[tuple[int, int, int], dict[str, int]]:
+        """Grid, and integers, of a launch of so many walks."""
+        _, batch, length, channels = self.shape
+        blocks, wanted = -(-channels // WIDTH), AT_ONCE * processors(self.device)
+        steps = max(SHORTEST, -(-length * batch * blocks * walks // wanted))
+        segments = -(-length // steps)
+        return (batch * segments, blocks, walks), {"segments": segments, "segment_steps": steps}
+
     def forward(self, inputs: Sequence[Tensor | None]) -> Tensor:
+        grid, cutting = self.cut(self.walks)
         y = torch.empty((self.walks, *self.shape[1:]), dtype=self.dtype, device=self.device)
-        self.kernel(self.grid, {**self.integers, **dict(zip(INPUTS, inputs, strict=True)), "y": y})
+        self.kernel(grid, {**self.integers, **cutting, **dict(zip(INPUTS, inputs, strict=True)), "y": y})
         return y
 
     def backward(self, inputs: Sequence[Tensor | None], dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         compile_all(self.gradients, self.device)
+        grid, cutting = self.cut(self.launched)
         dx = torch.empty(self.shape, dtype=self.dx_type, device=self.device)
-        parts = (self.walks, self.grid[0], self.shape[3])
+        parts = (self.walks, grid[0], self.shape[3])
         dweight = torch.empty((*parts, self.taps), dtype=self.sums, device=self.device)
         dbias = torch.empty(parts, dtype=self.sums, device=self.device)
-        values = {**self.integers, **dict(zip(INPUTS, inputs, strict=True)), "dy": dy, "dx": dx}
-        values |= {"dweight": dweight, "dbias": dbias}
-        if not self.shared:
-            self.gradients[0](self.grid, values)
-        else:
-            for walk in range(self.walks):  # each adds to the gradient of the x that all share
-                values |= {"first": walk, "dweight": dweight[walk:], "dbias": dbias[walk:]}
-                self.gradients[walk > 0]((*self.grid[:2], 1), values)
+        values = {**self.integers, **cutting, **dict(zip(INPUTS, inputs, strict=True)), "dy": dy, "dx": dx}
+        for walk in range(0, self.walks, self.launched):  # those that share x add to its gradient
+            values |= {"first": walk, "dweight": dweight[walk:], "dbias": dbias[walk:]}
+            self.gradients[walk > 0](grid, values)
         return dx, dweight.sum(1), dbias.sum(1)

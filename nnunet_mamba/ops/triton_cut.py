@@ -17,7 +17,7 @@ UNROLL = {"forward": 2, "backward": 2}  # steps at a time
 WIDTH = 32  # channels of a program: the lanes of a warp
 MOST_STATES = 16  # of a program, in each lane's registers
 SHORTEST = 64  # steps of a segment
-ENOUGH = {"forward": 5, "backward": 7}  # programs per multiprocessor that need no second walk to hide latency
+UNCUT = {"forward": 5, "backward": 7}  # programs per multiprocessor that hide latency without a second walk
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Cut:
         return self.programs, self.sizes.groups * self.sizes.channel_blocks, self.at_once
 
 
-def cut(sizes: Sizes, way: str, processors: int, at_once: int) -> Cut:
+def cut(sizes: Sizes, phase: str, processors: int, at_once: int) -> Cut:
     """For a GPU of so many multiprocessors, each with room for `at_once` programs.
 
     A piece that fills the GPU by itself runs alone: it needs no output of its own.
@@ -97,7 +97,7 @@ def cut(sizes: Sizes, way: str, processors: int, at_once: int) -> Cut:
     together = sizes.pieces > 1 and per_piece * sizes.length < wanted * SHORTEST
     programs = per_piece * (sizes.pieces if together else 1)
     steps = sizes.length
-    if programs < processors * min(at_once, ENOUGH[way]):
+    if programs < processors * min(at_once, UNCUT[phase]):
         steps = max(SHORTEST, -(-sizes.length * programs // wanted))
     steps = -(-steps // CHUNK) * CHUNK
     return Cut(sizes, together, -(-sizes.length // steps), steps)

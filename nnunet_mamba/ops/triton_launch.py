@@ -25,7 +25,7 @@ REGISTERS = 65536  # of a multiprocessor, of all cards that Triton knows
 MOST_PROGRAMS = 16  # of one warp, at once on a multiprocessor of any of them
 PATIENCE = 2.0  # seconds of compilation before a word about it
 _logger = logging.getLogger("nnunet_mamba")
-_told = threading.Event()
+_announced = threading.Event()
 
 
 def run_time(function: Callable[..., None]) -> Any:
@@ -94,8 +94,8 @@ def compile_all(kernels: Iterable[Kernel], device: torch.device) -> None:
     with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
         futures = [pool.submit(kernel.compile, device) for kernel in missing]
         _, late = wait(futures, timeout=PATIENCE)
-        if late and not _told.is_set():
-            _told.set()
+        if late and not _announced.is_set():
+            _announced.set()
             _logger.warning("Compiling the GPU kernels on first use, some seconds each; Triton caches them.")
         for future in futures:
             future.result()

@@ -7,6 +7,7 @@ A (k, d, n); B, C (k, b, g, l, n); D, bias (k, d); z, y (b, l, d); rows (k, l); 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ OUTPUTS = {"forward": ("y",), "backward": ("du", "ddelta", "dz")}  # which piece
 ENDS = {"forward": "segment_ends", "backward": "segment_gradients"}
 CARRY_BLOCK = 64
 ALIGNED = 16  # bytes that one instruction reads
+MOST_PLANS = 4096  # a network has one for each of its layers and sizes of input
+_preparing = threading.Lock()
 _plans: dict[Any, Plan] = {}
 
 
@@ -92,17 +95,24 @@ def _laid_out(u, delta, A, B, C, D, z, bias, rows) -> tuple[Tensor | None, ...]:
 
 
 def _plan_of(
-    inputs: Sequence[Tensor | None], softplus: bool, reverse: Sequence[bool], ways: Sequence[str]
+    inputs: Sequence[Tensor | None], softplus: bool, reverse: Sequence[bool], phases: Sequence[str]
 ) -> Plan:
-    """That of calls of this kind, prepared for the `ways`."""
-    look = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs)
-    key = (look, softplus, *reverse, inputs[0].device)  # type: ignore[union-attr]
+    """That of calls of this kind, prepared for the `phases`."""
+    layout = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs)
+    key = (layout, softplus, *reverse, inputs[0].device)  # type: ignore[union-attr]
     plan = _plans.get(key)
     if plan is None:
-        plan = _plans[key] = Plan(inputs, softplus, reverse)
-    if not plan.cuts.keys() >= set(ways):
-        plan.prepare(ways)
+        plan = keep(_plans, key, Plan(inputs, softplus, reverse))
+    if not plan.cuts.keys() >= set(phases):
+        plan.prepare(phases)
     return plan
+
+
+def keep(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
+    """The plan, or one that another thread has kept meanwhile; never more than MOST_PLANS."""
+    if len(plans) >= MOST_PLANS:
+        plans.clear()
+    return plans.setdefault(key, plan)
 
 
 class Plan:
@@ -148,20 +158,22 @@ class Plan:
         self.kernels: dict[tuple[str, Any], Kernel] = {}
         self.cuts: dict[str, Cut] = {}
 
-    def prepare(self, ways: Sequence[str]) -> None:
+    def prepare(self, phases: Sequence[str]) -> None:
         """Compile what the passes need, and cut them as the registers of what was compiled allow."""
-        for way in ways:
-            self.kernels |= self._kernels_of(way)
-        compile_all(self.kernels.values(), self.device)
-        for way in ways:
-            at_once = self.kernels[way, self.adds(way, 0)].at_once()
-            self.cuts[way] = triton_cut.cut(self.sizes, way, processors(self.device), at_once)
+        with _preparing:
+            missing = [phase for phase in phases if phase not in self.cuts]
+            kernels = {key: kernel for phase in missing for key, kernel in self._kernels_of(phase).items()}
+            compile_all(kernels.values(), self.device)
+            self.kernels |= kernels
+            for phase in missing:
+                at_once = kernels[phase, self.adds(phase, 0)].at_once()
+                self.cuts[phase] = triton_cut.cut(self.sizes, phase, processors(self.device), at_once)
 
-    def _kernels_of(self, way: str) -> dict[tuple[str, Any], Kernel]:
-        """By way, and "ends", "carry" or, of the pass itself, the outputs that it adds to."""
+    def _kernels_of(self, phase: str) -> dict[tuple[str, Any], Kernel]:
+        """By phase, and "ends", "carry" or, of the pass itself, the outputs that it adds to."""
         of_sums = ("ends", "totals", "states", "scratch", "dA", "dB", "dC", "dD", "dbias")
         types = {**self.types, **dict.fromkeys(of_sums, self.sums), "dy": self.dtype}
-        types |= {name: self.output_type(name) for name in OUTPUTS[way]}
+        types |= {name: self.output_type(name) for name in OUTPUTS[phase]}
         integers = {**self.integers, **dict.fromkeys(("first", "segments", "segment_steps"), 0)}
         integers |= dict.fromkeys(("keep", "blocks", "backwards"), 0)
 
@@ -171,12 +183,12 @@ class Plan:
             return Kernel(function, types, integers, constants, num_warps=warps, enable_fp_fusion=True)
 
         found: dict[tuple[str, Any], Kernel] = {
-            (way, "ends"): kernel(ENDS[way], UNROLL["forward"]),
-            (way, "carry"): kernel("carry", 1, warps=CARRY_BLOCK // 32),
+            (phase, "ends"): kernel(ENDS[phase], UNROLL["forward"]),
+            (phase, "carry"): kernel("carry", 1, warps=CARRY_BLOCK // 32),
         }
-        for adds in {self.adds(way, piece) for piece in range(self.sizes.pieces)}:
-            flags = {f"ADD_{name.upper()}": name in adds for name in OUTPUTS[way]}
-            found[way, adds] = kernel(way, UNROLL[way], **flags)
+        for adds in {self.adds(phase, piece) for piece in range(self.sizes.pieces)}:
+            flags = {f"ADD_{name.upper()}": name in adds for name in OUTPUTS[phase]}
+            found[phase, adds] = kernel(phase, UNROLL[phase], **flags)
         return found
 
     def output_type(self, name: str) -> torch.dtype:
@@ -186,11 +198,11 @@ class Plan:
     def slot(self, name: str, piece: int) -> int:
         return piece * self.slots[name] // self.sizes.pieces
 
-    def adds(self, way: str, piece: int) -> tuple[str, ...]:
+    def adds(self, phase: str, piece: int) -> tuple[str, ...]:
         """The outputs that a launch of this piece alone adds to: those that the one before has written to."""
         if piece == 0:
             return ()
-        return tuple(n for n in OUTPUTS[way] if self.slot(n, piece - 1) == self.slot(n, piece))
+        return tuple(n for n in OUTPUTS[phase] if self.slot(n, piece - 1) == self.slot(n, piece))
 
     def empty(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.sums, device=self.device)
@@ -220,14 +232,14 @@ class Plan:
         }
         for piece in range(0, s.pieces, cut.at_once):
             walk, block = divmod(piece, s.state_blocks)
-            for name, total in sums.items():
-                values[name] = total.place(walk, block * cut.programs if name == "dbias" else 0)
+            for name, one in sums.items():
+                values[name] = one.target(walk, block * cut.programs if name == "dbias" else 0)
             self._launch("backward", cut, piece, values, **outputs)
             if cut.together or block == s.state_blocks - 1:
-                for total in sums.values():
-                    total.add_up(walk)
+                for one in sums.values():
+                    one.add_up(walk)
         du, ddelta, dz = (self._result(name, output) for name, output in outputs.items())
-        dA, dB, dC, dD, dbias = (total.whole for total in sums.values())
+        dA, dB, dC, dD, dbias = (one.total for one in sums.values())
         return du, ddelta, dA, dB, dC, dD, dz[0] if self.types["z"] else dz.flatten(), dbias
 
     def _values(self, cut: Cut, inputs: Sequence[Tensor | None], **others: Any) -> dict[str, Any]:
@@ -240,19 +252,19 @@ class Plan:
         totals = self.empty(*places, s.channels)
         return {**values, **self.integers, **cutting, "ends": ends, "totals": totals, **others}
 
-    def _launch(self, way: str, cut: Cut, piece: int, values: dict[str, Any], **outputs: Tensor) -> None:
+    def _launch(self, phase: str, cut: Cut, piece: int, values: dict[str, Any], **outputs: Tensor) -> None:
         """All pieces or this one."""
         values["first"] = piece
         for name, output in outputs.items():
             slot = 0 if cut.together else self.slot(name, piece)
             values[name] = output[slot:] if slot else output
         if cut.segments > 1:
-            self.kernels[way, "ends"](cut.grid, values)
+            self.kernels[phase, "ends"](cut.grid, values)
             values["blocks"] = -(-self.sizes.states * self.sizes.channels // CARRY_BLOCK)
-            values["backwards"] = way == "backward"
+            values["backwards"] = phase == "backward"
             grid = (values["blocks"] * self.sizes.batch, cut.at_once, 1)
-            self.kernels[way, "carry"](grid, values)
-        self.kernels[way, self.adds(way, piece)](cut.grid, values)
+            self.kernels[phase, "carry"](grid, values)
+        self.kernels[phase, self.adds(phase, piece)](cut.grid, values)
 
     def _output(self, cut: Cut, name: str) -> Tensor:
         """Room for an output's slots, or for those of all pieces."""
@@ -278,17 +290,17 @@ class _Sum:
     """A gradient (walks, *shape) of which programs leave shares, to be summed in a fixed order."""
 
     def __init__(self, plan: Plan, cut: Cut, shares: int, *shape: int):
-        self.whole = plan.empty(plan.sizes.walks, *shape)
+        self.total = plan.empty(plan.sizes.walks, *shape)
         self.parts = None if shares == 1 else plan.empty(cut.walks_at_once, shares, *shape)
 
-    def place(self, walk: int, share: int = 0) -> Tensor:
+    def target(self, walk: int, share: int = 0) -> Tensor:
         """Where the launch writes that begins with this walk, and with this share of it."""
         if self.parts is None:
-            return self.whole[walk:] if walk else self.whole
+            return self.total[walk:] if walk else self.total
         return self.parts[0, share:] if share else self.parts
 
     def add_up(self, walk: int) -> None:
         if self.parts is not None:
             walks = self.parts.shape[0]
-            out = self.whole if walks == self.whole.shape[0] else self.whole[walk : walk + walks]
+            out = self.total if walks == self.total.shape[0] else self.total[walk : walk + walks]
             torch.sum(self.parts, 1, out=out)

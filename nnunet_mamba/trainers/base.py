@@ -84,6 +84,7 @@ class MambaTrainer(RecipeTrainer):
             self.initialize()
         origin = start_from_vmamba(bare_network(self.network), self.network_name, has_weights=has_weights)
         super().on_train_start()
-        self.tell(f"Selective scan on {self.device.type}: backend {backend}")
+        precision = asked_mixer_precision(self.mixer_precision)
+        self.tell(f"Selective scan on {self.device.type}: backend {backend}; mixer_precision {precision}")
         if origin is not None:
             self.tell(origin)

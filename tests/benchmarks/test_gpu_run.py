@@ -2,7 +2,10 @@
 
 import importlib
 import json
+import re
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -45,7 +48,7 @@ def test_failing_and_late_stages_do_not_stop_the_others(run, tmp_path):
     for stage in (
         run.Stage("fails", 10, "-c 'raise SystemExit(3)'"),
         run.Stage("late", 6, late),
-        run.Stage("works", 10, "-c 'open(\"OUT/made\", \"w\").write(\"RIVALS\")' RIVALS", rivals="none"),
+        run.Stage("works", 10, '-c \'open("OUT/made", "w").write("RIVALS")\' RIVALS', rivals="none"),
         run.Stage("absent", 10, "no_such_program", needs="no_such_program"),
     ):
         one.stage(stage)
@@ -71,3 +74,17 @@ def test_an_unknown_stage_is_refused(run, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run.main()
     assert "unknown stage corect; choose from check, correct" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["scan", "networks", "predict", "gpu/breakdown"])
+def test_the_commands_have_options_that_the_scripts_know(run, script):
+    stages = [f"{stage.command} {stage.dry}" for stage in run.STAGES]
+    used = {word for text in stages if f"{script}.py" in text for word in re.findall(r" (--[\w-]+)", text)}
+    assert used
+    shown = subprocess.run(
+        [sys.executable, str(GPU.parent / f"{script}.py"), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert {option for option in used if option not in shown} == set()

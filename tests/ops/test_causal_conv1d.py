@@ -79,3 +79,11 @@ def test_wrong_arguments_are_named():
         causal_conv1d(torch.ones(0, 3, 4), torch.ones(3, 4))
     with pytest.raises(ValueError, match="weight is on meta, x on cpu"):
         causal_conv1d(torch.ones(1, 3, 4), torch.ones(3, 4, device="meta"))
+
+
+def test_second_derivatives_are_refused():
+    x, weight = torch.randn(1, 3, 20, requires_grad=True), torch.randn(3, 4, requires_grad=True)
+    y = causal_conv1d(x, weight, activation="silu")
+    (grad,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"Second derivatives .* are not implemented"):
+        grad.sum().backward()

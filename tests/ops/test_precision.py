@@ -8,6 +8,7 @@ from torch import nn
 
 from nnunet_mamba.blocks import mamba
 from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.blocks.vss import SS2D
 from nnunet_mamba.ops.precision import (
     FLOAT16_LIMIT,
     PRECISIONS,
@@ -79,6 +80,7 @@ MIXERS = {
     "mamba": lambda: MambaMixer(16, 3, order="bi", mixer_output="residual"),
     "channels": lambda: ChannelMixer(16, (4, 5, 6)),
     "mamba_trans": lambda: MambaTransMixer(16, 3, order="bi", d_state=16),
+    "visual": lambda: ChannelsFirst(SS2D(16, order="multi")),
 }
 TOLERANCES = {  # of a tensor's largest value; what leaves is rounded to autocast's type at most once more
     ("float32", torch.float16): 2e-4,
@@ -119,16 +121,58 @@ def test_mixed_precision_stores_half_and_scans_in_float32(monkeypatch):
         assert seen == {"half": {expected}, "single": {torch.float32}}
 
 
+def scale(module: nn.Module, **factors: float) -> nn.Module:
+    """The module, its parameters whose names end so multiplied."""
+    with torch.no_grad():
+        for ending, factor in factors.items():
+            found = [p for name, p in module.named_parameters() if name.endswith(ending.replace("__", "."))]
+            assert found
+            for parameter in found:
+                parameter.mul_(factor)
+    return module
+
+
+EXPLODE = {"out_proj__weight": 2e5, "D": 1e3}  # weights that float16 can hold
+EXPLODING = {
+    "projection out": lambda: scale(MambaMixer(16, 3), **EXPLODE),
+    "scan": lambda: scale(MambaMixer(16, 3), D=1e6),
+    "several scans": lambda: scale(MambaMixer(16, 3, order="slices,DHW"), D=1e6),
+    "before a norm": lambda: scale(MambaMixer(16, 3, mixer_output="norm"), **EXPLODE),
+    "with a residual": lambda: scale(MambaMixer(16, 3, mixer_output="residual"), **EXPLODE),
+    "as in a transformer": lambda: scale(MambaTransMixer(16, 3, order="bi"), **EXPLODE),
+    "visual": lambda: ChannelsFirst(scale(SS2D(16, order="multi"), Ds=1e6, out_proj__weight=2e5)),
+}
+
+
+class ChannelsFirst(SequenceMixer):
+    """SS2D on a volume, slice by slice."""
+
+    def __init__(self, ss2d: SS2D):
+        super().__init__()
+        self.ss2d = ss2d
+
+    def forward(self, x):
+        slices = x.permute(0, 2, 3, 4, 1)
+        return self.ss2d(slices.flatten(0, 1)).view_as(slices).permute(0, 4, 1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", EXPLODING)
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_mixer_with_exploding_weights_stays_finite_in_float16_through_the_next_convolution(precision):
+def test_a_mixer_with_exploding_weights_stays_finite_in_float16_through_the_next_convolution(kind, precision):
     torch.manual_seed(0)
-    mixer, conv = MambaMixer(16, 3), nn.Conv3d(16, 16, 3, padding=1)
+    mixer, conv = EXPLODING[kind](), nn.Conv3d(16, 16, 3, padding=1)
     set_mixer_precision(mixer, precision)
     nn.init.kaiming_normal_(conv.weight, a=0.01)
-    with torch.no_grad():
-        mixer.mamba.out_proj.weight.mul_(1e7 if precision == "float32" else 1e4)
-        mixer.mamba.D.mul_(1 if precision == "float32" else 1e6)  # the scan's output exceeds float16
-    x = torch.randn(1, 16, 4, 4, 4)
-    assert mixer(x).abs().max() > torch.finfo(torch.float16).max
     with torch.autocast("cpu", dtype=torch.float16):
-        assert conv(mixer(x)).isfinite().all()
+        y = mixer(torch.randn(1, 16, 4, 4, 4))
+        assert y.isfinite().all()
+        assert conv(y).isfinite().all()
+
+
+def test_what_explodes_would_exceed_float16():
+    torch.manual_seed(0)
+    x = torch.randn(1, 16, 4, 4, 4)
+    assert EXPLODING["projection out"]()(x).abs().max() > torch.finfo(torch.float16).max
+    mixer = EXPLODING["scan"]()
+    nn.init.ones_(mixer.mamba.out_proj.weight)
+    assert mixer(x).abs().max() > torch.finfo(torch.float16).max

@@ -276,6 +276,15 @@ def test_opcheck(backend):
 
 
 @pytest.mark.parametrize("backend", FAST)
+def test_second_derivatives_are_refused(backend):
+    arguments = problem(1, 5, 40, None, 3)
+    y = selective_scan(**arguments, backend=backend)
+    (grad,) = torch.autograd.grad(y.sum(), arguments["u"], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"Second derivatives .* are not implemented"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("backend", FAST)
 def test_compiles_without_a_graph_break(backend):
     arguments = problem(2, 8, 40, None, 4)
 

@@ -8,7 +8,7 @@ import torch
 
 from nnunet_mamba.ops import backends, numba_scan, self_check, walks
 from nnunet_mamba.ops.backends import ENVIRONMENT, choose_backend
-from nnunet_mamba.ops.self_check import CACHE, FEW, Case, fault_of, faults
+from nnunet_mamba.ops.self_check import CACHE, FEW, Case, compare, fault_of
 
 WRONG = "scan: dA off by 3.0e-01 of its largest value"
 
@@ -24,7 +24,7 @@ def asked(tmp_path, monkeypatch):
 
     def examine(device, wide):
         found.devices.append(device)
-        return {"faults": [found.fault] if found.fault else []}
+        return {"differ": [found.fault] if found.fault else [], "fail": []}
 
     monkeypatch.setenv(CACHE, str(found.folder))
     monkeypatch.setattr(self_check, "_key", lambda device: f"card {device}")
@@ -44,7 +44,7 @@ def test_a_card_is_examined_once_and_the_verdict_kept_for_the_next_process(asked
     assert asked.devices == [0, 1]
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"fault"'])
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"fault"', "null"])
 def test_a_broken_file_is_examined_anew(asked, content):
     fault_of(0)
     (file,) = (asked.folder / "self_check").iterdir()
@@ -72,7 +72,9 @@ def gpu_with_a_fault(asked, monkeypatch):
 
 
 def test_kernels_that_fail_are_not_chosen_and_one_warning_says_what_differs(gpu_with_a_fault, caplog):
+    fault_of(0)
     with caplog.at_level("WARNING", "nnunet_mamba"):
+        caplog.clear()
         assert [choose_backend(None, "cuda") for _ in range(3)] == ["torch"] * 3
     assert len(caplog.records) == 1
     assert WRONG in caplog.text
@@ -90,23 +92,33 @@ def test_kernels_that_fail_are_an_error_where_they_are_asked_for(gpu_with_a_faul
 def test_kernels_that_are_right_are_chosen(gpu_with_a_fault, caplog):
     gpu_with_a_fault.fault = None
     with caplog.at_level("WARNING", "nnunet_mamba"):
+        assert fault_of(0) is None
+        assert "Checking the GPU kernels" in caplog.text  # it takes a while
+        caplog.clear()
         assert choose_backend(None, "cuda") == choose_backend("triton", "cuda") == "triton"
     assert not caplog.records
 
 
-ENDS = {
-    "right": ((0, '{"faults": []}\n', ""), []),
-    "wrong": ((0, 'a line of a library\n{"faults": ["a", "b"]}\n', ""), ["a", "b"]),
-    "killed": ((-11, "", ""), ["their check ended with exit code -11: without a word"]),
-    "an exception": ((1, "", "Traceback\nError: no\n"), ["their check ended with exit code 1: Error: no"]),
-    "a card for one process": ((1, "", "CUDA error: devices are busy or unavailable"), [WRONG]),
-    "no end": (subprocess.TimeoutExpired("", 600), ["they did not end within 600 s"]),
-    "no process": (OSError("no memory"), [WRONG]),
+ENDS = {  # of the process -> what differs, what fails, and whether that is kept
+    "right": ((0, '{"differ": [], "fail": []}\n', ""), [], [], True),
+    "wrong": ((0, 'a library\n{"differ": ["a", "b"], "fail": []}\n', ""), ["a", "b"], [], True),
+    "no memory": ((0, '{"differ": ["a"], "fail": ["b"]}\n', ""), ["a"], ["b"], False),
+    "killed": ((-11, "", ""), [], ["their check ended with exit code -11: without a word"], False),
+    "silent": ((0, "", ""), [], ["their check ended with exit code 0: without a word"], False),
+    "an exception": (
+        (1, "", "Traceback\nError: no\n"),
+        [],
+        ["their check ended with exit code 1: Error: no"],
+        False,
+    ),
+    "a card for one process": ((1, "", "CUDA error: devices are busy or unavailable"), [WRONG], [], True),
+    "no end": (subprocess.TimeoutExpired("", 300), [], ["they did not end within 300 s"], False),
+    "no process": (OSError("no memory"), [WRONG], [], True),
 }
 
 
-@pytest.mark.parametrize(("end", "verdict"), ENDS.values(), ids=ENDS)
-def test_verdicts_of_the_process_that_examines(asked, monkeypatch, end, verdict):
+@pytest.mark.parametrize(("end", "differ", "fail", "kept"), ENDS.values(), ids=ENDS)
+def test_verdicts_of_the_process_that_examines(asked, monkeypatch, end, differ, fail, kept):
     def run(command, **_):
         assert command[1:] == ["-m", "nnunet_mamba.ops.self_check", "0", "wide"]
         if isinstance(end, Exception):
@@ -115,28 +127,38 @@ def test_verdicts_of_the_process_that_examines(asked, monkeypatch, end, verdict)
 
     asked.fault = WRONG  # as found in this process
     monkeypatch.setattr(subprocess, "run", run)
-    assert self_check.examine(0, wide=True)["faults"] == verdict
-    assert fault_of(0) == ("; ".join(verdict) or None)
+    assert self_check.examine(0, wide=True) == {"differ": differ, "fail": fail}
+    assert self_check.kept_verdict(0) == ({"fault": "; ".join(differ)} if kept else None)
 
 
 def test_what_agrees_is_no_fault():
-    assert list(faults(torch.device("cpu"), FEW, "numba")) == []
+    assert compare(torch.device("cpu"), FEW, "numba") == {"differ": [], "fail": []}
 
 
 def test_what_differs_is_named_with_its_case(monkeypatch):
     right = numba_scan.forward
     monkeypatch.setattr(numba_scan, "forward", lambda *arguments: 1.01 * right(*arguments))
     cases = (Case(1, 1, 20, 8), Case(1, 1, 20, 8, taps=4), Case(1, 1, 20, 8, dtype=torch.float16))
-    single, half = faults(torch.device("cpu"), cases, "numba")
-    assert single.startswith("scan with 16 states, 1 walk(s), batch 1, 20 tokens, 8 channels, 1 group(s), ")
-    assert single.endswith("float32: y off by 1.0e-02 of its largest value (allowed 1e-04)")
+    found = compare(torch.device("cpu"), cases, "numba")
+    single, half = found["differ"]
+    assert single == (
+        "scan with 16 states, 1 walk(s), batch 1, 20 tokens, 8 channels, float32: y off by 1.0e-02 of the "
+        "largest value (allowed 1e-04)"
+    )
     assert "float16: y off by" in half
+    assert found["fail"] == []
 
 
 def test_what_is_not_a_number_or_cannot_run_is_a_fault(monkeypatch):
     monkeypatch.setattr(walks, "convolve", lambda module, x, *_: torch.full_like(x, torch.nan))
     monkeypatch.setattr(numba_scan, "backward", lambda *_: 1 // 0)
     cases = (Case(1, 1, 20, 8, taps=4), Case(1, 1, 20, 8))
-    conv, scan = faults(torch.device("cpu"), cases, "numba")
-    assert "y off by nan" in conv
-    assert scan.endswith("ZeroDivisionError: integer division or modulo by zero")
+    found = compare(torch.device("cpu"), cases, "numba")
+    assert "y off by nan" in found["differ"][0]
+    assert found["fail"][0].endswith("ZeroDivisionError: integer division or modulo by zero")
+
+
+def test_it_draws_no_number_that_others_would_have_drawn():
+    before = torch.random.get_rng_state()
+    compare(torch.device("cpu"), FEW[:1], "numba")
+    assert torch.equal(torch.random.get_rng_state(), before)

@@ -32,7 +32,7 @@ on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the 
 if USABLE:
     import triton.language as tl
 
-    from nnunet_mamba.ops import chunks, triton_conv, triton_cut, triton_kernels, triton_launch, triton_scan
+    from nnunet_mamba.ops import chunks, triton_conv, triton_cut, triton_launch, triton_scan
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,11 @@ def poisoned_memory():
 def no_plans_kept(monkeypatch):
     for module in (triton_scan, triton_conv):
         monkeypatch.setattr(module, "_plans", {})
+
+
+@pytest.fixture(autouse=True)
+def asked_for_whatever_the_self_check_says(monkeypatch):
+    monkeypatch.setattr(self_check, "fault_of", lambda device: None)
 
 
 @pytest.fixture(params=["one segment", "segments", "pieces in turn"])
@@ -236,13 +241,24 @@ SMALL = (self_check.Case(2, 1, 20, 8, 4), self_check.Case(2, 1, 20, 8, taps=4, t
 
 @pytest.mark.parametrize("cases", [SMALL, pytest.param(self_check.MANY, marks=on_a_gpu)], ids=["few", "many"])
 def test_the_self_check_finds_nothing(cases):
-    assert list(self_check.faults(torch.device(DEVICE), cases)) == []
+    assert self_check.compare(torch.device(DEVICE), cases) == {"differ": [], "fail": []}
 
 
 def test_the_self_check_finds_a_broken_kernel(monkeypatch):
-    monkeypatch.setattr(triton_kernels, "LN2", tl.constexpr(0.7))  # of the gradient of the step sizes
-    (fault,) = self_check.faults(torch.device(DEVICE), SMALL)
-    assert "ddelta off by" in fault or "LN2 has changed" in fault
+    """One that is handed C for B where it computes gradients."""
+    launch = triton_scan.Plan._launch
+
+    def broken(plan, phase, cut, piece, values, **outputs):
+        if phase == "backward":
+            values["B"] = values["C"]
+        launch(plan, phase, cut, piece, values, **outputs)
+
+    monkeypatch.setattr(triton_scan.Plan, "_launch", broken)
+    found = self_check.compare(torch.device(DEVICE), SMALL)
+    (fault,) = found["differ"]
+    assert "du off by" in fault
+    assert "y off by" not in fault
+    assert found["fail"] == []
 
 
 @on_a_gpu

@@ -18,8 +18,10 @@ pytestmark = pytest.mark.skipif(interpreting(), reason="Triton is set to interpr
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
 from nnunet_mamba.ops import (  # noqa: E402
+    self_check,
     triton_conv,
     triton_conv_kernels,
+    triton_cut,
     triton_kernels,
     triton_launch,
     triton_scan,
@@ -107,3 +109,25 @@ def test_a_networks_layers_share_their_kernels(compile_for, monkeypatch):
     compile_for(90)
     assert kernels_of("mm_unet").total() <= 25
     assert kernels_of("mamba_multi").total() <= 60
+
+
+def launched(case: self_check.Case, at_once: int) -> set[tuple[str, ...]]:
+    """Which outputs the launches of a case's scan add to, on an H100."""
+    k, b, length, d, n, g = case.walks, case.batch, case.length, case.channels, case.states, case.groups
+    with torch.device("meta"):
+        u, delta = torch.empty(1 if case.shared else k, b, length, d), torch.empty(k, b, length, d)
+        A, B, z = torch.empty(k, d, n), torch.empty(k, b, g, length, n), torch.empty(b, length, d)
+    plan = triton_scan.Plan((u, delta, A, B, B, None, z, None, None), True, [False] * k)
+    found = set()
+    for way in ("forward", "backward"):
+        cut = triton_cut.cut(plan.sizes, way, 1 if case.small_gpu else 132, at_once)
+        found |= {plan.adds(way, piece) for piece in range(0, plan.sizes.pieces, cut.at_once)}
+    return found
+
+
+@pytest.mark.parametrize("at_once", [4, 8, 16])
+def test_the_self_check_tries_every_way_of_adding_up(at_once):
+    scans = [case for case in self_check.MANY if not case.taps]
+    few = set().union(*(launched(case, at_once) for case in self_check.FEW if not case.taps))
+    assert few == {(), ("y",), ("dz",), ("du", "dz")}
+    assert set().union(*(launched(case, at_once) for case in scans)) == few | {("du", "ddelta", "dz")}
