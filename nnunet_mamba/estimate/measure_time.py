@@ -72,6 +72,7 @@ NETWORKS: Mapping[str, tuple[Layer, tuple[int, ...]]] = {  # where tensors are n
 }
 NETWORK_WEIGHT = 3  # of a network's error, that of a layer is 1
 MIN_SECONDS = 0.5  # per case
+GPU_BATCH = 16  # times the batch on a GPU, where layers as small as these would time their launches
 
 
 class Case:
@@ -120,6 +121,8 @@ def measure_seconds(device: torch.device, precision: str) -> dict[str, float]:
 
     rows, weights = [], []
     for name, (layer, shape) in {**LAYERS, **NETWORKS}.items():
+        if device.type == "cuda" and name != "tiny":
+            shape = (GPU_BATCH * shape[0], *shape[1:])
         for backward in (False, True):
             case = Case(layer, shape, device, precision, backward)
             work, seconds = case.work(), case.seconds()
