@@ -97,5 +97,9 @@ def compile_all(kernels: Iterable[Kernel], device: torch.device) -> None:
         if late and not _announced.is_set():
             _announced.set()
             _logger.warning("Compiling the GPU kernels on first use, some seconds each; Triton caches them.")
-        for future in futures:
+    for kernel, future in zip(missing, futures, strict=True):
+        # Python 3.11's parser keeps its depth for all threads, and now and then takes another's for its own
+        if isinstance(future.exception(), SystemError | RecursionError):
+            kernel.compile(device)
+        else:
             future.result()

@@ -131,3 +131,25 @@ def test_the_self_check_tries_every_way_of_adding_up(at_once):
     few = set().union(*(launched(case, at_once) for case in self_check.FEW if not case.taps))
     assert few == {(), ("y",), ("dz",), ("du", "dz")}
     assert set().union(*(launched(case, at_once) for case in scans)) == few | {("du", "ddelta", "dz")}
+
+
+class Parsed:
+    """Stands for a kernel whose first compilation fails with an error."""
+
+    def __init__(self, error: Exception | None):
+        self.error, self.is_compiled = error, False
+
+    def compile(self, device) -> None:
+        error, self.error = self.error, None
+        if error:
+            raise error
+        self.is_compiled = True
+
+
+def test_what_pythons_parser_mistakes_in_threads_is_compiled_again():
+    """CPython 3.11: AST constructor recursion depth mismatch."""
+    kernels = [Parsed(SystemError("mismatch")), Parsed(None), Parsed(RecursionError())]
+    triton_launch.compile_all(kernels, torch.device("cpu"))
+    assert all(kernel.is_compiled for kernel in kernels)
+    with pytest.raises(ValueError, match="wrong"):
+        triton_launch.compile_all([Parsed(None), Parsed(ValueError("wrong"))], torch.device("cpu"))
