@@ -70,9 +70,10 @@ def examine_gpus() -> Iterator[Finding]:
         walks, batch, tokens, channels = self_check.TIMED
         size = f"{walks} walks, batch {batch}, {tokens} tokens, {channels} channels, 16 states, float32"
         for backend, times in found.get("milliseconds", {}).items():
-            what = times  # why it was not timed
-            if not isinstance(times, str):
-                what = f"{times[0]:.2f} ms forward, {times[1]:.2f} ms backward"
+            if isinstance(times, str):
+                yield Finding(topic, f"{backend}: not timed, {times} ({size})", absent=True)
+                continue
+            what = f"{times[0]:.2f} ms forward, {times[1]:.2f} ms backward"
             yield Finding(topic, f"{backend}: {what} ({size})")
 
 

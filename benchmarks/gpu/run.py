@@ -36,6 +36,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +80,7 @@ STAGES = (
     Stage(
         "networks",
         140,
-        "benchmarks/networks.py mm_unet RIVALS umamba_bot umamba_enc mamba_multi resenc_m swin_unetr "
+        "benchmarks/networks.py mm_unet mamba_multi RIVALS umamba_bot umamba_enc resenc_m swin_unetr "
         "--device cuda --steps 10 --threads 8 --record OUT/networks",
         dry="benchmarks/networks.py mm_unet --plan tiny --steps 1 --record OUT/networks",
         rivals="mm_unet@mamba_ssm mamba_multi@mamba_ssm",
@@ -168,7 +169,7 @@ class Run:
             self.say(f"== {stage.name}: LEFT OUT, {max(0, seconds):.0f} s are left")
             self.failed.append(stage.name)
             return
-        rivals = stage.rivals.split() if stage.rivals and self.rival_is_here() else []
+        rivals = stage.rivals.split() if stage.rivals and self.rival_is_here else []
         command = [part for word in words for part in (rivals if word == "RIVALS" else [word])]
         command = [word.replace("OUT/", f"{self.results}/") for word in command]
         program = shutil.which(command[0]) if stage.needs not in ("", "data") else None
@@ -183,6 +184,7 @@ class Run:
         if code:
             self.failed.append(stage.name)
 
+    @cached_property
     def rival_is_here(self) -> bool:
         """Whether mamba_ssm's scan can be used; if it was brought and cannot be, that is a failure."""
         look = [sys.executable, "-c", "import torch, selective_scan_cuda"]

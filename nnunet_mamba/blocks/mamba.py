@@ -46,7 +46,7 @@ def _tables(paths: tuple[ScanPath, ...], grid: tuple[int, ...], device: torch.de
     return torch.stack([memory_order if table is None else table for table in tables])
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _kept_tables(paths: tuple[ScanPath, ...], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
     with torch.inference_mode(False):  # a training may be the next to use them
         return _tables(paths, grid, device)
@@ -167,4 +167,5 @@ class Mamba(SelectiveSSM):
         for ssm, path in zip([self, *self.further], self.paths, strict=True):
             together.setdefault(path.n_sequences(grid), []).append((cast(SelectiveSSM, ssm), path))
         parts = [scans(walks, x, z, grid) for walks in together.values()]
-        return within_float16(self.out_proj(within_float16(sum(parts[1:], parts[0]))))
+        summed = parts[0] if len(parts) == 1 else within_float16(sum(parts[1:], parts[0]))
+        return within_float16(self.out_proj(summed))

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.convolution import NORM
 from nnunet_mamba.blocks.mamba import Mamba
-from nnunet_mamba.ops.precision import SequenceMixer, of_a_mixer
+from nnunet_mamba.ops.precision import SequenceMixer, of_a_mixer, within_float16
 from nnunet_mamba.scan_order import ScanPath, scan_order
 
 Grid = tuple[int, ...]
@@ -117,8 +117,8 @@ class MambaTrans(nn.Module):
         self.head = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        tokens = tokens + self.mamba(self.norm1(tokens), grid)
-        return tokens + self.head(self.norm2(tokens))
+        tokens = within_float16(tokens + self.mamba(self.norm1(tokens), grid))
+        return within_float16(tokens + self.head(self.norm2(tokens)))
 
 
 class MambaTransMixer(SequenceMixer):
@@ -153,7 +153,8 @@ class MambaTransMixer(SequenceMixer):
         if not self.pair_norms:
             return to_map(self.walks[0](tokens, grid), x)
         pairs = zip(self.pair_norms, self.walks[::2], self.walks[1::2], strict=True)
-        sums = [norm(there(tokens, grid) + back(tokens, grid)) for norm, there, back in pairs]
+        both = ((norm, there(tokens, grid) + back(tokens, grid)) for norm, there, back in pairs)
+        sums = [norm(within_float16(tokens)) for norm, tokens in both]
         return to_map(sum(sums[1:], sums[0]) / len(sums), x)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import initial_dt_bias, input_dependent_scans, walk_tables
-from nnunet_mamba.ops.precision import HALF, SequenceMixer, of_a_mixer
+from nnunet_mamba.ops.precision import HALF, MIXED, SequenceMixer, of_a_mixer
 from nnunet_mamba.scan_order import scan_order
 
 
@@ -23,11 +23,13 @@ class SS2D(SequenceMixer):
 
         u, z = W_in x;   u <- silu(conv2d(u));   y = sum_k scan_k(u);   out = W_out(LayerNorm(y) silu(z))
 
-    With `mixer_precision` "mixed" the scans' inputs, their sum and its norm are in float32 still, as in the
-    authors' code under autocast. One walk's weights are a slice
+    By its default "mixed" it computes as the authors' code does under autocast: u, the recurrence, its sum
+    and norm in float32, products in half precision. One walk's weights are a slice
     of the first axis of x_proj_weight (K, r + 2n, E), dt_projs_weight (K, E, r), dt_projs_bias (K, E),
     A_logs (K E, n) and Ds (K E).
     """
+
+    mixer_precision = MIXED
 
     def __init__(self, channels: int, *, order: str, d_state: int = 16, d_conv: int = 3, expand: int = 2):
         super().__init__()

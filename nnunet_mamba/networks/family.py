@@ -21,7 +21,7 @@ from nnunet_mamba.networks.vss_unets import (
     VMUNet,
     VMUNetConfig,
 )
-from nnunet_mamba.ops.precision import FLOAT32, set_mixer_precision
+from nnunet_mamba.ops.precision import set_mixer_precision
 from nnunet_mamba.scan_order import scan_order
 
 NO_SSM = "_nossm"
@@ -134,7 +134,7 @@ def create_network(
     patch_size: Sequence[int] | None = None,
     deep_supervision: bool = False,
     checkpoint_stages: int | str = 0,
-    mixer_precision: str = FLOAT32,
+    mixer_precision: str | None = None,
     **overrides: Any,
 ) -> UNet:
     """A network by name, sized as nnU-Net's plans say.
@@ -149,8 +149,9 @@ def create_network(
         deep_supervision: return a list of logits, the largest first; may be changed in `network.decoder`.
         checkpoint_stages: of so many stages, from the largest grid down, in encoder and decoder, or of
             "all", activations are recomputed in backward instead of kept: less memory, a slower step.
-        mixer_precision: "float32", or "mixed": under autocast, Mamba's projections and convolution are in
-            half precision like the rest of the network, and the recurrence alone in float32.
+        mixer_precision: how much of the mixers is computed in float32 under autocast: all with "float32",
+            the recurrence alone with "mixed". By default "float32", and "mixed" of VSS blocks, as their
+            authors have them.
         overrides: fields of the network's config (such as `MetaConfig`) and of `Mixer`: order="multi",
             d_state=8.
 

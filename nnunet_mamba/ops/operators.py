@@ -118,22 +118,22 @@ scan_backward = _operator(
 
 
 class _Once(torch.autograd.Function):
-    """Gradients as they are, which cannot be differentiated."""
+    """The first `count` tensors, gradients which depend on the others and cannot be differentiated."""
 
     @staticmethod
-    def forward(ctx, *grads):
-        return tuple(grad.view_as(grad) for grad in grads)
+    def forward(ctx, count, *tensors):
+        return tuple(grad.view_as(grad) for grad in tensors[:count])
 
     @staticmethod
     def backward(ctx, *_):
         raise RuntimeError("Second derivatives of the scan and the convolution are not implemented.")
 
 
-def _once(grads: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _once(grads: tuple[Tensor, ...], *of: Tensor | None) -> tuple[Tensor, ...]:
     """The gradients; where a graph of them is made (create_graph=True), one that says so when it is used."""
     if not torch.is_grad_enabled():
         return grads
-    return _Once.apply(*(grad.detach().requires_grad_() for grad in grads))
+    return _Once.apply(len(grads), *grads, *(tensor for tensor in of if tensor is not None))
 
 
 class Scan(torch.autograd.Function):
@@ -155,7 +155,8 @@ class Scan(torch.autograd.Function):
         if dy is None:
             return (None,) * 13
         *tensors, states = ctx.saved_tensors
-        grads = _once(_below_autograd(scan_backward, dy, *tensors, states, *ctx.options))
+        grads = _below_autograd(scan_backward, dy, *tensors, states, *ctx.options)
+        grads = _once(grads, dy, *tensors)
         wanted = [None if tensor is None else grad for grad, tensor in zip(grads, tensors, strict=False)]
         return *wanted, None, None, None, None, None
 
@@ -206,7 +207,7 @@ class Convolution(torch.autograd.Function):
     def backward(ctx, dy):
         x, weight, bias, rows = ctx.saved_tensors
         grads = _below_autograd(conv_backward, dy, x, weight, bias, rows, *ctx.options)
-        dx, dweight, dbias = _once(grads)
+        dx, dweight, dbias = _once(grads, dy, x, weight, bias)
         return dx, dweight, None if bias is None else dbias, None, None, None, None
 
 

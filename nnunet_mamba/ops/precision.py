@@ -20,16 +20,18 @@ class SequenceMixer(nn.Module):
     """One whose `mixer_precision` says what it computes in float32:
 
     float32     all of it, whatever surrounds it
-    mixed       the recurrence and all sums; under autocast, projections, the causal convolution and what is
-                stored between them are in autocast's half precision. Scans, which are not normalised, and
-                their projection out are held within float16
+    mixed       the recurrence and all sums; under autocast, projections, the convolution before the scan and
+                what is stored between them are in autocast's half precision. Scans, which are not
+                normalised, and what is added to them before a norm are held within float16
     """
 
     mixer_precision = FLOAT32
 
 
-def set_mixer_precision(network: nn.Module, precision: str) -> None:
-    """Of all its mixers. ValueError for an unknown word."""
+def set_mixer_precision(network: nn.Module, precision: str | None) -> None:
+    """Of all its mixers; None leaves each its own. ValueError for an unknown word."""
+    if precision is None:
+        return
     if precision not in PRECISIONS:
         raise ValueError(
             f"mixer_precision is {precision!r}; choose one of {', '.join(map(repr, PRECISIONS))}."

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nnunet_mamba.ops.triton_conv_kernels import conv_backward, conv_forward
 from nnunet_mamba.ops.triton_launch import Kernel, compile_all
-from nnunet_mamba.ops.triton_scan import index_type, keep, processors, row_contiguous, strides
+from nnunet_mamba.ops.triton_scan import index_type, kept_plan, processors, row_contiguous, strides
 
 UNROLL = 8  # steps at a time
 WIDTH = 32  # channels of a program: the lanes of a warp
@@ -50,7 +50,7 @@ def _plan_of(inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool
     key = (layout, silu, *reverse, inputs[0].device)  # type: ignore[union-attr]
     plan = _plans.get(key)
     if plan is None:
-        plan = keep(_plans, key, _Plan(inputs, silu, reverse))
+        plan = kept_plan(_plans, key, _Plan(inputs, silu, reverse))
     return plan
 
 
@@ -66,6 +66,7 @@ class _Plan:
         self.sums = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.shared = len(x) == 1 and self.walks > 1
         self.launched = 1 if self.shared else self.walks  # walks of a launch of the gradients
+        self.forward_cut, self.backward_cut = self._cut(self.walks), self._cut(self.launched)
         walk, item, row = strides(x)
         self.integers = {
             **{"length": length, "channels": channels, "batch": batch, "first": 0},
@@ -93,11 +94,7 @@ class _Plan:
         self.gradients = [kernel(conv_backward, ADD=add) for add in (False, True)[: 1 + self.shared]]
         compile_all([self.kernel], x.device)
 
-    @property
-    def dx_type(self) -> torch.dtype:
-        return self.sums if self.shared else self.dtype
-
-    def cut(self, walks: int) -> tuple[tuple[int, int, int], dict[str, int]]:
+    def _cut(self, walks: int) -> tuple[tuple[int, int, int], dict[str, int]]:
         """Grid, and integers, of a launch of so many walks."""
         _, batch, length, channels = self.shape
         blocks, wanted = -(-channels // WIDTH), AT_ONCE * processors(self.device)
@@ -105,15 +102,19 @@ class _Plan:
         segments = -(-length // steps)
         return (batch * segments, blocks, walks), {"segments": segments, "segment_steps": steps}
 
+    @property
+    def dx_type(self) -> torch.dtype:
+        return self.sums if self.shared else self.dtype
+
     def forward(self, inputs: Sequence[Tensor | None]) -> Tensor:
-        grid, cutting = self.cut(self.walks)
+        grid, cutting = self.forward_cut
         y = torch.empty((self.walks, *self.shape[1:]), dtype=self.dtype, device=self.device)
         self.kernel(grid, {**self.integers, **cutting, **dict(zip(INPUTS, inputs, strict=True)), "y": y})
         return y
 
     def backward(self, inputs: Sequence[Tensor | None], dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         compile_all(self.gradients, self.device)
-        grid, cutting = self.cut(self.launched)
+        grid, cutting = self.backward_cut
         dx = torch.empty(self.shape, dtype=self.dx_type, device=self.device)
         parts = (self.walks, grid[0], self.shape[3])
         dweight = torch.empty((*parts, self.taps), dtype=self.sums, device=self.device)

@@ -102,13 +102,13 @@ def _plan_of(
     key = (layout, softplus, *reverse, inputs[0].device)  # type: ignore[union-attr]
     plan = _plans.get(key)
     if plan is None:
-        plan = keep(_plans, key, Plan(inputs, softplus, reverse))
+        plan = kept_plan(_plans, key, Plan(inputs, softplus, reverse))
     if not plan.cuts.keys() >= set(phases):
         plan.prepare(phases)
     return plan
 
 
-def keep(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
+def kept_plan(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
     """The plan, or one that another thread has kept meanwhile; never more than MOST_PLANS."""
     if len(plans) >= MOST_PLANS:
         plans.clear()

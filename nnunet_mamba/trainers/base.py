@@ -13,7 +13,6 @@ from nnunet_mamba.finite import bare_network, guard_output
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import create_network, row_of
 from nnunet_mamba.ops.backends import choose_backend
-from nnunet_mamba.ops.precision import FLOAT32
 from nnunet_mamba.plans import network_sizes
 from nnunet_mamba.trainers.checkpoint_stages import asked_checkpoint_stages
 from nnunet_mamba.trainers.mixer_precision import asked_mixer_precision
@@ -34,7 +33,7 @@ class MambaTrainer(RecipeTrainer):
     overrides: ClassVar[Mapping[str, Any]] = {}  # of `create_network`
     no_decay_ssm: ClassVar[bool] = False
     checkpoint_stages: ClassVar[int | str] = 0  # in training, unless the variable of this name is set
-    mixer_precision: ClassVar[str] = FLOAT32  # likewise, and in prediction
+    mixer_precision: ClassVar[str | None] = None  # the networks' own; likewise, and in prediction
 
     @classmethod
     def build_network_architecture(
@@ -84,7 +83,9 @@ class MambaTrainer(RecipeTrainer):
             self.initialize()
         origin = start_from_vmamba(bare_network(self.network), self.network_name, has_weights=has_weights)
         super().on_train_start()
+        self.tell(f"Selective scan on {self.device.type}: backend {backend}")
         precision = asked_mixer_precision(self.mixer_precision)
-        self.tell(f"Selective scan on {self.device.type}: backend {backend}; mixer_precision {precision}")
+        if precision is not None:
+            self.tell(f"mixer_precision: {precision}")
         if origin is not None:
             self.tell(origin)

@@ -7,7 +7,7 @@ from nnunet_mamba.ops.precision import PRECISIONS
 MIXER_PRECISION = "NNUNET_MAMBA_MIXER_PRECISION"
 
 
-def asked_mixer_precision(otherwise: str) -> str:
+def asked_mixer_precision(otherwise: str | None) -> str | None:
     """The variable's value, `otherwise` where it is not set. ValueError for a word that is none."""
     word = os.environ.get(MIXER_PRECISION, "").strip()
     if not word:

@@ -139,12 +139,13 @@ EXPLODING = {
     "several scans": lambda: scale(MambaMixer(16, 3, order="slices,DHW"), D=1e6),
     "before a norm": lambda: scale(MambaMixer(16, 3, mixer_output="norm"), **EXPLODE),
     "with a residual": lambda: scale(MambaMixer(16, 3, mixer_output="residual"), **EXPLODE),
+    "as in a transformer, by pairs": lambda: scale(MambaTransMixer(16, 3, order="multi"), **EXPLODE),
     "as in a transformer": lambda: scale(MambaTransMixer(16, 3, order="bi"), **EXPLODE),
     "visual": lambda: ChannelsFirst(scale(SS2D(16, order="multi"), Ds=1e6, out_proj__weight=2e5)),
 }
 
 
-class ChannelsFirst(SequenceMixer):
+class ChannelsFirst(nn.Module):
     """SS2D on a volume, slice by slice."""
 
     def __init__(self, ss2d: SS2D):
@@ -163,8 +164,10 @@ def test_a_mixer_with_exploding_weights_stays_finite_in_float16_through_the_next
     mixer, conv = EXPLODING[kind](), nn.Conv3d(16, 16, 3, padding=1)
     set_mixer_precision(mixer, precision)
     nn.init.kaiming_normal_(conv.weight, a=0.01)
+    x = torch.randn(1, 16, 4, 4, 4)
     with torch.autocast("cpu", dtype=torch.float16):
-        y = mixer(torch.randn(1, 16, 4, 4, 4))
+        assert mixer(x.half()).isfinite().all()
+        y = mixer(x)
         assert y.isfinite().all()
         assert conv(y).isfinite().all()
 

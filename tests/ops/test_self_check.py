@@ -8,7 +8,7 @@ import torch
 
 from nnunet_mamba.ops import backends, numba_scan, self_check, walks
 from nnunet_mamba.ops.backends import ENVIRONMENT, choose_backend
-from nnunet_mamba.ops.self_check import CACHE, FEW, Case, compare, fault_of
+from nnunet_mamba.ops.self_check import CACHE, FEW, Case, _fault_of, compare, fault_of
 
 WRONG = "scan: dA off by 3.0e-01 of its largest value"
 
@@ -30,16 +30,16 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.setattr(self_check, "_key", lambda device: f"card {device}")
     monkeypatch.setattr(self_check, "_here", examine)
     monkeypatch.setattr(subprocess, "run", no_process)
-    fault_of.cache_clear()
+    _fault_of.cache_clear()
     yield found
-    fault_of.cache_clear()
+    _fault_of.cache_clear()
 
 
 @pytest.mark.parametrize("fault", [None, WRONG])
 def test_a_card_is_examined_once_and_the_verdict_kept_for_the_next_process(asked, fault):
     asked.fault = fault
     assert [fault_of(0), fault_of(0), fault_of(1)] == [fault] * 3
-    fault_of.cache_clear()  # the next process
+    _fault_of.cache_clear()  # the next process
     assert [fault_of(1), fault_of(0)] == [fault] * 2
     assert asked.devices == [0, 1]
 
@@ -49,7 +49,7 @@ def test_a_broken_file_is_examined_anew(asked, content):
     fault_of(0)
     (file,) = (asked.folder / "self_check").iterdir()
     file.write_text(content)
-    fault_of.cache_clear()
+    _fault_of.cache_clear()
     assert fault_of(0) is None
     assert asked.devices == [0, 0]
 
@@ -99,20 +99,30 @@ def test_kernels_that_are_right_are_chosen(gpu_with_a_fault, caplog):
     assert not caplog.records
 
 
+ENDED = "their check ended with exit code"
+BUSY = "CUDA error: CUDA-capable device(s) is/are busy or unavailable"
 ENDS = {  # of the process -> what differs, what fails, and whether that is kept
     "right": ((0, '{"differ": [], "fail": []}\n', ""), [], [], True),
     "wrong": ((0, 'a library\n{"differ": ["a", "b"], "fail": []}\n', ""), ["a", "b"], [], True),
-    "no memory": ((0, '{"differ": ["a"], "fail": ["b"]}\n', ""), ["a"], ["b"], False),
-    "killed": ((-11, "", ""), [], ["their check ended with exit code -11: without a word"], False),
-    "silent": ((0, "", ""), [], ["their check ended with exit code 0: without a word"], False),
-    "an exception": (
-        (1, "", "Traceback\nError: no\n"),
+    "fails": ((0, '{"differ": ["a"], "fail": ["b"]}\n', ""), ["a"], ["b"], True),
+    "no memory": (
+        (0, '{"differ": [], "fail": ["CUDA out of memory"]}\n', ""),
         [],
-        ["their check ended with exit code 1: Error: no"],
+        ["CUDA out of memory"],
         False,
     ),
-    "a card for one process": ((1, "", "CUDA error: devices are busy or unavailable"), [WRONG], [], True),
-    "no end": (subprocess.TimeoutExpired("", 300), [], ["they did not end within 300 s"], False),
+    "killed": ((-11, "", ""), [], [f"{ENDED} -11: without a word"], True),
+    "silent": ((0, "", ""), [], [f"{ENDED} 0: without a word"], True),
+    "a library's word is last": (
+        (0, '{"differ": []}\nbye\n', "Error: x\n"),
+        [],
+        [f"{ENDED} 0: Error: x"],
+        True,
+    ),
+    "an exception": ((1, "", "Traceback\nError: no\n"), [], [f"{ENDED} 1: Error: no"], True),
+    "a card for one process": ((0, f'{{"differ": [], "fail": ["{BUSY}"]}}\n', ""), [WRONG], [], True),
+    "a card for one process, at once": ((1, "", BUSY), [WRONG], [], True),
+    "no end": (subprocess.TimeoutExpired("", 600), [], ["they did not end within 600 s"], False),
     "no process": (OSError("no memory"), [WRONG], [], True),
 }
 
@@ -128,7 +138,7 @@ def test_verdicts_of_the_process_that_examines(asked, monkeypatch, end, differ, 
     asked.fault = WRONG  # as found in this process
     monkeypatch.setattr(subprocess, "run", run)
     assert self_check.examine(0, wide=True) == {"differ": differ, "fail": fail}
-    assert self_check.kept_verdict(0) == ({"fault": "; ".join(differ)} if kept else None)
+    assert self_check.kept_verdict(0) == ({"fault": "; ".join(differ + fail)} if kept else None)
 
 
 def test_what_agrees_is_no_fault():

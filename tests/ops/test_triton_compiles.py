@@ -119,18 +119,16 @@ def launched(case: self_check.Case, at_once: int) -> set[tuple[str, ...]]:
         A, B, z = torch.empty(k, d, n), torch.empty(k, b, g, length, n), torch.empty(b, length, d)
     plan = triton_scan.Plan((u, delta, A, B, B, None, z, None, None), True, [False] * k)
     found = set()
-    for way in ("forward", "backward"):
-        cut = triton_cut.cut(plan.sizes, way, 1 if case.small_gpu else 132, at_once)
-        found |= {plan.adds(way, piece) for piece in range(0, plan.sizes.pieces, cut.at_once)}
+    for phase in ("forward", "backward"):
+        cut = triton_cut.cut(plan.sizes, phase, 1 if case.small_gpu else 132, at_once)
+        found |= {plan.adds(phase, piece) for piece in range(0, plan.sizes.pieces, cut.at_once)}
     return found
 
 
 @pytest.mark.parametrize("at_once", [4, 8, 16])
 def test_the_self_check_tries_every_way_of_adding_up(at_once):
-    scans = [case for case in self_check.MANY if not case.taps]
-    few = set().union(*(launched(case, at_once) for case in self_check.FEW if not case.taps))
-    assert few == {(), ("y",), ("dz",), ("du", "dz")}
-    assert set().union(*(launched(case, at_once) for case in scans)) == few | {("du", "ddelta", "dz")}
+    tried = set().union(*(launched(case, at_once) for case in self_check.FEW if not case.taps))
+    assert tried == {(), ("y",), ("dz",), ("du", "dz"), ("du", "ddelta", "dz")}
 
 
 class Parsed:
