@@ -24,9 +24,9 @@ class SS2D(SequenceMixer):
         u, z = W_in x;   u <- silu(conv2d(u));   y = sum_k scan_k(u);   out = W_out(LayerNorm(y) silu(z))
 
     By its default "mixed" it computes as the authors' code does under autocast: u, the recurrence, its sum
-    and norm in float32, products in half precision. One walk's weights are a slice
-    of the first axis of x_proj_weight (K, r + 2n, E), dt_projs_weight (K, E, r), dt_projs_bias (K, E),
-    A_logs (K E, n) and Ds (K E).
+    and norm in float32, products in half precision. One walk's weights are a slice of the first axis of
+    x_proj_weight (K, r + 2n, E), dt_projs_weight (K, E, r), dt_projs_bias (K, E), A_logs (K E, n) and Ds
+    (K E).
     """
 
     mixer_precision = MIXED

@@ -77,9 +77,8 @@ def _scan(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep, backend)
 
 def _scan_shapes(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep, backend):
     k, b, length, d = delta.shape
-    work = torch.float64 if u.dtype == torch.float64 else torch.float32
     shape = (k, b, chunk_count(backend, length), A.shape[2], d) if keep else (0,)
-    return u.new_empty(u.shape[1:]), u.new_empty(shape, dtype=work)
+    return u.new_empty(u.shape[1:]), u.new_empty(shape, dtype=walks.dtype_of_sums(u))
 
 
 def _scan_backward(

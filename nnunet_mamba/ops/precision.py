@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 HALF = (torch.float16, torch.bfloat16)
-FLOAT16_LIMIT = 65504.0 / 16  # the largest float16, with room for the sum in the convolution that follows
+LARGEST_FLOAT16 = torch.finfo(torch.float16).max
+FLOAT16_LIMIT = LARGEST_FLOAT16 / 16  # with room for the sum in the convolution that follows
 FLOAT32, MIXED = "float32", "mixed"
 PRECISIONS = (FLOAT32, MIXED)
 
@@ -52,7 +53,7 @@ def computed_dtype(tensor: Tensor) -> torch.dtype:
 def within_float16(tensor: Tensor) -> Tensor:
     """The tensor, infinities of a float16 one replaced by its largest number: a product with zero, or a
     difference of two, would be NaN for good. NaN stays."""
-    return tensor.clamp(-65504.0, 65504.0) if tensor.dtype == torch.float16 else tensor
+    return tensor.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16) if tensor.dtype == torch.float16 else tensor
 
 
 def of_a_mixer(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nnunet_mamba.ops.triton_conv_kernels import conv_backward, conv_forward
 from nnunet_mamba.ops.triton_launch import Kernel, compile_all
 from nnunet_mamba.ops.triton_scan import index_type, kept_plan, processors, row_contiguous, strides
+from nnunet_mamba.ops.walks import dtype_of_sums
 
 UNROLL = 8  # steps at a time
 WIDTH = 32  # channels of a program: the lanes of a warp
@@ -46,11 +47,7 @@ def _laid_out(x: Tensor, weight: Tensor, bias, rows) -> tuple[Tensor | None, ...
 
 
 def _plan_of(inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]) -> _Plan:
-    layout = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs)
-    key = (layout, silu, *reverse, inputs[0].device)  # type: ignore[union-attr]
-    plan = _plans.get(key)
-    if plan is None:
-        plan = kept_plan(_plans, key, _Plan(inputs, silu, reverse))
+    plan: _Plan = kept_plan(_plans, _Plan, inputs, silu, reverse)
     return plan
 
 
@@ -63,7 +60,7 @@ class _Plan:
         _, batch, length, channels = x.shape
         self.walks, taps = weight.shape[0], weight.shape[2]
         self.shape, self.taps, self.dtype, self.device = x.shape, taps, x.dtype, x.device
-        self.sums = torch.float64 if x.dtype == torch.float64 else torch.float32
+        self.sums = dtype_of_sums(x)
         self.shared = len(x) == 1 and self.walks > 1
         self.launched = 1 if self.shared else self.walks  # walks of a launch of the gradients
         self.forward_cut, self.backward_cut = self._cut(self.walks), self._cut(self.launched)

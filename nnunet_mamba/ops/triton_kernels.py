@@ -26,6 +26,7 @@ import triton.language as tl
 
 from nnunet_mamba.ops.triton_launch import run_time
 from nnunet_mamba.ops.triton_math import (
+    LOG2E,
     only_if,
     over_channels,
     over_states,
@@ -36,7 +37,6 @@ from nnunet_mamba.ops.triton_math import (
     visits,
 )
 
-LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 CARRIED: tl.constexpr = tl.constexpr(8)  # segments whose ends `carry` loads at once
 

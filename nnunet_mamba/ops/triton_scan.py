@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from nnunet_mamba.ops import triton_cut, triton_kernels
 from nnunet_mamba.ops.chunks import chunk_count
 from nnunet_mamba.ops.triton_cut import CHUNK, UNROLL, WIDTH, Cut, Sizes
 from nnunet_mamba.ops.triton_launch import Kernel, compile_all
+from nnunet_mamba.ops.walks import dtype_of_sums
 
 INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "bias", "rows")
 OUTPUTS = {"forward": ("y",), "backward": ("du", "ddelta", "dz")}  # which pieces may add to
@@ -98,21 +99,29 @@ def _plan_of(
     inputs: Sequence[Tensor | None], softplus: bool, reverse: Sequence[bool], phases: Sequence[str]
 ) -> Plan:
     """That of calls of this kind, prepared for the `phases`."""
-    layout = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs)
-    key = (layout, softplus, *reverse, inputs[0].device)  # type: ignore[union-attr]
-    plan = _plans.get(key)
-    if plan is None:
-        plan = kept_plan(_plans, key, Plan(inputs, softplus, reverse))
+    plan: Plan = kept_plan(_plans, Plan, inputs, softplus, reverse)
     if not plan.cuts.keys() >= set(phases):
         plan.prepare(phases)
     return plan
 
 
-def kept_plan(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
-    """The plan, or one that another thread has kept meanwhile; never more than MOST_PLANS."""
+def kept_plan(
+    plans: dict[Any, Any],
+    make: Callable[..., Any],
+    inputs: Sequence[Tensor | None],
+    flag: bool,
+    reverse: Sequence[bool],
+) -> Any:
+    """make(inputs, flag, reverse), once for inputs of these shapes, strides and types; never more than
+    MOST_PLANS."""
+    layout = tuple(None if t is None else (t.shape, t.stride(), t.dtype) for t in inputs)
+    key = (layout, flag, *reverse, inputs[0].device)  # type: ignore[union-attr]
+    plan = plans.get(key)
+    if plan is not None:
+        return plan
     if len(plans) >= MOST_PLANS:
         plans.clear()
-    return plans.setdefault(key, plan)
+    return plans.setdefault(key, make(inputs, flag, reverse))  # another thread may have been faster
 
 
 class Plan:
@@ -128,7 +137,7 @@ class Plan:
         walks, batch, length, channels = delta.shape
         self.sizes = s = Sizes(walks, batch, length, channels, groups=B.shape[2], n=A.shape[2])
         self.device, self.dtype = u.device, u.dtype
-        self.sums = torch.float64 if u.dtype == torch.float64 else torch.float32
+        self.sums = dtype_of_sums(u)
         self.slots = {"y": 1, "du": len(u), "ddelta": s.walks, "dz": 1}
         of_z = u.dtype if z is None else z.dtype
         self.of_outputs = {"y": u.dtype, "du": u.dtype, "ddelta": delta.dtype, "dz": of_z}

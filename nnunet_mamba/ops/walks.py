@@ -22,8 +22,8 @@ def forward(
     """-> y in u's dtype, and the states that backward starts from (k, b, chunks, n, d), if `keep`."""
     k, b, length, d = delta.shape
     shape = (k, b, -(-length // module.CHUNK), A.shape[2], d) if keep else (0,)
-    states = empty(*shape, dtype=_of_sums(u), device=u.device)
-    raised = u if k == 1 else u.to(_of_sums(u))  # sums are rounded once
+    states = empty(*shape, dtype=dtype_of_sums(u), device=u.device)
+    raised = u if k == 1 else u.to(dtype_of_sums(u))  # sums are rounded once
     y = None
     for walk, (*tensors, backwards) in enumerate(each(raised, delta, A, B, C, D, z, bias, rows, reverse)):
         y = _add(y, module.forward(*tensors, softplus, backwards, states[walk] if keep else None))
@@ -36,7 +36,7 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias, in the dtype of the sums."""
     shared = len(u) < len(delta)
-    ddelta, du = (empty(*t.shape, dtype=_of_sums(u), device=u.device) for t in (delta, u))
+    ddelta, du = (empty(*t.shape, dtype=dtype_of_sums(u), device=u.device) for t in (delta, u))
     dz, own = None, []
     for walk, (*tensors, backwards) in enumerate(each(u, delta, A, B, C, D, z, bias, rows, reverse)):
         first = not shared or walk == 0
@@ -55,7 +55,7 @@ def backward(
 
 def convolve(module: Any, x, weight, bias, rows, silu: bool, reverse: Sequence[bool]) -> Tensor:
     """-> y in x's dtype."""
-    y = empty(len(weight), *x.shape[1:], dtype=_of_sums(x), device=x.device)
+    y = empty(len(weight), *x.shape[1:], dtype=dtype_of_sums(x), device=x.device)
     for walk, (*tensors, backwards) in enumerate(each_filter(x, weight, bias, rows, reverse)):
         module.forward(*tensors, silu, backwards, y[walk])
     return y.to(x.dtype)
@@ -91,7 +91,7 @@ def each_filter(x, weight, bias, rows, reverse: Sequence[bool]) -> Iterator[tupl
         yield x[walk if len(x) > 1 else 0], weight[walk], bias_, rows_, backwards
 
 
-def _of_sums(tensor: Tensor) -> torch.dtype:
+def dtype_of_sums(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
