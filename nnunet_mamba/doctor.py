@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 
+from nnunet_mamba.cpu import PASSIVE_WAITING, cpu_quota, free_cpus, usable_cpus, waits_passively
 from nnunet_mamba.host import trainer_folder, version_fault
 from nnunet_mamba.registration import SHIM_NAME, registered
 
@@ -24,6 +25,7 @@ FOLDERS = {
     "nnUNet_results": "trained models",
 }
 PROBE = "nnUNetTrainerMMUNet"
+WORKERS = "nnUNet_n_proc_DA"  # nnU-Net's processes for augmentation, and its threads in planning
 EXT_TRAINER = "nnUNet_extTrainer"  # folders, separated as in PATH
 SET_TRAINERS = 'nnunet-mamba register   (or: export nnUNet_extTrainer="$(nnunet-mamba trainers-path)")'
 
@@ -44,7 +46,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Everything that `nnunet-mamba doctor` prints, in its order."""
-    return [*_versions(), *_backends(), *_folders(), *_trainers(), _device()]
+    return [*_versions(), *_backends(), *_folders(), *_trainers(), *_processors(), _device()]
 
 
 def examine_gpus() -> Iterator[Finding]:
@@ -228,6 +230,21 @@ def _ask_nnunet(ways: list[str]) -> Finding:
     return Finding("Trainers", f"nnU-Net finds {PROBE}")
 
 
+def _processors() -> Iterator[Finding]:
+    n, quota = usable_cpus(), cpu_quota()
+    limits = f", limited by this container to {quota:g}" if quota is not None else ""
+    yield Finding("Processors", f"{n} usable of {os.cpu_count()}{limits}, {free_cpus()} of them free now")
+    if not waits_passively():
+        settings = " ".join(f"{name}={value}" for name, value in PASSIVE_WAITING.items())
+        what = (
+            "idle threads of OpenMP spin; where others use the CPU too, nnU-Net's commands are faster after"
+        )
+        yield Finding("Processors", f"{what}: export {settings}", absent=True)
+    if os.environ.get(WORKERS) == "0":
+        what = f"{WORKERS}=0: nnU-Net's planning fails with it, training does not"
+        yield Finding("Processors", what, f"unset {WORKERS}, or set it for training only")
+
+
 def _device() -> Finding:
     import torch
 
@@ -236,6 +253,4 @@ def _device() -> Finding:
         return Finding("Device", f"cuda: {torch.cuda.get_device_name(0)}, {memory_gib:.0f} GiB")
     if torch.backends.mps.is_available():
         return Finding("Device", "mps (pass `-device mps` to nnU-Net's commands)")
-    return Finding(
-        "Device", f"cpu, {torch.get_num_threads()} threads (pass `-device cpu` to nnU-Net's commands)"
-    )
+    return Finding("Device", "cpu (pass `-device cpu` to nnU-Net's commands)")

@@ -4,7 +4,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from nnunet_mamba.suggestions import closest
+
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+WHERE_PLANS_ARE = "in nnUNet_preprocessed, such as Dataset004_Hippocampus/nnUNetPlans.json"
 
 
 def nnunet_folder(variable: str) -> Path:
@@ -14,24 +17,76 @@ def nnunet_folder(variable: str) -> Path:
     return Path(os.environ[variable])
 
 
-def dataset_name(name_or_number: str, places: Iterable[Path] | None = None) -> str:
-    """Dataset004_Hippocampus -> itself, 4 -> the dataset of this number in `places`, nnU-Net's folders."""
-    if name_or_number.startswith("Dataset"):
-        return name_or_number
-    if not name_or_number.isdecimal():
-        raise ValueError(f"{name_or_number!r} is no dataset; expected Dataset###_Name, or its number.")
-    pattern = f"Dataset{int(name_or_number):03d}_*"
-    if places is None:
-        places = [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
-    places = list(places)
-    names = sorted({found.name for place in places for found in place.glob(pattern)})
+def dataset_name(given: str, places: Iterable[Path] | None = None) -> str:
+    """Return the name Dataset###_Name of a dataset that is given by its number, its name, or a folder of that
+    name; a number is looked up in `places`, by default nnU-Net's folders. ValueError for anything else."""
+    name = Path(given).name
+    if name.startswith("Dataset") and (name == given or Path(given).is_dir()):
+        return name
+    places = _nnunet_folders() if places is None else list(places)
+    if not given.isdecimal():
+        names = {found.name for place in places for found in place.glob("Dataset[0-9][0-9][0-9]_*")}
+        words = {
+            found.partition("_")[2]: found for found in sorted(names)
+        }  # Dataset004_Hippocampus by its word
+        meant = [words[word] for word in closest(given, words)]
+        hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
+        raise ValueError(
+            f"{given!r} is no dataset; expected Dataset###_Name, its number, or its folder.{hint}"
+        )
+    pattern = f"Dataset{int(given):03d}_*"
+    names = {found.name for place in places for found in place.glob(pattern)}
     if len(names) != 1:
-        found = ", ".join(names) or "none"
+        found = ", ".join(sorted(names)) or "none"
         raise ValueError(f"Expected one dataset {pattern} in {', '.join(map(str, places))}; found {found}.")
-    return names[0]
+    return names.pop()
+
+
+def _nnunet_folders() -> list[Path]:
+    return [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
+
+
+def dataset_folder(variable: str, given: str, remedy: str) -> Path:
+    """Return the folder of a dataset within the nnU-Net folder of this variable.
+
+    ValueError, with the remedy or a dataset that may be meant, if it does not exist.
+    """
+    place = nnunet_folder(variable)
+    name = dataset_name(given)
+    if not (place / name).is_dir():
+        meant = closest(name, [found.name for found in place.glob("Dataset*") if found.is_dir()])
+        hint = f"Did you mean {' or '.join(meant)}?" if meant else remedy
+        raise ValueError(f"{place / name} does not exist. {hint}")
+    return place / name
 
 
 def results_folder(name: str) -> Path:
     """A folder of results as it is given, or that of a dataset, by its name or number."""
     given = Path(name)
-    return given if given.is_dir() else nnunet_folder("nnUNet_results") / dataset_name(name)
+    if given.is_dir():
+        return given
+    return dataset_folder("nnUNet_results", name, "Nothing was trained on this dataset yet.")
+
+
+def plans_file(given: str, plans: str = "nnUNetPlans") -> Path:
+    """Return a plans file as it is given (.json), or the `plans` of a preprocessed dataset.
+
+    ValueError if it does not exist.
+    """
+    path = Path(given)
+    if path.is_file():
+        return path
+    if path.suffix == ".json":
+        raise ValueError(f"{path} does not exist; expected the plans of a dataset, {WHERE_PLANS_ARE}.")
+    if (path / f"{plans}.json").is_file():
+        return path / f"{plans}.json"
+    folder = dataset_folder(
+        "nnUNet_preprocessed", given, f"Plan it: nnUNetv2_plan_and_preprocess -d {given}."
+    )
+    path = folder / f"{plans}.json"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in folder.glob("*lans*.json"))) or "no plans"
+        raise ValueError(
+            f"{path} does not exist; {folder.name} has {there}. Plan it: nnUNetv2_plan_and_preprocess."
+        )
+    return path

@@ -19,6 +19,7 @@ SHIM = (
     + """\
 try:
     from nnunet_mamba.trainers import *  # noqa: F403
+    from nnunet_mamba.trainers import __getattr__  # noqa: F401 (suggests a name where none is found)
 except ImportError as error:
     if error.name == "nnunetv2":  # of a version that nnunet_mamba does not support
         import warnings

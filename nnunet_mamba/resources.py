@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from nnunet_mamba.suggestions import unknown
+
 PACKAGE = Path(__file__).parent
 
 
@@ -11,3 +13,20 @@ def resource_dir(name: str) -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(f"{name} is missing from {PACKAGE}; reinstall nnunet_mamba.")
+
+
+def template_names() -> list[str]:
+    """Return the names of the plans templates."""
+    return sorted(file.stem for file in resource_dir("plans_templates").glob("*.json"))
+
+
+def template_file(given: str) -> Path:
+    """Return the file of a plans template by its name, or the file (.json) that is given.
+
+    ValueError for unknown names.
+    """
+    if given.endswith(".json") and Path(given).is_file():
+        return Path(given)
+    if given not in template_names():
+        raise ValueError(unknown("plans template", given, template_names()))
+    return resource_dir("plans_templates") / f"{given}.json"

@@ -14,6 +14,7 @@ from nnunet_mamba.checkpoints.vmamba import convert_vmamba
 from nnunet_mamba.checkpoints.vss_sources import convert_mamba_unet, convert_swin_umamba, convert_vm_unet
 from nnunet_mamba.finite import check_finite
 from nnunet_mamba.networks.unet import is_alias, is_counter
+from nnunet_mamba.suggestions import unknown
 
 Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
 
@@ -45,7 +46,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
     Raises ValueError if the source is unknown, the keys are not that source's, or weights are not finite.
     """
     if source not in CONVERTERS:
-        raise ValueError(f"Unknown source {source!r}; choose one of {', '.join(CONVERTERS)}.")
+        raise ValueError(unknown("source", source, CONVERTERS))
     mark, convert = CONVERTERS[source]
     prefix = re.compile(r"^(?:_orig_mod\.|module\.)+")
     plain = {prefix.sub("", key): value for key, value in state_dict.items()}

@@ -1,36 +1,58 @@
 """The command `nnunet-mamba`: a module per verb, each with `add(commands)`; heavy imports wait inside."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
-VERBS = (
-    "quickstart",
-    "doctor",
-    "register",
-    "convert",
-    "plans",
-    "compare",
-    "networks",
-    "estimate",
-    "evaluate",
-    "report",
-    "sweep",
-    "import_checkpoint",
-    "submit",
-    "inspect",
-    "predict",
-)  # modules of this package; some offer several verbs
+from nnunet_mamba import __version__
+from nnunet_mamba.cpu import wait_passively
+from nnunet_mamba.suggestions import unknown
+
+VERBS = {  # verb -> the module of this package that adds it, and what it does
+    "quickstart": ("quickstart", "plan, train, predict and score in one go, with nnU-Net's own commands"),
+    "doctor": ("doctor", "check the set-up: versions, backends, folders, trainers, device"),
+    "register": ("register", "let the installed nnU-Net find our trainers, in every shell"),
+    "unregister": ("register", "undo `register` without a trace"),
+    "trainers-path": ("register", "print the folder for the variable nnUNet_extTrainer"),
+    "trainers": ("trainers", "list the trainers: network, paper, dimensions, recipe, lengths, twin"),
+    "networks": ("networks", "list the networks; with --plans, their parameter counts on that plan"),
+    "convert": ("convert", "make an nnU-Net dataset of a downloaded one, checked and split"),
+    "plans": ("plans", "split, apply a paper's template, check, plan for a card"),
+    "estimate": ("estimate", "predict peak memory and time of a training step on a plan"),
+    "predict": ("predict", "nnUNetv2_predict, with mirrored copies and tiles in batches"),
+    "evaluate": ("evaluate", "score predicted label maps, or nnU-Net's results of a dataset"),
+    "compare": ("compare", "test methods against their twins without SSM and a baseline"),
+    "report": ("report", "one page about a study: results, tests, curves, worst cases"),
+    "sweep": ("sweep", "train, score, compare and report a whole study: folds x trainers x data sets"),
+    "submit": ("submit", "pack predictions for a challenge, or check such an archive"),
+    "inspect": ("inspect", "show what a trained network's scans, features and gradients do on an image"),
+    "import-checkpoint": ("import_checkpoint", "turn other repositories' weights into ones for our trainers"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser that suggests what an unknown word was meant to be."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = "choice" if action.option_strings else (action.metavar or action.dest)
+            message = unknown(str(kind).lower(), str(value), map(str, action.choices))
+            raise argparse.ArgumentError(action if action.option_strings else None, message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 0: done; 1: done, and something is wrong; 2: refused, with the reason."""
-    parser = argparse.ArgumentParser(prog="nnunet-mamba", description="Mamba networks for stock nnU-Net v2.")
-    commands = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in VERBS:
-        import_module(f"nnunet_mamba.cli.{verb}").add(commands)
-    args, others = parser.parse_known_args(argv)
+    wait_passively()
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = _parser(words[0] if words else "")
+    if not words:
+        parser.print_help()
+        return 0
+    args, others = parser.parse_known_args(words)
     if others and "others" not in args:
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     args.others = others  # for a verb that passes them on
@@ -45,3 +67,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"nnunet-mamba {args.verb}: interrupted", file=sys.stderr)
         return 130
+
+
+def _parser(verb: str) -> Parser:
+    """Knows the options of `verb` alone, or else the names of all: their modules are not imported in vain."""
+    parser = Parser(
+        prog="nnunet-mamba",
+        description="Mamba networks for stock nnU-Net v2.",
+        epilog="`nnunet-mamba VERB --help` tells more about one.",
+    )
+    parser.add_argument("--version", action="version", version=f"nnunet-mamba {__version__}")
+    commands = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    if verb in VERBS:
+        import_module(f"nnunet_mamba.cli.{VERBS[verb][0]}").add(commands)
+        chosen = commands.choices[verb]
+        chosen.description = chosen.description or f"{VERBS[verb][1].capitalize()}."
+    else:
+        for name, (_, text) in VERBS.items():
+            commands.add_parser(name, help=text)
+    return parser
+
+
+def show_help(parser: argparse.ArgumentParser) -> Any:
+    """The `run` of a group of verbs that is called without one."""
+
+    def run(args: argparse.Namespace) -> int:
+        parser.print_help()
+        return 0
+
+    return run

@@ -8,7 +8,6 @@ from typing import Any
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "compare",
-        help="test methods against their twins without SSM and a baseline",
         description="Reads the tables that `evaluate --out` wrote and compares their methods (trainer, "
         "plans, configuration) case by case: each network with its twin without SSM, then all with the "
         "baseline; and ranks them. Refuses tables that differ in protocol, cases, folds or labels.",

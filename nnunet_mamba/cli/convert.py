@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "convert",
-        help="make an nnU-Net dataset of a downloaded one, checked and split",
         description="Reads a release as it was downloaded, checks every file, and writes nnU-Net's raw "
         "dataset with splits_final.json. Interrupted or refused, the same command goes on from there. "
         "Exit code 1: there were faults.",

@@ -5,9 +5,7 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
-    p = commands.add_parser(
-        "doctor", help="check the set-up: versions, backends, folders, trainers, device (exit code 1: faults)"
-    )
+    p = commands.add_parser("doctor")
     p.add_argument(
         "--gpu",
         action="store_true",

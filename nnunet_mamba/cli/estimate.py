@@ -4,21 +4,26 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.catalogue import check_network
+from nnunet_mamba.cli.networks import (
+    add_plans,
+    channels_and_classes,
+    check_configuration,
+    configuration_of,
+    read_plans,
+)
+from nnunet_mamba.folders import plans_file
+
 
 def add(commands: Any) -> None:
-    p = commands.add_parser("estimate", help="predict peak memory and time of a training step on a plan")
-    p.add_argument("plans", type=Path, nargs="?", help="plans file of nnU-Net (.json)")
+    p = commands.add_parser("estimate")
+    add_plans(p, "plans", nargs="?")
     p.add_argument("--network", help="see `nnunet-mamba networks`")
-    p.add_argument("--configuration", default="3d_fullres", help="of the plans (default: 3d_fullres)")
     p.add_argument("--device", default="cpu", help="cpu, cuda, or the profile (.json) of another device")
     p.add_argument("--batch", type=int, help="patches per step (default: the plans')")
     p.add_argument("--patch", type=int, nargs="+", metavar="VOXELS", help="per axis (default: the plans')")
     p.add_argument("--checkpoint-stages", type=_stages, default=0, metavar="K", help='a number, or "all"')
     p.add_argument("--precision", choices=("fp32", "fp16"), help="default: fp32 on CPUs, fp16 on CUDA")
-    p.add_argument(
-        "--channels", type=int, help="input channels (default: from dataset.json beside the plans)"
-    )
-    p.add_argument("--classes", type=int, help="output channels, background included (default: likewise)")
     p.add_argument("--measure", type=Path, metavar="JSON", help="measure cpu or cuda, and write its profile")
     p.add_argument("--threads", type=int, help="of the CPU, for --measure (default: torch's)")
     p.set_defaults(run=estimate)
@@ -37,12 +42,16 @@ def estimate(args: argparse.Namespace) -> int:
             f"Drop it, or measure: --measure NAME.json --threads {args.threads}."
         )
     if args.plans is None or args.network is None:
-        raise ValueError("expected a plans file and --network NAME, or --measure JSON for a new device.")
+        raise ValueError("expected plans and --network NAME, or --measure JSON for a new device.")
+    check_network(args.network)
+    path = plans_file(args.plans)
+    plans = read_plans(path)
+    check_configuration(plans, args.configuration)
     from nnunet_mamba.estimate.estimate import estimate as predict
     from nnunet_mamba.estimate.profile import load_profile
 
     profile = load_profile(args.device)
-    sizes, batch = _job(args)
+    sizes, batch = _job(args, plans, path)
     precision = args.precision or profile.precision
     result = predict(
         args.network,
@@ -61,15 +70,13 @@ def estimate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _job(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
+def _job(args: argparse.Namespace, plans: dict, path: Path) -> tuple[dict[str, Any], int]:
     """Arguments of `create_network`, and the batch."""
-    from nnunet_mamba.cli.networks import channels_and_classes, configuration_of, read_plans
     from nnunet_mamba.plans import network_sizes
 
-    plans = read_plans(args.plans)
     configuration = configuration_of(plans, args.configuration)
     sizes = network_sizes(args.network, configuration)
-    channels, classes = channels_and_classes(args, plans)
+    channels, classes = channels_and_classes(args, plans, path)
     batch = configuration.batch_size if args.batch is None else args.batch
     patch = sizes["patch_size"] if args.patch is None else tuple(args.patch)
     if batch < 1 or min(patch) < 1:

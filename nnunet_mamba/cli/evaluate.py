@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "evaluate",
-        help="score predicted label maps against references, or nnU-Net's results of a dataset",
         description="Matches cases by name and scores every label of each. Exit code 1: cases or folds are "
         "missing, or there are predictions without a reference, or folds that the split does not have.",
         epilog="example: nnunet-mamba evaluate predictions labelsTs --tolerance-mm 2 --out scores.csv",
@@ -96,10 +95,11 @@ def evaluate(args: argparse.Namespace) -> int:
         print("There is nothing to score.", file=sys.stderr)
         return 1
 
+    from nnunet_mamba.cpu import usable_cpus
     from nnunet_mamba.evaluation.scoring import score_tasks
     from nnunet_mamba.evaluation.table import write_table
 
-    jobs = args.jobs or min(os.cpu_count() or 1, 8)
+    jobs = args.jobs or min(usable_cpus(), 8)
     scores = score_tasks(tasks, jobs=jobs, progress=_progress())
     _print_scores(scores)
     for text in missing:

@@ -8,7 +8,6 @@ from typing import Any
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "import-checkpoint",
-        help="turn a fork's trained folder, or a paper's weights, into ones for our trainers",
         description=(
             "A trained folder (TRAINER__PLANS__CONFIGURATION) of U-Mamba's, Taming Mambas' or Swin-UMamba's "
             "fork becomes one for nnUNetv2_predict; a file of weights of VM-UNet, Mamba-UNet, Swin-UMamba or "

@@ -18,7 +18,6 @@ KINDS = ("scan", "features", "field")
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "inspect",
-        help="show what a trained network's scans, features and gradients do on an image",
         description="Takes one patch of an image as nnU-Net prepares it, on the CPU, and writes pictures and "
         "their numbers (.npz): rows of the unrolled scan matrix of chosen voxels, the spread of features "
         "inside and outside of the residual branches, the effective receptive field.",

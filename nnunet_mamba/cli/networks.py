@@ -5,43 +5,69 @@ import json
 from pathlib import Path
 from typing import Any
 
-WHERE_PLANS_ARE = "in nnUNet_preprocessed, such as Dataset004_Hippocampus/nnUNetPlans.json"
+from nnunet_mamba.folders import WHERE_PLANS_ARE, plans_file
+from nnunet_mamba.suggestions import unknown
 
 
 def add(commands: Any) -> None:
-    p = commands.add_parser(
-        "networks", help="list the networks; with --plans, their parameter counts on that plan"
-    )
-    p.add_argument("--plans", type=Path, help="plans file of nnU-Net (.json)")
+    p = commands.add_parser("networks", epilog="example: nnunet-mamba networks --plans 4")
     p.add_argument(
-        "--configuration", default="3d_fullres", help="configuration of the plans (default: 3d_fullres)"
+        "word", metavar="WORD", nargs="?", default="", help="only those whose name or paper has it"
     )
-    p.add_argument(
-        "--channels", type=int, help="input channels (default: as in dataset.json beside the plans)"
-    )
-    p.add_argument("--classes", type=int, help="output channels, background included (default: likewise)")
+    add_plans(p, "--plans")
     p.set_defaults(run=networks)
 
 
-def networks(args: argparse.Namespace) -> int:
-    from nnunet_mamba import list_networks
+def add_plans(p: argparse.ArgumentParser, name: str, **options: Any) -> None:
+    """The options that say which plans are meant, and what a network of them takes and gives."""
+    text = "a plans file of nnU-Net (.json), or a dataset by its number, name or folder: its nnUNetPlans"
+    p.add_argument(name, metavar="PLANS", help=text, **options)
+    p.add_argument("--configuration", default="3d_fullres", help="of the plans (default: 3d_fullres)")
+    text = "input channels (default: as in dataset.json beside the plans)"
+    p.add_argument("--channels", type=int, help=text)
+    p.add_argument("--classes", type=int, help="output channels, background included (default: likewise)")
 
-    if args.plans is None:
-        print("\n".join(list_networks()))
-        return 0
-    plans = read_plans(args.plans)
+
+def networks(args: argparse.Namespace) -> int:
+    from nnunet_mamba.catalogue import FAMILY, NO_SSM, TRAINERS, network_names
+    from nnunet_mamba.cli.trainers import axes_text, has_word, network_words, print_table
+
+    found = [name for name, row in FAMILY.items() if has_word((name, *network_words(row)), args.word)]
+    if not found:
+        raise ValueError(unknown("network", args.word, network_names(), "nnunet-mamba networks"))
+    if args.plans is not None:
+        return _sizes(args, [name for name in network_names() if name.removesuffix(NO_SSM) in found])
+    trainers = {row.network: row.name for row in reversed(TRAINERS)}  # the first of each
+    rows = [
+        (
+            name,
+            row.title,
+            row.paper,
+            axes_text(row.axes),
+            f"{name}{NO_SSM}" if row.has_ssm else "-",
+            trainers[name],
+        )
+        for name, row in FAMILY.items()
+        if name in found
+    ]
+    print_table(("network", "title", "paper", "axes", "without SSM", "trainer"), rows)
+    return 0
+
+
+def _sizes(args: argparse.Namespace, names: list[str]) -> int:
+    path = plans_file(args.plans)
+    plans = read_plans(path)
+    check_configuration(plans, args.configuration)
     configuration = configuration_of(plans, args.configuration)
-    channels, classes = channels_and_classes(args, plans)
-    print(f"{args.configuration} of {args.plans.name}, {channels} -> {classes} channels; parameters:")
-    for name in list_networks():
+    channels, classes = channels_and_classes(args, plans, path)
+    print(f"{args.configuration} of {path.name}, {channels} -> {classes} channels; parameters:")
+    for name in names:
         print(f"{name:20s} {_size(name, configuration, channels, classes)}")
     return 0
 
 
 def read_plans(path: Path) -> dict:
     """The content of a plans file. ValueError for other files."""
-    if not path.is_file():
-        raise ValueError(f"{path} is no file; expected the plans of a dataset, {WHERE_PLANS_ARE}.")
     try:
         plans = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -53,28 +79,34 @@ def read_plans(path: Path) -> dict:
     return plans
 
 
-def channels_and_classes(args: argparse.Namespace, plans: dict) -> tuple[int, int]:
-    """Input and output channels, from the options or else from the dataset.json beside the plans."""
+def channels_and_classes(args: argparse.Namespace, plans: dict, path: Path) -> tuple[int, int]:
+    """Input and output channels, from the options or else from the dataset.json beside the plans' `path`."""
     if args.channels is not None and args.classes is not None:
         return args.channels, args.classes
-    path = args.plans.with_name("dataset.json")
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; give --channels and --classes.")
+    description = path.with_name("dataset.json")
+    if not description.is_file():
+        raise ValueError(f"{description} does not exist; give --channels and --classes.")
     from nnunet_mamba.plans import files
 
     configuration_of(plans, args.configuration)
-    channels, classes = files.channels_and_classes(plans, args.configuration, json.loads(path.read_text()))
+    channels, classes = files.channels_and_classes(
+        plans, args.configuration, json.loads(description.read_text())
+    )
     return args.channels or channels, args.classes or classes
 
 
 def configuration_of(plans: dict, name: str) -> Any:
     """nnU-Net's ConfigurationManager for one configuration."""
+    check_configuration(plans, name)
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    if name not in plans["configurations"]:
-        known = ", ".join(plans["configurations"])
-        raise ValueError(f"No configuration {name!r} in the plans; choose one of {known}.")
     return PlansManager(plans).get_configuration(name)
+
+
+def check_configuration(plans: dict, name: str) -> None:
+    """Raise ValueError for a configuration that the plans lack."""
+    if name not in plans["configurations"]:
+        raise ValueError(unknown("configuration of these plans", name, plans["configurations"]))
 
 
 def _size(name: str, configuration: Any, channels: int, classes: int) -> str:

@@ -4,14 +4,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.cli import split
+from nnunet_mamba.catalogue import check_network
+from nnunet_mamba.cli import show_help, split
+from nnunet_mamba.folders import plans_file
+from nnunet_mamba.resources import template_file, template_names
 
 GIB = 2**30
 
 
 def add(commands: Any) -> None:
-    p = commands.add_parser("plans", help="split, apply a paper's template, check, plan for a card")
-    verbs = p.add_subparsers(dest="plans_verb", required=True, metavar="VERB")
+    p = commands.add_parser("plans")
+    p.set_defaults(run=show_help(p))
+    verbs = p.add_subparsers(dest="plans_verb", metavar="VERB")
     for add_verb in (split.add, add_templates, add_apply, add_check, add_make):
         add_verb(verbs)
 
@@ -24,7 +28,7 @@ def add_templates(verbs: Any) -> None:
 def add_apply(verbs: Any) -> None:
     p = verbs.add_parser("apply", help="lay a template over a dataset's own plans, as a new plans file")
     p.add_argument("template", help="see `nnunet-mamba plans templates`; or a file of your own (.json)")
-    p.add_argument("dataset", help="number, or Dataset###_Name")
+    p.add_argument("dataset", help="its number, name (Dataset###_Name) or folder")
     p.add_argument("--network", help="name it in the plans, so that nnU-Net's own trainer trains it")
     p.add_argument("--vram-gb", type=float, metavar="G", help="make batch, then patch smaller to fit G GiB")
     p.add_argument("--plans", default="nnUNetPlans", help="the dataset's own (default: nnUNetPlans)")
@@ -36,7 +40,8 @@ def add_apply(verbs: Any) -> None:
 
 def add_check(verbs: Any) -> None:
     p = verbs.add_parser("check", help="is a plans file sound, and which networks fit it? 1 if it is not")
-    p.add_argument("plans", type=Path, help="plans file of nnU-Net (.json)")
+    text = "a plans file of nnU-Net (.json), or a dataset by its number, name or folder: its nnUNetPlans"
+    p.add_argument("plans", metavar="PLANS", help=text)
     p.add_argument("--network", nargs="+", help="only these (default: all), and the plans' own")
     p.add_argument("--configuration", nargs="+", help="only these (default: all)")
     p.add_argument(
@@ -49,7 +54,7 @@ def add_check(verbs: Any) -> None:
 
 def add_make(verbs: Any) -> None:
     p = verbs.add_parser("make", help="plan a dataset for a network and a card, by nnU-Net's own rules")
-    p.add_argument("dataset", help="number, or Dataset###_Name; its fingerprint must be extracted")
+    p.add_argument("dataset", help="its number, name or folder; its fingerprint must be extracted")
     p.add_argument("--network", required=True, help="see `nnunet-mamba networks`")
     p.add_argument("--vram-gb", type=float, required=True, metavar="G", help="memory of the card")
     p.add_argument("--name", help="of the plans (default: nnUNetMambaPlans_<G>G_<network>)")
@@ -68,9 +73,9 @@ def add_replace(p: argparse.ArgumentParser) -> None:
 
 
 def templates(args: argparse.Namespace) -> int:
-    from nnunet_mamba.plans.templates import list_templates, load_template
+    from nnunet_mamba.plans.templates import load_template
 
-    for name in list_templates():
+    for name in template_names():
         template = load_template(name)
         print(f"{name:20s} {template.network:11s} for {', '.join(template.datasets) or 'any dataset'}")
         for configuration, pinned in template.configurations.items():
@@ -85,6 +90,9 @@ def templates(args: argparse.Namespace) -> int:
 
 
 def apply(args: argparse.Namespace) -> int:
+    template_file(args.template)
+    if args.network is not None:
+        check_network(args.network)
     from nnunet_mamba.plans.files import dataset_folder, read_dataset_plans, write_plans
     from nnunet_mamba.plans.overlay import apply_template
     from nnunet_mamba.plans.templates import load_template
@@ -150,16 +158,25 @@ def trainer_of(network: str) -> str | None:
 
 
 def check(args: argparse.Namespace) -> int:
-    from nnunet_mamba.cli.networks import channels_and_classes, configuration_of, read_plans
+    from nnunet_mamba.cli.networks import (
+        channels_and_classes,
+        check_configuration,
+        configuration_of,
+        read_plans,
+    )
+
+    for network in args.network or ():
+        check_network(network)
+    path = plans_file(args.plans)
+    plans = read_plans(path)
+    for name in args.configuration or ():
+        check_configuration(plans, name)
     from nnunet_mamba.estimate.profile import load_profile
-    from nnunet_mamba.networks.family import row_of
     from nnunet_mamba.plans.check import faults
     from nnunet_mamba.plans.overlay import PLANNED
 
-    plans, profile = read_plans(args.plans), load_profile(args.device)
-    for network in args.network or ():
-        row_of(network)  # an unknown one ends it here
-    found = faults(plans, args.plans.stem)
+    profile = load_profile(args.device)
+    found = faults(plans, path.stem)
     for fault in found:
         print(f"fault: {fault}")
     if found:
@@ -168,10 +185,11 @@ def check(args: argparse.Namespace) -> int:
     unsound = []
     for name in names:
         configuration_of(plans, name)
-        sizes = channels_and_classes(argparse.Namespace(**{**vars(args), "configuration": name}), plans)
+        asked = argparse.Namespace(**{**vars(args), "configuration": name})
+        sizes = channels_and_classes(asked, plans, path)
         if not print_networks(plans, name, sizes, profile, args.network):
             unsound.append(name)
-    print(f"{args.plans.name}: " + (f"its own network fails in {', '.join(unsound)}" if unsound else "sound"))
+    print(f"{path.name}: " + (f"its own network fails in {', '.join(unsound)}" if unsound else "sound"))
     return 1 if unsound else 0
 
 
@@ -194,6 +212,7 @@ def print_networks(plans: dict, name: str, sizes: tuple[int, int], profile: Any,
 
 
 def make(args: argparse.Namespace) -> int:
+    check_network(args.network)
     from nnunet_mamba.estimate.profile import load_profile
     from nnunet_mamba.networks.family import row_of
 

@@ -13,7 +13,6 @@ def add(commands: Any) -> None:
         "predict",
         allow_abbrev=False,
         usage="nnunet-mamba predict [--batch-size N] [--threads N] (options of nnUNetv2_predict)",
-        help="nnUNetv2_predict, with mirrored copies and tiles in batches",
         description="Takes every option of nnUNetv2_predict (`nnUNetv2_predict -h`), or with -m FOLDER those "
         "of nnUNetv2_predict_from_modelfolder, and finds our trainers without `register`. Exit code 1: cases "
         "have no label map, and are named; 2: weights hold NaN or infinity.",

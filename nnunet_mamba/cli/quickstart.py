@@ -9,7 +9,6 @@ from typing import Any
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "quickstart",
-        help="plan, train, predict and score in one go, with nnU-Net's own commands",
         description="Runs nnU-Net's own commands on a data set, printing each: plan, preprocess, train, "
         "predict and score cases that were kept unseen, one page. Interrupted, the same command resumes.",
         epilog="example: nnunet-mamba quickstart --data Task04_Hippocampus --out hippocampus",

@@ -5,11 +5,17 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
-    p = commands.add_parser("register", help="let the installed nnU-Net find our trainers, in every shell")
+    p = commands.add_parser(
+        "register",
+        description="Writes one small file, nnunet_mamba_trainers.py, into the folder of the installed "
+        "nnunetv2 in which nnU-Net looks for trainers. It imports the trainers of this package, holds no "
+        "code of its own, and is silent if this package is removed. Nothing else of nnU-Net is touched; "
+        "`unregister` removes the file.",
+    )
     p.set_defaults(run=register)
-    p = commands.add_parser("unregister", help="undo `register` without a trace")
+    p = commands.add_parser("unregister")
     p.set_defaults(run=unregister)
-    p = commands.add_parser("trainers-path", help="print the folder for the variable nnUNet_extTrainer")
+    p = commands.add_parser("trainers-path")
     p.set_defaults(run=trainers_path)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "report",
-        help="one page about a study: results, tests, curves, worst cases, papers' numbers",
         description="Reads the tables that `evaluate --out` wrote, of one dataset and several methods, and "
         "writes report.html, which needs nothing but a browser, and report.md. With --results also what "
         "nnU-Net's logs and label maps tell. Refuses tables that cannot be compared.",

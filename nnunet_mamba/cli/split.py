@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
         description="Writes splits_final.json and moves test cases to imagesTs; or, with --check, says what "
         "is wrong with the present split. Exit code 1: it leaks, or cases are missing.",
     )
-    p.add_argument("dataset", metavar="DATASET", help="Dataset###_Name, or its number")
+    p.add_argument("dataset", metavar="DATASET", help="its number, name (Dataset###_Name) or folder")
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--name", "--split", metavar="SPLIT", help="5fold, 7:3, or that of a paper")
     what.add_argument(

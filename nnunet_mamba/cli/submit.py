@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "submit",
-        help="pack predictions for a challenge, or check such an archive",
         description="Gives predictions of nnUNetv2_predict the names, values and grid that a challenge asks "
         "for, and writes a zip archive that is checked before. Exit code 1: --check found something; 2: "
         "refused, nothing was written.",

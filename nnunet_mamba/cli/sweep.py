@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_mamba.cli import show_help
+
 if TYPE_CHECKING:
     from nnunet_mamba.sweep.frozen import Frozen
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "sweep",
-        help="train, score, compare and report a whole study: folds x trainers x data sets",
         usage="nnunet-mamba sweep STUDY.yaml [options]\n"
         "       nnunet-mamba sweep status STUDY.yaml|FOLDER [--all]",
         description="Runs what is missing or outdated of a study: convert, plan, preprocess, train each "
@@ -22,7 +23,7 @@ def add(commands: Any) -> None:
         "failed, the same command goes on from there. Exit code 1: something failed, the rest is done.",
         epilog="docs/sweep.md describes the study file.",
     )
-    p.add_argument("words", nargs="+", metavar="STUDY", help="a study (.yaml); `status` shows how far it is")
+    p.add_argument("words", nargs="*", metavar="STUDY", help="a study (.yaml); `status` shows how far it is")
     here = p.add_argument_group("where")
     here.add_argument("--cores", type=int, metavar="N", help="of this machine (default: all)")
     here.add_argument("--gpus", metavar="N|I,J", help="how many, or which (default: all)")
@@ -45,10 +46,12 @@ def add(commands: Any) -> None:
     )
     p.add_argument("--all", action="store_true", help="of status: also what is done or waits")
     p.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # of average
-    p.set_defaults(run=sweep)
+    p.set_defaults(run=sweep, show_help=show_help(p))
 
 
 def sweep(args: argparse.Namespace) -> int:
+    if not args.words:
+        return args.show_help(args)
     first, *rest = args.words
     verbs: dict[str, tuple[int, Callable[[argparse.Namespace, Sequence[str]], int]]] = {
         "status": (1, status),
@@ -66,6 +69,7 @@ def sweep(args: argparse.Namespace) -> int:
 
 
 def study(args: argparse.Namespace, file: Path) -> int:
+    from nnunet_mamba.cpu import usable_cpus
     from nnunet_mamba.sweep import engine, script
     from nnunet_mamba.sweep.begin import begin, refuse_strangers
     from nnunet_mamba.sweep.frozen import drop_void_stamps
@@ -79,7 +83,7 @@ def study(args: argparse.Namespace, file: Path) -> int:
         print(as_text(table, every=True) if args.dry_run else script.commands(frozen, todo).rstrip())
         return 0
     gpus = [] if args.profile or args.emit_slurm else _gpus(args.gpus)
-    cores = args.cores or os.cpu_count() or 1
+    cores = args.cores or usable_cpus()
     _refuse_what_cannot_run(frozen, gpus, cores, args)
     refuse_strangers(frozen)
     lock = JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_complain)

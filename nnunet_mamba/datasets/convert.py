@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from nnunet_mamba.cpu import usable_cpus
 from nnunet_mamba.datasets.cases import Job, convert_case, file_names
 from nnunet_mamba.datasets.source import NO_NOTES, Case, Fault, FaultyDatasetError, Source, some
 from nnunet_mamba.datasets.splits import Fold, Group, Split, group_by, k_folds
@@ -110,7 +111,7 @@ def without(split: Split, lost: set[str | None], group: Group) -> Split:
 
 
 def default_workers() -> int:
-    return min(os.cpu_count() or 1, 8)
+    return min(usable_cpus(), 8)
 
 
 def part_of(case: Case, test: Container[str]) -> str:

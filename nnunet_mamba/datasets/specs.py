@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from nnunet_mamba.datasets import pictures
@@ -17,6 +16,7 @@ from nnunet_mamba.datasets.acdc import name_phases
 from nnunet_mamba.datasets.layout import Part
 from nnunet_mamba.datasets.source import AS_THEY_ARE, Pixels, Source, same_word
 from nnunet_mamba.images import ITK, NIBABEL_REORIENTING
+from nnunet_mamba.suggestions import unknown
 
 Layout = tuple[Part, ...]
 
@@ -467,6 +467,4 @@ def spec_of(name: str) -> tuple[str, DatasetSpec]:
     for known, spec in DATASETS.items():
         if any(same_word(name, word) for word in (known, *spec.aliases)):
             return known, spec
-    near = get_close_matches(name.lower(), DATASETS, 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise ValueError(f"No data set {name!r}; choose one of {', '.join(DATASETS)}.{hint}")
+    raise ValueError(unknown("data set", name, DATASETS, "nnunet-mamba convert --list"))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_mamba.datasets.source import Case, Source, same_word, some
+from nnunet_mamba.suggestions import unknown
 
 PUBLISHED = Path(__file__).with_name("published_splits.json")
 SEED = 12345  # nnU-Net's, of its cross-validation
@@ -117,8 +118,8 @@ def find_split(name: str, dataset: str | None) -> PublishedSplit | None:
     for word, split in known.items():
         if any(same_word(name, other) for other in (word, *split.aliases)):
             return split
-    choice = ", ".join([FOLDS, OFFICIAL, "A:B", "A:B:C", *known])
-    raise ValueError(f"No split {name!r} for {dataset or 'this dataset'}; choose one of {choice}.")
+    choice = [FOLDS, OFFICIAL, "A:B", "A:B:C", *known]
+    raise ValueError(unknown(f"split of {dataset or 'this dataset'}", name, choice))
 
 
 @lru_cache

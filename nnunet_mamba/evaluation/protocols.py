@@ -27,6 +27,7 @@ from nnunet_mamba.evaluation.metrics import (
 )
 from nnunet_mamba.evaluation.pairs import Pair
 from nnunet_mamba.evaluation.surfaces import pooled_percentile_mm
+from nnunet_mamba.suggestions import unknown
 
 DEFAULT_TOLERANCE_MM = 1.0
 
@@ -68,7 +69,7 @@ def require_metrics(protocol: Protocol, metrics: tuple[str, ...]) -> None:
     """ValueError for a metric that the protocol does not define."""
     for metric in metrics:
         if metric not in METRICS:
-            raise ValueError(f"Unknown metric {metric!r}; choose among {', '.join(METRICS)}.")
+            raise ValueError(unknown("metric", metric, METRICS))
         if metric not in protocol.measures:
             raise ValueError(
                 f"The protocol {protocol.name} does not define {metric}, only {', '.join(protocol.measures)}."
@@ -218,5 +219,5 @@ PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in ROW
 
 def protocol_of(name: str) -> Protocol:
     if name not in PROTOCOLS:
-        raise ValueError(f"Unknown protocol {name!r}; choose one of {', '.join(PROTOCOLS)}.")
+        raise ValueError(unknown("protocol", name, PROTOCOLS, "nnunet-mamba evaluate --list"))
     return PROTOCOLS[name]

@@ -21,6 +21,7 @@ from nnunet_mamba.evaluation.pairs import Case, Counts, boxes_of
 from nnunet_mamba.evaluation.protocols import DEFAULT_TOLERANCE_MM, Protocol, protocol_of, require_metrics
 from nnunet_mamba.evaluation.table import Origin, Score
 from nnunet_mamba.images import spacing_file
+from nnunet_mamba.suggestions import unknown
 
 POOLED = "(all)"  # the case of a score that all cases have together
 SHOWN_ERRORS = 10
@@ -55,16 +56,14 @@ class Rules:
         protocol = protocol_of(self.protocol)
         require_metrics(protocol, self.metrics)
         if self.empty is not None and self.empty not in EMPTY_POLICIES:
-            raise ValueError(
-                f"Unknown empty policy {self.empty!r}; choose one of {', '.join(EMPTY_POLICIES)}."
-            )
+            raise ValueError(unknown("empty policy", self.empty, EMPTY_POLICIES))
         if (self.empty is not None or self.tolerances_mm) and protocol.name != "honest":
             raise ValueError(
                 f"The protocol {protocol.name} has its own rules; choose others with honest only."
             )
         named = {word for label in self.labels for word in (label.number, label.name)} | {""}
-        if unknown := sorted(set(self.tolerances_mm) - named):
-            raise ValueError(f"There is a tolerance for {', '.join(unknown)}, but no such label is scored.")
+        if strangers := sorted(set(self.tolerances_mm) - named):
+            raise ValueError(f"There is a tolerance for {', '.join(strangers)}, but no such label is scored.")
         if any(not mm >= 0 for mm in self.tolerances_mm.values()):
             raise ValueError(f"Tolerances are 0 mm or more, not {dict(self.tolerances_mm)}.")
         if self.instances and len(self.labels) != 1:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.networks.geometry import Grid
 from nnunet_mamba.networks.unet import UNet
+from nnunet_mamba.suggestions import unknown
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def create_baseline(
     names and for patches too small, ImportError if the installed MONAI has no such network.
     """
     if name not in BASELINES:
-        raise ValueError(f"Unknown baseline {name!r}; choose one of {', '.join(BASELINES)}.")
+        raise ValueError(unknown("baseline", name, BASELINES))
     row, grid = BASELINES[name], tuple(int(size) for size in patch_size)
     _refuse_single_voxel(row, grid)
     build = _monai_class(row)

@@ -1,4 +1,5 @@
-"""The table of networks, and the one function that builds them. A new member is a row."""
+"""The table of networks, and the one function that builds them. A new member is a row here, and one in
+`catalogue`, which has its title and paper."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from nnunet_mamba.catalogue import NO_SSM, check_network, network_names
 from nnunet_mamba.networks.config import FixedConfig, MetaConfig, Mixer, NetworkConfig
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
@@ -23,8 +25,6 @@ from nnunet_mamba.networks.vss_unets import (
 )
 from nnunet_mamba.ops.precision import set_mixer_precision
 from nnunet_mamba.scan_order import scan_order
-
-NO_SSM = "_nossm"
 
 _UMAMBA_BOT = MetaConfig(
     stem="residual",
@@ -93,13 +93,12 @@ CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
 
 def list_networks() -> list[str]:
     """The names that `create_network` knows: the family, and the twins without SSM."""
-    return [*FAMILY, *(f"{name}{NO_SSM}" for name, config in FAMILY.items() if config.mixer)]
+    return network_names()
 
 
 def row_of(name: str) -> NetworkConfig:
     """The row of a network, or that of its twin without SSM. ValueError for unknown names."""
-    if name not in list_networks():
-        raise ValueError(f"Unknown network {name!r}; choose one of {', '.join(list_networks())}.")
+    check_network(name)
     base = name.removesuffix(NO_SSM)
     return FAMILY[base] if base == name else FAMILY[base].without_ssm()
 

@@ -12,6 +12,8 @@ from functools import lru_cache
 
 import torch
 
+from nnunet_mamba.suggestions import unknown
+
 ENVIRONMENT = "NNUNET_MAMBA_BACKEND"
 BACKENDS = ("reference", "numba", "torch", "triton", "mamba_ssm")
 OLDEST_TRITON = (3, 3)  # tuples as arguments of kernels; comes with torch 2.7
@@ -112,7 +114,7 @@ def choose_backend(requested: str | None, device: str) -> str:
     if not name:
         return _best(device)
     if name not in BACKENDS:
-        raise ValueError(f"Unknown backend {name!r}; choose one of {', '.join(BACKENDS)}.")
+        raise ValueError(unknown("backend", name, BACKENDS))
     state = state_on(name, device)
     if state != "ok":
         raise ValueError(f"Backend {name!r} was asked for, but {state}.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 import triton
 
+from nnunet_mamba.cpu import usable_cpus
 from nnunet_mamba.ops.backends import interpreting
 
 REGISTERS = 65536  # of a multiprocessor, of all cards that Triton knows
@@ -91,7 +91,7 @@ def compile_all(kernels: Iterable[Kernel], device: torch.device) -> None:
     missing = [kernel for kernel in kernels if not kernel.is_compiled]
     if not missing:
         return
-    with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(len(missing), usable_cpus())) as pool:
         futures = [pool.submit(kernel.compile, device) for kernel in missing]
         _, late = wait(futures, timeout=PATIENCE)
         if late and not _announced.is_set():

@@ -8,19 +8,17 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.folders import dataset_name, nnunet_folder
+from nnunet_mamba import folders
 from nnunet_mamba.writing import write_text
 
 
 def dataset_folder(dataset: str) -> Path:
-    """The folder in nnUNet_preprocessed of a dataset, by its number or its name `Dataset###_Name`.
+    """Return the folder in nnUNet_preprocessed of a dataset, by its number, name or folder.
 
     ValueError if nnU-Net's variable is not set, or if there is no such folder, or more than one.
     """
-    folder = nnunet_folder("nnUNet_preprocessed") / dataset_name(dataset)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist; nnUNetv2_extract_fingerprint -d ID makes it.")
-    return folder
+    remedy = f"nnUNetv2_extract_fingerprint -d {dataset} makes it."
+    return folders.dataset_folder("nnUNet_preprocessed", dataset, remedy)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

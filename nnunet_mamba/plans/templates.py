@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.networks.family import axes_of
-from nnunet_mamba.resources import resource_dir
+from nnunet_mamba.resources import template_file
 
 NDIM = {"2d": 2, "3d_fullres": 3}  # of the configurations that a template can name
 TOPOLOGY = ("strides", "kernel_sizes", "features_per_stage")
@@ -48,18 +48,9 @@ class Template:
     budget: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
-def list_templates() -> list[str]:
-    """The names that `load_template` knows."""
-    return sorted(file.stem for file in resource_dir("plans_templates").glob("*.json"))
-
-
 def load_template(name: str) -> Template:
     """The template `name` of `plans_templates/`, or of a file (.json). ValueError for unknown names."""
-    if name.endswith(".json") and Path(name).is_file():
-        return read_template(Path(name))
-    if name not in list_templates():
-        raise ValueError(f"Unknown plans template {name!r}; choose one of {', '.join(list_templates())}.")
-    return read_template(resource_dir("plans_templates") / f"{name}.json")
+    return read_template(template_file(name))
 
 
 def read_template(path: Path) -> Template:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from nnunetv2.utilities.helpers import empty_cache
 from torch import Tensor
 from tqdm import tqdm
 
+from nnunet_mamba.cpu import default_threads
 from nnunet_mamba.finite import (
     USE_OTHERS,
     NonFiniteError,
@@ -41,7 +42,7 @@ from nnunet_mamba.prediction.batches import (
     mirrorings,
     power_of_two,
 )
-from nnunet_mamba.prediction.threads import default_threads, torch_threads
+from nnunet_mamba.prediction.threads import torch_threads
 
 Slicer = tuple[int | slice, ...]  # of (C, x, y, z): where a tile lies; in 2D one slice along x
 
@@ -52,7 +53,7 @@ class BatchedPredictor(nnUNetPredictor):
     Args:
         batch_size: patches per forward pass at most, rounded down to a power of two; None: chosen by device,
             patch and free memory. When memory runs out it is halved, and stays so.
-        n_threads: of the forward pass on the CPU; None: see `default_threads`. nnU-Net itself has
+        n_threads: of the forward pass on the CPU; None: see `cpu.default_threads`. nnU-Net itself has
             nnUNet_def_n_proc at most.
         cases: names for error messages, where one image after the other is given to
             `predict_sliding_window_return_logits`; files bring their own.
@@ -123,9 +124,12 @@ class BatchedPredictor(nnUNetPredictor):
         if turn is None:  # else the image was looked at before the first fold
             _check_image(case, input_image)
         self._has_checked_weights = False
-        on_cpu = self.device.type == "cpu"
+        threads: AbstractContextManager[None] = nullcontext()
+        if self.device.type == "cpu":
+            self.n_threads = self.n_threads or default_threads()
+            threads = torch_threads(self.n_threads)
         try:
-            with torch_threads(self.n_threads or default_threads()) if on_cpu else nullcontext():
+            with threads:
                 return super().predict_sliding_window_return_logits(input_image)
         except NonFiniteError as error:
             self._turns = iter(())

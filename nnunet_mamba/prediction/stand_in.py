@@ -29,7 +29,11 @@ YES = ("true", "1", "t")  # as nnU-Net reads its own variables
 
 @contextmanager
 def batched_validation(
-    log: Callable[[str], object], cases: Iterable[str] = (), weights: str = "the network"
+    log: Callable[[str], object],
+    cases: Iterable[str] = (),
+    weights: str = "the network",
+    *,
+    most_exporters: int | None = None,
 ) -> Iterator[None]:
     """Let a trainer's final validation predict with our predictor, which refuses logits that are not finite:
     one patch at a time as nnU-Net does, or several if the environment asks for it.
@@ -37,6 +41,8 @@ def batched_validation(
     Args:
         cases: their names, in the order in which they are predicted.
         weights: what predicts, for messages.
+        most_exporters: processes that write label maps, if fewer than nnU-Net's number of them; each takes
+            seconds to start.
     """
     batched = os.environ.get(VALIDATION, "").lower() in YES
     if batched:
@@ -48,7 +54,8 @@ def batched_validation(
         cases=cases,
         weights=weights,
     )
-    with _standing_in(trainer_module, nnUNetPredictor=predictor):
+    n_exporters = min(trainer_module.default_num_processes, most_exporters or sys.maxsize)
+    with _standing_in(trainer_module, nnUNetPredictor=predictor, default_num_processes=n_exporters):
         yield
 
 
@@ -70,7 +77,7 @@ def run_nnunets_predict(
     from_folder = "-m" in arguments
     entry = "predict_entry_point_modelfolder" if from_folder else "predict_entry_point"
     predictor = partial(CaseByCasePredictor, on_failure, batch_size=batch_size, n_threads=n_threads)
-    ours: dict[str, Callable[..., object]] = {
+    ours: dict[str, Any] = {
         "nnUNetPredictor": predictor,
         "export_prediction_from_logits": export_unless_failed,
     }
@@ -112,7 +119,7 @@ def export_unless_failed(
 
 
 @contextmanager
-def _standing_in(module: ModuleType, **ours: Callable[..., object]) -> Iterator[None]:
+def _standing_in(module: ModuleType, **ours: Any) -> Iterator[None]:
     """Within it the module has these in place of its own of the same names."""
     stock = {name: getattr(module, name) for name in ours}
     vars(module).update(ours)

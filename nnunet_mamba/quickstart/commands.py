@@ -1,7 +1,6 @@
 """nnU-Net's commands as a user would type them, and the variables they need."""
 
-import os
-
+from nnunet_mamba.cpu import usable_cpus
 from nnunet_mamba.quickstart.workspace import FOLD, Settings, Workspace
 from nnunet_mamba.running.command import EXTERNAL, Command, dataset_id, n_processes, trainer_folders
 
@@ -34,7 +33,7 @@ def train_command(dataset: str, settings: Settings, *, resume: bool) -> Command:
 
 def training_variables(settings: Settings) -> dict[str, str]:
     """On a CPU the network needs every core, so that augmenting in other processes gains nothing."""
-    n_workers = 0 if settings.device == "cpu" else max(1, min(12, (os.cpu_count() or 2) - 1))
+    n_workers = 0 if settings.device == "cpu" else max(1, min(12, usable_cpus() - 1))
     return {"nnUNet_n_proc_DA": str(n_workers)}
 
 

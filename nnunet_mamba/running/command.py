@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nnunet_mamba.cpu import usable_cpus
 from nnunet_mamba.resources import resource_dir
 
 EXTERNAL = "nnUNet_extTrainer"  # where nnU-Net looks for trainers beside its own
@@ -65,7 +66,7 @@ def ask_for_trainer(name: str, variables: Mapping[str, str]) -> None:
 
 
 def n_processes() -> int:
-    return min(os.cpu_count() or 1, MOST_PROCESSES)
+    return min(usable_cpus(), MOST_PROCESSES)
 
 
 def dataset_id(dataset: str) -> str:

@@ -4,15 +4,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
-PREFIX = "nnUNetTrainer"
-OWN_TRAINER = re.compile(rf"{PREFIX}(Control)?(_\d+epochs)?")  # nnU-Net's network and recipe
-TWIN = "NoSSM"
-NO_DECAY = "_NoDecaySSM"  # without an SSM there is nothing to spare: its twin is that of the plain trainer
+from nnunet_mamba.catalogue import NO_DECAY, PREFIX, TWIN
+
+OWN_TRAINER = re.compile(rf"{PREFIX}(Control)?(_\d+epochs?)?")  # nnU-Net's network and recipe
 MIXER_WORD = re.compile(  # without an SSM nothing is left of these words: their twin is the network's own
     r"_(B[1-9]|multi|HybridOutside|bare|residual|norm|scaled)(?=_|$)"
 )
 ONE_WITHOUT_SSM = (("UMambaBot", "UMambaEnc"), ("MambaUni", "MambaBi", "MambaMulti"))  # a network each
-EPOCHS = re.compile(r"_(\d+epochs|demo)$")
+EPOCHS = re.compile(r"_(\d+epochs?|demo|smoke)$")
 
 
 @dataclass(frozen=True, order=True)
@@ -52,7 +51,7 @@ def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
     """The same network without SSM, under the same plans and configuration, if it is among `methods`."""
     if TWIN in method.trainer:
         return None
-    plain = method.trainer.replace(NO_DECAY, "")
+    plain = method.trainer.replace(NO_DECAY, "")  # without an SSM there is nothing to spare from decay
     twins = {
         other.trainer.replace(f"_{TWIN}", "").replace(TWIN, ""): other
         for other in methods

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.datasets.specs import DATASETS, DatasetSpec, spec_of
+from nnunet_mamba.suggestions import unknown
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ def rules_of(name: str) -> Rules:
     except ValueError:
         known = name
     if known not in SUBMISSIONS:
-        raise ValueError(
-            f"There are no rules of a submission for {known}; there are: {', '.join(SUBMISSIONS)}."
-        )
+        raise ValueError(unknown("submission", known, SUBMISSIONS, "nnunet-mamba submit --list"))
     return SUBMISSIONS[known]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from nnunet_mamba.cpu import usable_cpus
 from nnunet_mamba.folders import FOLDERS, dataset_name
 from nnunet_mamba.sweep.fields import Fields
 from nnunet_mamba.sweep.study import (
@@ -94,7 +95,7 @@ def _variables(top: Fields) -> dict[str, str]:
 
 def _threads(device: str) -> int:
     """Of a training: on a CPU all processors, beside a GPU as many as nnU-Net's augmentation likes."""
-    return (os.cpu_count() or 1) if device == "cpu" else 8
+    return usable_cpus() if device == "cpu" else 8
 
 
 def _folders(top: Fields) -> dict[str, Path]:

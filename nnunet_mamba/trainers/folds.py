@@ -60,3 +60,12 @@ def check_presence(cases: Collection[str], there: Collection[str], folder: str) 
             f"{len(missing)} cases of the split are not in {folder}: {shortened(missing)}. Preprocess them "
             "(nnUNetv2_preprocess), or make the split anew: nnunet-mamba plans split."
         )
+
+
+def smallest(cases: Sequence[str], folder: Path, n: int) -> list[str]:
+    """Return the `n` cases whose preprocessed files in `folder` are the smallest, the smallest first."""
+
+    def size(case: str) -> int:
+        return sum(file.stat().st_size for file in folder.glob(f"{case}.*"))
+
+    return sorted(cases, key=lambda case: (size(case), case))[:n]

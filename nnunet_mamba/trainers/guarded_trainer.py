@@ -14,12 +14,14 @@ import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnunet_mamba.cpu import default_threads, usable_cpus
 from nnunet_mamba.finite import (
     NonFiniteError,
     NonFiniteWeightsError,
     bare_network,
     check_loaded_weights,
 )
+from nnunet_mamba.plans import load_template, shrink_plans
 from nnunet_mamba.prediction import batched_validation
 from nnunet_mamba.trainers import folds, saving, seeding
 from nnunet_mamba.trainers.non_finite import (
@@ -36,6 +38,8 @@ class GuardedTrainer(nnUNetTrainer):
     """What all trainers of this package have in common."""
 
     settings: ClassVar[Mapping[str, Any]] = {}  # attributes of nnUNetTrainer, such as num_epochs
+    plans_template: ClassVar[str | None] = None  # cut the plans to this budget first
+    most_validated: ClassVar[int | None] = None  # cases after training, the smallest; None: all
     save_every: int
     _best_ema: float | None
 
@@ -47,6 +51,8 @@ class GuardedTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net reads this very signature)
     ):
+        if self.plans_template is not None:
+            plans = shrink_plans(plans, load_template(self.plans_template))
         switches = asked_switches()
         resumes = plans["continue_training"]
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -55,11 +61,14 @@ class GuardedTrainer(nnUNetTrainer):
             setattr(self, name, value)
         self.save_every = switches.save_every or self.save_every
         self.seed = switches.seed
-        if switches.threads is not None:
+        if device.type == "cpu":  # nnUNetv2_train takes all processors, whoever else uses them
+            torch.set_num_threads(switches.threads or default_threads(steady=self.seed is not None))
+        elif switches.threads is not None:
             torch.set_num_threads(switches.threads)
         if resumes and self.local_rank == 0:
             saving.restore_previous(Path(self.output_folder))
         self._iteration = 0  # within the epoch and its phase
+        self._is_validating = False  # whole cases, after training
 
     @classmethod
     def attributes(cls) -> Mapping[str, Any]:
@@ -81,6 +90,9 @@ class GuardedTrainer(nnUNetTrainer):
         if self.seed is not None:
             seeding.make_deterministic(self.device.type)
         super().on_train_start()
+        if self.device.type == "cpu":
+            n, usable = torch.get_num_threads(), usable_cpus()
+            self.tell(f"CPU threads: {n} of {usable}; NNUNET_MAMBA_THREADS sets another number")
         if self.seed is not None:
             self.tell(
                 f"Seed {self.seed}, {torch.get_num_threads()} threads, from epoch {self.current_epoch} on"
@@ -149,6 +161,9 @@ class GuardedTrainer(nnUNetTrainer):
         train, validate = super().do_split()
         if self.fold != "all":
             folds.check_cases(train, validate, f"fold {self.fold} of {splits_file}")
+        if self._is_validating and self.most_validated is not None:
+            folder = Path(self.preprocessed_dataset_folder)
+            validate = sorted(folds.smallest(validate, folder, self.most_validated))
         return train, validate
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
@@ -161,11 +176,16 @@ class GuardedTrainer(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         try:
             fold = f"fold {self.fold} of {type(self).__name__}"
-            with batched_validation(self.print_to_log_file, self._validated_cases(), fold):
+            self._is_validating = True
+            with batched_validation(
+                self.print_to_log_file, self._validated_cases(), fold, most_exporters=self.most_validated
+            ):
                 super().perform_actual_validation(save_probabilities)
         except NonFiniteError as error:
             self.print_to_log_file(f"The validation failed: {error}")
             raise
+        finally:
+            self._is_validating = False
 
     def _validated_cases(self) -> Iterator[str]:
         """Cases in the order of this process's validation."""

@@ -12,7 +12,6 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import nn
 
 from nnunet_mamba.finite import bare_network
-from nnunet_mamba.plans import load_template, shrink_plans
 from nnunet_mamba.trainers.freezing import hold_still
 from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 from nnunet_mamba.trainers.recipes import NNUNET, Recipe
@@ -27,7 +26,6 @@ class RecipeTrainer(GuardedTrainer):
 
     recipe: ClassVar[Recipe] = NNUNET
     n_supervised_scales: ClassVar[int | None] = None  # the largest ones; None: nnU-Net's choice
-    plans_template: ClassVar[str | None] = None  # cut the plans to this budget first
 
     def __init__(
         self,
@@ -37,9 +35,7 @@ class RecipeTrainer(GuardedTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net reads this very signature)
     ):
-        if self.plans_template is not None:
-            plans = shrink_plans(plans, load_template(self.plans_template))
-        if self.recipe.batch_size is not None:
+        if self.recipe.batch_size is not None and self.plans_template is None:
             plans = with_batch_size(plans, configuration, self.recipe.batch_size)
         super().__init__(plans, configuration, fold, dataset_json, device)
         own_strides = self.own_output_strides()

@@ -4,20 +4,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from nnunet_mamba.catalogue import DEMO, EPOCHS, LENGTHS, NO_DECAY, NO_SSM, SMOKE, TWIN
 from nnunet_mamba.networks.config import Mixer
-from nnunet_mamba.networks.family import NO_SSM
 from nnunet_mamba.trainers.base import MambaTrainer
 from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 
 Trainer = TypeVar("Trainer", bound=type[GuardedTrainer])
 
-EPOCHS = (5, 10, 50, 100, 250)
-DEMO: Mapping[str, Any] = {
+DEMO_SETTINGS: Mapping[str, Any] = {
     "num_epochs": 30,
     "num_iterations_per_epoch": 40,
     "num_val_iterations_per_epoch": 5,
     "initial_lr": 1e-2,  # 1200 steps are too few for less
     "save_every": 1,  # an interrupted demo goes on with `--c`
+}
+SMOKE_SETTINGS: Mapping[str, Any] = {
+    "num_epochs": 1,
+    "num_iterations_per_epoch": 4,
+    "num_val_iterations_per_epoch": 2,
 }
 
 
@@ -33,22 +37,29 @@ def twin(trainer: type[MambaTrainer]) -> type[MambaTrainer]:
     """The same trainer for the network without SSM; what it overrides of the mixer falls away."""
     of_mixer = {f.name for f in fields(Mixer)}
     overrides = {name: value for name, value in trainer.overrides.items() if name not in of_mixer}
-    return variant(trainer, "NoSSM", network_name=trainer.network_name + NO_SSM, overrides=overrides)
+    return variant(trainer, TWIN, network_name=trainer.network_name + NO_SSM, overrides=overrides)
 
 
 def family_of(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[GuardedTrainer]]:
     """The trainer, its twin, and itself without weight decay on the SSM, each in every length."""
     for full in (trainer, twin(trainer)):
-        yield from in_every_length(full)
+        yield from with_smoke_test(full)
         if demo:
-            yield variant(full, "_demo", settings=DEMO, plans_template="cpu")
-    yield from in_every_length(variant(trainer, "_NoDecaySSM", no_decay_ssm=True))
+            yield variant(full, DEMO, settings=DEMO_SETTINGS, plans_template="cpu")
+    yield from in_every_length(variant(trainer, NO_DECAY, no_decay_ssm=True))
+
+
+def with_smoke_test(trainer: type[GuardedTrainer]) -> Iterator[type[GuardedTrainer]]:
+    """The trainer in every length, and as a run of a minute that shows whether all goes well: one epoch of
+    few steps on small patches, and the validation of one case."""
+    yield from in_every_length(trainer)
+    yield variant(trainer, SMOKE, settings=SMOKE_SETTINGS, plans_template="cpu", most_validated=1)
 
 
 def in_every_length(trainer: type[GuardedTrainer]) -> Iterator[type[GuardedTrainer]]:
     yield trainer
-    for n in EPOCHS:
-        yield variant(trainer, f"_{n}epochs", settings={"num_epochs": n})
+    for n, length in zip(EPOCHS, LENGTHS, strict=True):
+        yield variant(trainer, length, settings={"num_epochs": n})
 
 
 def by_name(trainers: Iterable[type[GuardedTrainer]], module: str) -> dict[str, type[GuardedTrainer]]:

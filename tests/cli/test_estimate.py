@@ -58,9 +58,12 @@ def test_cuda_is_said_to_be_unmeasured(capsys, plans_file):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--network", "munet"], "Unknown network 'munet'; choose one of nnunet, mm_unet"),
-        ([], "expected a plans file and --network NAME"),
-        (["--network", "nnunet", "--configuration", "lowres"], "No configuration 'lowres' in the plans"),
+        (["--network", "munet"], "Unknown network 'munet'. Did you mean mm_unet"),
+        ([], "expected plans and --network NAME"),
+        (
+            ["--network", "nnunet", "--configuration", "lowres"],
+            "Unknown configuration of these plans 'lowres'",
+        ),
         (["--network", "nnunet", "--patch", "16", "16"], "must agree on 2 or 3 axes"),
         (["--network", "nnunet", "--patch", "2", "16", "16"], "Patch (2, 16, 16) is too small for 3 stages"),
         (["--network", "nnunet", "--patch", "0", "16", "16"], "must be positive, got batch 2 and patch [0, "),
@@ -83,4 +86,4 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, plans_file, arguments, co
 
 def test_no_plans(capsys):
     assert main(["estimate", "nowhere.json", "--network", "nnunet"]) == 2
-    assert "nowhere.json is no file; expected the plans of a dataset" in capsys.readouterr().err
+    assert "nowhere.json does not exist; expected the plans of a dataset" in capsys.readouterr().err

@@ -11,7 +11,7 @@ def test_the_kinds_of_faults_on_the_command_line_are_those_that_can_be_accepted(
     with pytest.raises(SystemExit):
         main(["convert", "acdc", "x", "--accept", "nonsense"])
     said = capsys.readouterr().err
-    assert all(f"'{kind}'" in said for kind in ACCEPTABLE) and said.count("'") == 2 * (len(ACCEPTABLE) + 1)
+    assert said.splitlines()[-1].endswith(f"Choose one of {', '.join(ACCEPTABLE)}.")
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,61 @@ def counts(text: str) -> dict[str, int]:
     return {name: int(number.replace(",", "")) for name, number, *rest in words if not rest}
 
 
-def test_without_a_plan_it_prints_the_names(capsys):
+def test_without_a_plan_it_lists_names_titles_and_papers(capsys):
     assert main(["networks"]) == 0
-    assert capsys.readouterr().out.split() == list_networks()
+    _, *rows = capsys.readouterr().out.splitlines()
+    names = [row.split()[0] for row in rows]
+    assert names == [name for name in list_networks() if not name.endswith("_nossm")]
+    line = rows[names.index("vm_unet")]
+    for cell in ("VM-UNet", "arXiv:2402.02491", " 2D  ", "vm_unet_nossm", "nnUNetTrainerVMUNet"):
+        assert cell in line
+    assert main(["networks", "taming"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert main(["networks", "mmunett"]) == 2
+    assert "Did you mean mm_unet?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["number", "name", "folder", "file"])
+def test_plans_are_named_by_dataset_or_file(capsys, plans_file, tmp_path, monkeypatch, form):
+    folder = tmp_path / "preprocessed" / "Dataset004_Tiny"
+    folder.mkdir(parents=True)
+    for name in ("nnUNetPlans.json", "dataset.json"):
+        (folder / name).write_text((tmp_path / name).read_text())
+    monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
+    for variable in ("nnUNet_raw", "nnUNet_results"):
+        monkeypatch.delenv(variable, raising=False)
+    given = {
+        "number": "4",
+        "name": "Dataset004_Tiny",
+        "folder": str(folder),
+        "file": str(folder / "nnUNetPlans.json"),
+    }[form]
+    assert main(["networks", "mm", "--plans", given]) == 0
+    assert "3d_fullres of nnUNetPlans.json, 1 -> 3 channels" in capsys.readouterr().out
+    assert main(["estimate", given, "--network", "nnunet"]) == 0
+    assert main(["plans", "check", given, "--network", "nnunet"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("5", "Expected one dataset Dataset005_*"),
+        ("tiny", "'tiny' is no dataset; expected Dataset###_Name, its number, or its folder. Did you mean "
+         "Dataset004_Tiny?"),
+        ("Dataset004_Tny", "Dataset004_Tny does not exist. Did you mean Dataset004_Tiny?"),
+        ("4", "nnUNetPlans.json does not exist; Dataset004_Tiny has otherPlans. Plan it"),
+    ],
+)  # fmt: skip
+def test_a_dataset_that_is_not_there_is_named_with_what_may_be_meant(
+    capsys, tmp_path, monkeypatch, given, said
+):
+    folder = tmp_path / "preprocessed" / "Dataset004_Tiny"
+    folder.mkdir(parents=True)
+    (folder / "otherPlans.json").write_text("{}")
+    for variable in ("nnUNet_preprocessed", "nnUNet_raw", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(folder.parent))
+    assert main(["networks", "--plans", given]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
@@ -55,9 +107,9 @@ def test_channels_and_classes_can_be_given(capsys, plans_file):
     [
         (
             ["--configuration", "3d_lowres"],
-            "No configuration '3d_lowres' in the plans; choose one of 2d, 3d_fullres",
+            "Unknown configuration of these plans '3d_lowres'. Did you mean 3d_fullres? Choose one of 2d, ",
         ),
-        (["--plans", "nowhere.json"], "nowhere.json is no file; expected the plans of a dataset"),
+        (["--plans", "nowhere.json"], "nowhere.json does not exist; expected the plans of a dataset"),
         (["--plans", __file__], "test_networks.py is not JSON"),
     ],
 )

@@ -81,7 +81,7 @@ def test_apply_fits_a_card(capsys, dataset, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["nonsense", "999"], "Unknown plans template 'nonsense'; choose one of cpu"),
+        (["nonsense", "999"], "Unknown plans template 'nonsense'. Choose one of cpu"),
         (["cpu", "998"], "Expected one dataset Dataset998_*"),
         (["cpu", "999", "--plans", "other"], "other.json does not exist. Plan the dataset first"),
         (["cpu", "999", "--network", "munet"], "Unknown network 'munet'"),

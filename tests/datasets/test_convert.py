@@ -365,7 +365,7 @@ def test_archives_without_a_top_folder(release, raw, tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--split", "nnformr"], "No split 'nnformr' for acdc"),
+        (["--split", "nnformr"], "Unknown split of acdc 'nnformr'. Did you mean nnformer?"),
         (["--dataset-id", "5"], "Dataset005_Other has this number already"),
         ([], "Dataset027_ACDC exists already"),
     ],

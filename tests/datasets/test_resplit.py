@@ -175,7 +175,7 @@ def test_the_check_names_patients_of_the_test_set_in_training(raw, capsys):
 def test_a_dataset_of_other_converters_is_told_its_release(raw, capsys):
     describe(raw)
     assert main(["plans", "split", "27", "--name", "nnformer"]) == 2
-    assert "No split 'nnformer' for this dataset" in capsys.readouterr().err
+    assert "Unknown split of this dataset 'nnformer'" in capsys.readouterr().err
     assert main(["plans", "split", "27", "--name", "nnformer", "--release", "ACDC"]) == 0
     assert json.loads((raw / "dataset.json").read_text())["nnunet_mamba"]["group"] == r"patient\d{3}"
 

@@ -87,7 +87,7 @@ def test_a_split_does_not_depend_on_the_order_of_the_cases(name):
 
 @pytest.mark.parametrize("name", ["7", "1:1:1:1", "7:0", "7:3:"])
 def test_what_is_no_ratio_of_two_or_three_parts_is_refused(name):
-    with pytest.raises(ValueError, match=f"No split '{name}'"):
+    with pytest.raises(ValueError, match=f"Unknown split of .*'{name}'"):
         make_split(name, source(FRAMES), PATIENT)
 
 
@@ -214,7 +214,7 @@ def test_capitals_and_signs_of_a_name_do_not_matter(name):
 
 
 def test_an_unknown_split_is_answered_with_those_that_are_known():
-    with pytest.raises(ValueError, match=r"No split 'unetr' for acdc; choose one of 5fold, .*nnformer"):
+    with pytest.raises(ValueError, match=r"Unknown split of acdc 'unetr'. .*Choose one of 5fold, .*nnformer"):
         make_split("unetr", source(FRAMES), PATIENT, "acdc")
 
 

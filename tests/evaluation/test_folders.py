@@ -397,7 +397,7 @@ def test_rows_name_what_computed_them_and_what_was_chosen(folders):
         ({"tolerances_mm": {"brain": 1.0}}, "tolerance for brain, but no such label"),
         ({"tolerances_mm": {"": -1.0}}, "0 mm or more"),
         ({"tolerances_mm": {"": math.nan}}, "0 mm or more"),
-        ({"empty": "zero"}, "Unknown empty policy 'zero'; choose one of diagonal"),
+        ({"empty": "zero"}, "Unknown empty policy 'zero'. Choose one of diagonal"),
         ({"protocol": "nnformer", "empty": "nan"}, "nnformer has its own rules"),
         ({"protocol": "umamba", "tolerances_mm": {"": 2.0}}, "umamba has its own rules"),
         ({"instances": True}, "exactly one label"),

@@ -242,9 +242,9 @@ def test_hd95_of_a_lesion_leaves_out_5_percent_of_its_surface():
 def test_a_metric_that_a_protocol_does_not_have_is_refused():
     with pytest.raises(ValueError, match=r"nnformer does not define nsd, only dice, hd95"):
         require_metrics(PROTOCOLS["nnformer"], ("nsd",))
-    with pytest.raises(ValueError, match="Unknown metric 'dsc'; choose among dice"):
+    with pytest.raises(ValueError, match=r"Unknown metric 'dsc'. Choose one of dice"):
         require_metrics(PROTOCOLS["honest"], ("dsc",))
-    with pytest.raises(ValueError, match="Unknown protocol 'mine'; choose one of honest"):
+    with pytest.raises(ValueError, match=r"Unknown protocol 'mine'. Choose one of honest"):
         protocol_of("mine")
 
 

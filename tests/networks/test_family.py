@@ -533,7 +533,7 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("mm_net", {}, "Unknown network 'mm_net'; choose one of nnunet, mm_unet"),
+        ("mm_net", {}, "Unknown network 'mm_net'. Did you mean mm_unet"),
         ("nnunet_nossm", {}, "Unknown network 'nnunet_nossm'"),
         (
             "mm_unet",

@@ -316,7 +316,7 @@ def test_compiles_without_a_graph_break(backend):
         ),
         ({"z": torch.ones(2, 4, 5, device="meta")}, "z is on meta, u on cpu"),
         ({"rows": torch.arange(5, dtype=torch.int32, device="meta")}, "rows are on meta"),
-        ({"backend": "cuda"}, "Unknown backend 'cuda'; choose one of reference, numba"),
+        ({"backend": "cuda"}, "Unknown backend 'cuda'. Choose one of reference, numba"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):

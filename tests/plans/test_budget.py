@@ -138,5 +138,5 @@ def test_a_configuration_that_inherits_but_sets_its_own_batch_is_cut_too(hippoca
 
 
 def test_an_unknown_template_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"Unknown plans template 'tiny'; choose one of cpu, "):
+    with pytest.raises(ValueError, match=r"Unknown plans template 'tiny'. Choose one of cpu, "):
         load_template("tiny")

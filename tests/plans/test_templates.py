@@ -5,12 +5,13 @@ from math import prod
 
 import pytest
 
-from nnunet_mamba.plans.templates import list_templates, load_template, read_template
+from nnunet_mamba.plans.templates import load_template, read_template
 from nnunet_mamba.plans.topology import topology
+from nnunet_mamba.resources import template_names
 
 PINNED = [
     (name, configuration, pinned)
-    for name in list_templates()
+    for name in template_names()
     for configuration, pinned in load_template(name).configurations.items()
     if "strides" in pinned
 ]

@@ -95,7 +95,7 @@ def test_unetr_refuses_a_patch_that_is_not_its_own():
 
 def test_errors_name_what_is_wrong(monkeypatch):
     sizes = {"input_channels": 1, "num_classes": 2}
-    with pytest.raises(ValueError, match="Unknown baseline 'mamba'; choose one of seg_res_net, "):
+    with pytest.raises(ValueError, match=r"Unknown baseline 'mamba'. Choose one of seg_res_net, "):
         create_baseline("mamba", **sizes, patch_size=(32, 32))
     with pytest.raises(ValueError, match=r"Patch \(32, 32\) is too small for SwinUNETR"):
         create_baseline("swin_unetr", **sizes, patch_size=(32, 32))

@@ -15,11 +15,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nnunet_mamba.catalogue import TWIN as NO_SSM
 from nnunet_mamba.report.charts import tidy
 from nnunet_mamba.report.markup import CHART_STYLE, svg_of
 from nnunet_mamba.report.study.content import StudyReport, on_case_means, titled, twins
 from nnunet_mamba.statistics import Comparison, Study
-from nnunet_mamba.statistics.methods import TWIN as NO_SSM
 from nnunet_mamba.statistics.study import BASELINE, CASE_MEAN, TWIN
 
 if TYPE_CHECKING:

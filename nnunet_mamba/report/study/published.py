@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_mamba.statistics.methods import EPOCHS, PREFIX, Method
+from nnunet_mamba.catalogue import PREFIX
+from nnunet_mamba.statistics.methods import EPOCHS, Method
 
 FILE = Path(__file__).parent.parent / "published.json"
 DATASET = re.compile(r"Dataset\d{3}_(.+)")

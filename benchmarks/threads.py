@@ -1,0 +1,133 @@
+"""Training steps on the CPU with threads of any number that spin or sleep, beside other load.
+
+    python benchmarks/threads.py --record benchmarks/results/threads
+
+writes <record>.json and <record>.md. The load is that of processes in an endless loop, none to one per
+processor; beside each load, every setting has processes of its own, and the settings take turns. `chosen` is
+what our trainers and commands take: threads that sleep, as many as there are processors free at the start.
+`nnunet` is nnU-Net's own network on the same plan, that of the quickstart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from networks import PLANS
+from records import heading, surroundings, write
+
+from nnunet_mamba import create_network
+from nnunet_mamba.cpu import PASSIVE_WAITING, default_threads, usable_cpus
+from nnunet_mamba.estimate.training import Training, random_batch
+
+NETWORKS = ("mm_unet", "nnunet")
+SPIN = "while True: pass"
+
+
+def settings() -> dict[str, dict[str, str]]:
+    """What is compared: environment variables by name. Without OMP_NUM_THREADS the child chooses."""
+    counts = sorted({1, usable_cpus()}, reverse=True)
+    waits = {"spinning": {}, "sleeping": PASSIVE_WAITING}
+    return {
+        **{
+            f"{n} thread{'s' * (n > 1)}{f', {wait}' * (n > 1)}": {"OMP_NUM_THREADS": str(n), **variables}
+            for n in counts
+            for wait, variables in waits.items()
+            if n > 1 or wait == "sleeping"
+        },
+        "chosen": PASSIVE_WAITING,
+    }
+
+
+def measure(network: str, n_steps: int) -> dict[str, Any]:
+    """Seconds of each training step in this process, and its number of threads."""
+    torch.set_num_threads(default_threads())
+    sizes = {key: value for key, value in PLANS["small"][3].items() if key != "batch"}
+    torch.manual_seed(0)
+    model = create_network(network, **sizes, deep_supervision=True)
+    job = (PLANS["small"][3]["batch"], 1, sizes["num_classes"], sizes["patch_size"], torch.device("cpu"))
+    training = Training(model, *random_batch(model, *job))
+    times = []
+    for _ in range(n_steps + 1):
+        start = time.perf_counter()
+        training.step()
+        times.append(time.perf_counter() - start)
+    return {"threads": torch.get_num_threads(), "step_s": median(times[1:])}  # the first warms up
+
+
+def in_a_process(network: str, variables: dict[str, str], n_steps: int) -> dict[str, Any]:
+    names = {"OMP_NUM_THREADS", *PASSIVE_WAITING}
+    clean = {name: value for name, value in os.environ.items() if name not in names}
+    command = [sys.executable, __file__, "--child", network, "--steps", str(n_steps)]
+    done = subprocess.run(command, env={**clean, **variables}, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def beside(n_busy: int, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row per network and setting, beside so many busy processes; the settings take turns."""
+    load = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(n_busy)]
+    try:
+        runs = [
+            {"busy": n_busy, "network": network, "setting": name, **in_a_process(network, given, args.steps)}
+            for _ in range(args.repeats)
+            for network in NETWORKS
+            for name, given in settings().items()
+        ]
+    finally:
+        for process in load:
+            process.kill()
+    for run in runs:
+        print(json.dumps(run), flush=True)
+    return runs
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    names = list(settings())
+    lines = ["| busy processes | network | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for busy, network in dict.fromkeys((run["busy"], run["network"]) for run in runs):
+        cells = []
+        for name in names:
+            here = [r for r in runs if (r["busy"], r["network"], r["setting"]) == (busy, network, name)]
+            threads = "/".join(sorted({str(run["threads"]) for run in here}))
+            note = f" ({threads} thread{'s' * (threads != '1')})" if name == "chosen" else ""
+            cells.append(f"{median(run['step_s'] for run in here):.2f}{note}")
+        lines.append(f"| {busy} | `{network}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=8, help="timed in each process")
+    parser.add_argument("--repeats", type=int, default=2, help="processes for each setting")
+    parser.add_argument("--record", type=Path, help="write RECORD.json and RECORD.md")
+    parser.add_argument("--child", choices=NETWORKS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(args.child, args.steps)))
+        return
+    before = os.getloadavg()[0]
+    runs = [run for n_busy in range(usable_cpus() + 1) for run in beside(n_busy, args)]
+    record = {**surroundings("cpu"), "load_average_before": before, "steps": args.steps, "runs": runs}
+    page = (
+        f"{heading(record)} Median seconds of a training step, {args.steps} steps in each of "
+        f"{args.repeats} processes; load average before: {before:.1f}.\n\n{table(runs)}\n"
+    )
+    print(page)
+    if args.record:
+        write(args.record, record, page)
+        print(f"-> {args.record}.json, {args.record}.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Processors: how many this process may use, how many of them are free, and how idle threads wait.
+
+Nothing heavy is imported, for waiting is settled when torch is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+# OpenMP's threads sleep between two parallel regions. By default they spin, which on shared processors takes
+# the time of the thread that they wait for (benchmarks/threads.py).
+PASSIVE_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
+SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+PROBE_S = 0.25
+BLOCK = bytes(1 << 18)  # hashed in about 0.2 ms, during which Python's lock is free
+
+
+def wait_passively() -> None:
+    """Have OpenMP wait without spinning in this process, if torch is not loaded yet, and in its children.
+    Variables that are set keep their values."""
+    for name, value in PASSIVE_WAITING.items():
+        os.environ.setdefault(name, value)
+
+
+def usable_cpus() -> int:
+    """Number of processors that the system lets this process use: its affinity and its container's quota."""
+    quota = cpu_quota()
+    n = len(_affinity())
+    return n if quota is None else max(1, min(n, round(quota)))
+
+
+def physical_cores() -> int:
+    """Number of cores among the usable processors: two hardware threads of one core count once, where the
+    system tells (Linux)."""
+    try:
+        cores = len({Path(SIBLINGS.format(cpu)).read_text() for cpu in _affinity()})
+    except OSError:
+        cores = len(_affinity())
+    return min(cores, usable_cpus())
+
+
+def free_cpus() -> int:
+    """Number of usable processors that nobody else is using now, at least 1.
+
+    Measured in a quarter of a second: as many threads as there are processors compute, and of n processors
+    that b others use too, each thread gets n / (n + b) of its time.
+    """
+    n = usable_cpus()
+    with ThreadPoolExecutor(n) as pool:
+        share = sum(pool.map(_share, [time.monotonic() + PROBE_S] * n)) / n
+    return max(1, min(n, round(n * (2 - 1 / max(share, 1e-9)))))
+
+
+def default_threads(*, steady: bool = False) -> int:
+    """Number of threads for computing on the CPU: what OMP_NUM_THREADS says, else one per usable core.
+
+    Where idle threads spin, only free cores count, unless the number must not depend on the load (`steady`).
+    """
+    told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if told.isdecimal() and int(told):
+        return int(told)
+    return physical_cores() if steady or waits_passively() else min(physical_cores(), free_cpus())
+
+
+def waits_passively() -> bool:
+    """Whether idle threads sleep, as far as the environment tells."""
+    return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+
+
+def _share(end: float) -> float:
+    """Part of the time until `end` that this thread was running."""
+    start, used = time.monotonic(), time.thread_time()
+    while time.monotonic() < end:
+        hashlib.sha256(BLOCK)
+    return (time.thread_time() - used) / max(time.monotonic() - start, 1e-9)
+
+
+def _affinity() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Processors' worth of time that this process's control groups (Linux) grant; None without a limit.
+
+    Of nested groups the smallest quota holds. Both versions of control groups are read, whose files are under
+    `root`.
+    """
+    quotas = [quota for folder in _groups(root) for quota in (_quota_v2(folder), _quota_v1(folder)) if quota]
+    return min(quotas, default=None)
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Folders of this process's control groups, and those above; in a container they seem to be the root."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    mounts = root / "sys/fs/cgroup"
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for mount in (mounts / controllers, mounts / "cpu") if controllers else (mounts, mounts / "unified"):
+            folder = mount / path.lstrip("/")
+            while folder != mount.parent:
+                yield folder
+                folder = folder.parent
+
+
+def _quota_v2(folder: Path) -> float | None:
+    """From cpu.max: "200000 100000" is two processors, "max 100000" no limit."""
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _quota_v1(folder: Path) -> float | None:
+    """From cpu.cfs_quota_us and cpu.cfs_period_us; -1 is no limit."""
+    try:
+        quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 else None

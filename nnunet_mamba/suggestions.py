@@ -1,0 +1,58 @@
+"""Messages about unknown names: what came, what it was probably meant to be, where all names are listed."""
+
+from collections.abc import Iterable
+from difflib import SequenceMatcher
+
+MOST_LISTED = 20
+SIMILAR = 0.7  # SequenceMatcher's ratio from which on a name is suggested
+NEARLY = 0.06  # how far behind the best another name may be to be suggested, too
+
+
+def unknown(kind: str, name: str, known: Iterable[str], listing: str = "", prefix: str = "") -> str:
+    """Return the message for a name that is not among `known`, in a few short sentences.
+
+    Args:
+        kind: of thing, as "network".
+        listing: the command that lists the names; without one, or with few names, they are listed here.
+        prefix: what all names begin with, which tells nothing about what was meant.
+    """
+    known = list(known)
+    short = [one.removeprefix(prefix) for one in known]
+    close = [prefix + one for one in closest(name.removeprefix(prefix), short)]
+    parts = [f"Unknown {kind} {name!r}."]
+    if close:
+        parts.append(f"Did you mean {' or '.join(close)}?")
+    if len(known) <= MOST_LISTED or not (listing or close):
+        parts.append(f"Choose one of {', '.join(known)}.")
+    if listing:
+        parts.append(f"`{listing}` lists all.")
+    return " ".join(parts)
+
+
+def closest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+    """Return up to `n` of the `known` names that a person who typed `name` may have meant, the best first.
+
+    Case, hyphens and underscores do not count, and what is not typed to its end is recognised.
+    """
+    typed = _letters(name)
+    if not typed:
+        return []
+    matcher = SequenceMatcher(autojunk=False)
+    matcher.set_seq2(typed)
+    ranked = []
+    for index, candidate in enumerate(known):
+        letters = _letters(candidate)
+        matcher.set_seq1(letters)
+        begins = len(typed) >= 3 and letters.startswith(typed)
+        if not begins and (matcher.real_quick_ratio() < SIMILAR or matcher.quick_ratio() < SIMILAR):
+            continue
+        ratio = matcher.ratio()
+        if begins or ratio >= SIMILAR:
+            ranked.append((-ratio, index, candidate))
+    ranked.sort()
+    clearly_behind = ranked[0][0] + (NEARLY if ranked[0][0] > -1 else 0) if ranked else 0
+    return [candidate for ratio, _, candidate in ranked[:n] if ratio <= clearly_behind]
+
+
+def _letters(name: str) -> str:
+    return "".join(char for char in name.lower() if char.isalnum())
