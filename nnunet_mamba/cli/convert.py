@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+SAMPLE = 3  # files of a folder that a dry run names
+
 if TYPE_CHECKING:
     from nnunet_mamba.datasets.convert import Converted
     from nnunet_mamba.datasets.source import FaultyDatasetError, Source
@@ -148,6 +150,9 @@ def _convert(
         raise LeakError(f"The split {args.split}", found)
     _say_plan(source, split, raw, DATASETS[known].published)
     if args.dry_run:
+        from nnunet_mamba.datasets.source import summary
+
+        print("\n".join(summary(source.faults)), end="\n" * bool(source.faults))
         _say_files(engine.plan_files(source, split), [folder.resolve() for folder in folders])
         return 1 if source.faults else 0
     accept = {*args.accept, *DATASETS[known].accept}
@@ -197,31 +202,36 @@ def _say_plan(source: Source, split: Split, raw: Path, published: Mapping[str, i
     if source.strays:
         names = [file.name for file in source.strays]
         print(f"  note: {len(names)} images beside these were not taken: {some(names)}")
-    for fault in source.faults:
-        print(f"  {fault}")
 
 
 def _say_files(files: Iterable[tuple[Path, str]], folders: list[Path]) -> None:
+    """The first files of each folder of nnU-Net's, and how many more it gets."""
+    by_folder: dict[str, list[tuple[Path, str]]] = {}
     for file, target in files:
-        top = next((folder.parent for folder in folders if file.is_relative_to(folder)), Path("/"))
-        print(f"  {file.relative_to(top)} -> {target}")
+        by_folder.setdefault(target.partition("/")[0], []).append((file, target))
+    for name, members in by_folder.items():
+        for file, target in members[:SAMPLE]:
+            top = next((folder.parent for folder in folders if file.is_relative_to(folder)), Path("/"))
+            print(f"  {file.relative_to(top)} -> {target}")
+        if len(members) > SAMPLE:
+            print(f"  and {len(members) - SAMPLE} more files for {name}")
 
 
 def _say_done(done: Converted, accept: set[str], usual: Collection[str]) -> None:
     """`usual`: kinds of faults that every copy of the data set has, which are only counted."""
-    from nnunet_mamba.datasets.source import MOST_SHOWN
+    from nnunet_mamba.datasets.source import summary
 
     told = [fault for fault in done.faults if fault.kind not in usual]
-    for fault in told[:MOST_SHOWN]:
-        print(f"  {'accepted' if fault.kind in accept else 'left out'}, {fault}")
-    if len(told) > MOST_SHOWN:
-        print(f"  and {len(told) - MOST_SHOWN} more faults")
+    for line in summary(told, lambda fault: "accepted, " if fault.kind in accept else "left out, "):
+        print(line)
     for kind in usual:
         n = sum(fault.kind == kind for fault in done.faults)
         print(f"  accepted, as every copy of this data set has it: {n} {kind}")
     n_training = len(done.source.labelled()) - len(done.split.test)
     n_test = len(done.source.cases) - n_training
     print(f"-> {done.folder}: {n_training} cases in imagesTr, {n_test} in imagesTs")
+    number = int(done.folder.name[7:10])
+    print(f"next: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")
 
 
 def _progress() -> Callable[[int, int], None]:

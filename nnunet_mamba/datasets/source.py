@@ -29,7 +29,7 @@ KINDS: Mapping[str, str] = {
     "empty": "a label file with background only",
 }
 ACCEPTABLE = ("geometry", "header", "empty", "extra")  # what nnU-Net can train with
-MOST_SHOWN = 50  # faults, in a message
+SHOWN_OF_A_KIND = 5  # faults, in a message
 NOTES = "nnunet_mamba"  # key of dataset.json
 ROLES = ("train", "val", "test")  # val: the release's own validation cases, labelled
 
@@ -151,10 +151,21 @@ class FaultyDatasetError(ValueError):
         self.faults = tuple(faults)
         counts = Counter(fault.kind for fault in self.faults)
         head = ", ".join(f"{n} {kind}" for kind, n in counts.items())
-        shown = [f"  {fault}" for fault in self.faults[:MOST_SHOWN]]
-        n_more = len(self.faults) - MOST_SHOWN
-        more = [f"  and {n_more} more, all in {listing or 'the data'}"] if n_more > 0 else []
-        super().__init__("\n".join([f"faults in the data ({head}):", *shown, *more]))
+        lines = [f"faults in the data ({head}):", *summary(self.faults)]
+        if listing is not None and len(lines) <= len(self.faults):
+            lines.append(f"  all are in {listing}")
+        super().__init__("\n".join(lines))
+
+
+def summary(faults: Iterable[Fault], mark: Callable[[Fault], str] = lambda fault: "") -> Iterator[str]:
+    """Yield lines about the first faults of each kind, `mark` before each, and how many more there are."""
+    by_kind: dict[str, list[Fault]] = {}
+    for fault in faults:
+        by_kind.setdefault(fault.kind, []).append(fault)
+    for kind, found in by_kind.items():
+        yield from (f"  {mark(fault)}{fault}" for fault in found[:SHOWN_OF_A_KIND])
+        if len(found) > SHOWN_OF_A_KIND:
+            yield f"  {kind}: and {len(found) - SHOWN_OF_A_KIND} more"
 
 
 def faults_of_names(cases: Iterable[Case]) -> list[Fault]:

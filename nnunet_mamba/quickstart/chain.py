@@ -29,6 +29,7 @@ from nnunet_mamba.quickstart.commands import (
 from nnunet_mamba.quickstart.workspace import DEMO_TRAINER, PLANS, Settings, Workspace
 from nnunet_mamba.running.child import run_child, stopped_by_signals
 from nnunet_mamba.running.command import Command, ask_for_trainer
+from nnunet_mamba.running.heartbeat import Heartbeat
 from nnunet_mamba.running.progress import (
     PlainLines,
     PredictionLines,
@@ -49,11 +50,12 @@ N_VALIDATION = 4  # nnU-Net predicts each of these with 8 flips after training: 
 def run_quickstart(settings: Settings, out: Path, say: Say) -> Path:
     """Run what is not yet done of the whole chain in the folder `out`; returns the page."""
     workspace = Workspace(Path(out).resolve())
-    with stopped_by_signals(), workspace.locked() as lock:
+    with stopped_by_signals(), workspace.locked() as lock, Heartbeat(say) as heartbeat:
         if not workspace.claimed:
+            heartbeat.doing = "looking at what was asked for"
             refuse_what_cannot_run(settings, workspace)
         workspace.claim(settings)
-        chain = Chain(settings, workspace, say, lock)
+        chain = Chain(settings, workspace, heartbeat, lock)
         try:
             for stage in STAGES:
                 chain.run_stage(stage)
@@ -76,7 +78,7 @@ def refuse_what_cannot_run(settings: Settings, workspace: Workspace) -> None:
 class Chain:
     """One run over the stages."""
 
-    def __init__(self, settings: Settings, workspace: Workspace, say: Say, lock: int | None) -> None:
+    def __init__(self, settings: Settings, workspace: Workspace, say: Heartbeat, lock: int | None) -> None:
         self.settings = settings
         self.workspace = workspace
         self.say = say
@@ -95,7 +97,7 @@ class Chain:
             return
         self.say(f"[{number}/{len(STAGES)}] {stage}   (elapsed {duration(time.monotonic() - self.began)})")
         self.workspace.forget(list(STAGES[number:]))
-        self.stage, self.commands = stage, []
+        self.stage, self.commands, self.say.doing = stage, [], stage
         start, finished = time.monotonic(), False
         try:
             getattr(self, stage)()
@@ -218,11 +220,18 @@ class Chain:
                 self.say(f"      export {name}={shlex.quote(value)}")
         self.say(f"      $ {command}")
         self.commands.append(str(command))
+        self.say.doing = f"{command.program} is starting (nnU-Net takes 10 to 60 s to load)"
+
+        def show_and_know(line: str) -> None:
+            if line.strip() and self.say.doing != command.program:
+                self.say.doing = command.program
+            show(line)
+
         run_child(
             command.argv(),
             environment={**variables, **command.variables},
             log=self.workspace.log(self.stage),
-            show=show,
+            show=show_and_know,
             inherit=() if self.lock is None else (self.lock,),
         )
 

@@ -2,7 +2,7 @@
 
 from nnunet_mamba.cpu import usable_cpus
 from nnunet_mamba.quickstart.workspace import FOLD, Settings, Workspace
-from nnunet_mamba.running.command import EXTERNAL, Command, dataset_id, n_processes, trainer_folders
+from nnunet_mamba.running.command import EXTERNAL, PROGRESS, Command, dataset_id, n_processes, trainer_folders
 
 
 def shared_variables(workspace: Workspace) -> dict[str, str]:
@@ -14,6 +14,7 @@ def shared_variables(workspace: Workspace) -> dict[str, str]:
         EXTERNAL: trainer_folders(),
         "nnUNet_def_n_proc": str(n_processes()),
         "nnUNet_compile": "f",  # compiling takes longer than a demo gains
+        PROGRESS: "5",
     }
 
 

@@ -13,6 +13,7 @@ from nnunet_mamba.cpu import usable_cpus
 from nnunet_mamba.resources import resource_dir
 
 EXTERNAL = "nnUNet_extTrainer"  # where nnU-Net looks for trainers beside its own
+PROGRESS = "NNUNET_MAMBA_PROGRESS"  # of our trainers: seconds from one line within an epoch to the next
 MOST_PROCESSES = 8  # of nnU-Net's pools, and threads in prediction; each process takes about half a GB
 
 

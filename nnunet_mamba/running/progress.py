@@ -13,6 +13,7 @@ Say = Callable[[str], None]
 Tell = Callable[[Mapping[str, Any]], None]  # gets numbers, fit for JSON, by name
 
 BAR = re.compile(r"^(?P<what>[^|]*?):?\s*(?P<percent>\d+)%\|.*?\|\s*(?P<count>\d+/\d+)")
+STEP = re.compile(r"^(training|validation) step \d+/\d+$")
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ")
 NOISE = re.compile(
     r"^(#|\{|'|INFO: You are using|Please cite|Isensee|nnU-Net: a self-conf|Nature methods"
@@ -131,6 +132,7 @@ class TrainingLines:
     """Folds the lines of an epoch into one, with the time that is left; shows the validation after it.
 
     nnU-Net prints an epoch as: Epoch K / train_loss X / val_loss X / Pseudo dice [X, ..] / Epoch time: X s
+    Our trainers add, if asked: training step I/N, validation step I/N.
     """
 
     SHOWN = re.compile(
@@ -154,9 +156,18 @@ class TrainingLines:
         elif match := re.match(r"^Epoch time: ([\d.]+) s", line):
             self.times_s.append(float(match[1]))
             self.end_epoch()
+        elif match := STEP.match(line):
+            self.say(f"{self.counted()}: {line}")
+        elif line.startswith("Selective scan on cpu: backend numba"):
+            self.say("compiling the CPU's kernels with the first step, unless that was done before")
         elif self.SHOWN.match(line):
             self.count_validation(line)
             self.say(line[:WIDTH])
+
+    def counted(self) -> str:
+        """The epoch, counted from 1, of how many: epoch 3/30"""
+        total = self.n_epochs()
+        return f"epoch {int(self.words.get('number', -1)) + 1}" + (f"/{total}" if total else "")
 
     def end_epoch(self) -> None:
         epoch = self.epoch()
@@ -169,7 +180,8 @@ class TrainingLines:
             self.tell({"validation_case": self.n_validated, "seconds_left": None})
 
     def epoch(self) -> Epoch:
-        done, total, recent = int(self.words.get("number", -1)) + 1, self.n_epochs(), self.times_s[-5:]
+        done, total = int(self.words.get("number", -1)) + 1, self.n_epochs()
+        recent = (self.times_s[1:] or self.times_s)[-5:]  # the first epoch also compiles
         return Epoch(
             number=done,
             of=total,
@@ -177,7 +189,9 @@ class TrainingLines:
             val_loss=float(self.words.get("val_loss", "nan")),
             dice=tuple(pseudo_dice(self.words.get("Pseudo dice", "[]"))),
             seconds=self.times_s[-1],
-            seconds_left=(total - done) * sum(recent) / len(recent) if total and total > done else None,
+            seconds_left=(total - done) * sum(recent) / len(recent)
+            if total and recent and total > done
+            else None,
         )
 
     def n_epochs(self) -> int | None:

@@ -5,6 +5,8 @@ is trained as its split says or not at all; checkpoints are whole or absent; the
 checkpoints in every epoch, a number of threads, and a seed.
 """
 
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,6 +70,7 @@ class GuardedTrainer(nnUNetTrainer):
         if resumes and self.local_rank == 0:
             saving.restore_previous(Path(self.output_folder))
         self._iteration = 0  # within the epoch and its phase
+        self._progress_s, self._progress_at = switches.progress_s, time.monotonic()
         self._is_validating = False  # whole cases, after training
 
     @classmethod
@@ -215,7 +218,19 @@ class GuardedTrainer(nnUNetTrainer):
             self.print_to_log_file(message)
             raise NonFiniteLossError(message) from None
         self._iteration += 1
+        self._tell_progress(phase)
         return result
+
+    def _tell_progress(self, phase: str) -> None:
+        """Say on the console alone how many steps of the epoch are done, if that is wanted and it is time."""
+        now = time.monotonic()
+        if self._progress_s is None or self.local_rank != 0 or now - self._progress_at < self._progress_s:
+            return
+        self._progress_at = now
+        in_training = phase == "training"
+        n_steps = self.num_iterations_per_epoch if in_training else self.num_val_iterations_per_epoch
+        sys.stdout.write(f"{phase} step {self._iteration}/{n_steps}\n")
+        sys.stdout.flush()
 
     def _explain_non_finite(self, batch: dict, phase: str) -> str:
         cause = diagnose(bare_network(self.network), batch["data"].to(self.device))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 SAVE_EVERY = "NNUNET_MAMBA_SAVE_EVERY"
 THREADS = "NNUNET_MAMBA_THREADS"
 SEED = "NNUNET_MAMBA_SEED"
+PROGRESS = "NNUNET_MAMBA_PROGRESS"
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,13 @@ class Switches:
     save_every   epochs from one checkpoint_latest.pth to the next
     threads      of torch, and so of our kernels, in this process
     seed         see `seeding`
+    progress_s   seconds from one line about the steps of an epoch to the next, on the console
     """
 
     save_every: int | None
     threads: int | None
     seed: int | None
+    progress_s: int | None = None
 
 
 def asked_switches() -> Switches:
@@ -28,6 +31,7 @@ def asked_switches() -> Switches:
         save_every=_number(SAVE_EVERY, 1, "epochs from one checkpoint to the next"),
         threads=_number(THREADS, 1, "threads"),
         seed=_number(SEED, 0, "the seed"),
+        progress_s=_number(PROGRESS, 1, "seconds from one line about steps to the next"),
     )
 
 

@@ -12,10 +12,10 @@ from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 Trainer = TypeVar("Trainer", bound=type[GuardedTrainer])
 
 DEMO_SETTINGS: Mapping[str, Any] = {
-    "num_epochs": 30,
-    "num_iterations_per_epoch": 40,
-    "num_val_iterations_per_epoch": 5,
-    "initial_lr": 1e-2,  # 1200 steps are too few for less
+    "num_epochs": 20,
+    "num_iterations_per_epoch": 25,
+    "num_val_iterations_per_epoch": 4,
+    "initial_lr": 1e-2,  # 500 steps are too few for less
     "save_every": 1,  # an interrupted demo goes on with `--c`
 }
 SMOKE_SETTINGS: Mapping[str, Any] = {

@@ -206,14 +206,46 @@ def test_a_file_system_without_links_gets_copies(release, raw, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["acdc", "msd", "isic17", "brats21"])
-def test_a_dry_run_writes_nothing_and_names_every_file(release, raw, capsys, name):
+def test_a_dry_run_writes_nothing_and_names_files_and_counts_the_rest(
+    release, raw, capsys, monkeypatch, name
+):
     sources = release(name)
-    assert run(name, sources, raw, "--dry-run") == 0
-    said = capsys.readouterr().out
+
+    def lines(sample: int) -> list[str]:
+        monkeypatch.setattr("nnunet_mamba.cli.convert.SAMPLE", sample)
+        assert run(name, sources, raw, "--dry-run") == 0
+        return capsys.readouterr().out.splitlines()
+
+    everything, sample = lines(1000), lines(1)
     assert not raw.exists()
     assert run(name, sources, raw) == 0
     for file in dataset(raw).glob("*T[rs]/*"):
-        assert f"{file.parent.name}/{file.name}" in said
+        assert f"{file.parent.name}/{file.name}" in "\n".join(everything)
+    left_out = [int(line.split()[1]) for line in sample if line.startswith("  and ")]
+    assert len(everything) == len(sample) - len(left_out) + sum(left_out)
+    assert left_out
+
+
+def test_the_last_line_is_the_next_command(release, raw, capsys):
+    assert run("msd", release("msd"), raw, "--dataset-id", "44") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "next: nnUNetv2_plan_and_preprocess -d 44 --verify_dataset_integrity"
+    )
+
+
+def test_many_faults_are_a_few_lines_of_each_kind(release, raw, capsys, tmp_path):
+    from nnunet_mamba.datasets.source import Fault, FaultyDatasetError
+
+    faults = [Fault("missing", f"c{n}", f"no image {n}") for n in range(177)]
+    faults += [Fault("empty", "c200", "nothing in it")]
+    said = str(FaultyDatasetError(faults, tmp_path / "faults.txt")).splitlines()
+    assert said[0] == "faults in the data (177 missing, 1 empty):"
+    assert said[1:] == [
+        *(f"  missing: no image {n}" for n in range(5)),
+        "  missing: and 172 more",
+        "  empty: nothing in it",
+        f"  all are in {tmp_path / 'faults.txt'}",
+    ]
 
 
 def test_a_dry_run_tells_faults_of_names(release, raw, capsys):
@@ -569,7 +601,7 @@ def test_the_command_says_in_one_line_what_it_wrote_and_where_it_went(release, r
     """Of 5 patients with 2 frames, 2 go to the test, where 4 frames of the release already are."""
     assert run("acdc", release("acdc"), raw, "--split", "2:1:2") == 0
     said = capfd.readouterr()
-    assert said.out.splitlines()[-1] == f"-> {dataset(raw)}: 6 cases in imagesTr, 8 in imagesTs"
+    assert said.out.splitlines()[-2] == f"-> {dataset(raw)}: 6 cases in imagesTr, 8 in imagesTs"
     assert "sform" not in said.err
 
 

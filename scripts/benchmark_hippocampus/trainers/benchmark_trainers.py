@@ -20,7 +20,7 @@ from nnunet_mamba.trainers.family import (
 )
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 from nnunet_mamba.trainers.recipes import Recipe
-from nnunet_mamba.trainers.variants import DEMO, by_name, twin, variant
+from nnunet_mamba.trainers.variants import by_name, twin, variant
 
 RECIPE = Recipe(
     settings={
@@ -31,6 +31,13 @@ RECIPE = Recipe(
     },
     options={"momentum": 0.9, "nesterov": True},
 )
+STEPS_1200 = {  # in 3D
+    "num_epochs": 30,
+    "num_iterations_per_epoch": 40,
+    "num_val_iterations_per_epoch": 5,
+    "initial_lr": 1e-2,
+    "save_every": 1,
+}
 IN_2D = {"nnUNetTrainerMambaMulti": {"order": "multi"}}  # the authors' eight walks are of volumes
 
 
@@ -81,5 +88,5 @@ _trainers = (
     variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
 )
 _in_3d = (nnUNetTrainerControl, twin(nnUNetTrainerMMUNet), *READINGS)
-_by_the_demos_recipe = (variant(trainer, "_1200steps", settings=DEMO) for trainer in _in_3d)
-globals().update(by_name((*map(_benchmarked, _trainers), *_by_the_demos_recipe), __name__))
+_of_1200_steps = (variant(trainer, "_1200steps", settings=STEPS_1200) for trainer in _in_3d)
+globals().update(by_name((*map(_benchmarked, _trainers), *_of_1200_steps), __name__))
