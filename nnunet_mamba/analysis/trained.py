@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +117,18 @@ def read_trained(checkpoint: Path) -> Trained:
 
 
 def network_of(trainer: str, plans: Any, configuration: Any, n_channels: int, n_heads: int) -> nn.Module:
-    """As the trainer of this package builds it; for other trainers, the network of this package that their
-    plans name. What plans of strangers name beside is not imported."""
+    """As the trainer builds it, if it is one of this package or derives from one; for other trainers, the
+    network of this package that their plans name. What plans of strangers name beside is not imported."""
     from nnunet_mamba import trainers
     from nnunet_mamba.networks.family import create_network
     from nnunet_mamba.plans.architecture import named_network
+    from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 
-    if trainer in trainers.__all__:
-        build = getattr(trainers, trainer).build_network_architecture
-        network: nn.Module = build(plans, configuration, n_channels, n_heads, False)
+    found = getattr(trainers, trainer) if trainer in trainers.__all__ else _look_up(trainer)
+    if found is not None and issubclass(found, GuardedTrainer):
+        network: nn.Module = found.build_network_architecture(
+            plans, configuration, n_channels, n_heads, False
+        )
         return network
     architecture = configuration.configuration["architecture"]
     name = named_network(architecture)
@@ -131,9 +136,23 @@ def network_of(trainer: str, plans: Any, configuration: Any, n_channels: int, n_
         raise ValueError(
             f"The checkpoint is of {trainer}, whose network ({architecture['network_class_name']}) is not "
             "one of this package; only its own networks can be looked into."
+            if found is not None
+            else f"The checkpoint is of {trainer}, which nnU-Net does not find; set nnUNet_extTrainer to the "
+            "folder with its class."
         )
     sizes = architecture["arch_kwargs"]
     return guard_output(create_network(name, input_channels=n_channels, num_classes=n_heads, **sizes))
+
+
+def _look_up(trainer: str) -> Any:
+    """The class that nnU-Net finds by this name, among the user's trainers too; None if there is none."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    try:
+        with redirect_stdout(StringIO()):  # the search reports every file that it inspects
+            return recursive_find_trainer_class_by_name(trainer)
+    except RuntimeError:
+        return None
 
 
 def read_patch(

@@ -34,6 +34,12 @@ def add(commands: Any) -> None:
         "is in folders of nnU-Net's results",
     )
     p.add_argument(
+        "--folds",
+        nargs="+",
+        metavar="FOLD",
+        help="of --results, only these: 0 1 2, all (default: every fold)",
+    )
+    p.add_argument(
         "--dataset-json",
         type=Path,
         metavar="FILE",
@@ -86,6 +92,10 @@ def evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.out} should end in .csv or .parquet.")
     if (args.results is None) == (args.references is None) or (args.results and args.predictions):
         raise ValueError("expected PRED and REF, or --results alone.")
+    if args.folds and not args.results:
+        raise ValueError("--folds goes with --results.")
+    if strange := [fold for fold in args.folds or () if fold != "all" and not fold.isdecimal()]:
+        raise ValueError(f"--folds takes numbers or all, got {', '.join(strange)}.")
     if args.jobs is not None and args.jobs < 1:
         raise ValueError(f"--jobs must be positive, got {args.jobs}.")
     tasks, missing, faults = _of_results(args) if args.results else _of_folders(args)
@@ -136,7 +146,8 @@ def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str], list[s
 
     raw, preprocessed = (_folder_or_none(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     found_in = [
-        find_runs(results_folder(name), raw, preprocessed, args.dataset_json) for name in args.results
+        find_runs(results_folder(name), raw, preprocessed, args.dataset_json, args.folds)
+        for name in args.results
     ]
     runs = list({run.predictions: run for of_folder, _ in found_in for run in of_folder}.values())
     faults = list(dict.fromkeys(fault for _, of_folder in found_in for fault in of_folder))

@@ -5,19 +5,43 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from nnunet_mamba.folders import dataset_folder
+
+NOT_CHECKED = ("-device", "-step_size", "-npp", "-nps", "-prev_stage_predictions", "-num_parts", "-part_id")
+FOLDS = ("0", "1", "2", "3", "4")  # nnU-Net's default
+NNUNETS_OPTIONS = """\
+options of nnUNetv2_predict, passed on:
+  -i FOLDER  -o FOLDER   images (CASE_0000.nii.gz, ...), and where the label maps go
+  -d DATASET -c CONFIG   number or name; 2d, 3d_fullres, ...
+  -tr TRAINER -p PLANS   default: nnUNetTrainer, nnUNetPlans
+  -f FOLD ...            default: 0 1 2 3 4, averaged
+  -chk FILE              default: checkpoint_final.pth
+  -m FOLDER              a trained folder, in place of -d, -c, -tr and -p
+  -device cpu|cuda|mps   default: cuda
+  -step_size S           of the sliding window, default: 0.5 of a patch
+  --disable_tta          without mirrored copies: faster, a little worse
+  --save_probabilities   for ensembles
+  --continue_prediction  keep the label maps that are there
+  -npp N -nps N          processes that read images and write label maps, default: 3
+`nnUNetv2_predict -h` has them all.
+
+example:
+  nnunet-mamba predict -i imagesTs -o predicted -d 4 -c 3d_fullres -tr nnUNetTrainerMMUNet -f 0 -device cpu"""
 
 
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "predict",
         allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="nnunet-mamba predict [--batch-size N] [--threads N] (options of nnUNetv2_predict)",
-        description="Takes every option of nnUNetv2_predict (`nnUNetv2_predict -h`), or with -m FOLDER those "
-        "of nnUNetv2_predict_from_modelfolder, and finds our trainers without `register`. Exit code 1: cases "
-        "have no label map, and are named; 2: weights hold NaN or infinity.",
-        epilog="example: nnunet-mamba predict -i imagesTs -o predicted -d 4 -c 3d_fullres "
-        "-tr nnUNetTrainerMMUNet -f 0 -device cpu",
+        description="nnUNetv2_predict with mirrored copies and tiles in batches; finds our trainers without "
+        "`register`.\nExit code 1: cases have no label map, and are named; 2: weights hold NaN or infinity.",
+        epilog=NNUNETS_OPTIONS,
     )
     p.add_argument(
         "--batch-size",
@@ -32,6 +56,7 @@ def add(commands: Any) -> None:
 
 
 def predict(args: argparse.Namespace) -> int:
+    check_request(args.others)
     from nnunet_mamba.prediction import run_nnunets_predict
     from nnunet_mamba.running.command import EXTERNAL, trainer_folders
 
@@ -46,3 +71,57 @@ def predict(args: argparse.Namespace) -> int:
     if failed:
         print(f"No label map was written for {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def check_request(words: Sequence[str]) -> None:
+    """Raise ValueError, before anything heavy is imported, for images or a trained model that are not there,
+    with what was trained instead."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("-i", "-o", "-d", "-c", "-m", *NOT_CHECKED):
+        parser.add_argument(name)
+    parser.add_argument("-tr", default="nnUNetTrainer")
+    parser.add_argument("-p", default="nnUNetPlans")
+    parser.add_argument("-chk", default="checkpoint_final.pth")
+    parser.add_argument("-f", nargs="+", default=FOLDS)
+    try:
+        asked, _ = parser.parse_known_args(list(words))
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+    needed = ("i", "o", *(("m",) if asked.m else ("d", "c")))
+    if missing := [f"-{name}" for name in needed if getattr(asked, name) is None]:
+        raise ValueError(f"{', '.join(missing)} missing; `nnunet-mamba predict --help` tells what they are.")
+    if not Path(asked.i).exists():
+        raise ValueError(f"{asked.i}, for -i, does not exist; expected a folder of images.")
+    if asked.m:
+        model = Path(asked.m)
+        if not model.is_dir():
+            raise ValueError(
+                f"{model}, for -m, does not exist; expected a folder TRAINER__PLANS__CONFIGURATION."
+            )
+    else:
+        dataset = dataset_folder("nnUNet_results", asked.d, "Nothing was trained on this dataset yet.")
+        model = dataset / f"{asked.tr}__{asked.p}__{asked.c}"
+        if not model.is_dir():
+            raise ValueError(f"{model} does not exist. {_trained(dataset)}")
+    if lacking := [fold for fold in asked.f if not (model / f"fold_{fold}" / asked.chk).is_file()]:
+        raise ValueError(
+            f"{model.name} has no {asked.chk} of fold {', '.join(lacking)}. {_trained(model.parent)}"
+        )
+
+
+def _trained(dataset: Path) -> str:
+    """The options for what was trained of a dataset, a line each."""
+    lines = []
+    for model in sorted(path for path in dataset.iterdir() if path.name.count("__") == 2):
+        trainer, plans, configuration = model.name.split("__")
+        for checkpoint in ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"):
+            folds = sorted(file.parent.name[5:] for file in model.glob(f"fold_*/{checkpoint}"))
+            if folds:
+                chk = "" if checkpoint == "checkpoint_final.pth" else f" -chk {checkpoint}"
+                lines.append(f"  -tr {trainer} -p {plans} -c {configuration} -f {' '.join(folds)}{chk}")
+                break
+    return (
+        "\n".join(["Trained there are:", *lines])
+        if lines
+        else "Nothing was trained to a checkpoint there yet."
+    )

@@ -31,7 +31,9 @@ def add(commands: Any) -> None:
         "--profile", metavar="NAME", help="slurm, or a folder with a Snakemake profile of yours"
     )
     instead = p.add_mutually_exclusive_group()
-    instead.add_argument("--dry-run", action="store_true", help="say what would run, and why")
+    instead.add_argument(
+        "--dry-run", action="store_true", help="say what would run, and why; refuse what a run would refuse"
+    )
     instead.add_argument("--emit-commands", action="store_true", help="print a script of plain commands")
     instead.add_argument(
         "--emit-slurm", action="store_true", help="print a script that submits one SLURM job each"
@@ -79,13 +81,18 @@ def study(args: argparse.Namespace, file: Path) -> int:
     frozen = begin(file, adopt=args.adopt, seed=args.seed)
     table = rows(frozen)
     todo = [row.job for row in table if row.state != "done"]
-    if args.dry_run or args.emit_commands:
-        print(as_text(table, every=True) if args.dry_run else script.commands(frozen, todo).rstrip())
+    if args.emit_commands:
+        print(script.commands(frozen, todo).rstrip())
         return 0
+    if args.dry_run:
+        print(as_text(table, every=True))
     gpus = [] if args.profile or args.emit_slurm else _gpus(args.gpus)
     cores = args.cores or usable_cpus()
     _refuse_what_cannot_run(frozen, gpus, cores, args)
     refuse_strangers(frozen)
+    if args.dry_run:
+        print(f"a run would do {len(todo)} of {len(table)} jobs -> {frozen.out}")
+        return 0
     lock = JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_complain)
     with lock:
         drop_void_stamps(frozen)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,13 @@ JOINED = re.compile(CROSSVAL + r"(all|\d+(?:_\d+)*)")
 
 @dataclass(frozen=True)
 class Places:
-    """Of one dataset; either may not exist. `dataset_json` holds in place of those beside the files."""
+    """Of one dataset; either may not exist. `dataset_json` holds in place of those beside the files; `folds`
+    are those to score in the folders of trained models, None: all."""
 
     raw: Path | None
     preprocessed: Path | None
     dataset_json: Path | None = None
+    folds: frozenset[str] | None = None
 
     def validation_references(self) -> Path:
         return self._first("labelsTr", "gt_segmentations")
@@ -116,14 +118,19 @@ Found = tuple[list[Run], list[str]]  # what can be scored, and a sentence on eac
 
 
 def find_runs(
-    folder: Path, raw: Path | None, preprocessed: Path | None, dataset_json: Path | None = None
+    folder: Path,
+    raw: Path | None,
+    preprocessed: Path | None,
+    dataset_json: Path | None = None,
+    folds: Collection[str] | None = None,
 ) -> Found:
     """Everything that can be scored in or below `folder`, and sentences on the folds that are missing, or are
     none of the split's.
 
     `folder` is a dataset's folder of results, one of a trained model, of a fold, of validation predictions or
     of nnUNetv2_predict; `raw` and `preprocessed` are nnU-Net's folders of all datasets. Labels are numbered
-    by `dataset_json`: by default by those beside predictions and references, which have to agree.
+    by `dataset_json`: by default by those beside predictions and references, which have to agree. Of trained
+    models only `folds` are scored, by default all, and only these can be missing.
     """
     folder = folder.resolve()
     if not folder.is_dir():
@@ -134,7 +141,7 @@ def find_runs(
             f"{folder} does not tell its dataset: expected .../Dataset###_Name/..., or a plans.json."
         )
     in_raw, in_preprocessed = (place and place / origin.dataset for place in (raw, preprocessed))
-    places = Places(in_raw, in_preprocessed, dataset_json)
+    places = Places(in_raw, in_preprocessed, dataset_json, None if folds is None else frozenset(folds))
     if DATASET.fullmatch(folder.name) and not (folder / "plans.json").is_file():
         models = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.count("__") == 2]
         if not models:
@@ -154,19 +161,20 @@ def find_runs(
 
 
 def _of_model(model: Path, places: Places) -> Found:
-    splits = places.splits()
+    splits, chosen = places.splits(), places.folds
     there = {match[1]: path for path in sorted(model.iterdir()) if (match := FOLD.fullmatch(path.name))}
+    there = {fold: path for fold, path in there.items() if chosen is None or fold in chosen}
     known = {fold: path for fold, path in there.items() if splits.has(fold)}
     others = [splits.left_out(path, [fold]) for fold, path in there.items() if fold not in known]
     scored = {fold: path / "validation" for fold, path in known.items() if _predicted(path / "validation")}
     joined = [path for path in sorted(model.iterdir()) if JOINED.fullmatch(path.name) and _predicted(path)]
-    if scored or not joined:
+    if scored or chosen is not None or not joined:
         found, done = [_of_fold(path, places) for path in scored.values()], set(scored)
     else:
         best = max(joined, key=lambda path: len(_joined_folds(path)))
         found = [_of_crossval(best, places)]
         done = {fold for runs, _ in found if runs for fold in _joined_folds(best)}
-    wanted = known if set(known) == {"all"} else {*splits.names, *known}
+    wanted = chosen or (known if set(known) == {"all"} else {*splits.names, *known})
     missing = [
         f"{model.name}: fold_{fold} "
         + ("has no validation; `nnUNetv2_train ... --val` makes it" if fold in known else "is missing")

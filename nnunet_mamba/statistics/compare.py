@@ -29,12 +29,19 @@ def compare(
     group: str | None = None,
     n_bootstrap: int = 10_000,
     seed: int = 0,
+    fewest_methods: int = 2,
 ) -> list[Study]:
-    """A study for each dataset. ValueError for what cannot be compared, with the names of what differs."""
+    """A study for each dataset of so many methods; of a single one there is nothing but its means.
+
+    ValueError for what cannot be compared, with the names of what differs.
+    """
     if n_bootstrap < 100:
         raise ValueError(f"{n_bootstrap} resamples are too few for an interval; expected 100 or more.")
     rules = _Rules(higher_is_better(metric), n_bootstrap, seed)
-    return [_study(panel, baseline, rules) for panel in panels(scores, metric, group)]
+    return [
+        _study(panel, baseline, rules)
+        for panel in panels(scores, metric, group, fewest_methods=fewest_methods)
+    ]
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def _ranked(panel: Panel, rules: _Rules) -> tuple[dict[str, dict[str, float]], t
         name: dict(zip(map(str, cases), map(float, row[has]), strict=True))
         for name, row in zip(panel.names, means, strict=True)
     }
-    if not has.any():
+    if not has.any() or len(panel.methods) == 1:
         return table, ()
     return table, rankings(
         means[:, has],
@@ -107,8 +114,8 @@ def _ranked(panel: Panel, rules: _Rules) -> tuple[dict[str, dict[str, float]], t
 def _warnings(comparisons: Sequence[Comparison], n_patients: int) -> list[str]:
     """What the numbers of patients and of values left out mean for the results."""
     means = [c for c in comparisons if c.label == CASE_MEAN]
-    n_pairs = min(c.n_pairs for c in means)
-    n_one_sided = max(c.n_one_sided for c in means)
+    n_pairs = min((c.n_pairs for c in means), default=MIN_PAIRS)
+    n_one_sided = max((c.n_one_sided for c in means), default=0)
     found = {
         f"{n_pairs} pairs; with fewer than {MIN_PAIRS} no outcome of the test is significant (the smallest p "
         "of 5 pairs is 0.0625)": n_pairs < MIN_PAIRS,

@@ -29,8 +29,10 @@ class Panel:
     warnings: tuple[str, ...]
 
 
-def panels(scores: Iterable[Score], metric: str, group: str | None = None) -> list[Panel]:
-    """One for each dataset that has two methods; methods in order of their names.
+def panels(
+    scores: Iterable[Score], metric: str, group: str | None = None, *, fewest_methods: int = 2
+) -> list[Panel]:
+    """One for each dataset that has `fewest_methods`; methods in order of their names.
 
     `group` is a pattern: cases whose names begin with the same match are of one patient.
     ValueError for what cannot be compared.
@@ -44,11 +46,14 @@ def panels(scores: Iterable[Score], metric: str, group: str | None = None) -> li
     keys = frame[["trainer", "plans", "configuration"]].itertuples(index=False, name=None)
     frame = frame.assign(method=[Method(*key) for key in keys])
     methods = sorted(set(frame["method"]))
-    if len(methods) < 2:
-        raise ValueError(f"The tables have one method only, {methods[0]}; add the table of another.")
+    if len(methods) < fewest_methods:
+        raise ValueError(
+            f"The tables have one method only, {methods[0]}; add the table of another. Of one alone, "
+            "`nnunet-mamba report` makes a page."
+        )
     names = dict(zip(methods, short_names(methods), strict=True))
     parts = dict(list(frame.groupby("dataset", sort=True)))
-    alone = [str(dataset) for dataset, part in parts.items() if part["method"].nunique() < 2]
+    alone = [str(dataset) for dataset, part in parts.items() if part["method"].nunique() < fewest_methods]
     if len(alone) == len(parts):
         raise ValueError(f"No dataset was scored with two methods: {listed(names.values())} share none.")
     left_out = (f"left out, for want of a second method: {listed(alone)}",) if alone else ()

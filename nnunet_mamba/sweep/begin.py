@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunet_mamba.running.command import EXTERNAL, n_processes, trainer_folders
+from nnunet_mamba.suggestions import unknown
 from nnunet_mamba.sweep.frozen import Frozen, freeze
 from nnunet_mamba.sweep.graph import jobs_of
 from nnunet_mamba.sweep.leftovers import StrangersError, holds_work, mark_of, missing, strangers
@@ -57,7 +58,7 @@ def check_words(study: Study) -> None:
 def _require(kind: str, names: Sequence[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(f"{name!r} is no {kind}; expected some of {', '.join(known)}.")
+            raise ValueError(unknown(kind, name, known))
 
 
 def _refuse_deaf(study: Study, trainers: Mapping[str, str]) -> None:

@@ -169,6 +169,30 @@ def test_a_network_that_the_plans_name_is_found_under_any_trainer(
     assert len(watch(trained.network, read_patch(trained, [image]).data)) == 1
 
 
+def test_a_persons_own_trainer_is_found_as_nnunet_finds_it(
+    make_checkpoint, image, tmp_path, monkeypatch, capsys
+):
+    """It derives from ours and has words of its own; without its class, the checkpoint is refused by name."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "my_trainers.py").write_text(
+        "from nnunet_mamba.trainers import nnUNetTrainerMMUNet\n"
+        "class nnUNetTrainerMine(nnUNetTrainerMMUNet):\n"
+        "    overrides = {'order': 'uni'}\n"
+    )
+    file = make_checkpoint("nnUNetTrainerMMUNet_B1")  # one walk too
+    content = torch.load(file, weights_only=False)
+    torch.save({**content, "trainer_name": "nnUNetTrainerMine"}, file)
+    monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    assert main(["inspect", str(file), str(image), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "nnUNetTrainerMine, which nnU-Net does not find; set nnUNet_extTrainer" in said
+    monkeypatch.setenv("nnUNet_extTrainer", str(folder))
+    trained = read_trained(file)
+    assert trained.trainer == "nnUNetTrainerMine"
+    assert len(watch(trained.network, read_patch(trained, [image]).data)) > 1
+
+
 def test_other_files_and_other_trainers_are_refused(make_checkpoint, image, tmp_path, capsys):
     torch.save({"model": {}}, tmp_path / "other.pth")
     assert main(["inspect", str(tmp_path / "other.pth"), str(image)]) == 2

@@ -15,9 +15,17 @@ def test_report_says_what_it_wrote_and_what_it_left_out(tmp_path, capsys):
     assert r"--group 'patient\d+'" in (out / "report.md").read_text()  # the command, to be typed again
 
 
-def test_one_method_is_refused(tmp_path, capsys):
+def test_one_method_is_enough_for_a_page_but_not_for_a_comparison(tmp_path, capsys):
     one = [s for s in simulated_scores(n_patients=4) if s.trainer == "nnUNetTrainer"]
     write_table(one, tmp_path / "a.csv")
-    assert main(["report", str(tmp_path / "a.csv"), "--out", str(tmp_path / "page")]) == 2
-    assert "one method only" in capsys.readouterr().err
-    assert not (tmp_path / "page").exists()
+    out = tmp_path / "page"
+    assert main(["report", str(tmp_path / "a.csv"), "--out", str(out), "--n-bootstrap", "100"]) == 0
+    text = (out / "report.md").read_text()
+    assert text.startswith("# nnUNetTrainer on Dataset027_ACDC")
+    mean = sum(s.value for s in one if s.metric == "dice") / sum(s.metric == "dice" for s in one)
+    assert "## Results" in text and f"{mean:.4f}" in text
+    assert "## Differences" not in text and "better" not in text
+    capsys.readouterr()
+    assert main(["compare", str(tmp_path / "a.csv")]) == 2
+    said = capsys.readouterr().err
+    assert "one method only" in said and "`nnunet-mamba report` makes a page" in said

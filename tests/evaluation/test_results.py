@@ -64,6 +64,17 @@ def test_all_trainers_and_folds_of_a_dataset_are_found_and_missing_folds_named(p
     assert missing == [f"{OTHER}: fold_0 is missing"]
 
 
+def test_one_fold_is_enough_if_it_alone_is_asked_for(places):
+    raw, preprocessed, results = places
+    runs, missing = find_runs(results / MODEL, raw, preprocessed, folds=["1"])
+    assert [run.origin.fold for run in runs] == ["1"] and missing == []
+    runs, missing = find_runs(results, raw, preprocessed, folds=["0"])
+    assert [(run.origin.trainer, run.origin.fold) for run in runs] == [("nnUNetTrainer", "0")]
+    assert missing == [f"{OTHER}: fold_0 is missing"]
+    runs, missing = find_runs(results / MODEL, raw, preprocessed, folds=["7"])
+    assert runs == [] and missing == [f"{MODEL}: fold_7 is missing"]
+
+
 def test_a_fold_without_validation_is_named_with_the_command(places):
     raw, preprocessed, results = places
     validation = results / MODEL / "fold_0" / "validation"

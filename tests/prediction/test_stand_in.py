@@ -64,6 +64,7 @@ def test_the_verb_passes_all_but_its_own_options_to_nnunet(monkeypatch, options,
         seen["made"] = predict_from_raw_data.nnUNetPredictor(device=torch.device("cpu"))
 
     monkeypatch.setenv("nnUNet_extTrainer", "elsewhere")
+    monkeypatch.setattr("nnunet_mamba.cli.predict.check_request", lambda words: None)
     monkeypatch.setattr(predict_from_raw_data, entry, stub)
     theirs = [
         "-i",

@@ -34,7 +34,11 @@ def describe(monkeypatch):
     def answer(names, folders):
         asked.append(names)
         known = {"settings": {}, "recipe": "nnU-Net's"}
-        of = {"Nobody": {"error": "no such class"}, "Stock": {"nnunetv2": "2.8.1"}}
+        of = {
+            "Nobody": {"error": "no such class"},
+            "MMUnet": {"error": "no such class"},
+            "Stock": {"nnunetv2": "2.8.1"},
+        }
         return {name: next((d for part, d in of.items() if part in name), known) for name in names}
 
     monkeypatch.setattr(trainers, "_asked", answer)
@@ -55,7 +59,10 @@ def sweep(write_study, describe, capsys, monkeypatch):
 
 def test_a_dry_run_lists_all_jobs_and_writes_no_graph(sweep, tmp_path):
     code, out, _ = sweep("--dry-run")
-    assert code == 0 and out.splitlines()[-1] == "0 of 12 jobs done, 12 waiting"
+    assert code == 0 and out.splitlines()[-2:] == [
+        "0 of 12 jobs done, 12 waiting",
+        f"a run would do 12 of 12 jobs -> {tmp_path / 'out'}",
+    ]
     assert "waiting   train.Dataset004_Hippocampus.nnUNetTrainerMMUNet__nnUNetPlans__2d.fold_0" in out
     assert not (tmp_path / "out" / "graph.json").exists()
 
@@ -72,7 +79,9 @@ def test_trainers_are_asked_for_once_and_again_when_a_source_changes(sweep, desc
 
 def test_a_missing_trainer_is_refused_before_anything_runs(sweep):
     code, _, err = sweep(methods=["nnUNetTrainerOfNobody"])
-    assert code == 2 and "nnUNetTrainerOfNobody: no such class" in err
+    assert code == 2 and "no such class" in err
+    code, _, err = sweep("--dry-run", methods=["nnUNetTrainerMMUnet"])
+    assert code == 2 and "Did you mean nnUNetTrainerMMUNet?" in err
 
 
 def test_results_of_unknown_origin_are_refused_before_anything_runs(sweep, tmp_path, monkeypatch):
@@ -81,8 +90,11 @@ def test_results_of_unknown_origin_are_refused_before_anything_runs(sweep, tmp_p
     (model / "fold_1" / "checkpoint_latest.pth").touch()
     ran = []
     monkeypatch.setattr(engine, "run", lambda *args, **options: ran.append(options) or 0)
-    code, _, err = sweep()
-    assert code == 2 and "fold_1" in err and "--adopt" in err and not ran
+    for options in ([], ["--dry-run"]):
+        code, _, err = sweep(*options)
+        assert code == 2 and "fold_1" in err and "--adopt" in err and not ran
+    code, out, _ = sweep("--dry-run", "--adopt")
+    assert code == 0 and "a run would do" in out and not ran
     code, _, _ = sweep("--adopt")
     assert code == 0 and len(ran) == 1
 
@@ -98,8 +110,8 @@ def test_plans_that_somebody_made_are_not_replaced(sweep, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrics": ["dcie"]}, "'dcie' is no metric; expected some of dice"),
-        ({"protocols": ["nobodys"]}, "'nobodys' is no protocol"),
+        ({"metrics": ["dcie"]}, "Unknown metric 'dcie'. Did you mean dice?"),
+        ({"protocols": ["nobodys"]}, "Unknown protocol 'nobodys'"),
         ({"plans": {"a": {"template": "nothing"}}}, "nothing"),
         ({"baseline": "nobody"}, "nobody"),
         ({"seeds": [1], "methods": ["nnUNetTrainerStock"]}, "nnUNetTrainerStock cannot be seeded"),
@@ -117,8 +129,9 @@ def test_a_seed_may_be_given_in_place_of_the_studys(sweep):
 
 def test_a_study_of_gpus_is_refused_where_there_are_none(sweep, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    code, _, err = sweep(device="cuda")
-    assert code == 2 and "takes 1 GPU(s), and there are 0 here" in err and "device: cpu" in err
+    for options in ([], ["--dry-run"]):
+        code, _, err = sweep(*options, device="cuda")
+        assert code == 2 and "takes 1 GPU(s), and there are 0 here" in err and "device: cpu" in err
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ def _studies(scores: Sequence[Score], request: Request) -> tuple[list[Study], li
             group=request.group,
             n_bootstrap=request.n_bootstrap,
             seed=request.seed,
+            fewest_methods=1,
         )
     ]
     return studies, left_out

@@ -48,7 +48,9 @@ def document_of(report: StudyReport) -> Document:
 
 
 def _title(report: StudyReport) -> str:
-    return f"{len(report.methods)} methods on {report.dataset or 'a dataset'}"
+    n = len(report.methods)
+    who = f"{n} methods" if n > 1 else next(iter(report.methods.values())).trainer
+    return f"{who} on {report.dataset or 'a dataset'}"
 
 
 def _head(report: StudyReport) -> list[Block]:

@@ -1,0 +1,89 @@
+"""nnunet-mamba predict refuses what cannot go well before it imports anything heavy."""
+
+import subprocess
+import sys
+
+import pytest
+
+from nnunet_mamba.cli import main
+from nnunet_mamba.cli.predict import check_request
+
+OURS = "nnUNetTrainerMMUNet__nnUNetPlans__3d_fullres"
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Options of a prediction that would go well: folds 0 and 1 of ours, half a fold of nnU-Net's own."""
+    dataset = tmp_path / "results" / "Dataset004_Hippocampus"
+    for fold, name in (("0", "final"), ("1", "final"), ("0", "best"), ("2", "latest")):
+        file = dataset / OURS / f"fold_{fold}" / f"checkpoint_{name}.pth"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    best = dataset / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0" / "checkpoint_best.pth"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    (tmp_path / "images").mkdir()
+    for variable in ("nnUNet_results", "nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(variable, str(tmp_path / "results"))
+    options = {"-i": str(tmp_path / "images"), "-o": "out", "-d": "4", "-c": "3d_fullres"}
+    return {**options, "-tr": "nnUNetTrainerMMUNet", "-f": "0"}
+
+
+def words(options: dict[str, str]) -> list[str]:
+    return [word for name, value in options.items() for word in (name, *value.split())]
+
+
+def test_what_is_there_is_not_complained_about(trained):
+    check_request(words(trained))
+    check_request([*words({**trained, "-f": "0 1"}), "--disable_tta", "-npp", "0", "-step_size", "0.7"])
+    check_request(words({**trained, "-device": "cpu", "-num_parts": "2", "-part_id": "1", "-nps": "0"}))
+    check_request(words({**trained, "-d": "Dataset004_Hippocampus", "-chk": "checkpoint_best.pth"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"-tr": "nnUNetTrainerMMUnet"}, "nnUNetTrainerMMUnet__nnUNetPlans__3d_fullres does not exist"),
+        ({"-c": "3d_lowres"}, f"{OURS[:-10]}3d_lowres does not exist"),
+        ({"-p": "otherPlans"}, "nnUNetTrainerMMUNet__otherPlans__3d_fullres does not exist"),
+        ({"-f": "0 2"}, f"{OURS} has no checkpoint_final.pth of fold 2."),
+        ({"-f": "0 1 2 3 4"}, f"{OURS} has no checkpoint_final.pth of fold 2, 3, 4."),
+        ({"-chk": "final.pth"}, f"{OURS} has no final.pth of fold 0."),
+    ],
+)
+def test_what_was_trained_is_told_as_options(trained, capsys, changes, said):
+    assert main(["predict", *words({**trained, **changes})]) == 2
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert said in first and first.endswith("Trained there are:")
+    assert lines == [
+        "  -tr nnUNetTrainerMMUNet -p nnUNetPlans -c 3d_fullres -f 0 1",
+        "  -tr nnUNetTrainer -p nnUNetPlans -c 2d -f 0 -chk checkpoint_best.pth",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"-d": "5"}, "Expected one dataset Dataset005_*"),
+        ({"-d": "Dataset004_Hipocampus"}, "Did you mean Dataset004_Hippocampus?"),
+        ({"-i": "nowhere"}, "nowhere, for -i, does not exist"),
+        ({"-m": "nowhere"}, "nowhere, for -m, does not exist"),
+    ],
+)
+def test_what_is_not_there_is_named(trained, capsys, changes, said):
+    assert main(["predict", *words({**trained, **changes})]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_options_that_are_missing_are_named(trained, capsys):
+    del trained["-c"], trained["-o"]
+    assert main(["predict", *words(trained)]) == 2
+    assert "-o, -c missing" in capsys.readouterr().err
+
+
+def test_help_shows_its_own_options_and_nnunets_without_loading_it():
+    code = "import sys; from nnunet_mamba.cli import main\ntry: main(['predict', '--help'])\n"
+    command = [sys.executable, "-c", code + "except SystemExit: sys.exit('torch' in sys.modules)"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert 0 < done.stdout.index("--batch-size") < done.stdout.index("-step_size")
