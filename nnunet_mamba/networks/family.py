@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunet_mamba.catalogue import NO_SSM, check_network, network_names
 from nnunet_mamba.networks.config import FixedConfig, MetaConfig, Mixer, NetworkConfig
+from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
@@ -136,15 +137,21 @@ def create_network(
     mixer_precision: str | None = None,
     **overrides: Any,
 ) -> UNet:
-    """A network by name, sized as nnU-Net's plans say.
+    """A network by name, sized as nnU-Net's plans say, else as its paper or nnU-Net's default planner does.
 
     Args:
+        input_channels, num_classes: channels of the images (B, input_channels, *grid) and of the logits
+            (B, num_classes, *grid), the background among them.
         features_per_stage, strides, kernel_sizes: one entry per stage, full resolution first; a stride or
             kernel is a list of 2 or 3 numbers (one number: the same for all axes). Networks whose topology
-            is their own (`FixedConfig`) need none of the three; without features they have their paper's.
+            is their own (`FixedConfig`) need none of the three; without features they have their paper's. Of
+            other networks give all three or none: then they are those of nnU-Net's default plan for
+            `patch_size` of isotropic voxels, of 128 x 128 x 128 without one.
         n_conv_per_stage, n_conv_per_stage_decoder: a number, or one per stage (decoder: deepest first).
         n_blocks_per_stage: residual blocks per stage, from nnU-Net's ResEnc plans.
-        patch_size: checked against the strides where given.
+        patch_size: voxels per axis of the images that it will mostly see; one that is too small for the
+            strides is refused, one that they do not divide is padded. Inputs of other sizes work too, except
+            where weights depend on the patch (`umamba_enc`).
         deep_supervision: return a list of logits, the largest first; may be changed in `network.decoder`.
         checkpoint_stages: of so many stages, from the largest grid down, in encoder and decoder, or of
             "all", activations are recomputed in backward instead of kept: less memory, a slower step.
@@ -157,6 +164,10 @@ def create_network(
     Raises ValueError for unknown names and overrides, and for sizes that do not go together.
     """
     config = row_of(name)
+    if not isinstance(config, FixedConfig) and features_per_stage is strides is kernel_sizes is None:
+        default = default_sizes(patch_size or PATCH)
+        features_per_stage, strides = default["features_per_stage"], default["strides"]
+        kernel_sizes, patch_size = default["kernel_sizes"], default["patch_size"]
     sizes = Sizes(
         input_channels,
         num_classes,

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+from nnunet_mamba.networks.default_sizes import default_features
 from nnunet_mamba.networks.family import axes_of
 from nnunet_mamba.plans.architecture import require_sizes, resized, with_network
 from nnunet_mamba.plans.budget import CUT_KEYS, cut
 from nnunet_mamba.plans.files import check_plans_name, resolve
 from nnunet_mamba.plans.memory import GIB, StepMemory
 from nnunet_mamba.plans.templates import TOPOLOGY, Template
-from nnunet_mamba.plans.topology import features, shorten, topology
+from nnunet_mamba.plans.topology import shorten, topology
 
 PLANNED = "_planned"  # behind the name of a configuration as nnU-Net planned it
 
@@ -140,7 +141,7 @@ def _notes_on_patch(patch: tuple[int, ...], own: Mapping[str, Any]) -> tuple[str
 def _replanned(choice: Choice, spacing: list[float]) -> Choice:
     """A choice with nnU-Net's topology for its patch, which is padded to fit it."""
     strides, kernels, padded = topology(spacing, choice.patch)
-    channels = features(len(strides), len(padded))
+    channels = default_features(len(strides), len(padded))
     architecture = resized(choice.architecture, padded, strides, kernels, channels)
     return replace(choice, patch=tuple(padded), architecture=architecture)
 

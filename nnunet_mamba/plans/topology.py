@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-MIN_EDGE_VOX = 4  # nnU-Net's smallest feature map: the planner pools no axis below it
-BASE_FEATURES = 32  # of nnU-Net's first stage
-MAX_FEATURES = {2: 512, 3: 320}  # of any stage, by axes
+from nnunet_mamba.networks.default_sizes import MIN_EDGE_VOX
 
 Grids = list[list[int]]
 
@@ -21,11 +19,6 @@ def topology(spacing: Sequence[float], patch: Sequence[int]) -> tuple[Grids, Gri
 
     _, strides, kernel_sizes, padded, _ = get_pool_and_conv_props(spacing, patch, MIN_EDGE_VOX, 999999)
     return [list(s) for s in strides], [list(k) for k in kernel_sizes], [int(size) for size in padded]
-
-
-def features(n_stages: int, ndim: int) -> list[int]:
-    """Channels per stage, as nnU-Net has them."""
-    return [min(BASE_FEATURES * 2**stage, MAX_FEATURES[ndim]) for stage in range(n_stages)]
 
 
 def fit_patch(spacing: Sequence[float], patch: Sequence[int], max_vox: int) -> list[int]:

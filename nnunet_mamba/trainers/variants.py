@@ -13,9 +13,9 @@ Trainer = TypeVar("Trainer", bound=type[GuardedTrainer])
 
 DEMO_SETTINGS: Mapping[str, Any] = {
     "num_epochs": 20,
-    "num_iterations_per_epoch": 25,
+    "num_iterations_per_epoch": 30,
     "num_val_iterations_per_epoch": 4,
-    "initial_lr": 1e-2,  # 500 steps are too few for less
+    "initial_lr": 1e-2,  # 600 steps are too few for less
     "save_every": 1,  # an interrupted demo goes on with `--c`
 }
 SMOKE_SETTINGS: Mapping[str, Any] = {

@@ -6,9 +6,9 @@ from math import prod
 import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_mamba.networks.default_sizes import default_features
 from nnunet_mamba.plans import load_template, network_kwargs, shrink_plans
 from nnunet_mamba.plans.budget import cut
-from nnunet_mamba.plans.topology import features
 
 CPU = load_template("cpu")
 
@@ -43,8 +43,8 @@ def test_features_double_up_to_those_of_the_budget(hippocampus):
 
 
 def test_features_of_nnunet_double_up_to_512_in_slices_and_320_in_volumes():
-    assert features(6, 2) == [32, 64, 128, 256, 512, 512]
-    assert features(6, 3) == [32, 64, 128, 256, 320, 320]
+    assert default_features(6, 2) == [32, 64, 128, 256, 512, 512]
+    assert default_features(6, 3) == [32, 64, 128, 256, 320, 320]
 
 
 def test_shrinking_twice_equals_shrinking_once(hippocampus):

@@ -11,10 +11,11 @@ from nnunetv2.experiment_planning.experiment_planners import default_experiment_
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.estimate.profile import load_profile
+from nnunet_mamba.networks.default_sizes import default_features
 from nnunet_mamba.plans.check import faults
 from nnunet_mamba.plans.memory import GIB, RESERVE, StepMemory, budget_bytes
 from nnunet_mamba.plans.planner import MambaPlanner, default_name, make_plans, share_data
-from nnunet_mamba.plans.topology import features, topology
+from nnunet_mamba.plans.topology import topology
 
 CUDA = load_profile("cuda")
 MADE_BY = (  # keys of a configuration that tell how its data are made
@@ -328,7 +329,7 @@ def test_memory_is_a_line_within_one_percent(network):
     def job(*patch: int):
         strides, kernels, padded = topology(spacing, patch)
         assert padded == list(patch)
-        kwargs = {"strides": strides, "kernel_sizes": kernels, "features_per_stage": features(6, 3)}
+        kwargs = {"strides": strides, "kernel_sizes": kernels, "features_per_stage": default_features(6, 3)}
         counts = {"n_conv_per_stage": [2] * 6, "n_conv_per_stage_decoder": [2] * 5}
         return memory.job(patch, {"arch_kwargs": {**kwargs, **counts}})
 
