@@ -30,3 +30,15 @@ def template_file(given: str) -> Path:
     if given not in template_names():
         raise ValueError(unknown("plans template", given, template_names()))
     return resource_dir("plans_templates") / f"{given}.json"
+
+
+def check_device(given: str) -> None:
+    """Raise ValueError unless estimates can be made for a device: its profile (.json), or the name of one."""
+    known = sorted({"cuda", *(file.stem for file in (PACKAGE / "estimate" / "profiles").glob("*.json"))})
+    if given.endswith(".json") and not Path(given).is_file():
+        raise ValueError(f"{given} does not exist; `nnunet-mamba estimate --measure {given}` makes it.")
+    if not given.endswith(".json") and given not in known:
+        raise ValueError(
+            f"{unknown('device', given, known)} Or measure one on the device itself: "
+            "nnunet-mamba estimate --measure NAME.json, then --device NAME.json."
+        )

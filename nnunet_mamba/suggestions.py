@@ -1,5 +1,6 @@
-"""Messages about unknown names: what came, what it was probably meant to be, where all names are listed."""
+"""Messages about names: what an unknown one was probably meant to be, and what form is expected."""
 
+import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
@@ -56,3 +57,14 @@ def closest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
 
 def _letters(name: str) -> str:
     return "".join(char for char in name.lower() if char.isalnum())
+
+
+def form_of(pattern: str) -> str:
+    """Return a regular expression for names in a form that people read: patient\\d{3} -> 'patient### (# is a
+    digit)'. Parts that may be absent are left out."""
+    text = re.sub(r"\(\?(?:P<\w+>|:)", "(", pattern)
+    text = re.sub(r"\([^()]*\)\?", "", text)
+    text = re.sub(r"\\d\{(\d+)\}", lambda match: "#" * int(match[1]), text)
+    text = re.sub(r"\\d\+?", "#", text)
+    text = re.sub(r"[()^$]", "", text).replace("\\.", ".")
+    return f"{text} (# is a digit)" if "#" in text else text

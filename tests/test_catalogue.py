@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_mamba import catalogue, trainers
 from nnunet_mamba.networks import baselines, family
-from nnunet_mamba.suggestions import closest, unknown
+from nnunet_mamba.suggestions import closest, form_of, unknown
 
 
 def test_it_has_every_network_with_its_axes_and_its_twin():
@@ -129,3 +129,29 @@ def test_a_suggestion_follows_nnunets_error_and_no_other(monkeypatch, capsys, at
 def test_what_is_no_trainers_name_is_not_remembered(at_exit):
     assert not hasattr(trainers, "__wrapped__")
     assert at_exit == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "form"),
+    [
+        (r"patient\d{3}", "patient### (# is a digit)"),
+        (r"(?P<patient>patient\d{3})_frame\d{2}", "patient###_frame## (# is a digit)"),
+        (r"(?:img|label)?(?P<number>\d{4})", "#### (# is a digit)"),
+        (r"video\d+", "video# (# is a digit)"),
+        (r"BraTS-GLI-\d{5}-\d{3}", "BraTS-GLI-#####-### (# is a digit)"),
+        ("case", "case"),
+    ],
+)
+def test_a_form_of_names_is_told_without_regular_expressions(pattern, form):
+    assert form_of(pattern) == form
+
+
+def test_every_form_that_a_message_may_tell_is_readable():
+    from nnunet_mamba.datasets.specs import DATASETS
+    from nnunet_mamba.submissions import SUBMISSIONS
+
+    patterns = [rules.case for rules in SUBMISSIONS.values()]
+    patterns += [spec.group for spec in DATASETS.values() if spec.group]
+    assert len(patterns) > 5
+    for pattern in patterns:
+        assert not set(form_of(pattern).removesuffix("(# is a digit)")) & set("\\(){}[]?*+|^$"), pattern

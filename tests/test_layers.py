@@ -56,8 +56,8 @@ MAY_IMPORT = {  # besides themselves
         "writing",
     },
     "analysis": {"blocks", "checkpoints", "finite", "networks", "ops", "plans", "scan_order", "trainers"},
-    "estimate": {"blocks", "networks", "ops"},
-    "running": {"cpu", "images", "resources"},
+    "estimate": {"blocks", "networks", "ops", "resources"},
+    "running": {"catalogue", "cpu", "images", "resources"},
     "registration": {"host", "resources"},
 }
 

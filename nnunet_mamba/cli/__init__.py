@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from nnunet_mamba import __version__
@@ -86,6 +87,15 @@ def _parser(verb: str) -> Parser:
         for name, (_, text) in VERBS.items():
             commands.add_parser(name, help=text)
     return parser
+
+
+def require_files(files: Sequence[Path], what: str) -> None:
+    """Raise ValueError for a file that does not exist; `what` it should be."""
+    for file in files:
+        if not file.is_file():
+            raise ValueError(
+                f"{file} {'is a folder' if file.is_dir() else 'does not exist'}; expected {what}."
+            )
 
 
 def show_help(parser: argparse.ArgumentParser) -> Any:

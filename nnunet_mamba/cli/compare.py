@@ -4,6 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.cli import require_files
+
+TABLE = "a table that `nnunet-mamba evaluate --out` wrote (.csv or .parquet)"
+
 
 def add(commands: Any) -> None:
     p = commands.add_parser(
@@ -35,6 +39,7 @@ def add(commands: Any) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
+    require_files(args.tables, TABLE)
     from nnunet_mamba import statistics
 
     if args.out and args.out.suffix not in ("", ".md", ".json", ".csv"):

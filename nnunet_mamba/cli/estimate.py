@@ -13,6 +13,7 @@ from nnunet_mamba.cli.networks import (
     read_plans,
 )
 from nnunet_mamba.folders import plans_file
+from nnunet_mamba.resources import check_device
 
 
 def add(commands: Any) -> None:
@@ -44,6 +45,7 @@ def estimate(args: argparse.Namespace) -> int:
     if args.plans is None or args.network is None:
         raise ValueError("expected plans and --network NAME, or --measure JSON for a new device.")
     check_network(args.network)
+    check_device(args.device)
     path = plans_file(args.plans)
     plans = read_plans(path)
     check_configuration(plans, args.configuration)

@@ -92,6 +92,9 @@ def evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.out} should end in .csv or .parquet.")
     if (args.results is None) == (args.references is None) or (args.results and args.predictions):
         raise ValueError("expected PRED and REF, or --results alone.")
+    from nnunet_mamba.evaluation.protocols import protocol_of, require_metrics
+
+    require_metrics(protocol_of(args.protocol), tuple(args.metrics))
     if args.folds and not args.results:
         raise ValueError("--folds goes with --results.")
     if strange := [fold for fold in args.folds or () if fold != "all" and not fold.isdecimal()]:

@@ -4,6 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.cli import require_files
+
+SOURCES = ("vm_unet", "mamba_unet", "swin_umamba", "segmamba")  # whose weights alone say how to build them
+
 
 def add(commands: Any) -> None:
     p = commands.add_parser(
@@ -16,7 +20,9 @@ def add(commands: Any) -> None:
     )
     p.add_argument("path", type=Path, help="the trained folder, or the file of weights")
     p.add_argument("--out", type=Path, help="what to write (default for folders: beside, under our trainer)")
-    p.add_argument("--source", help="for a file, whose code: vm_unet, mamba_unet, swin_umamba or segmamba")
+    p.add_argument(
+        "--source", choices=SOURCES, metavar="NAME", help=f"for a file, whose code: {', '.join(SOURCES)}"
+    )
     p.add_argument(
         "--weights", default="auto", metavar="ENTRY", help="for a file, which of its weights, as model_ema"
     )
@@ -25,6 +31,8 @@ def add(commands: Any) -> None:
 
 
 def import_checkpoint(args: argparse.Namespace) -> int:
+    if not args.path.is_dir():
+        require_files([args.path], "a trained folder, or a file of weights")
     from nnunet_mamba.foreign import import_folder, import_weights
 
     if args.path.is_dir():

@@ -6,10 +6,11 @@ from typing import Any
 
 from nnunet_mamba.catalogue import check_network
 from nnunet_mamba.cli import show_help, split
-from nnunet_mamba.folders import plans_file
-from nnunet_mamba.resources import template_file, template_names
+from nnunet_mamba.folders import dataset_folder, plans_file
+from nnunet_mamba.resources import check_device, template_file, template_names
 
 GIB = 2**30
+PLAN_IT = "Plan it: nnUNetv2_plan_and_preprocess -d ID."
 
 
 def add(commands: Any) -> None:
@@ -93,11 +94,13 @@ def apply(args: argparse.Namespace) -> int:
     template_file(args.template)
     if args.network is not None:
         check_network(args.network)
-    from nnunet_mamba.plans.files import dataset_folder, read_dataset_plans, write_plans
+    check_device(args.device)
+    folder = dataset_folder("nnUNet_preprocessed", args.dataset, PLAN_IT)
+    from nnunet_mamba.plans.files import read_dataset_plans, write_plans
     from nnunet_mamba.plans.overlay import apply_template
     from nnunet_mamba.plans.templates import load_template
 
-    template, folder = load_template(args.template), dataset_folder(args.dataset)
+    template = load_template(args.template)
     plans = read_dataset_plans(folder, args.plans)
     name = args.name or "_".join(filter(None, (args.plans, template.name, args.network)))
     fitting = (
@@ -167,6 +170,7 @@ def check(args: argparse.Namespace) -> int:
 
     for network in args.network or ():
         check_network(network)
+    check_device(args.device)
     path = plans_file(args.plans)
     plans = read_plans(path)
     for name in args.configuration or ():
@@ -213,6 +217,8 @@ def print_networks(plans: dict, name: str, sizes: tuple[int, int], profile: Any,
 
 def make(args: argparse.Namespace) -> int:
     check_network(args.network)
+    check_device(args.device)
+    dataset_folder("nnUNet_preprocessed", args.dataset, "nnUNetv2_extract_fingerprint -d ID makes it.")
     from nnunet_mamba.estimate.profile import load_profile
     from nnunet_mamba.networks.family import row_of
 

@@ -1,6 +1,8 @@
 """nnunet-mamba quickstart: from images to a scored page."""
 
 import argparse
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,10 +55,16 @@ def add(commands: Any) -> None:
 
 
 def quickstart(args: argparse.Namespace) -> int:
-    from nnunet_mamba.quickstart import DEMO_TRAINER, ChildFailedError, Settings, run_quickstart
-
     if args.cases < 1:
         raise ValueError(f"--cases {args.cases}: at least one case has to be kept unseen.")
+    if args.data is not None:
+        from nnunet_mamba.datasets.source import read_description
+
+        read_description(args.data.resolve())
+    if args.trainer is not None:
+        check_trainer(args.trainer)
+    from nnunet_mamba.quickstart import DEMO_TRAINER, ChildFailedError, Settings, run_quickstart
+
     device = default_device() if args.device == "auto" else args.device
     trainer = args.trainer or DEMO_TRAINER
     settings = Settings(args.data, device, trainer, args.configuration, args.cases, args.seed)
@@ -66,6 +74,20 @@ def quickstart(args: argparse.Namespace) -> int:
         print(f"nnunet-mamba quickstart: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def check_trainer(name: str) -> None:
+    """Raise ValueError for a trainer that is neither ours nor written in nnU-Net's folder, if nnU-Net would
+    look nowhere else; it takes seconds to say so itself."""
+    from nnunet_mamba.catalogue import no_trainer, trainer_names
+    from nnunet_mamba.host import trainer_folder
+    from nnunet_mamba.running.command import EXTERNAL
+
+    if name in trainer_names() or os.environ.get(EXTERNAL):
+        return
+    files = trainer_folder().rglob("*.py")
+    if not any(re.search(rf"^class {re.escape(name)}\b", file.read_text(), re.MULTILINE) for file in files):
+        raise ValueError(f"--trainer: {no_trainer(name)} (Those of others are found by {EXTERNAL}.)")
 
 
 def default_device() -> str:

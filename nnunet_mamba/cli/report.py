@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.cli import require_files
+from nnunet_mamba.cli.compare import TABLE
+
 
 def add(commands: Any) -> None:
     p = commands.add_parser(
@@ -41,6 +44,7 @@ def add(commands: Any) -> None:
 
 
 def report(args: argparse.Namespace) -> int:
+    require_files(args.tables, TABLE)
     from nnunet_mamba.folders import results_folder
     from nnunet_mamba.report.study import Request, gather, write_study
 

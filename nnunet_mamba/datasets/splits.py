@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_mamba.datasets.source import Case, Source, same_word, some
-from nnunet_mamba.suggestions import unknown
+from nnunet_mamba.suggestions import form_of, unknown
 
 PUBLISHED = Path(__file__).with_name("published_splits.json")
 SEED = 12345  # nnU-Net's, of its cross-validation
@@ -78,7 +78,7 @@ def group_by(pattern: str | None) -> Group:
         match = re.match(pattern, name)
         if match is None:
             raise ValueError(
-                f"The case {name!r} does not begin as its dataset's patients are named ({pattern}); "
+                f"The case {name!r} does not begin as its dataset's patients are named, {form_of(pattern)}; "
                 "rename it, or give another pattern."
             )
         return match[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nnunet_mamba.estimate.work import GROUPS, UNITS
 from nnunet_mamba.ops.backends import BACKENDS
+from nnunet_mamba.resources import check_device
 
 PROFILES = Path(__file__).parent / "profiles"
 
@@ -53,16 +54,9 @@ def load_profile(name: str) -> Profile:
     """A profile of this package by name, or the file of one; "cuda", while not measured, knows tensors alone.
 
     ValueError for others."""
+    check_device(name)
     path = Path(name) if name.endswith(".json") else PROFILES / f"{name}.json"
-    if path.is_file():
-        return _read(path)
-    if name == "cuda":
-        return UNMEASURED_CUDA
-    known = ", ".join(sorted({"cuda", *(file.stem for file in PROFILES.glob("*.json"))}))
-    raise ValueError(
-        f"No profile {name!r}; choose one of {known}, or measure one on the device itself: "
-        f"nnunet-mamba estimate --measure NAME.json, then --device NAME.json."
-    )
+    return _read(path) if path.is_file() else UNMEASURED_CUDA
 
 
 def _read(path: Path) -> Profile:

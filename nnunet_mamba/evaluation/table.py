@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from nnunet_mamba.writing import whole
 
@@ -93,6 +92,8 @@ def mean_foreground(scores: Iterable[Score], metric: str = "dice") -> float:
 
 def write_table(scores: Iterable[Score], file: Path) -> None:
     """A row per score, as .csv or .parquet by the file's ending; whole or not at all."""
+    import pandas as pd  # half a second to import
+
     file = Path(file)
     frame = pd.DataFrame([asdict(score) for score in scores], columns=list(COLUMNS))
     write = frame.to_parquet if _is_parquet(file) else frame.to_csv
@@ -102,6 +103,8 @@ def write_table(scores: Iterable[Score], file: Path) -> None:
 
 def read_table(file: Path) -> list[Score]:
     """The scores that `write_table` wrote. ValueError for other files."""
+    import pandas as pd
+
     file = Path(file)
     try:
         if _is_parquet(file):

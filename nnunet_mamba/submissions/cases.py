@@ -13,6 +13,7 @@ from nnunet_mamba.datasets.acdc import phases_of_release
 from nnunet_mamba.datasets.source import Notes, read_description, some
 from nnunet_mamba.images import Grid, read_header, reader_of
 from nnunet_mamba.submissions.rules import Rules, all_values
+from nnunet_mamba.suggestions import form_of
 
 ENDINGS = (".nii.gz", ".nii")
 
@@ -74,7 +75,7 @@ def expected_files(
     if strangers:
         raise ValueError(
             f"{images} holds files that fit no case of {rules.title}: {some(strangers)}. Expected names like "
-            f"{rules.case}; take them out, or give their form as `case` in a template."
+            f"{form_of(rules.case)}; take them out, or give their form as `case` in a template."
         )
     due = sorted(set(found) - set(facts.moved))
     if not due:

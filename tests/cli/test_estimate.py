@@ -68,7 +68,10 @@ def test_cuda_is_said_to_be_unmeasured(capsys, plans_file):
         (["--network", "nnunet", "--patch", "2", "16", "16"], "Patch (2, 16, 16) is too small for 3 stages"),
         (["--network", "nnunet", "--patch", "0", "16", "16"], "must be positive, got batch 2 and patch [0, "),
         (["--network", "nnunet", "--batch", "0"], "must be positive, got batch 0"),
-        (["--network", "nnunet", "--device", "tpu"], "No profile 'tpu'; choose one of cpu, cuda, or measure"),
+        (
+            ["--network", "nnunet", "--device", "tpu"],
+            "Unknown device 'tpu'. Choose one of cpu, cuda. Or ",
+        ),
         (["--network", "nnunet", "--checkpoint-stages", "9"], '"all" or a number from 0 to 3'),
         (["--network", "nnunet", "--checkpoint-stages", "two"], "got 'two'"),
         (["--network", "vm_unet"], "This network works in 2D"),

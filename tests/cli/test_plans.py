@@ -87,7 +87,7 @@ def test_apply_fits_a_card(capsys, dataset, monkeypatch):
         (["cpu", "999", "--network", "munet"], "Unknown network 'munet'"),
         (["cpu", "999", "--vram-gb", "0"], "must be a positive number of GiB, got 0.0"),
         (["cpu", "999", "--name", "a__b"], "'a__b' cannot name plans"),
-        (["cpu", "999", "--vram-gb", "8", "--device", "tpu"], "No profile 'tpu'"),
+        (["cpu", "999", "--vram-gb", "8", "--device", "tpu"], "Unknown device 'tpu'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(capsys, dataset, arguments, complaint):

@@ -69,7 +69,7 @@ def test_cuda_without_a_measurement_knows_tensors_alone():
 
 
 def test_an_unknown_profile_says_how_to_measure_one():
-    with pytest.raises(ValueError, match=r"No profile 'tpu'; choose one of cpu, cuda, or measure one"):
+    with pytest.raises(ValueError, match=r"Unknown device 'tpu'. Choose one of cpu, cuda. Or measure one"):
         load_profile("tpu")
 
 
