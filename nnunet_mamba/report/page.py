@@ -2,10 +2,11 @@
 
 import html
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunet_mamba.evaluation import Label, Score, mean_foreground, summarise
@@ -72,20 +73,20 @@ def score_table(scores: Sequence[Score]) -> str:
         rows.setdefault(key, {})[row.metric] = spread(row.mean, row.sd, 3 if row.metric == "dice" else 2)
         counts[key] = (str(row.n_cases), str(row.n_excluded))
     body = [
-        (name, label, cell["dice"], cell["hd95"], *counts[name, label])
+        (name, cell["dice"], cell["hd95"], *counts[name, label], label)
         for (name, label), cell in rows.items()
     ]
     body.append(
         (
             "mean of labels",
-            "",
             f"{mean_foreground(scores):.3f}",
             f"{mean_foreground(scores, 'hd95'):.2f}",
             "",
             "",
+            "",
         )
     )
-    heads = ("label", "value", "Dice", "HD95 (mm)", "cases", "not counted")
+    heads = ("label", "Dice", "HD95 (mm)", "cases", "not counted", "value")
     note = (
         "<p>Mean ± standard deviation over cases. A label that neither reference nor prediction has is not "
         "counted; one that only one of them has scores Dice 0 and the image's diagonal.</p>"
@@ -138,14 +139,22 @@ def slice_png(shown: Slice, labels: tuple[Label, ...], tallest_mm: float) -> str
 
 
 def charts(report: Report) -> str:
-    """Inline SVG in the page's own text colour."""
-    with matplotlib.rc_context(CHART_STYLE):
-        figure = Figure(figsize=(9.6, 3.0), layout="constrained")
-        losses, dice, cases = figure.subplots(1, 3)
-        draw_losses(losses, report.curves)
-        draw_dice(dice, report.curves)
-        draw_case_dice(cases, report)
-        return f'<figure class="scroll">{svg_of(figure)}</figure>'
+    """Inline SVG in the page's own text colour, side by side where there is room."""
+    drawn: dict[str, Callable[[Axes], None]] = {
+        "nnU-Net's loss, the mean over an epoch.": lambda axes: draw_losses(axes, report.curves),
+        "Dots: Dice of patches of the validation cases, in an epoch. Line: nnU-Net's moving average, nine "
+        "parts of what it was and one part of the new epoch, by which it chooses checkpoint_best.pth.": (
+            lambda axes: draw_dice(axes, report.curves)
+        ),
+        "Dots: unseen cases.": lambda axes: draw_case_dice(axes, report),
+    }
+    figures = []
+    for caption, draw_on in drawn.items():
+        with matplotlib.rc_context(CHART_STYLE):
+            figure = Figure(figsize=(3.6, 3.0), layout="constrained")
+            draw_on(figure.subplots())
+            figures.append(f"<figure>{svg_of(figure)}<figcaption>{caption}</figcaption></figure>")
+    return f'<div class="figures">{"".join(figures)}</div>'
 
 
 def stage_table(report: Report) -> str:

@@ -28,7 +28,12 @@ p, figcaption { color: var(--soft); margin: .4rem 0; }
 }
 .key b { display: block; font-size: 1.3rem; overflow-wrap: anywhere; }
 .key span { display: block; color: var(--soft); font-size: .85rem; line-height: 1.3; }
-.scroll { overflow-x: auto; }
+.scroll { /* a shadow on the right for as long as there is more to see */
+  overflow-x: auto;
+  background:
+    linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
+    linear-gradient(to left, #7c879699, transparent) right / .8rem 100% no-repeat scroll;
+}
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; min-width: 50%; }
 th, td {
   padding: .35rem 0 .35rem 1.4rem; text-align: right; white-space: nowrap;
@@ -48,13 +53,26 @@ figure { margin: 1rem 0 1.8rem; }
   display: inline-block; width: 1.3em; height: .28em; border-radius: 1px;
   vertical-align: middle; margin: 0 .4em 0 .9em;
 }
-svg { width: 100%; height: auto; min-width: 40rem; }
+svg { width: 100%; height: auto; }
+.figures {
+  display: grid; gap: .6rem 1.6rem; align-items: start; margin: 1.2rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr));
+}
+.figures figure { margin: 0; max-width: 32rem; break-inside: avoid; }
+.figures figcaption { font-size: .85rem; }
 pre {
   background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
   padding: .8rem 1rem; overflow-x: auto; font: 13px/1.5 ui-monospace, monospace;
 }
 summary { cursor: pointer; color: var(--soft); margin: .6rem 0; }
-@media print { body { max-width: none; } pre { white-space: pre-wrap; } }
+@media (max-width: 40rem) {
+  body { padding: 1.2rem .9rem 3rem; font-size: 15px; }
+  h1 { font-size: 1.35rem; }
+  .key { grid-template-columns: repeat(auto-fit, minmax(6.5rem, 1fr)); gap: .5rem; }
+  .key b { font-size: 1.05rem; }
+  th, td { font-size: .86rem; padding-left: .8rem; }
+}
+@media print { body { max-width: none; } pre { white-space: pre-wrap; } .scroll { overflow: visible; } }
 """
 
 STUDY_CSS = """
@@ -66,23 +84,12 @@ section > ul li { color: var(--soft); font-size: .92rem; }
   background: #f59e0b22; border-left: 3px solid #f59e0b; border-radius: .3rem;
   color: inherit; padding: .5rem .8rem;
 }
-.figures {
-  display: grid; gap: .6rem 1.6rem; align-items: start; margin: 1.2rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
-}
+.figures { grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); }
 .pictures {
   display: grid; gap: 0 1.6rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 31rem), 1fr));
 }
-.figures figure { margin: 0; max-width: 32rem; break-inside: avoid; }
-.figures svg { min-width: 0; }
-.figures figcaption { font-size: .85rem; }
 table { margin: .8rem 0; min-width: 0; }
-.scroll { /* a shadow on the right for as long as there is more to see */
-  background:
-    linear-gradient(to left, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
-    linear-gradient(to left, #7c879699, transparent) right / .8rem 100% no-repeat scroll;
-}
 h3 { font-size: 1rem; margin: 1.4rem 0 -.4rem; }
 th { vertical-align: bottom; white-space: normal; }
 td.s { padding-right: .5rem; }
@@ -96,9 +103,6 @@ th:first-child, td:first-child { position: sticky; left: 0; background: var(--pa
 .planes div { flex: 0 1 auto; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (max-width: 40rem) {
-  body { padding: 1.2rem .9rem 3rem; font-size: 15px; }
-  h1 { font-size: 1.35rem; }
-  .key { grid-template-columns: repeat(auto-fit, minmax(6.5rem, 1fr)); gap: .5rem; }
   th, td { font-size: .86rem; padding-left: .8rem; }
   th:first-child, td:first-child { white-space: normal; overflow-wrap: break-word; max-width: 9rem; }
 }
