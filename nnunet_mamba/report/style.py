@@ -72,7 +72,12 @@ summary { cursor: pointer; color: var(--soft); margin: .6rem 0; }
   .key b { font-size: 1.05rem; }
   th, td { font-size: .86rem; padding-left: .8rem; }
 }
-@media print { body { max-width: none; } pre { white-space: pre-wrap; } .scroll { overflow: visible; } }
+@media print {
+  body { max-width: none; padding: 0; font-size: 10pt; }
+  h2 { break-after: avoid; } figure, tr { break-inside: avoid; }
+  .planes { flex-wrap: nowrap; } .figures { grid-template-columns: 1fr 1fr 1fr; }
+  .scroll { overflow: visible; } pre { white-space: pre-wrap; }
+}
 """
 
 STUDY_CSS = """
@@ -108,9 +113,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }
 @media print {
   :root { --paper: #fff; --ink: #000; --soft: #333; --line: #bbb; --card: #fff; }
-  body { font-size: 10pt; padding: 0; }
-  section { break-before: auto; } h2 { break-after: avoid; } tr, figure { break-inside: avoid; }
-  .scroll { overflow: visible; } th, td { white-space: normal; font-size: 8.5pt; padding-left: .7rem; }
+  section { break-before: auto; }
+  th, td { white-space: normal; font-size: 8.5pt; padding-left: .7rem; }
   .figures { grid-template-columns: 1fr 1fr; }
   details::details-content { content-visibility: visible; block-size: auto; }
   details > :not(summary) { display: block; }
