@@ -1,6 +1,7 @@
 """nnunet-mamba plans: templates of papers, checks, and plans for a network and a card."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ def add_apply(verbs: Any) -> None:
     p.add_argument("template", help="see `nnunet-mamba plans templates`; or a file of your own (.json)")
     p.add_argument("dataset", help="its number, name (Dataset###_Name) or folder")
     p.add_argument("--network", help="name it in the plans, so that nnU-Net's own trainer trains it")
+    p.add_argument(
+        "--fit-images", action="store_true", help="cut a patch to the median image, if it is longer"
+    )
     p.add_argument("--vram-gb", type=float, metavar="G", help="make batch, then patch smaller to fit G GiB")
     p.add_argument("--plans", default="nnUNetPlans", help="the dataset's own (default: nnUNetPlans)")
     p.add_argument("--name", help="of the new plans (default: <plans>_<template>[_<network>])")
@@ -106,11 +110,15 @@ def apply(args: argparse.Namespace) -> int:
     fitting = (
         {} if args.vram_gb is None else fitting_of(args, plans, folder, args.network or template.network)
     )
-    overlay = apply_template(plans, template, name, network=args.network, **fitting)
+    overlay = apply_template(
+        plans, template, name, network=args.network, fit_images=args.fit_images, **fitting
+    )
     path = write_plans(folder, overlay.plans, replace=args.replace)
     for configuration, choice in overlay.changed.items():
         text = describe(choice.patch, choice.batch, choice.architecture)
         print(f"{configuration}: {text}" + "".join(f"; {note}" for note in choice.notes))
+        if choice.warning:
+            print(f"warning: {configuration}: {choice.warning}", file=sys.stderr)
     for note in (*overlay.notes, template.note):
         if note:
             print(f"note: {note}")

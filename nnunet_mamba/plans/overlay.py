@@ -23,17 +23,20 @@ from nnunet_mamba.plans.memory import GIB, StepMemory
 from nnunet_mamba.plans.templates import TOPOLOGY, Template
 from nnunet_mamba.plans.topology import shorten, topology
 
+HALF = 0.5  # of a patch, which the median image should fill
 PLANNED = "_planned"  # behind the name of a configuration as nnU-Net planned it
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What an overlay sets in one configuration; `architecture` is nnU-Net's block."""
+    """What an overlay sets in one configuration; `architecture` is nnU-Net's block, `warning` a sentence on
+    what the user will hardly want."""
 
     patch: tuple[int, ...]
     batch: int
     architecture: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def apply_template(
     network: str | None = None,
     memory: StepMemory | None = None,
     budget: int | None = None,
+    fit_images: bool = False,
 ) -> Overlay:
     """The plans `name`: those of a dataset with a template over them.
 
@@ -63,6 +67,7 @@ def apply_template(
         network: of ours, named in the architecture by its dotted path; None: the dataset's stays there.
         memory, budget: make batch and then patch smaller until `memory` says that a step fits into `budget`
             bytes.
+        fit_images: cut a patch to the median image where it is longer, with nnU-Net's topology for it.
 
     Raises ValueError if no configuration of the dataset takes the template.
     """
@@ -71,7 +76,7 @@ def apply_template(
     changed = {}
     for target in targets:
         own = resolve(plans, target)
-        choice = _choose(own, template, target)
+        choice = _choose(own, template, target, fit_images=fit_images)
         if memory is not None and budget is not None:
             choice = fit(choice, own["spacing"], memory, budget)
         if network is not None:
@@ -112,7 +117,7 @@ def _is_own(plans: Mapping[str, Any], name: str) -> bool:
     return not inherits and not kept
 
 
-def _choose(own: Mapping[str, Any], template: Template, name: str) -> Choice:
+def _choose(own: Mapping[str, Any], template: Template, name: str, *, fit_images: bool) -> Choice:
     """What a template makes of a resolved configuration."""
     if template.budget:
         small = cut(own, template.budget[f"{len(own['patch_size'])}d"])
@@ -122,20 +127,31 @@ def _choose(own: Mapping[str, Any], template: Template, name: str) -> Choice:
     batch = pinned.get("batch_size", own["batch_size"])
     if "patch_size" not in pinned:
         return Choice(patch, batch, deepcopy(own["architecture"]))
-    notes = _notes_on_patch(patch, own)
     require_sizes(own["architecture"]["arch_kwargs"])
+    within = _within_image(patch, own)
+    fitted = _replanned(Choice(within, batch, own["architecture"]), own["spacing"])
+    if fit_images and within != patch:
+        return replace(fitted, notes=(f"patch {list(patch)} -> {list(fitted.patch)}, as the images are",))
+    filled = prod(within) / prod(patch)
+    warning = ""
+    if filled < HALF:
+        image = "x".join(str(round(size)) for size in own["median_image_size_in_voxels"])
+        warning = (
+            f"the template's patch of {'x'.join(map(str, patch))} dwarfs the images: the median one, {image} "
+            f"voxels, fills {filled:.0%} of it; the rest is padding, which costs memory and time. "
+            f"--fit-images takes {'x'.join(map(str, fitted.patch))} instead."
+        )
     if "strides" in pinned:
         strides, kernels, channels = (pinned[key] for key in TOPOLOGY)
-        return Choice(patch, batch, resized(own["architecture"], patch, strides, kernels, channels), notes)
-    return _replanned(Choice(patch, batch, own["architecture"], notes), own["spacing"])
+        architecture = resized(own["architecture"], patch, strides, kernels, channels)
+        return Choice(patch, batch, architecture, warning=warning)
+    return replace(_replanned(Choice(patch, batch, own["architecture"]), own["spacing"]), warning=warning)
 
 
-def _notes_on_patch(patch: tuple[int, ...], own: Mapping[str, Any]) -> tuple[str, ...]:
-    """A note if the dataset's median image fills less than half of a patch, the rest of which is padding."""
+def _within_image(patch: tuple[int, ...], own: Mapping[str, Any]) -> tuple[int, ...]:
+    """The part of a patch that the dataset's median image fills, where the plans tell its size."""
     image = own.get("median_image_size_in_voxels", patch)
-    filled = prod(min(p, i) for p, i in zip(patch, image, strict=True)) / prod(patch)
-    median = "x".join(str(round(size)) for size in image)
-    return (f"the median image, {median} voxels, fills {filled:.0%} of it",) if filled < 0.5 else ()
+    return tuple(min(size, round(extent)) for size, extent in zip(patch, image, strict=True))
 
 
 def _replanned(choice: Choice, spacing: list[float]) -> Choice:

@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from math import prod
 
 import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -158,15 +159,37 @@ def test_a_volume_template_on_slices_is_refused(abdomen):
         overlaid(abdomen, "umamba_abdomen_ct")
 
 
-def test_a_patch_that_is_mostly_padding_is_noted(abdomen):
+def test_a_patch_that_dwarfs_the_images_is_warned_of_with_what_fits(abdomen):
     """The hippocampus: 36x50x35 voxels are 3 % of 128^3."""
     abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [36, 50, 35]
     template = load_template("taming_braintumour")
     changed = apply_template(abdomen, template, "new_plans").changed["3d_fullres"]
-    assert changed.notes == ("the median image, 36x50x35 voxels, fills 3% of it",)
-    for depth, notes in ((63, ("the median image, 63x128x200 voxels, fills 49% of it",)), (64, ())):
-        abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [depth, 128, 200]
-        assert apply_template(abdomen, template, "new_plans").changed["3d_fullres"].notes == notes
+    assert changed.warning.startswith("the template's patch of 128x128x128 dwarfs the images")
+    assert "the median one, 36x50x35 voxels, fills 3% of it" in changed.warning
+    fitted = apply_template(abdomen, template, "new_plans", fit_images=True).changed["3d_fullres"]
+    assert changed.patch == (128, 128, 128) and not fitted.warning
+    assert f"--fit-images takes {'x'.join(map(str, fitted.patch))} instead" in changed.warning
+    assert all(36 <= size < 64 for size in fitted.patch)
+    total = [prod(steps) for steps in zip(*fitted.architecture["arch_kwargs"]["strides"], strict=True)]
+    assert all(size % stride == 0 for size, stride in zip(fitted.patch, total, strict=True))
+    assert fitted.notes == (f"patch [128, 128, 128] -> {list(fitted.patch)}, as the images are",)
+
+
+@pytest.mark.parametrize(("depth", "warned"), [(63, True), (64, False), (128, False), (500, False)])
+def test_half_a_patch_of_image_is_enough(abdomen, depth, warned):
+    abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [depth, 128, 200]
+    template = load_template("taming_braintumour")
+    assert bool(apply_template(abdomen, template, "new_plans").changed["3d_fullres"].warning) == warned
+
+
+def test_a_patch_within_the_images_stays_as_the_paper_has_it(abdomen):
+    abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [200, 200, 200]
+    template = load_template("umamba_abdomen_ct")
+    plain, fitted = (
+        apply_template(abdomen, template, "new_plans", fit_images=fit).changed["3d_fullres"]
+        for fit in (False, True)
+    )
+    assert plain == fitted
 
 
 @pytest.mark.parametrize("name", ["a__b", "", "_x", "x_", "a/b"])
