@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ FOLDERS = {
     "nnUNet_preprocessed": "plans and preprocessed data",
     "nnUNet_results": "trained models",
 }
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PROBE = "nnUNetTrainerMMUNet"
 WORKERS = "nnUNet_n_proc_DA"  # nnU-Net's processes for augmentation, and its threads in planning
 EXT_TRAINER = "nnUNet_extTrainer"  # folders, separated as in PATH
@@ -102,10 +104,21 @@ def _versions() -> Iterator[Finding]:
         yield Finding("Versions", what, remedy)
     else:
         yield _required("nnunetv2")
+    yield from _torchvision()
     for package, purpose in OPTIONAL.items():
         found = _version(package)
         what = f"{package} {found}" if found else f"{package} not installed (optional: {purpose})"
         yield Finding("Versions", what, absent=found is None)
+
+
+def _torchvision() -> Iterator[Finding]:
+    """A fault if torchvision, which nnU-Net needs, is built for CUDA and torch is not: it fails to load."""
+    torch, torchvision = (_version(package) or "" for package in ("torch", "torchvision"))
+    for_cpus = [version.endswith("+cpu") for version in (torch, torchvision)]
+    if sys.platform == "linux" and torchvision and for_cpus == [True, False]:
+        what = f"torch {torch} is built without CUDA, torchvision {torchvision} with it, and cannot be loaded"
+        remedy = f"pip install --force-reinstall torch torchvision --index-url {CPU_INDEX}"
+        yield Finding("Versions", what, remedy)
 
 
 def _required(package: str) -> Finding:

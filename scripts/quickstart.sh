@@ -2,15 +2,25 @@
 # Sets up this checkout in a virtual environment and runs the main job; options go to `nnunet-mamba quickstart`.
 #   scripts/quickstart.sh
 #   scripts/quickstart.sh --data Task04_Hippocampus --out hippocampus
+#   TORCH=cpu scripts/quickstart.sh     on a machine without a GPU: a far smaller download
 # Uses the active virtual environment, else .venv beside this folder, which it makes with ${PYTHON:-python3}.
 set -euo pipefail
 
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VIRTUAL_ENV:-$checkout/.venv}
 if [[ ! -x $venv/bin/python ]]; then
+  echo "Making the virtual environment $venv"
   "${PYTHON:-python3}" -m venv "$venv"
 fi
 if [[ ! -x $venv/bin/nnunet-mamba ]]; then
-  "$venv/bin/python" -m pip install --quiet --editable "$checkout"
+  if [[ ${TORCH:-} == cpu ]]; then
+    echo "Installing PyTorch without CUDA, then nnunet_mamba with nnU-Net: about 0.7 GB to download"
+    # torchvision, which nnU-Net needs, must come from where torch comes from: others look for CUDA
+    "$venv/bin/python" -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu
+  else
+    echo "Installing nnunet_mamba with nnU-Net and PyTorch: on Linux, with CUDA, about 3 GB to download" \
+      "(TORCH=cpu $0 takes 0.7 GB, without CUDA)"
+  fi
+  "$venv/bin/python" -m pip install --editable "$checkout"
 fi
 exec "$venv/bin/nnunet-mamba" quickstart "$@"

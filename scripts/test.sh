@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${VIRTUAL_ENV:-$PWD/.venv}
 [[ -x $venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet --no-compile --editable ".[dev]"
+"$venv/bin/python" -m pip install --no-compile --editable ".[dev]"
 unset PYTHONDONTWRITEBYTECODE # the first import compiles; pip would compile all, five times as much
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .

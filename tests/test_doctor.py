@@ -171,3 +171,41 @@ def test_a_backend_asked_for_that_cannot_be_used(healthy, monkeypatch):
 def test_nnunets_real_search_is_asked(nnunet_folders, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", TRAINERS)
     assert "nnU-Net finds nnUNetTrainerMMUNet" in [finding.what for finding in examine()]
+
+
+@pytest.mark.parametrize(
+    ("torch", "torchvision", "is_fault"),
+    [
+        ("2.13.0+cpu", "0.28.0", True),
+        ("2.13.0+cpu", "0.28.0+cu130", True),
+        ("2.13.0+cpu", "0.28.0+cpu", False),
+        ("2.13.0", "0.28.0", False),
+        ("2.13.0+cpu", None, False),  # pip will complain, or nnU-Net
+    ],
+)
+def test_a_torch_without_cuda_needs_such_a_torchvision(healthy, monkeypatch, torch, torchvision, is_fault):
+    real = doctor._version
+    found = {"torch": torch, "torchvision": torchvision}
+    monkeypatch.setattr(doctor, "_version", lambda name: found[name] if name in found else real(name))
+    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    assert [fault.what for fault in faults()] == (
+        [f"torch {torch} is built without CUDA, torchvision {torchvision} with it, and cannot be loaded"]
+        if is_fault
+        else []
+    )
+
+
+def test_no_workers_break_planning_and_it_says_so(healthy, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    assert the_fault().what == "nnUNet_n_proc_DA=0: nnU-Net's planning fails with it, training does not"
+
+
+def test_a_quota_and_spinning_threads_are_told_but_are_no_faults(healthy, monkeypatch):
+    monkeypatch.setattr(doctor, "cpu_quota", lambda: 1.5)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    said = [finding.what for finding in examine() if finding.topic == "Processors"]
+    assert "limited by this container to 1.5" in said[0]
+    assert "export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0" in said[1]
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert len([f for f in examine() if f.topic == "Processors"]) == 1
+    assert faults() == []

@@ -183,7 +183,7 @@ def test_half_a_patch_of_image_is_enough(abdomen, depth, warned):
 
 
 def test_a_patch_within_the_images_stays_as_the_paper_has_it(abdomen):
-    abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [200, 200, 200]
+    abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [300, 300, 300]
     template = load_template("umamba_abdomen_ct")
     plain, fitted = (
         apply_template(abdomen, template, "new_plans", fit_images=fit).changed["3d_fullres"]
