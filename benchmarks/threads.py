@@ -3,9 +3,11 @@
     python benchmarks/threads.py --record benchmarks/results/threads
 
 writes <record>.json and <record>.md. The load is that of processes in an endless loop, none to one per
-processor; beside each load, every setting has processes of its own, and the settings take turns. `chosen` is
-what our trainers and commands take: threads that sleep, as many as there are processors free at the start.
-`nnunet` is nnU-Net's own network on the same plan, that of the quickstart.
+processor; beside each load, every setting has processes of its own, and the settings take turns. Spinning
+threads, one per processor, are those of nnU-Net's plain commands, sleeping ones those of all that
+`nnunet-mamba` starts; `chosen` is what our trainers make of the plain commands: spinning threads, as many as
+there are cores free at the start. `nnunet` is nnU-Net's own network on the same plan, that of the quickstart;
+`scan` is the selective scan alone, forward and backward, on our own pool of threads.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,11 +27,11 @@ import torch
 from networks import PLANS
 from records import heading, surroundings, write
 
-from nnunet_mamba import create_network
+from nnunet_mamba import create_network, selective_scan
 from nnunet_mamba.cpu import PASSIVE_WAITING, default_threads, usable_cpus
 from nnunet_mamba.estimate.training import Training, random_batch
 
-NETWORKS = ("mm_unet", "nnunet")
+NETWORKS = ("mm_unet", "nnunet", "scan")
 SPIN = "while True: pass"
 
 
@@ -43,24 +46,37 @@ def settings() -> dict[str, dict[str, str]]:
             for wait, variables in waits.items()
             if n > 1 or wait == "sleeping"
         },
-        "chosen": PASSIVE_WAITING,
+        "chosen": {},
     }
 
 
 def measure(network: str, n_steps: int) -> dict[str, Any]:
-    """Seconds of each training step in this process, and its number of threads."""
+    """The median seconds of a training step in this process, and its number of threads."""
     torch.set_num_threads(default_threads())
-    sizes = {key: value for key, value in PLANS["small"][3].items() if key != "batch"}
     torch.manual_seed(0)
-    model = create_network(network, **sizes, deep_supervision=True)
-    job = (PLANS["small"][3]["batch"], 1, sizes["num_classes"], sizes["patch_size"], torch.device("cpu"))
-    training = Training(model, *random_batch(model, *job))
+    step = scan_step() if network == "scan" else training_step(network)
     times = []
     for _ in range(n_steps + 1):
         start = time.perf_counter()
-        training.step()
+        step()
         times.append(time.perf_counter() - start)
     return {"threads": torch.get_num_threads(), "step_s": median(times[1:])}  # the first warms up
+
+
+def training_step(network: str) -> Callable[[], object]:
+    sizes = {key: value for key, value in PLANS["small"][3].items() if key != "batch"}
+    model = create_network(network, **sizes, deep_supervision=True)
+    job = (PLANS["small"][3]["batch"], 1, sizes["num_classes"], sizes["patch_size"], torch.device("cpu"))
+    return Training(model, *random_batch(model, *job)).step
+
+
+def scan_step() -> Callable[[], object]:
+    """A scan of the size of MM-UNet's largest in the quickstart, four times over, forward and backward."""
+    batch, channels, states, length = 2, 64, 16, 12_000
+    u, delta = (torch.randn(batch, channels, length, requires_grad=True) for _ in range(2))
+    b, c = (torch.randn(batch, states, length, requires_grad=True) for _ in range(2))
+    a = -torch.rand(channels, states)
+    return lambda: [selective_scan(u, delta, a, b, c, delta_softplus=True).sum().backward() for _ in range(4)]
 
 
 def in_a_process(network: str, variables: dict[str, str], n_steps: int) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """What every verb has in common: faults of user or installation are one line, never a traceback."""
 
+import argparse
+from importlib import import_module
+from importlib.metadata import version
+
 import pytest
 
-from nnunet_mamba.cli import main, networks
+from nnunet_mamba.cli import VERBS, main, networks
 
 
 def test_the_kinds_of_faults_on_the_command_line_are_those_that_can_be_accepted(capsys):
@@ -40,3 +44,57 @@ def test_faults_are_one_line_and_an_exit_code(monkeypatch, capsys, error, code, 
     printed = capsys.readouterr()
     assert printed.out == ""
     assert line in printed.err and printed.err.count("\n") == 1
+
+
+def test_alone_it_lists_its_verbs(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    for verb in VERBS:
+        assert f"\n    {verb} " in said or f"\n    {verb}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("group", "verbs"), [("plans", ["split", "templates", "apply", "check", "make"]), ("sweep", ["status"])]
+)
+def test_a_group_alone_lists_its_verbs(capsys, group, verbs):
+    assert main([group]) == 0
+    said = capsys.readouterr().out
+    assert all(verb in said for verb in verbs)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_help_that_says_what_it_does(capsys, verb):
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help"])
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: nnunet-mamba {verb}")
+    assert len(said.split("\n\n")[1]) > 30  # a description
+
+
+def test_its_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"nnunet-mamba {version('nnunet_mamba')}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evalute"], "Unknown verb 'evalute'. Did you mean evaluate?"),
+        (["plan"], "Unknown verb 'plan'. Did you mean plans?"),
+        (["plans", "aply"], "Unknown verb 'aply'. Did you mean apply?"),
+        (["quickstart", "--device", "cud"], "argument --device: Unknown choice 'cud'. Did you mean cuda?"),
+    ],
+)
+def test_a_word_with_a_typing_error_is_recognised(capsys, words, said):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert said in capsys.readouterr().err
+
+
+def test_the_verbs_in_the_table_are_those_of_their_modules():
+    """One module for each, which adds exactly the verbs that the table says it does."""
+    for name in {module for module, _ in VERBS.values()}:
+        commands = argparse.ArgumentParser().add_subparsers()
+        import_module(f"nnunet_mamba.cli.{name}").add(commands)
+        assert set(commands.choices) == {verb for verb, (module, _) in VERBS.items() if module == name}

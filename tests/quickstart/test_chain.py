@@ -16,7 +16,7 @@ from nnunet_mamba.evaluation import mean_foreground, read_table
 from nnunet_mamba.quickstart import ChildFailedError, Settings, outcome, run_quickstart
 from nnunet_mamba.quickstart.chain import N_PHANTOMS
 from nnunet_mamba.quickstart.outcome import write_outcome
-from nnunet_mamba.running import command
+from nnunet_mamba.running import command, heartbeat
 
 FAKE = Path(__file__).with_name("fake_nnunet.py")
 SETTINGS = Settings(None, "cpu", "nnUNetTrainerMMUNet_demo", "3d_fullres", n_unseen=3, seed=0)
@@ -102,6 +102,14 @@ def test_what_is_said(bench, with_page):
     assert "[3/6] train" in text
     assert text.count("export nnUNet_raw") == 1
     assert str(bench.out / "report.html") in text
+
+
+def test_a_command_that_says_nothing_is_spoken_for(bench, monkeypatch):
+    """However long it is silent, a line comes every few seconds, with its name."""
+    monkeypatch.setattr(heartbeat.Heartbeat.__init__, "__defaults__", (0.02,))
+    bench.run()
+    spoken = [line for line in bench.said if line.startswith("      ... ")]
+    assert any(f"{PLAN} is starting" in line for line in spoken)
 
 
 def test_unseen_cases_are_kept_out_of_training(bench):
@@ -283,7 +291,7 @@ def test_there_are_phantoms_enough_for_training():
         ({"data": Path("nowhere")}, "nowhere is no dataset"),
         (
             {"trainer": "nnUNetTrainerOfNobody"},
-            "--trainer nnUNetTrainerOfNobody cannot be used; nnU-Net says: ",
+            "--trainer nnUNetTrainerOfNobody cannot be used; nnU-Net does not find it. Unknown trainer ",
         ),
     ],
 )

@@ -40,6 +40,31 @@ def test_the_number_of_epochs_may_be_unknown(tmp_path):
     assert said == ["epoch 1   loss 1, validation 1   Dice 0.10   1.0 s"]
 
 
+def test_steps_within_an_epoch_and_compilation_are_shown(tmp_path):
+    said = []
+    (tmp_path / "debug.json").write_text(json.dumps({"num_epochs": "20"}))
+    lines = TrainingLines(said.append, tmp_path / "debug.json")
+    lines(STAMP + "Selective scan on cpu: backend numba")
+    lines(STAMP + "Epoch 2")
+    for text in ("training step 4/30", "validation step 1/4", "training steps are fun"):
+        lines(text)
+    assert said == [
+        "compiling the CPU's kernels with the first step, unless that was done before",
+        "epoch 3/20: training step 4/30",
+        "epoch 3/20: validation step 1/4",
+    ]
+
+
+def test_the_first_epoch_which_compiles_does_not_count_for_the_time_left(tmp_path):
+    told = []
+    (tmp_path / "debug.json").write_text(json.dumps({"num_epochs": "4"}))
+    lines = TrainingLines(lambda line: None, tmp_path / "debug.json", told.append)
+    for number, seconds in enumerate((100, 10, 12)):
+        for text in (f"Epoch {number}", "train_loss 1", "val_loss 1", f"Epoch time: {seconds} s"):
+            lines(text)
+    assert [epoch["seconds_left"] for epoch in told] == [300, 20, 11]
+
+
 def test_validation_is_shown_and_dumps_are_not(tmp_path):
     said = []
     lines = TrainingLines(said.append, tmp_path / "none.json")

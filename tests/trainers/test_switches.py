@@ -44,6 +44,23 @@ def test_save_every_comes_before_what_a_trainer_sets(make_trainer, monkeypatch):
     assert make_trainer(nnUNetTrainerMMUNet_demo).save_every == 3
 
 
+@pytest.mark.parametrize(
+    ("asked", "seed", "expected"), [("", "", 5), ("3", "", 3), ("", "7", 6), ("2", "7", 2)]
+)
+def test_on_a_cpu_a_trainer_takes_what_fits_unless_it_is_told(
+    make_trainer, monkeypatch, threads, asked, seed, expected
+):
+    """Of a seeded trainer the number must not depend on the load."""
+    monkeypatch.setattr(
+        "nnunet_mamba.trainers.guarded_trainer.default_threads", lambda *, steady: 6 if steady else 5
+    )
+    torch.set_num_threads(7)  # nnUNetv2_train: all processors
+    monkeypatch.setenv(THREADS, asked)
+    monkeypatch.setenv(SEED, seed)
+    make_trainer(nnUNetTrainerMMUNet)
+    assert torch.get_num_threads() == expected
+
+
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_the_number_of_threads_holds_in_training_and_validation(
     make_runnable, monkeypatch, threads, n_threads

@@ -4,16 +4,18 @@ import inspect
 import pickle
 import sys
 import warnings
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba import trainers
-from nnunet_mamba.trainers import nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot
+from nnunet_mamba.trainers import guarded_trainer, nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot
 from nnunet_mamba.trainers.recipe_trainer import deep_supervision_weights
 from nnunet_mamba.trainers.variants import variant
 
@@ -23,7 +25,7 @@ FULL = (
     "nnUNetTrainerMMUNetNoSSM",
     "nnUNetTrainerUMambaBotNoSSM",
 )
-EPOCHS = {"_5epochs": 5, "_10epochs": 10, "_50epochs": 50, "_100epochs": 100, "_250epochs": 250}
+EPOCHS = {"_1epoch": 1, "_20epochs": 20, "_100epochs": 100, "_750epochs": 750, "_8000epochs": 8000}
 
 
 def named(name: str) -> type:
@@ -31,7 +33,9 @@ def named(name: str) -> type:
 
 
 def test_every_promised_trainer_is_public():
-    assert {full + suffix for full in FULL for suffix in ("", *EPOCHS, "_demo")} <= set(trainers.__all__)
+    assert {full + suffix for full in FULL for suffix in ("", *EPOCHS, "_demo", "_smoke")} <= set(
+        trainers.__all__
+    )
 
 
 def test_trainer_classes_can_be_pickled():
@@ -260,3 +264,74 @@ def test_the_demo_saves_often_enough_to_be_interrupted(make_trainer):
     trainer = make_trainer(named("nnUNetTrainerMMUNet_demo"))
     assert trainer.num_epochs * trainer.num_iterations_per_epoch <= 2000
     assert trainer.save_every * trainer.num_iterations_per_epoch <= 100
+
+
+# the smoke test
+
+
+@pytest.mark.parametrize(
+    "name", ["MMUNet", "UMambaBotNoSSM", "VMUNet", "VMUNetPaper", "SegMamba", "SegResNet", "Control"]
+)
+def test_every_kind_of_trainer_has_a_smoke_test_of_few_steps_on_small_patches(make_trainer, make_plans, name):
+    plans = make_plans(4, patch=(80, 96, 80), features=32)
+    plans["configurations"]["2d"]["patch_size"] = [512, 512]
+    configuration = "2d" if name.startswith("VMUNet") else "3d_fullres"
+    trainer = make_trainer(named(f"nnUNetTrainer{name}_smoke"), plans, configuration)
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (
+        1,
+        4,
+        2,
+    )
+    assert prod(trainer.configuration_manager.patch_size) <= 40960
+    assert trainer.configuration_manager.batch_size <= 8  # a paper's batch of 32 would take a minute a step
+
+
+def test_a_smoke_test_validates_the_smallest_case_alone_and_with_one_exporter(make_runnable, monkeypatch):
+    trainer = make_runnable(variant(named("nnUNetTrainerControl"), "_one", most_validated=1))
+    folder = Path(trainer.preprocessed_dataset_folder)
+    validate = trainer.do_split()[1]
+    assert len(validate) > 1  # in training
+    small = validate[-1]
+    for case in validate[:-1]:
+        (folder / f"{case}.more").write_bytes(bytes(1 << 16))
+    seen = []
+
+    def stock(self, save_probabilities):
+        seen.append((self.do_split()[1], trainer_module.default_num_processes))
+
+    monkeypatch.setattr(trainer_module.nnUNetTrainer, "perform_actual_validation", stock)
+    monkeypatch.setattr(trainer_module, "default_num_processes", 8)
+    trainer.perform_actual_validation()
+    assert seen == [([small], 1)]
+    assert trainer.do_split()[1] == validate and trainer_module.default_num_processes == 8
+    named("nnUNetTrainerControl").perform_actual_validation(trainer_like(trainer))
+    assert seen[1] == (validate, 8)
+
+
+def trainer_like(trainer):
+    """The same trainer without its limit."""
+    trainer.most_validated = None
+    return trainer
+
+
+def test_steps_of_an_epoch_are_told_on_the_console_if_asked(make_runnable, monkeypatch, capsys):
+    monkeypatch.setenv("NNUNET_MAMBA_PROGRESS", "1")
+    clock = iter(range(0, 10_000, 5))
+    monkeypatch.setattr(guarded_trainer.time, "monotonic", lambda: next(clock))
+    trainer = make_runnable(named("nnUNetTrainerControl"), settings={"num_epochs": 1})
+    trainer.run_training()
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if " step " in line] == [
+        "training step 1/2",
+        "training step 2/2",
+        "validation step 1/1",
+    ]
+    assert "training step" not in Path(trainer.log_file).read_text()
+
+
+def test_steps_are_not_told_unasked_nor_too_often(make_runnable, monkeypatch, capsys):
+    trainer = make_runnable(named("nnUNetTrainerControl"), settings={"num_epochs": 1})
+    trainer.run_training()
+    monkeypatch.setenv("NNUNET_MAMBA_PROGRESS", "3600")
+    make_runnable(named("nnUNetTrainerControl"), "other", settings={"num_epochs": 1}).run_training()
+    assert " step " not in capsys.readouterr().out
