@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from nnunet_mamba.suggestions import unknown
 
 PREFIX = "nnUNetTrainer"
+NOT_FOUND = "Could not find requested nnunet trainer"  # as nnU-Net's error begins
 NO_SSM = "_nossm"  # of networks
 TWIN, NO_DECAY, DEMO, SMOKE = "NoSSM", "_NoDecaySSM", "_demo", "_smoke"  # of trainers
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)  # nnU-Net's lengths
@@ -38,15 +39,16 @@ class Trainer:
     recipe: str
     has_demo: bool = False
 
+    def bases(self) -> tuple[str, ...]:
+        """Return its name, those of its twin and of itself without weight decay on the SSM, if it has one."""
+        return (self.name, *(self.name + word for word in (TWIN, NO_DECAY) if NETWORKS[self.network].has_ssm))
+
     def names(self) -> Iterator[str]:
-        """Yield the names of this trainer, its twin, its lengths and its other forms."""
-        has_ssm = NETWORKS[self.network].has_ssm
-        for full in (self.name, f"{self.name}{TWIN}") if has_ssm else (self.name,):
-            yield from (full, *(full + length for length in LENGTHS), full + SMOKE)
-            if self.has_demo:
-                yield full + DEMO
-        if has_ssm:
-            yield from (f"{self.name}{NO_DECAY}{length}" for length in ("", *LENGTHS))
+        """Yield the names of this trainer in all lengths and forms."""
+        for base in self.bases():
+            yield from (base, *(base + length for length in LENGTHS))
+            if not base.endswith(NO_DECAY):
+                yield from (base + SMOKE, *([base + DEMO] if self.has_demo else []))
 
 
 MM_UNET = "Xie et al., arXiv:2503.17540"
@@ -157,10 +159,22 @@ def trainer_names() -> list[str]:
 
 def check_network(name: str) -> None:
     """Raise ValueError unless `create_network` knows the name."""
-    if name not in network_names():
+    if name in network_names():
+        return
+    trainer = next((row for row in TRAINERS if name == row.network or name in row.names()), None)
+    if trainer is None:
         raise ValueError(unknown("network", name, network_names(), "nnunet-mamba networks"))
+    if trainer.network in FAMILY:
+        raise ValueError(f"{name!r} is a trainer; its network is {trainer.network}.")
+    raise ValueError(f"{name!r} is a network of MONAI's, which there is for training only: {trainer.name}.")
 
 
 def no_trainer(name: str) -> str:
     """Return the message for a trainer that does not exist."""
+    bases = (base for row in TRAINERS for base in row.bases())
+    base = max((base for base in bases if name.startswith(f"{base}_")), key=len, default=None)
+    if base is not None:
+        forms = [full.removeprefix(base) for full in trainer_names() if full.startswith(base)]
+        forms = [form for form in forms if form in (*LENGTHS, SMOKE, DEMO)]
+        return f"Unknown trainer {name!r}. {base} comes with {', '.join(forms)}."
     return unknown("trainer", name, trainer_names(), "nnunet-mamba trainers", PREFIX)

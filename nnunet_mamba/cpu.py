@@ -17,14 +17,20 @@ from pathlib import Path
 PASSIVE_WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 PROBE_S = 0.25
-BLOCK = bytes(1 << 18)  # hashed in about 0.2 ms, during which Python's lock is free
+BLOCK = bytes(1 << 23)  # hashed in some 10 ms, during which Python's lock is free
+_set_here: set[str] = set()  # variables that `wait_passively` has set
 
 
 def wait_passively() -> None:
     """Have OpenMP wait without spinning in this process, if torch is not loaded yet, and in its children.
     Variables that are set keep their values."""
-    for name, value in PASSIVE_WAITING.items():
-        os.environ.setdefault(name, value)
+    _set_here.update(name for name in PASSIVE_WAITING if name not in os.environ)
+    os.environ.update(passive_waiting())
+
+
+def passive_waiting() -> dict[str, str]:
+    """Return the variables that have OpenMP wait without spinning, with the user's values where there are."""
+    return {name: os.environ.get(name, value) for name, value in PASSIVE_WAITING.items()}
 
 
 def usable_cpus() -> int:
@@ -70,6 +76,11 @@ def default_threads(*, steady: bool = False) -> int:
 def waits_passively() -> bool:
     """Whether idle threads sleep, as far as the environment tells."""
     return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+
+
+def waits_passively_in_the_shell() -> bool:
+    """Whether they do so in other programs that the user starts, too."""
+    return waits_passively() and "OMP_WAIT_POLICY" not in _set_here
 
 
 def _share(end: float) -> float:

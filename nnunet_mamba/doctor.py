@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 
-from nnunet_mamba.cpu import PASSIVE_WAITING, cpu_quota, free_cpus, usable_cpus, waits_passively
+from nnunet_mamba.cpu import PASSIVE_WAITING, cpu_quota, free_cpus, usable_cpus, waits_passively_in_the_shell
 from nnunet_mamba.host import trainer_folder, version_fault
 from nnunet_mamba.registration import SHIM_NAME, registered
 
@@ -247,7 +247,7 @@ def _processors() -> Iterator[Finding]:
     n, quota = usable_cpus(), cpu_quota()
     limits = f", limited by this container to {quota:g}" if quota is not None else ""
     yield Finding("Processors", f"{n} usable of {os.cpu_count()}{limits}, {free_cpus()} of them free now")
-    if not waits_passively():
+    if not waits_passively_in_the_shell():
         settings = " ".join(f"{name}={value}" for name, value in PASSIVE_WAITING.items())
         what = (
             "idle threads of OpenMP spin; where others use the CPU too, nnU-Net's commands are faster after"

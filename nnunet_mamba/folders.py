@@ -7,6 +7,7 @@ from pathlib import Path
 from nnunet_mamba.suggestions import closest
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+PLANS = "nnUNetPlans.json"  # nnU-Net's default
 WHERE_PLANS_ARE = "in nnUNet_preprocessed, such as Dataset004_Hippocampus/nnUNetPlans.json"
 
 
@@ -20,10 +21,14 @@ def nnunet_folder(variable: str) -> Path:
 def dataset_name(given: str, places: Iterable[Path] | None = None) -> str:
     """Return the name Dataset###_Name of a dataset that is given by its number, its name, or a folder of that
     name; a number is looked up in `places`, by default nnU-Net's folders. ValueError for anything else."""
-    name = Path(given).name
-    if name.startswith("Dataset") and (name == given or Path(given).is_dir()):
-        return name
     places = _nnunet_folders() if places is None else list(places)
+    name = Path(given).name
+    if name.startswith("Dataset") and name == given.rstrip("/"):
+        return name
+    if Path(given).is_dir() and name.startswith("Dataset"):
+        if Path(given).resolve().parent in [place.resolve() for place in places]:
+            return name
+        raise ValueError(f"{given} does not lie in {', '.join(map(str, places)) or 'a folder of nnU-Net'}.")
     if not given.isdecimal():
         names = {found.name for place in places for found in place.glob("Dataset[0-9][0-9][0-9]_*")}
         words = {
@@ -37,8 +42,9 @@ def dataset_name(given: str, places: Iterable[Path] | None = None) -> str:
     pattern = f"Dataset{int(given):03d}_*"
     names = {found.name for place in places for found in place.glob(pattern)}
     if len(names) != 1:
-        found = ", ".join(sorted(names)) or "none"
-        raise ValueError(f"Expected one dataset {pattern} in {', '.join(map(str, places))}; found {found}.")
+        there = sorted({found.name for place in places for found in place.glob("Dataset*")})
+        found = f"found {', '.join(sorted(names))}" if names else f"there are {', '.join(there) or 'none'}"
+        raise ValueError(f"Expected one dataset {pattern} in {', '.join(map(str, places))}; {found}.")
     return names.pop()
 
 
@@ -46,7 +52,7 @@ def _nnunet_folders() -> list[Path]:
     return [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
 
 
-def dataset_folder(variable: str, given: str, remedy: str) -> Path:
+def find_dataset(variable: str, given: str, remedy: str) -> Path:
     """Return the folder of a dataset within the nnU-Net folder of this variable.
 
     ValueError, with the remedy or a dataset that may be meant, if it does not exist.
@@ -65,11 +71,11 @@ def results_folder(name: str) -> Path:
     given = Path(name)
     if given.is_dir():
         return given
-    return dataset_folder("nnUNet_results", name, "Nothing was trained on this dataset yet.")
+    return find_dataset("nnUNet_results", name, "Nothing was trained on this dataset yet.")
 
 
-def plans_file(given: str, plans: str = "nnUNetPlans") -> Path:
-    """Return a plans file as it is given (.json), or the `plans` of a preprocessed dataset.
+def plans_file(given: str) -> Path:
+    """Return a plans file as it is given (.json), or nnUNetPlans.json of a preprocessed dataset.
 
     ValueError if it does not exist.
     """
@@ -78,12 +84,10 @@ def plans_file(given: str, plans: str = "nnUNetPlans") -> Path:
         return path
     if path.suffix == ".json":
         raise ValueError(f"{path} does not exist; expected the plans of a dataset, {WHERE_PLANS_ARE}.")
-    if (path / f"{plans}.json").is_file():
-        return path / f"{plans}.json"
-    folder = dataset_folder(
-        "nnUNet_preprocessed", given, f"Plan it: nnUNetv2_plan_and_preprocess -d {given}."
-    )
-    path = folder / f"{plans}.json"
+    if (path / PLANS).is_file():
+        return path / PLANS
+    folder = find_dataset("nnUNet_preprocessed", given, f"Plan it: nnUNetv2_plan_and_preprocess -d {given}.")
+    path = folder / PLANS
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in folder.glob("*lans*.json"))) or "no plans"
         raise ValueError(

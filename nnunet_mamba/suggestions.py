@@ -33,26 +33,29 @@ def unknown(kind: str, name: str, known: Iterable[str], listing: str = "", prefi
 def closest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Return up to `n` of the `known` names that a person who typed `name` may have meant, the best first.
 
-    Case, hyphens and underscores do not count, and what is not typed to its end is recognised.
+    Case, hyphens and underscores do not count. Those that begin with what was typed come alone, the shortest
+    first.
     """
-    typed = _letters(name)
+    typed, candidates = _letters(name), list(known)
     if not typed:
         return []
-    matcher = SequenceMatcher(autojunk=False)
-    matcher.set_seq2(typed)
-    ranked = []
-    for index, candidate in enumerate(known):
-        letters = _letters(candidate)
-        matcher.set_seq1(letters)
-        begins = len(typed) >= 3 and letters.startswith(typed)
-        if not begins and (matcher.real_quick_ratio() < SIMILAR or matcher.quick_ratio() < SIMILAR):
-            continue
-        ratio = matcher.ratio()
-        if begins or ratio >= SIMILAR:
-            ranked.append((-ratio, index, candidate))
-    ranked.sort()
-    clearly_behind = ranked[0][0] + (NEARLY if ranked[0][0] > -1 else 0) if ranked else 0
-    return [candidate for ratio, _, candidate in ranked[:n] if ratio <= clearly_behind]
+    if equal := [candidate for candidate in candidates if _letters(candidate) == typed]:
+        return equal[:n]
+    begun = [candidate for candidate in candidates if _letters(candidate).startswith(typed)]
+    if begun and len(typed) >= 3:
+        return sorted(begun, key=len)[:n]
+    ratios = {candidate: _similarity(typed, _letters(candidate)) for candidate in candidates}
+    least = max(SIMILAR, max(ratios.values(), default=0.0) - NEARLY)
+    near = [candidate for candidate, ratio in ratios.items() if ratio >= least]
+    return sorted(near, key=lambda candidate: -ratios[candidate])[:n]
+
+
+def _similarity(one: str, other: str) -> float:
+    """SequenceMatcher's ratio, 0 where it is quickly known to be too small."""
+    matcher = SequenceMatcher(None, other, one, autojunk=False)
+    if matcher.real_quick_ratio() < SIMILAR or matcher.quick_ratio() < SIMILAR:
+        return 0.0
+    return matcher.ratio()
 
 
 def _letters(name: str) -> str:

@@ -12,6 +12,10 @@ if [[ ! -x $venv/bin/python ]]; then
   echo "Making the virtual environment $venv"
   "${PYTHON:-python3}" -m venv "$venv"
 fi
+if [[ ! ${TORCH:-} =~ ^(cpu)?$ ]]; then
+  echo "TORCH is '$TORCH'; expected cpu, or nothing" >&2
+  exit 2
+fi
 if [[ ! -x $venv/bin/nnunet-mamba ]]; then
   if [[ ${TORCH:-} == cpu ]]; then
     echo "Installing PyTorch without CUDA, then nnunet_mamba with nnU-Net: about 0.7 GB to download"

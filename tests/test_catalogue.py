@@ -1,14 +1,16 @@
 """The catalogue tells what the networks and trainers are, and suggests what was meant."""
 
 import inspect
+import os
 import re
 import subprocess
 import sys
 
 import pytest
 
-from nnunet_mamba import catalogue, trainers
+from nnunet_mamba import catalogue, registration, trainers
 from nnunet_mamba.networks import baselines, family
+from nnunet_mamba.resources import resource_dir
 from nnunet_mamba.suggestions import closest, form_of, unknown
 
 
@@ -58,9 +60,7 @@ def test_lengths_are_nnunets():
         ("nnUNetTrainerMMUnet", "nnUNetTrainerMMUNet"),
         ("MMUNet", "nnUNetTrainerMMUNet"),
         ("nnUNetTrainer_mmunet", "nnUNetTrainerMMUNet"),
-        ("nnUNetTrainerMMUNet_100epoch", "nnUNetTrainerMMUNet_100epochs"),
         ("nnUNetTrainerUmambaBot", "nnUNetTrainerUMambaBot"),
-        ("nnUNetTrainerSwinUMamba_demo", "nnUNetTrainerSwinUMamba"),
         ("nnUNetTrainerMMUNetNoSMM", "nnUNetTrainerMMUNetNoSSM"),
     ],
 )
@@ -69,6 +69,57 @@ def test_a_typing_error_is_recognised(typed, meant):
     assert message.startswith(f"Unknown trainer {typed!r}. Did you mean ")
     assert meant in message.split("?")[0]
     assert message.endswith("`nnunet-mamba trainers` lists all.")
+
+
+@pytest.mark.parametrize(
+    ("typed", "base", "forms"),
+    [
+        ("nnUNetTrainerMMUNet_30epochs", "nnUNetTrainerMMUNet", [*catalogue.LENGTHS, "_smoke", "_demo"]),
+        ("nnUNetTrainerMMUNetNoSSM_x", "nnUNetTrainerMMUNetNoSSM", [*catalogue.LENGTHS, "_smoke", "_demo"]),
+        ("nnUNetTrainerSwinUMamba_demo", "nnUNetTrainerSwinUMamba", [*catalogue.LENGTHS, "_smoke"]),
+        ("nnUNetTrainerMMUNet_NoDecaySSM_7epochs", "nnUNetTrainerMMUNet_NoDecaySSM", catalogue.LENGTHS),
+    ],
+)
+def test_of_a_trainer_that_there_is_its_lengths_are_told(typed, base, forms):
+    assert catalogue.no_trainer(typed) == f"Unknown trainer {typed!r}. {base} comes with {', '.join(forms)}."
+
+
+def test_names_that_begin_so_come_alone():
+    assert closest("umamba", catalogue.network_names(), n=2) == ["umamba_bot", "umamba_enc"]
+    assert all(name.startswith("umamba") for name in closest("umamba", catalogue.network_names()))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nnUNetTrainerMMUNet_50epochs", "is a trainer; its network is mm_unet"),
+        ("unetr", "a network of MONAI's, which there is for training only: nnUNetTrainerUNETR"),
+        ("mmunet", "Did you mean mm_unet"),
+    ],
+)
+def test_what_is_no_network_but_something_else_is_told(name, message):
+    with pytest.raises(ValueError, match=message):
+        catalogue.check_network(name)
+
+
+@pytest.mark.parametrize("way", ["registered", "variable"])
+def test_plain_nnunet_with_a_typing_error_ends_in_a_suggestion(tmp_path, way):
+    """nnU-Net's own search in a process of its own, which finds our trainers in one way or the other."""
+    folder = str(resource_dir("nnUNet_trainers"))
+    if way == "registered":  # what `register` writes, where nnU-Net is made to look
+        (tmp_path / "nnunet_mamba_trainers.py").write_text(registration.SHIM)
+        folder = str(tmp_path)
+    code = (
+        "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\n"
+        "find('nnUNetTrainerMMUnet')"
+    )
+    environment = {**os.environ, "nnUNet_extTrainer": folder}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "nnunet_mamba: Unknown trainer 'nnUNetTrainerMMUnet'. Did you mean nnUNetTrainerMMUNet? "
+        "`nnunet-mamba trainers` lists all."
+    )
 
 
 def test_every_name_with_a_letter_lost_doubled_or_swapped_is_recognised():
@@ -81,7 +132,7 @@ def test_every_name_with_a_letter_lost_doubled_or_swapped_is_recognised():
             name[:middle] + name[middle + 1] + name[middle] + name[middle + 2 :],
             name.upper(),
         ):
-            assert typed in known or name in closest(typed, known, n=10), (name, typed)
+            assert typed in known or name in closest(typed, known), (name, typed)
 
 
 def test_nothing_is_suggested_for_what_resembles_nothing():
@@ -103,6 +154,7 @@ def test_it_is_read_without_torch():
 def at_exit(monkeypatch):
     """What would run at the end of the program, as pairs of function and arguments."""
     calls: list[tuple] = []
+    monkeypatch.setattr(trainers, "_looked_for", set())
     monkeypatch.setattr(trainers.atexit, "register", lambda call, *args: calls.append((call, *args)))
     return calls
 
@@ -111,6 +163,7 @@ def at_exit(monkeypatch):
     ("error", "is_told"),
     [
         (RuntimeError("Could not find requested nnunet trainer nnUNetTrainerMMUnet in nnunetv2..."), True),
+        (RuntimeError("nnUNetTrainerMMUnet ran out of memory"), False),
         (None, False),  # it was found elsewhere
         (RuntimeError("CUDA out of memory"), False),
         (KeyError("nnUNetTrainerMMUnet"), False),
@@ -118,7 +171,9 @@ def at_exit(monkeypatch):
 )
 def test_a_suggestion_follows_nnunets_error_and_no_other(monkeypatch, capsys, at_exit, error, is_told):
     monkeypatch.setattr(sys, "last_value", error, raising=False)
-    assert not hasattr(trainers, "nnUNetTrainerMMUnet")
+    for _ in range(2):  # nnU-Net looks in its own folder, then where nnUNet_extTrainer points
+        assert not hasattr(trainers, "nnUNetTrainerMMUnet")
+    assert len(at_exit) == 1
     for call, *arguments in at_exit:
         call(*arguments)
     said = capsys.readouterr().err

@@ -7,7 +7,7 @@ import nnunetv2.utilities.find_objects
 import pytest
 
 import nnunet_mamba
-from nnunet_mamba import doctor, host
+from nnunet_mamba import cpu, doctor, host
 from nnunet_mamba.doctor import Finding, examine, render
 from nnunet_mamba.resources import resource_dir
 
@@ -202,10 +202,13 @@ def test_no_workers_break_planning_and_it_says_so(healthy, monkeypatch):
 
 def test_a_quota_and_spinning_threads_are_told_but_are_no_faults(healthy, monkeypatch):
     monkeypatch.setattr(doctor, "cpu_quota", lambda: 1.5)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    for name in cpu.PASSIVE_WAITING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cpu, "_set_here", set())
+    cpu.wait_passively()  # as every command does, for itself: the user's shell does not know of it
     said = [finding.what for finding in examine() if finding.topic == "Processors"]
     assert "limited by this container to 1.5" in said[0]
     assert "export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT=0" in said[1]
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setattr(cpu, "_set_here", set())  # the user has exported it
     assert len([f for f in examine() if f.topic == "Processors"]) == 1
     assert faults() == []

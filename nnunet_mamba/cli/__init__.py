@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 0: done; 1: done, and something is wrong; 2: refused, with the reason."""
     wait_passively()
     words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     parser = _parser(words[0] if words else "")
     if not words:
         parser.print_help()
@@ -80,9 +82,10 @@ def _parser(verb: str) -> Parser:
     parser.add_argument("--version", action="version", version=f"nnunet-mamba {__version__}")
     commands = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     if verb in VERBS:
-        import_module(f"nnunet_mamba.cli.{VERBS[verb][0]}").add(commands)
+        module, text = VERBS[verb]
+        import_module(f"nnunet_mamba.cli.{module}").add(commands)
         chosen = commands.choices[verb]
-        chosen.description = chosen.description or f"{VERBS[verb][1].capitalize()}."
+        chosen.description = chosen.description or f"{text[0].upper()}{text[1:]}."
     else:
         for name, (_, text) in VERBS.items():
             commands.add_parser(name, help=text)

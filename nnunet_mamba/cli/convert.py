@@ -64,6 +64,9 @@ def convert(args: argparse.Namespace) -> int:
         return _list()
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
+    from nnunet_mamba.datasets.specs import spec_of
+
+    spec_of(args.name)
     from nnunet_mamba.datasets.archives import outlined, unpacked
     from nnunet_mamba.datasets.release import read_release
     from nnunet_mamba.datasets.source import FaultyDatasetError
@@ -152,8 +155,10 @@ def _convert(
     if args.dry_run:
         from nnunet_mamba.datasets.source import summary
 
-        print("\n".join(summary(source.faults)), end="\n" * bool(source.faults))
+        for line in summary(source.faults):
+            print(line)
         _say_files(engine.plan_files(source, split), [folder.resolve() for folder in folders])
+        print("nothing was written; the same command without --dry-run converts")
         return 1 if source.faults else 0
     accept = {*args.accept, *DATASETS[known].accept}
     ProcessObject.SetGlobalWarningDisplay(False)  # of each of ACDC's files that its sform is odd

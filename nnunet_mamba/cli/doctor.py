@@ -1,6 +1,7 @@
 """nnunet-mamba doctor: is the set-up fit for work?"""
 
 import argparse
+import sys
 from typing import Any
 
 
@@ -17,6 +18,7 @@ def add(commands: Any) -> None:
 def doctor(args: argparse.Namespace) -> int:
     from nnunet_mamba.doctor import examine, examine_gpus, render
 
+    print("checking; nnU-Net takes 10 to 20 s to load", file=sys.stderr, flush=True)
     findings = list(examine_gpus()) if args.gpu else examine()
     print(render(findings))
     return int(any(finding.remedy for finding in findings))

@@ -42,8 +42,10 @@ def estimate(args: argparse.Namespace) -> int:
             f"--threads {args.threads} goes with --measure; a prediction is for the threads of its profile. "
             f"Drop it, or measure: --measure NAME.json --threads {args.threads}."
         )
-    if args.plans is None or args.network is None:
-        raise ValueError("expected plans and --network NAME, or --measure JSON for a new device.")
+    if args.plans is None:
+        raise ValueError("expected PLANS and --network NAME, or --measure JSON for a new device.")
+    if args.network is None:
+        raise ValueError("--network is missing; `nnunet-mamba networks` lists them.")
     check_network(args.network)
     check_device(args.device)
     path = plans_file(args.plans)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nnunet_mamba.catalogue import check_network
 from nnunet_mamba.cli import show_help, split
-from nnunet_mamba.folders import dataset_folder, plans_file
+from nnunet_mamba.folders import find_dataset, plans_file
 from nnunet_mamba.resources import check_device, template_file, template_names
 
 GIB = 2**30
@@ -99,7 +99,7 @@ def apply(args: argparse.Namespace) -> int:
     if args.network is not None:
         check_network(args.network)
     check_device(args.device)
-    folder = dataset_folder("nnUNet_preprocessed", args.dataset, PLAN_IT)
+    folder = find_dataset("nnUNet_preprocessed", args.dataset, PLAN_IT)
     from nnunet_mamba.plans.files import read_dataset_plans, write_plans
     from nnunet_mamba.plans.overlay import apply_template
     from nnunet_mamba.plans.templates import load_template
@@ -226,7 +226,7 @@ def print_networks(plans: dict, name: str, sizes: tuple[int, int], profile: Any,
 def make(args: argparse.Namespace) -> int:
     check_network(args.network)
     check_device(args.device)
-    dataset_folder("nnUNet_preprocessed", args.dataset, "nnUNetv2_extract_fingerprint -d ID makes it.")
+    find_dataset("nnUNet_preprocessed", args.dataset, "nnUNetv2_extract_fingerprint -d ID makes it.")
     from nnunet_mamba.estimate.profile import load_profile
     from nnunet_mamba.networks.family import row_of
 

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.folders import dataset_folder
+from nnunet_mamba.folders import find_dataset
+from nnunet_mamba.suggestions import closest
 
 NOT_CHECKED = ("-device", "-step_size", "-npp", "-nps", "-prev_stage_predictions", "-num_parts", "-part_id")
+SHOWN = 8  # lines about what was trained
 FOLDS = ("0", "1", "2", "3", "4")  # nnU-Net's default
 NNUNETS_OPTIONS = """\
 options of nnUNetv2_predict, passed on:
@@ -99,29 +101,43 @@ def check_request(words: Sequence[str]) -> None:
                 f"{model}, for -m, does not exist; expected a folder TRAINER__PLANS__CONFIGURATION."
             )
     else:
-        dataset = dataset_folder("nnUNet_results", asked.d, "Nothing was trained on this dataset yet.")
+        dataset = find_dataset("nnUNet_results", asked.d, "Nothing was trained on this dataset yet.")
         model = dataset / f"{asked.tr}__{asked.p}__{asked.c}"
         if not model.is_dir():
-            raise ValueError(f"{model} does not exist. {_trained(dataset)}")
+            raise ValueError(f"{model} does not exist. {_trained(dataset, model.name)}")
     if lacking := [fold for fold in asked.f if not (model / f"fold_{fold}" / asked.chk).is_file()]:
-        raise ValueError(
-            f"{model.name} has no {asked.chk} of fold {', '.join(lacking)}. {_trained(model.parent)}"
-        )
+        there = "\n".join(["There are:", *_options(model)])
+        raise ValueError(f"{model.name} has no {asked.chk} of fold {', '.join(lacking)}. {there}")
 
 
-def _trained(dataset: Path) -> str:
-    """The options for what was trained of a dataset, a line each."""
-    lines = []
-    for model in sorted(path for path in dataset.iterdir() if path.name.count("__") == 2):
+def _trained(dataset: Path, asked: str) -> str:
+    """The options for what was trained of a dataset, a line each; what resembles `asked` first."""
+    names = sorted(path.name for path in dataset.iterdir() if path.name.count("__") == 2)
+    near = closest(asked, names)
+    lines = [
+        line
+        for name in (*near, *(name for name in names if name not in near))
+        for line in _options(dataset / name)
+    ]
+    if not lines:
+        return "Nothing was trained to a checkpoint there yet."
+    more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join(["Trained there are:", *lines[:SHOWN], *more])
+
+
+def _options(model: Path) -> list[str]:
+    """The options for the folds of a model, a line for each kind of checkpoint that some of them have."""
+    if model.name.count("__") == 2:
         trainer, plans, configuration = model.name.split("__")
-        for checkpoint in ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"):
-            folds = sorted(file.parent.name[5:] for file in model.glob(f"fold_*/{checkpoint}"))
-            if folds:
-                chk = "" if checkpoint == "checkpoint_final.pth" else f" -chk {checkpoint}"
-                lines.append(f"  -tr {trainer} -p {plans} -c {configuration} -f {' '.join(folds)}{chk}")
-                break
-    return (
-        "\n".join(["Trained there are:", *lines])
-        if lines
-        else "Nothing was trained to a checkpoint there yet."
-    )
+        names = f"-tr {trainer} -p {plans} -c {configuration}"
+    else:
+        names = f"-m {model}"
+    lines = []
+    done: set[str] = set()
+    for checkpoint in ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"):
+        folds = {file.parent.name[5:] for file in model.glob(f"fold_*/{checkpoint}")} - done
+        done |= folds
+        if folds:
+            chk = "" if checkpoint == "checkpoint_final.pth" else f" -chk {checkpoint}"
+            lines.append(f"  {names} -f {' '.join(sorted(folds))}{chk}")
+    return lines

@@ -63,6 +63,7 @@ def quickstart(args: argparse.Namespace) -> int:
         read_description(args.data.resolve())
     if args.trainer is not None:
         check_trainer(args.trainer)
+    say("loading PyTorch")
     from nnunet_mamba.quickstart import DEMO_TRAINER, ChildFailedError, Settings, run_quickstart
 
     device = default_device() if args.device == "auto" else args.device
@@ -81,12 +82,14 @@ def check_trainer(name: str) -> None:
     look nowhere else; it takes seconds to say so itself."""
     from nnunet_mamba.catalogue import no_trainer, trainer_names
     from nnunet_mamba.host import trainer_folder
+    from nnunet_mamba.registration import SHIM_NAME
     from nnunet_mamba.running.command import EXTERNAL
 
     if name in trainer_names() or os.environ.get(EXTERNAL):
         return
-    files = trainer_folder().rglob("*.py")
-    if not any(re.search(rf"^class {re.escape(name)}\b", file.read_text(), re.MULTILINE) for file in files):
+    others = (file for file in trainer_folder().rglob("*.py") if file.stem != SHIM_NAME)
+    may_have_it = re.compile(rf"^class {re.escape(name)}\b|import \*", re.MULTILINE)
+    if not any(may_have_it.search(file.read_text(encoding="utf-8", errors="replace")) for file in others):
         raise ValueError(f"--trainer: {no_trainer(name)} (Those of others are found by {EXTERNAL}.)")
 
 

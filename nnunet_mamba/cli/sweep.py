@@ -62,7 +62,7 @@ def sweep(args: argparse.Namespace) -> int:
     }
     if first not in verbs:
         if rest:
-            raise ValueError(f"expected one study, or one of {', '.join(verbs)}; got {' '.join(args.words)}.")
+            raise ValueError(f"expected one study, or `sweep status STUDY`; got {' '.join(args.words)}.")
         return study(args, Path(first))
     n, verb = verbs[first]
     if n not in (len(rest), -1):
@@ -90,10 +90,11 @@ def study(args: argparse.Namespace, file: Path) -> int:
     cores = args.cores or usable_cpus()
     _refuse_what_cannot_run(frozen, gpus, cores, args)
     refuse_strangers(frozen)
+    lock = JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_complain)
     if args.dry_run:
+        lock.check()
         print(f"a run would do {len(todo)} of {len(table)} jobs -> {frozen.out}")
         return 0
-    lock = JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_complain)
     with lock:
         drop_void_stamps(frozen)
         frozen.write()

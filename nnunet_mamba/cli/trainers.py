@@ -28,13 +28,14 @@ def add(commands: Any) -> None:
 
 
 def trainers(args: argparse.Namespace) -> int:
-    from nnunet_mamba.catalogue import NETWORKS, TRAINERS, no_trainer
+    from nnunet_mamba.catalogue import NETWORKS, PREFIX, TRAINERS, no_trainer
 
     exact = [row for row in TRAINERS if args.word in row.names()]
     named = {row: (row.name, row.network, *network_words(NETWORKS[row.network])) for row in TRAINERS}
     found = (
         exact
         or [row for row, words in named.items() if has_word(words, args.word)]
+        or [row for row in TRAINERS if PREFIX + args.word in row.names()]
         or [row for row in TRAINERS if has_word([row.recipe], args.word)]
     )
     if not found:
@@ -59,7 +60,7 @@ def axes_text(axes: Sequence[int]) -> str:
 
 def has_word(texts: Iterable[str], word: str) -> bool:
     """Whether a text has the word, whatever their case, hyphens and underscores."""
-    return any(_plain(word) in _plain(text) for text in texts)
+    return not word or (_plain(word) != "" and any(_plain(word) in _plain(text) for text in texts))
 
 
 def _plain(text: str) -> str:

@@ -152,7 +152,7 @@ class FaultyDatasetError(ValueError):
         counts = Counter(fault.kind for fault in self.faults)
         head = ", ".join(f"{n} {kind}" for kind, n in counts.items())
         lines = [f"faults in the data ({head}):", *summary(self.faults)]
-        if listing is not None and len(lines) <= len(self.faults):
+        if listing is not None and max(counts.values(), default=0) > SHOWN_OF_A_KIND:
             lines.append(f"  all are in {listing}")
         super().__init__("\n".join(lines))
 

@@ -151,6 +151,8 @@ def find_runs(
         return _of_model(folder, places)
     if FOLD.fullmatch(folder.name):
         folder = folder / "validation"
+    if folds is not None and origin.fold and origin.fold not in folds:
+        raise ValueError(f"{folder} is of fold {origin.fold}, and only {', '.join(folds)} should be scored.")
     if folder.name == "validation" and FOLD.fullmatch(folder.parent.name):
         return _of_fold(folder, places)
     if folder.name.startswith(CROSSVAL):

@@ -17,7 +17,7 @@ def default_sizes(patch: Sequence[int]) -> dict[str, Any]:
     Every axis is halved until it has fewer than 8 voxels, the last one alone fewer than 12, and the features
     are doubled. ValueError for patches of other than 2 or 3 axes, or that cannot be halved.
     """
-    grid = list(patch)
+    grid = [int(size) for size in patch]
     strides = [(1,) * len(grid)]
     while steps := _halving(grid):
         strides.append(steps)
@@ -31,7 +31,7 @@ def default_sizes(patch: Sequence[int]) -> dict[str, Any]:
         "features_per_stage": default_features(len(strides), len(grid)),
         "strides": strides,
         "kernel_sizes": [(3,) * len(grid)] * len(strides),
-        "patch_size": tuple(patch),
+        "patch_size": tuple(int(size) for size in patch),
     }
 
 

@@ -165,7 +165,7 @@ def create_network(
     """
     config = row_of(name)
     if not isinstance(config, FixedConfig) and features_per_stage is strides is kernel_sizes is None:
-        default = default_sizes(patch_size or PATCH)
+        default = default_sizes(PATCH if patch_size is None else patch_size)
         features_per_stage, strides = default["features_per_stage"], default["strides"]
         kernel_sizes, patch_size = default["kernel_sizes"], default["patch_size"]
     sizes = Sizes(

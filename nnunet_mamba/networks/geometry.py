@@ -131,7 +131,8 @@ def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
     if sizes.patch_size is not None and len(sizes.patch_size) != config.ndim:
         raise ValueError(
             f"This network works in {config.ndim}D, but patch_size is {list(sizes.patch_size)}; "
-            f"use nnU-Net's configuration {'2d' if config.ndim == 2 else '3d_fullres'}."
+            f"give {config.ndim} numbers, or use nnU-Net's configuration "
+            f"{'2d' if config.ndim == 2 else '3d_fullres'}."
         )
     return features
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nnunet_mamba.catalogue import FAMILY, NO_SSM
 from nnunet_mamba.estimate.estimate import estimate_network
 from nnunet_mamba.estimate.profile import Profile
 from nnunet_mamba.networks.config import FixedConfig
@@ -116,6 +117,8 @@ def rows(
 
 def _row(name: str, resolved: Mapping[str, Any], channels: int, classes: int, profile: Profile) -> Row:
     sizes = {"input_channels": channels, "num_classes": classes, "patch_size": tuple(resolved["patch_size"])}
+    if (axes := _axes(name)) and len(resolved["patch_size"]) not in axes:
+        return Row(name, refusal=f"This network works in {' and '.join(f'{n}D' for n in axes)} only")
     try:
         network = _build(name, resolved, channels, classes)
         result = estimate_network(network, sizes, batch=resolved["batch_size"], profile=profile)
@@ -124,6 +127,12 @@ def _row(name: str, resolved: Mapping[str, Any], channels: int, classes: int, pr
         return Row(name, refusal=str(error).splitlines()[0].split(". ")[0])
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return Row(name, parameters, sum(result.memory_bytes.values()), len(result.outputs))
+
+
+def _axes(name: str) -> tuple[int, ...]:
+    """The numbers of axes that a network of this package takes, also as its paper's without SSM."""
+    network = FAMILY.get(name.removesuffix(NO_SSM))
+    return network.axes if network else ()
 
 
 def _build(name: str, resolved: Mapping[str, Any], channels: int, classes: int) -> nn.Module:

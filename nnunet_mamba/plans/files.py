@@ -18,7 +18,7 @@ def dataset_folder(dataset: str) -> Path:
     ValueError if nnU-Net's variable is not set, or if there is no such folder, or more than one.
     """
     remedy = f"nnUNetv2_extract_fingerprint -d {dataset} makes it."
-    return folders.dataset_folder("nnUNet_preprocessed", dataset, remedy)
+    return folders.find_dataset("nnUNet_preprocessed", dataset, remedy)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

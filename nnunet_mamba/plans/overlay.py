@@ -128,13 +128,13 @@ def _choose(own: Mapping[str, Any], template: Template, name: str, *, fit_images
     if "patch_size" not in pinned:
         return Choice(patch, batch, deepcopy(own["architecture"]))
     require_sizes(own["architecture"]["arch_kwargs"])
-    within = _within_image(patch, own)
-    fitted = _replanned(Choice(within, batch, own["architecture"]), own["spacing"])
-    if fit_images and within != patch:
-        return replace(fitted, notes=(f"patch {list(patch)} -> {list(fitted.patch)}, as the images are",))
+    within, warning = _within_image(patch, own), ""
     filled = prod(within) / prod(patch)
-    warning = ""
+    if fit_images and within != patch:
+        fitted = _replanned(Choice(within, batch, own["architecture"]), own["spacing"])
+        return replace(fitted, notes=(f"patch {list(patch)} -> {list(fitted.patch)}, as the images are",))
     if filled < HALF:
+        fitted = _replanned(Choice(within, batch, own["architecture"]), own["spacing"])
         image = "x".join(str(round(size)) for size in own["median_image_size_in_voxels"])
         warning = (
             f"the template's patch of {'x'.join(map(str, patch))} dwarfs the images: the median one, {image} "

@@ -1,6 +1,6 @@
 """nnU-Net's commands as a user would type them, and the variables they need."""
 
-from nnunet_mamba.cpu import usable_cpus
+from nnunet_mamba.cpu import passive_waiting, usable_cpus
 from nnunet_mamba.quickstart.workspace import FOLD, Settings, Workspace
 from nnunet_mamba.running.command import EXTERNAL, PROGRESS, Command, dataset_id, n_processes, trainer_folders
 
@@ -15,6 +15,7 @@ def shared_variables(workspace: Workspace) -> dict[str, str]:
         "nnUNet_def_n_proc": str(n_processes()),
         "nnUNet_compile": "f",  # compiling takes longer than a demo gains
         PROGRESS: "5",
+        **passive_waiting(),
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_mamba.catalogue import no_trainer, trainer_names
+from nnunet_mamba.catalogue import NOT_FOUND, no_trainer, trainer_names
 from nnunet_mamba.cpu import usable_cpus
 from nnunet_mamba.resources import resource_dir
 
@@ -63,7 +63,7 @@ def ask_for_trainer(name: str, variables: Mapping[str, str]) -> None:
     environment = {**os.environ, **variables}
     asked = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     if asked.returncode != 0:
-        if name not in trainer_names() and "Could not find" in asked.stderr:
+        if name not in trainer_names() and NOT_FOUND in asked.stderr:
             raise ValueError(f"--trainer {name} cannot be used; nnU-Net does not find it. {no_trainer(name)}")
         reason = asked.stderr.strip().splitlines()[-1]
         raise ValueError(f"--trainer {name} cannot be used; nnU-Net says: {reason}")

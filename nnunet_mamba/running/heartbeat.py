@@ -52,4 +52,7 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._closed.wait(max(0.0, self._said_at + self.every_s - time.monotonic())):
             if time.monotonic() - self._said_at >= self.every_s:
-                self(f"      ... {self.doing}: {duration(time.monotonic() - self._since)}")
+                try:
+                    self(f"      ... {self.doing}: {duration(time.monotonic() - self._since)}")
+                except OSError:
+                    return  # nobody listens any more, as the work itself will notice

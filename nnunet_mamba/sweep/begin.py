@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nnunet_mamba.cpu import passive_waiting
 from nnunet_mamba.running.command import EXTERNAL, n_processes, trainer_folders
 from nnunet_mamba.suggestions import unknown
 from nnunet_mamba.sweep.frozen import Frozen, freeze
@@ -26,6 +27,7 @@ def begin(file: Path, *, adopt: bool = False, seed: int | None = None) -> Frozen
     folders = os.pathsep.join([*map(str, study.trainers_from), trainer_folders()])
     variables = {name: str(path) for name, path in study.folders.items()}
     variables |= {EXTERNAL: folders, "nnUNet_def_n_proc": str(n_processes())}
+    variables |= passive_waiting()
     names = [method.trainer for method in study.methods]
     trainers = describe_trainers(names, folders, study.out / "trainers.json")
     _refuse_deaf(study, trainers)

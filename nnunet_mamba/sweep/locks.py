@@ -93,13 +93,22 @@ class JobLock:
             owner = read_owner(self.file)
             if owner is None:
                 continue  # given back in this moment
-            if alive(self.file, owner) and not ended_with_its_job(self.file, owner):
-                raise LockedError(
-                    f"{self.owner.job} is at work already: {owner}. Wait for it or stop it. If you are sure "
-                    f"that it is dead, remove {self.file}"
-                )
+            self._refuse_living(owner)
             if self._take_over(owner):
                 return
+
+    def check(self) -> None:
+        """Raise LockedError if somebody holds the lock, without taking it."""
+        owner = read_owner(self.file)
+        if owner is not None:
+            self._refuse_living(owner)
+
+    def _refuse_living(self, owner: Owner) -> None:
+        if alive(self.file, owner) and not ended_with_its_job(self.file, owner):
+            raise LockedError(
+                f"{self.owner.job} is at work already: {owner}. Wait for it or stop it. If you are sure that "
+                f"it is dead, remove {self.file}"
+            )
 
     def _create(self) -> bool:
         self.file.parent.mkdir(parents=True, exist_ok=True)

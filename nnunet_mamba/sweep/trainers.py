@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nnunet_mamba
-from nnunet_mamba.catalogue import no_trainer, trainer_names
+from nnunet_mamba.catalogue import NOT_FOUND, no_trainer
 from nnunet_mamba.running.command import EXTERNAL
 from nnunet_mamba.writing import write_json
 
@@ -28,15 +28,15 @@ def describe_trainers(names: Iterable[str], folders: str, cache: Path) -> dict[s
     if not set(names) <= set(known):
         known = _asked(names, folders)
         write_json(cache, {"state": state, "trainers": known})
-    faults = [f"{name}: {_hint(name)}{known[name]['error']}" for name in names if "error" in known[name]]
+    faults = [f"{name}: {_fault(name, known[name]['error'])}" for name in names if "error" in known[name]]
     if faults:
         raise ValueError("nnU-Net cannot use these trainers:\n  " + "\n  ".join(faults))
     return {name: json.dumps(known[name], sort_keys=True) for name in names}
 
 
-def _hint(name: str) -> str:
-    """What of our trainers may be meant, for a name that is none of ours."""
-    return "" if name in trainer_names() else f"{no_trainer(name)} "
+def _fault(name: str, error: object) -> str:
+    """What nnU-Net met; for a name that it does not find, what may be meant."""
+    return f"nnU-Net does not find it. {no_trainer(name)}" if NOT_FOUND in str(error) else str(error)
 
 
 def _asked(names: Sequence[str], folders: str) -> dict[str, dict[str, object]]:

@@ -17,7 +17,7 @@ import sys
 from itertools import chain
 from typing import Any
 
-from nnunet_mamba.catalogue import PREFIX, no_trainer
+from nnunet_mamba.catalogue import NOT_FOUND, no_trainer
 from nnunet_mamba.host import version_fault
 
 if _fault := version_fault():
@@ -43,14 +43,18 @@ globals().update(_members)  # as attributes of this module nnU-Net finds them, a
 __all__ = list(_members)
 
 
+_looked_for: set[str] = set()
+
+
 def __getattr__(name: str) -> Any:
     """Remember what nnU-Net looks for here in vain: if its search fails, a suggestion follows its error."""
-    if name.startswith(PREFIX):
+    if not name.startswith("_") and name not in _looked_for:
+        _looked_for.add(name)
         atexit.register(_suggest, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _suggest(name: str) -> None:
     error = getattr(sys, "last_value", None)  # what ended the program, if that was an error
-    if isinstance(error, RuntimeError) and name in str(error):
+    if isinstance(error, RuntimeError) and str(error).startswith(f"{NOT_FOUND} {name} "):
         sys.stderr.write(f"\nnnunet_mamba: {no_trainer(name)}\n")

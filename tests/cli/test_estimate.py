@@ -59,7 +59,7 @@ def test_cuda_is_said_to_be_unmeasured(capsys, plans_file):
     ("arguments", "complaint"),
     [
         (["--network", "munet"], "Unknown network 'munet'. Did you mean mm_unet"),
-        ([], "expected plans and --network NAME"),
+        ([], "--network is missing"),
         (
             ["--network", "nnunet", "--configuration", "lowres"],
             "Unknown configuration of these plans 'lowres'",

@@ -71,6 +71,13 @@ def test_every_verb_has_a_help_that_says_what_it_does(capsys, verb):
     assert len(said.split("\n\n")[1]) > 30  # a description
 
 
+def test_help_is_a_verb_too(capsys):
+    for words in (["help"], ["help", "plans"]):
+        with pytest.raises(SystemExit, match="0"):
+            main(words)
+        assert capsys.readouterr().out.startswith(f"usage: nnunet-mamba {''.join(words[1:])}")
+
+
 def test_its_version_is_the_packages(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])

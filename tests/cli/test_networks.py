@@ -46,6 +46,8 @@ def test_plans_are_named_by_dataset_or_file(capsys, plans_file, tmp_path, monkey
     monkeypatch.setenv("nnUNet_preprocessed", str(folder.parent))
     for variable in ("nnUNet_raw", "nnUNet_results"):
         monkeypatch.delenv(variable, raising=False)
+    outside = tmp_path / "copy" / "Dataset004_Tiny"
+    outside.mkdir(parents=True)
     given = {
         "number": "4",
         "name": "Dataset004_Tiny",
@@ -56,6 +58,8 @@ def test_plans_are_named_by_dataset_or_file(capsys, plans_file, tmp_path, monkey
     assert "3d_fullres of nnUNetPlans.json, 1 -> 3 channels" in capsys.readouterr().out
     assert main(["estimate", given, "--network", "nnunet"]) == 0
     assert main(["plans", "check", given, "--network", "nnunet"]) == 0
+    assert main(["networks", "mm", "--plans", str(outside)]) == 2  # not the dataset of that name
+    assert f"{outside} does not lie in {folder.parent}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

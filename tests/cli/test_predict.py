@@ -40,25 +40,43 @@ def test_what_is_there_is_not_complained_about(trained):
     check_request(words({**trained, "-d": "Dataset004_Hippocampus", "-chk": "checkpoint_best.pth"}))
 
 
+OF_OURS = [
+    "  -tr nnUNetTrainerMMUNet -p nnUNetPlans -c 3d_fullres -f 0 1",
+    "  -tr nnUNetTrainerMMUNet -p nnUNetPlans -c 3d_fullres -f 2 -chk checkpoint_latest.pth",
+]
+OF_ANOTHER = ["  -tr nnUNetTrainer -p nnUNetPlans -c 2d -f 0 -chk checkpoint_best.pth"]
+
+
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "said", "lines"),
     [
-        ({"-tr": "nnUNetTrainerMMUnet"}, "nnUNetTrainerMMUnet__nnUNetPlans__3d_fullres does not exist"),
-        ({"-c": "3d_lowres"}, f"{OURS[:-10]}3d_lowres does not exist"),
-        ({"-p": "otherPlans"}, "nnUNetTrainerMMUNet__otherPlans__3d_fullres does not exist"),
-        ({"-f": "0 2"}, f"{OURS} has no checkpoint_final.pth of fold 2."),
-        ({"-f": "0 1 2 3 4"}, f"{OURS} has no checkpoint_final.pth of fold 2, 3, 4."),
-        ({"-chk": "final.pth"}, f"{OURS} has no final.pth of fold 0."),
+        (
+            {"-tr": "nnUNetTrainerMMUnet"},
+            "nnUNetTrainerMMUnet__nnUNetPlans__3d_fullres does not exist",
+            OF_OURS + OF_ANOTHER,
+        ),
+        ({"-c": "3d_lowres"}, f"{OURS[:-10]}3d_lowres does not exist", OF_OURS + OF_ANOTHER),
+        ({"-tr": "nnUNetTrainer"}, "nnUNetTrainer__nnUNetPlans__3d_fullres does not exist", None),
+        ({"-f": "0 2"}, f"{OURS} has no checkpoint_final.pth of fold 2.", OF_OURS),
+        ({"-f": "0 1 2 3 4"}, f"{OURS} has no checkpoint_final.pth of fold 2, 3, 4.", OF_OURS),
+        ({"-chk": "final.pth"}, f"{OURS} has no final.pth of fold 0.", OF_OURS),
     ],
 )
-def test_what_was_trained_is_told_as_options(trained, capsys, changes, said):
+def test_what_was_trained_is_told_as_options(trained, capsys, changes, said, lines):
     assert main(["predict", *words({**trained, **changes})]) == 2
-    first, *lines = capsys.readouterr().err.splitlines()
-    assert said in first and first.endswith("Trained there are:")
-    assert lines == [
-        "  -tr nnUNetTrainerMMUNet -p nnUNetPlans -c 3d_fullres -f 0 1",
-        "  -tr nnUNetTrainer -p nnUNetPlans -c 2d -f 0 -chk checkpoint_best.pth",
-    ]
+    first, *told = capsys.readouterr().err.splitlines()
+    assert said in first and first.endswith((" Trained there are:", " There are:"))
+    assert told == lines if lines else sorted(told) == sorted(OF_OURS + OF_ANOTHER)
+
+
+def test_of_many_the_most_alike_come_first_and_the_rest_is_counted(trained, tmp_path, capsys):
+    for n in range(20):
+        file = f"nnUNetTrainerOther{n}__nnUNetPlans__2d/fold_0/checkpoint_final.pth"
+        (tmp_path / "results" / "Dataset004_Hippocampus" / file).parent.mkdir(parents=True)
+        (tmp_path / "results" / "Dataset004_Hippocampus" / file).touch()
+    assert main(["predict", *words({**trained, "-tr": "nnUNetTrainerMMUnet"})]) == 2
+    _, *told = capsys.readouterr().err.splitlines()
+    assert told[:2] == OF_OURS and len(told) == 9 and told[-1] == "  and 15 more"
 
 
 @pytest.mark.parametrize(

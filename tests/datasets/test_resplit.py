@@ -189,7 +189,7 @@ def test_a_file_that_is_no_split(raw, tmp_path, capsys, text):
 
 def test_a_dataset_is_found_by_its_number(raw):
     assert dataset_name("27") == dataset_name("027") == dataset_name(DATASET) == DATASET
-    with pytest.raises(ValueError, match="found none"):
+    with pytest.raises(ValueError, match="there are Dataset027_ACDC"):
         dataset_name("28")
     with pytest.raises(ValueError, match="expected Dataset###_Name"):
         dataset_name("ACDC")

@@ -73,6 +73,8 @@ def test_one_fold_is_enough_if_it_alone_is_asked_for(places):
     assert missing == [f"{OTHER}: fold_0 is missing"]
     runs, missing = find_runs(results / MODEL, raw, preprocessed, folds=["7"])
     assert runs == [] and missing == [f"{MODEL}: fold_7 is missing"]
+    with pytest.raises(ValueError, match="is of fold 1, and only 0 should be scored"):
+        find_runs(results / MODEL / "fold_1", raw, preprocessed, folds=["0"])
 
 
 def test_a_fold_without_validation_is_named_with_the_command(places):

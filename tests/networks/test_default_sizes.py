@@ -1,5 +1,6 @@
 """Networks without plans: nnU-Net's default sizes, and a place in other people's pipelines."""
 
+import numpy as np
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
@@ -48,7 +49,7 @@ def test_every_network_can_be_made_by_its_name_alone(name):
     assert sum(p.numel() for p in network.parameters()) > 1e6
 
 
-@pytest.mark.parametrize("name", ["mm_unet", "umamba_bot", "mamba_multi", "nnunet"])
+@pytest.mark.parametrize("name", ["mm_unet", "umamba_bot", "umamba_enc", "mamba_multi", "nnunet"])
 @pytest.mark.parametrize("patch", [(16, 16, 32), (18, 20, 17)], ids=str)
 def test_monai_slides_a_window_over_a_volume(name, patch):
     """Also one that the strides do not divide: it is padded within."""
@@ -58,6 +59,22 @@ def test_monai_slides_a_window_over_a_volume(name, patch):
     with torch.inference_mode():
         logits = sliding_window_inference(volume, patch, 1, network, overlap=0.25)
     assert logits.shape == (1, 3, 20, 24, 33) and logits.isfinite().all()
+
+
+def test_monai_slides_a_window_over_a_picture():
+    """A network of its own topology, smaller than its paper's."""
+    small = {"features_per_stage": [8, 16, 32, 64], "patch_size": (32, 48)}
+    network = create_network("vm_unet", input_channels=1, num_classes=2, **small).eval()
+    with torch.inference_mode():
+        logits = sliding_window_inference(torch.randn(1, 1, 50, 70), (32, 48), 2, network)
+    assert logits.shape == (1, 2, 50, 70)
+
+
+def test_a_patch_may_be_an_array():
+    sizes = {"input_channels": 1, "num_classes": 2}
+    with torch.device("meta"):
+        given = [create_network("mm_unet", **sizes, patch_size=p) for p in ([16, 16], np.array([16, 16]))]
+    assert len({len(list(network.parameters())) for network in given}) == 1
 
 
 def test_in_2d_the_patch_says_so():

@@ -2,6 +2,8 @@
 
 import time
 
+import pytest
+
 from nnunet_mamba.running.heartbeat import Heartbeat
 
 
@@ -29,11 +31,20 @@ def test_what_is_said_passes_on_and_needs_no_addition():
 
 def test_an_error_ends_it_too():
     said: list[str] = []
-    try:
-        with Heartbeat(said.append, every_s=0.05):
-            raise KeyError
-    except KeyError:
-        pass
+    with pytest.raises(KeyError), Heartbeat(said.append, every_s=0.05):
+        time.sleep(0.2)
+        raise KeyError
     n = len(said)
+    assert n >= 1
     time.sleep(0.15)
     assert len(said) == n
+
+
+def test_where_nobody_listens_it_falls_silent(recwarn):
+    def broken(text: str) -> None:
+        raise BrokenPipeError
+
+    with Heartbeat(broken, every_s=0.02) as heartbeat:
+        time.sleep(0.1)
+        assert not heartbeat._thread.is_alive()
+    assert not list(recwarn)  # pytest tells of errors in threads

@@ -49,3 +49,9 @@ def test_without_a_gpu_torch_and_torchvision_come_first_and_from_one_index(run):
         "python -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
     )
     assert installed == f"python -m pip install --editable {SCRIPT.parents[1]}"
+
+
+def test_another_build_of_torch_is_refused(run):
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        run(TORCH="CPU")
+    assert refused.value.returncode == 2 and "TORCH is 'CPU'; expected cpu" in refused.value.stderr

@@ -36,7 +36,9 @@ def describe(monkeypatch):
         known = {"settings": {}, "recipe": "nnU-Net's"}
         of = {
             "Nobody": {"error": "no such class"},
-            "MMUnet": {"error": "no such class"},
+            "MMUnet": {
+                "error": "RuntimeError: Could not find requested nnunet trainer nnUNetTrainerMMUnet in"
+            },
             "Stock": {"nnunetv2": "2.8.1"},
         }
         return {name: next((d for part, d in of.items() if part in name), known) for name in names}

@@ -19,6 +19,7 @@ from nnunet_mamba.trainers import guarded_trainer, nnUNetTrainerMMUNet, nnUNetTr
 from nnunet_mamba.trainers.recipe_trainer import deep_supervision_weights
 from nnunet_mamba.trainers.variants import variant
 
+BASELINES = ("SegResNet", "UNETR", "SwinUNETR", "SwinUNETRv2", "MedNeXtS")
 FULL = (
     "nnUNetTrainerMMUNet",
     "nnUNetTrainerUMambaBot",
@@ -270,7 +271,7 @@ def test_the_demo_saves_often_enough_to_be_interrupted(make_trainer):
 
 
 @pytest.mark.parametrize(
-    "name", ["MMUNet", "UMambaBotNoSSM", "VMUNet", "VMUNetPaper", "SegMamba", "SegResNet", "Control"]
+    "name", [*("MMUNet", "UMambaBotNoSSM", "VMUNet", "VMUNetPaper", "SegMamba", "Control"), *BASELINES]
 )
 def test_every_kind_of_trainer_has_a_smoke_test_of_few_steps_on_small_patches(make_trainer, make_plans, name):
     plans = make_plans(4, patch=(80, 96, 80), features=32)
@@ -284,6 +285,8 @@ def test_every_kind_of_trainer_has_a_smoke_test_of_few_steps_on_small_patches(ma
     )
     assert prod(trainer.configuration_manager.patch_size) <= 40960
     assert trainer.configuration_manager.batch_size <= 8  # a paper's batch of 32 would take a minute a step
+    managers = trainer.plans_manager, trainer.configuration_manager
+    trainer.build_network_architecture(*managers, 1, 3, enable_deep_supervision=False)
 
 
 def test_a_smoke_test_validates_the_smallest_case_alone_and_with_one_exporter(make_runnable, monkeypatch):
