@@ -18,12 +18,12 @@ if [[ ! ${TORCH:-} =~ ^(cpu)?$ ]]; then
 fi
 if [[ ! -x $venv/bin/nnunet-mamba ]]; then
   if [[ ${TORCH:-} == cpu ]]; then
-    echo "Installing PyTorch without CUDA, then nnunet_mamba with nnU-Net: about 0.7 GB to download"
+    echo "Installing PyTorch without CUDA, then nnunet_mamba with nnU-Net: about 0.6 GB to download"
     # torchvision, which nnU-Net needs, must come from where torch comes from: others look for CUDA
     "$venv/bin/python" -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu
   else
-    echo "Installing nnunet_mamba with nnU-Net and PyTorch: on Linux, with CUDA, about 3 GB to download" \
-      "(TORCH=cpu $0 takes 0.7 GB, without CUDA)"
+    echo "Installing nnunet_mamba with nnU-Net and PyTorch: on Linux, with CUDA, about 3.4 GB to download" \
+      "(TORCH=cpu $0 takes 0.6 GB, without CUDA)"
   fi
   "$venv/bin/python" -m pip install --editable "$checkout"
 fi

@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
-    parser = _parser(words[0] if words else "")
+    parser, chosen = _parsers(words[0] if words else "")
     if not words:
         parser.print_help()
         return 0
     args, others = parser.parse_known_args(words)
     if others and "others" not in args:
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+        chosen.error(f"unrecognized arguments: {' '.join(others)}")
     args.others = others  # for a verb that passes them on
     try:
         return args.run(args)
@@ -72,8 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser(verb: str) -> Parser:
-    """Knows the options of `verb` alone, or else the names of all: their modules are not imported in vain."""
+def _parsers(verb: str) -> tuple[Parser, Parser]:
+    """The parser of everything, and that of `verb` within it, or itself again if there is no such verb.
+
+    It has the options of this verb alone, or the names of all: no module is imported in vain.
+    """
     parser = Parser(
         prog="nnunet-mamba",
         description="Mamba networks for stock nnU-Net v2.",
@@ -86,10 +89,10 @@ def _parser(verb: str) -> Parser:
         import_module(f"nnunet_mamba.cli.{module}").add(commands)
         chosen = commands.choices[verb]
         chosen.description = chosen.description or f"{text[0].upper()}{text[1:]}."
-    else:
-        for name, (_, text) in VERBS.items():
-            commands.add_parser(name, help=text)
-    return parser
+        return parser, chosen
+    for name, (_, text) in VERBS.items():
+        commands.add_parser(name, help=text)
+    return parser, parser
 
 
 def require_files(files: Sequence[Path], what: str) -> None:

@@ -47,6 +47,10 @@ def estimate(args: argparse.Namespace) -> int:
     if args.network is None:
         raise ValueError("--network is missing; `nnunet-mamba networks` lists them.")
     check_network(args.network)
+    if min(1 if args.batch is None else args.batch, *(args.patch or [1])) < 1:
+        raise ValueError(
+            f"--batch and --patch must be positive, got batch {args.batch} and patch {args.patch}."
+        )
     check_device(args.device)
     path = plans_file(args.plans)
     plans = read_plans(path)
@@ -83,8 +87,9 @@ def _job(args: argparse.Namespace, plans: dict, path: Path) -> tuple[dict[str, A
     channels, classes = channels_and_classes(args, plans, path)
     batch = configuration.batch_size if args.batch is None else args.batch
     patch = sizes["patch_size"] if args.patch is None else tuple(args.patch)
-    if batch < 1 or min(patch) < 1:
-        raise ValueError(f"--batch and --patch must be positive, got batch {batch} and patch {list(patch)}.")
+    if len(patch) != len(sizes["patch_size"]):
+        n = len(sizes["patch_size"])
+        raise ValueError(f"--patch takes {n} numbers for {args.configuration}, got {len(patch)}.")
     return {**sizes, "patch_size": patch, "input_channels": channels, "num_classes": classes}, batch
 
 

@@ -106,8 +106,9 @@ def read_table(file: Path) -> list[Score]:
     import pandas as pd
 
     file = Path(file)
+    is_parquet = _is_parquet(file)
     try:
-        if _is_parquet(file):
+        if is_parquet:
             frame = pd.read_parquet(file)
         else:
             text = {name: str for name in COLUMNS if name not in ("value", "n_voxels")}

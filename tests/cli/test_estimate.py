@@ -64,9 +64,12 @@ def test_cuda_is_said_to_be_unmeasured(capsys, plans_file):
             ["--network", "nnunet", "--configuration", "lowres"],
             "Unknown configuration of these plans 'lowres'",
         ),
-        (["--network", "nnunet", "--patch", "16", "16"], "must agree on 2 or 3 axes"),
+        (["--network", "nnunet", "--patch", "16", "16"], "--patch takes 3 numbers for 3d_fullres, got 2"),
         (["--network", "nnunet", "--patch", "2", "16", "16"], "Patch (2, 16, 16) is too small for 3 stages"),
-        (["--network", "nnunet", "--patch", "0", "16", "16"], "must be positive, got batch 2 and patch [0, "),
+        (
+            ["--network", "nnunet", "--patch", "0", "16", "16"],
+            "must be positive, got batch None and patch [0, ",
+        ),
         (["--network", "nnunet", "--batch", "0"], "must be positive, got batch 0"),
         (
             ["--network", "nnunet", "--device", "tpu"],

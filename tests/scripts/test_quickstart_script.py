@@ -36,7 +36,7 @@ def run(tmp_path):
 
 def test_it_says_what_it_downloads_and_lets_pip_show_its_progress(run):
     said, installed, started = run("--cases", "3")
-    assert "about 3 GB to download" in said and "TORCH=cpu" in said
+    assert "about 3.4 GB to download" in said and "TORCH=cpu" in said
     assert installed == f"python -m pip install --editable {SCRIPT.parents[1]}"
     assert started == "nnunet-mamba quickstart --cases 3"
     assert run() == ["nnunet-mamba quickstart"]  # it is installed now

@@ -261,6 +261,15 @@ def test_the_demo_goes_on_from_its_checkpoint(make_trainer, make_plans, tmp_path
         assert torch.equal(second.network.state_dict()[name], value)
 
 
+def test_the_demo_learns_fast_by_less_momentum_and_a_larger_rate(make_trainer):
+    """Of the same long-run step as nnU-Net's: rate / (1 - momentum) = 1."""
+    trainer = make_trainer(named("nnUNetTrainerUMambaBot_demo"))
+    trainer.initialize()
+    (group,) = trainer.optimizer.param_groups
+    assert (group["momentum"], group["lr"], group["nesterov"]) == (0.9, 0.1, True)
+    assert group["lr"] / (1 - group["momentum"]) == pytest.approx(1e-2 / (1 - 0.99))
+
+
 def test_the_demo_saves_often_enough_to_be_interrupted(make_trainer):
     trainer = make_trainer(named("nnUNetTrainerMMUNet_demo"))
     assert trainer.num_epochs * trainer.num_iterations_per_epoch <= 2000
