@@ -40,6 +40,7 @@ from records import heading, surroundings, write
 from torch import Tensor, nn
 
 from nnunet_mamba import create_network, list_networks
+from nnunet_mamba.cpu import wait_passively
 from nnunet_mamba.estimate.training import nnunets_loss
 from nnunet_mamba.networks.baselines import BASELINES, create_baseline
 from nnunet_mamba.networks.config import FixedConfig
@@ -354,6 +355,7 @@ def main() -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device here.")
     torch.set_num_threads(args.threads)
+    wait_passively()  # in the networks' processes
     load = os.getloadavg()[0]
     rows = compare(args.networks or all_names(args.device), args)
     batch = {"batch": args.batch} if args.batch else {}

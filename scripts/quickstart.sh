@@ -25,6 +25,7 @@ if [[ ! -x $venv/bin/nnunet-mamba ]]; then
     echo "Installing nnunet_mamba with nnU-Net and PyTorch: on Linux, with CUDA, about 3.4 GB to download" \
       "(TORCH=cpu $0 takes 0.6 GB, without CUDA)"
   fi
+  echo "(after the downloads pip unpacks for a minute or two, without a word)"
   "$venv/bin/python" -m pip install --editable "$checkout"
 fi
 exec "$venv/bin/nnunet-mamba" quickstart "$@"

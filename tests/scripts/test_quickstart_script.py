@@ -35,7 +35,7 @@ def run(tmp_path):
 
 
 def test_it_says_what_it_downloads_and_lets_pip_show_its_progress(run):
-    said, installed, started = run("--cases", "3")
+    said, _, installed, started = run("--cases", "3")
     assert "about 3.4 GB to download" in said and "TORCH=cpu" in said
     assert installed == f"python -m pip install --editable {SCRIPT.parents[1]}"
     assert started == "nnunet-mamba quickstart --cases 3"
@@ -43,7 +43,7 @@ def test_it_says_what_it_downloads_and_lets_pip_show_its_progress(run):
 
 
 def test_without_a_gpu_torch_and_torchvision_come_first_and_from_one_index(run):
-    said, torch, installed, _ = run(TORCH="cpu")
+    said, torch, _, installed, _ = run(TORCH="cpu")
     assert "without CUDA" in said
     assert torch == (
         "python -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
