@@ -413,7 +413,7 @@ def test_templates_that_cannot_be_read_are_refused(dataset, tmp_path, capsys, co
 
 def test_a_name_without_rules_is_refused(dataset, capsys):
     assert main(["submit", "isic17", "--images", "x", "--check", "y"]) == 2
-    assert "no rules of a submission for isic17" in capsys.readouterr().err
+    assert "Unknown submission 'isic17'" in capsys.readouterr().err
 
 
 # archives of others

@@ -106,7 +106,7 @@ def test_lengths_of_the_papers(name, epochs):
         ("MambaUNetPaper", 39, 1e-2 * (1 / 40) ** 0.9),
         ("SwinUMambaPaper", 999, 1e-6),
         ("SwinUMambaDPaper", 999, 1e-6),
-        ("MMUNet_demo", 29, 1e-2 * (1 / 30) ** 0.9),
+        ("MMUNet_demo", 19, 1e-1 * (1 / 20) ** 0.9),
     ],
 )
 def test_the_last_epochs_rate_is_what_the_trainer_promises(name, last, expected):
