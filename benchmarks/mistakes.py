@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from records import heading, surroundings, write
+from records import heading, publish, surroundings
 
 MISTAKES = (  # every one is refused; `planned` is a dataset that has plans, and nothing else exists
     "trian",
@@ -93,10 +93,7 @@ def main() -> None:
     table = ["| `nnunet-mamba ...` | seconds | exit | message |", "|---|---|---|---|"]
     table += [f"| `{r['command']}` | {r['seconds']:.2f} | {r['exit']} | {r['message']} |" for r in rows]
     page = "\n".join([f"{heading(record)} Load average {record['load_average']:.1f}.", "", *table, ""])
-    print(page)
-    if args.record:
-        write(args.record, record, page)
-        print(f"-> {args.record}.json, {args.record}.md")
+    publish(record, page, args.record)
 
 
 if __name__ == "__main__":

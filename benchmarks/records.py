@@ -51,3 +51,11 @@ def write(path: Path, record: dict[str, Any], page: str) -> None:
         new = path.with_suffix(f"{suffix}.new")
         new.write_text(text)
         new.replace(path.with_suffix(suffix))
+
+
+def publish(record: dict[str, Any], page: str, path: Path | None) -> None:
+    """Print the page, and write it with its record if there is a path for them."""
+    print(page)
+    if path is not None:
+        write(path, record, page)
+        print(f"-> {path}.json, {path}.md")

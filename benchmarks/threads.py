@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from networks import PLANS
-from records import heading, surroundings, write
+from records import heading, publish, surroundings
 
 from nnunet_mamba import create_network, selective_scan
 from nnunet_mamba.cpu import PASSIVE_WAITING, default_threads, usable_cpus
@@ -139,10 +139,7 @@ def main() -> None:
         f"{heading(record)} Median seconds of a training step, {args.steps} steps in each of "
         f"{args.repeats} processes; load average before: {before:.1f}.\n\n{table(runs)}\n"
     )
-    print(page)
-    if args.record:
-        write(args.record, record, page)
-        print(f"-> {args.record}.json, {args.record}.md")
+    publish(record, page, args.record)
 
 
 if __name__ == "__main__":
