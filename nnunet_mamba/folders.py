@@ -31,9 +31,7 @@ def dataset_name(given: str, places: Iterable[Path] | None = None) -> str:
         raise ValueError(f"{given} does not lie in {', '.join(map(str, places)) or 'a folder of nnU-Net'}.")
     if not given.isdecimal():
         names = {found.name for place in places for found in place.glob("Dataset[0-9][0-9][0-9]_*")}
-        words = {
-            found.partition("_")[2]: found for found in sorted(names)
-        }  # Dataset004_Hippocampus by its word
+        words = {found.partition("_")[2]: found for found in sorted(names)}
         meant = [words[word] for word in closest(given, words)]
         hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
         raise ValueError(

@@ -27,11 +27,11 @@ class Heartbeat:
 
     @property
     def doing(self) -> str:
-        return self._doing
+        return self._work[0]
 
     @doing.setter
     def doing(self, work: str) -> None:
-        self._doing, self._since = work, time.monotonic()
+        self._work = (work, time.monotonic())
 
     def __call__(self, text: str) -> None:
         with self._lock:
@@ -52,7 +52,8 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._closed.wait(max(0.0, self._said_at + self.every_s - time.monotonic())):
             if time.monotonic() - self._said_at >= self.every_s:
+                work, since = self._work
                 try:
-                    self(f"      ... {self.doing}: {duration(time.monotonic() - self._since)}")
+                    self(f"      ... {work}: {duration(time.monotonic() - since)}")
                 except OSError:
                     return  # nobody listens any more, as the work itself will notice
