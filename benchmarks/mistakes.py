@@ -18,7 +18,7 @@ from pathlib import Path
 
 from records import heading, publish, surroundings
 
-MISTAKES = (  # every one is refused; `planned` is a dataset that has plans, and nothing else exists
+MISTAKES = (  # every one is refused; dataset 4 has plans of one configuration, 2d, and nothing is trained
     "trian",
     "register --foo",
     "trainers mmunett",

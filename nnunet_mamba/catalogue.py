@@ -39,16 +39,18 @@ class Trainer:
     recipe: str
     has_demo: bool = False
 
-    def bases(self) -> tuple[str, ...]:
-        """Return its name, those of its twin and of itself without weight decay on the SSM, if it has one."""
-        return (self.name, *(self.name + word for word in (TWIN, NO_DECAY) if NETWORKS[self.network].has_ssm))
+    def endings(self) -> dict[str, tuple[str, ...]]:
+        """Return what may follow its name, that of its twin, and that without weight decay on the SSM."""
+        short = (SMOKE, DEMO) if self.has_demo else (SMOKE,)
+        endings = {self.name: (*LENGTHS, *short)}
+        if NETWORKS[self.network].has_ssm:
+            endings |= {self.name + TWIN: (*LENGTHS, *short), self.name + NO_DECAY: LENGTHS}
+        return endings
 
     def names(self) -> Iterator[str]:
         """Yield the names of this trainer in all lengths and forms."""
-        for base in self.bases():
-            yield from (base, *(base + length for length in LENGTHS))
-            if not base.endswith(NO_DECAY):
-                yield from (base + SMOKE, *([base + DEMO] if self.has_demo else []))
+        for name, endings in self.endings().items():
+            yield from (name, *(name + ending for ending in endings))
 
 
 MM_UNET = "Xie et al., arXiv:2503.17540"
@@ -171,10 +173,8 @@ def check_network(name: str) -> None:
 
 def no_trainer(name: str) -> str:
     """Return the message for a trainer that does not exist."""
-    bases = (base for row in TRAINERS for base in row.bases())
-    base = max((base for base in bases if name.startswith(f"{base}_")), key=len, default=None)
-    if base is not None:
-        forms = [full.removeprefix(base) for full in trainer_names() if full.startswith(base)]
-        forms = [form for form in forms if form in (*LENGTHS, SMOKE, DEMO)]
-        return f"Unknown trainer {name!r}. {base} comes with {', '.join(forms)}."
+    endings = {full: found for row in TRAINERS for full, found in row.endings().items()}
+    begun = max((full for full in endings if name.startswith(f"{full}_")), key=len, default=None)
+    if begun is not None:
+        return f"Unknown trainer {name!r}. {begun} comes with {', '.join(endings[begun])}."
     return unknown("trainer", name, trainer_names(), "nnunet-mamba trainers", PREFIX)

@@ -11,8 +11,8 @@ from golden_files import fill, golden_file
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
-from nnunet_mamba.cli import main
-from nnunet_mamba.foreign import TRAINERS, _network, import_folder, import_weights
+from nnunet_mamba.cli import import_checkpoint, main
+from nnunet_mamba.foreign import NETWORKS, TRAINERS, _network, import_folder, import_weights
 
 PATCH = [64, 64]
 OLD_CONFIGURATION = {  # of nnU-Net 2.1, which the forks are built on; block counts as U-Mamba left them
@@ -344,3 +344,7 @@ def test_a_folder_with_one_broken_fold_is_refused_whole(fork_folder, tmp_path):
     with pytest.raises(ValueError, match=found):
         import_folder(fork_folder, tmp_path / "imported")
     assert [path.name for path in tmp_path.iterdir() if "imported" in path.name] == []
+
+
+def test_the_command_line_names_the_sources_whose_weights_can_be_imported():
+    assert tuple(NETWORKS) == import_checkpoint.SOURCES

@@ -10,12 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-SAMPLE = 3  # files of a folder that a dry run names
-
 if TYPE_CHECKING:
     from nnunet_mamba.datasets.convert import Converted
     from nnunet_mamba.datasets.source import FaultyDatasetError, Source
     from nnunet_mamba.datasets.splits import Split
+
+SAMPLE = 3  # files of a folder that a dry run names
 
 
 def add(commands: Any) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from nnunet_mamba.folders import WHERE_PLANS_ARE, plans_file
 from nnunet_mamba.suggestions import unknown
 
+PLANS_HELP = "a plans file of nnU-Net (.json), or a dataset by its number, name or folder: its nnUNetPlans"
+
 
 def add(commands: Any) -> None:
     p = commands.add_parser("networks", epilog="example: nnunet-mamba networks --plans 4")
@@ -20,8 +22,7 @@ def add(commands: Any) -> None:
 
 def add_plans(p: argparse.ArgumentParser, name: str, **options: Any) -> None:
     """The options that say which plans are meant, and what a network of them takes and gives."""
-    text = "a plans file of nnU-Net (.json), or a dataset by its number, name or folder: its nnUNetPlans"
-    p.add_argument(name, metavar="PLANS", help=text, **options)
+    p.add_argument(name, metavar="PLANS", help=PLANS_HELP, **options)
     p.add_argument("--configuration", default="3d_fullres", help="of the plans (default: 3d_fullres)")
     text = "input channels (default: as in dataset.json beside the plans)"
     p.add_argument("--channels", type=int, help=text)
@@ -57,7 +58,6 @@ def networks(args: argparse.Namespace) -> int:
 def _sizes(args: argparse.Namespace, names: list[str]) -> int:
     path = plans_file(args.plans)
     plans = read_plans(path)
-    check_configuration(plans, args.configuration)
     configuration = configuration_of(plans, args.configuration)
     channels, classes = channels_and_classes(args, plans, path)
     print(f"{args.configuration} of {path.name}, {channels} -> {classes} channels; parameters:")

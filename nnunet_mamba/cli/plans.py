@@ -7,6 +7,7 @@ from typing import Any
 
 from nnunet_mamba.catalogue import check_network
 from nnunet_mamba.cli import show_help, split
+from nnunet_mamba.cli.networks import PLANS_HELP
 from nnunet_mamba.folders import find_dataset, plans_file
 from nnunet_mamba.resources import check_device, template_file, template_names
 
@@ -45,8 +46,7 @@ def add_apply(verbs: Any) -> None:
 
 def add_check(verbs: Any) -> None:
     p = verbs.add_parser("check", help="is a plans file sound, and which networks fit it? 1 if it is not")
-    text = "a plans file of nnU-Net (.json), or a dataset by its number, name or folder: its nnUNetPlans"
-    p.add_argument("plans", metavar="PLANS", help=text)
+    p.add_argument("plans", metavar="PLANS", help=PLANS_HELP)
     p.add_argument("--network", nargs="+", help="only these (default: all), and the plans' own")
     p.add_argument("--configuration", nargs="+", help="only these (default: all)")
     p.add_argument(
