@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunet_mamba.cpu import passive_waiting
 from nnunet_mamba.evaluation import mean_foreground, read_table
 from nnunet_mamba.quickstart import ChildFailedError, Settings, outcome, run_quickstart
 from nnunet_mamba.quickstart.chain import N_PHANTOMS
@@ -101,6 +102,8 @@ def test_what_is_said(bench, with_page):
     assert "epoch 1/1   loss -0.1, validation -0.2   Dice 0.50 nan   2.0 s" in text
     assert "[3/6] train" in text
     assert text.count("export nnUNet_raw") == 1
+    for name, value in passive_waiting().items():  # typed again, the commands are as fast
+        assert f"export {name}={value}" in text
     assert str(bench.out / "report.html") in text
 
 

@@ -8,9 +8,11 @@ import sys
 import pytest
 
 from nnunet_mamba.cli import main
+from nnunet_mamba.cpu import passive_waiting
 from nnunet_mamba.sweep import engine, trainers
 from nnunet_mamba.sweep.frozen import freeze
 from nnunet_mamba.sweep.job import Job
+from nnunet_mamba.sweep.locks import JobLock
 from nnunet_mamba.sweep.records import Layout
 
 FAKE_SBATCH = """#!{python}
@@ -122,6 +124,21 @@ def test_plans_that_somebody_made_are_not_replaced(sweep, tmp_path):
 def test_names_that_nobody_knows_are_refused_before_anything_runs(sweep, changes, message):
     code, _, err = sweep("--dry-run", **changes)
     assert code == 2 and message in err
+
+
+def test_a_dry_run_refuses_a_study_that_is_running_and_leaves_its_lock(sweep, tmp_path):
+    lock = tmp_path / "out" / "locks" / "sweep.lock"
+    with JobLock(lock, job="the sweep", study="another", say=print):
+        code, _, err = sweep("--dry-run")
+        assert code == 2 and "the sweep is at work already" in err and lock.is_file()
+    code, _, _ = sweep("--dry-run")
+    assert code == 0 and not lock.exists()
+
+
+def test_commands_to_be_typed_have_idle_threads_sleep(sweep):
+    _, out, _ = sweep("--emit-commands")
+    for name, value in passive_waiting().items():
+        assert f"{name}={value}" in out
 
 
 def test_a_seed_may_be_given_in_place_of_the_studys(sweep):
