@@ -14,10 +14,10 @@ setup(
     package_dir={f"nnunet_mamba.{name}": name for name in BESIDE},
     package_data={
         "nnunet_mamba": ["py.typed"],
-        "nnunet_mamba.datasets": ["published_splits.json"],
-        "nnunet_mamba.estimate": ["profiles/*.json"],
-        "nnunet_mamba.report": ["published.json"],
-        "nnunet_mamba.sweep": ["Snakefile", "profiles/*/config.yaml"],
+        "nnunet_mamba.study.datasets": ["published_splits.json"],
+        "nnunet_mamba.memory": ["profiles/*.json"],
+        "nnunet_mamba.study.report": ["published.json"],
+        "nnunet_mamba.study.sweep": ["Snakefile", "profiles/*/config.yaml"],
         "nnunet_mamba.plans_templates": ["*.json"],
     },
 )

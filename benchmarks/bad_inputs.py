@@ -1,6 +1,6 @@
 """Every fault that the tests put into a release by hand, and the words in which `convert` tells it.
 
-PYTHONPATH=tests:tests/datasets python benchmarks/bad_inputs.py --record benchmarks/results/bad_inputs
+PYTHONPATH=tests:tests/study/datasets python benchmarks/bad_inputs.py --record benchmarks/results/bad_inputs
 """
 
 from __future__ import annotations

@@ -21,10 +21,10 @@ import numpy as np
 import SimpleITK as sitk
 from records import heading, surroundings, write
 
-from nnunet_mamba.datasets.convert import convert
-from nnunet_mamba.datasets.decathlon import read_decathlon
-from nnunet_mamba.datasets.source import read_description
-from nnunet_mamba.datasets.splits import group_by, make_split
+from nnunet_mamba.study.datasets.convert import convert
+from nnunet_mamba.study.datasets.decathlon import read_decathlon
+from nnunet_mamba.study.datasets.source import read_description
+from nnunet_mamba.study.datasets.splits import group_by, make_split
 
 N_CT = 6
 

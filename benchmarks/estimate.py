@@ -24,12 +24,12 @@ import torch
 from networks import PLANS, arguments, load_the_operators, ndim_of, seconds
 
 from nnunet_mamba import create_network
-from nnunet_mamba.estimate.estimate import estimate
-from nnunet_mamba.estimate.measure import describe
-from nnunet_mamba.estimate.measure_memory import EXACT_MALLOC, peak_bytes
-from nnunet_mamba.estimate.measure_time import LAYERS, Case
-from nnunet_mamba.estimate.profile import Profile, load_profile
-from nnunet_mamba.estimate.training import Training, nnunets_loss, random_batch
+from nnunet_mamba.memory.estimate import estimate
+from nnunet_mamba.memory.measure import describe
+from nnunet_mamba.memory.measure_memory import EXACT_MALLOC, peak_bytes
+from nnunet_mamba.memory.measure_time import LAYERS, Case
+from nnunet_mamba.memory.profile import Profile, load_profile
+from nnunet_mamba.memory.training import Training, nnunets_loss, random_batch
 
 CASES: list[tuple[str, int | str]] = [
     *(

@@ -28,11 +28,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from surface_reference import blobs, reference_metrics
 
-from nnunet_mamba.evaluation.labels import Label
-from nnunet_mamba.evaluation.metrics import METRICS
-from nnunet_mamba.evaluation.pairs import Case, Pair
-from nnunet_mamba.evaluation.protocols import PROTOCOLS
-from nnunet_mamba.evaluation.surfaces import pooled_percentile_mm, weighted_percentile_mm
+from nnunet_mamba.study.evaluation.labels import Label
+from nnunet_mamba.study.evaluation.metrics import METRICS
+from nnunet_mamba.study.evaluation.pairs import Case, Pair
+from nnunet_mamba.study.evaluation.protocols import PROTOCOLS
+from nnunet_mamba.study.evaluation.surfaces import pooled_percentile_mm, weighted_percentile_mm
 
 SPACINGS_MM = ((1.0, 1.0, 1.0), (5.0, 0.8, 0.8), (0.7, 1.3, 2.9))
 GRID = (40, 48, 44)

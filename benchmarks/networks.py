@@ -40,8 +40,8 @@ from records import heading, surroundings, write
 from torch import Tensor, nn
 
 from nnunet_mamba import create_network, list_networks
-from nnunet_mamba.cpu import wait_passively
-from nnunet_mamba.estimate.training import nnunets_loss
+from nnunet_mamba.io.cpu import wait_passively
+from nnunet_mamba.memory.training import nnunets_loss
 from nnunet_mamba.networks.baselines import BASELINES, create_baseline
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import row_of

@@ -100,7 +100,7 @@ def row(dataset: str, planner: str, card_gb: float, plans: dict[str, Any], took_
 
 
 def measure(root: Path, names: list[str], networks: list[str]) -> list[dict[str, Any]]:
-    from nnunet_mamba.estimate.profile import load_profile
+    from nnunet_mamba.memory.profile import load_profile
     from nnunet_mamba.plans.planner import make_plans
 
     profile, rows = load_profile("cuda"), []

@@ -31,7 +31,7 @@ from records import heading, surroundings, write
 from torch import nn
 
 from nnunet_mamba import create_network
-from nnunet_mamba.prediction import BatchedPredictor
+from nnunet_mamba.inference import BatchedPredictor
 
 NETWORKS = ("nnunet", "umamba_bot")
 HIPPOCAMPUS_2D = plan(2, [32, 64, 128, 256], [56, 40], 366, num_classes=3)

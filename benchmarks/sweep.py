@@ -18,10 +18,10 @@ from statistics import median
 
 from records import heading, surroundings, write
 
-from nnunet_mamba.running.command import Command, find_program
-from nnunet_mamba.sweep import engine
-from nnunet_mamba.sweep.frozen import Frozen, freeze
-from nnunet_mamba.sweep.job import Job
+from nnunet_mamba.nnunet.commands import Command, find_program
+from nnunet_mamba.study.sweep import engine
+from nnunet_mamba.study.sweep.frozen import Frozen, freeze
+from nnunet_mamba.study.sweep.job import Job
 
 COMMAND = Command("python", ("-c", "pass"))
 

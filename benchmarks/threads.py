@@ -28,8 +28,8 @@ from networks import PLANS
 from records import heading, publish, surroundings
 
 from nnunet_mamba import create_network, selective_scan
-from nnunet_mamba.cpu import PASSIVE_WAITING, default_threads, usable_cpus
-from nnunet_mamba.estimate.training import Training, random_batch
+from nnunet_mamba.io.cpu import PASSIVE_WAITING, default_threads, usable_cpus
+from nnunet_mamba.memory.training import Training, random_batch
 
 NETWORKS = ("mm_unet", "nnunet", "scan")
 SPIN = "while True: pass"

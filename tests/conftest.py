@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnunet_mamba import host, registration
+from nnunet_mamba.nnunet import register, version
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the processors; before torch is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,7 +35,7 @@ def nnunet_folders(tmp_path, monkeypatch) -> SimpleNamespace:
 def nnunet_copy(tmp_path_factory) -> Path:
     """A folder with a copy of the installed nnunetv2, to write into: the installed one serves other tests."""
     folder = tmp_path_factory.mktemp("nnunet_copy")
-    shutil.copytree(host.trainer_folder().parents[1], folder / "nnunetv2")
+    shutil.copytree(version.trainer_folder().parents[1], folder / "nnunetv2")
     compileall.compile_dir(folder, quiet=1)  # or the first import would write into it
     return folder
 
@@ -47,11 +47,11 @@ def unregistered(nnunet_copy, monkeypatch) -> Iterator[Path]:
     `register` writes into it, and the processes that the test starts import it.
     """
     folder = nnunet_copy / "nnunetv2" / "training" / "nnUNetTrainer"
-    monkeypatch.setattr(registration, "trainer_folder", lambda: folder)
+    monkeypatch.setattr(register, "trainer_folder", lambda: folder)
     monkeypatch.setenv("PYTHONPATH", str(nnunet_copy), prepend=os.pathsep)
-    registration.unregister()
+    register.unregister_trainers()
     yield folder
-    registration.unregister()
+    register.unregister_trainers()
 
 
 def configuration(ndim: int, n_stages: int, patch: tuple[int, ...] | None = None, features: int = 4) -> dict:

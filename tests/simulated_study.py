@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from nnunet_mamba.evaluation import Score, write_table
+from nnunet_mamba.study.evaluation import Score, write_table
 
 DATASET = "Dataset027_ACDC"
 LABELS = ("right ventricle", "myocardium", "left ventricle")

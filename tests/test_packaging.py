@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_folders_that_stand_beside_the_library(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "nnunet_mamba/nnUNet_trainers/nnunet_mamba_trainers.py" in names
     assert "nnunet_mamba/plans_templates/cpu.json" in names
-    assert "nnunet_mamba/estimate/profiles/cpu.json" in names
+    assert "nnunet_mamba/memory/profiles/cpu.json" in names
     assert "nnunet_mamba/py.typed" in names
     tops = {name.split("/")[0] for name in names}
     assert len(tops) == 2 and "nnunet_mamba" in tops, "the wheel owns one top-level name"

@@ -118,7 +118,7 @@ def study_keys() -> dict[str, str]:
 
 
 def _known_keys(study: dict) -> str:
-    from nnunet_mamba.sweep.read import read_study
+    from nnunet_mamba.study.sweep.read import read_study
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "study.yaml"
@@ -132,8 +132,8 @@ def columns() -> dict[str, list[str]]:
     """Tables that commands write -> their columns, or of JSON the fields."""
     from dataclasses import fields
 
-    from nnunet_mamba.evaluation import table
-    from nnunet_mamba.statistics import study, write
+    from nnunet_mamba.study.evaluation import table
+    from nnunet_mamba.study.statistics import study, write
 
     return {
         "evaluate": list(table.COLUMNS),

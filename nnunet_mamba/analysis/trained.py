@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba.checkpoints.restricted import load_restricted
-from nnunet_mamba.finite import check_finite, guard_output, tensors_of
+from nnunet_mamba.io.torch_load import load_restricted
+from nnunet_mamba.networks.finite import check_finite, guard_output, tensors_of
 
 NEEDED = ("network_weights", "init_args", "trainer_name")
 

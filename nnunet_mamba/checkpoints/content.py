@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from nnunet_mamba.finite import check_finite
+from nnunet_mamba.networks.finite import check_finite
 from nnunet_mamba.networks.unet import is_counter
 
 # what training scripts call a state dict that they save beside other things; the first one there counts

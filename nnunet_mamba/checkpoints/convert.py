@@ -12,9 +12,9 @@ from nnunet_mamba.checkpoints.meta_sources import convert_taming_mambas, convert
 from nnunet_mamba.checkpoints.unetr_sources import convert_segmamba
 from nnunet_mamba.checkpoints.vmamba import convert_vmamba
 from nnunet_mamba.checkpoints.vss_sources import convert_mamba_unet, convert_swin_umamba, convert_vm_unet
-from nnunet_mamba.finite import check_finite
+from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.networks.finite import check_finite
 from nnunet_mamba.networks.unet import is_alias, is_counter
-from nnunet_mamba.suggestions import unknown
 
 Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
 

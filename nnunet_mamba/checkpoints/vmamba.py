@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.checkpoints.renaming import Rule, rename
 from nnunet_mamba.checkpoints.vss_sources import ENCODER
-from nnunet_mamba.finite import check_finite
+from nnunet_mamba.networks.finite import check_finite
 
 D_STATE = 16  # of VMamba's first version; the later ones have 1
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba import __version__
-from nnunet_mamba.cpu import wait_passively
-from nnunet_mamba.suggestions import unknown
+from nnunet_mamba.io.cpu import wait_passively
+from nnunet_mamba.io.messages import unknown
 
 VERBS = {  # verb -> the module of this package that adds it, and what it does
     "quickstart": ("quickstart", "plan, train, predict and score in one go, with nnU-Net's own commands"),

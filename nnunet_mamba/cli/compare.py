@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 
 def compare(args: argparse.Namespace) -> int:
     require_files(args.tables, TABLE)
-    from nnunet_mamba import statistics
+    from nnunet_mamba.study import statistics
 
     if args.out and args.out.suffix not in ("", ".md", ".json", ".csv"):
         raise ValueError(f"--out {args.out} should be a folder, or end in .md, .json or .csv.")
@@ -67,7 +67,7 @@ def _named(table: Path) -> list[Any]:
     """The scores of a table; where it does not say of which method, that is the file's name."""
     from dataclasses import replace
 
-    from nnunet_mamba.evaluation import read_table
+    from nnunet_mamba.study.evaluation import read_table
 
     scores = read_table(table)
     unnamed = (replace(s, trainer=table.stem) if not s.trainer else s for s in scores)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_mamba.datasets.convert import Converted
-    from nnunet_mamba.datasets.source import FaultyDatasetError, Source
-    from nnunet_mamba.datasets.splits import Split
+    from nnunet_mamba.study.datasets.convert import Converted
+    from nnunet_mamba.study.datasets.source import FaultyDatasetError, Source
+    from nnunet_mamba.study.datasets.splits import Split
 
 SAMPLE = 3  # files of a folder that a dry run names
 
@@ -64,13 +64,13 @@ def convert(args: argparse.Namespace) -> int:
         return _list()
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
-    from nnunet_mamba.datasets.specs import spec_of
+    from nnunet_mamba.study.datasets.specs import spec_of
 
     spec_of(args.name)
-    from nnunet_mamba.datasets.archives import outlined, unpacked
-    from nnunet_mamba.datasets.release import read_release
-    from nnunet_mamba.datasets.source import FaultyDatasetError
-    from nnunet_mamba.folders import nnunet_folder
+    from nnunet_mamba.nnunet.paths import nnunet_folder
+    from nnunet_mamba.study.datasets.archives import outlined, unpacked
+    from nnunet_mamba.study.datasets.release import read_release
+    from nnunet_mamba.study.datasets.source import FaultyDatasetError
 
     raw = args.raw or nnunet_folder("nnUNet_raw")
     if args.unless_there and (there := _present(args, raw)):
@@ -90,7 +90,7 @@ def convert(args: argparse.Namespace) -> int:
 
 
 def _remedy(error: FaultyDatasetError, raw: Path) -> str:
-    from nnunet_mamba.datasets.source import ACCEPTABLE
+    from nnunet_mamba.study.datasets.source import ACCEPTABLE
 
     acceptable = sorted({fault.kind for fault in error.faults} & set(ACCEPTABLE))
     return (
@@ -102,10 +102,10 @@ def _remedy(error: FaultyDatasetError, raw: Path) -> str:
 
 def _check_request(args: argparse.Namespace, raw: Path) -> str:
     """The data set's name; ValueError for what can be known to fail before gigabytes are unpacked."""
-    from nnunet_mamba.datasets.archives import is_archive
-    from nnunet_mamba.datasets.convert import check_place, renamed
-    from nnunet_mamba.datasets.specs import spec_of
-    from nnunet_mamba.datasets.splits import find_split
+    from nnunet_mamba.study.datasets.archives import is_archive
+    from nnunet_mamba.study.datasets.convert import check_place, renamed
+    from nnunet_mamba.study.datasets.specs import spec_of
+    from nnunet_mamba.study.datasets.splits import find_split
 
     known, spec = spec_of(args.name)
     find_split(args.split, known)
@@ -127,7 +127,7 @@ def _check_request(args: argparse.Namespace, raw: Path) -> str:
 
 def _present(args: argparse.Namespace, raw: Path) -> Path | None:
     """The dataset of the number that is asked for, whatever it was made of."""
-    from nnunet_mamba.datasets.specs import spec_of
+    from nnunet_mamba.study.datasets.specs import spec_of
 
     number = spec_of(args.name)[1].number if args.dataset_id is None else args.dataset_id
     found = raw.glob(f"Dataset{number:03d}_*/dataset.json") if number is not None else iter(())
@@ -139,9 +139,9 @@ def _convert(
 ) -> int:
     from SimpleITK import ProcessObject
 
-    from nnunet_mamba.datasets import convert as engine
-    from nnunet_mamba.datasets.specs import DATASETS
-    from nnunet_mamba.datasets.splits import LeakError, group_by, leaks, make_split
+    from nnunet_mamba.study.datasets import convert as engine
+    from nnunet_mamba.study.datasets.specs import DATASETS
+    from nnunet_mamba.study.datasets.splits import LeakError, group_by, leaks, make_split
 
     if args.dataset_id is not None:
         source = replace(source, name=engine.renamed(source.name, args.dataset_id))
@@ -153,7 +153,7 @@ def _convert(
         raise LeakError(f"The split {args.split}", found)
     _say_plan(source, split, raw, DATASETS[known].published)
     if args.dry_run:
-        from nnunet_mamba.datasets.source import summary
+        from nnunet_mamba.study.datasets.source import summary
 
         for line in summary(source.faults):
             print(line)
@@ -179,8 +179,8 @@ def _convert(
 
 
 def _list() -> int:
-    from nnunet_mamba.datasets.specs import DATASETS
-    from nnunet_mamba.datasets.splits import published
+    from nnunet_mamba.study.datasets.specs import DATASETS
+    from nnunet_mamba.study.datasets.splits import published
 
     for name, spec in DATASETS.items():
         number = f"Dataset{spec.number:03d}_{spec.folder}" if spec.number else "Dataset###_Name of the task"
@@ -195,7 +195,7 @@ def _list() -> int:
 
 
 def _say_plan(source: Source, split: Split, raw: Path, published: Mapping[str, int]) -> None:
-    from nnunet_mamba.datasets.source import some
+    from nnunet_mamba.study.datasets.source import some
 
     print(f"{source.name} in {raw}: {len(source.labelled())} labelled cases, {len(source.cases)} in all")
     for role, n in published.items():
@@ -224,7 +224,7 @@ def _say_files(files: Iterable[tuple[Path, str]], folders: list[Path]) -> None:
 
 def _say_done(done: Converted, accept: set[str], usual: Collection[str]) -> None:
     """`usual`: kinds of faults that every copy of the data set has, which are only counted."""
-    from nnunet_mamba.datasets.source import summary
+    from nnunet_mamba.study.datasets.source import summary
 
     told = [fault for fault in done.faults if fault.kind not in usual]
     for line in summary(told, lambda fault: "accepted, " if fault.kind in accept else "left out, "):

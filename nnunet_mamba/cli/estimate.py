@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.catalogue import check_network
 from nnunet_mamba.cli.networks import (
     add_plans,
     channels_and_classes,
@@ -12,8 +11,9 @@ from nnunet_mamba.cli.networks import (
     configuration_of,
     read_plans,
 )
-from nnunet_mamba.folders import plans_file
-from nnunet_mamba.resources import check_device
+from nnunet_mamba.io.resources import check_device
+from nnunet_mamba.nnunet.catalogue import check_network
+from nnunet_mamba.nnunet.paths import plans_file
 
 
 def add(commands: Any) -> None:
@@ -55,8 +55,8 @@ def estimate(args: argparse.Namespace) -> int:
     path = plans_file(args.plans)
     plans = read_plans(path)
     check_configuration(plans, args.configuration)
-    from nnunet_mamba.estimate.estimate import estimate as predict
-    from nnunet_mamba.estimate.profile import load_profile
+    from nnunet_mamba.memory.estimate import estimate as predict
+    from nnunet_mamba.memory.profile import load_profile
 
     profile = load_profile(args.device)
     sizes, batch = _job(args, plans, path)
@@ -113,7 +113,7 @@ def _print_seconds(parts: dict[str, float] | None) -> None:
 
 
 def _measure(args: argparse.Namespace) -> int:
-    from nnunet_mamba.estimate.measure import measure_profile
+    from nnunet_mamba.memory.measure import measure_profile
 
     if args.device not in ("cpu", "cuda"):
         raise ValueError(f"--measure takes --device cpu or cuda, got {args.device!r}.")

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_mamba.evaluation.folders import Matched
-    from nnunet_mamba.evaluation.scoring import Rules, Task
-    from nnunet_mamba.evaluation.table import Origin, Score
+    from nnunet_mamba.study.evaluation.folders import Matched
+    from nnunet_mamba.study.evaluation.scoring import Rules, Task
+    from nnunet_mamba.study.evaluation.table import Origin, Score
 
 
 def add(commands: Any) -> None:
@@ -92,7 +92,7 @@ def evaluate(args: argparse.Namespace) -> int:
         raise ValueError(f"{args.out} should end in .csv or .parquet.")
     if (args.results is None) == (args.references is None) or (args.results and args.predictions):
         raise ValueError("expected PRED and REF, or --results alone.")
-    from nnunet_mamba.evaluation.protocols import protocol_of, require_metrics
+    from nnunet_mamba.study.evaluation.protocols import protocol_of, require_metrics
 
     require_metrics(protocol_of(args.protocol), tuple(args.metrics))
     if args.folds and not args.results:
@@ -108,9 +108,9 @@ def evaluate(args: argparse.Namespace) -> int:
         print("There is nothing to score.", file=sys.stderr)
         return 1
 
-    from nnunet_mamba.cpu import usable_cpus
-    from nnunet_mamba.evaluation.scoring import score_tasks
-    from nnunet_mamba.evaluation.table import write_table
+    from nnunet_mamba.io.cpu import usable_cpus
+    from nnunet_mamba.study.evaluation.scoring import score_tasks
+    from nnunet_mamba.study.evaluation.table import write_table
 
     jobs = args.jobs or min(usable_cpus(), 8)
     scores = score_tasks(tasks, jobs=jobs, progress=_progress())
@@ -127,8 +127,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str], list[str]]:
     """What to score, what of it has no prediction, and what else is wrong."""
-    from nnunet_mamba.evaluation.folders import match_cases, read_description
-    from nnunet_mamba.evaluation.results import dataset_json_near, origin_of
+    from nnunet_mamba.study.evaluation.folders import match_cases, read_description
+    from nnunet_mamba.study.evaluation.results import dataset_json_near, origin_of
 
     file = args.dataset_json or dataset_json_near(args.predictions, args.references)
     description = read_description(file) if file else None
@@ -144,8 +144,8 @@ def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str], list[s
 
 
 def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str], list[str]]:
-    from nnunet_mamba.evaluation.results import find_runs
-    from nnunet_mamba.folders import results_folder
+    from nnunet_mamba.nnunet.paths import results_folder
+    from nnunet_mamba.study.evaluation.results import find_runs
 
     raw, preprocessed = (_folder_or_none(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     found_in = [
@@ -180,9 +180,9 @@ def _refuse_twice(tasks: Iterable[Task]) -> None:
 
 
 def _rules(args: argparse.Namespace, description: dict[str, Any] | None, matched: Matched) -> Rules:
-    from nnunet_mamba.evaluation.folders import rules_of, rules_of_references
-    from nnunet_mamba.evaluation.labels import chosen_labels, region, require_values, scored_labels
-    from nnunet_mamba.evaluation.scoring import Rules
+    from nnunet_mamba.study.evaluation.folders import rules_of, rules_of_references
+    from nnunet_mamba.study.evaluation.labels import chosen_labels, region, require_values, scored_labels
+    from nnunet_mamba.study.evaluation.scoring import Rules
 
     choices: dict[str, Any] = {
         "metrics": tuple(args.metrics),
@@ -233,7 +233,7 @@ def _folder_or_none(variable: str) -> Path | None:
 
 
 def _list() -> int:
-    from nnunet_mamba.evaluation import METRICS, PROTOCOLS
+    from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
 
     print("metrics: " + ", ".join(METRICS))
     for protocol in PROTOCOLS.values():
@@ -244,7 +244,7 @@ def _list() -> int:
 
 def _print_scores(scores: list[Score]) -> None:
     """A table per trainer, plans and configuration, over all of its folds but `all`, which has its own."""
-    from nnunet_mamba.evaluation.table import mean_foreground, summarise
+    from nnunet_mamba.study.evaluation.table import mean_foreground, summarise
 
     def group(score: Score) -> tuple[str, ...]:
         seen = "trained on these cases" if score.fold == "all" else ""

@@ -33,7 +33,7 @@ def add(commands: Any) -> None:
 def import_checkpoint(args: argparse.Namespace) -> int:
     if not args.path.is_dir():
         require_files([args.path], "a trained folder, or a file of weights")
-    from nnunet_mamba.foreign import import_folder, import_weights
+    from nnunet_mamba.trainers.import_fork import import_folder, import_weights
 
     if args.path.is_dir():
         print(f"{import_folder(args.path, args.out)} is ready for nnUNetv2_predict_from_modelfolder.")

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.folders import WHERE_PLANS_ARE, plans_file
-from nnunet_mamba.suggestions import unknown
+from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.nnunet.paths import WHERE_PLANS_ARE, plans_file
 
 PLANS_HELP = "a plans file of nnU-Net (.json), or a dataset by its number, name or folder: its nnUNetPlans"
 
@@ -30,8 +30,8 @@ def add_plans(p: argparse.ArgumentParser, name: str, **options: Any) -> None:
 
 
 def networks(args: argparse.Namespace) -> int:
-    from nnunet_mamba.catalogue import FAMILY, NO_SSM, TRAINERS, network_names
     from nnunet_mamba.cli.trainers import axes_text, has_word, network_words, print_table
+    from nnunet_mamba.nnunet.catalogue import FAMILY, NO_SSM, TRAINERS, network_names
 
     found = [name for name, row in FAMILY.items() if has_word((name, *network_words(row)), args.word)]
     if not found:

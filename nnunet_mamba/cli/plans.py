@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.catalogue import check_network
 from nnunet_mamba.cli import show_help, split
 from nnunet_mamba.cli.networks import PLANS_HELP
-from nnunet_mamba.folders import find_dataset, plans_file
-from nnunet_mamba.resources import check_device, template_file, template_names
+from nnunet_mamba.io.resources import check_device, template_file, template_names
+from nnunet_mamba.nnunet.catalogue import check_network
+from nnunet_mamba.nnunet.paths import find_dataset, plans_file
 
 GIB = 2**30
 PLAN_IT = "Plan it: nnUNetv2_plan_and_preprocess -d ID."
@@ -78,7 +78,7 @@ def add_replace(p: argparse.ArgumentParser) -> None:
 
 
 def templates(args: argparse.Namespace) -> int:
-    from nnunet_mamba.plans.templates import load_template
+    from nnunet_mamba.nnunet.templates import load_template
 
     for name in template_names():
         template = load_template(name)
@@ -100,9 +100,9 @@ def apply(args: argparse.Namespace) -> int:
         check_network(args.network)
     check_device(args.device)
     folder = find_dataset("nnUNet_preprocessed", args.dataset, PLAN_IT)
+    from nnunet_mamba.nnunet.templates import load_template
     from nnunet_mamba.plans.files import read_dataset_plans, write_plans
     from nnunet_mamba.plans.overlay import apply_template
-    from nnunet_mamba.plans.templates import load_template
 
     template = load_template(args.template)
     plans = read_dataset_plans(folder, args.plans)
@@ -129,7 +129,7 @@ def apply(args: argparse.Namespace) -> int:
 
 def fitting_of(args: argparse.Namespace, plans: dict, folder: Path, network: str) -> dict[str, Any]:
     """Arguments of `apply_template` that fit a template to --vram-gb."""
-    from nnunet_mamba.estimate.profile import load_profile
+    from nnunet_mamba.memory.profile import load_profile
     from nnunet_mamba.plans.files import channels_and_classes, read_json
     from nnunet_mamba.plans.memory import RESERVE, StepMemory, budget_bytes
 
@@ -183,7 +183,7 @@ def check(args: argparse.Namespace) -> int:
     plans = read_plans(path)
     for name in args.configuration or ():
         check_configuration(plans, name)
-    from nnunet_mamba.estimate.profile import load_profile
+    from nnunet_mamba.memory.profile import load_profile
     from nnunet_mamba.plans.check import faults
     from nnunet_mamba.plans.overlay import PLANNED
 
@@ -227,7 +227,7 @@ def make(args: argparse.Namespace) -> int:
     check_network(args.network)
     check_device(args.device)
     find_dataset("nnUNet_preprocessed", args.dataset, "nnUNetv2_extract_fingerprint -d ID makes it.")
-    from nnunet_mamba.estimate.profile import load_profile
+    from nnunet_mamba.memory.profile import load_profile
     from nnunet_mamba.networks.family import row_of
 
     row_of(args.network)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.folders import find_dataset
-from nnunet_mamba.suggestions import closest
+from nnunet_mamba.io.messages import closest
+from nnunet_mamba.nnunet.paths import find_dataset
 
 NOT_CHECKED = ("-device", "-step_size", "-npp", "-nps", "-prev_stage_predictions", "-num_parts", "-part_id")
 SHOWN = 8  # lines about what was trained
@@ -59,8 +59,8 @@ def add(commands: Any) -> None:
 
 def predict(args: argparse.Namespace) -> int:
     check_request(args.others)
-    from nnunet_mamba.prediction import run_nnunets_predict
-    from nnunet_mamba.running.command import EXTERNAL, trainer_folders
+    from nnunet_mamba.inference import run_nnunets_predict
+    from nnunet_mamba.nnunet.commands import EXTERNAL, trainer_folders
 
     os.environ[EXTERNAL] = trainer_folders()
     failed: list[str] = []

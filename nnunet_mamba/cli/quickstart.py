@@ -58,13 +58,13 @@ def quickstart(args: argparse.Namespace) -> int:
     if args.cases < 1:
         raise ValueError(f"--cases {args.cases}: at least one case has to be kept unseen.")
     if args.data is not None:
-        from nnunet_mamba.datasets.source import read_description
+        from nnunet_mamba.study.datasets.source import read_description
 
         read_description(args.data.resolve())
     if args.trainer is not None:
         check_trainer(args.trainer)
     say("loading PyTorch")
-    from nnunet_mamba.quickstart import DEMO_TRAINER, ChildFailedError, Settings, run_quickstart
+    from nnunet_mamba.study.quickstart import DEMO_TRAINER, ChildFailedError, Settings, run_quickstart
 
     device = default_device() if args.device == "auto" else args.device
     trainer = args.trainer or DEMO_TRAINER
@@ -80,10 +80,10 @@ def quickstart(args: argparse.Namespace) -> int:
 def check_trainer(name: str) -> None:
     """Raise ValueError for a trainer that is neither ours nor written in nnU-Net's folder, if nnU-Net would
     look nowhere else; it takes seconds to say so itself."""
-    from nnunet_mamba.catalogue import no_trainer, trainer_names
-    from nnunet_mamba.host import trainer_folder
-    from nnunet_mamba.registration import SHIM_NAME
-    from nnunet_mamba.running.command import EXTERNAL
+    from nnunet_mamba.nnunet.catalogue import no_trainer, trainer_names
+    from nnunet_mamba.nnunet.commands import EXTERNAL
+    from nnunet_mamba.nnunet.register import SHIM_NAME
+    from nnunet_mamba.nnunet.version import trainer_folder
 
     if name in trainer_names() or os.environ.get(EXTERNAL):
         return

@@ -20,22 +20,22 @@ def add(commands: Any) -> None:
 
 
 def register(args: argparse.Namespace) -> int:
-    from nnunet_mamba import registration
+    from nnunet_mamba.nnunet.register import register_trainers
 
-    print(f"nnU-Net finds the trainers of nnunet_mamba through {registration.register()}")
+    print(f"nnU-Net finds the trainers of nnunet_mamba through {register_trainers()}")
     return 0
 
 
 def unregister(args: argparse.Namespace) -> int:
-    from nnunet_mamba import registration
+    from nnunet_mamba.nnunet.register import unregister_trainers
 
-    path = registration.unregister()
+    path = unregister_trainers()
     print(f"Removed {path}" if path else "Nothing to remove: nnunet_mamba is not registered.")
     return 0
 
 
 def trainers_path(args: argparse.Namespace) -> int:
-    from nnunet_mamba.resources import resource_dir
+    from nnunet_mamba.io.resources import resource_dir
 
     print(resource_dir("nnUNet_trainers").resolve())
     return 0

@@ -35,9 +35,9 @@ def add(commands: Any) -> None:
 
 
 def split(args: argparse.Namespace) -> int:
-    from nnunet_mamba.datasets.resplit import read_pool, resplit
-    from nnunet_mamba.datasets.specs import DATASETS, likely_group, spec_of
-    from nnunet_mamba.folders import dataset_name, nnunet_folder
+    from nnunet_mamba.nnunet.paths import dataset_name, nnunet_folder
+    from nnunet_mamba.study.datasets.resplit import read_pool, resplit
+    from nnunet_mamba.study.datasets.specs import DATASETS, likely_group, spec_of
 
     name = dataset_name(args.dataset)
     folder = nnunet_folder("nnUNet_raw") / name
@@ -62,8 +62,8 @@ def split(args: argparse.Namespace) -> int:
 
 def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
     """nnU-Net trains by the file among the preprocessed data, which its planner copies from the raw ones."""
-    from nnunet_mamba.datasets.resplit import SPLITS, faults_of_split, read_splits
-    from nnunet_mamba.datasets.splits import group_by
+    from nnunet_mamba.study.datasets.resplit import SPLITS, faults_of_split, read_splits
+    from nnunet_mamba.study.datasets.splits import group_by
 
     found = _present(folder, preprocessed) if file == Path() else file
     if found is None or not found.is_file():
@@ -81,6 +81,6 @@ def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
 
 def _present(folder: Path, preprocessed: Path) -> Path | None:
     """The file that nnU-Net trains by; its planner copies the raw dataset's."""
-    from nnunet_mamba.datasets.resplit import SPLITS
+    from nnunet_mamba.study.datasets.resplit import SPLITS
 
     return next((place / SPLITS for place in (preprocessed, folder) if (place / SPLITS).is_file()), None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_mamba.submissions import Rules, Verdict
+    from nnunet_mamba.study.submissions import Rules, Verdict
 
 
 def add(commands: Any) -> None:
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
 
 
 def submit(args: argparse.Namespace) -> int:
-    from nnunet_mamba.submissions import check_archive, expected_files, facts_beside, pack
+    from nnunet_mamba.study.submissions import check_archive, expected_files, facts_beside, pack
 
     if args.list:
         return _list()
@@ -58,7 +58,7 @@ def submit(args: argparse.Namespace) -> int:
 
 
 def _rules(args: argparse.Namespace) -> Rules:
-    from nnunet_mamba.submissions import rules_of, with_template
+    from nnunet_mamba.study.submissions import rules_of, with_template
 
     rules = rules_of(args.name)
     rules = with_template(rules, args.template) if args.template else rules
@@ -81,7 +81,7 @@ def _progress(done: int, total: int) -> None:
 
 
 def _list() -> int:
-    from nnunet_mamba.submissions import SUBMISSIONS
+    from nnunet_mamba.study.submissions import SUBMISSIONS
 
     for name, rules in SUBMISSIONS.items():
         where = f"{rules.folder}/{rules.name}" if rules.folder else rules.name

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nnunet_mamba.cli import show_help
 
 if TYPE_CHECKING:
-    from nnunet_mamba.sweep.frozen import Frozen
+    from nnunet_mamba.study.sweep.frozen import Frozen
 
 
 def add(commands: Any) -> None:
@@ -71,12 +71,12 @@ def sweep(args: argparse.Namespace) -> int:
 
 
 def study(args: argparse.Namespace, file: Path) -> int:
-    from nnunet_mamba.cpu import usable_cpus
-    from nnunet_mamba.sweep import engine, script
-    from nnunet_mamba.sweep.begin import begin, refuse_strangers
-    from nnunet_mamba.sweep.frozen import drop_void_stamps
-    from nnunet_mamba.sweep.locks import JobLock
-    from nnunet_mamba.sweep.status import as_text, failures, rows
+    from nnunet_mamba.io.cpu import usable_cpus
+    from nnunet_mamba.study.sweep import engine, script
+    from nnunet_mamba.study.sweep.begin import begin, refuse_strangers
+    from nnunet_mamba.study.sweep.frozen import drop_void_stamps
+    from nnunet_mamba.study.sweep.locks import JobLock
+    from nnunet_mamba.study.sweep.status import as_text, failures, rows
 
     frozen = begin(file, adopt=args.adopt, seed=args.seed)
     table = rows(frozen)
@@ -149,7 +149,7 @@ def _not_for_slurm(args: argparse.Namespace) -> str:
 
 def _gpus(text: str | None) -> list[str]:
     """2 -> the first two; 0,3 -> these."""
-    from nnunet_mamba.sweep.engine import available_gpus
+    from nnunet_mamba.study.sweep.engine import available_gpus
 
     present = available_gpus()
     if text is None:
@@ -166,10 +166,10 @@ def _gpus(text: str | None) -> list[str]:
 
 def status(args: argparse.Namespace, words: Sequence[str]) -> int:
     """Exit code 1: something failed."""
-    from nnunet_mamba.sweep.casualties import record_slurm_ends
-    from nnunet_mamba.sweep.frozen import read_frozen
-    from nnunet_mamba.sweep.read import read_study
-    from nnunet_mamba.sweep.status import as_text, rows
+    from nnunet_mamba.study.sweep.casualties import record_slurm_ends
+    from nnunet_mamba.study.sweep.frozen import read_frozen
+    from nnunet_mamba.study.sweep.read import read_study
+    from nnunet_mamba.study.sweep.status import as_text, rows
 
     place = Path(words[0])
     is_study = place.suffix in (".yaml", ".yml") and not place.is_dir()
@@ -181,8 +181,8 @@ def status(args: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def run_one(args: argparse.Namespace, words: Sequence[str]) -> int:
-    from nnunet_mamba.sweep.frozen import read_frozen
-    from nnunet_mamba.sweep.runner import JobFailedError
+    from nnunet_mamba.study.sweep.frozen import read_frozen
+    from nnunet_mamba.study.sweep.runner import JobFailedError
 
     frozen = read_frozen(Path(words[0]))
     os.environ.update(frozen.variables)
@@ -195,8 +195,8 @@ def run_one(args: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def average(args: argparse.Namespace, words: Sequence[str]) -> int:
-    from nnunet_mamba.evaluation import read_table, write_table
-    from nnunet_mamba.sweep.average import average as mean_of
+    from nnunet_mamba.study.evaluation import read_table, write_table
+    from nnunet_mamba.study.sweep.average import average as mean_of
 
     if args.out is None:
         raise ValueError("`sweep average` needs --out TABLE.")

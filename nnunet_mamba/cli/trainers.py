@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_mamba.catalogue import Trainer
+    from nnunet_mamba.nnunet.catalogue import Trainer
 
 FEW = 3  # trainers that are described at length
 LEGEND = """\
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 
 def trainers(args: argparse.Namespace) -> int:
-    from nnunet_mamba.catalogue import NETWORKS, PREFIX, TRAINERS, no_trainer
+    from nnunet_mamba.nnunet.catalogue import NETWORKS, PREFIX, TRAINERS, no_trainer
 
     exact = [row for row in TRAINERS if args.word in row.names()]
     named = {row: (row.name, row.network, *network_words(NETWORKS[row.network])) for row in TRAINERS}
@@ -76,7 +76,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _row(trainer: Trainer) -> tuple[str, ...]:
-    from nnunet_mamba.catalogue import NETWORKS
+    from nnunet_mamba.nnunet.catalogue import NETWORKS
 
     network = NETWORKS[trainer.network]
     twin, demo = (("yes" if there else "-") for there in (network.has_ssm, trainer.has_demo))
@@ -84,7 +84,7 @@ def _row(trainer: Trainer) -> tuple[str, ...]:
 
 
 def _described(trainer: Trainer) -> str:
-    from nnunet_mamba.catalogue import DEMO, LENGTHS, NETWORKS, NO_DECAY, SMOKE, TWIN
+    from nnunet_mamba.nnunet.catalogue import DEMO, LENGTHS, NETWORKS, NO_DECAY, SMOKE, TWIN
 
     name, network = trainer.name, NETWORKS[trainer.network]
     configuration = "3d_fullres" if 3 in network.axes else "2d"

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from nnunet_mamba.io.messages import unknown
 from nnunet_mamba.networks.geometry import Grid
 from nnunet_mamba.networks.unet import UNet
-from nnunet_mamba.suggestions import unknown
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """The table of networks, and the one function that builds them. A new member is a row here, and one in
-`catalogue`, which has its title and paper."""
+`nnunet.catalogue`, which has its title and paper."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nnunet_mamba.catalogue import NO_SSM, check_network, network_names
+from nnunet_mamba.io.messages import unknown
 from nnunet_mamba.networks.config import FixedConfig, MetaConfig, Mixer, NetworkConfig
 from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
@@ -27,6 +27,7 @@ from nnunet_mamba.networks.vss_unets import (
 from nnunet_mamba.ops.precision import set_mixer_precision
 from nnunet_mamba.scan_order import scan_order
 
+NO_SSM = "_nossm"  # ending of the twins' names
 _UMAMBA_BOT = MetaConfig(
     stem="residual",
     encoder=("cnn",),
@@ -94,12 +95,13 @@ CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
 
 def list_networks() -> list[str]:
     """The names that `create_network` knows: the family, and the twins without SSM."""
-    return network_names()
+    return [*FAMILY, *(f"{name}{NO_SSM}" for name, config in FAMILY.items() if config.mixer is not None)]
 
 
 def row_of(name: str) -> NetworkConfig:
     """The row of a network, or that of its twin without SSM. ValueError for unknown names."""
-    check_network(name)
+    if name not in list_networks():
+        raise ValueError(unknown("network", name, list_networks(), "nnunet-mamba networks"))
     base = name.removesuffix(NO_SSM)
     return FAMILY[base] if base == name else FAMILY[base].without_ssm()
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import torch
 
-from nnunet_mamba.suggestions import unknown
+from nnunet_mamba.io.messages import unknown
 
 ENVIRONMENT = "NNUNET_MAMBA_BACKEND"
 BACKENDS = ("reference", "numba", "torch", "triton", "mamba_ssm")

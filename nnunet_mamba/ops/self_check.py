@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.ops.backends import assumed, state_of
 from nnunet_mamba.ops.scan import causal_conv1d_walks, sum_of_scans
-from nnunet_mamba.writing import write_json
 
 CACHE = "NNUNET_MAMBA_CACHE"  # environment: the folder; default ~/.cache/nnunet_mamba
 LONGEST = 300  # seconds that a check may take, compilation included

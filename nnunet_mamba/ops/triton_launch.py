@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import triton
 
-from nnunet_mamba.cpu import usable_cpus
+from nnunet_mamba.io.cpu import usable_cpus
 from nnunet_mamba.ops.backends import interpreting
 
 REGISTERS = 65536  # of a multiprocessor, of all cards that Triton knows

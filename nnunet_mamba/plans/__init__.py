@@ -4,8 +4,8 @@ A plan is nnU-Net's own JSON of a dataset (spacing, patch, batch, topology per c
 writes into the plans it is given.
 """
 
+from nnunet_mamba.nnunet.templates import load_template
 from nnunet_mamba.plans.architecture import network_kwargs, network_sizes
 from nnunet_mamba.plans.budget import shrink_plans
-from nnunet_mamba.plans.templates import load_template
 
 __all__ = ["load_template", "network_kwargs", "network_sizes", "shrink_plans"]

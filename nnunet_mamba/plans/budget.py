@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+from nnunet_mamba.nnunet.templates import Template
 from nnunet_mamba.plans.architecture import require_sizes, resized
-from nnunet_mamba.plans.templates import Template
 from nnunet_mamba.plans.topology import fit_patch, topology
 
 CUT_KEYS = ("patch_size", "batch_size", "architecture")

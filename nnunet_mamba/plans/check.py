@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnunet_mamba.catalogue import FAMILY, NO_SSM
-from nnunet_mamba.estimate.estimate import estimate_network
-from nnunet_mamba.estimate.profile import Profile
+from nnunet_mamba.memory.estimate import estimate_network
+from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import create_network, list_networks, row_of
+from nnunet_mamba.nnunet.catalogue import FAMILY, NO_SSM
 from nnunet_mamba.plans.architecture import ENCODER_DEPTHS, named_network, network_sizes
 from nnunet_mamba.plans.files import resolve
 

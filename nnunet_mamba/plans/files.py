@@ -8,8 +8,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba import folders
-from nnunet_mamba.writing import write_text
+from nnunet_mamba.io.atomic import write_text
+from nnunet_mamba.nnunet import paths
 
 
 def dataset_folder(dataset: str) -> Path:
@@ -18,7 +18,7 @@ def dataset_folder(dataset: str) -> Path:
     ValueError if nnU-Net's variable is not set, or if there is no such folder, or more than one.
     """
     remedy = f"nnUNetv2_extract_fingerprint -d {dataset} makes it."
-    return folders.find_dataset("nnUNet_preprocessed", dataset, remedy)
+    return paths.find_dataset("nnUNet_preprocessed", dataset, remedy)
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:

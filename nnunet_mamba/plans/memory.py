@@ -1,6 +1,6 @@
 """Memory of a network's training step, for any patch, batch and topology, against that of a card.
 
-The step is simulated on fake tensors (`nnunet_mamba.estimate`): a second or more for each answer. For a
+The step is simulated on fake tensors (`nnunet_mamba.memory`): a second or more for each answer. For a
 fixed topology memory is a line, fixed + per_voxel * batch * voxels, which two answers tell. It is that line
 which is asked many times; the last word has `exact`.
 """
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from nnunet_mamba.estimate.estimate import estimate
-from nnunet_mamba.estimate.profile import Profile
+from nnunet_mamba.memory.estimate import estimate
+from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.family import create_network
 from nnunet_mamba.plans.architecture import with_network
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from nnunet_mamba.networks.default_sizes import default_features
 from nnunet_mamba.networks.family import axes_of
+from nnunet_mamba.nnunet.templates import TOPOLOGY, Template
 from nnunet_mamba.plans.architecture import require_sizes, resized, with_network
 from nnunet_mamba.plans.budget import CUT_KEYS, cut
 from nnunet_mamba.plans.files import check_plans_name, resolve
 from nnunet_mamba.plans.memory import GIB, StepMemory
-from nnunet_mamba.plans.templates import TOPOLOGY, Template
 from nnunet_mamba.plans.topology import shorten, topology
 
 HALF = 0.5  # of a patch, which the median image should fill

@@ -18,9 +18,9 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_mamba.dataset_json import sorted_channels
-from nnunet_mamba.estimate.profile import Profile
+from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.family import axes_of
+from nnunet_mamba.nnunet.dataset_json import sorted_channels
 from nnunet_mamba.plans.architecture import with_network
 from nnunet_mamba.plans.files import check_plans_name, dataset_folder, read_json, write_plans
 from nnunet_mamba.plans.memory import GIB, StepMemory, budget_bytes

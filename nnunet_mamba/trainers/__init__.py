@@ -17,8 +17,8 @@ import sys
 from itertools import chain
 from typing import Any
 
-from nnunet_mamba.catalogue import NOT_FOUND, no_trainer
-from nnunet_mamba.host import version_fault
+from nnunet_mamba.nnunet.catalogue import NOT_FOUND, no_trainer
+from nnunet_mamba.nnunet.version import version_fault
 
 if _fault := version_fault():
     raise ImportError(_fault, name="nnunetv2")

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from nnunet_mamba.finite import bare_network, guard_output
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import create_network, row_of
+from nnunet_mamba.networks.finite import bare_network, guard_output
 from nnunet_mamba.ops.backends import choose_backend
 from nnunet_mamba.plans import network_sizes
 from nnunet_mamba.trainers.checkpoint_stages import asked_checkpoint_stages

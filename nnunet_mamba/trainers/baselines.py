@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from nnunet_mamba.finite import guard_output
 from nnunet_mamba.networks import baselines
+from nnunet_mamba.networks.finite import guard_output
 from nnunet_mamba.trainers import recipes
 from nnunet_mamba.trainers.checkpoint_stages import refuse_checkpoint_stages
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer

@@ -5,7 +5,7 @@ from typing import Any
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
-from nnunet_mamba.finite import guard_output
+from nnunet_mamba.networks.finite import guard_output
 from nnunet_mamba.trainers.checkpoint_stages import refuse_checkpoint_stages
 from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 

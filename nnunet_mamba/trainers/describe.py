@@ -20,9 +20,9 @@ from typing import Any
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_mamba.host import nnunet_version
 from nnunet_mamba.networks.baselines import BASELINES
 from nnunet_mamba.networks.family import row_of
+from nnunet_mamba.nnunet.version import nnunet_version
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.trainers.base import MambaTrainer
 from nnunet_mamba.trainers.baselines import BaselineTrainer

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.finite import shortened
+from nnunet_mamba.networks.finite import shortened
 
 N_FOLDS = 5  # of the cross-validation that nnU-Net makes where there is no file
 

@@ -16,15 +16,15 @@ import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnunet_mamba.cpu import default_threads, usable_cpus
-from nnunet_mamba.finite import (
+from nnunet_mamba.inference import batched_validation
+from nnunet_mamba.io.cpu import default_threads, usable_cpus
+from nnunet_mamba.networks.finite import (
     NonFiniteError,
     NonFiniteWeightsError,
     bare_network,
     check_loaded_weights,
 )
 from nnunet_mamba.plans import load_template, shrink_plans
-from nnunet_mamba.prediction import batched_validation
 from nnunet_mamba.trainers import folds, saving, seeding
 from nnunet_mamba.trainers.non_finite import (
     NonFiniteLossError,

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba.checkpoints.restricted import load_restricted
-from nnunet_mamba.finite import (
+from nnunet_mamba.io.torch_load import load_restricted
+from nnunet_mamba.networks.finite import (
     bare_network,
     check_finite,
     first_non_finite_layer,

@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import nn
 
 from nnunet_mamba.checkpoints.content import weights_in
-from nnunet_mamba.checkpoints.restricted import load_restricted
 from nnunet_mamba.checkpoints.vmamba import NETWORKS, load_vmamba
+from nnunet_mamba.io.torch_load import load_restricted
 
 VARIABLE = "NNUNET_MAMBA_VMAMBA"
 

@@ -11,7 +11,7 @@ import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import nn
 
-from nnunet_mamba.finite import bare_network
+from nnunet_mamba.networks.finite import bare_network
 from nnunet_mamba.trainers.freezing import hold_still
 from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 from nnunet_mamba.trainers.recipes import NNUNET, Recipe

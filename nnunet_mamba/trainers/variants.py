@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from nnunet_mamba.catalogue import DEMO, EPOCHS, LENGTHS, NO_DECAY, NO_SSM, SMOKE, TWIN
 from nnunet_mamba.networks.config import Mixer
+from nnunet_mamba.nnunet.catalogue import DEMO, EPOCHS, LENGTHS, NO_DECAY, NO_SSM, SMOKE, TWIN
 from nnunet_mamba.trainers.base import MambaTrainer
 from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 

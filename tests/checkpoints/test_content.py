@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nnunet_mamba.checkpoints.content import WRAPPERS, weights_in
-from nnunet_mamba.checkpoints.restricted import Stub
+from nnunet_mamba.io.torch_load import Stub
 
 WEIGHTS = {"layer.weight": torch.ones(2), "layer.bias": torch.zeros(2)}
 OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}

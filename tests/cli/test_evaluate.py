@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from skimage.io import imsave
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.evaluation import read_table
+from nnunet_mamba.study.evaluation import read_table
 
 
 def save(file, value=1, start=2):

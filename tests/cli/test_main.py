@@ -10,7 +10,7 @@ from nnunet_mamba.cli import VERBS, main, networks
 
 
 def test_the_kinds_of_faults_on_the_command_line_are_those_that_can_be_accepted(capsys):
-    from nnunet_mamba.datasets.source import ACCEPTABLE
+    from nnunet_mamba.study.datasets.source import ACCEPTABLE
 
     with pytest.raises(SystemExit):
         main(["convert", "acdc", "x", "--accept", "nonsense"])

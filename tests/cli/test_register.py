@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba import registration
 from nnunet_mamba.cli import main
+from nnunet_mamba.nnunet import register
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(registration, "trainer_folder", lambda: tmp_path)
+    monkeypatch.setattr(register, "trainer_folder", lambda: tmp_path)
     return tmp_path
 
 
@@ -29,7 +29,7 @@ def test_a_refusal_is_one_line_and_exit_code_2(folder, capsys, monkeypatch):
     def refused(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(registration.tempfile, "NamedTemporaryFile", refused)
+    monkeypatch.setattr(register.tempfile, "NamedTemporaryFile", refused)
     assert main(["register"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

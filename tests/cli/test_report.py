@@ -1,7 +1,7 @@
 from simulated_study import simulated_scores
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.evaluation import write_table
+from nnunet_mamba.study.evaluation import write_table
 
 
 def test_report_says_what_it_wrote_and_what_it_left_out(tmp_path, capsys):

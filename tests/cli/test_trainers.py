@@ -2,9 +2,9 @@
 
 import pytest
 
-from nnunet_mamba.catalogue import LENGTHS, NETWORKS, TRAINERS
 from nnunet_mamba.cli import main
 from nnunet_mamba.cli.trainers import LEGEND
+from nnunet_mamba.nnunet.catalogue import LENGTHS, NETWORKS, TRAINERS
 
 
 def listed(capsys, *words: str) -> list[str]:

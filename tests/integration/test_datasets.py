@@ -9,7 +9,7 @@ from one_process import without_processes
 from releases import build
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.datasets.specs import DATASETS
+from nnunet_mamba.study.datasets.specs import DATASETS
 
 IN_CI = ("acdc", "brats21", "isic18")  # frames of patients, channels and regions, pictures
 SHORT = {"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_mamba import registration
+from nnunet_mamba.nnunet import register
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("unregistered")]
 
@@ -304,11 +304,11 @@ def test_validation_in_batches_gives_what_nnunets_gives(workspace):
 @plain_labels
 def test_predicts_once_registered_with_no_variable_set(workspace):
     reference = workspace.fullres_prediction
-    registration.register()
+    register.register_trainers()
     try:
         out = workspace.predict("3d_fullres", "registered", nnUNet_extTrainer="")
     finally:
-        registration.unregister()
+        register.unregister_trainers()
     assert_same(reference, out)
 
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 
 from nnunet_mamba import list_networks
-from nnunet_mamba.estimate.profile import load_profile
+from nnunet_mamba.memory.profile import load_profile
 from nnunet_mamba.plans.architecture import with_network
 from nnunet_mamba.plans.check import expected_grids, faults, rows
 from nnunet_mamba.plans.files import resolve

@@ -8,7 +8,7 @@ import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba import create_network
-from nnunet_mamba.estimate.profile import load_profile
+from nnunet_mamba.memory.profile import load_profile
 from nnunet_mamba.plans import load_template, network_kwargs, shrink_plans
 from nnunet_mamba.plans.check import faults
 from nnunet_mamba.plans.files import write_plans

@@ -10,7 +10,7 @@ import pytest
 from nnunetv2.experiment_planning.experiment_planners import default_experiment_planner
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_mamba.estimate.profile import load_profile
+from nnunet_mamba.memory.profile import load_profile
 from nnunet_mamba.networks.default_sizes import default_features
 from nnunet_mamba.plans.check import faults
 from nnunet_mamba.plans.memory import GIB, RESERVE, StepMemory, budget_bytes

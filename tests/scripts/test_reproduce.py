@@ -9,17 +9,17 @@ import pytest
 from releases import build
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.datasets.specs import spec_of
-from nnunet_mamba.datasets.splits import find_split
-from nnunet_mamba.evaluation.protocols import protocol_of, require_metrics
 from nnunet_mamba.networks.family import axes_of
 from nnunet_mamba.plans import load_template
-from nnunet_mamba.statistics.methods import Method, choose_baseline, twin_of
-from nnunet_mamba.sweep.graph import jobs_of
-from nnunet_mamba.sweep.job import fingerprint
-from nnunet_mamba.sweep.preparation import OWN_NAME
-from nnunet_mamba.sweep.read import read_study
-from nnunet_mamba.sweep.study import Study
+from nnunet_mamba.study.datasets.specs import spec_of
+from nnunet_mamba.study.datasets.splits import find_split
+from nnunet_mamba.study.evaluation.protocols import protocol_of, require_metrics
+from nnunet_mamba.study.statistics.methods import Method, choose_baseline, twin_of
+from nnunet_mamba.study.sweep.graph import jobs_of
+from nnunet_mamba.study.sweep.job import fingerprint
+from nnunet_mamba.study.sweep.preparation import OWN_NAME
+from nnunet_mamba.study.sweep.read import read_study
+from nnunet_mamba.study.sweep.study import Study
 
 CHECKOUT = Path(__file__).parents[2]
 STUDIES = sorted((CHECKOUT / "scripts").rglob("*.yaml"))

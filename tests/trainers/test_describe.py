@@ -15,7 +15,7 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 )
 
 from nnunet_mamba import trainers
-from nnunet_mamba.resources import resource_dir
+from nnunet_mamba.io.resources import resource_dir
 from nnunet_mamba.trainers import describe as module
 from nnunet_mamba.trainers.describe import describe, describe_named, plain
 from nnunet_mamba.trainers.variants import variant

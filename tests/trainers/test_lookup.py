@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
-from nnunet_mamba import registration
-from nnunet_mamba.resources import resource_dir
+from nnunet_mamba.io.resources import resource_dir
+from nnunet_mamba.nnunet import register
 
 LOOKUP = """
 import pickle, sys
@@ -48,14 +48,14 @@ def test_found_through_the_variable(unregistered):
 
 def test_found_with_no_variable_once_registered_and_gone_without_a_trace(unregistered):
     before = sorted(unregistered.rglob("*"))
-    registration.register()
+    register.register_trainers()
     assert found(look_up(*NAMES)) == [[name, "nnunet_mamba.trainers"] for name in NAMES]
-    registration.unregister()
+    register.unregister_trainers()
     assert sorted(unregistered.rglob("*")) == before
 
 
 def test_nnunets_own_trainers_are_still_found_beside_ours(unregistered):
-    registration.register()
+    register.register_trainers()
     stock = look_up("nnUNetTrainer", "nnUNetTrainer_5epochs")
     assert [name for name, _ in found(stock)] == ["nnUNetTrainer", "nnUNetTrainer_5epochs"]
 

@@ -1,0 +1,152 @@
+"""Volumes (NIfTI, NRRD, MetaImage): headers as nnU-Net's readers see them, values as they are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunet_mamba.io.images.grid import Grid
+from nnunet_mamba.io.images.readers import NIBABEL, NIBABEL_REORIENTING, reader_by_ending
+from nnunet_mamba.io.images.whole import is_nifti, open_nifti, or_refuse, require_whole
+
+FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
+BY_NIBABEL = (NIBABEL, NIBABEL_REORIENTING)
+NIFTI_2 = 540  # bytes of its header
+QUATERNION = 5e-3  # of a cosine: what float32 may lose of a qform that is turned by nearly half a circle
+
+
+@dataclass(frozen=True)
+class Header:
+    """Facts that a file states of its voxels before they are read.
+
+    spacing       in mm (x, y, z), as nnU-Net takes it: by nibabel from pixdim, not from the grid's transform
+    n_components  values per voxel; more than one: colours, vectors or complex numbers
+    n_axes        of the array in the file; ITK and `read_values` leave out last axes of size 1
+    """
+
+    grid: Grid
+    spacing: tuple[float, ...]
+    n_components: int
+    is_float: bool
+    n_axes: int
+
+
+def read_header(file: Path, reader: str = "") -> Header:
+    """Read the header alone, with the grid that nnU-Net's `reader` sees (default: its choice by ending).
+
+    What follows the header may be damaged, which `require_whole` tells.
+    """
+    file = Path(file)
+    if not is_nifti(file):
+        header = or_refuse(file, lambda: _itk_header(file))
+        grid, is_float = _grid_of(header), header.GetPixelID() in FLOATS
+        return Header(grid, grid.spacing, header.GetNumberOfComponents(), is_float, len(grid.size))
+    stored = or_refuse(file, lambda: open_nifti(file))
+    is_float = stored.dataobj.dtype.kind == "f" or _is_scaled(stored)
+    size = _without_last_ones(stored.shape)
+    if (reader or reader_by_ending(file.suffix)) in BY_NIBABEL and len(size) == 3:
+        grid = Grid.of_affine(stored.affine, size)
+        spacing = tuple(float(mm) for mm in stored.header.get_zooms()[:3])
+    else:
+        grid = _grid_by_itk(file)
+        spacing = grid.spacing
+    return Header(grid, spacing, _n_components(stored), is_float, len(stored.shape))
+
+
+def read_values(file: Path) -> np.ndarray:
+    """Read all values, (..., z, y, x), in the type that the file stores, scaled where it says so.
+
+    A file that is damaged or cut short is refused by name. ITK fills what a truncated NIfTI file lacks with
+    zeros, puts other numbers for NaN and infinity, and says nothing; NIfTI files are read by nibabel.
+    """
+    file = Path(file)
+    require_whole(file)
+    if not is_nifti(file):
+        return or_refuse(file, lambda: sitk.GetArrayFromImage(sitk.ReadImage(str(file))))
+    values = or_refuse(file, lambda: np.asanyarray(open_nifti(file).dataobj))
+    return values.reshape(_without_last_ones(values.shape), order="A").T
+
+
+def read_image(file: Path) -> sitk.Image:
+    """Read an image by ITK, for what needs its filters; damaged files are refused by name."""
+    file = Path(file)
+    require_whole(file)
+    return or_refuse(file, lambda: sitk.ReadImage(str(file)))
+
+
+def header_contradiction(file: Path) -> str | None:
+    """Say in what a NIfTI header places its voxels twice, and differently; None if it does not.
+
+    A header may hold two transforms, qform and sform, of which readers take one, and the size of voxels once
+    more in pixdim. The NIfTI-1 standard leaves open that they disagree.
+    """
+    if not is_nifti(file):
+        return None
+    header = or_refuse(file, lambda: open_nifti(file)).header
+    size = (1,) * min(len(header.get_data_shape()), 3)
+    pixdim = tuple(float(mm) for mm in header.get_zooms()[: len(size)])
+    (qform, _), (sform, _) = or_refuse(
+        file, lambda: (header.get_qform(coded=True), header.get_sform(coded=True))
+    )
+    if sform is None:
+        return None
+    by_sform = Grid.of_affine(sform, size)
+    if not np.isfinite(by_sform.direction).all():
+        return "its sform has an axis of length 0"
+    by_qform = by_sform if qform is None else Grid.of_affine(qform, size)
+    other = Grid(size, pixdim, by_qform.origin, by_qform.direction)
+    difference = other.difference(by_sform, cosines=QUATERNION)
+    first = "pixdim" if difference and difference.startswith("spacing") else "qform"
+    return f"its {first} and sform differ in {difference}" if difference else None
+
+
+def _itk_header(file: Path) -> Any:
+    header = sitk.ImageFileReader()
+    header.SetFileName(str(file))
+    header.ReadImageInformation()
+    return header
+
+
+def _grid_of(header: Any) -> Grid:
+    return Grid(header.GetSize(), header.GetSpacing(), header.GetOrigin(), header.GetDirection())
+
+
+def _grid_by_itk(file: Path) -> Grid:
+    """Of a NIfTI file, whose header ITK may refuse."""
+    try:
+        return _grid_of(or_refuse(file, lambda: _itk_header(file)))
+    except ValueError as error:
+        reason = header_contradiction(file)
+        if open_nifti(file).header["sizeof_hdr"] == NIFTI_2:
+            reason = "it is of NIfTI-2"
+        elif "orthonormal" in str(error):
+            reason = reason or "the axes of its sform are not at right angles"
+        if reason is None:
+            raise
+        raise ValueError(
+            f"{file} has a header that ITK cannot use: {reason}. Write it anew, or have nibabel read the "
+            f'data set: "overwrite_image_reader_writer": "{NIBABEL}" in dataset.json.'
+        ) from error
+
+
+def _n_components(stored: Any) -> int:
+    """Of colours by their names; vectors are the fifth axis."""
+    dtype, shape = stored.dataobj.dtype, stored.shape
+    if dtype.names:
+        return len(dtype.names)
+    return 2 if dtype.kind == "c" else shape[4] if len(shape) > 4 else 1
+
+
+def _is_scaled(stored: Any) -> bool:
+    return (stored.dataobj.slope, stored.dataobj.inter) != (1, 0)
+
+
+def _without_last_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(x, y, z, 1) -> (x, y, z), as ITK has it."""
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape

@@ -1,0 +1,180 @@
+"""Networks and trainers in people's words: titles, papers, dimensions, recipes, and the trainers' names.
+
+torch and nnU-Net, seconds to import, are not loaded; `tests/nnunet/test_catalogue.py` holds this table
+against what `networks` and `trainers` define.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nnunet_mamba.io.messages import unknown
+
+PREFIX = "nnUNetTrainer"
+NOT_FOUND = "Could not find requested nnunet trainer"  # as nnU-Net's error begins
+NO_SSM = "_nossm"  # of networks
+TWIN, NO_DECAY, DEMO, SMOKE = "NoSSM", "_NoDecaySSM", "_demo", "_smoke"  # of trainers
+EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)  # nnU-Net's lengths
+LENGTHS = tuple(f"_{n}epoch{'s' * (n > 1)}" for n in EPOCHS)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network by its paper. `axes` are the numbers of axes of images that it takes; `has_ssm`: it has a
+    twin without state space model."""
+
+    title: str
+    paper: str
+    axes: tuple[int, ...] = (2, 3)
+    has_ssm: bool = True
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A trainer by what it trains, and how, in words; `has_demo`: there is a small one for CPUs."""
+
+    name: str
+    network: str
+    recipe: str
+    has_demo: bool = False
+
+    def endings(self) -> dict[str, tuple[str, ...]]:
+        """Return what may follow its name, that of its twin, and that without weight decay on the SSM."""
+        short = (SMOKE, DEMO) if self.has_demo else (SMOKE,)
+        endings = {self.name: (*LENGTHS, *short)}
+        if NETWORKS[self.network].has_ssm:
+            endings |= {self.name + TWIN: (*LENGTHS, *short), self.name + NO_DECAY: LENGTHS}
+        return endings
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of this trainer in all lengths and forms."""
+        for name, endings in self.endings().items():
+            yield from (name, *(name + ending for ending in endings))
+
+
+MM_UNET = "Xie et al., arXiv:2503.17540"
+UMAMBA = "Ma et al., arXiv:2401.04722"
+TAMING = "Lumetti et al., arXiv:2410.15496"
+SWIN = "Liu et al., arXiv:2402.03302"
+SEG_RES_NET = "Myronenko, arXiv:1810.11654"
+MEDNEXT = "Roy et al., arXiv:2303.09975"
+
+FAMILY: dict[str, Network] = {
+    "nnunet": Network("nnU-Net's PlainConvUNet", "Isensee et al., Nature Methods 2021", has_ssm=False),
+    "mm_unet": Network("MM-UNet", MM_UNET),
+    "umamba_bot": Network("U-Mamba Bot", UMAMBA),
+    "umamba_enc": Network("U-Mamba Enc", UMAMBA),
+    "mamba_uni": Network("Taming Mambas, one scan", TAMING),
+    "mamba_bi": Network("Taming Mambas, two scans", TAMING),
+    "mamba_multi": Network("Taming Mambas, eight scans", TAMING, axes=(3,)),
+    "vm_unet": Network("VM-UNet", "Ruan and Xiang, arXiv:2402.02491", axes=(2,)),
+    "mamba_unet": Network("Mamba-UNet", "Wang et al., arXiv:2402.05079", axes=(2,)),
+    "swin_umamba": Network("Swin-UMamba", SWIN, axes=(2,)),
+    "swin_umamba_d": Network("Swin-UMamba† (Mamba decoder)", SWIN, axes=(2,)),
+    "segmamba": Network("SegMamba", "Xing et al., arXiv:2401.13560", axes=(3,)),
+}
+BASELINES: dict[str, Network] = {  # of MONAI, for comparison; trained only, not in `create_network`
+    "seg_res_net": Network("SegResNet", SEG_RES_NET, has_ssm=False),
+    "seg_res_net_2x_feat": Network("SegResNet, twice the features", SEG_RES_NET, has_ssm=False),
+    "seg_res_net_2x_feat_2x_depth": Network("SegResNet, and twice the depth", SEG_RES_NET, has_ssm=False),
+    "seg_res_net_2x_feat_4x_depth": Network("SegResNet, and 4x the depth", SEG_RES_NET, has_ssm=False),
+    "unetr": Network("UNETR", "Hatamizadeh et al., arXiv:2103.10504", has_ssm=False),
+    "swin_unetr": Network("SwinUNETR", "Hatamizadeh et al., arXiv:2201.01266", has_ssm=False),
+    "swin_unetr_v2": Network("SwinUNETR-V2", "He et al., MICCAI 2023", has_ssm=False),
+    **{f"mednext_{size.lower()}": Network(f"MedNeXt {size}", MEDNEXT, has_ssm=False) for size in "SBML"},
+}
+NETWORKS = {**FAMILY, **BASELINES}
+
+NNUNET = "nnU-Net's: SGD from 1e-2, poly decay, 1000 epochs"
+MM_UNETS = "the paper's: SGD from 1e-3, 3 scales supervised, 1000 epochs"
+RADAM = "the paper's: RAdam from 3e-4, linear decay, 300 epochs"
+ADAMW_SWIN = "the paper's: AdamW from 1e-4, cosine, encoder frozen for 10 epochs, 1000 epochs"
+ADAM = "U-Mamba's authors': Adam from 1e-4, poly decay, 1000 epochs"
+ADAMW_SWIN_UNETR = "U-Mamba's authors': AdamW from 8e-4, cosine, 1000 epochs"
+
+
+def _planned(name: str, network: str, recipe: str = NNUNET) -> Trainer:
+    return Trainer(PREFIX + name, network, recipe, has_demo=True)
+
+
+def _own(name: str, network: str, recipe: str = NNUNET) -> Trainer:
+    return Trainer(PREFIX + name, network, recipe)
+
+
+def _ablation(name: str, change: str) -> Trainer:
+    return _planned(f"MMUNet_{name}", "mm_unet", f"{change}; recipe as nnUNetTrainerMMUNet's")
+
+
+TRAINERS: tuple[Trainer, ...] = (
+    _planned("MMUNet", "mm_unet", MM_UNETS),
+    _planned("UMambaBot", "umamba_bot"),
+    _planned("UMambaEnc", "umamba_enc"),
+    _planned("MambaUni", "mamba_uni"),
+    _planned("MambaBi", "mamba_bi"),
+    _planned("MambaMulti", "mamba_multi"),
+    _own("VMUNet", "vm_unet"),
+    _own("MambaUNet", "mamba_unet"),
+    _own("SwinUMamba", "swin_umamba"),
+    _own("SwinUMambaD", "swin_umamba_d"),
+    _own("SegMamba", "segmamba"),
+    _own("MambaUniPaper", "mamba_uni", RADAM),
+    _own("MambaUniPaperCosine", "mamba_uni", "the code's: RAdam, cosine of 100 epochs, 1000 epochs"),
+    _own("MambaBiPaper", "mamba_bi", RADAM),
+    _own("MambaBiPaperCosine", "mamba_bi", "the code's: RAdam, cosine of 100 epochs, 300 epochs"),
+    _own("MambaMultiPaper", "mamba_multi", RADAM),
+    _own("MambaMultiPaperOneCycle", "mamba_multi", "the code's: RAdam, one cycle, 300 epochs"),
+    _own("VMUNetPaper", "vm_unet", "the paper's: AdamW from 1e-3, cosine of 50 epochs, 300 epochs"),
+    _own("VMUNetPaperFullCosine", "vm_unet", "as VMUNetPaper, but one cosine over 300 epochs"),
+    _own("MambaUNetPaper", "mamba_unet", "the paper's: SGD from 1e-2, 10,000 iterations of batch 24"),
+    _own("SwinUMambaPaper", "swin_umamba", ADAMW_SWIN),
+    _own("SwinUMambaDPaper", "swin_umamba_d", ADAMW_SWIN),
+    *(_ablation(f"B{row}", f"scan order B{row} of its table 1") for row in range(1, 10)),
+    _ablation("SSMEncBot", "mixers instead of convolutions in encoder and bottleneck"),
+    _ablation("SSMAll", "mixers instead of convolutions everywhere"),
+    _ablation("SSMDecBot", "mixers instead of convolutions in bottleneck and decoder"),
+    _ablation("HybridOutside", "mixers behind the residual blocks"),
+    _own("SegResNet", "seg_res_net", ADAM),
+    _own("SegResNet_2xFeat", "seg_res_net_2x_feat", ADAM),
+    _own("SegResNet_2xFeat_2xDepth", "seg_res_net_2x_feat_2x_depth", ADAM),
+    _own("SegResNet_2xFeat_4xDepth", "seg_res_net_2x_feat_4x_depth", ADAM),
+    _own("UNETR", "unetr", "U-Mamba's authors': AdamW from 1e-4, linear decay, 1000 epochs"),
+    _own("SwinUNETR", "swin_unetr", ADAMW_SWIN_UNETR),
+    _own("SwinUNETRv2", "swin_unetr_v2", ADAMW_SWIN_UNETR),
+    *(
+        _own(f"MedNeXt{size}", f"mednext_{size.lower()}", "its authors': AdamW from 1e-3, poly, 1000 epochs")
+        for size in "SBML"
+    ),
+    _own("Control", "nnunet"),
+)
+
+
+def network_names() -> list[str]:
+    """Return the names that `create_network` knows: the family, and the twins without SSM."""
+    return [*FAMILY, *(f"{name}{NO_SSM}" for name, row in FAMILY.items() if row.has_ssm)]
+
+
+def trainer_names() -> list[str]:
+    """Return the names of all trainers, in every length and form."""
+    return [name for trainer in TRAINERS for name in trainer.names()]
+
+
+def check_network(name: str) -> None:
+    """Raise ValueError unless `create_network` knows the name."""
+    if name in network_names():
+        return
+    trainer = next((row for row in TRAINERS if name == row.network or name in row.names()), None)
+    if trainer is None:
+        raise ValueError(unknown("network", name, network_names(), "nnunet-mamba networks"))
+    if trainer.network in FAMILY:
+        raise ValueError(f"{name!r} is a trainer; its network is {trainer.network}.")
+    raise ValueError(f"{name!r} is a network of MONAI's, which there is for training only: {trainer.name}.")
+
+
+def no_trainer(name: str) -> str:
+    """Return the message for a trainer that does not exist."""
+    endings = {full: found for row in TRAINERS for full, found in row.endings().items()}
+    begun = max((full for full in endings if name.startswith(f"{full}_")), key=len, default=None)
+    if begun is not None:
+        return f"Unknown trainer {name!r}. {begun} comes with {', '.join(endings[begun])}."
+    return unknown("trainer", name, trainer_names(), "nnunet-mamba trainers", PREFIX)

@@ -1,0 +1,78 @@
+"""Commands of nnU-Net and ours as a user would type them, and where their programs and trainers are found."""
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nnunet_mamba.io.cpu import usable_cpus
+from nnunet_mamba.io.resources import resource_dir
+from nnunet_mamba.nnunet.catalogue import NOT_FOUND, no_trainer, trainer_names
+
+EXTERNAL = "nnUNet_extTrainer"  # where nnU-Net looks for trainers beside its own
+PROGRESS = "NNUNET_MAMBA_PROGRESS"  # of our trainers: seconds from one line within an epoch to the next
+MOST_PROCESSES = 8  # of nnU-Net's pools, and threads in prediction; each process takes about half a GB
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command with the variables that are its own."""
+
+    program: str
+    arguments: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """For a shell in which the `shared_variables` are exported."""
+        own = [f"{name}={shlex.quote(value)}" for name, value in self.variables.items()]
+        return " ".join([*own, self.program, *map(shlex.quote, self.arguments)])
+
+    def argv(self) -> list[str]:
+        return [str(find_program(self.program)), *self.arguments]
+
+
+def find_program(name: str) -> Path:
+    """The program of this Python environment, active or not: PATH may lead to another one."""
+    folders = (Path(sys.executable).parent, Path(sysconfig.get_path("scripts")))
+    for folder in folders:
+        for candidate in (folder / name, folder / f"{name}.exe"):
+            if candidate.is_file():
+                return candidate
+    raise ValueError(
+        f"{name} is not in {folders[0]}, beside {sys.executable}. Install nnU-Net there: "
+        f"{sys.executable} -m pip install 'nnunetv2>=2.8,<2.9'"
+    )
+
+
+def trainer_folders() -> str:
+    """The value of nnUNet_extTrainer: the folders that the user named, and ours."""
+    ours = str(resource_dir("nnUNet_trainers"))
+    given = [folder for folder in os.environ.get(EXTERNAL, "").split(os.pathsep) if folder]
+    return os.pathsep.join([*given, *([ours] if ours not in given else [])])
+
+
+def ask_for_trainer(name: str, variables: Mapping[str, str]) -> None:
+    """Raise ValueError unless nnU-Net finds the trainer, asked in a process with these variables."""
+    code = (
+        f"from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as f; f({name!r})"
+    )
+    environment = {**os.environ, **variables}
+    asked = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if asked.returncode != 0:
+        if name not in trainer_names() and NOT_FOUND in asked.stderr:
+            raise ValueError(f"--trainer {name} cannot be used; nnU-Net does not find it. {no_trainer(name)}")
+        reason = asked.stderr.strip().splitlines()[-1]
+        raise ValueError(f"--trainer {name} cannot be used; nnU-Net says: {reason}")
+
+
+def n_processes() -> int:
+    return min(usable_cpus(), MOST_PROCESSES)
+
+
+def dataset_id(dataset: str) -> str:
+    """Dataset004_Hippocampus -> 4"""
+    return str(int(dataset[7:10]))

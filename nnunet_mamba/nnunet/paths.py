@@ -1,0 +1,94 @@
+"""nnU-Net's folders and datasets, as a user names them."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from nnunet_mamba.io.messages import closest
+
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+PLANS = "nnUNetPlans.json"  # nnU-Net's default
+WHERE_PLANS_ARE = "in nnUNet_preprocessed, such as Dataset004_Hippocampus/nnUNetPlans.json"
+
+
+def nnunet_folder(variable: str) -> Path:
+    """One of nnU-Net's folders, from the environment."""
+    if not os.environ.get(variable):
+        raise ValueError(f"{variable} is not set; export it as the folder that nnU-Net is to use.")
+    return Path(os.environ[variable])
+
+
+def dataset_name(given: str, places: Iterable[Path] | None = None) -> str:
+    """Return the name Dataset###_Name of a dataset that is given by its number, its name, or a folder of that
+    name; a number is looked up in `places`, by default nnU-Net's folders. ValueError for anything else."""
+    places = _nnunet_folders() if places is None else list(places)
+    name = Path(given).name
+    if name.startswith("Dataset") and name == given.rstrip("/"):
+        return name
+    if Path(given).is_dir() and name.startswith("Dataset"):
+        if Path(given).resolve().parent in [place.resolve() for place in places]:
+            return name
+        raise ValueError(f"{given} does not lie in {', '.join(map(str, places)) or 'a folder of nnU-Net'}.")
+    if not given.isdecimal():
+        names = {found.name for place in places for found in place.glob("Dataset[0-9][0-9][0-9]_*")}
+        words = {found.partition("_")[2]: found for found in sorted(names)}
+        meant = [words[word] for word in closest(given, words)]
+        hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
+        raise ValueError(
+            f"{given!r} is no dataset; expected Dataset###_Name, its number, or its folder.{hint}"
+        )
+    pattern = f"Dataset{int(given):03d}_*"
+    names = {found.name for place in places for found in place.glob(pattern)}
+    if len(names) != 1:
+        there = sorted({found.name for place in places for found in place.glob("Dataset*")})
+        found = f"found {', '.join(sorted(names))}" if names else f"there are {', '.join(there) or 'none'}"
+        raise ValueError(f"Expected one dataset {pattern} in {', '.join(map(str, places))}; {found}.")
+    return names.pop()
+
+
+def _nnunet_folders() -> list[Path]:
+    return [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
+
+
+def find_dataset(variable: str, given: str, remedy: str) -> Path:
+    """Return the folder of a dataset within the nnU-Net folder of this variable.
+
+    ValueError, with the remedy or a dataset that may be meant, if it does not exist.
+    """
+    place = nnunet_folder(variable)
+    name = dataset_name(given)
+    if not (place / name).is_dir():
+        meant = closest(name, [found.name for found in place.glob("Dataset*") if found.is_dir()])
+        hint = f"Did you mean {' or '.join(meant)}?" if meant else remedy
+        raise ValueError(f"{place / name} does not exist. {hint}")
+    return place / name
+
+
+def results_folder(name: str) -> Path:
+    """A folder of results as it is given, or that of a dataset, by its name or number."""
+    given = Path(name)
+    if given.is_dir():
+        return given
+    return find_dataset("nnUNet_results", name, "Nothing was trained on this dataset yet.")
+
+
+def plans_file(given: str) -> Path:
+    """Return a plans file as it is given (.json), or nnUNetPlans.json of a preprocessed dataset.
+
+    ValueError if it does not exist.
+    """
+    path = Path(given)
+    if path.is_file():
+        return path
+    if path.suffix == ".json":
+        raise ValueError(f"{path} does not exist; expected the plans of a dataset, {WHERE_PLANS_ARE}.")
+    if (path / PLANS).is_file():
+        return path / PLANS
+    folder = find_dataset("nnUNet_preprocessed", given, f"Plan it: nnUNetv2_plan_and_preprocess -d {given}.")
+    path = folder / PLANS
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in folder.glob("*lans*.json"))) or "no plans"
+        raise ValueError(
+            f"{path} does not exist; {folder.name} has {there}. Plan it: nnUNetv2_plan_and_preprocess."
+        )
+    return path

@@ -1,0 +1,101 @@
+"""Our trainers in nnU-Net's own search: one small file put into the installed nnunetv2, and taken out again.
+
+nnU-Net finds trainers in its own folder, or in those that the variable nnUNet_extTrainer names. With the file
+written by `register` the plain commands work in every shell, with no variable set. The file holds no code of
+ours: it imports this package, and lets nnU-Net go on if the package has gone or does not support a newer
+nnU-Net, so that stock trainers never suffer from a forgotten `unregister`.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from nnunet_mamba.nnunet.version import trainer_folder, version_fault
+
+SHIM_NAME = "nnunet_mamba_trainers"
+MARK = "# Written by `nnunet-mamba register`, removed by `nnunet-mamba unregister`.\n"
+SHIM = (
+    MARK
+    + """\
+try:
+    from nnunet_mamba.trainers import *  # noqa: F403
+    from nnunet_mamba.trainers import __getattr__  # noqa: F401 (suggests a name where none is found)
+except ImportError as error:
+    if error.name == "nnunetv2":  # of a version that nnunet_mamba does not support
+        import warnings
+
+        warnings.warn(str(error))
+    elif error.name not in ("nnunet_mamba", "nnunet_mamba.trainers"):  # something else is missing: say so
+        raise
+"""
+)
+
+
+def shim_path() -> Path:
+    """Where the file is, or would be."""
+    return trainer_folder() / f"{SHIM_NAME}.py"
+
+
+def is_registered() -> bool:
+    """Whether the file is there and ours."""
+    path = shim_path()
+    return path.is_file() and path.read_text().startswith(MARK)
+
+
+def register_trainers() -> Path:
+    """Write the file and return its path; a second call changes nothing.
+
+    The text goes to a temporary file first and is moved into place whole, for nnU-Net may be searching the
+    folder.
+    """
+    fault = version_fault()
+    if fault:
+        raise ValueError(fault)
+    path = shim_path()
+    _refuse_foreign(path)
+    if not (path.is_file() and path.read_text() == SHIM):
+        _write_whole(path, SHIM)
+    return path
+
+
+def unregister_trainers() -> Path | None:
+    """Remove the file and its compiled copies; its former path, or None if there was none."""
+    path = shim_path()
+    _refuse_foreign(path)
+    found = path.is_file()
+    try:
+        path.unlink(missing_ok=True)
+        for compiled in (path.parent / "__pycache__").glob(f"{SHIM_NAME}.*.pyc"):
+            compiled.unlink(missing_ok=True)
+    except OSError as error:
+        raise PermissionError(
+            f"Could not remove {path} ({error.strerror}). "
+            "Run `nnunet-mamba unregister` as the user who owns it."
+        ) from error
+    return path if found else None
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not is_registered():
+        raise FileExistsError(
+            f"{path} exists and was not written by `nnunet-mamba register`; it stays as it is. "
+            "Move it away if you do not need it, then run the command again."
+        )
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary: str | None = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{SHIM_NAME}-", delete=False) as file:
+            temporary = file.name
+            file.write(text)
+        Path(temporary).chmod(0o644)  # temporary files are private; all users of this nnunetv2 read this one
+        os.replace(temporary, path)  # noqa: PTH105 (named for what it is: atomic)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise PermissionError(
+            f"Could not write into {path.parent} ({error.strerror}). "
+            "Register as the user who installed nnunetv2, "
+            'or leave nnU-Net alone and set: export nnUNet_extTrainer="$(nnunet-mamba trainers-path)"'
+        ) from error

@@ -1,6 +1,0 @@
-"""nnU-Net's prediction with mirrored copies and tiles in batches; all else is nnU-Net's own."""
-
-from nnunet_mamba.prediction.predictor import BatchedPredictor
-from nnunet_mamba.prediction.stand_in import batched_validation, run_nnunets_predict
-
-__all__ = ["BatchedPredictor", "batched_validation", "run_nnunets_predict"]

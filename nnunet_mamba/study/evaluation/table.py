@@ -1,0 +1,140 @@
+"""The tidy table: one row per case, label and metric; everything else is computed from it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from nnunet_mamba.io.atomic import whole
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a prediction comes from; "" where nothing is known of it. `fold` as in `Score`."""
+
+    dataset: str = ""
+    trainer: str = ""
+    plans: str = ""
+    configuration: str = ""
+    fold: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number. `value` is NaN where the metric is not defined, and then not counted.
+
+    label     the label's number; a region joins its numbers by +
+    n_voxels  of the label in the reference
+    empty     which mask has no voxel: "", "prediction", "reference" or "both"
+    fold      a number, "all", "test" for cases of no fold, or "" where nothing is known of it
+    backend, version  what computed the value
+    """
+
+    case: str
+    label: str
+    label_name: str
+    metric: str
+    value: float
+    n_voxels: int
+    empty: str
+    dataset: str = ""
+    trainer: str = ""
+    plans: str = ""
+    configuration: str = ""
+    fold: str = ""
+    backend: str = ""
+    version: str = ""
+    protocol: str = ""
+
+
+COLUMNS = (
+    "dataset", "trainer", "plans", "configuration", "fold", "case", "label", "label_name", "metric", "value",
+    "n_voxels", "empty", "backend", "version", "protocol",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric of one label over the cases where it is defined."""
+
+    label: str
+    label_name: str
+    metric: str
+    mean: float
+    sd: float  # of the sample; NaN for a single case
+    n_cases: int
+    n_excluded: int  # both masks empty
+
+
+def summarise(scores: Iterable[Score]) -> list[Summary]:
+    """Mean, SD and number of cases per label and metric, in order of appearance."""
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for score in scores:
+        groups.setdefault((score.label, score.label_name, score.metric), []).append(score.value)
+    return [summary(*key, values) for key, values in groups.items()]
+
+
+def summary(label: str, label_name: str, metric: str, values: Sequence[float]) -> Summary:
+    """One row; NaN values are excluded and counted as such."""
+    defined = np.array(values)[~np.isnan(values)]
+    mean = float(defined.mean()) if defined.size else float("nan")
+    finite = defined.size > 1 and bool(np.isfinite(defined).all())
+    sd = float(defined.std(ddof=1)) if finite else float("nan")
+    return Summary(label, label_name, metric, mean, sd, defined.size, len(values) - defined.size)
+
+
+def mean_foreground(scores: Iterable[Score], metric: str = "dice") -> float:
+    """The mean over labels of the mean over cases, as nnU-Net's summary.json has it."""
+    means = [row.mean for row in summarise(scores) if row.metric == metric]
+    return float(np.nanmean(means)) if np.isfinite(means).any() else float("nan")
+
+
+def write_table(scores: Iterable[Score], file: Path) -> None:
+    """A row per score, as .csv or .parquet by the file's ending; whole or not at all."""
+    import pandas as pd  # half a second to import
+
+    file = Path(file)
+    frame = pd.DataFrame([asdict(score) for score in scores], columns=list(COLUMNS))
+    write = frame.to_parquet if _is_parquet(file) else frame.to_csv
+    with whole(file) as draft:
+        write(draft, index=False)
+
+
+def read_table(file: Path) -> list[Score]:
+    """The scores that `write_table` wrote. ValueError for other files."""
+    import pandas as pd
+
+    file = Path(file)
+    is_parquet = _is_parquet(file)
+    try:
+        if is_parquet:
+            frame = pd.read_parquet(file)
+        else:
+            text = {name: str for name in COLUMNS if name not in ("value", "n_voxels")}
+            frame = pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"value": ["", "nan"]})
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as a table of scores ({error}).") from error
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{file} is no table of scores: it lacks {', '.join(missing)}; expected a table that "
+            "`nnunet-mamba evaluate --out` wrote."
+        )
+    for column in ("value", "n_voxels"):
+        numbers = pd.to_numeric(frame[column], errors="coerce")
+        strange = frame[column][numbers.isna() & frame[column].notna()]
+        if len(strange):
+            raise ValueError(f"{file} has {strange.iloc[0]!r} in the column {column}; expected numbers.")
+        frame[column] = numbers
+    return [Score(**row) for row in frame[list(COLUMNS)].to_dict("records")]
+
+
+def _is_parquet(file: Path) -> bool:
+    """ValueError for endings that are neither .csv nor .parquet."""
+    if file.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{file} should end in .csv or .parquet.")
+    return file.suffix == ".parquet"
+
+
+assert {field.name for field in fields(Score)} == set(COLUMNS)

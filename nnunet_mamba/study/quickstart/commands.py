@@ -1,0 +1,57 @@
+"""nnU-Net's commands as a user would type them, and the variables they need."""
+
+from nnunet_mamba.io.cpu import passive_waiting, usable_cpus
+from nnunet_mamba.nnunet.commands import EXTERNAL, PROGRESS, Command, dataset_id, n_processes, trainer_folders
+from nnunet_mamba.study.quickstart.workspace import FOLD, Settings, Workspace
+
+
+def shared_variables(workspace: Workspace) -> dict[str, str]:
+    """What all commands of one quickstart need, by name."""
+    return {
+        "nnUNet_raw": str(workspace.raw),
+        "nnUNet_preprocessed": str(workspace.preprocessed),
+        "nnUNet_results": str(workspace.results),
+        EXTERNAL: trainer_folders(),
+        "nnUNet_def_n_proc": str(n_processes()),
+        "nnUNet_compile": "f",  # compiling takes longer than a demo gains
+        PROGRESS: "5",
+        **passive_waiting(),
+    }
+
+
+def plan_command(dataset: str, settings: Settings) -> Command:
+    n = str(n_processes())
+    arguments = ("-d", dataset_id(dataset), "-c", settings.configuration, "-npfp", n, "-np", n)
+    # with nnUNet_n_proc_DA=0, the choice for training, nnU-Net's planner asks torch for 0 threads and dies
+    variables = {"nnUNet_n_proc_DA": "1"}
+    return Command("nnUNetv2_plan_and_preprocess", (*arguments, "--verify_dataset_integrity"), variables)
+
+
+def train_command(dataset: str, settings: Settings, *, resume: bool) -> Command:
+    arguments = [dataset_id(dataset), settings.configuration, str(FOLD), "-tr", settings.trainer]
+    arguments += ["-device", settings.device] + (["--c"] if resume else [])
+    return Command("nnUNetv2_train", tuple(arguments), training_variables(settings))
+
+
+def training_variables(settings: Settings) -> dict[str, str]:
+    """On a CPU the network needs every core, so that augmenting in other processes gains nothing."""
+    n_workers = 0 if settings.device == "cpu" else max(1, min(12, usable_cpus() - 1))
+    return {"nnUNet_n_proc_DA": str(n_workers)}
+
+
+def predict_command(dataset: str, settings: Settings, workspace: Workspace) -> Command:
+    """Fold 0, final checkpoint, all mirrorings; one process, whose progress can be read in order."""
+    images, answers = workspace.raw / dataset / "imagesTs", workspace.predictions
+    arguments = [
+        "-i",
+        str(images),
+        "-o",
+        str(answers),
+        "-d",
+        dataset_id(dataset),
+        "-c",
+        settings.configuration,
+    ]
+    arguments += ["-f", str(FOLD), "-tr", settings.trainer, "-device", settings.device]
+    arguments += ["-npp", "0", "-nps", "0", "--continue_prediction"]
+    return Command("nnUNetv2_predict", tuple(arguments))

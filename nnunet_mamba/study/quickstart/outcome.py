@@ -1,0 +1,153 @@
+"""From the files of a finished quickstart to results.json, the report and the last lines on the screen."""
+
+import ast
+import json
+import math
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba.io.atomic import write_json
+from nnunet_mamba.nnunet.console import duration
+from nnunet_mamba.study.evaluation import Summary, mean_foreground, read_table, scored_labels, summarise
+from nnunet_mamba.study.quickstart.commands import shared_variables
+from nnunet_mamba.study.quickstart.workspace import Settings, Workspace
+from nnunet_mamba.study.report import CaseFiles, Report, Stage, read_curves, write_page, write_picture
+from nnunet_mamba.study.report.curves import count_parameters, load_checkpoint
+
+PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "monai", "numpy")
+
+
+def write_outcome(settings: Settings, workspace: Workspace, dataset: str) -> list[str]:
+    """Write report.html, report.png and results.json; returns the closing lines."""
+    report = gather(settings, workspace, dataset)
+    write_picture(report, workspace.out / "report.png")
+    write_page(report, workspace.out / "report.html")
+    write_json(workspace.out / "results.json", as_json(report, settings))
+    return closing_lines(report, workspace)
+
+
+def gather(settings: Settings, workspace: Workspace, dataset: str) -> Report:
+    """Everything the report tells, from the files."""
+    raw = workspace.raw / dataset
+    description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
+    fold = workspace.fold(dataset, settings)
+    checkpoint = load_checkpoint(fold / "checkpoint_final.pth")
+    curves = read_curves(checkpoint)
+    return Report(
+        title=f"{settings.trainer} on {dataset}",
+        labels=scored_labels(description)[0],
+        scores=read_table(workspace.out / "results.csv"),
+        cases=case_files(raw, workspace.predictions, description["file_ending"]),
+        curves=curves,
+        facts=facts(settings, checkpoint, json.loads((fold / "debug.json").read_text())),
+        stages=[
+            Stage(name, stage["seconds"], tuple(stage["commands"]))
+            for name, stage in workspace.stages().items()
+        ],
+        variables=[f"{name}={value}" for name, value in shared_variables(workspace).items()],
+        versions=versions(),
+    )
+
+
+def case_files(raw: Path, predictions: Path, ending: str) -> list[CaseFiles]:
+    """The unseen cases, by name."""
+    names = sorted(file.name.removesuffix(ending) for file in (raw / "labelsTs").iterdir())
+    return [
+        CaseFiles(
+            name,
+            raw / "imagesTs" / f"{name}_0000{ending}",
+            raw / "labelsTs" / f"{name}{ending}",
+            predictions / f"{name}{ending}",
+        )
+        for name in names
+    ]
+
+
+def facts(settings: Settings, checkpoint: dict[str, Any], debug: dict[str, str]) -> list[tuple[str, str]]:
+    """What was trained; `debug` is nnU-Net's own record of its trainer, every value as text."""
+    plan = ast.literal_eval(debug["configuration_manager"])
+    steps = f"{debug['num_epochs']} × {debug['num_iterations_per_epoch']}"
+    return [
+        ("network parameters", f"{count_parameters(checkpoint):,}"),
+        ("epochs x iterations", steps),
+        ("patch (voxels)", "×".join(map(str, plan["patch_size"]))),
+        ("batch size", debug["batch_size"]),
+        ("spacing (mm)", " × ".join(f"{mm:g}" for mm in plan["spacing"])),
+        ("trainer", settings.trainer),
+        ("configuration", settings.configuration),
+        ("device", f"{debug['device']}: {debug.get('gpu_name') or processor()}"),
+    ]
+
+
+def processor() -> str:
+    """This machine's CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
+
+
+def versions() -> list[tuple[str, str]]:
+    found = [("python", platform.python_version()), ("system", platform.platform(terse=True))]
+    for package in PACKAGES:
+        try:
+            found.append((package, version(package)))
+        except PackageNotFoundError:
+            found.append((package, "not installed as a package"))
+    return found
+
+
+def as_json(report: Report, settings: Settings) -> dict[str, Any]:
+    """The report's numbers for other programs; undefined ones are null."""
+    return {
+        "title": report.title,
+        "request": settings.request(),
+        "mean_foreground_dice": defined(mean_foreground(report.scores)),
+        "mean_foreground_hd95_mm": defined(mean_foreground(report.scores, "hd95")),
+        "summary": [without_nan(asdict(row)) for row in summarise(report.scores)],
+        "scores": [without_nan(asdict(score)) for score in report.scores],
+        "seconds": {stage.name: round(stage.seconds, 1) for stage in report.stages},
+        "commands": [command for stage in report.stages for command in stage.commands],
+        "variables": list(report.variables),
+        "facts": dict(report.facts),
+        "versions": dict(report.versions),
+        "curves": asdict(report.curves),
+    }
+
+
+def without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: defined(value) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def defined(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
+
+
+def closing_lines(report: Report, workspace: Workspace) -> list[str]:
+    """A short table of the scores, the parameters, the time, and where the page is."""
+    rows: dict[str, dict[str, Summary]] = {}
+    for row in summarise(report.scores):
+        rows.setdefault(row.label_name, {})[row.metric] = row
+    lines = ["", f"{'label':<24}{'Dice':>16}{'HD95 (mm)':>18}{'cases':>8}"]
+    for name, cell in rows.items():
+        texts = (mean_and_sd(cell["dice"], 3), mean_and_sd(cell["hd95"], 2))
+        lines.append(f"{name[:23]:<24}{texts[0]:>16}{texts[1]:>18}{cell['dice'].n_cases:>8}")
+    means = (mean_foreground(report.scores), mean_foreground(report.scores, "hd95"))
+    lines.append(f"{'mean':<24}{means[0]:>16.3f}{means[1]:>18.2f}")
+    seconds = sum(stage.seconds for stage in report.stages)
+    lines += ["", f"{dict(report.facts)['network parameters']} parameters, {duration(seconds)} in all"]
+    return [
+        *lines,
+        *(str(workspace.out / name) for name in ("report.html", "report.png", "results.csv", "results.json")),
+    ]
+
+
+def mean_and_sd(row: Summary, digits: int) -> str:
+    return f"{row.mean:.{digits}f}" + ("" if math.isnan(row.sd) else f" ± {row.sd:.{digits}f}")

@@ -1,0 +1,135 @@
+"""What each challenge takes, one `Rules` each. To add one, write it here, with a test.
+
+Which cases are due is no rule: it is the user's own imagesTs that tells, since test sets changed over the
+years. Where a challenge's own words could not be found, `open_points` says so, and every field can be
+overridden by a template.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.study.datasets.specs import DATASETS, DatasetSpec, spec_of
+
+
+@dataclass(frozen=True)
+class Rules:
+    """One submission.
+
+    dataset  whose labels and recoding hold, in `datasets.specs.DATASETS`
+    case     the whole name of a case of imagesTs, as a regular expression
+    name     of its file in the archive: {case}, {phase} of ACDC, or a named group of `case` stand for theirs
+    folder   of these files in the archive; "" for none
+    values   nnU-Net's label -> the challenge's, if not what the data set's recoding says
+    """
+
+    title: str
+    dataset: str
+    case: str
+    name: str = "{case}.nii.gz"
+    folder: str = ""
+    values: Mapping[int, int] = field(default_factory=dict)
+    source: str = ""
+    open_points: str = ""
+
+    @property
+    def spec(self) -> DatasetSpec:
+        return DATASETS[self.dataset]
+
+    @property
+    def labels(self) -> Mapping[int, int]:
+        """nnU-Net's label -> the challenge's, background included."""
+        return {0: 0, **self.values} if self.values else values_back(self.spec)
+
+
+AMOS: dict[str, Any] = {
+    "case": r"amos_\d{4}",
+    "folder": "results",
+    "source": "amos22.grand-challenge.org, evaluation: results/amos_0008.nii.gz, the exact set of cases",
+    "open_points": "Pages differ on how many cases are due today; the cases of --images count.",
+}
+BRATS = "the challenges' checking code: the name of the patient's folder"
+SUBMISSIONS: Mapping[str, Rules] = {
+    "amos22_ct": Rules("AMOS22, task 1: CT", "amos22_ct", **AMOS),
+    "amos22_ct_mr": Rules("AMOS22, task 2: CT and MR", "amos22_ct_mr", **AMOS),
+    "synapse": Rules(
+        "Synapse / BTCV, 13 organs",
+        "synapse",
+        case=r"(?:img|label)?(?P<number>\d{4})",
+        name="label{number}.nii.gz",
+        source="the names of the released labels",
+        open_points="No public text states the form of a submission; override what the page asks for.",
+    ),
+    "acdc": Rules(
+        "ACDC",
+        "acdc",
+        case=r"(?P<patient>patient\d{3})_frame\d{2}",
+        name="{patient}_{phase}.nii.gz",
+        source="patient101_ED.nii.gz, patient101_ES.nii.gz in comments of public code",
+        open_points="The challenge's own words were not found.",
+    ),
+    "brats21": Rules("BraTS 2021", "brats21", case=r"BraTS2021_\d{5}", source=BRATS),
+    "brats23": Rules("BraTS 2023 GLI", "brats23", case=r"BraTS-GLI-\d{5}-\d{3}", source=BRATS),
+}
+OVERRIDABLE = ("case", "name", "folder", "values")
+
+
+def rules_of(name: str) -> Rules:
+    """By the name of the data set or an alias of it. ValueError for others."""
+    try:
+        known, _ = spec_of(name)
+    except ValueError:
+        known = name
+    if known not in SUBMISSIONS:
+        raise ValueError(unknown("submission", known, SUBMISSIONS, "nnunet-mamba submit --list"))
+    return SUBMISSIONS[known]
+
+
+def values_back(spec: DatasetSpec) -> dict[int, int]:
+    """nnU-Net's label -> the release's: the inverse of its recoding."""
+    back = {ours: theirs for theirs, ours in spec.pixels.recode.items()}
+    assert len(back) == len(spec.pixels.recode), f"{spec.title} joins labels; they cannot be told apart again"
+    if back:
+        return back
+    return {value: value for value in sorted(all_values(spec.labels or {}))}
+
+
+def all_values(labels: Mapping[str, Any]) -> set[int]:
+    """Of the labels and regions of a dataset.json."""
+    lists = (value if isinstance(value, list | tuple) else [value] for value in labels.values())
+    return {int(value) for some in lists for value in some}
+
+
+def with_template(rules: Rules, file: Path) -> Rules:
+    """The rules with what a JSON file overrides: an object with some of case, name, folder, values."""
+    try:
+        changes = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}).") from error
+    if not isinstance(changes, dict) or set(changes) - set(OVERRIDABLE):
+        raise ValueError(f"{file} should be an object with some of the keys {', '.join(OVERRIDABLE)}.")
+    for key in ("case", "name", "folder"):
+        if not isinstance(changes.get(key, ""), str):
+            raise ValueError(f"{file}: {key} should be a text, got {changes[key]!r}.")
+    if "values" in changes:
+        try:
+            changes["values"] = {int(ours): int(theirs) for ours, theirs in changes["values"].items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'{file}: values should map labels to labels, as in {{"1": 4, "2": 2}}; got '
+                f"{changes['values']!r}."
+            ) from error
+        if any(not 0 <= theirs <= 65535 for theirs in changes["values"].values()):
+            raise ValueError(f"{file}: values should be 0 to 65535, got {changes['values']}.")
+    if "case" in changes:
+        try:
+            re.compile(changes["case"])
+        except (re.error, TypeError) as error:
+            raise ValueError(f"{file}: case is no regular expression ({error}).") from error
+    return replace(rules, **changes)

@@ -1,0 +1,88 @@
+"""Which GPU a job gets, where no scheduler says so.
+
+A slot is a file under a lock of the system (flock). The command inherits the descriptor, so that its GPU is
+busy for as long as it lives, whatever becomes of its runner.
+"""
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_mamba.nnunet.console import Say
+
+GPUS = "NNUNET_MAMBA_GPUS"  # the GPUs that a sweep may use: 0,1
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+ASK_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Slots:
+    """`gpus` by their names in CUDA_VISIBLE_DEVICES; the command has to inherit the `descriptors`."""
+
+    gpus: tuple[str, ...] = ()
+    descriptors: tuple[int, ...] = ()
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {VISIBLE: ",".join(self.gpus)} if self.gpus else {}
+
+
+def offered_gpus() -> tuple[str, ...]:
+    """What the sweep may choose among; nothing where a scheduler chooses, or nobody said."""
+    return tuple(name.strip() for name in os.environ.get(GPUS, "").split(",") if name.strip())
+
+
+def slots_folder() -> Path:
+    """One for all studies of a user on this host."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir(), f"nnunet_mamba_gpus_{user}")
+
+
+@contextmanager
+def gpu_slots(n: int, folder: Path, say: Say) -> Iterator[Slots]:
+    """Take `n` of the offered GPUs, all or none, and wait until there are so many."""
+    offered = offered_gpus()
+    if n == 0 or not offered:
+        yield Slots()
+        return
+    if n > len(offered):
+        raise ValueError(f"The job asks for {n} GPUs, but {GPUS} offers {', '.join(offered)}; offer more.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        slots = _free_slots(n, offered, folder, held)
+        if slots is None:
+            say(f"waiting for {n} of the GPUs {', '.join(offered)}")
+        while slots is None:
+            time.sleep(ASK_EVERY_S)
+            slots = _free_slots(n, offered, folder, held)
+        yield slots
+
+
+def _free_slots(n: int, offered: Sequence[str], folder: Path, held: ExitStack) -> Slots | None:
+    taken: dict[str, int] = {}
+    with ExitStack() as here:
+        for gpu in offered:
+            descriptor = os.open(folder / f"gpu_{socket.gethostname()}_{gpu}", os.O_CREAT | os.O_RDWR, 0o644)
+            here.callback(os.close, descriptor)
+            if len(taken) < n and _lock(descriptor):
+                taken[gpu] = descriptor
+        if len(taken) < n:
+            return None
+        held.enter_context(here.pop_all())
+    return Slots(tuple(taken), tuple(taken.values()))
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether it was free. The lock goes when the last process closes the descriptor."""
+    import fcntl  # not on Windows
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,112 @@
+"""A training step on fake tensors."""
+
+import pytest
+import torch
+from torch import nn
+
+from nnunet_mamba import create_network
+from nnunet_mamba.memory.simulate import simulate
+from nnunet_mamba.ops import backends
+
+SIZES = {
+    "input_channels": 1,
+    "num_classes": 2,
+    "features_per_stage": [4, 8],
+    "strides": [[1, 1, 1], [2, 2, 2]],
+    "kernel_sizes": [[3, 3, 3]] * 2,
+}
+JOB = {"batch": 2, "channels": 1, "classes": 2, "patch": (8, 8, 16)}
+
+
+def fake(name="mm_unet", **changes):
+    with torch.device("meta"):
+        return create_network(name, **{**SIZES, **changes}, deep_supervision=True)
+
+
+class OneConvolution(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def test_one_convolution_by_hand():
+    """2 x 8 x 8 x 16 = 2048 voxels: input 8 KiB, logits 16 KiB, targets (int64) 16 KiB; 56 weights."""
+    voxels = 2 * 8 * 8 * 16
+    with torch.device("meta"):
+        network = OneConvolution()
+    step = simulate(network, **JOB)
+    weights = 2 * 56 * 4  # and their momentum; at the peak, in the loss, there is no gradient yet
+    assert step.peak["weights"] == weights
+    assert step.peak["batch"] == voxels * 4 + voxels * 8
+    # the logits are gone, the loss holds its softmax and log-softmax of two classes at least
+    assert step.peak["kept"] == 0
+    assert step.peak["loss"] >= 2 * 2 * voxels * 4
+    # a multiply and an add per tap and output value, forward and for the weights' gradient; the input's
+    # is not asked for
+    assert step.work["conv_flop"] == 2 * (2 * voxels * 2 * 27)
+    assert step.kernels == 2
+
+
+def test_memory_grows_with_the_batch_and_weights_do_not():
+    small, large = (simulate(fake(), **{**JOB, "batch": batch}) for batch in (2, 4))
+    assert large.peak["weights"] == small.peak["weights"]
+    assert large.peak["batch"] == 2 * small.peak["batch"]
+    assert large.peak["kept"] == pytest.approx(2 * small.peak["kept"], rel=0.01)
+    assert large.work["scan_element"] == 2 * small.work["scan_element"]
+
+
+@pytest.mark.parametrize("name", ["nnunet", "umamba_bot"])
+def test_half_precision_keeps_less(name):
+    full, half = (simulate(fake(name), **JOB, precision=precision) for precision in ("fp32", "fp16"))
+    assert 0.45 * full.peak["kept"] < half.peak["kept"] < 0.9 * full.peak["kept"]
+
+
+@pytest.mark.parametrize("name", ["nnunet", "mm_unet", "umamba_enc", "mamba_bi"])
+def test_checkpointing_lowers_the_peak_and_adds_work(name):
+    sizes = {
+        "features_per_stage": [4, 8, 8],
+        "strides": [[1] * 3, [2] * 3, [2] * 3],
+        "kernel_sizes": [[3] * 3] * 3,
+    }
+    plain, recomputed = (
+        simulate(fake(name, patch_size=[8, 8, 16], **sizes, checkpoint_stages=stages), **JOB)
+        for stages in (0, "all")
+    )
+    assert recomputed.peak.total() < 0.9 * plain.peak.total()
+    assert recomputed.work["conv_flop"] > plain.work["conv_flop"]
+    forward = plain.work["scan_element"] / 3.1  # of 3.1 with the backward pass
+    assert recomputed.work["scan_element"] <= plain.work["scan_element"] + forward + 1
+
+
+def test_scratch_adds_to_the_peak():
+    factors = {"conv_forward": 1.0, "conv_transposed": 2.0, "conv_backward": 1.0}
+    with_scratch, without = simulate(fake(), **JOB, scratch=factors), simulate(fake(), **JOB)
+    assert without.peak["scratch"] == 0
+    assert with_scratch.peak["scratch"] > 0
+    assert with_scratch.peak.total() > without.peak.total()
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch", "triton", "mamba_ssm"])
+def test_no_backend_has_to_run_here(monkeypatch, backend):
+    monkeypatch.setattr(backends, "state_of", lambda name: pytest.fail(f"asked whether {name} runs here"))
+    step = simulate(fake(), **JOB, backend=backend)
+    assert step.work["scan_element"] > 0
+
+
+@pytest.mark.parametrize(("network", "n_stages"), [("vm_unet", 4), ("swin_umamba", 5)])
+def test_networks_of_fixed_topology_in_2d(network, n_stages):
+    with torch.device("meta"):
+        built = create_network(
+            network,
+            input_channels=1,
+            num_classes=2,
+            features_per_stage=[4, 8, 16, 32, 64][-n_stages:],
+            depths=[1] * 4,
+            deep_supervision=True,
+        )
+    step = simulate(built, **{**JOB, "patch": (64, 64)})
+    assert step.peak["kept"] > 0
+    assert step.work["scan_element"] > 0

@@ -1,0 +1,214 @@
+"""The catalogue tells what the networks and trainers are, and suggests what was meant."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from nnunet_mamba import trainers
+from nnunet_mamba.io.messages import closest, form_of, unknown
+from nnunet_mamba.io.resources import resource_dir
+from nnunet_mamba.networks import baselines, family
+from nnunet_mamba.nnunet import catalogue, register
+
+
+def test_it_has_every_network_with_its_axes_and_its_twin():
+    assert list(catalogue.FAMILY) == list(family.FAMILY)
+    assert list(catalogue.BASELINES) == list(baselines.BASELINES)
+    for name, row in catalogue.FAMILY.items():
+        assert row.axes == family.axes_of(name), name
+        assert row.has_ssm == (family.FAMILY[name].mixer is not None), name
+
+
+def test_it_names_every_trainer_and_no_other():
+    assert sorted(catalogue.trainer_names()) == sorted(trainers.__all__)
+    assert len(set(catalogue.trainer_names())) == len(catalogue.trainer_names())
+
+
+@pytest.mark.parametrize("row", catalogue.TRAINERS, ids=lambda row: row.name)
+def test_a_trainers_row_is_true(row):
+    """Network, first learning rate and length; and its paper is that of the class's own text."""
+    trainer = getattr(trainers, row.name)
+    assert getattr(trainer, "network_name", "nnunet") == row.network
+    settings = {"initial_lr": 1e-2, "num_epochs": 1000, **trainer.attributes()}
+    if rate := re.search(r"from (\d+e-\d+)", row.recipe):
+        assert float(rate[1]) == settings["initial_lr"]
+    if length := re.search(r"(\d+) epochs$", row.recipe):
+        assert int(length[1]) == settings["num_epochs"]
+    optimizer = re.search(r": (\w+) from", row.recipe)
+    recipe = getattr(trainer, "recipe", None)
+    if optimizer and recipe:
+        assert recipe.optimizer.__name__ == optimizer[1]
+    arxiv = re.search(r"arXiv:[\d.]+\d", catalogue.NETWORKS[row.network].paper)
+    text = inspect.getdoc(trainer) or ""
+    if arxiv and row.network in catalogue.FAMILY:
+        assert arxiv[0] in text
+
+
+def test_lengths_are_nnunets():
+    from nnunetv2.training.nnUNetTrainer.variants.training_length import nnUNetTrainer_Xepochs as stock
+
+    theirs = {name.removeprefix("nnUNetTrainer") for name in vars(stock) if "_" in name and "epoch" in name}
+    assert set(catalogue.LENGTHS) == theirs
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("nnUNetTrainerMMUnet", "nnUNetTrainerMMUNet"),
+        ("MMUNet", "nnUNetTrainerMMUNet"),
+        ("nnUNetTrainer_mmunet", "nnUNetTrainerMMUNet"),
+        ("nnUNetTrainerUmambaBot", "nnUNetTrainerUMambaBot"),
+        ("nnUNetTrainerMMUNetNoSMM", "nnUNetTrainerMMUNetNoSSM"),
+    ],
+)
+def test_a_typing_error_is_recognised(typed, meant):
+    message = catalogue.no_trainer(typed)
+    assert message.startswith(f"Unknown trainer {typed!r}. Did you mean ")
+    assert meant in message.split("?")[0]
+    assert message.endswith("`nnunet-mamba trainers` lists all.")
+
+
+@pytest.mark.parametrize(
+    ("typed", "base", "forms"),
+    [
+        ("nnUNetTrainerMMUNet_30epochs", "nnUNetTrainerMMUNet", [*catalogue.LENGTHS, "_smoke", "_demo"]),
+        ("nnUNetTrainerMMUNetNoSSM_x", "nnUNetTrainerMMUNetNoSSM", [*catalogue.LENGTHS, "_smoke", "_demo"]),
+        ("nnUNetTrainerSwinUMamba_demo", "nnUNetTrainerSwinUMamba", [*catalogue.LENGTHS, "_smoke"]),
+        ("nnUNetTrainerMMUNet_NoDecaySSM_7epochs", "nnUNetTrainerMMUNet_NoDecaySSM", catalogue.LENGTHS),
+    ],
+)
+def test_of_a_trainer_that_there_is_its_lengths_are_told(typed, base, forms):
+    assert catalogue.no_trainer(typed) == f"Unknown trainer {typed!r}. {base} comes with {', '.join(forms)}."
+
+
+def test_names_that_begin_so_come_alone():
+    assert closest("umamba", catalogue.network_names(), n=2) == ["umamba_bot", "umamba_enc"]
+    assert all(name.startswith("umamba") for name in closest("umamba", catalogue.network_names()))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nnUNetTrainerMMUNet_50epochs", "is a trainer; its network is mm_unet"),
+        ("unetr", "a network of MONAI's, which there is for training only: nnUNetTrainerUNETR"),
+        ("mmunet", "Did you mean mm_unet"),
+    ],
+)
+def test_what_is_no_network_but_something_else_is_told(name, message):
+    with pytest.raises(ValueError, match=message):
+        catalogue.check_network(name)
+
+
+@pytest.mark.parametrize("way", ["registered", "variable"])
+def test_plain_nnunet_with_a_typing_error_ends_in_a_suggestion(tmp_path, way):
+    """nnU-Net's own search in a process of its own, which finds our trainers in one way or the other."""
+    folder = str(resource_dir("nnUNet_trainers"))
+    if way == "registered":  # what `register` writes, where nnU-Net is made to look
+        (tmp_path / "nnunet_mamba_trainers.py").write_text(register.SHIM)
+        folder = str(tmp_path)
+    code = (
+        "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find\n"
+        "find('nnUNetTrainerMMUnet')"
+    )
+    environment = {**os.environ, "nnUNet_extTrainer": folder}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "nnunet_mamba: Unknown trainer 'nnUNetTrainerMMUnet'. Did you mean nnUNetTrainerMMUNet? "
+        "`nnunet-mamba trainers` lists all."
+    )
+
+
+def test_every_name_with_a_letter_lost_doubled_or_swapped_is_recognised():
+    for name in [*catalogue.network_names(), *(row.name for row in catalogue.TRAINERS)]:
+        known = catalogue.trainer_names() if name.startswith(catalogue.PREFIX) else catalogue.network_names()
+        middle = len(name) - 3
+        for typed in (
+            name[:middle] + name[middle + 1 :],
+            name[:middle] + name[middle] + name[middle:],
+            name[:middle] + name[middle + 1] + name[middle] + name[middle + 2 :],
+            name.upper(),
+        ):
+            assert typed in known or name in closest(typed, known), (name, typed)
+
+
+def test_nothing_is_suggested_for_what_resembles_nothing():
+    assert catalogue.no_trainer("nnUNetTrainerDA5") == (
+        "Unknown trainer 'nnUNetTrainerDA5'. `nnunet-mamba trainers` lists all."
+    )
+    assert unknown("protocol", "zzz", ["honest", "brats"]) == (
+        "Unknown protocol 'zzz'. Choose one of honest, brats."
+    )
+    assert closest("", ["a"]) == closest("__", ["a"]) == []
+
+
+def test_it_is_read_without_torch():
+    heavy = "'torch' in sys.modules or 'nnunetv2' in sys.modules"
+    code = f"import sys, nnunet_mamba.nnunet.catalogue; sys.exit({heavy})"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.fixture
+def at_exit(monkeypatch):
+    """What would run at the end of the program, as pairs of function and arguments."""
+    calls: list[tuple] = []
+    monkeypatch.setattr(trainers, "_looked_for", set())
+    monkeypatch.setattr(trainers.atexit, "register", lambda call, *args: calls.append((call, *args)))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("error", "is_told"),
+    [
+        (RuntimeError("Could not find requested nnunet trainer nnUNetTrainerMMUnet in nnunetv2..."), True),
+        (RuntimeError("nnUNetTrainerMMUnet ran out of memory"), False),
+        (None, False),  # it was found elsewhere
+        (RuntimeError("CUDA out of memory"), False),
+        (KeyError("nnUNetTrainerMMUnet"), False),
+    ],
+)
+def test_a_suggestion_follows_nnunets_error_and_no_other(monkeypatch, capsys, at_exit, error, is_told):
+    monkeypatch.setattr(sys, "last_value", error, raising=False)
+    for _ in range(2):  # nnU-Net looks in its own folder, then where nnUNet_extTrainer points
+        assert not hasattr(trainers, "nnUNetTrainerMMUnet")
+    assert len(at_exit) == 1
+    for call, *arguments in at_exit:
+        call(*arguments)
+    said = capsys.readouterr().err
+    assert ("Did you mean nnUNetTrainerMMUNet?" in said) == is_told
+    assert bool(said) == is_told
+
+
+def test_what_is_no_trainers_name_is_not_remembered(at_exit):
+    assert not hasattr(trainers, "__wrapped__")
+    assert at_exit == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "form"),
+    [
+        (r"patient\d{3}", "patient### (# is a digit)"),
+        (r"(?P<patient>patient\d{3})_frame\d{2}", "patient###_frame## (# is a digit)"),
+        (r"(?:img|label)?(?P<number>\d{4})", "#### (# is a digit)"),
+        (r"video\d+", "video# (# is a digit)"),
+        (r"BraTS-GLI-\d{5}-\d{3}", "BraTS-GLI-#####-### (# is a digit)"),
+        ("case", "case"),
+    ],
+)
+def test_a_form_of_names_is_told_without_regular_expressions(pattern, form):
+    assert form_of(pattern) == form
+
+
+def test_every_form_that_a_message_may_tell_is_readable():
+    from nnunet_mamba.study.datasets.specs import DATASETS
+    from nnunet_mamba.study.submissions import SUBMISSIONS
+
+    patterns = [rules.case for rules in SUBMISSIONS.values()]
+    patterns += [spec.group for spec in DATASETS.values() if spec.group]
+    assert len(patterns) > 5
+    for pattern in patterns:
+        assert not set(form_of(pattern).removesuffix("(# is a digit)")) & set("\\(){}[]?*+|^$"), pattern

@@ -1,0 +1,693 @@
+"""The engine's laws: interrupted or not, a conversion ends with the same bytes; links, archives, refusals."""
+
+import json
+import shutil
+import stat
+import tarfile
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from releases import build
+from tiny_files import blocks, label_bytes, put, read_volume, scan_bytes
+
+from nnunet_mamba.cli import main
+from nnunet_mamba.io.images import read_picture
+from nnunet_mamba.study.datasets import archives, cases, convert
+
+GIB = 1 << 30
+
+
+def run(name: str, sources: list[Path], raw: Path, *options: str) -> int:
+    return main(["convert", name, *map(str, sources), "--raw", str(raw), *options])
+
+
+def dataset(raw: Path) -> Path:
+    (folder,) = raw.glob("Dataset*")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder, hidden ones too."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A function: the sources of a miniature release."""
+    return lambda name: build(name, tmp_path / "release")
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def converted_cases(monkeypatch) -> list[str]:
+    """Names of the cases that are converted from now on."""
+    seen: list[str] = []
+
+    def note(case, *rest):
+        seen.append(case.name)
+        return convert_case(case, *rest)
+
+    convert_case = convert.convert_case
+    monkeypatch.setattr(convert, "convert_case", note)
+    return seen
+
+
+def interrupt_at(k: int, monkeypatch) -> None:
+    """Ctrl-C while the k-th case (from 1) is at work."""
+    count = iter(range(1, 1000))
+
+    def stop(case, *rest):
+        if next(count) == k:
+            raise KeyboardInterrupt
+        return convert_case(case, *rest)
+
+    convert_case = convert.convert_case
+    monkeypatch.setattr(convert, "convert_case", stop)
+
+
+@pytest.mark.parametrize("k", [1, 4, 6])
+@pytest.mark.parametrize("name", ["brats21", "msd", "isic18"])
+def test_interrupted_and_resumed_gives_the_bytes_of_an_uninterrupted_run(release, raw, monkeypatch, name, k):
+    sources = release(name)
+    assert run(name, sources, raw / "whole") == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(k, patch)
+        assert run(name, sources, raw / "resumed", "--workers", "1") == 130
+    assert not list((raw / "resumed").glob("Dataset*"))
+    assert run(name, sources, raw / "resumed") == 0
+    assert tree(raw / "resumed") == tree(raw / "whole")
+
+
+def test_a_file_that_was_being_written_when_interrupted_is_written_again(release, raw, monkeypatch):
+    sources = release("msd")
+    assert run("msd", sources, raw / "whole") == 0
+
+    def half(file, target):
+        Path(target).write_bytes(Path(file).read_bytes()[:50])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cases.shutil, "copyfile", half)
+        assert run("msd", sources, raw / "resumed") == 130
+    assert run("msd", sources, raw / "resumed") == 0
+    assert tree(raw / "resumed") == tree(raw / "whole")
+
+
+def test_resumed_only_what_is_missing_is_converted(release, raw, monkeypatch, converted_cases):
+    sources = release("brats21")
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        run("brats21", sources, raw, "--workers", "1")
+    done, converted_cases[:] = set(converted_cases), []
+    assert run("brats21", sources, raw) == 0
+    assert len(done) >= 3 and len(converted_cases) + len(done) == 6
+    assert not done & set(converted_cases)
+
+
+def test_a_record_cut_short_costs_one_case(release, raw, monkeypatch, converted_cases):
+    sources = release("brats21")
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        run("brats21", sources, raw, "--workers", "1")
+    n_done = len(converted_cases)
+    (record,) = raw.rglob("done.jsonl")
+    record.write_text(record.read_text()[:-10])
+    converted_cases.clear()
+    assert run("brats21", sources, raw) == 0
+    assert len(converted_cases) == 6 - n_done + 1
+
+
+def test_a_source_that_changed_is_converted_anew(release, raw, monkeypatch):
+    (top,) = release("brats21")
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        run("brats21", [top], raw, "--workers", "1")
+    put(top / "BraTS2021_00000" / "BraTS2021_00000_seg.nii.gz", label_bytes((0, 4)))
+    assert run("brats21", [top], raw) == 0
+    label = read_volume(dataset(raw) / "labelsTr" / "BraTS2021_00000.nii.gz")
+    assert np.array_equal(label, blocks([0, 3]))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("isic18", ["--resize", "16", "16"], []),
+        ("isic18", [], ["--resize", "16", "24"]),
+        ("msd", [], ["--symlink"]),
+        ("msd", ["--symlink"], []),
+        ("msd", ["--split", "2:1:1"], ["--split", "1:2:3"]),
+    ],
+)
+def test_a_resumed_run_heeds_its_own_options(release, raw, monkeypatch, name, before, after):
+    sources = release(name)
+    assert run(name, sources, raw / "whole", *after) == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(5, patch)
+        assert run(name, sources, raw / "resumed", "--workers", "1", *before) == 130
+    assert run(name, sources, raw / "resumed", *after) == 0
+    assert tree(raw / "resumed") == tree(raw / "whole")
+    assert {f.is_symlink() for f in (raw / "resumed").rglob("*.nii.gz")} <= {"--symlink" in after}
+
+
+def test_stale_files_of_a_draft_do_not_survive(release, raw):
+    sources = release("flare22")
+    assert run("flare22", sources, raw / "whole") == 0
+    draft = raw / "resumed" / ".Dataset701_AbdomenCT.partial"
+    for name in ("imagesTr/old_0000.nii.gz", "labelsTr/old.nii.gz", "imagesTs/.partial-x.nii.gz"):
+        put(draft / name, b"old")
+    assert run("flare22", sources, raw / "resumed") == 0
+    assert tree(raw / "resumed") == tree(raw / "whole")
+
+
+@pytest.mark.parametrize("name", ["brats21", "acdc", "cellseg"])
+def test_neither_the_file_systems_order_nor_the_number_of_threads_matters(release, raw, monkeypatch, name):
+    sources = release(name)
+    assert run(name, sources, raw / "usual", "--workers", "1") == 0
+    rglob = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: reversed(list(rglob(self, pattern))))
+    assert run(name, sources[::-1], raw / "other", "--workers", "5") == 0
+    monkeypatch.undo()
+    assert tree(raw / "other") == tree(raw / "usual")
+
+
+def test_links_where_nnunet_can_read_the_file_and_files_where_values_change(release, raw):
+    (top,) = release("synapse8")
+    assert run("synapse8", [top], raw, "--symlink") == 0
+    image = dataset(raw) / "imagesTr" / "img0001_0000.nii.gz"
+    assert image.is_symlink() and image.resolve() == (top / "Training" / "img" / "img0001.nii.gz").resolve()
+    assert not (dataset(raw) / "labelsTr" / "img0001.nii.gz").is_symlink()
+
+
+def test_links_lead_to_the_source_wherever_the_command_was_given(release, raw, monkeypatch):
+    (top,) = release("msd")
+    monkeypatch.chdir(top.parent)
+    assert run("msd", [Path(top.name)], raw, "--symlink") == 0
+    assert all(file.is_file() for file in dataset(raw).glob("*T[rs]/*"))
+
+
+def test_a_file_system_without_links_gets_copies(release, raw, monkeypatch):
+    def no_links(self, target):
+        raise OSError("not supported")
+
+    sources = release("msd")
+    assert run("msd", sources, raw / "copies") == 0
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    assert run("msd", sources, raw / "links", "--symlink") == 0
+    assert tree(raw / "links") == tree(raw / "copies")
+    assert not any(file.is_symlink() for file in raw.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["acdc", "msd", "isic17", "brats21"])
+def test_a_dry_run_writes_nothing_and_names_files_and_counts_the_rest(
+    release, raw, capsys, monkeypatch, name
+):
+    sources = release(name)
+
+    def lines(sample: int) -> list[str]:
+        monkeypatch.setattr("nnunet_mamba.cli.convert.SAMPLE", sample)
+        assert run(name, sources, raw, "--dry-run") == 0
+        return capsys.readouterr().out.splitlines()
+
+    everything, sample = lines(1000), lines(1)
+    assert not raw.exists()
+    assert run(name, sources, raw) == 0
+    for file in dataset(raw).glob("*T[rs]/*"):
+        assert f"{file.parent.name}/{file.name}" in "\n".join(everything)
+    left_out = [int(line.split()[1]) for line in sample if line.startswith("  and ")]
+    assert len(everything) == len(sample) - len(left_out) + sum(left_out)
+    assert left_out
+
+
+def test_the_last_line_is_the_next_command(release, raw, capsys):
+    assert run("msd", release("msd"), raw, "--dataset-id", "44") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "next: nnUNetv2_plan_and_preprocess -d 44 --verify_dataset_integrity"
+    )
+
+
+def test_many_faults_are_a_few_lines_of_each_kind(release, raw, capsys, tmp_path):
+    from nnunet_mamba.study.datasets.source import Fault, FaultyDatasetError
+
+    faults = [Fault("missing", f"c{n}", f"no image {n}") for n in range(177)]
+    faults += [Fault("empty", "c200", "nothing in it")]
+    said = str(FaultyDatasetError(faults, tmp_path / "faults.txt")).splitlines()
+    assert said[0] == "faults in the data (177 missing, 1 empty):"
+    assert said[1:] == [
+        *(f"  missing: no image {n}" for n in range(5)),
+        "  missing: and 172 more",
+        "  empty: nothing in it",
+        f"  all are in {tmp_path / 'faults.txt'}",
+    ]
+
+
+def test_a_dry_run_tells_faults_of_names(release, raw, capsys):
+    (top,) = release("brats21")
+    (top / "BraTS2021_00003" / "BraTS2021_00003_t2.nii.gz").unlink()
+    assert run("brats21", [top], raw, "--dry-run") == 1
+    assert "missing: case BraTS2021_00003 has no image" in capsys.readouterr().out
+    assert not raw.exists()
+
+
+def test_a_number_that_another_dataset_has_is_refused(release, raw, capsys):
+    (raw / "Dataset004_Liver").mkdir(parents=True)
+    sources = release("msd")
+    assert run("msd", sources, raw) == 2
+    assert "Dataset004_Liver has this number already" in capsys.readouterr().err
+    assert run("msd", sources, raw, "--dataset-id", "44") == 0
+    assert (raw / "Dataset044_Hippocampus").is_dir()
+
+
+@pytest.mark.parametrize("number", ["0", "1000", "-3"])
+def test_a_number_has_three_digits(release, raw, capsys, number):
+    assert run("msd", release("msd"), raw, "--dataset-id", number) == 2
+    assert "three digits, 1 to 999" in capsys.readouterr().err
+
+
+def test_a_dataset_that_is_there_is_not_touched(release, raw, capsys):
+    sources = release("msd")
+    run("msd", sources, raw)
+    before = tree(raw)
+    assert run("msd", sources, raw) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert tree(raw) == before
+
+
+Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+def test_a_full_disk_is_told_before_anything_is_written(release, raw, monkeypatch, capsys):
+    sources = release("msd")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GIB, GIB, 0))
+    assert run("msd", sources, raw) == 2
+    said = capsys.readouterr().err
+    assert "has 0.0 GiB left" in said and "or use --symlink" in said
+    assert tree(raw) == {}
+    assert run("msd", sources, raw, "--symlink") == 0
+
+
+def test_a_resumed_run_needs_room_for_the_rest_only(release, raw, monkeypatch):
+    sources = release("brats21")
+    total = sum(file.stat().st_size for file in sources[0].rglob("*.nii.gz"))
+    with monkeypatch.context() as patch:
+        interrupt_at(4, patch)
+        run("brats21", sources, raw, "--workers", "1")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GIB, GIB, int(0.6 * total)))
+    assert run("brats21", sources, raw / "new") == 2
+    assert run("brats21", sources, raw) == 0
+
+
+def test_a_full_disk_is_told_before_anything_is_unpacked(release, raw, tmp_path, monkeypatch, capsys):
+    archive = zipped(release("msd")[0], tmp_path / "task.zip")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(GIB, GIB, 0))
+    assert run("msd", [archive], raw) == 2
+    assert "has 0.0 GiB left" in capsys.readouterr().err
+    assert tree(raw) == {}
+
+
+@pytest.mark.parametrize("name", ["isic18", "cellseg", "isic17"])
+def test_pictures_may_be_resized_and_labels_stay_labels(release, raw, name):
+    assert run(name, release(name), raw, "--resize", "20", "24") == 0
+    for file in dataset(raw).glob("images*/*"):
+        assert read_picture(file).shape == (20, 24, 3)
+    for file in dataset(raw).glob("labels*/*"):
+        label = read_picture(file)
+        assert label.shape == (20, 24)
+        assert set(np.unique(label)) <= {0, 1, 2} if name == "cellseg" else {0, 1}
+
+
+def test_half_the_size_is_half_the_lesion(release, raw):
+    """The disc of radius 12 around pixel (20, 24) is one of radius 6 around (10, 12): 113 pixels."""
+    assert run("isic18", release("isic18"), raw, "--resize", "20", "24") == 0
+    label = read_picture(dataset(raw) / "labelsTr" / "ISIC_0000001.png")
+    assert label.sum() == pytest.approx(np.pi * 6**2, rel=0.1)
+    assert np.argwhere(label).mean(0) == pytest.approx([10 - 0.5, 12 - 0.5], abs=0.6)
+
+
+def test_volumes_are_not_resized(release, raw, capsys):
+    assert run("msd", release("msd"), raw, "--resize", "20", "24") == 2
+    assert "--resize is for pictures; msd has volumes" in capsys.readouterr().err
+
+
+# archives
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    """The folder with its own name at the top of the archive."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder.parent))
+    return archive
+
+
+def tarred(folder: Path, archive: Path) -> Path:
+    mode = {".gz": "w:gz", ".tgz": "w:gz", ".xz": "w:xz", ".bz2": "w:bz2"}.get(archive.suffix, "w")
+    with tarfile.open(archive, mode) as file:
+        file.add(folder, folder.name)
+    return archive
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".ZIP"])
+def test_an_archive_gives_the_same_dataset_and_leaves_nothing_behind(release, raw, tmp_path, ending):
+    (top,) = release("msd")
+    archive = (zipped if ending.lower() == ".zip" else tarred)(top, tmp_path / f"task{ending}")
+    assert run("msd", [top], raw / "folder") == 0
+    assert run("msd", [archive], raw / "archive") == 0
+    assert tree(raw / "archive") == tree(raw / "folder")
+
+
+def test_amos_zip_with_what_a_mac_has_put_in(release, raw, tmp_path):
+    (top,) = release("amos22_ct")
+    archive = tmp_path / "amos22.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(top.parent.rglob("*")):
+            file.write(path, path.relative_to(top.parent))
+    assert run("amos22_ct", [top], raw / "folder") == 0
+    assert run("amos22_ct", [archive], raw / "archive") == 0
+    assert tree(raw / "archive") == tree(raw / "folder")
+
+
+def test_isic_from_its_six_archives_at_once(release, raw, tmp_path):
+    folders = release("isic17")
+    files = [zipped(folder, tmp_path / f"{folder.name}.zip") for folder in folders]
+    assert run("isic17", folders, raw / "folders") == 0
+    assert run("isic17", files, raw / "archives") == 0
+    assert run("isic17", [*files[:3], *folders[3:]], raw / "mixed") == 0
+    assert tree(raw / "archives") == tree(raw / "folders") == tree(raw / "mixed")
+
+
+def test_archives_without_a_top_folder(release, raw, tmp_path):
+    """As Kaggle's of BraTS 2021."""
+    (top,) = release("brats21")
+    archive = tmp_path / "BraTS2021_Training_Data.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(top, ".")
+    assert run("brats21", [top], raw / "folder") == 0
+    assert run("brats21", [archive], raw / "archive") == 0
+    assert tree(raw / "archive") == tree(raw / "folder")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--split", "nnformr"], "Unknown split of acdc 'nnformr'. Did you mean nnformer?"),
+        (["--dataset-id", "5"], "Dataset005_Other has this number already"),
+        ([], "Dataset027_ACDC exists already"),
+    ],
+)
+def test_what_can_be_known_before_is_refused_before_anything_is_unpacked(
+    release, raw, tmp_path, capsys, options, reason
+):
+    archive = zipped(release("acdc")[0], tmp_path / "ACDC.zip")
+    for taken in ("Dataset027_ACDC", "Dataset005_Other"):
+        (raw / taken).mkdir(parents=True)
+    assert run("acdc", [archive], raw, *options) == 2
+    assert reason in capsys.readouterr().err
+    assert not list(raw.glob(".*"))
+
+
+def test_an_archive_is_unpacked_once_for_all_attempts(release, raw, tmp_path, monkeypatch):
+    (top,) = release("msd")
+    archive = zipped(top, tmp_path / "task.zip")
+    with monkeypatch.context() as patch:
+        interrupt_at(3, patch)
+        assert run("msd", [archive], raw) == 130
+    monkeypatch.setattr(archives, "unpack", None)
+    assert run("msd", [archive], raw) == 0
+    assert not list(raw.glob(".*"))
+
+
+def test_after_a_fault_an_archive_is_neither_unpacked_nor_converted_anew(
+    release, raw, tmp_path, monkeypatch, converted_cases
+):
+    (top,) = release("msd")
+    (top / "labelsTr" / "hippocampus_001.nii.gz").write_bytes(b"")
+    archive = zipped(top, tmp_path / "task.zip")
+    assert run("msd", [archive], raw) == 1
+    assert len(converted_cases) == 8
+    monkeypatch.setattr(archives, "unpack", None)
+    assert run("msd", [archive], raw, "--leave-out-faulty") == 1
+    assert converted_cases[8:] == ["hippocampus_001"]
+    assert not list(raw.glob(".*"))
+
+
+def test_an_archive_that_was_fetched_again_is_unpacked_again(release, raw, tmp_path):
+    (top,) = release("msd")
+    image = top / "imagesTr" / "hippocampus_001.nii.gz"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:100])
+    archive = zipped(top, tmp_path / "task.zip")
+    assert run("msd", [archive], raw) == 1
+    image.write_bytes(whole)
+    zipped(top, archive)
+    assert run("msd", [archive], raw) == 0
+    assert len(list((dataset(raw) / "imagesTr").iterdir())) == 6
+    assert not list(raw.glob(".*"))
+
+
+def test_unpacking_that_is_interrupted_leaves_nothing(release, raw, tmp_path, monkeypatch):
+    def half(stream, out):
+        out.write(stream.read(10))
+        raise KeyboardInterrupt
+
+    archive = zipped(release("msd")[0], tmp_path / "task.zip")
+    with monkeypatch.context() as patch:
+        patch.setattr(archives.shutil, "copyfileobj", half)
+        assert run("msd", [archive], raw) == 130
+    assert tree(raw) == {}
+    assert run("msd", [archive], raw) == 0
+
+
+def test_a_dry_run_of_an_archive_says_what_one_of_its_folder_says(release, raw, tmp_path, capsys):
+    (top,) = release("msd")
+    archive = zipped(top, tmp_path / "task.zip")
+    assert run("msd", [archive], raw, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert run("msd", [top], raw, "--dry-run") == 0
+    of_folder = capsys.readouterr().out
+    assert [line.split(" -> ")[-1] for line in said.splitlines()] == [
+        line.split(" -> ")[-1] for line in of_folder.splitlines()
+    ]
+    assert "labelsTr/hippocampus_001.nii.gz" in said
+    assert not raw.exists()
+
+
+def test_links_into_an_archive_are_refused(release, raw, tmp_path, capsys):
+    archive = zipped(release("msd")[0], tmp_path / "task.zip")
+    assert run("msd", [archive], raw, "--symlink") == 2
+    assert "--symlink needs an unpacked release" in capsys.readouterr().err
+
+
+OUTSIDE = ["../x", "Task04/../../x", "/x", "C:\\x", "C:/x", "c:x", "..\\x", "\\\\host\\share\\x", "\\x"]
+
+
+def zip_with(file: Path, name: str, mode: int = 0) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("Task04_Made/dataset.json", "{}")
+        info = zipfile.ZipInfo("placeholder")
+        info.filename = name
+        info.external_attr = mode << 16
+        archive.writestr(info, b"elsewhere")
+
+
+def tar_with(file: Path, name: str, kind: bytes = tarfile.REGTYPE) -> None:
+    """kind: of `tarfile`'s types; a link leads to /etc/passwd."""
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "" if kind == tarfile.REGTYPE else "/etc/passwd"
+    with tarfile.open(file, "w") as archive:
+        archive.addfile(tarfile.TarInfo("Task04_Made/dataset.json"))
+        archive.addfile(info)
+
+
+def assert_refused(archive: Path, tmp_path: Path, capsys, says: str) -> None:
+    """Nothing is written, neither where it should be nor outside."""
+    before = tree(tmp_path)
+    for options in ([], ["--dry-run"]):
+        assert run("msd", [archive], tmp_path / "a" / "b" / "raw", *options) == 2
+        said = capsys.readouterr().err
+        assert says in said and str(archive) in said
+    assert tree(tmp_path) == before
+    assert not Path("/x").exists()
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("write", [zip_with, tar_with])
+def test_names_that_lead_outside_are_refused(tmp_path, capsys, write, name):
+    archive = tmp_path / ("evil.zip" if write is zip_with else "evil.tar")
+    write(archive, name)
+    assert_refused(archive, tmp_path, capsys, "would be written outside of its folder")
+
+
+def test_a_link_in_a_zip_is_refused(tmp_path, capsys):
+    zip_with(tmp_path / "evil.zip", "Task04_Made/imagesTr", stat.S_IFLNK | 0o777)
+    assert_refused(tmp_path / "evil.zip", tmp_path, capsys, "a link or device; only plain files are taken")
+
+
+@pytest.mark.parametrize("kind", ["SYMTYPE", "LNKTYPE", "CHRTYPE", "BLKTYPE", "FIFOTYPE"])
+def test_a_link_or_device_in_a_tar_is_refused(tmp_path, capsys, kind):
+    tar_with(tmp_path / "evil.tar", "Task04_Made/imagesTr", getattr(tarfile, kind))
+    assert_refused(tmp_path / "evil.tar", tmp_path, capsys, "a link or device; only plain files are taken")
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz", ".tar.xz", ".tar.bz2"])
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9])
+def test_a_truncated_archive_is_refused_and_leaves_nothing(release, raw, tmp_path, capsys, ending, part):
+    (top,) = release("brats21")
+    archive = (zipped if ending == ".zip" else tarred)(top, tmp_path / f"data{ending}")
+    content = archive.read_bytes()
+    archive.write_bytes(content[: int(part * len(content))])
+    assert run("brats21", [archive], raw) == 2
+    assert f"{archive} cannot be unpacked" in capsys.readouterr().err
+    assert not raw.exists() or tree(raw) == {}
+
+
+def test_an_archive_with_a_wrong_checksum_is_refused(release, raw, tmp_path, capsys):
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("Task04_Made/dataset.json", "x" * 1000)
+    archive.write_bytes(archive.read_bytes().replace(b"xxx", b"xyx", 1))
+    assert run("msd", [archive], raw) == 2
+    assert "cannot be unpacked (Bad CRC-32" in capsys.readouterr().err
+
+
+def test_an_encrypted_archive_is_refused(raw, tmp_path, capsys):
+    """Bit 0 of the flags, at byte 6 of the local header and byte 8 of the central one."""
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("Task04_Made/dataset.json", "{}")
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\3\4") + 6] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
+    archive.write_bytes(content)
+    assert run("msd", [archive], raw) == 2
+    assert "is encrypted, password required" in capsys.readouterr().err
+    assert not raw.exists() or tree(raw) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("nowhere", "does not exist"), ("notes.txt", "is neither a folder nor an archive (.zip, .tar, ")],
+)
+def test_what_is_neither_folder_nor_archive(tmp_path, raw, capsys, name, says):
+    (tmp_path / "notes.txt").write_text("")
+    assert run("msd", [tmp_path / name], raw) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_an_empty_archive_holds_no_release(tmp_path, raw, capsys):
+    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
+    assert run("acdc", [tmp_path / "empty.zip"], raw) == 2
+    assert "it holds no files" in capsys.readouterr().err
+
+
+def test_the_folder_comes_from_the_environment_and_is_asked_for(release, monkeypatch, tmp_path, capsys):
+    sources = [str(source) for source in release("msd")]
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    assert main(["convert", "msd", *sources]) == 2
+    assert "nnUNet_raw is not set" in capsys.readouterr().err
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "of_nnunet"))
+    assert main(["convert", "msd", *sources]) == 0
+    assert (tmp_path / "of_nnunet" / "Dataset004_Hippocampus").is_dir()
+
+
+def test_the_command_says_in_one_line_what_it_wrote_and_where_it_went(release, raw, capfd):
+    """Of 5 patients with 2 frames, 2 go to the test, where 4 frames of the release already are."""
+    assert run("acdc", release("acdc"), raw, "--split", "2:1:2") == 0
+    said = capfd.readouterr()
+    assert said.out.splitlines()[-2] == f"-> {dataset(raw)}: 6 cases in imagesTr, 8 in imagesTs"
+    assert "sform" not in said.err
+
+
+def test_the_list_names_every_data_set_with_its_splits(capsys):
+    assert main(["convert", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert "acdc" in said and "splits: nnformer, mamba_unet, taming, taming_torn" in said
+    assert "Dataset137_BraTS2021" in said
+
+
+def test_a_split_that_leaks_is_refused_with_names(release, raw, monkeypatch, capsys):
+    """Taming Mambas' folds over frames, here over the patients of the miniature."""
+    from nnunet_mamba.study.datasets import splits
+
+    torn = splits.PublishedSplit(
+        frozenset(f"patient{n:03d}" for n in (1, 2, 3, 4, 90)), frozenset(), frozenset(), "", torn=True
+    )
+    monkeypatch.setattr(splits, "published", lambda dataset: {"torn": torn})
+    assert run("acdc", release("acdc"), raw, "--split", "torn") == 2
+    said = capsys.readouterr().err
+    assert "The split torn leaks:" in said and "patient0" in said
+    assert not raw.exists() or tree(raw) == {}
+
+
+def test_notes_of_the_dataset_tell_where_it_comes_from(release, raw):
+    assert run("brats23", release("brats23"), raw) == 0
+    description = json.loads((dataset(raw) / "dataset.json").read_text())
+    assert description["nnunet_mamba"] == {"release": "brats23", "group": r"BraTS-GLI-\d{5}"}
+    assert scan_bytes(0) == (dataset(raw) / "imagesTr" / "BraTS-GLI-00000-000_0000.nii.gz").read_bytes()
+
+
+def test_folders_behind_links_are_read(release, raw, tmp_path):
+    top = release("flare22")[0]
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for part in ("images", "labels"):
+        (linked / part).symlink_to(top / part)
+    (linked / "images" / "loop").symlink_to(linked)
+    assert run("flare22", [linked], raw / "linked") == 0
+    assert run("flare22", [top], raw / "plain") == 0
+    assert tree(raw / "linked") == tree(raw / "plain")
+
+
+def test_a_tar_that_ends_with_a_zip_is_a_tar(release, raw, tmp_path):
+    (top,) = release("brats21")
+    zipped(top / sorted(child.name for child in top.iterdir())[0], top / "zzz_mapping.xlsx")
+    assert run("brats21", [tarred(top, tmp_path / "BraTS2021.tar")], raw) == 0
+
+
+def test_a_damaged_tar_xz_is_refused_in_words(raw, tmp_path, capsys):
+    (tmp_path / "x.tar.xz").write_bytes(b"\xfd7zXZ\x00" + bytes(40))
+    assert run("brats21", [tmp_path / "x.tar.xz"], raw) == 2
+    assert "cannot be unpacked" in capsys.readouterr().err
+
+
+def test_a_file_that_the_draft_has_lost_is_made_again(release, raw, tmp_path):
+    top = release("flare22")[0]
+    broken = next((top / "images").iterdir())
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    assert run("flare22", [top], raw) == 1
+    lost = next(raw.glob(".*/imagesTr/*"))
+    lost.unlink()
+    broken.write_bytes(whole)
+    assert run("flare22", [top], raw) == 0
+    assert (dataset(raw) / "imagesTr" / lost.name).is_file()
+
+
+def test_folds_are_drawn_again_when_cases_are_left_out(release, raw):
+    top = release("flare22")[0]
+    images = sorted((top / "images").glob("FLARE22_Tr*"))
+    for image in images[:-2]:
+        image.write_bytes(b"")
+    assert run("flare22", [top], raw, "--leave-out-faulty") == 1
+    folds = json.loads((dataset(raw) / "splits_final.json").read_text())
+    assert len(folds) == 2 and all(len(fold["train"]) == len(fold["val"]) == 1 for fold in folds)
+
+
+def test_a_papers_split_of_a_part_of_its_cases_is_asked_for(release, raw, capsys):
+    (top,) = release("synapse")
+    assert run("synapse", [top], raw, "--split", "transunet") == 2
+    assert "take it as far as it goes: --partial" in capsys.readouterr().err
+    assert run("synapse", [top], raw, "--split", "transunet", "--partial") == 0
+
+
+def test_a_dataset_that_nnunet_has_preprocessed_keeps_its_number(release, raw, capsys, nnunet_folders):
+    (nnunet_folders.preprocessed / "Dataset701_Other").mkdir()
+    assert run("flare22", release("flare22"), raw) == 2
+    assert "Dataset701_Other has this number already" in capsys.readouterr().err

@@ -1,0 +1,306 @@
+"""The chain over stand-ins for nnU-Net's commands: what runs, what is skipped, what is resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_mamba.io.cpu import passive_waiting
+from nnunet_mamba.nnunet import commands, heartbeat
+from nnunet_mamba.study.evaluation import mean_foreground, read_table
+from nnunet_mamba.study.quickstart import ChildFailedError, Settings, outcome, run_quickstart
+from nnunet_mamba.study.quickstart.chain import N_PHANTOMS
+from nnunet_mamba.study.quickstart.outcome import write_outcome
+
+FAKE = Path(__file__).with_name("fake_nnunet.py")
+SETTINGS = Settings(None, "cpu", "nnUNetTrainerMMUNet_demo", "3d_fullres", n_unseen=3, seed=0)
+PLAN, TRAIN, PREDICT = "nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    """What nnU-Net saves, of a network with 7 parameters after one epoch."""
+    names = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice")
+    log = {name: [0.5] for name in (*names, "epoch_start_timestamps", "epoch_end_timestamps")}
+    file = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pth"
+    torch.save({"logging": log, "network_weights": {"weight": torch.zeros(7)}}, file)
+    return file
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, checkpoint):
+    """run(**changes of the settings) -> lines said; calls() -> command lines since the last look."""
+    calls = tmp_path / "calls"
+    monkeypatch.setenv("FAKE_CALLS", str(calls))
+    monkeypatch.setenv("FAKE_CHECKPOINT", str(checkpoint))
+    monkeypatch.setattr(commands, "find_program", lambda name: stand_in(tmp_path / "bin", name))
+    monkeypatch.setattr("nnunet_mamba.study.quickstart.chain.N_PHANTOMS", 8)
+    monkeypatch.setattr(outcome, "write_outcome", lambda *given: ["(no page in this test)"])
+
+    class Bench:
+        out = tmp_path / "out"
+        said: list[str]
+
+        def run(self, **changes):
+            self.said = []
+            return run_quickstart(replace(SETTINGS, **changes), self.out, self.said.append)
+
+        def calls(self) -> list[list[str]]:
+            lines = calls.read_text().splitlines() if calls.exists() else []
+            calls.unlink(missing_ok=True)
+            return [json.loads(line) for line in lines]
+
+        def programs(self) -> list[str]:
+            return [call[0] for call in self.calls()]
+
+        def stage(self, name: str) -> dict:
+            return json.loads((self.out / "stages.json").read_text())[name]
+
+    return Bench()
+
+
+@pytest.fixture
+def with_page(monkeypatch):
+    """The pages of this test's benches are written."""
+    monkeypatch.setattr(outcome, "write_outcome", write_outcome)
+
+
+def stand_in(folder: Path, name: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    script = folder / name
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" {name} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
+def test_the_whole_chain_once_and_then_nothing_but_the_page_again(bench, with_page):
+    page = bench.run()
+    assert bench.programs() == [PLAN, TRAIN, PREDICT]
+    assert page == bench.out / "report.html" and page.is_file()
+    results = json.loads((bench.out / "results.json").read_text())
+    assert results["mean_foreground_dice"] == 1  # the stand-in predicts the truth
+    assert len(results["scores"]) == 3 * 3 * 2
+    assert results["facts"]["network parameters"] == "7"
+    assert (bench.out / "report.png").stat().st_size > 10_000
+    bench.run()
+    assert bench.programs() == []
+    assert sum("done before" in line for line in bench.said) == 5
+
+
+def test_what_is_said(bench, with_page):
+    bench.run()
+    text = "\n".join(bench.said)
+    assert f"$ nnUNet_n_proc_DA=0 {TRAIN} 900 3d_fullres 0 -tr nnUNetTrainerMMUNet_demo -device cpu" in text
+    assert f"export nnUNet_raw={bench.out / 'nnUNet_raw'}" in text
+    assert "epoch 1/1   loss -0.1, validation -0.2   Dice 0.50 nan   2.0 s" in text
+    assert "[3/6] train" in text
+    assert text.count("export nnUNet_raw") == 1
+    for name, value in passive_waiting().items():  # typed again, the commands are as fast
+        assert f"export {name}={value}" in text
+    assert str(bench.out / "report.html") in text
+
+
+def test_a_command_that_says_nothing_is_spoken_for(bench, monkeypatch):
+    """However long it is silent, a line comes every few seconds, with its name."""
+    monkeypatch.setattr(heartbeat.Heartbeat.__init__, "__defaults__", (0.02,))
+    bench.run()
+    spoken = [line for line in bench.said if line.startswith("      ... ")]
+    assert any(f"{PLAN} is starting" in line for line in spoken)
+
+
+def test_unseen_cases_are_kept_out_of_training(bench):
+    bench.run()
+    (raw,) = (bench.out / "nnUNet_raw").iterdir()
+    (fold,) = json.loads((raw / "splits_final.json").read_text())
+    unseen = {file.name.removesuffix(".nii.gz") for file in (raw / "labelsTs").iterdir()}
+    assert len(unseen) == 3 and len(fold["val"]) == 4 and len(fold["train"]) == 4
+    assert not unseen & {*fold["train"], *fold["val"]}
+
+
+def test_a_failing_command_is_told_with_reason_and_log_and_can_be_repeated(bench, monkeypatch):
+    monkeypatch.setenv("FAKE_TROUBLE", f"{TRAIN}:fail")
+    with pytest.raises(
+        ChildFailedError, match=rf"{TRAIN} failed with exit code 3: RuntimeError: the disc is full"
+    ):
+        bench.run()
+    assert bench.stage("train")["finished"] is False
+    assert "the disc is full" in (bench.out / "logs" / "train.log").read_text()
+    monkeypatch.delenv("FAKE_TROUBLE")
+    bench.calls()
+    bench.run()
+    assert bench.programs() == [TRAIN, PREDICT]
+
+
+def test_training_goes_on_from_its_checkpoint(bench, monkeypatch):
+    monkeypatch.setenv("FAKE_TROUBLE", f"{TRAIN}:later:fail")
+    with pytest.raises(ChildFailedError):
+        bench.run()
+    assert "--c" not in bench.calls()[-1]
+    monkeypatch.delenv("FAKE_TROUBLE")
+    bench.run()
+    assert bench.calls()[0][-1] == "--c"
+    assert any("going on from checkpoint_latest.pth" in line for line in bench.said)
+
+
+def test_a_checkpoint_cut_short_is_put_aside(bench, monkeypatch):
+    monkeypatch.setenv("FAKE_TROUBLE", f"{TRAIN}:later:fail")
+    with pytest.raises(ChildFailedError):
+        bench.run()
+    (latest,) = bench.out.rglob("checkpoint_latest.pth")
+    latest.write_bytes(latest.read_bytes()[:-100])
+    monkeypatch.delenv("FAKE_TROUBLE")
+    bench.calls()
+    bench.run()
+    assert "--c" not in bench.calls()[0]
+    assert latest.with_suffix(".incomplete").is_file()
+
+
+def test_predictions_cut_short_are_made_again_and_whole_ones_kept(bench):
+    bench.run()
+    bench.calls()
+    (bench.out / "stages.json").write_text(
+        json.dumps({name: bench.stage(name) for name in ("data", "plan", "train")})  # killed while predicting
+    )
+    whole, broken = sorted((bench.out / "predictions").glob("*.nii.gz"))[:2]
+    before = whole.stat().st_mtime_ns
+    broken.write_bytes(broken.read_bytes()[:-30])
+    bench.run()
+    assert bench.programs() == [PREDICT]
+    assert whole.stat().st_mtime_ns == before
+    assert any(f"{broken.name} was not written to its end" in line for line in bench.said)
+    assert mean_foreground(read_table(bench.out / "results.csv")) == 1
+
+
+def test_a_lost_product_is_made_again_with_all_that_follows(bench):
+    bench.run()
+    bench.calls()
+    next(bench.out.rglob("nnUNetPlans.json")).unlink()
+    bench.run()
+    assert bench.programs() == [PLAN, TRAIN, PREDICT]
+
+
+def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, tmp_path):
+    """As a user sees it: SIGTERM to the parent alone; its child must not stay behind."""
+    program = (
+        "from nnunet_mamba.study.quickstart import Settings, run_quickstart, chain\n"
+        "from nnunet_mamba.running import command\n"
+        f"import sys; from pathlib import Path; sys.path.insert(0, {str(FAKE.parent)!r})\n"
+        "from test_chain import SETTINGS, stand_in\n"
+        f"commands.find_program = lambda name: stand_in(Path({str(tmp_path / 'bin')!r}), name)\n"
+        "chain.N_PHANTOMS = 8\n"
+        f"run_quickstart(SETTINGS, Path({str(bench.out)!r}), lambda text: print(text, flush=True))\n"
+    )
+    environment = {**os.environ, "FAKE_TROUBLE": f"{TRAIN}:later:wait"}
+    run = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    for line in run.stdout:
+        if "epoch 1/1" in line:
+            break
+    with pytest.raises(ValueError, match="Another quickstart, or a command of it, is at work"):
+        bench.run()
+    run.send_signal(signal.SIGTERM)
+    rest = run.communicate(timeout=30)[0]
+    assert run.returncode != 0
+    assert "Interrupted. The same command goes on from here" in rest
+    assert not running(f"{FAKE} {TRAIN}")
+    assert bench.stage("train")["finished"] is False
+    bench.calls()
+    bench.run()
+    assert bench.programs() == [TRAIN, PREDICT]
+
+
+def running(text: str) -> bool:
+    """Whether a process with `text` in its command line lives on, a second later."""
+    time.sleep(1)
+    return any(
+        text.encode() in read(file).replace(b"\0", b" ") for file in Path("/proc").glob("[0-9]*/cmdline")
+    )
+
+
+def read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # it ended in between
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("change", "option"),
+    [
+        ({"trainer": "nnUNetTrainer"}, "--trainer"),
+        ({"n_unseen": 2}, "--cases"),
+        ({"data": Path("x")}, "--data"),
+    ],
+)
+def test_another_request_in_the_same_folder_is_refused_before_anything_runs(bench, change, option):
+    bench.run()
+    bench.calls()
+    with pytest.raises(ValueError, match=rf"holds a quickstart with {option} .*choose another --out"):
+        bench.run(**change)
+    assert bench.programs() == []
+
+
+def test_another_device_may_go_on(bench):
+    bench.run()
+    bench.run(device="cuda")
+
+
+def test_a_folder_of_other_things_is_not_touched(bench):
+    bench.out.mkdir()
+    (bench.out / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="holds no quickstart"):
+        bench.run()
+    assert not (bench.out / "settings.json").exists()
+
+
+def test_a_configuration_that_was_not_planned(bench):
+    with pytest.raises(ValueError, match=r"planned no configuration '3d_lowres' .* only 2d, 3d_fullres"):
+        bench.run(configuration="3d_lowres")
+
+
+def test_a_folder_that_is_no_dataset_leaves_no_half_of_one(bench, tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(ValueError, match="is no dataset"):
+        bench.run(data=tmp_path / "photos")
+    assert not list(bench.out.rglob("Dataset*"))
+
+
+def test_a_dataset_of_ones_own(bench, tmp_path):
+    from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
+
+    data = write_phantom_dataset(tmp_path / "Dataset123_Mine", n_train=10, n_test=0, seed=5)
+    bench.run(data=data)
+    assert bench.calls()[1][:3] == [TRAIN, "123", "3d_fullres"]
+    (raw,) = (bench.out / "nnUNet_raw").iterdir()
+    assert raw.name == "Dataset123_Mine"
+    assert len(list((raw / "imagesTs").iterdir())) == 3
+
+
+def test_there_are_phantoms_enough_for_training():
+    assert N_PHANTOMS >= 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": Path("nowhere")}, "nowhere is no dataset"),
+        (
+            {"trainer": "nnUNetTrainerOfNobody"},
+            "--trainer nnUNetTrainerOfNobody cannot be used; nnU-Net does not find it. Unknown trainer ",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_and_claims_nothing(bench, changes, message):
+    with pytest.raises(ValueError, match=message):
+        bench.run(**changes)
+    assert not (bench.out / "settings.json").exists()
+    assert bench.programs() == []
+    bench.run()  # the folder is free for another request

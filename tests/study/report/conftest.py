@@ -1,0 +1,54 @@
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
+from nnunet_mamba.study.evaluation import evaluate_folder, scored_labels
+from nnunet_mamba.study.report import CaseFiles, Curves, Report, Stage
+
+N_EPOCHS = 5
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> Report:
+    """Four phantoms whose predictions are the truth moved sideways by 0, 1, 2, 3 voxels."""
+    raw = write_phantom_dataset(
+        tmp_path_factory.mktemp("raw") / "Dataset900_Phantom", n_train=1, n_test=4, seed=0
+    )
+    predictions = tmp_path_factory.mktemp("predictions")
+    cases = []
+    for shift, file in enumerate(sorted((raw / "labelsTs").iterdir())):
+        truth = sitk.ReadImage(str(file))
+        moved = sitk.GetImageFromArray(np.roll(sitk.GetArrayFromImage(truth), shift, axis=2))
+        moved.CopyInformation(truth)
+        sitk.WriteImage(moved, str(predictions / file.name))
+        name = file.name.removesuffix(".nii.gz")
+        cases.append(CaseFiles(name, raw / "imagesTs" / f"{name}_0000.nii.gz", file, predictions / file.name))
+    falling = tuple(math.exp(-k) for k in range(N_EPOCHS))
+    rising = tuple(1 - value for value in falling)
+    return Report(
+        title="nnUNetTrainerMMUNet_demo on Dataset900_Phantom",
+        labels=scored_labels(json.loads((raw / "dataset.json").read_text()))[0],
+        scores=evaluate_folder(predictions, raw / "labelsTs", raw / "dataset.json"),
+        cases=cases,
+        curves=Curves(falling, falling, rising, rising, (1.0,) * N_EPOCHS),
+        facts=[
+            ("network parameters", "1,234"),
+            ("epochs x iterations", "5 x 2"),
+            ("patch (voxels)", "8 x 8 x 8"),
+        ],
+        stages=[Stage("plan", 61.0, ("nnUNetv2_plan_and_preprocess -d 900",)), Stage("train", 3.0, ())],
+        variables=["nnUNet_raw=/some where/raw"],
+        versions=[("torch", "2.9 <b>bold</b>")],
+    )
+
+
+@pytest.fixture
+def one_case(report) -> Report:
+    return replace(
+        report, cases=report.cases[:1], scores=[s for s in report.scores if s.case == report.cases[0].name]
+    )

@@ -1,0 +1,335 @@
+"""What is compared with what, and what is refused."""
+
+import random
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nnunet_mamba.study.evaluation.metrics import DISTANCES, METRICS
+from nnunet_mamba.study.statistics import compare
+from nnunet_mamba.study.statistics.compare import verdict
+from nnunet_mamba.study.statistics.directions import higher_is_better
+from nnunet_mamba.study.statistics.study import BASELINE, CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics.write import as_json
+
+NAN = float("nan")
+CASES = [f"case_{i}" for i in range(8)]
+
+
+def table(make_scores, *gains, **fields):
+    """nnU-Net at 0.5 on eight cases of two labels, and a method for each gain."""
+    values = {case: np.array([0.5, 0.5 + i / 100]) for i, case in enumerate(CASES)}
+    scores = make_scores("nnUNetTrainer", values, **fields)
+    for i, gain in enumerate(gains):
+        scores += make_scores(f"nnUNetTrainer{'ABCD'[i]}", {c: v + gain for c, v in values.items()}, **fields)
+    return scores
+
+
+def only(studies, **wanted):
+    (study,) = studies
+    (found,) = [c for c in study.comparisons if all(getattr(c, k) == v for k, v in wanted.items())]
+    return found
+
+
+def test_twins_come_first_then_all_against_the_baseline(acdc):
+    (study,) = compare(acdc, group=r"patient\d+", n_bootstrap=200)
+    assert [(c.against, c.method, c.other) for c in study.comparisons if c.label == CASE_MEAN] == [
+        (TWIN, "MMUNet", "MMUNetNoSSM"),
+        (BASELINE, "MMUNet", "nnUNet"),
+        (BASELINE, "MMUNetNoSSM", "nnUNet"),
+        (BASELINE, "VMUNet", "nnUNet"),
+    ]
+    assert [c.verdict for c in study.comparisons if c.label == CASE_MEAN] == [
+        "not better", "better", "better", "worse",
+    ]  # fmt: skip
+    assert (study.n_cases, study.n_patients, study.comparisons[0].n_pairs) == (120, 60, 60)
+    assert {(c.family, c.n_family) for c in study.comparisons} == {
+        (f"{TWIN}, case means", 1), (f"{TWIN}, labels", 3),
+        (f"{BASELINE}, case means", 3), (f"{BASELINE}, labels", 9),
+    }  # fmt: skip
+    assert [m.fold_means.keys() for m in study.methods] == [dict.fromkeys("01234").keys()] * 4
+
+
+def test_two_twins_alone_are_compared_once(make_scores):
+    values = {case: 0.5 + i / 50 for i, case in enumerate(CASES)}
+    scores = make_scores("nnUNetTrainerX", values) + make_scores("nnUNetTrainerXNoSSM", values)
+    (study,) = compare(scores, n_bootstrap=100)
+    assert [(c.against, c.verdict, c.p) for c in study.comparisons] == [(TWIN, "not better", 1.0)]
+
+
+def test_one_comparison_by_hand(make_scores):
+    """Gains 0.01 to 0.07 and a loss of 0.08 on the eight cases of one label."""
+    gains = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, -0.08]
+    folds = {case: str(i // 4) for i, case in enumerate(CASES)}
+    scores = make_scores("nnUNetTrainer", dict.fromkeys(CASES, 0.5), folds=folds)
+    scores += make_scores(
+        "nnUNetTrainerA", {c: 0.5 + g for c, g in zip(CASES, gains, strict=True)}, folds=folds
+    )
+    c = only(compare(scores, n_bootstrap=100))
+    assert c.difference == pytest.approx(0.2 / 8)
+    assert (c.mean, c.mean_other) == pytest.approx((0.525, 0.5))
+    assert c.fold_differences == pytest.approx({"0": 0.025, "1": 0.025})
+    assert c.p == pytest.approx(2 * 25 / 2**8)  # 25 subsets of 1..8 have a sum of at most 8
+    assert (c.rank_biserial, c.win_rate) == pytest.approx(((28 - 8) / 36, 7 / 8))
+    assert c.verdict == "not better"
+
+
+def test_a_patient_counts_once_in_the_test_however_many_cases_it_has(make_scores):
+    """Six patients, of whom the one with ten cases loses least: its rank is 1 of 1 to 6."""
+    losses = {f"p0_{i}": -0.01 for i in range(10)}
+    gains = losses | {f"p{i}_0": (i + 1) / 100 for i in range(1, 6)}
+    scores = make_scores("nnUNetTrainer", dict.fromkeys(gains, 0.5))
+    scores += make_scores("nnUNetTrainerA", {case: 0.5 + gain for case, gain in gains.items()})
+    c = only(compare(scores, group=r"p\d", n_bootstrap=100))
+    assert c.p == pytest.approx(2 * 2 / 2**6)  # 2 subsets of 1..6 have a sum of at most 1
+    assert (c.rank_biserial, c.win_rate) == pytest.approx(((20 - 1) / 21, 5 / 6))
+    assert c.difference == pytest.approx((0.2 - 0.1) / 15)  # the mean is over cases
+
+
+def test_cases_keep_their_patients_where_others_are_undefined(make_scores):
+    """Patients of two cases each gain 1, -2, 3, -4, 5 and -6 hundredths; the first case has no value."""
+    gains = {f"p{i}_{f}": (-1) ** i * (i + 1) / 100 for i in range(6) for f in range(2)}
+    base = dict.fromkeys(gains, 0.5) | {"p0_0": NAN}
+    scores = make_scores("nnUNetTrainer", base)
+    scores += make_scores("nnUNetTrainerA", {case: base[case] + gain for case, gain in gains.items()})
+    c = only(compare(scores, group=r"p\d", n_bootstrap=100))
+    assert (c.n_cases, c.n_pairs) == (11, 6)
+    assert c.rank_biserial == pytest.approx((1 - 2 + 3 - 4 + 5 - 6) / 21)
+
+
+def test_rankings_resample_the_patients_of_the_cases_that_are_defined(make_scores):
+    """Both defined cases are of one patient, so that no resample can exchange the methods."""
+    scores = make_scores("A", {"p0_0": NAN, "p1_0": 0.9, "p1_1": 0.1})
+    scores += make_scores("B", {"p0_0": NAN, "p1_0": 0.4, "p1_1": 0.5})
+    (study,) = compare(scores, group=r"p\d", n_bootstrap=100)
+    assert [(p.method, p.rank_shares) for p in study.rankings[0].places] == [("A", (1, 0)), ("B", (0, 1))]
+
+
+def test_a_verdict_follows_the_corrected_p(make_scores):
+    """Six gains of six have p = 2 / 64; of two such tests Holm makes 4 / 64."""
+    six = {f"case_{i}": 0.5 for i in range(6)}
+    scores = make_scores("nnUNetTrainer", six)
+    for trainer, step in (("A", 0.01), ("B", 0.02)):
+        better = {case: 0.5 + step * (i + 1) for i, case in enumerate(six)}
+        scores += make_scores(f"nnUNetTrainer{trainer}", better)
+    (study,) = compare(scores, n_bootstrap=100)
+    assert [c.p for c in study.comparisons] == pytest.approx([2 / 64] * 2)
+    assert [c.p_holm for c in study.comparisons] == pytest.approx([4 / 64] * 2)
+    assert {c.verdict for c in study.comparisons} == {"not better"}
+
+
+def test_ranks_without_a_difference_of_means_are_mixed(make_scores):
+    c = only(compare(table(make_scores, 0.1), n_bootstrap=100), label=CASE_MEAN)
+    assert verdict(replace(c, p_holm=0.01, difference=0.0), higher=True) == "mixed"
+    assert verdict(c, higher=True) == "better" and verdict(c, higher=False) == "mixed"
+
+
+def test_every_metric_has_one_direction():
+    assert {m for m in METRICS if not higher_is_better(m)} == {*DISTANCES, "volume_error"}
+
+
+def test_the_comparison_of_fewest_pairs_is_warned_of(make_scores):
+    scores = table(make_scores, 0.1, 0.2)
+    undefined = [
+        replace(s, value=NAN) if s.trainer.endswith("B") and s.case in CASES[:3] else s for s in scores
+    ]
+    (study,) = compare(undefined, n_bootstrap=100)
+    assert [c.n_pairs for c in study.comparisons if c.label == CASE_MEAN] == [8, 5]
+    assert study.warnings[0].startswith("5 pairs; with fewer than 6 ")
+
+
+def test_fold_means_and_their_sd(make_scores):
+    folds = {"a": "2", "b": "2", "c": "10", "d": "test", "e": "all"}
+    values = {"a": 0.5, "b": 0.7, "c": 0.8, "d": 0.1, "e": 0.1}
+    (study,) = compare(
+        make_scores("X", values, folds=folds) + make_scores("Y", values, folds=folds), n_bootstrap=100
+    )
+    assert study.methods[0].fold_means == pytest.approx({"2": 0.6, "10": 0.8})
+    assert list(study.methods[0].fold_means) == ["2", "10"]
+    assert study.methods[0].sd_over_folds == pytest.approx(0.2 / 2**0.5)
+
+
+def test_of_distances_less_is_better(make_scores):
+    low = {case: [1.0 + i / 10] for i, case in enumerate(CASES)}
+    high = {case: [3.0 + i / 9] for i, case in enumerate(CASES)}
+    scores = make_scores("nnUNetTrainer", high, metric="hd95") + make_scores(
+        "nnUNetTrainerA", low, metric="hd95"
+    )
+    c = only(compare(scores, metric="hd95", n_bootstrap=100))
+    assert (c.verdict, c.win_rate, c.rank_biserial) == ("better", 1, 1)
+    assert c.difference < 0 and c.ci_high < 0
+
+
+def test_undefined_values_are_left_out_of_both_methods(make_scores):
+    """Case 0: only label 1 is counted. Case 1: nothing is. Case 2: whole."""
+    base = make_scores("nnUNetTrainer", {"0": [0.5, 0.9], "1": [NAN, NAN], "2": [0.5, 0.7]})
+    other = make_scores("nnUNetTrainerA", {"0": [0.6, NAN], "1": [NAN, NAN], "2": [0.6, 0.8]})
+    c = only(compare(base + other, n_bootstrap=100), label=CASE_MEAN)
+    assert (c.n_cases, c.n_excluded, c.n_one_sided) == (2, 3, 1)
+    assert c.difference == pytest.approx(0.1)
+    assert (c.mean, c.mean_other) == pytest.approx(((0.6 + 0.7) / 2, (0.5 + 0.6) / 2))
+    (study,) = compare(base + other, n_bootstrap=100)
+    assert study.case_means["nnUNet"] == pytest.approx({"0": 0.5, "2": 0.6})  # what is ranked
+    assert study.case_means["A"] == pytest.approx({"0": 0.6, "2": 0.7})
+    assert study.methods[0].mean == pytest.approx((0.7 + 0.6) / 2)  # by itself, with all that it has
+    c = only(compare(base + other, n_bootstrap=100), label="2")
+    assert (c.n_cases, c.n_excluded, c.n_one_sided) == (1, 2, 1)
+    c = only(compare(base + other, baseline="A", n_bootstrap=100), label=CASE_MEAN)
+    assert (c.n_cases, c.n_excluded, c.n_one_sided) == (2, 3, 1)
+    assert c.difference == pytest.approx(-0.1)
+
+
+def test_a_label_that_nobody_has_is_not_tested(make_scores):
+    values = {case: [0.5, NAN] for case in CASES}
+    studies = compare(
+        make_scores("nnUNetTrainer", values) + make_scores("nnUNetTrainerA", values), n_bootstrap=100
+    )
+    c = only(studies, label="2")
+    assert (c.n_pairs, c.n_family, c.verdict) == (0, 1, "too few pairs")
+    assert np.isnan([c.p, c.p_holm, c.difference, c.ci_low, c.win_rate]).all()
+
+
+def test_most_pairs_and_the_mean_may_disagree(make_scores):
+    """A small gain on 19 cases, a catastrophe on one."""
+    cases = [f"case_{i}" for i in range(20)]
+    base = make_scores("nnUNetTrainer", dict.fromkeys(cases, 0.8))
+    other = make_scores("nnUNetTrainerA", {c: 0.81 + i / 1e4 if i else 0.0 for i, c in enumerate(cases)})
+    c = only(compare(base + other, n_bootstrap=100))
+    assert c.p_holm < 0.05 and c.difference < 0 < c.rank_biserial
+    assert c.verdict == "mixed"
+
+
+def test_frames_of_one_patient_are_one_pair(make_scores):
+    """Five patients with four frames each: however many frames, five pairs prove nothing."""
+    cases = [f"patient{p}_frame{f}" for p in range(5) for f in range(4)]
+    scores = make_scores("nnUNetTrainer", dict.fromkeys(cases, 0.5))
+    scores += make_scores("nnUNetTrainerA", {c: 0.6 + i / 100 for i, c in enumerate(cases)})
+    grouped = only(compare(scores, group=r"patient\d+", n_bootstrap=100))
+    assert (grouped.n_cases, grouped.n_pairs, grouped.verdict) == (20, 5, "too few pairs")
+    assert np.isclose(grouped.difference, 0.195)
+    naive = compare(scores, n_bootstrap=100)
+    assert grouped.ci_high - grouped.ci_low > 1.5 * (only(naive).ci_high - only(naive).ci_low)
+    assert only(naive).verdict == "better"
+    assert "patient0_frame0 and patient0_frame1 look like one patient" in naive[0].warnings[0]
+
+
+@pytest.mark.parametrize(
+    "names", [[f"amos_{i:04d}" for i in range(40)], [f"ct_{i}" for i in range(20)] + ["mr_1"]]
+)
+def test_numbered_cases_do_not_look_like_one_patient(make_scores, names):
+    values = dict.fromkeys(names, 0.5)
+    (study,) = compare(make_scores("A", values) + make_scores("B", values), n_bootstrap=100)
+    assert study.warnings == ()
+
+
+def test_the_order_of_rows_does_not_matter(acdc):
+    acdc = [replace(s, version=s.label) for s in acdc]  # and of a warning neither
+    shuffled = random.Random(0).sample(acdc, len(acdc))
+    first, second = (compare(s, group=r"patient\d+", n_bootstrap=100) for s in (acdc, shuffled))
+    assert as_json(first) == as_json(second)
+
+
+def test_labels_come_by_number_and_regions_behind_their_first(make_scores):
+    scores = table(make_scores, 0.1)
+    more = [replace(s, label=label) for s in scores if s.label == "1" for label in ("10", "1+2", "2+10")]
+    (study,) = compare(scores + more, n_bootstrap=100)
+    assert [number for number, _ in study.labels] == ["1", "1+2", "2", "2+10", "10"]
+
+
+def test_each_dataset_is_a_study_and_a_family_of_its_own(make_scores):
+    scores = table(make_scores, 0.1) + table(make_scores, 0.1, -0.1, dataset="Dataset002_B")
+    scores += make_scores("nnUNetTrainer", {"case": 0.5}, dataset="Dataset003_C")
+    studies = compare(scores, n_bootstrap=100)
+    assert [s.dataset for s in studies] == ["Dataset001_A", "Dataset002_B"]
+    assert [s.comparisons[0].n_family for s in studies] == [1, 2]
+    assert "left out, for want of a second method: Dataset003_C" in studies[0].warnings
+
+
+def changed(scores, index=-1, **fields):
+    return [*scores[:index], replace(scores[index], **fields), *scores[index + 1 or len(scores) :]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda s: changed(s, protocol="transunet"),
+            r"different protocols: nnUNet: honest; A: honest and transunet\. Score all",
+        ),
+        (
+            lambda s: [x for x in s if (x.trainer, x.case) != ("nnUNetTrainerA", "case_3")],
+            r"Dataset001_A, dice: different cases: A lacks case_3\. Predict and score",
+        ),
+        (
+            lambda s: [x for x in s if (x.trainer, x.label) != ("nnUNetTrainer", "2")],
+            r"different labels: nnUNet lacks label 2 \(organ2\)\.",
+        ),
+        (lambda s: changed(s, label_name="spleen"), r"different labels: nnUNet lacks label 2 \(spleen\)"),
+        (lambda s: s[:-1], r"different labels of cases: A lacks case_7 label 2 \(organ2\)\."),
+        (
+            lambda s: changed(changed(s, fold="3"), index=-2, fold="3"),
+            r"fold differs by method: case_7 \(0 in nnUNet, 3 in A\)\. Train all",
+        ),
+        (
+            lambda s: changed(s, n_voxels=11),
+            r"n_voxels differs by method: case_7 label 2 \(organ2\) \(10 in nnUNet, 11 in A\)\.",
+        ),
+        (
+            lambda s: [*s, replace(s[-1], fold="all")],
+            r"rows are there twice \(fold 0, fold all\): A case_7 label 2 \(organ2\)\.",
+        ),
+        (lambda s: changed(s, value=float("inf")), r"infinite values have no mean: A case_7 label 2"),
+        (lambda s: s[:16], r"one method only, nnUNetTrainer__nnUNetPlans__3d_fullres; add"),
+        (lambda s: [], r"no row of the metric 'dice'; they have no rows at all"),
+        (
+            lambda s: [replace(x, dataset=x.trainer) for x in s],
+            r"No dataset was scored with two methods: nnUNet, A share none",
+        ),
+    ],
+)
+def test_unfair_comparisons_are_refused(make_scores, change, message):
+    scores = change(table(make_scores, 0.1))
+    with pytest.raises(ValueError, match=message):
+        compare(scores, n_bootstrap=100)
+
+
+def test_bad_options_are_refused(make_scores):
+    scores = table(make_scores, 0.1)
+    with pytest.raises(ValueError, match=r"no row of the metric 'nsd'; they have dice\."):
+        compare(scores, metric="nsd")
+    with pytest.raises(
+        ValueError, match="Whether more of 'loss' is better is not known; choose one of accuracy, "
+    ):
+        compare(scores, metric="loss")
+    for group in ("patient", r"_\d"):  # not there at all, and not at the beginning
+        with pytest.raises(
+            ValueError, match=rf"'case_0' does not begin as --group has it \({re.escape(group)}"
+        ):
+            compare(scores, group=group)
+    with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
+        compare(scores, group="(")
+    with pytest.raises(ValueError, match="'C' is no method"):
+        compare(scores, baseline="C")
+    with pytest.raises(ValueError, match="10 resamples are too few"):
+        compare(scores, n_bootstrap=10)
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "message"),
+    [
+        ({}, {"version": "2"}, "the values come from different programs: nnUNet: own 1; A: own 2"),
+        ({}, {"fold": ""}, "the folds of A are not known"),
+        ({"fold": ""}, {"fold": "all"}, "fold all: A trained on the cases that they are scored on"),
+        (
+            {},
+            {"trainer": "nnUNetTrainerA_100epochs"},
+            "trained for different lengths: nnUNet: its own; A_100epochs: 100epochs",
+        ),
+    ],
+)
+def test_what_should_be_known_is_warned_of(make_scores, base, other, message):
+    scores = [replace(s, **(other if s.trainer.endswith("A") else base)) for s in table(make_scores, 0.1)]
+    (study,) = compare(scores, n_bootstrap=100)
+    assert message in study.warnings

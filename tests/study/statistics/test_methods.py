@@ -1,0 +1,121 @@
+"""Names: short, of twins, of the baseline."""
+
+import pytest
+import torch
+
+from nnunet_mamba import create_network
+from nnunet_mamba.study.statistics.methods import Method, choose_baseline, short_names, twin_of
+
+
+def method(trainer, plans="nnUNetPlans", configuration="3d_fullres"):
+    return Method(f"nnUNetTrainer{trainer}", plans, configuration)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "twin"),
+    [
+        ("MMUNet", "MMUNetNoSSM"),
+        ("MMUNet_100epochs", "MMUNetNoSSM_100epochs"),
+        ("MMUNet_demo", "MMUNetNoSSM_demo"),
+        ("MMUNet_SSMAll_50epochs", "MMUNet_SSMAllNoSSM_50epochs"),
+        ("MambaUniPaper", "MambaUniPaperNoSSM"),
+        ("MMUNet_NoDecaySSM_100epochs", "MMUNetNoSSM_100epochs"),
+        ("MMUNet_B3", "MMUNet_B3NoSSM"),
+        ("MMUNet_B3_100epochs", "MMUNetNoSSM_100epochs"),  # without a scan its order is nothing
+        ("MMUNet_HybridOutside_100epochs", "MMUNetNoSSM_100epochs"),  # nor where its mixer would be
+        ("MMUNet_norm_bench", "MMUNetNoSSM_bench"),  # nor what that would hand on
+        ("UMambaEnc_residual_bench", "UMambaBotNoSSM_bench"),
+        ("Mine_100epochs", "Mine_NoSSM_100epochs"),
+        ("MMUNet_bench", "MMUNetNoSSM_bench"),  # a user's own variant
+        ("MMUNet_NoDecaySSM_bench", "MMUNetNoSSM_bench"),
+        ("UMambaEnc_50epochs", "UMambaBotNoSSM_50epochs"),  # where its mixers would be, nothing is
+        ("MambaUni", "MambaMultiNoSSM"),
+        ("MambaBi_bench", "MambaBiNoSSM_bench"),
+    ],
+)
+def test_twins_are_found_by_name(trainer, twin):
+    others = [method(""), method("UMambaBotNoSSM"), method(twin), method(twin, configuration="2d")]
+    assert twin_of(method(trainer), [method(trainer), *others]) == method(twin)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "other"),
+    [
+        ("MMUNet", method("MMUNetNoSSM_100epochs")),
+        ("UMambaEnc_50epochs", method("UMambaBotNoSSM")),
+        ("MambaUniPaper", method("MambaMultiPaperNoSSM")),  # another recipe
+        ("MMUNet", method("MMUNetNoSSM_bench")),
+        ("MMUNet", method("MMUNetNoSSM", configuration="2d")),
+        ("MMUNet", method("MMUNetNoSSM", plans="nnUNetResEncUNetMPlans")),
+        ("MMUNet_SSMAll", method("MMUNetNoSSM")),
+        ("MMUNetNoSSM", method("MMUNetNoSSM")),
+        ("", method("MMUNetNoSSM")),
+    ],
+)
+def test_what_differs_in_more_than_the_ssm_is_no_twin(trainer, other):
+    assert twin_of(method(trainer), [other]) is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["umamba_bot", "umamba_enc"], ["mamba_uni", "mamba_bi", "mamba_multi"]],
+    ids=lambda names: names[0],
+)
+def test_networks_that_share_a_twin_are_one_network_without_ssm(names):
+    sizes = {"features_per_stage": [4, 8, 8], "strides": [1, 2, 2], "kernel_sizes": [3, 3, 3]}
+    outputs = []
+    for name in names:
+        torch.manual_seed(0)
+        sizes_3d = {**sizes, "patch_size": [8, 8, 8], "input_channels": 1, "num_classes": 2}
+        network = create_network(f"{name}_nossm", **sizes_3d).eval()
+        outputs.append((dict(network.state_dict()), network(torch.ones(1, 1, 8, 8, 8))))
+    for state, output in outputs[1:]:
+        assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in outputs[0][0].items()}
+        assert torch.equal(output, outputs[0][1])
+
+
+def test_the_twins_of_the_shipped_trainers_are_found():
+    from nnunet_mamba import trainers
+
+    methods = [Method(name, "p", "c") for name in trainers.__all__]
+    twins = [m for m in methods if "NoSSM" in m.trainer]
+    assert twins
+    found = {twin_of(m, methods) for m in methods}
+    assert found >= set(twins)
+
+
+def test_names_have_what_differs():
+    assert short_names([method(""), method("MMUNet"), method("_100epochs")]) == [
+        "nnUNet", "MMUNet", "nnUNet_100epochs",
+    ]  # fmt: skip
+    assert short_names([method("MMUNet"), method("MMUNet", configuration="2d")]) == ["3d_fullres", "2d"]
+    assert short_names([method("", plans="A"), method("MMUNet", plans="B")]) == ["nnUNet__A", "MMUNet__B"]
+    assert short_names([Method("mine", "", "")]) == ["mine"]
+    assert short_names([method("A"), Method("A", "nnUNetPlans", "3d_fullres")]) == [
+        "nnUNetTrainerA__nnUNetPlans__3d_fullres", "A__nnUNetPlans__3d_fullres",
+    ]  # fmt: skip
+
+
+def test_the_control_is_nnunets_own():
+    methods = [method("MMUNet_50epochs"), method("Control_50epochs")]
+    assert choose_baseline(methods) == method("Control_50epochs")
+    assert short_names(methods) == ["MMUNet_50epochs", "nnUNetControl_50epochs"]
+    assert choose_baseline([method("Controlled"), method("MMUNet")]) == method("Controlled")  # the first
+
+
+def test_the_baseline_is_nnunets_own_unless_named():
+    methods = [method("MMUNet"), method("", plans="Other"), method("")]
+    assert choose_baseline(methods) == method("")
+    assert choose_baseline(methods[:1]) == method("MMUNet")
+    for name in (
+        "MMUNet__nnUNetPlans",
+        "nnUNetTrainerMMUNet",
+        "nnUNetTrainerMMUNet__nnUNetPlans__3d_fullres",
+    ):
+        assert choose_baseline(methods, name) == method("MMUNet")
+    with pytest.raises(
+        ValueError, match=r"'UNet' is no method of these tables; choose one of MMUNet__nnUNetPlans, "
+    ):
+        choose_baseline(methods, "UNet")
+    with pytest.raises(ValueError, match="'nnUNetTrainer' is the name of several methods"):
+        choose_baseline(methods, "nnUNetTrainer")

@@ -1,0 +1,233 @@
+"""Small graphs through Snakemake, with commands of Python in place of nnU-Net's."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nnunet_mamba.nnunet.commands import Command
+from nnunet_mamba.study.sweep import engine
+from nnunet_mamba.study.sweep.frozen import drop_void_stamps, freeze, read_frozen
+from nnunet_mamba.study.sweep.job import Job
+from nnunet_mamba.study.sweep.leftovers import mark
+from nnunet_mamba.study.sweep.status import as_text, failures, rows
+
+pytest.importorskip("snakemake")
+
+
+def python(name, code, needs=(), kind="evaluate", **more):
+    return Job(
+        name, kind, Command("python", ("-c", code)), needs=tuple(needs), identity={"code": code}, **more
+    )
+
+
+def writes(file, text="x"):
+    return f"open({str(file)!r}, 'a').write({text!r})"
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Runs jobs to the end; returns exit code, states by name, and what was said."""
+
+    def run(*jobs, **options):
+        frozen = freeze("small", tmp_path / "out", {}, jobs, adopt=False)
+        drop_void_stamps(frozen)
+        frozen.write()
+        said = []
+        code = engine.run(frozen, **{"cores": 2, "gpus": [], "profile": None, "say": said.append, **options})
+        return code, {row.job.name: row.state for row in rows(frozen)}, "\n".join(said), frozen
+
+    return run
+
+
+def test_what_is_done_is_not_run_again_and_what_changed_is(sweep, tmp_path):
+    a, b, c = (tmp_path / name for name in "abc")
+    jobs = [python("a", writes(a)), python("b", writes(b), ["a"]), python("c", writes(c))]
+    code, states, said, _ = sweep(*jobs)
+    assert (code, set(states.values())) == (0, {"done"}), said
+    assert sweep(*jobs)[0] == 0
+    assert [file.read_text() for file in (a, b, c)] == ["x"] * 3
+    code, states, said, _ = sweep(python("a", writes(a, "y")), *jobs[1:])
+    assert (code, set(states.values())) == (0, {"done"}), said
+    assert [file.read_text() for file in (a, b, c)] == ["xy", "xx", "x"]
+
+
+def test_a_study_may_lie_in_a_folder_of_any_name(tmp_path, odd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, seen = tmp_path / odd, tmp_path / "seen"
+    jobs = [python("a", writes(seen)), python("b", writes(seen, "y"), ["a"], products=(out / "graph.json",))]
+    frozen = freeze("small", out, {}, jobs, adopt=False)
+    frozen.write()
+    said = []
+    code = engine.run(frozen, cores=1, gpus=[], profile=None, say=said.append)
+    assert (code, {row.state for row in rows(frozen)}) == (0, {"done"}), said
+    assert seen.read_text() == "xy" and read_frozen(out) == frozen
+    assert {file.name for file in tmp_path.iterdir()} == {odd, "seen"}, "no part of the name was a command"
+
+
+def test_a_failed_job_is_tried_twice_told_of_and_leaves_the_others_running(sweep, tmp_path):
+    tried, other = tmp_path / "tried", tmp_path / "other"
+    fails = f"{writes(tried)}; raise MemoryError('much too large')"
+    jobs = [python("bad", fails), python("after", writes(other), ["bad"]), python("good", writes(other))]
+    code, states, _, frozen = sweep(*jobs)
+    assert code == 1
+    assert states == {"bad": "failed", "after": "waiting", "good": "done"}
+    assert tried.read_text() == "xx" and other.read_text() == "x"
+    text = failures(frozen)
+    assert "bad failed 2 times: the memory (RAM) was used up" in text
+    assert "much too large" in text and "1 jobs did not run for want of these" in text
+    assert str(frozen.layout.log("bad")) in text
+    code, states, _, _ = sweep(python("bad", writes(tried)), *jobs[1:])
+    assert (code, set(states.values())) == (0, {"done"})
+
+
+def test_a_product_that_vanished_is_made_again(sweep, tmp_path):
+    product = tmp_path / "product"
+    job = python("a", writes(product), products=(product,))
+    sweep(job)
+    product.unlink()
+    code, states, _, _ = sweep(job)
+    assert (code, states, product.read_text()) == (0, {"a": "done"}, "x")
+
+
+def test_two_gpus_run_two_trainings_and_each_sees_its_own(sweep, tmp_path):
+    log = tmp_path / "log"
+    code = (
+        "import os, time; card = os.environ['CUDA_VISIBLE_DEVICES']; "
+        f"f = open({str(log)!r}, 'a'); f.write('+' + card + ' '); f.flush(); "
+        "time.sleep(1.5); f.write('-' + card + ' ')"
+    )
+    jobs = [python(f"train_{i}", code, gpus=1) for i in range(4)]
+    assert sweep(*jobs, cores=8, gpus=["0", "3"])[0] == 0
+    busy, most = set(), 0
+    for event in log.read_text().split():
+        (busy.add if event[0] == "+" else busy.remove)(
+            event[1:]
+        )  # a card taken twice could not be removed twice
+        most = max(most, len(busy))
+    assert most == 2 and set(log.read_text().split()) == {"+0", "-0", "+3", "-3"}
+
+
+def test_a_stop_ends_all_commands_and_the_next_run_goes_on(sweep, tmp_path):
+    started, out = tmp_path / "started", tmp_path / "out"
+    waits = f"import time; {writes(started)}; time.sleep(600)"
+    frozen = freeze("small", out, {}, [python("long", waits), python("quick", "pass")], adopt=False)
+    frozen.write()
+    program = (
+        "import sys; from pathlib import Path; from nnunet_mamba.study.sweep import engine\n"
+        "from nnunet_mamba.study.sweep.frozen import read_frozen\n"
+        f"engine.run(read_frozen(Path({str(out)!r})), cores=2, gpus=[], profile=None, say=print)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not started.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    running = rows(read_frozen(out))[0]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0
+    assert running.state == "running"
+    stopped = rows(frozen)[0]
+    assert (stopped.state, stopped.detail) == ("waiting", "interrupted")
+    assert not [entry for entry in Path("/proc").glob("[0-9]*") if str(started) in command_line(entry)]
+
+
+def command_line(entry):
+    try:
+        return (entry / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_a_hand_edited_product_outdates_what_needs_it(sweep, tmp_path):
+    plans, trained = tmp_path / "plans.json", tmp_path / "trained"
+    make = python("plan", f"open({str(plans)!r}, 'w').write('1')", products=(plans,), watched=(plans,))
+    train = python("train", writes(trained), ["plan"])
+    sweep(make, train)
+    plans.write_text("edited")
+    code, states, _, _ = sweep(make, train)
+    assert (code, set(states.values())) == (0, {"done"})
+    assert plans.read_text() == "edited" and trained.read_text() == "xx"
+    sweep(make, train)
+    assert trained.read_text() == "xx"
+
+
+def test_an_edit_stays_noticed_when_another_job_changes(sweep, tmp_path):
+    plans, trained = tmp_path / "plans.json", tmp_path / "trained"
+    first = python("first", "pass")
+    make = python("plan", f"open({str(plans)!r}, 'w').write('1')", products=(plans,), watched=(plans,))
+    make = replace(make, after=("first",))
+    train = python("train", writes(trained), ["plan"])
+    sweep(first, make, train)
+    plans.write_text("2")
+    _, _, _, edited = sweep(first, make, train)
+    _, _, _, again = sweep(python("first", "1"), make, train)
+    assert again.fingerprints["train"] == edited.fingerprints["train"]
+    assert (plans.read_text(), trained.read_text()) == ("2", "xx")
+
+
+def test_a_job_whose_sources_changed_runs_again_once(sweep, tmp_path):
+    images, predicted = tmp_path / "imagesTs", tmp_path / "predicted"
+    images.mkdir()
+    (images / "a.nii.gz").write_bytes(b"a")
+    job = python("predict", writes(predicted), sources=(images,))
+    for n_runs in (1, 1):
+        sweep(job)
+        assert len(predicted.read_text()) == n_runs
+    (images / "b.nii.gz").write_bytes(b"b")
+    for n_runs in (2, 2):
+        sweep(job)
+        assert len(predicted.read_text()) == n_runs
+
+
+def test_what_another_study_made_anew_is_made_again(sweep, tmp_path):
+    fold = tmp_path / "fold_0"
+    product = fold / "checkpoint_final.pth"
+    job = python("train", f"{writes(product)}", own_folder=fold, products=(product,))
+    _, _, _, frozen = sweep(job)
+    mark(job, "of another study")
+    drop_void_stamps(frozen)
+    assert rows(frozen)[0].state == "waiting"
+    sweep(job)
+    assert (tmp_path / "outdated-of another study-fold_0").is_dir() and product.read_text() == "x"
+
+
+def test_studies_share_what_they_have_in_common(tmp_path):
+    fold = tmp_path / "fold_0"
+    product = fold / "checkpoint_final.pth"
+    job = python("train", f"import os; os.makedirs({str(fold)!r}, exist_ok=True); {writes(product)}",
+                 own_folder=fold, products=(product,))  # fmt: skip
+    for study in ("one", "two"):
+        frozen = freeze(study, tmp_path / study, {}, [job], adopt=False)
+        frozen.run("train", lambda text: None)
+        assert rows(frozen)[0].state == "done"
+    assert product.read_text() == "xx", "the same folder, not refused and not set aside"
+
+
+def test_the_reason_for_running_again_is_told(sweep, tmp_path):
+    a, b = python("a", "pass"), python("b", "pass", ["a"])
+    a = replace(a, identity={"trainer": '{"settings": {"initial_lr": 0.01}, "seed": 1}'})
+    _, _, _, frozen = sweep(a, b)
+    changed = replace(a, identity={"trainer": '{"settings": {"initial_lr": 0.001}, "seed": 1}'})
+    table = rows(freeze("small", frozen.out, {}, [changed, b], adopt=False))
+    assert [(row.state, row.detail) for row in table] == [
+        ("outdated", "trainer settings.initial_lr: 0.01 -> 0.001"),
+        ("outdated", "a is outdated"),
+    ]
+    assert "outdated  a   trainer settings.initial_lr" in as_text(table, every=False)
+
+
+def test_a_graph_is_read_as_it_was_written(tmp_path):
+    job = python("a", "pass", products=(tmp_path,), watched=(tmp_path,), own_folder=tmp_path / "x", gpus=2)
+    frozen = freeze(
+        "small", tmp_path, {"A": "1"}, [job, python("b", "pass", ["a"], after=("a",))], adopt=True
+    )
+    frozen.write()
+    assert read_frozen(tmp_path) == frozen
+    with pytest.raises(ValueError, match="has no job 'c'"):
+        frozen.job("c")
+    with pytest.raises(ValueError, match="expected the folder of a study"):
+        read_frozen(tmp_path / "nowhere")

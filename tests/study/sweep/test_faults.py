@@ -1,0 +1,349 @@
+"""What goes wrong while a training runs, and that the next attempt loses no more than it must.
+
+The stand-in saves after each of its five epochs and never fails twice: what is checked is the way back.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from nnunet_mamba.study.sweep.locks import LockedError, Owner
+from nnunet_mamba.study.sweep.processes import Process, this_process
+from nnunet_mamba.study.sweep.runner import JobFailedError
+
+RUNNER = """
+import sys
+from pathlib import Path
+from nnunet_mamba.nnunet.commands import Command
+from nnunet_mamba.nnunet import commands
+from nnunet_mamba.study.sweep.job import Job
+from nnunet_mamba.study.sweep.records import Layout
+from nnunet_mamba.study.sweep.runner import run_job
+
+fold, out, program = map(Path, sys.argv[1:])
+commands.find_program = lambda name: program
+job = Job(
+    "train-x-0", "train", Command("nnUNetv2_train", ("900",)), own_folder=fold,
+    products=(fold / "checkpoint_final.pth", fold / "validation" / "summary.json"),
+)
+run_job(job, "f1", Layout(out), say=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.fixture
+def runner(bench, tmp_path):
+    """Starts a runner in a process of its own, and ends what is left of it after the test."""
+    started = []
+
+    def start(trouble: str = "") -> subprocess.Popen:
+        arguments = [str(bench.fold), str(bench.layout.root), str(tmp_path / "bin" / "nnUNetv2_train")]
+        environment = {**os.environ, "FAKE_TROUBLE": trouble}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", RUNNER, *arguments],
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    bench.job.command.argv()  # writes the stand-in
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+def wait_for(line: str, process: subprocess.Popen, log: Path) -> None:
+    """Until the log has the line."""
+    for _ in range(200):
+        if log.is_file() and line in log.read_text():
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    raise AssertionError(f"{line} never came: {log.read_text()}")
+
+
+@pytest.mark.parametrize(
+    ("trouble", "cause"),
+    [
+        ("killed@3", "killed by SIGKILL"),
+        ("oom@3", "the GPU has too little memory"),
+        ("full@3", "the disk is full, or a quota is used up"),
+    ],
+)
+def test_a_training_that_dies_in_its_fourth_epoch_is_told_and_goes_on_there(
+    bench, monkeypatch, trouble, cause
+):
+    monkeypatch.setenv("FAKE_TROUBLE", trouble)
+    with pytest.raises(JobFailedError, match=f"train-x-0 failed: {cause}") as error:
+        bench.run()
+    assert str(bench.layout.log("train-x-0")) in str(error.value)
+    record = bench.record()
+    assert (record.state, record.cause, record.progress["epoch"]) == ("failed", cause, 3)
+    assert record.remedy and record.tail and bench.stamps() == []
+    record = bench.run()
+    assert (record.state, record.attempts, record.resumed_from) == ("done", 2, "checkpoint_latest.pth")
+    assert record.cause is None and record.seconds > bench.record().seconds / 2
+    assert bench.flags() == [[], ["--c"]]
+    assert epochs_run(bench) == [0, 1, 2, 3, 4]  # each once: nothing was lost
+
+
+def epochs_run(bench) -> list[int]:
+    lines = bench.layout.log("train-x-0").read_text().splitlines()
+    return [int(line.split()[1]) for line in lines if line.startswith("Epoch ") and "time" not in line]
+
+
+def test_a_request_to_stop_ends_the_training_and_is_recorded(bench, runner):
+    process = runner("wait@2")
+    wait_for("waiting", process, bench.layout.log("train-x-0"))
+    (training,) = json.loads(bench.lock().read_text())["processes"][1:]
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert Process(**training).gone()
+    assert (bench.record().state, bench.record().cause) == ("failed", "interrupted")
+    assert not bench.lock().exists()
+    assert bench.run().resumed_from == "checkpoint_latest.pth"
+
+
+def test_a_runner_that_was_killed_leaves_a_lock_that_says_whether_its_training_lives(bench, runner):
+    process = runner("wait@2")
+    wait_for("waiting", process, bench.layout.log("train-x-0"))
+    training = json.loads(bench.lock().read_text())["processes"][1]["pid"]
+    process.kill()
+    process.wait()
+    with pytest.raises(LockedError, match=f"at work already: process {training} on "):
+        bench.run()
+    os.kill(training, signal.SIGKILL)
+    wait_until_gone(training)
+    record = bench.run()
+    assert any("lock of a dead owner" in line for line in bench.said)
+    assert (record.state, record.attempts) == ("done", 2)
+    assert epochs_run(bench) == [0, 1, 2, 3, 4]
+
+
+def wait_until_gone(pid: int) -> None:
+    for _ in range(100):
+        if not Process.of(pid).started:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"process {pid} is still there")
+
+
+def test_two_runners_at_once_one_refuses_and_the_other_does_the_work(bench, runner):
+    processes = [runner("wait@1"), runner("wait@1")]
+    while all(process.poll() is None for process in processes):
+        time.sleep(0.05)
+    refused, winner = sorted(processes, key=lambda process: process.poll() is None)
+    assert "LockedError: train-x-0 is at work already: process" in refused.stdout.read()
+    wait_for("waiting", winner, bench.layout.log("train-x-0"))
+    assert len(bench.calls()) == 1
+
+
+def interrupted(bench, monkeypatch, trouble: str = "oom@3") -> None:
+    monkeypatch.setenv("FAKE_TROUBLE", trouble)
+    with pytest.raises(JobFailedError):
+        bench.run()
+    monkeypatch.delenv("FAKE_TROUBLE")
+    bench.calls()
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-50])
+
+
+def damage(file: Path) -> None:
+    """Other bytes in the middle, as a disk may return after a power failure."""
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"wwww", b"\0\0\0\0", 5))
+
+
+@pytest.mark.parametrize(("harm", "told"), [(cut, "not written to its end"), (damage, "is damaged")])
+def test_the_checkpoint_before_a_spoilt_latest_one_takes_its_place(bench, monkeypatch, harm, told):
+    interrupted(bench, monkeypatch)
+    harm(bench.fold / "checkpoint_latest.pth")
+    record = bench.run()
+    assert any(told in line for line in bench.said)
+    assert record.resumed_from == "checkpoint_latest.pth" and bench.flags() == [["--c"]]
+    assert epochs_run(bench) == [0, 1, 2, 2, 3, 4]  # one epoch is lost
+    assert "checkpoint_latest.incomplete" in bench.files()
+
+
+def test_a_missing_latest_checkpoint_is_replaced_by_the_one_before(bench, monkeypatch):
+    interrupted(bench, monkeypatch)
+    (bench.fold / "checkpoint_latest.pth").unlink()  # killed between two renamings
+    bench.run()
+    assert epochs_run(bench) == [0, 1, 2, 2, 3, 4]
+
+
+def test_the_best_checkpoint_is_the_last_resort(bench, monkeypatch):
+    interrupted(bench, monkeypatch)
+    (bench.fold / "checkpoint_previous.pth").rename(bench.fold / "checkpoint_best.pth")
+    cut(bench.fold / "checkpoint_latest.pth")
+    assert bench.run().resumed_from == "checkpoint_best.pth"
+
+
+def test_with_every_checkpoint_cut_short_it_starts_again_and_deletes_nothing(bench, monkeypatch):
+    interrupted(bench, monkeypatch)
+    for name in ("latest", "previous"):
+        cut(bench.fold / f"checkpoint_{name}.pth")
+    record = bench.run()
+    assert record.state == "done" and record.resumed_from is None and bench.flags() == [[]]
+    assert {"checkpoint_latest.incomplete", "checkpoint_previous.incomplete"} <= bench.files()
+
+
+def test_a_final_checkpoint_cut_short_is_made_again_from_the_latest(bench, monkeypatch):
+    interrupted(bench, monkeypatch)
+    with zipfile.ZipFile(bench.fold / "checkpoint_final.pth", "w") as archive:
+        archive.writestr("epochs", "5")
+    cut(bench.fold / "checkpoint_final.pth")
+    assert bench.run().state == "done"
+    assert bench.epochs("final") == 5
+
+
+def test_a_validation_that_was_interrupted_is_made_again_without_a_training(bench, monkeypatch):
+    monkeypatch.setenv("FAKE_TROUBLE", "lazy")
+    with pytest.raises(JobFailedError, match=r"as if it was done, but .*summary.json is missing"):
+        bench.run()
+    assert bench.record().state == "failed" and bench.stamps() == []
+    monkeypatch.delenv("FAKE_TROUBLE")
+    bench.calls()
+    before = (bench.fold / "checkpoint_final.pth").stat().st_mtime_ns
+    assert bench.run().state == "done"
+    assert bench.flags() == [["--val"]]
+    assert (bench.fold / "checkpoint_final.pth").stat().st_mtime_ns == before
+
+
+def test_a_fold_that_the_splits_do_not_have_ends_the_run_at_once(bench, monkeypatch):
+    monkeypatch.setenv("FAKE_TROUBLE", "split")
+    with pytest.raises(JobFailedError, match="the splits do not have this fold"):
+        bench.run()
+    assert not (bench.fold / "checkpoint_final.pth").exists()
+
+
+def test_a_program_that_is_not_there_is_a_failure_of_the_job(bench, monkeypatch):
+    def missing(name: str) -> Path:
+        raise ValueError(f"{name} is not in this environment")
+
+    monkeypatch.setattr("nnunet_mamba.nnunet.commands.find_program", missing)
+    with pytest.raises(JobFailedError, match="nnUNetv2_train is not in this environment"):
+        bench.run()
+    assert bench.record().state == "failed"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting needs root")
+def test_a_full_disk_under_the_study_does_not_end_a_training_that_can_go_on(bench, monkeypatch):
+    """Log, progress and record cannot be written; results lie elsewhere."""
+    bench.layout.root.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", bench.layout.root]).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        filler = bench.layout.root / "filler"
+        bench.said = []
+        monkeypatch.setattr("nnunet_mamba.study.sweep.runner.watcher", lambda *given: filled(filler))
+        with pytest.raises(OSError, match="No space left"):
+            bench.run()
+        assert bench.epochs("final") == 5
+        filler.unlink()
+        monkeypatch.undo()
+        monkeypatch.setenv("FAKE_CALLS", str(bench.calls_file))
+        assert bench.run().state == "done"  # without another call of the training
+        assert len(bench.calls()) == 1
+    finally:
+        subprocess.run(["umount", bench.layout.root], check=True)
+
+
+def filled(filler: Path):
+    """A watcher that fills the disk when the first line comes."""
+
+    def watch(line: str) -> None:
+        if not filler.exists():
+            with filler.open("wb", buffering=0) as stream:
+                try:
+                    while stream.write(b"0" * 1024):
+                        pass
+                except OSError:
+                    return
+
+    return watch
+
+
+ELSEWHERE = Process("another-host", "pid:[1]", 4711, "boot:1")
+
+
+def write_lock(bench, process: Process, age_s: float) -> Path:
+    lock = bench.lock()
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    owner = Owner("token", "train-x-0", "a study", "2026-01-01T00:00:00+00:00", (process,))
+    lock.write_text(owner.to_json())
+    os.utime(lock, (time.time() - age_s,) * 2)
+    return lock
+
+
+def test_the_lock_of_a_process_that_has_ended_is_taken_over(bench):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    process = Process.of(ended.pid)
+    ended.wait()
+    write_lock(bench, process, age_s=0)
+    assert bench.run().state == "done"
+    assert any("taking over the lock of a dead owner: process" in line for line in bench.said)
+
+
+def test_the_lock_of_a_process_whose_number_was_given_out_again_is_taken_over(bench):
+    write_lock(bench, replace(this_process(), started="an earlier boot:99"), age_s=0)
+    assert bench.run().state == "done"
+
+
+def test_the_lock_of_a_live_process_is_respected_however_old(bench):
+    lock = write_lock(bench, this_process(), age_s=10_000)
+    with pytest.raises(LockedError, match=f"process {os.getpid()} on .* since 2026-01-01"):
+        bench.run()
+    assert lock.exists() and bench.calls() == []
+
+
+@pytest.mark.parametrize("process", [ELSEWHERE, replace(this_process(), numbering="another container")])
+def test_a_lock_from_elsewhere_is_respected_for_ten_minutes_after_its_last_touch(bench, process):
+    lock = write_lock(bench, process, age_s=500)
+    with pytest.raises(LockedError):
+        bench.run()
+    os.utime(lock, (time.time() - 700,) * 2)
+    assert bench.run().state == "done"
+
+
+def test_a_lock_cut_short_by_a_crash_is_taken_over_after_ten_minutes(bench):
+    lock = write_lock(bench, ELSEWHERE, age_s=0)
+    lock.write_text("")
+    with pytest.raises(LockedError, match="an unknown process"):
+        bench.run()
+    os.utime(lock, (time.time() - 700,) * 2)
+    assert bench.run().state == "done"
+
+
+def test_a_refused_runner_leaves_the_other_ones_record_alone(bench):
+    bench.run()
+    before = bench.layout.record("train-x-0").read_bytes()
+    write_lock(bench, this_process(), age_s=0)
+    with pytest.raises(LockedError):
+        bench.run("f2")
+    assert bench.layout.record("train-x-0").read_bytes() == before
+    assert (bench.fold / "checkpoint_final.pth").exists()
+
+
+def test_a_folder_that_was_moved_away_by_hand_is_trained_again(bench):
+    bench.run()
+    shutil.move(bench.fold, bench.fold.with_name("kept"))
+    bench.calls()
+    assert bench.run().state == "done"
+    assert bench.flags() == [[]]

@@ -1,0 +1,139 @@
+"""What a runner does with what SLURM tells it: of other jobs, of its own time, of unrecorded ends."""
+
+import os
+import time
+from dataclasses import replace
+
+import pytest
+from sweep import fake_slurm
+
+from nnunet_mamba.study.sweep import slurm, timelimit
+from nnunet_mamba.study.sweep.casualties import record_slurm_ends
+from nnunet_mamba.study.sweep.frozen import freeze
+from nnunet_mamba.study.sweep.locks import LockedError, Owner
+from nnunet_mamba.study.sweep.processes import this_process
+from nnunet_mamba.study.sweep.runner import JobFailedError
+from nnunet_mamba.study.sweep.status import failures, rows
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A simulated SLURM with job 1, whose state `change` sets."""
+    state = fake_slurm.install(tmp_path / "slurm")
+    monkeypatch.setenv("FAKE_SLURM", str(state))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'slurm' / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    jobs = fake_slurm.Jobs(state)
+    jobs.new({"options": {}})
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0:05", 5), ("3:04", 184), ("1:02:03", 3723), ("2-00:00:10", 172810), ("UNLIMITED", None), ("", None)],
+)
+def test_times_are_read_as_squeue_writes_them(text, seconds):
+    assert slurm.parse_time_s(text) == seconds
+
+
+def test_a_job_has_ended_once_squeue_does_not_list_it(cluster, monkeypatch):
+    cluster.change("1", state="RUNNING")
+    assert not slurm.ended("1") and slurm.ended("99")
+    cluster.change("1", state="TIMEOUT")
+    assert slurm.ended("1") and slurm.end_state("1") == "TIMEOUT"
+    monkeypatch.setenv("PATH", "")
+    assert not slurm.ended("99") and slurm.end_state("1") == "" and slurm.seconds_left() is None
+
+
+def lock_of_another_node(bench, job: str, silent_s: float) -> None:
+    process = replace(this_process(), host="node7", slurm_job=job)
+    bench.lock().parent.mkdir(parents=True)
+    bench.lock().write_text(Owner("token", "train-x-0", "a study", "then", (process,)).to_json())
+    os.utime(bench.lock(), (time.time() - silent_s,) * 2)
+
+
+def test_the_lock_of_a_job_that_slurm_has_ended_on_another_node_is_taken_over_at_once(bench, cluster):
+    lock_of_another_node(bench, "1", silent_s=40)
+    with pytest.raises(LockedError):
+        bench.run()
+    cluster.change("1", state="NODE_FAIL")
+    assert bench.run().state == "done"
+
+
+def test_a_job_that_was_queued_again_takes_over_its_own_lock_if_that_is_silent(bench, cluster, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    cluster.change("1", state="RUNNING")
+    lock_of_another_node(bench, "1", silent_s=20)
+    with pytest.raises(LockedError):
+        bench.run()
+    os.utime(bench.lock(), (time.time() - 100,) * 2)
+    assert bench.run().slurm_job == "1"
+
+
+@pytest.fixture
+def short(monkeypatch, cluster):
+    """In job 1, whose time is up in two seconds more than the margin; whether it may be queued again."""
+    monkeypatch.setattr(timelimit, "MARGIN_S", 3.0)
+    monkeypatch.setenv("FAKE_TROUBLE", "wait@2")
+    (cluster.folder / "left").write_text("0:05")
+
+    def job(**options):
+        cluster.change("1", state="RUNNING", options=options)
+        monkeypatch.setenv("SLURM_JOB_ID", "1")
+
+    return job
+
+
+def test_a_training_near_its_time_limit_is_queued_again_and_goes_on(bench, cluster, short):
+    short(**{"--requeue": True})
+    with pytest.raises(JobFailedError, match="it goes on in another run"):
+        bench.run()
+    assert cluster.calls("scontrol") == [["requeue", "1"]] and cluster.asked_end("1") == "REQUEUE"
+    assert bench.record().state == "requeued" and not bench.lock().exists()
+    assert bench.run().resumed_from == "checkpoint_latest.pth"
+    assert bench.flags() == [[], ["--c"]] and bench.record().attempts == 2
+
+
+def test_where_slurm_does_not_queue_it_again_the_training_counts_as_interrupted(bench, short):
+    short()
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    assert (bench.record().state, bench.record().cause) == ("failed", "interrupted")
+
+
+def test_a_training_without_a_new_checkpoint_is_left_to_its_time_limit(bench, short, monkeypatch):
+    """It would be queued again for ever."""
+    short(**{"--requeue": True})
+    monkeypatch.setattr(timelimit, "MARGIN_S", 10.0)
+    with timelimit.TimeLimit(bench.job) as limit:
+        time.sleep(0.5)
+    assert not limit.near
+
+
+def test_no_job_but_a_training_and_none_outside_of_slurm_has_a_time_limit(bench, short, monkeypatch):
+    short(**{"--requeue": True})
+    assert slurm.seconds_left() == 5
+    with timelimit.TimeLimit(replace(bench.job, kind="evaluate")) as limit:
+        assert limit._timer is None
+    monkeypatch.delenv("SLURM_JOB_ID")
+    assert slurm.seconds_left() is None
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("TIMEOUT", "SLURM's time limit was reached"),
+        ("OUT_OF_MEMORY", "more memory (RAM) than it had asked"),
+        ("FAILED", "killed with its runner (SLURM: FAILED)"),
+    ],
+)
+def test_an_end_that_nobody_could_record_is_asked_of_slurm(bench, cluster, state, told):
+    record = replace(bench.run(), state="running", slurm_job="1")
+    bench.layout.remove_stamps(bench.job.name)
+    frozen = freeze("small", bench.layout.root, {}, [bench.job], adopt=False)
+    bench.layout.write_record(replace(record, fingerprint=frozen.fingerprints[bench.job.name]))
+    cluster.change("1", state="RUNNING")
+    record_slurm_ends(frozen)
+    assert bench.record().state == "running"
+    cluster.change("1", state=state)
+    record_slurm_ends(frozen)
+    assert [row.state for row in rows(frozen)] == ["failed"] and told in failures(frozen)
