@@ -32,7 +32,7 @@ from networks import PLANS, build, ndim_of
 from records import heading, surroundings, write
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_mamba.ops import backends, causal_conv1d_walks, operators, sum_of_scans
+from nnunet_mamba.ops import backends, multi_directional_conv1d, multi_directional_scan, operators
 
 NETWORKS = ("mm_unet", "mamba_multi", "umamba_enc", "umamba_bot", "vm_unet")
 CAPABILITIES = (80, 90, 120)
@@ -73,7 +73,7 @@ def kernels_of(name: str) -> Counter[str]:
     Kernel.at_once = lambda kernel: 12  # type: ignore[method-assign]
     hooks.jit_cache_hook = note
     try:
-        with torch.device("meta"), backends.assumed("triton"), OnMeta():
+        with torch.device("meta"), backends.force_backend("triton"), OnMeta():
             plan = PLANS["published"][ndim_of(name)]
             network = build(name, ndim_of(name), "published")
             outputs = network(torch.empty(plan["batch"], plan["input_channels"], *plan["patch_size"]))
@@ -108,13 +108,13 @@ def host_time(walks: int, tokens: int) -> dict[str, float]:
     filtered = [random(1, 1, tokens, 64), random(walks, 64, 4), random(walks, 64)]
 
     def scan() -> torch.Tensor:
-        return sum_of_scans(*scanned, True, reverse=reverse)  # type: ignore[arg-type]
+        return multi_directional_scan(*scanned, True, reverse=reverse)  # type: ignore[arg-type]
 
     def convolve() -> torch.Tensor:
-        return causal_conv1d_walks(*filtered, "silu", reverse=reverse)  # type: ignore[arg-type]
+        return multi_directional_conv1d(*filtered, "silu", reverse=reverse)  # type: ignore[arg-type]
 
     found = {}
-    with backends.assumed("triton"):
+    with backends.force_backend("triton"):
         for name, call, inputs in (("scan", scan, scanned), ("convolution", convolve, filtered)):
             y = call()
             dy = torch.ones_like(y)

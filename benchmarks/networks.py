@@ -44,7 +44,7 @@ from nnunet_mamba.io.cpu import wait_passively
 from nnunet_mamba.memory.training import nnunets_loss
 from nnunet_mamba.networks.baselines import BASELINES, create_baseline
 from nnunet_mamba.networks.config import FixedConfig
-from nnunet_mamba.networks.family import row_of
+from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.ops import available_backends, causal_conv1d, selective_scan
 from nnunet_mamba.ops.backends import ENVIRONMENT, choose_backend
 
@@ -90,7 +90,7 @@ def ndim_of(name: str) -> int:
     network = parts_of(name)[0]
     if network in BASELINES or network == RESENC_M:
         return 3
-    row = row_of(network)
+    row = get_config(network)
     return row.ndim if isinstance(row, FixedConfig) else 3
 
 
@@ -143,7 +143,7 @@ def residual_encoder(sizes: dict[str, Any], ndim: int) -> nn.Module:
 def arguments(name: str, ndim: int, plan_name: str) -> dict[str, Any]:
     """Of `create_network`; networks of fixed topology take no strides and kernels."""
     sizes = {key: value for key, value in PLANS[plan_name][ndim].items() if key != "batch"}
-    if isinstance(row_of(name), FixedConfig):
+    if isinstance(get_config(name), FixedConfig):
         papers = ndim == 2 or plan_name == "published"
         sizes = {
             key: value

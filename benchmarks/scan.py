@@ -33,8 +33,8 @@ from rates import bandwidth, exponentials
 from records import heading, surroundings, write
 
 from nnunet_mamba import available_backends
-from nnunet_mamba.ops import sum_of_scans
-from nnunet_mamba.ops.backends import assumed
+from nnunet_mamba.ops import multi_directional_scan
+from nnunet_mamba.ops.backends import force_backend
 from nnunet_mamba.scan_order import scan_order
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -60,7 +60,7 @@ LONGEST = {"reference": 1000, "torch": 100_000}  # tokens; longer would take min
 
 
 def arguments(size: Size, walks: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Of `sum_of_scans`, all tensors wanting gradients."""
+    """Of `multi_directional_scan`, all tensors wanting gradients."""
     torch.manual_seed(0)
     b, d, grid, n = size
     length = math.prod(grid)
@@ -97,8 +97,8 @@ def measure(call: dict[str, Any], dy: torch.Tensor, backend: str) -> tuple[float
         before = torch.cuda.memory_allocated()
     wait()
     start = time.perf_counter()
-    with assumed(backend):  # whatever the GPU's self-check says
-        y = sum_of_scans(**call)
+    with force_backend(backend):  # whatever the GPU's self-check says
+        y = multi_directional_scan(**call)
     wait()
     middle = time.perf_counter()
     torch.autograd.grad(y, [t for t in call.values() if torch.is_tensor(t) and t.requires_grad], dy)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import causal_conv1d_walks, selective_scan, sum_of_scans
+from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan, selective_scan
 
 TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
@@ -36,7 +36,7 @@ def outputs_and_gradients(arguments, dy, **options) -> dict[str, Tensor]:
 def walks_problem(
     k, b, length, d, n, *, g=1, shared=False, optional=True, rows=True, dtype=torch.float64, device="cpu"
 ) -> tuple[dict[str, Tensor], dict]:
-    """Random arguments of `sum_of_scans` that want gradients, and options; every second walk goes back."""
+    """Random arguments of `multi_directional_scan` that want gradients, and options; every second walk goes back."""
     torch.manual_seed(0)
 
     def random(*shape):
@@ -60,15 +60,15 @@ def walks_options(k, length, rows, device="cpu") -> dict:
 
 
 def walks_results(arguments, options, backend) -> dict[str, Tensor]:
-    """Outputs and gradients of `sum_of_scans`, for the same random gradient of y."""
-    y = sum_of_scans(**arguments, **options, backend=backend)
+    """Outputs and gradients of `multi_directional_scan`, for the same random gradient of y."""
+    y = multi_directional_scan(**arguments, **options, backend=backend)
     return _with_gradients(y, arguments)
 
 
 def convolutions(
     k, b, length, d, taps, *, shared=False, bias=True, rows=True, dtype=torch.float64, device="cpu"
 ):
-    """Random arguments of `causal_conv1d_walks` that want gradients, and its options."""
+    """Random arguments of `multi_directional_conv1d` that want gradients, and its options."""
     torch.manual_seed(0)
     shapes = {"x": (1 if shared else k, b, length, d), "weight": (k, d, taps), "bias": (k, d)}
     if not bias:
@@ -82,7 +82,7 @@ def convolutions(
 
 def convolution_results(arguments, options, backend, activation="silu") -> dict[str, Tensor]:
     return _with_gradients(
-        causal_conv1d_walks(**arguments, **options, activation=activation, backend=backend), arguments
+        multi_directional_conv1d(**arguments, **options, activation=activation, backend=backend), arguments
     )
 
 

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba import available_backends
-from nnunet_mamba.ops import causal_conv1d_walks, sum_of_scans
-from nnunet_mamba.ops.backends import assumed
+from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan
+from nnunet_mamba.ops.backends import force_backend
 
 SIZES = [  # walks, batch, tokens, channels
     (2, 1, 48 * 192 * 192, 64),
@@ -93,7 +93,7 @@ class Problem:
         inputs += [self.random(k, d, dtype=torch.float32), self.random(b, length, d)]
         inputs += [self.random(k, d, dtype=torch.float32)]
         reverse = [walk % 2 == 1 for walk in range(k)]
-        return lambda: sum_of_scans(*inputs, True, reverse=reverse), inputs  # type: ignore[arg-type]
+        return lambda: multi_directional_scan(*inputs, True, reverse=reverse), inputs  # type: ignore[arg-type]
 
     def mamba_ssm(self) -> Call:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -109,11 +109,11 @@ class Problem:
         k, d = self.walks, self.channels
         inputs = [self.random(1, self.batch, self.tokens, d), self.random(k, d, 4), self.random(k, d)]
         reverse = [walk % 2 == 1 for walk in range(k)]
-        return lambda: causal_conv1d_walks(*inputs, "silu", reverse=reverse), inputs  # type: ignore[arg-type]
+        return lambda: multi_directional_conv1d(*inputs, "silu", reverse=reverse), inputs  # type: ignore[arg-type]
 
     def measure(self, what: str) -> dict[str, Any]:
         """With our Triton kernels on a GPU, whatever the self-check says of them."""
-        with assumed("triton" if self.device == "cuda" else None):
+        with force_backend("triton" if self.device == "cuda" else None):
             return self._measure(what)
 
     def _measure(self, what: str) -> dict[str, Any]:

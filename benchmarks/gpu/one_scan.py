@@ -9,8 +9,8 @@ import sys
 
 import torch
 
-from nnunet_mamba.ops import causal_conv1d_walks, sum_of_scans
-from nnunet_mamba.ops.backends import assumed
+from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan
+from nnunet_mamba.ops.backends import force_backend
 
 SIZES = [(2, 2, 65536, 64, 16)]  # walks, batch, tokens, channels, states
 SMALL = [(2, 2, 300, 40, 16), (1, 1, 1, 1, 1), (3, 1, 1000, 33, 5), (2, 1, 77, 100, 20)]
@@ -25,11 +25,11 @@ def run(walks: int, batch: int, tokens: int, channels: int, states: int, table: 
     rows = torch.stack([torch.randperm(tokens) for _ in range(walks)]).cuda().int() if table else None
     way = {"reverse": [walk % 2 == 1 for walk in range(walks)], "rows": rows}
     x, z = random(1, batch, tokens, channels), random(batch, tokens, channels)
-    u = causal_conv1d_walks(x, random(walks, channels, 4), random(walks, channels), "silu", **way)
+    u = multi_directional_conv1d(x, random(walks, channels, 4), random(walks, channels), "silu", **way)
     A = (-torch.rand(walks, channels, states, device="cuda")).requires_grad_()
     B, C = (random(walks, batch, 1, tokens, states) for _ in range(2))
     delta, D, bias = random(walks, batch, tokens, channels), random(walks, channels), random(walks, channels)
-    y = sum_of_scans(u, delta, A, B, C, D, z, bias, True, **way)
+    y = multi_directional_scan(u, delta, A, B, C, D, z, bias, True, **way)
     y.sum().backward()
     torch.cuda.synchronize()
     return bool(y.isfinite().all() and x.grad.isfinite().all())
@@ -40,7 +40,7 @@ def main() -> int:
     small, wrong = "small" in sys.argv, 0
     for size in SMALL if small else SIZES:
         for table in (False, True) if small else (False,):
-            with assumed("triton"):
+            with force_backend("triton"):
                 finite = run(*size, table)
             wrong += not finite
             way = "by a table" if table else "in memory order"

@@ -12,18 +12,18 @@ from torch.utils.checkpoint import checkpoint
 Result = TypeVar("Result")
 
 
-class Levels(nn.Module):
+class CheckpointedStages(nn.Module):
     """An encoder or decoder that works level by level; level 0 has the largest grid.
 
-    Of the levels below `n_recomputed` autograd keeps what goes in and what comes out, and runs the level once
-    more in backward (Chen et al., arXiv:1604.06174). Parameters, outputs and gradients are the same.
+    Of the levels below `n_checkpointed` autograd keeps what goes in and what comes out, and runs the level
+    once more in backward (Chen et al., arXiv:1604.06174). Parameters, outputs and gradients are the same.
     """
 
-    n_recomputed = 0
+    n_checkpointed = 0
 
     def run(self, level: int, step: Callable[..., Result], *inputs: Any) -> Result:
         """step(*inputs), the work of one level; in eval mode and without gradients nothing is recomputed."""
-        if level < self.n_recomputed and self.training and torch.is_grad_enabled():
+        if level < self.n_checkpointed and self.training and torch.is_grad_enabled():
             result: Result = checkpoint(step, *inputs, use_reentrant=False)
             return result
         return step(*inputs)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.ops import causal_conv1d_walks, sum_of_scans
+from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan
 from nnunet_mamba.ops.precision import computed_dtype, within_float16
 from nnunet_mamba.scan_order import ScanPath
 
@@ -80,7 +80,7 @@ def input_dependent_scans(
     dt, _, B, C = projected.split([dt_rank, unused, d_state, d_state], dim=-1)  # (k, b, l, r or n)
     # Not F.linear: the gradient of so narrow a weight is nine times faster of its transpose in memory
     delta = torch.matmul(dt.flatten(1, 2), dt_proj.transpose(1, 2).contiguous()).unflatten(1, dt.shape[1:3])
-    y = sum_of_scans(
+    y = multi_directional_scan(
         u,
         delta,
         -A_log.exp(),
@@ -130,7 +130,7 @@ def scans(walks: Sequence[Walk], x: Tensor, z: Tensor, grid: tuple[int, ...]) ->
         return torch.stack(own) if len(own) > 1 else own[0][None]
 
     filters, bias = of_all("conv1d.weight").squeeze(2), of_all("conv1d.bias")
-    u = causal_conv1d_walks(x[None], filters, bias, "silu", reverse=reverse, rows=rows)
+    u = multi_directional_conv1d(x[None], filters, bias, "silu", reverse=reverse, rows=rows)
     x_proj, dt_proj, dt_bias = (of_all(name) for name in ("x_proj.weight", "dt_proj.weight", "dt_proj.bias"))
     A_log, D = of_all("A_log"), of_all("D")
     return input_dependent_scans(u, x_proj, dt_proj, dt_bias, A_log, D, rows, reverse, z).reshape(shape)

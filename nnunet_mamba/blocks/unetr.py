@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.checkpointing import Levels
+from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.convolution import CONV_TRANSPOSE, ConvNormAct, StackedConvs, pointwise
 from nnunet_mamba.blocks.meta import MetaBlock
 
@@ -27,7 +27,7 @@ def residual_block(in_channels: int, out_channels: int, ndim: int) -> MetaBlock:
     return MetaBlock("cnn", branch, None, skip)
 
 
-class UNETRDecoder(Levels):
+class UNETRDecoder(CheckpointedStages):
     """Inputs of every level (full resolution first, each half as large as the one before) -> logits.
 
     Each input passes a residual block on its way into the decoder; those beyond `features` of the blocks are

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnunet_mamba.study.datasets.convert import Converted
-    from nnunet_mamba.study.datasets.source import FaultyDatasetError, Source
+    from nnunet_mamba.study.datasets.source import InvalidDatasetError, Source
     from nnunet_mamba.study.datasets.splits import Split
 
 SAMPLE = 3  # files of a folder that a dry run names
@@ -70,7 +70,7 @@ def convert(args: argparse.Namespace) -> int:
     from nnunet_mamba.nnunet.paths import nnunet_folder
     from nnunet_mamba.study.datasets.archives import outlined, unpacked
     from nnunet_mamba.study.datasets.release import read_release
-    from nnunet_mamba.study.datasets.source import FaultyDatasetError
+    from nnunet_mamba.study.datasets.source import InvalidDatasetError
 
     raw = args.raw or nnunet_folder("nnUNet_raw")
     if args.unless_there and (there := _present(args, raw)):
@@ -83,13 +83,13 @@ def convert(args: argparse.Namespace) -> int:
         with reader as folders:
             source = read_release(known, folders)
             return _convert(args, known, source, raw, scratch, folders)
-    except FaultyDatasetError as error:  # which leaves what was unpacked to the next attempt
+    except InvalidDatasetError as error:  # which leaves what was unpacked to the next attempt
         print(error, file=sys.stderr)
         print(_remedy(error, raw), file=sys.stderr)
         return 1
 
 
-def _remedy(error: FaultyDatasetError, raw: Path) -> str:
+def _remedy(error: InvalidDatasetError, raw: Path) -> str:
     from nnunet_mamba.study.datasets.source import ACCEPTABLE
 
     acceptable = sorted({fault.kind for fault in error.faults} & set(ACCEPTABLE))

@@ -228,9 +228,9 @@ def make(args: argparse.Namespace) -> int:
     check_device(args.device)
     find_dataset("nnUNet_preprocessed", args.dataset, "nnUNetv2_extract_fingerprint -d ID makes it.")
     from nnunet_mamba.memory.profile import load_profile
-    from nnunet_mamba.networks.family import row_of
+    from nnunet_mamba.networks.family import get_config
 
-    row_of(args.network)
+    get_config(args.network)
     profile = load_profile(args.device)
     from nnunet_mamba.plans.memory import RESERVE, budget_bytes
     from nnunet_mamba.plans.planner import make_plans

@@ -37,11 +37,11 @@ from nnunet_mamba.io.cpu import default_threads
 from nnunet_mamba.networks.finite import (
     USE_OTHERS,
     NonFiniteError,
-    bare_network,
     check_finite,
     check_output,
     is_finite,
     tensors_of,
+    unwrap_model,
 )
 
 Slicer = tuple[int | slice, ...]  # of (C, x, y, z): where a tile lies; in 2D one slice along x
@@ -228,7 +228,7 @@ class BatchedPredictor(nnUNetPredictor):
         """The network's output and, once, its weights: not only our networks', which look at theirs unless
         they are compiled."""
         output: Tensor = self.network(x)
-        network = bare_network(self.network)
+        network = unwrap_model(self.network)
         check_output(network, x, output)
         if not self._has_checked_weights:  # infinity may leave no trace in the output
             check_finite(tensors_of(network), "the network's weights", USE_OTHERS)

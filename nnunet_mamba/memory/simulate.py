@@ -14,7 +14,7 @@ from nnunet_mamba.memory.live_memory import LiveMemory
 from nnunet_mamba.memory.scratch import kernel_of, scratch_of
 from nnunet_mamba.memory.training import Training, random_batch
 from nnunet_mamba.memory.work import work_of
-from nnunet_mamba.ops.backends import assumed
+from nnunet_mamba.ops.backends import force_backend
 
 WEIGHTS, BATCH, KEPT, LOSS = "weights", "batch", "kept", "loss"
 IMITATED_BY: Mapping[str | None, str] = {"mamba_ssm": "triton"}  # it has no fake kernels; states are alike
@@ -65,7 +65,7 @@ def simulate(
         return 0 if scratch is None else scratch_of(func, args, result, scratch)
 
     memory = LiveMemory(observe)
-    with FakeTensorMode(), assumed(IMITATED_BY.get(backend, backend)):
+    with FakeTensorMode(), force_backend(IMITATED_BY.get(backend, backend)):
         _move(network, torch.device(device))
         x, targets = random_batch(network, batch, channels, classes, patch, torch.device(device))
         training = Training(network, x, targets, precision)

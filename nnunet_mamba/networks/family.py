@@ -98,7 +98,7 @@ def list_networks() -> list[str]:
     return [*FAMILY, *(f"{name}{NO_SSM}" for name, config in FAMILY.items() if config.mixer is not None)]
 
 
-def row_of(name: str) -> NetworkConfig:
+def get_config(name: str) -> NetworkConfig:
     """The row of a network, or that of its twin without SSM. ValueError for unknown names."""
     if name not in list_networks():
         raise ValueError(unknown("network", name, list_networks(), "nnunet-mamba networks"))
@@ -108,7 +108,7 @@ def row_of(name: str) -> NetworkConfig:
 
 def axes_of(name: str) -> tuple[int, ...]:
     """The numbers of axes, 2 or 3, of the grids that a network works on. ValueError for unknown names."""
-    config = row_of(name)
+    config = get_config(name)
     if isinstance(config, FixedConfig):
         return (config.ndim,)
     return tuple(ndim for ndim in (2, 3) if _walks(config, ndim))
@@ -165,7 +165,7 @@ def create_network(
 
     Raises ValueError for unknown names and overrides, and for sizes that do not go together.
     """
-    config = row_of(name)
+    config = get_config(name)
     if not isinstance(config, FixedConfig) and features_per_stage is strides is kernel_sizes is None:
         default = default_sizes(PATCH if patch_size is None else patch_size)
         features_per_stage, strides = default["features_per_stage"], default["strides"]

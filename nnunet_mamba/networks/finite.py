@@ -67,7 +67,7 @@ def tensors_of(network: nn.Module) -> dict[str, Tensor]:
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
-def bare_network(network: nn.Module) -> nn.Module:
+def unwrap_model(network: nn.Module) -> nn.Module:
     """The network inside the wrappers of DDP (`module`) and torch.compile (`_orig_mod`)."""
     for wrapper in ("module", "_orig_mod", "module"):
         network = getattr(network, wrapper, network)

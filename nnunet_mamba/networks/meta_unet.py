@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.checkpointing import Levels
+from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.convolution import ConvNormAct, StackedConvs, pointwise, projection_skip, upsampling
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import MIXERS, ChannelMixer
@@ -77,7 +77,7 @@ class StageBuilder:
         return [MetaBlock(within, branch, self.mixer(level) if has_mixer else None, skip)]
 
 
-class Encoder(Levels):
+class Encoder(CheckpointedStages):
     """Stem and stages; gives the features of every stage, full resolution first."""
 
     def __init__(self, config: MetaConfig, geometry: Geometry, builder: StageBuilder):
@@ -108,7 +108,7 @@ class Encoder(Levels):
         return features
 
 
-class Decoder(Levels):
+class Decoder(CheckpointedStages):
     """Upsampling, skips and stages from the bottleneck up; `seg_layers` are the heads of the last stages.
 
     The heads do not depend on `deep_supervision`, so a state_dict fits either way.

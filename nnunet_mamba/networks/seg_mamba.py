@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.checkpointing import Levels
+from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import MambaMixer
 from nnunet_mamba.blocks.unetr import UNETRDecoder
@@ -57,7 +57,7 @@ class GatedSpatialConvolution(nn.Module):
         return x + self.fuse(self.local(x) + self.point(x))
 
 
-class Encoder(Levels):
+class Encoder(CheckpointedStages):
     """Gives the input itself, level 0, and of every stage a normalised, mixed copy of what it hands on."""
 
     def __init__(self, config: SegMambaConfig, input_channels: int, features: Sequence[int]):

@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.checkpointing import Levels
+from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.networks.geometry import Grid
 
 ALIASES = (".all_modules.", "decoder.encoder.")  # nnU-Net's checkpoints name the same weights a second time
@@ -28,8 +28,8 @@ class UNet(nn.Module):
             off.
         multiple: what the grid of the encoder's input must be a multiple of.
         output_strides: voxels of the input per voxel of each of the logits.
-        n_levels: resolutions at which encoder and decoder work, which are `Levels`; 0 where they are not, and
-            nothing can be recomputed.
+        n_levels: resolutions at which encoder and decoder work, which are `CheckpointedStages`; 0 where they
+            are not, and nothing can be recomputed.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class UNet(nn.Module):
                 f"this network; got {stages!r}."
             )
         for module in self.modules():
-            if isinstance(module, Levels):
-                module.n_recomputed = n
+            if isinstance(module, CheckpointedStages):
+                module.n_checkpointed = n
 
     def check(self, grid: Grid) -> None:
         """ValueError for a grid that the network cannot take."""

@@ -19,7 +19,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.checkpointing import Levels
+from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.unetr import UNETRDecoder
 from nnunet_mamba.blocks.vss import PatchEmbed, PatchExpand, PatchMerging, vss_stage
 from nnunet_mamba.networks.config import FixedConfig
@@ -82,7 +82,7 @@ class SwinUMambaDConfig(VSSConfig):
     output_strides: ClassVar[tuple[int, ...]] = (1, 4, 8, 16)
 
 
-class VSSEncoder(Levels):
+class VSSEncoder(CheckpointedStages):
     """(B, C, H, W) -> maps of every stage, channels last: `skips_before` its blocks and at last its result,
     as in [1] and [2], or behind them.
 
@@ -128,7 +128,7 @@ class VSSEncoder(Levels):
         return x, self.layers[stage](x)
 
 
-class AddingDecoder(Levels):
+class AddingDecoder(CheckpointedStages):
     """VM-UNet's: skips are added before each enlargement, and that of the largest grid is not used [1]."""
 
     def __init__(
@@ -160,7 +160,7 @@ class AddingDecoder(Levels):
         return self.layers[i + 1](self.expands[i](x + skip))
 
 
-class ConcatenatingDecoder(Levels):
+class ConcatenatingDecoder(CheckpointedStages):
     """Mamba-UNet's [2] and Swin-UMamba-dagger's [3]: enlarge, concatenate the skip, reduce, VSS blocks.
 
     Args:
@@ -253,7 +253,7 @@ class MambaUNet(UNet):
         super().__init__(encoder, decoder, MULTIPLE, output_grids(config), len(features))
 
 
-class SwinUMambaEncoder(Levels):
+class SwinUMambaEncoder(CheckpointedStages):
     """The input (level 0), a convolutional stem's map and those of the VSS stages, channels first [3]."""
 
     def __init__(self, in_channels: int, features: Sequence[int], config: SwinUMambaConfig):

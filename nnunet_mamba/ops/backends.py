@@ -92,7 +92,7 @@ _assumed: str | None = None
 
 
 @contextmanager
-def assumed(name: str | None) -> Iterator[None]:
+def force_backend(name: str | None) -> Iterator[None]:
     """Calls inside choose this backend without asking whether it runs here: for shapes alone. None changes
     nothing."""
     global _assumed

@@ -27,7 +27,7 @@ from nnunet_mamba.ops.numba_scan_kernels import (
     scan_backward,
     scan_forward,
 )
-from nnunet_mamba.ops.numba_scan_rows import TILE, TILE_STATES
+from nnunet_mamba.ops.numba_scan_tiles import TILE, TILE_STATES
 from nnunet_mamba.ops.numba_tasks import Tasks, readable
 from nnunet_mamba.ops.simd import VECTOR
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from nnunet_mamba.ops.chunks import CHUNKS
-from nnunet_mamba.ops.numba_scan_rows import (
+from nnunet_mamba.ops.numba_scan_tiles import (
     add_sums,
     advance,
     finish,

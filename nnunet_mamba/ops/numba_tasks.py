@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numba.core import event
 from torch import Tensor
 
-from nnunet_mamba.ops.large_pages import empty
+from nnunet_mamba.ops.huge_pages import empty
 from nnunet_mamba.ops.simd import CACHE_LINE, VECTOR, Row, row_operation
 from nnunet_mamba.ops.threads import run_in_threads, split
 

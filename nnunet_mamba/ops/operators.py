@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import torch_scan, walks
+from nnunet_mamba.ops import multi_scan, torch_scan
 from nnunet_mamba.ops.chunks import chunk_count
 
 _library = torch.library.Library("nnunet_mamba", "DEF")
@@ -69,16 +69,16 @@ def _as(grad: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _scan(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep, backend) -> tuple[Tensor, Tensor]:
-    """-> y (b, l, d), the sum over the walks, and the states (k, b, chunks, n, d) that backward starts from
+    """-> y (b, l, d), the sum over the multi_scan, and the states (k, b, chunks, n, d) that backward starts from
     (empty unless `keep`)."""
     arguments = (u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep)
-    return _all_walks(_backend(backend), walks.forward, "forward")(*arguments)
+    return _all_walks(_backend(backend), multi_scan.forward, "forward")(*arguments)
 
 
 def _scan_shapes(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep, backend):
     k, b, length, d = delta.shape
     shape = (k, b, chunk_count(backend, length), A.shape[2], d) if keep else (0,)
-    return u.new_empty(u.shape[1:]), u.new_empty(shape, dtype=walks.dtype_of_sums(u))
+    return u.new_empty(u.shape[1:]), u.new_empty(shape, dtype=multi_scan.dtype_of_sums(u))
 
 
 def _scan_backward(
@@ -86,7 +86,7 @@ def _scan_backward(
 ) -> tuple[Tensor, ...]:
     """-> gradients of u, delta, A, B, C, D, z, bias, each in its own dtype (absent ones in u's)."""
     arguments = (dy, u, delta, A, B, C, D, z, bias, rows, states, softplus, reverse)
-    grads = _all_walks(_backend(backend), walks.backward, "backward")(*arguments)
+    grads = _all_walks(_backend(backend), multi_scan.backward, "backward")(*arguments)
     own = (u if t is None else t for t in (u, delta, A, B, C, D, z, bias))
     return tuple(_as(grad, tensor) for grad, tensor in zip(grads, own, strict=True))
 
@@ -165,7 +165,7 @@ _differentiate(scan, Scan)
 
 def _conv(x, weight, bias, rows, silu, reverse, backend) -> Tensor:
     """-> y (k, b, l, d)."""
-    convolve = _all_walks(_convolution(backend), walks.convolve, "forward")
+    convolve = _all_walks(_convolution(backend), multi_scan.convolve, "forward")
     return convolve(x, weight, bias, rows, silu, reverse)
 
 
@@ -175,7 +175,7 @@ def _conv_shapes(x, weight, bias, rows, silu, reverse, backend):
 
 def _conv_backward(dy, x, weight, bias, rows, silu, reverse, backend) -> tuple[Tensor, Tensor, Tensor]:
     """-> gradients of x, weight, bias, each in its own dtype (that of an absent bias in weight's)."""
-    convolve = _all_walks(_convolution(backend), walks.convolve_backward, "backward")
+    convolve = _all_walks(_convolution(backend), multi_scan.convolve_backward, "backward")
     dx, dweight, dbias = convolve(dy, x, weight, bias, rows, silu, reverse)
     return _as(dx, x), _as(dweight, weight), _as(dbias, weight)
 

@@ -1,7 +1,7 @@
 """The door to the selective scan and to the causal convolution: shapes checked, backend chosen.
 
-`selective_scan` and `causal_conv1d` take what mamba_ssm and causal_conv1d take. `sum_of_scans` and
-`causal_conv1d_walks` take several walks over the same tokens, channels last, as the networks have them.
+`selective_scan` and `causal_conv1d` take what mamba_ssm and causal_conv1d take. `multi_directional_scan` and
+`multi_directional_conv1d` take several walks over the same tokens, channels last, as the networks have them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import mamba_ssm_scan, onnx_scan, operators, reference, walks
+from nnunet_mamba.ops import mamba_ssm_scan, multi_scan, onnx_scan, operators, reference
 from nnunet_mamba.ops.backends import asked_for, choose_backend, state_on
 
 SEQUENCES = ("u", "delta", "B", "C", "z")
@@ -62,7 +62,7 @@ def selective_scan(
     return y.transpose(-1, -2)
 
 
-def sum_of_scans(
+def multi_directional_scan(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -89,7 +89,7 @@ def sum_of_scans(
     wrong = [name for name, count in counts.items() if count != n_walks]
     if wrong or u.shape[0] not in (1, n_walks) or len(reverse) != n_walks:
         raise ValueError(
-            f"delta has {n_walks} walks, so {', '.join(wrong) or 'u and reverse'} must have as many "
+            f"delta has {n_walks} multi_scan, so {', '.join(wrong) or 'u and reverse'} must have as many "
             f"(u may have 1); got {list(counts.values())}, u {u.shape[0]}, reverse {len(reverse)}."
         )
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
@@ -124,7 +124,7 @@ def _walk_by_walk(
     scan: Callable[..., Tensor], u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: list[bool]
 ) -> Tensor:
     """The sum of what `scan` gives for each walk by itself."""
-    each = walks.each(u, delta, A, B, C, D, z, bias, rows, reverse)
+    each = multi_scan.each(u, delta, A, B, C, D, z, bias, rows, reverse)
     outputs = [scan(*own, softplus, backwards) for *own, backwards in each]
     return sum(outputs[1:], outputs[0])
 
@@ -150,7 +150,7 @@ def causal_conv1d(
             f"Expected x (b, d, l) and weight (d, w), got {tuple(x.shape)} and {tuple(weight.shape)}."
         )
     bias, rows = (None if t is None else t.unsqueeze(0) for t in (bias, rows))
-    y = causal_conv1d_walks(
+    y = multi_directional_conv1d(
         x.transpose(-1, -2).unsqueeze(0),
         weight.unsqueeze(0),
         bias,
@@ -162,7 +162,7 @@ def causal_conv1d(
     return y.squeeze(0).transpose(-1, -2)
 
 
-def causal_conv1d_walks(
+def multi_directional_conv1d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -183,7 +183,7 @@ def causal_conv1d_walks(
         name = "triton"
     if name in ("numba", "triton") and not torch.onnx.is_in_onnx_export():
         return operators.conv(x, weight, bias, rows, silu, list(reverse), name)
-    filters = walks.each_filter(x, weight, bias, rows, reverse)
+    filters = multi_scan.each_filter(x, weight, bias, rows, reverse)
     convolve: Callable[..., Tensor] = reference.causal_conv1d_reference
     return torch.stack([convolve(*own, silu, backwards) for *own, backwards in filters])
 
@@ -197,7 +197,7 @@ def _check_rows(rows: Tensor | None, walks: int, sequence: Tensor) -> None:
     if rows is None:
         return
     length = sequence.shape[-2]
-    if rows.shape != (walks, length) or rows.dtype != torch.int32:
+    if rows.shape != (multi_scan, length) or rows.dtype != torch.int32:
         shape = tuple(rows.shape[1:] if walks == 1 else rows.shape)
         wanted = f"({length},)" if walks == 1 else f"({walks}, {length})"
         raise ValueError(f"rows must be int32 {wanted}, got {rows.dtype} {shape}.")

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.ops.backends import assumed, state_of
-from nnunet_mamba.ops.scan import causal_conv1d_walks, sum_of_scans
+from nnunet_mamba.ops.backends import force_backend, state_of
+from nnunet_mamba.ops.scan import multi_directional_conv1d, multi_directional_scan
 
 CACHE = "NNUNET_MAMBA_CACHE"  # environment: the folder; default ~/.cache/nnunet_mamba
 LONGEST = 300  # seconds that a check may take, compilation included
@@ -109,15 +109,15 @@ def results(case: Case, device: torch.device, backend: str) -> dict[str, Tensor]
     rows = torch.stack(tables).to(device, torch.int32) if case.table else None
     if case.taps:
         inputs = [normal(1, b, length, d), normal(k, d, case.taps), normal(k, d)]
-        compute: Callable[..., Tensor] = partial(causal_conv1d_walks, activation="silu")
+        compute: Callable[..., Tensor] = partial(multi_directional_conv1d, activation="silu")
     else:
         inputs = [normal(1 if case.shared else k, b, length, d), normal(k, b, length, d)]
         A = -0.2 - 3 * torch.rand(k, d, n, generator=random)
         inputs += [A.to(device, exact or torch.float32).requires_grad_()]
         inputs += [normal(k, b, g, length, n), normal(k, b, g, length, n)]
         inputs += [normal(k, d), normal(b, length, d), normal(k, d)]
-        compute = partial(sum_of_scans, delta_softplus=True)
-    with assumed(backend), _of_one_multiprocessor(case.small_gpu and backend == "triton"):
+        compute = partial(multi_directional_scan, delta_softplus=True)
+    with force_backend(backend), _of_one_multiprocessor(case.small_gpu and backend == "triton"):
         y = compute(*inputs, rows=rows, reverse=[walk % 2 == 1 for walk in range(k)])
         dy = torch.randn(y.shape, generator=random).to(y.device, y.dtype)
         gradients = torch.autograd.grad(y, inputs, dy)
@@ -173,8 +173,8 @@ def milliseconds(device: torch.device, backend: str) -> tuple[float, float]:
     for _ in range(6):
         start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         start.record()
-        with assumed(backend):
-            y = sum_of_scans(u, delta, A, B, C, delta_softplus=True, reverse=[False, True])
+        with force_backend(backend):
+            y = multi_directional_scan(u, delta, A, B, C, delta_softplus=True, reverse=[False, True])
         middle.record()
         torch.autograd.grad(y, [u, delta, B, C], torch.ones_like(y))
         end.record()

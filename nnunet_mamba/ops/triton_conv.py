@@ -13,10 +13,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from nnunet_mamba.ops.multi_scan import dtype_of_sums
 from nnunet_mamba.ops.triton_conv_kernels import conv_backward, conv_forward
 from nnunet_mamba.ops.triton_launch import Kernel, compile_all
 from nnunet_mamba.ops.triton_scan import index_type, kept_plan, processors, row_contiguous, strides
-from nnunet_mamba.ops.walks import dtype_of_sums
 
 UNROLL = 8  # steps at a time
 WIDTH = 32  # channels of a program: the lanes of a warp

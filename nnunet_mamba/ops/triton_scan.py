@@ -17,9 +17,9 @@ from torch import Tensor
 
 from nnunet_mamba.ops import triton_cut, triton_kernels
 from nnunet_mamba.ops.chunks import chunk_count
+from nnunet_mamba.ops.multi_scan import dtype_of_sums
 from nnunet_mamba.ops.triton_cut import CHUNK, UNROLL, WIDTH, Cut, Sizes
 from nnunet_mamba.ops.triton_launch import Kernel, compile_all
-from nnunet_mamba.ops.walks import dtype_of_sums
 
 INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "bias", "rows")
 OUTPUTS = {"forward": ("y",), "backward": ("du", "ddelta", "dz")}  # which pieces may add to

@@ -11,7 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 from nnunet_mamba.networks.config import FixedConfig, MetaConfig
-from nnunet_mamba.networks.family import list_networks, row_of
+from nnunet_mamba.networks.family import get_config, list_networks
 
 DOTTED = "nnunet_mamba.networks."  # where nnU-Net finds our networks
 
@@ -45,7 +45,7 @@ def network_kwargs(configuration_manager: Any) -> dict[str, Any]:
 
 def network_sizes(network_name: str, configuration_manager: Any) -> dict[str, Any]:
     """`network_kwargs`, or the patch alone for networks whose topology and features are their own."""
-    if isinstance(row_of(network_name), FixedConfig):
+    if isinstance(get_config(network_name), FixedConfig):
         return {"patch_size": _frozen(configuration_manager.patch_size)}
     return network_kwargs(configuration_manager)
 
@@ -59,7 +59,7 @@ def named_network(architecture: Mapping[str, Any]) -> str | None:
 
 def n_outputs(name: str, n_stages: int) -> int:
     """How many resolutions a network of ours puts out with deep supervision, of a plan of `n_stages`."""
-    config = row_of(name)
+    config = get_config(name)
     if isinstance(config, FixedConfig):
         return len(config.output_strides)
     assert isinstance(config, MetaConfig)
@@ -73,7 +73,7 @@ def with_network(architecture: Mapping[str, Any], name: str, patch: Sequence[int
     patch is among them, for weights that depend on it, and strides are there even where a network has its
     own.
     """
-    config = row_of(name)
+    config = get_config(name)
     if isinstance(config, FixedConfig):
         kwargs: dict[str, Any] = {"strides": [[stride] * config.ndim for stride in config.plan_strides()]}
     else:

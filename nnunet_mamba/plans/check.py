@@ -17,7 +17,7 @@ from torch import nn
 from nnunet_mamba.memory.estimate import estimate_network
 from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.config import FixedConfig
-from nnunet_mamba.networks.family import create_network, list_networks, row_of
+from nnunet_mamba.networks.family import create_network, get_config, list_networks
 from nnunet_mamba.nnunet.catalogue import FAMILY, NO_SSM
 from nnunet_mamba.plans.architecture import ENCODER_DEPTHS, named_network, network_sizes
 from nnunet_mamba.plans.files import resolve
@@ -162,7 +162,7 @@ def expected_grids(name: str, resolved: Mapping[str, Any]) -> list[Grid]:
     """The grids of nnU-Net's targets, the largest first: of the plan's strides or, where a trainer of ours
     brings a network of its own topology, of that network's outputs."""
     patch, strides = resolved["patch_size"], resolved["architecture"]["arch_kwargs"]["strides"]
-    config = row_of(name) if name in list_networks() else None
+    config = get_config(name) if name in list_networks() else None
     if isinstance(config, FixedConfig) and name != named_network(resolved["architecture"]):
         return [tuple(round(size / step) for size in patch) for step in config.output_strides]
     totals = [

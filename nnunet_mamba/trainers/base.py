@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from nnunet_mamba.networks.config import FixedConfig
-from nnunet_mamba.networks.family import create_network, row_of
-from nnunet_mamba.networks.finite import bare_network, guard_output
+from nnunet_mamba.networks.family import create_network, get_config
+from nnunet_mamba.networks.finite import guard_output, unwrap_model
 from nnunet_mamba.ops.backends import choose_backend
 from nnunet_mamba.plans import network_sizes
 from nnunet_mamba.trainers.checkpoint_stages import asked_checkpoint_stages
@@ -60,18 +60,18 @@ class MambaTrainer(RecipeTrainer):
         """Also says which stages to recompute: a matter of training, of which a prediction knows nothing."""
         stages = asked_checkpoint_stages(self.checkpoint_stages)
         super().initialize()
-        network: Any = bare_network(self.network)
+        network: Any = unwrap_model(self.network)
         network.recompute(stages)
 
     @classmethod
     def own_output_strides(cls) -> tuple[int, ...] | None:
-        config = row_of(cls.network_name)
+        config = get_config(cls.network_name)
         return config.output_strides if isinstance(config, FixedConfig) else None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         if not self.no_decay_ssm:
             return super().parameter_groups()
-        named = list(bare_network(self.network).named_parameters())
+        named = list(unwrap_model(self.network).named_parameters())
         state = [parameter for name, parameter in named if name.rsplit(".", 1)[-1] in SSM_STATE]
         others = [parameter for name, parameter in named if name.rsplit(".", 1)[-1] not in SSM_STATE]
         return [{"params": others}, {"params": state, "weight_decay": 0.0}]
@@ -81,7 +81,7 @@ class MambaTrainer(RecipeTrainer):
         has_weights = self.was_initialized or self.current_epoch > 0  # initialised by now: to load a file
         if not self.was_initialized:
             self.initialize()
-        origin = start_from_vmamba(bare_network(self.network), self.network_name, has_weights=has_weights)
+        origin = start_from_vmamba(unwrap_model(self.network), self.network_name, has_weights=has_weights)
         super().on_train_start()
         self.tell(f"Selective scan on {self.device.type}: backend {backend}")
         precision = asked_mixer_precision(self.mixer_precision)

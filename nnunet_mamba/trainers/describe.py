@@ -21,7 +21,7 @@ from typing import Any
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mamba.networks.baselines import BASELINES
-from nnunet_mamba.networks.family import row_of
+from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.nnunet.version import nnunet_version
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.trainers.base import MambaTrainer
@@ -48,7 +48,7 @@ def _values(trainer: type[GuardedTrainer]) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(trainer, name) for name in DECIDING if hasattr(trainer, name)}
     values["network"] = None
     if issubclass(trainer, MambaTrainer):
-        values["network"] = row_of(trainer.network_name).with_overrides(**trainer.overrides)
+        values["network"] = get_config(trainer.network_name).with_overrides(**trainer.overrides)
     elif issubclass(trainer, BaselineTrainer):
         values["network"] = BASELINES[trainer.network_name]
     template = getattr(trainer, "plans_template", None)

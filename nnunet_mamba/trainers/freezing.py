@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def hold_still(
+def freeze_parameters(
     parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer, held: Callable[[], bool]
 ) -> None:
     """Let `optimizer` leave `parameters` alone, weight decay and moments included, while `held()` is true.

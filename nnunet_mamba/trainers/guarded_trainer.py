@@ -21,8 +21,8 @@ from nnunet_mamba.io.cpu import default_threads, usable_cpus
 from nnunet_mamba.networks.finite import (
     NonFiniteError,
     NonFiniteWeightsError,
-    bare_network,
     check_loaded_weights,
+    unwrap_model,
 )
 from nnunet_mamba.plans import load_template, shrink_plans
 from nnunet_mamba.trainers import folds, saving, seeding
@@ -87,7 +87,7 @@ class GuardedTrainer(nnUNetTrainer):
             seeding.seed_generators(seeding.derived(self.seed, seeding.NETWORK))
         super().initialize()
         self.loss.register_forward_hook(refuse_non_finite)
-        bare_network(self.network).register_load_state_dict_post_hook(check_loaded_weights)
+        unwrap_model(self.network).register_load_state_dict_post_hook(check_loaded_weights)
 
     def on_train_start(self) -> None:
         if self.seed is not None:
@@ -233,7 +233,7 @@ class GuardedTrainer(nnUNetTrainer):
         sys.stdout.flush()
 
     def _explain_non_finite(self, batch: dict, phase: str) -> str:
-        cause = diagnose(bare_network(self.network), batch["data"].to(self.device))
+        cause = diagnose(unwrap_model(self.network), batch["data"].to(self.device))
         return (
             f"The loss is not finite in epoch {self.current_epoch}, {phase} iteration {self._iteration} "
             f"(counted from 0). {cause} Weights and checkpoints are as they were before this step. "

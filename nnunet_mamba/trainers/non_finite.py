@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.networks.finite import (
-    bare_network,
     check_finite,
     first_non_finite_layer,
     is_finite,
     non_finite_names,
     shortened,
     tensors_of,
+    unwrap_model,
 )
 from nnunet_mamba.trainers.saving import BEST, FINAL, LATEST, PREVIOUS
 
@@ -51,7 +51,7 @@ def diagnose(network: nn.Module, data: Tensor) -> str:
 def check_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module) -> None:
     """Raise NonFiniteWeightsError for momentum and the like that the next step would add to the weights."""
     names: dict[Tensor, str] = {
-        parameter: name for name, parameter in bare_network(network).named_parameters()
+        parameter: name for name, parameter in unwrap_model(network).named_parameters()
     }
     state = {
         f"{key} of {names.get(parameter, 'a parameter of another module')}": value

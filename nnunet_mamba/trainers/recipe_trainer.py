@@ -11,8 +11,8 @@ import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import nn
 
-from nnunet_mamba.networks.finite import bare_network
-from nnunet_mamba.trainers.freezing import hold_still
+from nnunet_mamba.networks.finite import unwrap_model
+from nnunet_mamba.trainers.freezing import freeze_parameters
 from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
 from nnunet_mamba.trainers.recipes import NNUNET, Recipe
 from nnunet_mamba.trainers.schedules import Scheduler
@@ -63,8 +63,8 @@ class RecipeTrainer(GuardedTrainer):
             self.parameter_groups(), lr=self.initial_lr, weight_decay=self.weight_decay, **recipe.options
         )
         if recipe.frozen_encoder_epochs:
-            hold_still(
-                encoder_parameters(bare_network(self.network)),
+            freeze_parameters(
+                encoder_parameters(unwrap_model(self.network)),
                 optimizer,
                 lambda: self.current_epoch < recipe.frozen_encoder_epochs,
             )

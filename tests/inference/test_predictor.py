@@ -15,7 +15,7 @@ from nnunet_mamba import create_network, list_networks
 from nnunet_mamba.inference import BatchedPredictor
 from nnunet_mamba.inference.threads import torch_threads
 from nnunet_mamba.networks.config import FixedConfig
-from nnunet_mamba.networks.family import row_of
+from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.networks.finite import NonFiniteError, NonFiniteWeightsError
 
 CPU = torch.device("cpu")
@@ -325,7 +325,7 @@ def test_forward_passes_have_the_threads_asked_for(make_predictor, monkeypatch):
 def small(name):
     """A tiny network of that name and a batch of two that it takes."""
     base = name.removesuffix("_nossm")
-    if not isinstance(row_of(name), FixedConfig):
+    if not isinstance(get_config(name), FixedConfig):
         return network(3, name), torch.randn(2, 1, *PATCH[3])
     features, grid = [8, 16, 32, 64], (40, 56)
     if base == "segmamba":

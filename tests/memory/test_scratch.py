@@ -7,7 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunet_mamba.memory.live_memory import LiveMemory
 from nnunet_mamba.memory.scratch import kernel_of, scratch_of
 from nnunet_mamba.ops import selective_scan
-from nnunet_mamba.ops.backends import assumed
+from nnunet_mamba.ops.backends import force_backend
 
 FACTORS = {"conv_forward": 1.0, "conv_transposed": 2.0, "conv_backward": 1.0}
 
@@ -64,7 +64,7 @@ def test_scans_need_scratch_in_backward(backend):
 
 
 def triton_scratches(length, n, channels=64, dtype=torch.float32):
-    with FakeTensorMode(), assumed("triton"):
+    with FakeTensorMode(), force_backend("triton"):
         u = torch.empty(1, length, channels, dtype=dtype).transpose(1, 2).requires_grad_()
         A, B = torch.empty(channels, n), torch.empty(1, length, n, dtype=dtype).transpose(1, 2)
 

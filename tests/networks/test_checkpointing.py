@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nnunet_mamba import create_network
-from nnunet_mamba.blocks.checkpointing import Levels
+from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 
 VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 2, 1], "d_state": 2}
 
@@ -134,7 +134,7 @@ def test_compiled_as_one_graph_gradients_are_the_same(case):
 def test_the_network_can_be_copied_and_pickled():
     network, x = build("mm_unet 3d", 1)
     for copy in (deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert [m.n_recomputed for m in copy.modules() if isinstance(m, Levels)] == [1, 1]
+        assert [m.n_checkpointed for m in copy.modules() if isinstance(m, CheckpointedStages)] == [1, 1]
         assert torch.equal(copy(x)[0], network(x)[0])
 
 

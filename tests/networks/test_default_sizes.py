@@ -8,7 +8,7 @@ from monai.inferers import sliding_window_inference
 from nnunet_mamba import create_network, list_networks
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.default_sizes import PATCH, default_features, default_sizes
-from nnunet_mamba.networks.family import axes_of, row_of
+from nnunet_mamba.networks.family import axes_of, get_config
 from nnunet_mamba.plans.topology import topology
 
 PATCHES = [
@@ -96,7 +96,7 @@ def test_all_or_none_of_the_three_sizes():
 
 def test_networks_of_their_own_topology_have_their_papers_features():
     for name in list_networks():
-        config = row_of(name)
+        config = get_config(name)
         if isinstance(config, FixedConfig):
             with torch.device("meta"):
                 network = create_network(name, input_channels=3, num_classes=2)

@@ -17,7 +17,7 @@ from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
-from nnunet_mamba.networks.family import FAMILY, axes_of, row_of
+from nnunet_mamba.networks.family import FAMILY, axes_of, get_config
 from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
@@ -674,7 +674,7 @@ def test_the_axes_that_a_network_works_on(name, axes):
 @pytest.mark.parametrize("name", ["vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d", "segmamba"])
 def test_strides_in_a_plan_lead_from_output_to_output_and_on_to_the_coarsest_grid(name):
     """nnU-Net supervises all resolutions of a plan's strides but the last."""
-    config = row_of(name)
+    config = get_config(name)
     totals = tuple(accumulate(config.plan_strides(), operator.mul))
     assert totals[:-1] == config.output_strides
     assert totals[-1] == math.prod(config.strides)

@@ -10,13 +10,13 @@ from torch import nn
 from nnunet_mamba.networks.finite import (
     NonFiniteError,
     NonFiniteWeightsError,
-    bare_network,
     check_finite,
     check_output,
     first_non_finite_layer,
     guard_output,
     is_finite,
     tensors_of,
+    unwrap_model,
 )
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.float8_e5m2]
@@ -134,7 +134,7 @@ def test_a_guarded_network_can_still_be_copied_compiled_and_exported():
     compiled = torch.compile(broken, backend="eager", fullgraph=True)
     output = compiled(x)  # unguarded: a predictor checks what it gets
     with pytest.raises(NonFiniteWeightsError):
-        check_output(bare_network(compiled), x, output)
+        check_output(unwrap_model(compiled), x, output)
 
 
 def test_networks_without_numbers_pass():

@@ -83,8 +83,8 @@ def test_without_numba_the_cpu_falls_back_to_torch_and_says_so(monkeypatch, capl
 def test_an_assumed_backend_gives_shapes_where_it_cannot_run():
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with backends.assumed("triton"), FakeTensorMode():
+    with backends.force_backend("triton"), FakeTensorMode():
         u, B = torch.empty(2, 8, 50), torch.empty(2, 4, 50)
         assert selective_scan(u, u, torch.empty(8, 4), B, B).shape == (2, 8, 50)
-    with backends.assumed(None):
+    with backends.force_backend(None):
         assert choose_backend("reference", "cpu") == "reference"

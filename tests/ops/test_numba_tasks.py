@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from nnunet_mamba.ops.large_pages import on_large_pages
+from nnunet_mamba.ops.huge_pages import on_large_pages
 
 CALL = """
 import torch

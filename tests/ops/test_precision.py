@@ -112,7 +112,7 @@ def test_mixed_precision_stores_half_and_scans_in_float32(monkeypatch):
         seen.update(half={t.dtype for t in (u, delta, B, C, z)}, single={t.dtype for t in (A, D)})
         return torch.zeros_like(z)
 
-    monkeypatch.setattr(mamba, "sum_of_scans", scan)
+    monkeypatch.setattr(mamba, "multi_directional_scan", scan)
     mixer = MambaMixer(16, 3)
     for precision, expected in (("float32", torch.float32), ("mixed", torch.bfloat16)):
         set_mixer_precision(mixer, precision)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nnunet_mamba.ops import backends, numba_scan, self_check, walks
+from nnunet_mamba.ops import backends, multi_scan, numba_scan, self_check
 from nnunet_mamba.ops.backends import ENVIRONMENT, choose_backend
 from nnunet_mamba.ops.self_check import CACHE, FEW, Case, _fault_of, compare, fault_of
 
@@ -160,7 +160,7 @@ def test_what_differs_is_named_with_its_case(monkeypatch):
 
 
 def test_what_is_not_a_number_or_cannot_run_is_a_fault(monkeypatch):
-    monkeypatch.setattr(walks, "convolve", lambda module, x, *_: torch.full_like(x, torch.nan))
+    monkeypatch.setattr(multi_scan, "convolve", lambda module, x, *_: torch.full_like(x, torch.nan))
     monkeypatch.setattr(numba_scan, "backward", lambda *_: 1 // 0)
     cases = (Case(1, 1, 20, 8, taps=4), Case(1, 1, 20, 8))
     found = compare(torch.device("cpu"), cases, "numba")

@@ -18,7 +18,7 @@ from scans import (
     walks_results,
 )
 
-from nnunet_mamba.ops import selective_scan, self_check, sum_of_scans
+from nnunet_mamba.ops import multi_directional_scan, selective_scan, self_check
 from nnunet_mamba.ops.backends import interpreting
 
 USABLE = interpreting() or torch.cuda.is_available()
@@ -217,7 +217,7 @@ def test_compiles_without_a_graph_break():
     arguments, options = walks_problem(2, 1, 12, 4, 3, dtype=torch.float64, device=DEVICE)
 
     def scan(u):
-        return sum_of_scans(**(arguments | {"u": u}), **options, backend="triton").square().sum()
+        return multi_directional_scan(**(arguments | {"u": u}), **options, backend="triton").square().sum()
 
     compiled = torch.compile(scan, fullgraph=True, backend="aot_eager")
     expected, actual = scan(arguments["u"]), compiled(arguments["u"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunet_mamba.blocks.checkpointing import Levels
+from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.trainers.baselines import nnUNetTrainerSegResNet
 from nnunet_mamba.trainers.checkpoint_stages import CHECKPOINT_STAGES
 from nnunet_mamba.trainers.family import nnUNetTrainerMMUNet
@@ -14,7 +14,11 @@ class OneStage(nnUNetTrainerMMUNet):
 
 def recomputed(trainer):
     trainer.initialize()
-    return {module.n_recomputed for module in trainer.network.modules() if isinstance(module, Levels)}
+    return {
+        module.n_checkpointed
+        for module in trainer.network.modules()
+        if isinstance(module, CheckpointedStages)
+    }
 
 
 @pytest.mark.parametrize(
@@ -57,4 +61,6 @@ def test_a_prediction_heeds_no_variable(make_trainer, monkeypatch, trainer_class
     network = trainer_class.build_network_architecture(
         trainer.plans_manager, trainer.configuration_manager, 1, 2, enable_deep_supervision=False
     )
-    assert not any(module.n_recomputed for module in network.modules() if isinstance(module, Levels))
+    assert not any(
+        module.n_checkpointed for module in network.modules() if isinstance(module, CheckpointedStages)
+    )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_mamba.trainers.freezing import hold_still
+from nnunet_mamba.trainers.freezing import freeze_parameters
 
 
 def network() -> nn.Sequential:
@@ -30,7 +30,7 @@ def test_holding_equals_switching_the_gradient_off_and_on():
     ours, theirs = network(), network()
     epoch = 0
     a, b = adamw(ours), adamw(theirs)
-    hold_still(ours[0].parameters(), a, lambda: epoch < 2)
+    freeze_parameters(ours[0].parameters(), a, lambda: epoch < 2)
     before = copy.deepcopy(ours[0].state_dict())
     for epoch in range(4):
         theirs[0].requires_grad_(epoch >= 2)
@@ -48,7 +48,7 @@ def test_ddp_trains_with_a_held_part_and_no_option(tmp_path):
     try:
         bare, epoch = network(), 0
         optimizer = adamw(bare)
-        hold_still(bare[0].parameters(), optimizer, lambda: epoch < 2)
+        freeze_parameters(bare[0].parameters(), optimizer, lambda: epoch < 2)
         wrapped = nn.parallel.DistributedDataParallel(bare)
         before = bare[0].weight.clone()
         for epoch in range(3):
@@ -63,7 +63,7 @@ def test_letting_go_compiles_nothing_anew():
 
     bare, epoch = network(), 0
     optimizer, counter = adamw(bare), CompileCounterWithBackend("aot_eager")
-    hold_still(bare[0].parameters(), optimizer, lambda: epoch < 2)
+    freeze_parameters(bare[0].parameters(), optimizer, lambda: epoch < 2)
     compiled = torch.compile(bare, backend=counter)
     before = bare[0].weight.clone()
     for epoch in range(4):

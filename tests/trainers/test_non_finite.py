@@ -13,7 +13,7 @@ from torch import nn
 from nnunet_mamba import trainers
 from nnunet_mamba.networks.finite import NonFiniteError, NonFiniteWeightsError
 from nnunet_mamba.trainers import nnUNetTrainerControl, nnUNetTrainerMMUNet
-from nnunet_mamba.trainers.non_finite import NonFiniteLossError, bare_network, diagnose
+from nnunet_mamba.trainers.non_finite import NonFiniteLossError, diagnose, unwrap_model
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_the_guard_sees_through_compile_and_ddp(trainer, make_batch):
     name, layer = some_layer(bare, nn.InstanceNorm3d)
     poison(layer)
     trainer.network = Wrapper(torch.compile(bare, backend="eager"))
-    assert bare_network(trainer.network) is bare
+    assert unwrap_model(trainer.network) is bare
     with pytest.raises(NonFiniteLossError, match=rf"is {name} \(InstanceNorm3d\)"):
         trainer.train_step(make_batch(trainer))
 

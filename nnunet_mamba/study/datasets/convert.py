@@ -21,7 +21,7 @@ from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.cpu import usable_cpus
 from nnunet_mamba.nnunet.paths import FOLDERS
 from nnunet_mamba.study.datasets.cases import Job, convert_case, file_names
-from nnunet_mamba.study.datasets.source import NO_NOTES, Case, Fault, FaultyDatasetError, Source, some
+from nnunet_mamba.study.datasets.source import NO_NOTES, Case, Fault, InvalidDatasetError, Source, some
 from nnunet_mamba.study.datasets.splits import Fold, Group, Split, group_by, k_folds
 
 PARTS = {"Tr": "training and validation", "Ts": "test"}
@@ -64,7 +64,7 @@ def convert(
         workers: threads; None: as many as processors, 8 at most.
         progress: called with (cases done, cases in all).
 
-    Raises FaultyDatasetError, ValueError if the dataset is there already or there is no room.
+    Raises InvalidDatasetError, ValueError if the dataset is there already or there is no room.
     """
     check_place(folder)
     job = Job(source, link, frozenset(accept), resize, scratch)
@@ -77,7 +77,7 @@ def convert(
     lost = {fault.case for fault in forbidden}
     kept = replace(source, cases=tuple(case for case in cases if case.name not in lost))
     if forbidden and not (leave_out and kept.labelled()):
-        raise FaultyDatasetError(forbidden, draft.list_faults(forbidden))
+        raise InvalidDatasetError(forbidden, draft.list_faults(forbidden))
     split = without(split, lost, group_by(source.notes.group))
     validation = tuple(case.name for case in kept.cases if case.role == "val")
     kept = replace(kept, notes=replace(kept.notes, moved=split.test, validation=validation))

@@ -14,7 +14,7 @@ from nnunet_mamba.study.datasets.convert import description
 from nnunet_mamba.study.datasets.nnunet_raw import read_nnunet_raw
 from nnunet_mamba.study.datasets.source import (
     Case,
-    FaultyDatasetError,
+    InvalidDatasetError,
     Notes,
     Source,
     fewer_than_counted,
@@ -36,7 +36,7 @@ def read_pool(folder: Path) -> Source:
     labelled = [replace(case, role="train") for case in cases if case.role != "test"]
     faults = [*source.faults, *fewer_than_counted(labelled, description, folder)]
     if faults:
-        raise FaultyDatasetError(faults)
+        raise InvalidDatasetError(faults)
     return replace(source, cases=cases)
 
 

@@ -143,7 +143,7 @@ class Source:
         return tuple(case.name for case in self.cases if case.role != "test")
 
 
-class FaultyDatasetError(ValueError):
+class InvalidDatasetError(ValueError):
     """A data set with faults that were not accepted."""
 
     def __init__(self, faults: Iterable[Fault], listing: Path | None = None) -> None:

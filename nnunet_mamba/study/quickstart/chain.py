@@ -31,7 +31,7 @@ from nnunet_mamba.nnunet.subprocesses import run_child, stopped_by_signals
 from nnunet_mamba.study.datasets.convert import convert
 from nnunet_mamba.study.datasets.nnunet_raw import read_source
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
-from nnunet_mamba.study.datasets.source import ACCEPTABLE, FaultyDatasetError
+from nnunet_mamba.study.datasets.source import ACCEPTABLE, InvalidDatasetError
 from nnunet_mamba.study.datasets.splits import Fold, Split, draw_split
 from nnunet_mamba.study.quickstart.commands import (
     plan_command,
@@ -70,7 +70,7 @@ def refuse_what_cannot_run(settings: Settings, workspace: Workspace) -> None:
     if settings.data is not None:
         source = read_source(settings.data)
         if source.faults:
-            raise FaultyDatasetError(source.faults)
+            raise InvalidDatasetError(source.faults)
     if settings.trainer != DEMO_TRAINER:
         ask_for_trainer(settings.trainer, shared_variables(workspace))
 

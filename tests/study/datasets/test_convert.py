@@ -234,11 +234,11 @@ def test_the_last_line_is_the_next_command(release, raw, capsys):
 
 
 def test_many_faults_are_a_few_lines_of_each_kind(release, raw, capsys, tmp_path):
-    from nnunet_mamba.study.datasets.source import Fault, FaultyDatasetError
+    from nnunet_mamba.study.datasets.source import Fault, InvalidDatasetError
 
     faults = [Fault("missing", f"c{n}", f"no image {n}") for n in range(177)]
     faults += [Fault("empty", "c200", "nothing in it")]
-    said = str(FaultyDatasetError(faults, tmp_path / "faults.txt")).splitlines()
+    said = str(InvalidDatasetError(faults, tmp_path / "faults.txt")).splitlines()
     assert said[0] == "faults in the data (177 missing, 1 empty):"
     assert said[1:] == [
         *(f"  missing: no image {n}" for n in range(5)),

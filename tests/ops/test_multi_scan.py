@@ -11,7 +11,7 @@ from scans import (
     walks_results,
 )
 
-from nnunet_mamba.ops import causal_conv1d_walks, selective_scan, sum_of_scans
+from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan, selective_scan
 
 FAST = ["numba", "torch"]
 
@@ -38,15 +38,17 @@ def test_is_the_sum_of_single_scans():
             **first, delta_softplus=True, reverse=options["reverse"][walk], rows=options["rows"][walk]
         )
         y += scan.transpose(1, 2)
-    torch.testing.assert_close(sum_of_scans(**arguments, **options), y)
+    torch.testing.assert_close(multi_directional_scan(**arguments, **options), y)
 
 
 @pytest.mark.parametrize("backend", FAST)
 def test_half_precision_is_rounded_once(backend):
     arguments, options = walks_problem(4, 1, 50, 8, 4, dtype=torch.float32)
     half = {name: t.detach().half() for name, t in arguments.items()}
-    y = sum_of_scans(**half, **options, backend=backend)
-    exact = sum_of_scans(**{name: t.double() for name, t in half.items()}, **options, backend="reference")
+    y = multi_directional_scan(**half, **options, backend=backend)
+    exact = multi_directional_scan(
+        **{name: t.double() for name, t in half.items()}, **options, backend="reference"
+    )
     assert y.dtype == torch.float16
     assert ((y.double() - exact).abs() <= 2**-11 * exact.abs() + 1e-4).all()
 
@@ -62,9 +64,9 @@ def test_convolutions_equal_the_reference(shared, k):
 def test_wrong_numbers_of_walks_are_named():
     arguments, options = walks_problem(2, 1, 10, 4, 3)
     with pytest.raises(ValueError, match="delta has 2 walks, so A must have as many"):
-        sum_of_scans(**(arguments | {"A": arguments["A"][:1]}), **options)
+        multi_directional_scan(**(arguments | {"A": arguments["A"][:1]}), **options)
     with pytest.raises(ValueError, match="reverse 3"):
-        sum_of_scans(**arguments, **(options | {"reverse": [False] * 3}))
+        multi_directional_scan(**arguments, **(options | {"reverse": [False] * 3}))
     x, weight = torch.ones(3, 1, 10, 4), torch.ones(2, 4, 4)
     with pytest.raises(ValueError, match="2 filters need as many"):
-        causal_conv1d_walks(x, weight, **walks_options(2, 10, rows=False))
+        multi_directional_conv1d(x, weight, **walks_options(2, 10, rows=False))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops.large_pages import empty
+from nnunet_mamba.ops.huge_pages import empty
 
 
 def forward(
