@@ -52,7 +52,7 @@ def as_jobs(frozen: Frozen) -> None:
 
 
 def as_sweep(frozen: Frozen) -> None:
-    code = engine.run(frozen, cores=1, gpus=[], profile=None, say=lambda text: None)
+    code = engine.run(frozen, cores=1, gpus=[], profile=None, log=lambda text: None)
     assert code == 0, "the sweep failed"
 
 

@@ -63,14 +63,14 @@ def quickstart(args: argparse.Namespace) -> int:
         read_description(args.data.resolve())
     if args.trainer is not None:
         check_trainer(args.trainer)
-    say("loading PyTorch")
+    log("loading PyTorch")
     from nnunet_mamba.study.quickstart import DEMO_TRAINER, ChildFailedError, Settings, run_quickstart
 
     device = default_device() if args.device == "auto" else args.device
     trainer = args.trainer or DEMO_TRAINER
     settings = Settings(args.data, device, trainer, args.configuration, args.cases, args.seed)
     try:
-        run_quickstart(settings, args.out, say)
+        run_quickstart(settings, args.out, log)
     except ChildFailedError as error:
         print(f"nnunet-mamba quickstart: {error}", file=sys.stderr)
         return 1
@@ -99,5 +99,5 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     print(text, flush=True)

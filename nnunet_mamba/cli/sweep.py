@@ -90,7 +90,7 @@ def study(args: argparse.Namespace, file: Path) -> int:
     cores = args.cores or usable_cpus()
     _refuse_what_cannot_run(frozen, gpus, cores, args)
     refuse_strangers(frozen)
-    lock = JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, say=_complain)
+    lock = JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, log=_complain)
     if args.dry_run:
         lock.check()
         print(f"a run would do {len(todo)} of {len(table)} jobs -> {frozen.out}")

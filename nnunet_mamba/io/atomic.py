@@ -9,7 +9,7 @@ from typing import Any
 
 
 @contextmanager
-def complete_or_absent(folder: Path) -> Iterator[Path]:
+def atomic_directory(folder: Path) -> Iterator[Path]:
     """Yield an empty sibling of `folder` to fill; it takes the name `folder` only if nothing went wrong.
 
     An interrupted writer leaves at most the sibling, which the next attempt clears.
@@ -29,7 +29,7 @@ def complete_or_absent(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a sibling of `file`, with its ending, to write; it replaces `file` only if nothing went wrong."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def whole(file: Path) -> Iterator[Path]:
 
 def write_text(file: Path, text: str) -> None:
     """Replace `file` as a whole."""
-    with whole(file) as draft:
+    with atomic_write(file) as draft:
         draft.write_text(text, encoding="utf-8")
 
 

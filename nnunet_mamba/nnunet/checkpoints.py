@@ -5,12 +5,12 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from nnunet_mamba.nnunet.console import Say
+from nnunet_mamba.nnunet.console import LogFn
 
 FINAL, LATEST, PREVIOUS, BEST = (f"checkpoint_{name}.pth" for name in ("final", "latest", "previous", "best"))
 
 
-def usable_checkpoint(fold: Path, say: Say) -> Path | None:
+def usable_checkpoint(fold: Path, log: LogFn) -> Path | None:
     """The checkpoint that nnU-Net's --c will load; damaged ones are put aside first.
 
     Our trainers keep the one before the latest: where the latest is no good, it takes that name, since --c
@@ -21,9 +21,9 @@ def usable_checkpoint(fold: Path, say: Say) -> Path | None:
             continue
         if fault := checkpoint_fault(file):
             file.rename(free_name(file.with_suffix(".incomplete")))
-            say(f"{file.name} {fault} and is put aside")
+            log(f"{file.name} {fault} and is put aside")
         elif file.name == PREVIOUS:
-            say(f"{PREVIOUS} takes the place of {LATEST}")
+            log(f"{PREVIOUS} takes the place of {LATEST}")
             return file.rename(fold / LATEST)
         else:
             return file
@@ -60,7 +60,7 @@ def free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def drop_unreadable(folder: Path, say: Say) -> None:
+def drop_unreadable(folder: Path, log: LogFn) -> None:
     """Remove predictions that were cut short, which --continue_prediction would take for done."""
     from nnunet_mamba.io.images import is_image, require_readable  # half a second to import
 
@@ -73,4 +73,4 @@ def drop_unreadable(folder: Path, say: Say) -> None:
             require_readable(file)
         except ValueError:
             file.unlink()
-            say(f"{file.name} was not written to its end and is predicted again")
+            log(f"{file.name} was not written to its end and is predicted again")

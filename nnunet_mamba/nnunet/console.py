@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-Say = Callable[[str], None]
-Tell = Callable[[Mapping[str, Any]], None]  # gets numbers, fit for JSON, by name
+LogFn = Callable[[str], None]
+ProgressFn = Callable[[Mapping[str, Any]], None]  # gets numbers, fit for JSON, by name
 
 BAR = re.compile(r"^(?P<what>[^|]*?):?\s*(?P<percent>\d+)%\|.*?\|\s*(?P<count>\d+/\d+)")
 STEP = re.compile(r"^(training|validation) step \d+/\d+$")
@@ -24,16 +24,16 @@ BAR_EVERY_S = 5.0
 WIDTH = 120
 
 
-def untold(numbers: Mapping[str, Any]) -> None:
+def ignore_progress(numbers: Mapping[str, Any]) -> None:
     """Where nobody asks for the numbers."""
 
 
 class PlainLines:
     """Shows lines but for banners and dumps, and progress bars now and then."""
 
-    def __init__(self, say: Say, tell: Tell = untold) -> None:
-        self.say = say
-        self.tell = tell
+    def __init__(self, log: LogFn, report_progress: ProgressFn = ignore_progress) -> None:
+        self.log = log
+        self.report_progress = report_progress
         self.bar_at = 0.0
         self.bar_said = ""
 
@@ -43,7 +43,7 @@ class PlainLines:
         if bar:
             self.show_bar(bar["what"].strip() or "progress", bar["count"])
         elif line and not NOISE.match(line):
-            self.say(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
+            self.log(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
 
     def show_bar(self, what: str, count: str) -> None:
         """At most every few seconds; a finished bar always, but once."""
@@ -51,8 +51,8 @@ class PlainLines:
         done, total = count.split("/")
         if (done == total or now - self.bar_at > BAR_EVERY_S) and text != self.bar_said:
             self.bar_at, self.bar_said = now, text
-            self.say(text)
-            self.tell({"text": text})
+            self.log(text)
+            self.report_progress({"text": text})
 
 
 class PredictionLines:
@@ -63,12 +63,12 @@ class PredictionLines:
 
     SHOWN = re.compile(r"^(WARNING|Prediction on device was unsuccessful|.*Error\b)")
 
-    def __init__(self, say: Say, tell: Tell = untold) -> None:
-        self.say = say
-        self.tell = tell
+    def __init__(self, log: LogFn, report_progress: ProgressFn = ignore_progress) -> None:
+        self.log = log
+        self.report_progress = report_progress
         self.total = "?"
         self.case = 0
-        self.bars = PlainLines(say)
+        self.bars = PlainLines(log)
 
     def __call__(self, line: str) -> None:
         line = line.strip()
@@ -78,9 +78,9 @@ class PredictionLines:
             self.case += 1
         elif bar := BAR.match(line):
             self.bars.show_bar(f"case {self.case}/{self.total}, tile", bar["count"])
-            self.tell({"case": self.case, "cases": self.n_cases(), **tiles(bar["count"])})
+            self.report_progress({"case": self.case, "cases": self.n_cases(), **tiles(bar["count"])})
         elif self.SHOWN.match(line):
-            self.say(line[:WIDTH])
+            self.log(line[:WIDTH])
 
     def n_cases(self) -> int | None:
         return int(self.total) if self.total.isdigit() else None
@@ -139,9 +139,9 @@ class TrainingLines:
         r"^(predicting |Mean Validation Dice|WARNING|Training done|Using device|The loss is not finite)"
     )
 
-    def __init__(self, say: Say, debug_json: Path, tell: Tell = untold) -> None:
-        self.say = say
-        self.tell = tell
+    def __init__(self, log: LogFn, debug_json: Path, report_progress: ProgressFn = ignore_progress) -> None:
+        self.log = log
+        self.report_progress = report_progress
         self.debug_json = debug_json  # which nnU-Net writes before the first epoch
         self.words: dict[str, str] = {}
         self.times_s: list[float] = []
@@ -157,12 +157,12 @@ class TrainingLines:
             self.times_s.append(float(match[1]))
             self.end_epoch()
         elif match := STEP.match(line):
-            self.say(f"{self.counted()}: {line}")
+            self.log(f"{self.counted()}: {line}")
         elif line.startswith("Selective scan on cpu: backend numba"):
-            self.say("compiling the CPU's kernels with the first step, unless that was done before")
+            self.log("compiling the CPU's kernels with the first step, unless that was done before")
         elif self.SHOWN.match(line):
             self.count_validation(line)
-            self.say(line[:WIDTH])
+            self.log(line[:WIDTH])
 
     def counted(self) -> str:
         """The epoch, counted from 1, of how many: epoch 3/30"""
@@ -171,13 +171,13 @@ class TrainingLines:
 
     def end_epoch(self) -> None:
         epoch = self.epoch()
-        self.say(str(epoch))
-        self.tell(epoch.numbers())
+        self.log(str(epoch))
+        self.report_progress(epoch.numbers())
 
     def count_validation(self, line: str) -> None:
         if line.startswith("predicting "):
             self.n_validated += 1
-            self.tell({"validation_case": self.n_validated, "seconds_left": None})
+            self.report_progress({"validation_case": self.n_validated, "seconds_left": None})
 
     def epoch(self) -> Epoch:
         done, total = int(self.words.get("number", -1)) + 1, self.n_epochs()
@@ -215,14 +215,14 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
-def now_and_then(say: Say, what: str, every_s: float = BAR_EVERY_S) -> Callable[[int, int], None]:
+def rate_limited(log: LogFn, what: str, every_s: float = BAR_EVERY_S) -> Callable[[int, int], None]:
     """A callback for (done, total) that says so every few seconds and at the end."""
     said_at = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def report_progress(done: int, total: int) -> None:
         nonlocal said_at
         if done == total or time.monotonic() - said_at > every_s:
             said_at = time.monotonic()
-            say(f"{what} {done}/{total}")
+            log(f"{what} {done}/{total}")
 
-    return tell
+    return report_progress

@@ -6,19 +6,19 @@ import threading
 import time
 from types import TracebackType
 
-from nnunet_mamba.nnunet.console import Say, duration
+from nnunet_mamba.nnunet.console import LogFn, duration
 
 EVERY_S = 9.0
 
 
 class Heartbeat:
-    """Passes messages on to `say`, and while open adds one whenever there was none for `every_s` seconds.
+    """Passes messages on to `log`, and while open adds one whenever there was none for `every_s` seconds.
 
     `doing` names the work, which began when it was set.
     """
 
-    def __init__(self, say: Say, every_s: float = EVERY_S) -> None:
-        self._say, self.every_s = say, every_s
+    def __init__(self, log: LogFn, every_s: float = EVERY_S) -> None:
+        self._log, self.every_s = log, every_s
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -35,7 +35,7 @@ class Heartbeat:
 
     def __call__(self, text: str) -> None:
         with self._lock:
-            self._say(text)
+            self._log(text)
             self._said_at = time.monotonic()
 
     def __enter__(self) -> Heartbeat:

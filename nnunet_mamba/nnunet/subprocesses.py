@@ -34,7 +34,7 @@ def run_child(
     argv: Sequence[str],
     *,
     environment: Mapping[str, str],
-    log: Path,
+    log_file: Path,
     show: Callable[[str], None],
     inherit: Sequence[int] = (),
     started: Callable[[int], None] = lambda pid: None,
@@ -44,7 +44,7 @@ def run_child(
     Whatever ends this function early also ends the child and its workers. `inherit` are file descriptors that
     the child keeps open; `started` is told its process.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     tail: deque[str] = deque(maxlen=KEPT_LINES)
     child = subprocess.Popen(
         argv,
@@ -58,7 +58,7 @@ def run_child(
     assert child.stdout is not None
     try:
         started(child.pid)
-        with log.open("ab", buffering=0) as stream:
+        with log_file.open("ab", buffering=0) as stream:
             for line in lines_as_they_come(child.stdout, stream):
                 if line.strip():
                     tail.append(line.rstrip())
@@ -68,7 +68,7 @@ def run_child(
         stop(child)
         raise
     if code != 0:
-        message = failure(Path(argv[0]).name, code, list(tail)[-TAIL_LINES:], log)
+        message = failure(Path(argv[0]).name, code, list(tail)[-TAIL_LINES:], log_file)
         raise ChildFailedError(message, code=code, lines=tail)
 
 
@@ -103,10 +103,10 @@ def stop(child: "subprocess.Popen[bytes]") -> None:
             continue
 
 
-def failure(program: str, code: int, tail: list[str], log: Path) -> str:
+def failure(program: str, code: int, tail: list[str], log_file: Path) -> str:
     """Program, exit code, a one-line reason, the end of the log, where the rest is."""
     quoted = "\n".join(f"    {line[:200]}" for line in tail) or "    (it printed nothing)"
-    return f"{program} failed with {outcome(code)}: {reason(tail)}\n{quoted}\n  The whole log: {log}"
+    return f"{program} failed with {outcome(code)}: {reason(tail)}\n{quoted}\n  The whole log: {log_file}"
 
 
 def outcome(code: int) -> str:

@@ -69,7 +69,7 @@ def _as(grad: Tensor, tensor: Tensor) -> Tensor:
 
 
 def _scan(u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep, backend) -> tuple[Tensor, Tensor]:
-    """-> y (b, l, d), the sum over the multi_scan, and the states (k, b, chunks, n, d) that backward starts from
+    """-> y (b, l, d), the sum over directions, and the states (k, b, chunks, n, d) that backward starts from
     (empty unless `keep`)."""
     arguments = (u, delta, A, B, C, D, z, bias, rows, softplus, reverse, keep)
     return _all_walks(_backend(backend), multi_scan.forward, "forward")(*arguments)

@@ -89,7 +89,7 @@ def multi_directional_scan(
     wrong = [name for name, count in counts.items() if count != n_walks]
     if wrong or u.shape[0] not in (1, n_walks) or len(reverse) != n_walks:
         raise ValueError(
-            f"delta has {n_walks} multi_scan, so {', '.join(wrong) or 'u and reverse'} must have as many "
+            f"delta has {n_walks} directions, so {', '.join(wrong) or 'u and reverse'} must have as many "
             f"(u may have 1); got {list(counts.values())}, u {u.shape[0]}, reverse {len(reverse)}."
         )
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
@@ -197,7 +197,7 @@ def _check_rows(rows: Tensor | None, walks: int, sequence: Tensor) -> None:
     if rows is None:
         return
     length = sequence.shape[-2]
-    if rows.shape != (multi_scan, length) or rows.dtype != torch.int32:
+    if rows.shape != (walks, length) or rows.dtype != torch.int32:
         shape = tuple(rows.shape[1:] if walks == 1 else rows.shape)
         wanted = f"({length},)" if walks == 1 else f"({walks}, {length})"
         raise ValueError(f"rows must be int32 {wanted}, got {rows.dtype} {shape}.")

@@ -83,9 +83,9 @@ class MambaTrainer(RecipeTrainer):
             self.initialize()
         origin = start_from_vmamba(unwrap_model(self.network), self.network_name, has_weights=has_weights)
         super().on_train_start()
-        self.tell(f"Selective scan on {self.device.type}: backend {backend}")
+        self.log_message(f"Selective scan on {self.device.type}: backend {backend}")
         precision = asked_mixer_precision(self.mixer_precision)
         if precision is not None:
-            self.tell(f"mixer_precision: {precision}")
+            self.log_message(f"mixer_precision: {precision}")
         if origin is not None:
-            self.tell(origin)
+            self.log_message(origin)

@@ -78,7 +78,7 @@ class GuardedTrainer(nnUNetTrainer):
         """All attributes of nnUNetTrainer that this trainer sets."""
         return cls.settings
 
-    def tell(self, message: str) -> None:
+    def log_message(self, message: str) -> None:
         """Say it in the log, and on the console once, however many processes train."""
         self.print_to_log_file(message, also_print_to_console=self.local_rank == 0)
 
@@ -95,9 +95,9 @@ class GuardedTrainer(nnUNetTrainer):
         super().on_train_start()
         if self.device.type == "cpu":
             n, usable = torch.get_num_threads(), usable_cpus()
-            self.tell(f"CPU threads: {n} of {usable}; NNUNET_MAMBA_THREADS sets another number")
+            self.log_message(f"CPU threads: {n} of {usable}; NNUNET_MAMBA_THREADS sets another number")
         if self.seed is not None:
-            self.tell(
+            self.log_message(
                 f"Seed {self.seed}, {torch.get_num_threads()} threads, from epoch {self.current_epoch} on"
             )
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from nnunet_mamba.io.atomic import whole
+from nnunet_mamba.io.atomic import atomic_write
 
 FINAL, LATEST, PREVIOUS = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_previous.pth"
 BEST = "checkpoint_best.pth"
@@ -21,7 +21,7 @@ def replacing(checkpoint: Path) -> Iterator[Path]:
 
     If the block or the disk fails, the files of before are as they were.
     """
-    with whole(checkpoint) as draft:
+    with atomic_write(checkpoint) as draft:
         yield draft
         _flush(draft)
         if checkpoint.name == LATEST and checkpoint.exists():

@@ -28,7 +28,7 @@ def test_help_names_the_defaults(capsys):
 def test_a_failing_command_gives_exit_code_1(tmp_path, capsys, monkeypatch):
     from nnunet_mamba.study import quickstart
 
-    def fail(settings, out, say):
+    def fail(settings, out, log):
         raise quickstart.ChildFailedError("nnUNetv2_train failed: RuntimeError: no", code=1, lines=[])
 
     monkeypatch.setattr(quickstart, "run_quickstart", fail)

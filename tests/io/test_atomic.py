@@ -2,13 +2,13 @@
 
 import pytest
 
-from nnunet_mamba.io.atomic import whole, write_json, write_text
+from nnunet_mamba.io.atomic import atomic_write, write_json, write_text
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_no_draft(tmp_path):
     file = tmp_path / "new" / "table.csv"
     write_text(file, "old")
-    with pytest.raises(KeyboardInterrupt), whole(file) as draft:
+    with pytest.raises(KeyboardInterrupt), atomic_write(file) as draft:
         draft.write_text("ne")
         raise KeyboardInterrupt
     assert [(child.name, child.read_text()) for child in file.parent.iterdir()] == [("table.csv", "old")]
@@ -16,7 +16,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_draft(tmp_path):
 
 def test_a_draft_has_the_files_ending_and_does_not_reuse_what_was_left(tmp_path):
     (tmp_path / ".partial-a.nii.gz").write_text("left by a kill")
-    with whole(tmp_path / "a.nii.gz") as draft:
+    with atomic_write(tmp_path / "a.nii.gz") as draft:
         assert draft.name.endswith("a.nii.gz") and not draft.exists()
         draft.write_text("whole")
     assert [child.name for child in tmp_path.iterdir()] == ["a.nii.gz"]

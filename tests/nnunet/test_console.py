@@ -8,8 +8,8 @@ from nnunet_mamba.nnunet.console import (
     PredictionLines,
     TrainingLines,
     duration,
-    now_and_then,
     pseudo_dice,
+    rate_limited,
 )
 
 STAMP = "2026-11-21 01:14:14.123456: "
@@ -178,7 +178,7 @@ def test_pseudo_dice_of_an_absent_label_is_nan():
 
 def test_now_and_then_tells_the_end():
     said = []
-    tell = now_and_then(said.append, "checked", every_s=1000)
+    tell = rate_limited(said.append, "checked", every_s=1000)
     for done in range(1, 4):
         tell(done, 3)
     assert said == ["checked 3/3"]

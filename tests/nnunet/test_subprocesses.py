@@ -7,8 +7,8 @@ import pytest
 from nnunet_mamba.nnunet.subprocesses import ChildFailedError, outcome, reason, run_child
 
 
-def python(code: str, log, show=lambda line: None, **environment: str) -> None:
-    run_child([sys.executable, "-c", code], environment=environment, log=log, show=show)
+def python(code: str, log_file, show=lambda line: None, **environment: str) -> None:
+    run_child([sys.executable, "-c", code], environment=environment, log_file=log_file, show=show)
 
 
 def test_lines_are_shown_while_the_child_is_at_work(tmp_path):

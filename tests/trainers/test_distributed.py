@@ -137,9 +137,9 @@ def test_what_a_trainer_tells_is_told_once(make_trainer, capsys):
     before = Path(trainer.log_file).read_text()
     capsys.readouterr()
     trainer.local_rank = 1
-    trainer.tell("Selective scan on cuda: backend triton")
+    trainer.log_message("Selective scan on cuda: backend triton")
     assert (capsys.readouterr().out, Path(trainer.log_file).read_text()) == ("", before)
     trainer.local_rank = 0
-    trainer.tell("Selective scan on cuda: backend triton")
+    trainer.log_message("Selective scan on cuda: backend triton")
     assert capsys.readouterr().out.count("backend triton") == 1
     assert Path(trainer.log_file).read_text().count("backend triton") == 1

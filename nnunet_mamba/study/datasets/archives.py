@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from nnunet_mamba.io.atomic import complete_or_absent
+from nnunet_mamba.io.atomic import atomic_directory
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2")
 DESCRIPTIONS = (".json", ".cfg")
@@ -85,7 +85,7 @@ def unpack(archive: Path, folder: Path, only: tuple[str, ...] | None = None) -> 
 
     only: endings of files to fill, all others are left empty; None: fill all.
     """
-    with complete_or_absent(folder) as draft, _opened(archive) as (opened, members):
+    with atomic_directory(folder) as draft, _opened(archive) as (opened, members):
         wanted = [member for member in members if only is None or member.name.endswith(only)]
         _require_room(draft, sum(member.n_bytes for member in wanted))
         for member in members:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mamba.io.atomic import whole
+from nnunet_mamba.io.atomic import atomic_write
 from nnunet_mamba.io.images import (
     REORIENTING,
     TIFF,
@@ -92,10 +92,10 @@ def convert_case(case: Case, job: Job, folder: Path, part: str) -> list[Fault]:
         image_names, label_name = file_names(case, job.source)
         places = [(image, channel) for image in images for channel in range(image.n_channels)]
         for name, (image, channel) in zip(image_names, places, strict=False):  # colours go together
-            with whole(folder / f"images{part}" / name) as draft:
+            with atomic_write(folder / f"images{part}" / name) as draft:
                 _write_image(image, channel, images[0], job, draft)
         for one in label:
-            with whole(folder / f"labels{part}" / label_name) as draft:
+            with atomic_write(folder / f"labels{part}" / label_name) as draft:
                 _write_label(one, images[0], job, draft)
     return faults
 

@@ -16,7 +16,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from nnunet_mamba.io.atomic import complete_or_absent
+from nnunet_mamba.io.atomic import atomic_directory
 
 SPACING_MM = (2.5, 1.5, 1.5)  # z, y, x
 LABELS = {"background": 0, "organ": 1, "gland": 2, "vessel": 3}
@@ -41,7 +41,7 @@ def write_phantom_dataset(folder: Path, *, n_train: int, n_test: int, seed: int)
     """
     if n_train < 1 or n_test < 0:
         raise ValueError(f"A phantom dataset needs n_train >= 1 and n_test >= 0; got {n_train} and {n_test}.")
-    with complete_or_absent(folder) as draft:
+    with atomic_directory(folder) as draft:
         for k in range(n_train + n_test):
             part = "Tr" if k < n_train else "Ts"
             write_case(draft, part, f"phantom_{k:03d}", draw_phantom(np.random.default_rng((seed, k))))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mamba.io.atomic import whole
+from nnunet_mamba.io.atomic import atomic_write
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def write_table(scores: Iterable[Score], file: Path) -> None:
     file = Path(file)
     frame = pd.DataFrame([asdict(score) for score in scores], columns=list(COLUMNS))
     write = frame.to_parquet if _is_parquet(file) else frame.to_csv
-    with whole(file) as draft:
+    with atomic_write(file) as draft:
         write(draft, index=False)
 
 

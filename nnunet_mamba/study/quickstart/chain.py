@@ -19,12 +19,12 @@ from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.nnunet.checkpoints import drop_unreadable, usable_checkpoint
 from nnunet_mamba.nnunet.commands import Command, ask_for_trainer
 from nnunet_mamba.nnunet.console import (
+    LogFn,
     PlainLines,
     PredictionLines,
-    Say,
     TrainingLines,
     duration,
-    now_and_then,
+    rate_limited,
 )
 from nnunet_mamba.nnunet.heartbeat import Heartbeat
 from nnunet_mamba.nnunet.subprocesses import run_child, stopped_by_signals
@@ -47,10 +47,10 @@ N_PHANTOMS = 28  # to train and validate on
 N_VALIDATION = 4  # nnU-Net predicts each of these with 8 flips after training: seconds to minutes a case
 
 
-def run_quickstart(settings: Settings, out: Path, say: Say) -> Path:
+def run_quickstart(settings: Settings, out: Path, log: LogFn) -> Path:
     """Run what is not yet done of the whole chain in the folder `out`; returns the page."""
     workspace = Workspace(Path(out).resolve())
-    with stopped_by_signals(), workspace.locked() as lock, Heartbeat(say) as heartbeat:
+    with stopped_by_signals(), workspace.locked() as lock, Heartbeat(log) as heartbeat:
         if not workspace.claimed:
             heartbeat.doing = "looking at what was asked for"
             refuse_what_cannot_run(settings, workspace)
@@ -60,7 +60,7 @@ def run_quickstart(settings: Settings, out: Path, say: Say) -> Path:
             for stage in STAGES:
                 chain.run_stage(stage)
         except KeyboardInterrupt:
-            say(f"\nInterrupted. The same command goes on from here; what is done lies in {workspace.out}.")
+            log(f"\nInterrupted. The same command goes on from here; what is done lies in {workspace.out}.")
             raise
     return workspace.out / "report.html"
 
@@ -78,10 +78,10 @@ def refuse_what_cannot_run(settings: Settings, workspace: Workspace) -> None:
 class Chain:
     """One run over the stages."""
 
-    def __init__(self, settings: Settings, workspace: Workspace, say: Heartbeat, lock: int | None) -> None:
+    def __init__(self, settings: Settings, workspace: Workspace, log: Heartbeat, lock: int | None) -> None:
         self.settings = settings
         self.workspace = workspace
-        self.say = say
+        self.log = log
         self.lock = lock
         self.stage = STAGES[0]  # the one at work
         self.commands: list[str] = []  # that it ran
@@ -93,11 +93,11 @@ class Chain:
         number = STAGES.index(stage) + 1
         done = self.workspace.stages().get(stage, {})
         if done.get("finished") and self.product(stage).exists():
-            self.say(f"[{number}/{len(STAGES)}] {stage}: done before, in {duration(done['seconds'])}")
+            self.log(f"[{number}/{len(STAGES)}] {stage}: done before, in {duration(done['seconds'])}")
             return
-        self.say(f"[{number}/{len(STAGES)}] {stage}   (elapsed {duration(time.monotonic() - self.began)})")
+        self.log(f"[{number}/{len(STAGES)}] {stage}   (elapsed {duration(time.monotonic() - self.began)})")
         self.workspace.forget(list(STAGES[number:]))
-        self.stage, self.commands, self.say.doing = stage, [], stage
+        self.stage, self.commands, self.log.doing = stage, [], stage
         start, finished = time.monotonic(), False
         try:
             getattr(self, stage)()
@@ -105,7 +105,7 @@ class Chain:
         finally:
             spent = time.monotonic() - start
             self.workspace.record(stage, finished=finished, seconds=spent, commands=self.commands)
-        self.say(f"      {stage} took {duration(spent)}")
+        self.log(f"      {stage} took {duration(spent)}")
 
     def product(self, stage: str) -> Path:
         """What must exist for a stage to count as done."""
@@ -161,7 +161,7 @@ class Chain:
             n_validation=N_VALIDATION,
             seed=self.settings.seed,
         )
-        progress = now_and_then(self.indented, "checked")
+        progress = rate_limited(self.indented, "checked")
         convert(
             source,
             self.workspace.raw / source.name,
@@ -209,7 +209,7 @@ class Chain:
         from nnunet_mamba.study.quickstart.outcome import write_outcome  # imports torch and matplotlib
 
         for line in write_outcome(self.settings, self.workspace, self.dataset):
-            self.say(line)
+            self.log(line)
 
     def run(self, command: Command, show: Callable[[str], None]) -> None:
         """Print the command, run it, and show its progress."""
@@ -217,23 +217,23 @@ class Chain:
         if not self.exported:
             self.exported = True
             for name, value in variables.items():
-                self.say(f"      export {name}={shlex.quote(value)}")
-        self.say(f"      $ {command}")
+                self.log(f"      export {name}={shlex.quote(value)}")
+        self.log(f"      $ {command}")
         self.commands.append(str(command))
-        self.say.doing = f"{command.program} is starting (nnU-Net takes 10 to 60 s to load)"
+        self.log.doing = f"{command.program} is starting (nnU-Net takes 10 to 60 s to load)"
 
         def show_and_know(line: str) -> None:
-            if line.strip() and self.say.doing != command.program:
-                self.say.doing = command.program
+            if line.strip() and self.log.doing != command.program:
+                self.log.doing = command.program
             show(line)
 
         run_child(
             command.argv(),
             environment={**variables, **command.variables},
-            log=self.workspace.log(self.stage),
+            log_file=self.workspace.log_file(self.stage),
             show=show_and_know,
             inherit=() if self.lock is None else (self.lock,),
         )
 
     def indented(self, text: str) -> None:
-        self.say(f"      {text}")
+        self.log(f"      {text}")

@@ -64,7 +64,7 @@ class Workspace:
     def predictions(self) -> Path:
         return self.out / "predictions"
 
-    def log(self, stage: str) -> Path:
+    def log_file(self, stage: str) -> Path:
         return self.out / "logs" / f"{stage}.log"
 
     def dataset(self) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mamba.io.atomic import whole
+from nnunet_mamba.io.atomic import atomic_write
 from nnunet_mamba.io.images import read_header, read_values, write_label_map
 from nnunet_mamba.study.datasets.source import Notes
 from nnunet_mamba.study.submissions.cases import Expected, predictions_in, require_same_labels
@@ -39,7 +39,7 @@ def pack(
     images = {file.image.parent.resolve().parent for file in expected}
     require_same_labels(rules, [Path(predictions), *images])
     files = predictions_in(Path(predictions), expected, facts.moved)
-    with whole(out) as draft:
+    with atomic_write(out) as draft:
         problems = _write(draft, expected, files, rules, progress)
         verdict = Verdict(tuple(problems)) if problems else check_archive(draft, expected, rules)
         if verdict.problems:

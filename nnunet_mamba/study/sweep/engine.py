@@ -13,7 +13,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from nnunet_mamba.nnunet.console import Say
+from nnunet_mamba.nnunet.console import LogFn
 from nnunet_mamba.nnunet.subprocesses import stopped_by_signals
 from nnunet_mamba.study.sweep import slurm
 from nnunet_mamba.study.sweep.casualties import record_slurm_ends
@@ -41,7 +41,7 @@ def run(
     cores: int,
     gpus: Sequence[str],
     profile: str | None,
-    say: Say,
+    log: LogFn,
     started: Callable[[int], None] = lambda pid: None,
 ) -> int:
     """Run all jobs that are not done, each GPU one training at a time; returns Snakemake's exit code.
@@ -54,12 +54,12 @@ def run(
     argv += ["--nolock", "--rerun-incomplete", "--keep-going"]
     argv += ["--rerun-triggers", "params"]  # nothing but the stamps, whose names say it all
     argv += _where(cores, gpus, profile)
-    log = frozen.layout.log("snakemake")
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log_file = frozen.layout.log_file("snakemake")
+    log_file.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **frozen.variables, GPUS: ",".join(gpus)}
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
         signal.signal(signal.SIGINT, signal.default_int_handler)  # else Snakemake would not hear us either
-    with log.open("ab") as stream, stopped_by_signals():
+    with log_file.open("ab") as stream, stopped_by_signals():
         begin = stream.tell()
         child = subprocess.Popen(
             argv,
@@ -72,15 +72,15 @@ def run(
         )
         try:
             started(child.pid)
-            View(frozen, say).watch(child)
+            View(frozen, log).watch(child)
         except BaseException:
             _stop(child, remote=profile is not None)
-            slurm.cancel(slurm.run_names(log, begin))  # the plugin goes on submitting while it cancels
+            slurm.cancel(slurm.run_names(log_file, begin))  # the plugin goes on submitting while it cancels
             raise
     record_slurm_ends(frozen)
     if child.returncode and not any(row.state == "failed" for row in rows(frozen)):
-        tail = log.read_text(errors="replace").strip().splitlines()[-12:]
-        say("\n".join(["Snakemake failed:", *(f"    {line}" for line in tail), f"  log: {log}"]))
+        tail = log_file.read_text(errors="replace").strip().splitlines()[-12:]
+        log("\n".join(["Snakemake failed:", *(f"    {line}" for line in tail), f"  log: {log_file}"]))
     return child.returncode
 
 
@@ -120,9 +120,9 @@ class View:
     """What a terminal shows: all that runs, redrawn in place; elsewhere a line for each job that starts or
     ends, and now and then how far the running ones are."""
 
-    def __init__(self, frozen: Frozen, say: Say) -> None:
+    def __init__(self, frozen: Frozen, log: LogFn) -> None:
         self.frozen = frozen
-        self.say = say
+        self.log = log
         self.states: Mapping[str, str] = {row.job.name: row.state for row in rows(frozen)}
         self.said_at = time.monotonic()
         self.height = 0  # of what was drawn last
@@ -141,15 +141,15 @@ class View:
         if self.drawing:
             self.erase()
         for row in news:
-            self.say(line_of(row))
+            self.log(line_of(row))
         running = [row for row in table if row.state == "running"]
         if self.drawing:
             self.draw([*(line_of(row) for row in running), summary(table)])
         elif time.monotonic() - self.said_at > SAY_S:
             self.said_at = time.monotonic()
             for row in running:
-                self.say(f"          {row.job.name}   {row.detail}")
-            self.say(f"          {summary(table)}")
+                self.log(f"          {row.job.name}   {row.detail}")
+            self.log(f"          {summary(table)}")
 
     def erase(self) -> None:
         if self.height:

@@ -15,7 +15,7 @@ from typing import Any
 
 from nnunet_mamba.io.atomic import write_json, write_text
 from nnunet_mamba.nnunet.commands import Command
-from nnunet_mamba.nnunet.console import Say
+from nnunet_mamba.nnunet.console import LogFn
 from nnunet_mamba.study.sweep.digests import digest
 from nnunet_mamba.study.sweep.job import Job, fingerprint
 from nnunet_mamba.study.sweep.leftovers import is_whole
@@ -51,7 +51,7 @@ class Frozen:
     def stamp(self, name: str) -> Path:
         return self.layout.stamp(name, self.fingerprints[name])
 
-    def run(self, name: str, say: Say) -> None:
+    def run(self, name: str, log: LogFn) -> None:
         """Run one job, as `run_job` does, and note what it has read and made."""
         job, seed = self.job(name), self.job(name).identity.get("seed")
         stamp = self.fingerprints[name]
@@ -59,7 +59,7 @@ class Frozen:
             job,
             stamp,
             self.layout,
-            say=say,
+            log=log,
             study=self.study,
             seed=int(seed) if seed else None,
             adopt=self.adopt,

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba.nnunet.console import Say
+from nnunet_mamba.nnunet.console import LogFn
 
 GPUS = "NNUNET_MAMBA_GPUS"  # the GPUs that a sweep may use: 0,1
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -44,7 +44,7 @@ def slots_folder() -> Path:
 
 
 @contextmanager
-def gpu_slots(n: int, folder: Path, say: Say) -> Iterator[Slots]:
+def gpu_slots(n: int, folder: Path, log: LogFn) -> Iterator[Slots]:
     """Take `n` of the offered GPUs, all or none, and wait until there are so many."""
     offered = offered_gpus()
     if n == 0 or not offered:
@@ -56,7 +56,7 @@ def gpu_slots(n: int, folder: Path, say: Say) -> Iterator[Slots]:
     with ExitStack() as held:
         slots = _free_slots(n, offered, folder, held)
         if slots is None:
-            say(f"waiting for {n} of the GPUs {', '.join(offered)}")
+            log(f"waiting for {n} of the GPUs {', '.join(offered)}")
         while slots is None:
             time.sleep(ASK_EVERY_S)
             slots = _free_slots(n, offered, folder, held)

@@ -11,7 +11,7 @@ from pathlib import Path
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.nnunet.checkpoints import FINAL, drop_unreadable, free_name, usable_checkpoint, validated
 from nnunet_mamba.nnunet.commands import Command
-from nnunet_mamba.nnunet.console import Say
+from nnunet_mamba.nnunet.console import LogFn
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.records import Record
 
@@ -24,7 +24,7 @@ class StrangersError(ValueError):
     """The job's folder holds something that this study has no record of."""
 
 
-def claim(job: Job, fingerprint: str, before: Record | None, *, adopt: bool, say: Say) -> bool:
+def claim(job: Job, fingerprint: str, before: Record | None, *, adopt: bool, log: LogFn) -> bool:
     """Make the job's folder fit for this fingerprint; true if what is there is adopted.
 
     Nothing is deleted: what was made for another fingerprint steps aside. The folder itself says for which it
@@ -41,7 +41,7 @@ def claim(job: Job, fingerprint: str, before: Record | None, *, adopt: bool, say
         return there
     if made_for != fingerprint and folder.exists():
         aside = folder.rename(free_name(aside_name(folder, made_for)))
-        say(f"{folder.name} was made from other settings or data; it is kept as {aside}")
+        log(f"{folder.name} was made from other settings or data; it is kept as {aside}")
     return False
 
 
@@ -79,14 +79,14 @@ def mark_of(folder: Path) -> str | None:
         return None
 
 
-def take_back(job: Job, fingerprint: str, say: Say) -> None:
+def take_back(job: Job, fingerprint: str, log: LogFn) -> None:
     """What was set aside comes back with its fingerprint. Called when the record has this fingerprint:
     a crash in between would leave the folder under another one's name.
     """
     folder = job.own_folder
     if folder is not None and not folder.exists() and aside_name(folder, fingerprint).is_dir():
         aside_name(folder, fingerprint).rename(folder)
-        say(f"{folder.name} of these very settings was set aside earlier and is taken back")
+        log(f"{folder.name} of these very settings was set aside earlier and is taken back")
 
 
 def aside_name(folder: Path, fingerprint: str) -> Path:
@@ -99,32 +99,32 @@ def holds_work(folder: Path, kind: str) -> bool:
     return any(folder.glob("checkpoint_*.pth" if kind == "train" else "*"))
 
 
-def command_left(job: Job, say: Say, *, adopted: bool) -> tuple[Command | None, str | None]:
+def command_left(job: Job, log: LogFn, *, adopted: bool) -> tuple[Command | None, str | None]:
     """The command that does what is left to do, None for nothing, and the checkpoint that it goes on from."""
     if job.kind == "train" and job.own_folder is not None:
-        return training_left(job, job.own_folder, say)
+        return training_left(job, job.own_folder, log)
     if adopted and not missing(job):
         return None, None
     if job.own_folder is not None and "--continue_prediction" in job.command.arguments:
-        drop_unreadable(job.own_folder, say)
+        drop_unreadable(job.own_folder, log)
     return job.command, None
 
 
-def training_left(job: Job, fold: Path, say: Say) -> tuple[Command | None, str | None]:
+def training_left(job: Job, fold: Path, log: LogFn) -> tuple[Command | None, str | None]:
     """nnU-Net's --c resumes; with a final checkpoint it would prepare a training and write that file anew.
 
     What only lacks its validation is asked for just that, by --val.
     """
-    checkpoint = usable_checkpoint(fold, say)
+    checkpoint = usable_checkpoint(fold, log)
     if checkpoint is None:
         return job.command, None
     if checkpoint.name != FINAL:
-        say(f"going on from {checkpoint.name}")
+        log(f"going on from {checkpoint.name}")
         return resuming(job.command), checkpoint.name
     if validated(fold) and not missing(job):
-        say("trained and validated already")
+        log("trained and validated already")
         return None, checkpoint.name
-    say("trained already; only the validation is left")
+    log("trained already; only the validation is left")
     return validating(job.command), checkpoint.name
 
 

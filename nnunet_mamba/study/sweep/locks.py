@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from nnunet_mamba.io.atomic import write_text
-from nnunet_mamba.nnunet.console import Say
+from nnunet_mamba.nnunet.console import LogFn
 from nnunet_mamba.study.sweep import slurm
 from nnunet_mamba.study.sweep.processes import Process, this_process
 from nnunet_mamba.study.sweep.times import utc_now
@@ -63,10 +63,10 @@ class Owner:
 class JobLock:
     """Held within `with`. Should somebody take it over, this process gets SIGTERM and `lost` is true."""
 
-    def __init__(self, file: Path, *, job: str, study: str, say: Say) -> None:
+    def __init__(self, file: Path, *, job: str, study: str, log: LogFn) -> None:
         self.file = file
         self.owner = Owner(uuid.uuid4().hex, job, study, utc_now(), (this_process(),))
-        self.say = say
+        self.log = log
         self.lost = False
         self._ended = threading.Event()
         self._toucher = threading.Thread(target=self._touch_on, daemon=True)
@@ -133,11 +133,11 @@ class JobLock:
         another while two processes both see the dead one in it.
         """
         guard = self.file.with_name(f"{self.file.name}.over-{dead.token}")
-        with JobLock(guard, job=self.owner.job, study=self.owner.study, say=self.say):
+        with JobLock(guard, job=self.owner.job, study=self.owner.study, log=self.log):
             if read_owner(self.file) != dead:
                 return False
             write_text(self.file, self.owner.to_json())
-        self.say(f"taking over the lock of a dead owner: {dead}")
+        self.log(f"taking over the lock of a dead owner: {dead}")
         return True
 
     def _ours(self) -> bool:

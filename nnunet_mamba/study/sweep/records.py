@@ -69,7 +69,7 @@ class Layout:
     def progress(self, name: str) -> Path:
         return self.root / "jobs" / f"{name}.progress.json"
 
-    def log(self, name: str) -> Path:
+    def log_file(self, name: str) -> Path:
         return self.root / "logs" / f"{name}.log"
 
     def stamp(self, name: str, fingerprint: str) -> Path:

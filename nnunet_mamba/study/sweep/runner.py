@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from nnunet_mamba.nnunet.commands import Command
-from nnunet_mamba.nnunet.console import Say, duration
+from nnunet_mamba.nnunet.console import LogFn, duration
 from nnunet_mamba.nnunet.subprocesses import TAIL_LINES, ChildFailedError, run_child, stopped_by_signals
 from nnunet_mamba.study.sweep import slurm
 from nnunet_mamba.study.sweep.diagnosis import INTERRUPTED, Diagnosis, diagnose
@@ -42,7 +42,7 @@ def run_job(
     fingerprint: str,
     layout: Layout,
     *,
-    say: Say,
+    log: LogFn,
     study: str = "",
     seed: int | None = None,
     adopt: bool = False,
@@ -57,17 +57,17 @@ def run_job(
     Raises LockedError if it is at work elsewhere, StrangersError if its folder holds what this study did not
     make (unless `adopt`), JobFailedError if it fails. `study` is how messages call it: its folder by default.
     """
-    lock = JobLock(layout.lock(job), job=job.name, study=study or str(layout.root), say=say)
+    lock = JobLock(layout.lock(job), job=job.name, study=study or str(layout.root), log=log)
     with stopped_by_signals(), lock:
         before = layout.read_record(job.name)
         if before and is_done(job, fingerprint, before):
-            say(f"{job.name}: done before, in {duration(before.seconds)}")
+            log(f"{job.name}: done before, in {duration(before.seconds)}")
             layout.write_stamp(job.name, fingerprint)
             return before
-        adopted = claim(job, fingerprint, before, adopt=adopt, say=say)
+        adopted = claim(job, fingerprint, before, adopt=adopt, log=log)
         record = opening_record(job, fingerprint, before, adopted=adopted, seed=seed)
         record = replace(record, provenance={**record.provenance, **(facts or {})})
-        return Attempt(job, record, layout, say, lock, finish).run()
+        return Attempt(job, record, layout, log, lock, finish).run()
 
 
 def is_done(job: Job, fingerprint: str, record: Record) -> bool:
@@ -104,13 +104,13 @@ class Attempt:
     """One attempt at a job, under its lock."""
 
     def __init__(
-        self, job: Job, record: Record, layout: Layout, say: Say, lock: JobLock, finish: Callable[[], None]
+        self, job: Job, record: Record, layout: Layout, log: LogFn, lock: JobLock, finish: Callable[[], None]
     ) -> None:
         self.job = job
         self.finish = finish
         self.record = record
         self.layout = layout
-        self.say = say
+        self.log = log
         self.lock = lock
         self.progress = ProgressFile(layout.progress(job.name))
         self.began = time.monotonic()
@@ -138,12 +138,12 @@ class Attempt:
         return self.succeed()
 
     def work(self) -> None:
-        take_back(self.job, self.record.fingerprint, self.say)
+        take_back(self.job, self.record.fingerprint, self.log)
         mark(self.job, self.record.fingerprint)
-        command, resumed_from = command_left(self.job, self.say, adopted=self.record.adopted)
+        command, resumed_from = command_left(self.job, self.log, adopted=self.record.adopted)
         self.record = replace(self.record, resumed_from=resumed_from, command=str(command or ""))
         if command is not None:
-            with gpu_slots(self.job.gpus, slots_folder(), self.say) as slots:
+            with gpu_slots(self.job.gpus, slots_folder(), self.log) as slots:
                 command = replace(command, variables={**command.variables, **slots.variables})
                 self.record = replace(self.record, command=str(command))
                 self.layout.write_record(self.record)
@@ -153,26 +153,26 @@ class Attempt:
 
     def execute(self, command: Command, descriptors: Sequence[int]) -> None:
         self.head_log(command)
-        self.say(f"$ {command}")
+        self.log(f"$ {command}")
         self.began = time.monotonic()  # waiting for a GPU is no work
         with self.limit:
             run_child(
                 command.argv(),
                 environment=command.variables,
-                log=self.layout.log(self.job.name),
-                show=watcher(self.job, self.say, self.progress),
+                log_file=self.layout.log_file(self.job.name),
+                show=watcher(self.job, self.log, self.progress),
                 inherit=descriptors,
                 started=self.lock.add_process,
             )
 
     def head_log(self, command: Command) -> None:
         """A line that tells the attempts in a log apart."""
-        log = self.layout.log(self.job.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log_file = self.layout.log_file(self.job.name)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
         folders = [
             f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.startswith("nnUNet_")
         ]
-        with log.open("a", encoding="utf-8") as stream:
+        with log_file.open("a", encoding="utf-8") as stream:
             stream.write(
                 f"\n=== {self.job.name}, attempt {self.record.attempts}, {self.record.started}, "
                 f"{self.record.host}, process {self.record.pid}\n=== {' '.join([*folders, str(command)])}\n"
@@ -183,7 +183,7 @@ class Attempt:
         self.finish()
         self.end(DONE, products=tuple(map(str, self.job.products)))
         self.layout.write_stamp(self.job.name, self.record.fingerprint)
-        self.say(f"{self.job.name}: done in {duration(self.record.seconds)}")
+        self.log(f"{self.job.name}: done in {duration(self.record.seconds)}")
         return self.record
 
     def failed(self, diagnosis: Diagnosis, lines: Sequence[str]) -> JobFailedError:
@@ -191,7 +191,7 @@ class Attempt:
         quoted = "".join(f"\n    {line[:200]}" for line in lines[-TAIL_LINES:])
         return JobFailedError(
             f"{self.job.name} failed: {diagnosis.cause}\n  {diagnosis.remedy}{quoted}\n"
-            f"  The whole log: {self.layout.log(self.job.name)}"
+            f"  The whole log: {self.layout.log_file(self.job.name)}"
         )
 
     def requeue(self) -> bool:
@@ -204,7 +204,7 @@ class Attempt:
         try:
             self.end(FAILED, cause=diagnosis.cause, remedy=diagnosis.remedy, tail=tuple(lines[-TAIL_LINES:]))
         except OSError as error:
-            self.say(f"the record of {self.job.name} could not be written either: {error}")
+            self.log(f"the record of {self.job.name} could not be written either: {error}")
 
     def end(self, state: str, **changes: object) -> None:
         self.record = replace(

@@ -31,7 +31,7 @@ def slurm(frozen: Frozen, jobs: Iterable[Job]) -> str:
     Options for every sbatch are the arguments of the script; those for jobs with a GPU and without one are
     the variables GPU_JOBS and CPU_JOBS.
     """
-    logs = frozen.layout.log("any").parent
+    logs = frozen.layout.log_file("any").parent
     lines = [
         HEAD,
         f"# {frozen.study}: one SLURM job each. Options for sbatch, as in",
@@ -64,7 +64,7 @@ def _sbatch(frozen: Frozen, job: Job, numbers: dict[str, str]) -> Iterator[str]:
     if any(jobs.values()):
         conditions = [":".join([kind, *waited]) for kind, waited in jobs.items() if waited]
         yield f"--dependency={','.join(conditions)} --kill-on-invalid-dep=yes"
-    output = str(frozen.layout.log(job.name).with_suffix(".slurm")).replace("%", "%%")
+    output = str(frozen.layout.log_file(job.name).with_suffix(".slurm")).replace("%", "%%")
     yield f"--output={shlex.quote(output)} --open-mode=append"
 
 

@@ -66,9 +66,9 @@ def cancel(names: Iterable[str]) -> None:
         _ask("scancel", f"--name={name}")
 
 
-def run_names(log: Path, offset: int) -> list[str]:
+def run_names(log_file: Path, offset: int) -> list[str]:
     """The name that Snakemake's plugin gave to all jobs of a run, from its log."""
-    with log.open("rb") as stream:
+    with log_file.open("rb") as stream:
         stream.seek(offset)
         return re.findall(r"SLURM run ID: (\S+)", stream.read().decode(errors="replace"))
 

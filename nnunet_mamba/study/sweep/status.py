@@ -167,5 +167,5 @@ def _failure(frozen: Frozen, record: Record | None) -> str:
     tail = "\n".join(f"    {line}" for line in record.tail)
     return (
         f"{record.job} failed {record.attempts} times: {record.cause}\n  {record.remedy}\n{tail}\n"
-        f"  log: {frozen.layout.log(record.job)}"
+        f"  log: {frozen.layout.log_file(record.job)}"
     )

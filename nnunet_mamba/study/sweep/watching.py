@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.nnunet.console import PlainLines, PredictionLines, Say, Tell, TrainingLines
+from nnunet_mamba.nnunet.console import LogFn, PlainLines, PredictionLines, ProgressFn, TrainingLines
 from nnunet_mamba.study.sweep.job import Job
 
 WRITE_EVERY_S = 2.0
@@ -37,9 +37,9 @@ class ProgressFile:
                 write_json(self.file, self.numbers)
 
 
-def watcher(job: Job, say: Say, tell: Tell) -> Callable[[str], None]:
+def watcher(job: Job, log: LogFn, report_progress: ProgressFn) -> Callable[[str], None]:
     """What gets each line of the job's command."""
-    show = lines_of(job, say, tell)
+    show = lines_of(job, log, report_progress)
 
     def watch(line: str) -> None:
         if job.kind == "train" and WRONG_TURNS.search(line):
@@ -49,9 +49,9 @@ def watcher(job: Job, say: Say, tell: Tell) -> Callable[[str], None]:
     return watch
 
 
-def lines_of(job: Job, say: Say, tell: Tell) -> Callable[[str], None]:
+def lines_of(job: Job, log: LogFn, report_progress: ProgressFn) -> Callable[[str], None]:
     if job.kind == "train" and job.own_folder is not None:
-        return TrainingLines(say, job.own_folder / "debug.json", tell)
+        return TrainingLines(log, job.own_folder / "debug.json", report_progress)
     if job.kind == "predict":
-        return PredictionLines(say, tell)
-    return PlainLines(say, tell)
+        return PredictionLines(log, report_progress)
+    return PlainLines(log, report_progress)

@@ -45,7 +45,7 @@ class Bench:
 
     def run(self, fingerprint: str = "f1", **options) -> Record:
         self.said = []
-        return run_job(self.job, fingerprint, self.layout, say=self.said.append, study="a study", **options)
+        return run_job(self.job, fingerprint, self.layout, log=self.said.append, study="a study", **options)
 
     def calls(self) -> list[list[str]]:
         """The arguments of each call since the last look."""

@@ -128,7 +128,7 @@ def test_names_that_nobody_knows_are_refused_before_anything_runs(sweep, changes
 
 def test_a_dry_run_refuses_a_study_that_is_running_and_leaves_its_lock(sweep, tmp_path):
     lock = tmp_path / "out" / "locks" / "sweep.lock"
-    with JobLock(lock, job="the sweep", study="another", say=print):
+    with JobLock(lock, job="the sweep", study="another", log=print):
         code, _, err = sweep("--dry-run")
         assert code == 2 and "the sweep is at work already" in err and lock.is_file()
     code, _, _ = sweep("--dry-run")

@@ -38,7 +38,7 @@ def sweep(tmp_path):
         drop_void_stamps(frozen)
         frozen.write()
         said = []
-        code = engine.run(frozen, **{"cores": 2, "gpus": [], "profile": None, "say": said.append, **options})
+        code = engine.run(frozen, **{"cores": 2, "gpus": [], "profile": None, "log": said.append, **options})
         return code, {row.job.name: row.state for row in rows(frozen)}, "\n".join(said), frozen
 
     return run
@@ -63,7 +63,7 @@ def test_a_study_may_lie_in_a_folder_of_any_name(tmp_path, odd, monkeypatch):
     frozen = freeze("small", out, {}, jobs, adopt=False)
     frozen.write()
     said = []
-    code = engine.run(frozen, cores=1, gpus=[], profile=None, say=said.append)
+    code = engine.run(frozen, cores=1, gpus=[], profile=None, log=said.append)
     assert (code, {row.state for row in rows(frozen)}) == (0, {"done"}), said
     assert seen.read_text() == "xy" and read_frozen(out) == frozen
     assert {file.name for file in tmp_path.iterdir()} == {odd, "seen"}, "no part of the name was a command"
@@ -80,7 +80,7 @@ def test_a_failed_job_is_tried_twice_told_of_and_leaves_the_others_running(sweep
     text = failures(frozen)
     assert "bad failed 2 times: the memory (RAM) was used up" in text
     assert "much too large" in text and "1 jobs did not run for want of these" in text
-    assert str(frozen.layout.log("bad")) in text
+    assert str(frozen.layout.log_file("bad")) in text
     code, states, _, _ = sweep(python("bad", writes(tried)), *jobs[1:])
     assert (code, set(states.values())) == (0, {"done"})
 
@@ -120,7 +120,7 @@ def test_a_stop_ends_all_commands_and_the_next_run_goes_on(sweep, tmp_path):
     program = (
         "import sys; from pathlib import Path; from nnunet_mamba.study.sweep import engine\n"
         "from nnunet_mamba.study.sweep.frozen import read_frozen\n"
-        f"engine.run(read_frozen(Path({str(out)!r})), cores=2, gpus=[], profile=None, say=print)"
+        f"engine.run(read_frozen(Path({str(out)!r})), cores=2, gpus=[], profile=None, log=print)"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

@@ -35,7 +35,7 @@ job = Job(
     "train-x-0", "train", Command("nnUNetv2_train", ("900",)), own_folder=fold,
     products=(fold / "checkpoint_final.pth", fold / "validation" / "summary.json"),
 )
-run_job(job, "f1", Layout(out), say=lambda line: print(line, flush=True))
+run_job(job, "f1", Layout(out), log=lambda line: print(line, flush=True))
 """
 
 
@@ -90,7 +90,7 @@ def test_a_training_that_dies_in_its_fourth_epoch_is_told_and_goes_on_there(
     monkeypatch.setenv("FAKE_TROUBLE", trouble)
     with pytest.raises(JobFailedError, match=f"train-x-0 failed: {cause}") as error:
         bench.run()
-    assert str(bench.layout.log("train-x-0")) in str(error.value)
+    assert str(bench.layout.log_file("train-x-0")) in str(error.value)
     record = bench.record()
     assert (record.state, record.cause, record.progress["epoch"]) == ("failed", cause, 3)
     assert record.remedy and record.tail and bench.stamps() == []
@@ -102,13 +102,13 @@ def test_a_training_that_dies_in_its_fourth_epoch_is_told_and_goes_on_there(
 
 
 def epochs_run(bench) -> list[int]:
-    lines = bench.layout.log("train-x-0").read_text().splitlines()
+    lines = bench.layout.log_file("train-x-0").read_text().splitlines()
     return [int(line.split()[1]) for line in lines if line.startswith("Epoch ") and "time" not in line]
 
 
 def test_a_request_to_stop_ends_the_training_and_is_recorded(bench, runner):
     process = runner("wait@2")
-    wait_for("waiting", process, bench.layout.log("train-x-0"))
+    wait_for("waiting", process, bench.layout.log_file("train-x-0"))
     (training,) = json.loads(bench.lock().read_text())["processes"][1:]
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
@@ -120,7 +120,7 @@ def test_a_request_to_stop_ends_the_training_and_is_recorded(bench, runner):
 
 def test_a_runner_that_was_killed_leaves_a_lock_that_says_whether_its_training_lives(bench, runner):
     process = runner("wait@2")
-    wait_for("waiting", process, bench.layout.log("train-x-0"))
+    wait_for("waiting", process, bench.layout.log_file("train-x-0"))
     training = json.loads(bench.lock().read_text())["processes"][1]["pid"]
     process.kill()
     process.wait()
@@ -148,7 +148,7 @@ def test_two_runners_at_once_one_refuses_and_the_other_does_the_work(bench, runn
         time.sleep(0.05)
     refused, winner = sorted(processes, key=lambda process: process.poll() is None)
     assert "LockedError: train-x-0 is at work already: process" in refused.stdout.read()
-    wait_for("waiting", winner, bench.layout.log("train-x-0"))
+    wait_for("waiting", winner, bench.layout.log_file("train-x-0"))
     assert len(bench.calls()) == 1
 
 

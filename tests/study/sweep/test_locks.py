@@ -24,7 +24,7 @@ start = float(sys.stdin.readline())
 while time.time() < start:
     pass
 try:
-    with JobLock(Path(sys.argv[1]), job="j", study="s", say=lambda line: None):
+    with JobLock(Path(sys.argv[1]), job="j", study="s", log=lambda line: None):
         print("won", flush=True)
         sys.stdin.read()  # until all have said what they got
 except LockedError:
@@ -33,7 +33,7 @@ except LockedError:
 
 
 def lock(file, job="job") -> JobLock:
-    return JobLock(file, job=job, study="study", say=lambda line: None)
+    return JobLock(file, job=job, study="study", log=lambda line: None)
 
 
 def contenders(file, n: int) -> list[str]:

@@ -82,7 +82,7 @@ class Study:
         command = Command("nnUNetv2_plan_and_preprocess", arguments, variables)
         product = self.root / "preprocessed" / DATASET / "nnUNetPlans.json"
         job = Job("plan", "plan", command, products=(product,))
-        run_job(job, "f", Layout(self.root / "plan"), say=lambda line: None)
+        run_job(job, "f", Layout(self.root / "plan"), log=lambda line: None)
         plans = json.loads(product.read_text())
         network = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
         network["features_per_stage"] = [4] * network["n_stages"]
@@ -107,7 +107,7 @@ def study(tmp_path_factory) -> Study:
 @pytest.fixture(scope="module")
 def uninterrupted(study) -> dict:
     job = study.training(study.root / "results")
-    run_job(job, "f", Layout(study.root / "reference"), say=lambda line: None)
+    run_job(job, "f", Layout(study.root / "reference"), log=lambda line: None)
     return final_state(job)
 
 
@@ -137,7 +137,7 @@ class Trial:
         self.layout = Layout(root / "out")
 
     def run(self) -> Record:
-        return run_job(self.job, "f", self.layout, say=lambda line: None)
+        return run_job(self.job, "f", self.layout, log=lambda line: None)
 
     def record(self) -> Record:
         record = self.layout.read_record("train")
@@ -150,7 +150,7 @@ class Trial:
 
     def epochs_begun(self) -> list[int]:
         """In order, of all attempts."""
-        lines = self.layout.log("train").read_text().splitlines()
+        lines = self.layout.log_file("train").read_text().splitlines()
         stamped = [line.split(": ", 1)[-1].split() for line in lines]
         return [int(words[1]) for words in stamped if len(words) == 2 and words[0] == "Epoch"]
 

@@ -22,7 +22,7 @@ def test_a_job_done_leaves_a_record_a_stamp_and_a_log_and_no_lock(bench):
     assert {"nnunet_mamba", "commit", "python", "torch", "nnunetv2", "numba"} <= set(record.provenance)
     assert record.progress["epoch"] == record.progress["of"] == 5
     assert bench.stamps() == ["train-x-0.f1"]
-    log = bench.layout.log("train-x-0").read_text()
+    log = bench.layout.log_file("train-x-0").read_text()
     assert "=== train-x-0, attempt 1" in log and "Epoch 4" in log
     assert not bench.lock().exists() and not bench.layout.progress("train-x-0").exists()
 
@@ -124,11 +124,11 @@ def test_progress_is_told_while_it_runs(bench, monkeypatch):
     monkeypatch.setattr("nnunet_mamba.study.sweep.watching.WRITE_EVERY_S", 0)
     file = bench.layout.progress("train-x-0")
 
-    def say(line: str) -> None:
+    def log(line: str) -> None:
         if file.exists():
             seen.append(json.loads(file.read_text()))
 
-    runner.run_job(bench.job, "f1", bench.layout, say=say)
+    runner.run_job(bench.job, "f1", bench.layout, log=log)
     assert [numbers["epoch"] for numbers in seen][:2] == [1, 2]
     assert seen[0]["dice"] == [0.5, None] and seen[0]["seconds_left"] == 8.0
 

@@ -65,9 +65,9 @@ def sweep(tmp_path, profile, cluster):
         frozen = freeze("small", tmp_path / "out", variables, jobs, adopt=False)
         frozen.write()
         said = []
-        code = engine.run(frozen, cores=2, gpus=[], profile=profile, say=said.append)
+        code = engine.run(frozen, cores=2, gpus=[], profile=profile, log=said.append)
         states = {row.job.name: row.state for row in rows(frozen)}
-        return code, states, "\n".join(said) + frozen.layout.log("snakemake").read_text(), frozen
+        return code, states, "\n".join(said) + frozen.layout.log_file("snakemake").read_text(), frozen
 
     return run
 
@@ -109,7 +109,7 @@ def test_the_profile_runs_a_study_in_a_folder_of_any_name(profile, tmp_path, odd
     seen, out = tmp_path / "seen", tmp_path / "".join(char for char in odd if char not in '%\\"$`')
     frozen = freeze("small", out, {}, [python("a", f"open({str(seen)!r}, 'w')")], adopt=False)
     frozen.write()
-    code = engine.run(frozen, cores=2, gpus=[], profile=profile, say=print)
+    code = engine.run(frozen, cores=2, gpus=[], profile=profile, log=print)
     assert (code, [row.state for row in rows(frozen)]) == (0, ["done"])
     assert {file.name for file in tmp_path.iterdir()} == {out.name, "profile", "seen", "slurm"}
 
@@ -180,7 +180,7 @@ def test_a_sweep_that_is_stopped_cancels_its_jobs(cluster, profile, tmp_path):
     program = (
         "import sys; from pathlib import Path; from nnunet_mamba.study.sweep import engine\n"
         "from nnunet_mamba.study.sweep.frozen import read_frozen\n"
-        f"engine.run(read_frozen(Path({str(out)!r})), cores=2, gpus=[], profile={profile!r}, say=print)"
+        f"engine.run(read_frozen(Path({str(out)!r})), cores=2, gpus=[], profile={profile!r}, log=print)"
     )
     ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]  # as in the background of a script
     process = subprocess.Popen([*ignoring, sys.executable, "-c", program], stderr=subprocess.DEVNULL)
@@ -233,4 +233,4 @@ def test_an_emitted_script_runs_a_training_that_is_longer_than_its_time_limit(cl
     }
     assert done.exists() and frozen.layout.read_record("long").attempts == 2
     assert all(job["options"]["--qos"] == "long" for job in cluster.all())
-    assert frozen.layout.log("long").with_suffix(".slurm").is_file()
+    assert frozen.layout.log_file("long").with_suffix(".slurm").is_file()
