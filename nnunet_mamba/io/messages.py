@@ -1,12 +1,25 @@
-"""Messages about names: what an unknown one was probably meant to be, and what form is expected."""
+"""Parts of messages: lists of names, values, and what an unknown name was probably meant to be."""
 
 import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from typing import Any
 
 MOST_LISTED = 20
 SIMILAR = 0.7  # SequenceMatcher's ratio from which on a name is suggested
 NEARLY = 0.06  # how far behind the best another name may be to be suggested, too
+
+
+def join_names(names: Iterable[str], limit: int = 5, separator: str = ", ") -> str:
+    """Return "a, b, c and 4 more": at most `limit` of the names, in their order."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return separator.join(names[:limit]) + more
+
+
+def describe_value(value: Any) -> str:
+    """Return a value as an error message shows it: "empty" for None, else its repr, cut to 80 characters."""
+    return "empty" if value is None else f"{value!r}"[:80]
 
 
 def unknown(kind: str, name: str, known: Iterable[str], listing: str = "", prefix: str = "") -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunet_mamba.io.messages import join_names
+
 COMPILE = "nnUNet_compile"  # nnU-Net's variable
 USE_OTHERS = "Take an earlier checkpoint, or train anew (in float32 or bfloat16, if it was float16)."
 
@@ -57,7 +59,7 @@ def check_finite(tensors: Mapping[str, Any], holder: object, advice: str) -> Non
     """Raise NonFiniteWeightsError, with the names, for tensors that hold NaN or infinity."""
     if names := non_finite_names(tensors):
         raise NonFiniteWeightsError(
-            f"{holder}: {len(names)} of {len(tensors)} tensors hold NaN or infinity: {shortened(names)}. "
+            f"{holder}: {len(names)} of {len(tensors)} tensors hold NaN or infinity: {join_names(names, 3)}. "
             f"{advice}"
         )
 
@@ -119,7 +121,7 @@ def check_output(network: nn.Module, data: Tensor, output: Any) -> None:
     message = f"The network's output is not finite (NaN or infinity). {layer}"
     if broken:
         raise NonFiniteWeightsError(
-            f"{message} Weights that hold NaN or infinity: {shortened(broken)}. {USE_OTHERS}"
+            f"{message} Weights that hold NaN or infinity: {join_names(broken, 3)}. {USE_OTHERS}"
         )
     raise NonFiniteError(message)
 
@@ -134,11 +136,6 @@ def first_non_finite_layer(network: nn.Module, data: Tensor) -> str | None:
         except (_FirstNonFinite, NonFiniteWeightsError) as found:  # the latter by the guard, of the weights
             return str(found)
     return None
-
-
-def shortened(names: list[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @contextmanager

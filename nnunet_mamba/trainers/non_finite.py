@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.networks.finite import (
     check_finite,
     first_non_finite_layer,
     is_finite,
     non_finite_names,
-    shortened,
     tensors_of,
     unwrap_model,
 )
@@ -40,7 +40,7 @@ def diagnose(network: nn.Module, data: Tensor) -> str:
     if not is_finite(data):
         return "The input itself is not finite: check the preprocessed images of this batch."
     names = non_finite_names(tensors_of(network))
-    broken = f" Not finite before this step: {shortened(names)}." if names else ""
+    broken = f" Not finite before this step: {join_names(names, 3)}." if names else ""
     layer = first_non_finite_layer(network, data) or (
         "On a second pass every layer's output is finite, so the loss itself is what overflows: "
         "check the labels of this batch and the size of the logits."
