@@ -36,7 +36,7 @@ def outputs_and_gradients(arguments, dy, **options) -> dict[str, Tensor]:
 def walks_problem(
     k, b, length, d, n, *, g=1, shared=False, optional=True, rows=True, dtype=torch.float64, device="cpu"
 ) -> tuple[dict[str, Tensor], dict]:
-    """Random arguments of `multi_directional_scan` that need gradients, and options; every second reversed."""
+    """Random arguments of `multi_directional_scan` that need gradients, and options."""
     torch.manual_seed(0)
 
     def random(*shape):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.networks.finite import shortened
+from nnunet_mamba.io.messages import join_names
 
 N_FOLDS = 5  # of the cross-validation that nnU-Net makes where there is no file
 
@@ -57,7 +57,7 @@ def check_presence(cases: Collection[str], there: Collection[str], folder: str) 
     """Raise ValueError for cases that are not among the preprocessed ones."""
     if missing := sorted(set(cases) - set(there)):
         raise ValueError(
-            f"{len(missing)} cases of the split are not in {folder}: {shortened(missing)}. Preprocess them "
+            f"{len(missing)} cases of the split are not in {folder}: {join_names(missing, 3)}. Preprocess them "
             "(nnUNetv2_preprocess), or make the split anew: nnunet-mamba plans split."
         )
 
