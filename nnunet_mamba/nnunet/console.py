@@ -1,6 +1,5 @@
 """What of nnU-Net's output is worth showing, one short line at a time, and the numbers in it."""
 
-import json
 import math
 import re
 import time
@@ -9,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.nnunet.logs import EpochLog, EpochParser, read_settings, strip_stamp
+
 LogFn = Callable[[str], None]
 ProgressFn = Callable[[Mapping[str, Any]], None]  # gets numbers, fit for JSON, by name
 
 BAR = re.compile(r"^(?P<what>[^|]*?):?\s*(?P<percent>\d+)%\|.*?\|\s*(?P<count>\d+/\d+)")
 STEP = re.compile(r"^(training|validation) step \d+/\d+$")
-STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ")
 NOISE = re.compile(
     r"^(#|\{|'|INFO: You are using|Please cite|Isensee|nnU-Net: a self-conf|Nature methods"
     r"|perform_everything_on_device|Dropping 3d_lowres|Using <class|If you didn't see any"
@@ -38,7 +38,7 @@ class PlainLines:
         self.bar_said = ""
 
     def __call__(self, line: str) -> None:
-        line = STAMP.sub("", line).strip()
+        line = strip_stamp(line)
         bar = BAR.match(line)
         if bar:
             self.show_bar(bar["what"].strip() or "progress", bar["count"])
@@ -94,31 +94,29 @@ def tiles(count: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What nnU-Net said of an epoch; `number` counts from 1, `of` and what follows from it may be unknown."""
+    """One epoch of a training with what follows from all before it; None where nothing is known."""
 
-    number: int
+    values: EpochLog
     of: int | None
-    train_loss: float
-    val_loss: float
-    dice: tuple[float, ...]  # per label, NaN for one that no validation patch shows
-    seconds: float
     seconds_left: float | None
 
     def __str__(self) -> str:
-        count = f"epoch {self.number}{f'/{self.of}' if self.of else ''}"
-        dice = " ".join(f"{value:.2f}" for value in self.dice)
-        losses = f"loss {self.train_loss:g}, validation {self.val_loss:g}"
+        values = self.values
+        count = f"epoch {values.number + 1}{f'/{self.of}' if self.of else ''}"
+        dice = " ".join(f"{value:.2f}" for value in values.dice)
+        losses = f"loss {values.train_loss:g}, validation {values.val_loss:g}"
         left = "" if self.seconds_left is None else f"   {duration(self.seconds_left)} left"
-        return f"{count}   {losses}   Dice {dice}   {self.seconds:.1f} s{left}"
+        return f"{count}   {losses}   Dice {dice}   {values.seconds:.1f} s{left}"
 
     def numbers(self) -> dict[str, Any]:
+        """Return the values, fit for JSON, by name; epochs count from 1."""
         return {
-            "epoch": self.number,
+            "epoch": self.values.number + 1,
             "of": self.of,
-            "train_loss": finite(self.train_loss),
-            "val_loss": finite(self.val_loss),
-            "dice": [finite(value) for value in self.dice],
-            "seconds_per_epoch": self.seconds,
+            "train_loss": finite(self.values.train_loss),
+            "val_loss": finite(self.values.val_loss),
+            "dice": [finite(value) for value in self.values.dice],
+            "seconds_per_epoch": self.values.seconds,
             "seconds_left": self.seconds_left,
         }
 
@@ -129,10 +127,9 @@ def finite(value: float) -> float | None:
 
 
 class TrainingLines:
-    """Folds the lines of an epoch into one, with the time that is left; shows the validation after it.
+    """Filter of a training's output: each epoch in one line, with the time left, then its validation.
 
-    nnU-Net prints an epoch as: Epoch K / train_loss X / val_loss X / Pseudo dice [X, ..] / Epoch time: X s
-    Our trainers add, if asked: training step I/N, validation step I/N.
+    Our trainers add to nnU-Net's lines, if asked: training step I/N, validation step I/N.
     """
 
     SHOWN = re.compile(
@@ -142,21 +139,18 @@ class TrainingLines:
     def __init__(self, log: LogFn, debug_json: Path, report_progress: ProgressFn = ignore_progress) -> None:
         self.log = log
         self.report_progress = report_progress
-        self.debug_json = debug_json  # which nnU-Net writes before the first epoch
-        self.words: dict[str, str] = {}
+        self.fold = debug_json.parent  # of the file that nnU-Net writes before the first epoch
+        self.parser = EpochParser()
         self.times_s: list[float] = []
         self.n_validated = 0
 
     def __call__(self, line: str) -> None:
-        line = STAMP.sub("", line).strip()
-        if match := re.match(r"^Epoch (\d+)\s*$", line):
-            self.words = {"number": match[1]}
-        elif match := re.match(r"^(train_loss|val_loss|Pseudo dice) (.+)", line):
-            self.words[match[1]] = match[2]
-        elif match := re.match(r"^Epoch time: ([\d.]+) s", line):
-            self.times_s.append(float(match[1]))
-            self.end_epoch()
-        elif match := STEP.match(line):
+        line = strip_stamp(line)
+        epoch = self.parser.feed(line)
+        if epoch is not None:
+            self.times_s.append(epoch.seconds)
+            self.show_epoch(Epoch(epoch, self.n_epochs(), self.seconds_left(epoch.number)))
+        elif STEP.match(line):
             self.log(f"{self.counted()}: {line}")
         elif line.startswith("Selective scan on cpu: backend numba"):
             self.log("compiling the CPU's kernels with the first step, unless that was done before")
@@ -165,12 +159,11 @@ class TrainingLines:
             self.log(line[:WIDTH])
 
     def counted(self) -> str:
-        """The epoch, counted from 1, of how many: epoch 3/30"""
-        total = self.n_epochs()
-        return f"epoch {int(self.words.get('number', -1)) + 1}" + (f"/{total}" if total else "")
+        """Return the epoch under way, counted from 1, and of how many: epoch 3/30"""
+        number, total = self.parser.number, self.n_epochs()
+        return f"epoch {0 if number is None else number + 1}" + (f"/{total}" if total else "")
 
-    def end_epoch(self) -> None:
-        epoch = self.epoch()
+    def show_epoch(self, epoch: Epoch) -> None:
         self.log(str(epoch))
         self.report_progress(epoch.numbers())
 
@@ -179,33 +172,18 @@ class TrainingLines:
             self.n_validated += 1
             self.report_progress({"validation_case": self.n_validated, "seconds_left": None})
 
-    def epoch(self) -> Epoch:
-        done, total = int(self.words.get("number", -1)) + 1, self.n_epochs()
+    def seconds_left(self, number: int) -> float | None:
+        """Return the time for the epochs after this one, by the mean of recent ones; None if not known."""
         recent = (self.times_s[1:] or self.times_s)[-5:]  # the first epoch also compiles
-        return Epoch(
-            number=done,
-            of=total,
-            train_loss=float(self.words.get("train_loss", "nan")),
-            val_loss=float(self.words.get("val_loss", "nan")),
-            dice=tuple(pseudo_dice(self.words.get("Pseudo dice", "[]"))),
-            seconds=self.times_s[-1],
-            seconds_left=(total - done) * sum(recent) / len(recent)
-            if total and recent and total > done
-            else None,
-        )
+        left = (self.n_epochs() or 0) - (number + 1)
+        return left * sum(recent) / len(recent) if left > 0 else None
 
     def n_epochs(self) -> int | None:
-        """How many epochs this trainer runs, as far as nnU-Net has said."""
+        """Return how many epochs this trainer runs, as far as nnU-Net has written it."""
         try:
-            return int(json.loads(self.debug_json.read_text())["num_epochs"])
-        except (OSError, ValueError, KeyError):
+            return int(read_settings(self.fold)["num_epochs"])
+        except (ValueError, KeyError):
             return None
-
-
-def pseudo_dice(text: str) -> list[float]:
-    """nnU-Net's list, of plain or of numpy numbers: [np.float64(0.71), nan] -> [0.71, nan]"""
-    plain = re.sub(r"np\.float\d+", "", text)
-    return [float(number) for number in re.findall(r"nan|\d+\.?\d*(?:e-?\d+)?", plain)]
 
 
 def duration(seconds: float) -> str:

@@ -1,14 +1,10 @@
 import json
-import math
-
-import pytest
 
 from nnunet_mamba.nnunet.console import (
     PlainLines,
     PredictionLines,
     TrainingLines,
     duration,
-    pseudo_dice,
     rate_limited,
 )
 
@@ -162,18 +158,6 @@ def test_predicted_cases_are_counted():
             lines(f"{done * 100 // 8:3d}%|##        | {done}/8 [00:03<00:21,  3.09s/it]")
     assert said[-1] == "case 2/2, tile 8/8"
     assert said.count("case 1/2, tile 8/8") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("[0.5, 0.25]", [0.5, 0.25]), ("[np.float64(0.5)]", [0.5]), ("[1e-05, 0.0]", [1e-5, 0.0]), ("[]", [])],
-)
-def test_pseudo_dice(text, expected):
-    assert pseudo_dice(text) == expected
-
-
-def test_pseudo_dice_of_an_absent_label_is_nan():
-    assert math.isnan(pseudo_dice("[np.float32(nan)]")[0])
 
 
 def test_now_and_then_tells_the_end():
