@@ -20,7 +20,7 @@ from nnunet_mamba.io.cpu import (
     waits_passively_in_the_shell,
 )
 from nnunet_mamba.nnunet.register import SHIM_NAME, is_registered
-from nnunet_mamba.nnunet.version import trainer_folder, version_fault
+from nnunet_mamba.nnunet.version import trainer_folder, version_problem
 
 OPTIONAL = {
     "triton": "scans on NVIDIA GPUs",
@@ -123,7 +123,7 @@ def _versions() -> Iterator[Finding]:
     yield Finding("Versions", f"python {platform.python_version()}")
     for package in ("nnunet_mamba", "torch", "numba"):
         yield _required(package)
-    fault = version_fault()
+    fault = version_problem()
     if fault:
         what, remedy = fault.split("; run: ")
         yield Finding("Versions", what, remedy)
@@ -214,7 +214,7 @@ def _missing_folder(variable: str, value: str) -> str | None:
 
 def _trainers() -> Iterator[Finding]:
     ways, dangerous = [], False
-    if version_fault():
+    if version_problem():
         yield Finding("Trainers", "not looked for: this nnU-Net is not supported", "see Versions")
         return
     if is_registered():

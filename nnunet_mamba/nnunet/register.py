@@ -1,4 +1,4 @@
-"""Our trainers in nnU-Net's own search: one small file put into the installed nnunetv2, and taken out again.
+"""Registration of our trainers: one small file in the installed nnunetv2, written and removed.
 
 nnU-Net finds trainers in its own folder, or in those that the variable nnUNet_extTrainer names. With the file
 written by `register` the plain commands work in every shell, with no variable set. The file holds no code of
@@ -6,11 +6,10 @@ ours: it imports this package, and lets nnU-Net go on if the package has gone or
 nnU-Net, so that stock trainers never suffer from a forgotten `unregister`.
 """
 
-import os
-import tempfile
 from pathlib import Path
 
-from nnunet_mamba.nnunet.version import trainer_folder, version_fault
+from nnunet_mamba.io.atomic import atomic_write
+from nnunet_mamba.nnunet.version import trainer_folder, version_problem
 
 SHIM_NAME = "nnunet_mamba_trainers"
 MARK = "# Written by `nnunet-mamba register`, removed by `nnunet-mamba unregister`.\n"
@@ -32,36 +31,34 @@ except ImportError as error:
 
 
 def shim_path() -> Path:
-    """Where the file is, or would be."""
+    """Return the path of the file, written or not."""
     return trainer_folder() / f"{SHIM_NAME}.py"
 
 
 def is_registered() -> bool:
-    """Whether the file is there and ours."""
+    """Return whether the file exists and is ours."""
     path = shim_path()
     return path.is_file() and path.read_text().startswith(MARK)
 
 
 def register_trainers() -> Path:
-    """Write the file and return its path; a second call changes nothing.
+    """Write the file, atomically since nnU-Net may be searching the folder, and return its path.
 
-    The text goes to a temporary file first and is moved into place whole, for nnU-Net may be searching the
-    folder.
+    ValueError for an nnU-Net that is not supported; PermissionError, FileExistsError.
     """
-    fault = version_fault()
-    if fault:
-        raise ValueError(fault)
+    if problem := version_problem():
+        raise ValueError(problem)
     path = shim_path()
-    _refuse_foreign(path)
+    _check_ours(path)
     if not (path.is_file() and path.read_text() == SHIM):
-        _write_whole(path, SHIM)
+        _write(path)
     return path
 
 
 def unregister_trainers() -> Path | None:
-    """Remove the file and its compiled copies; its former path, or None if there was none."""
+    """Remove the file and its compiled copies; return its path, None if there was none."""
     path = shim_path()
-    _refuse_foreign(path)
+    _check_ours(path)
     found = path.is_file()
     try:
         path.unlink(missing_ok=True)
@@ -75,7 +72,7 @@ def unregister_trainers() -> Path | None:
     return path if found else None
 
 
-def _refuse_foreign(path: Path) -> None:
+def _check_ours(path: Path) -> None:
     if path.exists() and not is_registered():
         raise FileExistsError(
             f"{path} exists and was not written by `nnunet-mamba register`; it stays as it is. "
@@ -83,17 +80,12 @@ def _refuse_foreign(path: Path) -> None:
         )
 
 
-def _write_whole(path: Path, text: str) -> None:
-    temporary: str | None = None
+def _write(path: Path) -> None:
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{SHIM_NAME}-", delete=False) as file:
-            temporary = file.name
-            file.write(text)
-        Path(temporary).chmod(0o644)  # temporary files are private; all users of this nnunetv2 read this one
-        os.replace(temporary, path)  # noqa: PTH105 (named for what it is: atomic)
+        with atomic_write(path) as draft:
+            draft.write_text(SHIM)
+            draft.chmod(0o644)  # for all users of this nnunetv2, whatever the umask
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         raise PermissionError(
             f"Could not write into {path.parent} ({error.strerror}). "
             "Register as the user who installed nnunetv2, "

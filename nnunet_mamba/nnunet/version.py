@@ -19,7 +19,7 @@ def nnunet_version() -> str | None:
         return None
 
 
-def version_fault() -> str | None:
+def version_problem() -> str | None:
     """What is wrong with the installed nnunetv2, in one line with the remedy; None if it is supported."""
     found = nnunet_version()
     major, minor = SUPPORTED_RELEASE
@@ -36,5 +36,5 @@ def trainer_folder() -> Path:
     """The folder of the installed nnunetv2 that its trainer search reads first."""
     spec = find_spec("nnunetv2")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(version_fault() or "nnunetv2 has no folder on disk; reinstall it with pip.")
+        raise ValueError(version_problem() or "nnunetv2 has no folder on disk; reinstall it with pip.")
     return Path(spec.submodule_search_locations[0], "training", "nnUNetTrainer")

@@ -18,9 +18,9 @@ from itertools import chain
 from typing import Any
 
 from nnunet_mamba.nnunet.catalogue import NOT_FOUND, no_trainer
-from nnunet_mamba.nnunet.version import version_fault
+from nnunet_mamba.nnunet.version import version_problem
 
-if _fault := version_fault():
+if _fault := version_problem():
     raise ImportError(_fault, name="nnunetv2")
 
 from nnunet_mamba.trainers.ablations import ABLATIONS  # after the check: they need the right nnU-Net

@@ -61,7 +61,7 @@ def test_unregister_without_register_is_no_error(folder):
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("verb", [register.register, register.unregister])
+@pytest.mark.parametrize("verb", [register.register_trainers, register.unregister_trainers])
 def test_a_file_of_somebody_else_stays(folder, verb):
     path = register.shim_path()
     path.write_text("class nnUNetTrainerOfMine: ...\n")
@@ -75,7 +75,7 @@ def test_a_folder_that_may_not_be_written_is_an_error_that_names_the_other_way(f
     def refused(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(register.tempfile, "NamedTemporaryFile", refused)  # root may write anywhere
+    monkeypatch.setattr(Path, "write_text", refused)  # root may write anywhere
     before = contents(folder)
     with pytest.raises(PermissionError, match=r"Could not write into .*Permission denied.*nnUNet_extTrainer"):
         register.register_trainers()
@@ -86,7 +86,7 @@ def test_a_write_that_fails_half_way_leaves_nothing_behind(folder, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(register.os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     before = contents(folder)
     with pytest.raises(PermissionError, match="No space left on device"):
         register.register_trainers()

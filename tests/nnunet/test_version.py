@@ -11,13 +11,13 @@ from nnunet_mamba.nnunet import version
 @pytest.mark.parametrize("found", ["2.8.0", "2.8.1", "2.8.12"])
 def test_a_supported_nnunet_has_no_fault(monkeypatch, found):
     monkeypatch.setattr(version, "nnunet_version", lambda: found)
-    assert version.version_fault() is None
+    assert version.version_problem() is None
 
 
 @pytest.mark.parametrize("found", ["2.7.0", "2.9.0", "3.0", "2.80.0", "1.8.1", None])
 def test_any_other_is_a_fault_in_one_line_with_the_remedy(monkeypatch, found):
     monkeypatch.setattr(version, "nnunet_version", lambda: found)
-    fault = version.version_fault()
+    fault = version.version_problem()
     assert "\n" not in fault
     assert f"{found or 'none'} is installed" in fault
     assert "pip install 'nnunetv2>=2.8.0,<2.9'" in fault
