@@ -1,4 +1,5 @@
-"""The command `nnunet-mamba`: a module per verb, each with `add(commands)`; heavy imports wait inside."""
+"""Command `nnunet-mamba`: a module per verb, each with `add(commands)`; heavy imports are inside
+functions."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsers(verb: str) -> tuple[Parser, Parser]:
-    """The parser of everything, and that of `verb` within it, or itself again if there is no such verb.
+    """Return the parser of everything, and that of `verb` within it, or itself again if there is no such
+    verb.
 
     It has the options of this verb alone, or the names of all: no module is imported in vain.
     """
@@ -96,7 +98,7 @@ def _parsers(verb: str) -> tuple[Parser, Parser]:
 
 
 def require_files(files: Sequence[Path], what: str) -> None:
-    """Raise ValueError for a file that does not exist; `what` it should be."""
+    """Raise ValueError unless each file exists; `what` names the expected kind."""
     for file in files:
         if not file.is_file():
             raise ValueError(
@@ -105,7 +107,7 @@ def require_files(files: Sequence[Path], what: str) -> None:
 
 
 def show_help(parser: argparse.ArgumentParser) -> Any:
-    """The `run` of a group of verbs that is called without one."""
+    """Return the `run` of a group of verbs that is called without one."""
 
     def run(args: argparse.Namespace) -> int:
         parser.print_help()

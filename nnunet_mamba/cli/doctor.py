@@ -59,7 +59,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Finding:
-    """One fact about the installation; a fault if there is a remedy."""
+    """Fact about the installation; a fault if it has a `fix`."""
 
     topic: str
     what: str
@@ -72,12 +72,13 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Everything that `nnunet-mamba doctor` prints, in its order."""
+    """Return everything that `nnunet-mamba doctor` prints, in its order."""
     return [*_versions(), *_backends(), *_folders(), *_trainers(), *_processors(), _device()]
 
 
 def examine_gpus() -> Iterator[Finding]:
-    """What `nnunet-mamba doctor --gpu` prints: whether the scan's kernels are right on each GPU, and fast."""
+    """Yield what `nnunet-mamba doctor --gpu` prints: whether the scan's kernels are right on each GPU, and
+    fast."""
     import torch
 
     from nnunet_mamba.ops import self_check
@@ -107,7 +108,7 @@ def examine_gpus() -> Iterator[Finding]:
 
 
 def render(findings: list[Finding]) -> str:
-    """Findings grouped by topic, one line each; faults carry a second line with the remedy."""
+    """Return findings grouped by topic, one line each; faults have a second line with the fix."""
     lines: list[str] = []
     for i, finding in enumerate(findings):
         if i == 0 or finding.topic != findings[i - 1].topic:
@@ -137,7 +138,8 @@ def _versions() -> Iterator[Finding]:
 
 
 def _torchvision() -> Iterator[Finding]:
-    """A fault if torchvision, which nnU-Net needs, is built for CUDA and torch is not: it fails to load."""
+    """Yield a fault if torchvision, which nnU-Net needs, is built for CUDA and torch is not: it fails to
+    load."""
     torch, torchvision = (_version(package) or "" for package in ("torch", "torchvision"))
     for_cpus = [version.endswith("+cpu") for version in (torch, torchvision)]
     if sys.platform == "linux" and torchvision and for_cpus == [True, False]:
@@ -179,7 +181,7 @@ def _backends() -> Iterator[Finding]:
 
 
 def _kernels() -> Finding:
-    """What an earlier self-check of the current GPU found, if there was one."""
+    """Return the result of an earlier self-check of the current GPU, if there was one."""
     import torch
 
     from nnunet_mamba.ops.self_check import kept_verdict
@@ -202,7 +204,7 @@ def _folders() -> Iterator[Finding]:
 
 
 def _missing_folder(variable: str, value: str) -> str | None:
-    """The remedy if `value` is no folder; nnU-Net takes variables literally, `~` too."""
+    """Return the fix if `value` is not a folder; nnU-Net takes variables literally, `~` too."""
     if value.startswith("~"):
         return f'`~` is not expanded here: export {variable}="{Path(value).expanduser()}"'
     return (
@@ -232,12 +234,12 @@ def _trainers() -> Iterator[Finding]:
 
 
 def holds_our_trainers(folder: Path) -> bool:
-    """Whether nnU-Net would find our trainers in `folder`."""
+    """Return whether nnU-Net would find our trainers in `folder`."""
     return (folder / f"{SHIM_NAME}.py").is_file()
 
 
 def _wrong_entry(entry: str) -> str | None:
-    """The remedy for an entry of nnUNet_extTrainer that cannot work; None for ours and other people's."""
+    """Return the fix for an entry of nnUNet_extTrainer that cannot work; None for ours and other people's."""
     folder = Path(entry)
     right = 'export nnUNet_extTrainer="$(nnunet-mamba trainers-path)"'
     if entry.startswith("~"):
@@ -252,7 +254,7 @@ def _wrong_entry(entry: str) -> str | None:
 
 
 def _ask_nnunet(ways: list[str]) -> Finding:
-    """Have nnU-Net itself look for one of our trainers."""
+    """Let nnU-Net itself look for one of our trainers."""
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     try:

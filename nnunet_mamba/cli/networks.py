@@ -30,7 +30,7 @@ def add_plans(p: argparse.ArgumentParser, name: str, **options: Any) -> None:
 
 
 def networks(args: argparse.Namespace) -> int:
-    from nnunet_mamba.cli.trainers import axes_text, has_word, network_words, print_table
+    from nnunet_mamba.cli.trainers import dimensions_text, has_word, network_words, print_table
     from nnunet_mamba.nnunet.catalogue import FAMILY, NO_SSM, TRAINERS, network_names
 
     found = [name for name, row in FAMILY.items() if has_word((name, *network_words(row)), args.word)]
@@ -44,7 +44,7 @@ def networks(args: argparse.Namespace) -> int:
             name,
             row.title,
             row.paper,
-            axes_text(row.axes),
+            dimensions_text(row.ndims),
             f"{name}{NO_SSM}" if row.has_ssm else "-",
             trainers[name],
         )

@@ -1,4 +1,4 @@
-"""nnunet-mamba register, unregister, trainers-path: two ways to show our trainers to nnU-Net."""
+"""nnunet-mamba register, unregister, trainers-path: two ways in which nnU-Net finds our trainers."""
 
 import argparse
 from typing import Any

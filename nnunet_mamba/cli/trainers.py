@@ -1,4 +1,4 @@
-"""nnunet-mamba trainers: the names that go after `-tr` in nnU-Net's commands, and what they train."""
+"""nnunet-mamba trainers: names that follow `-tr` in nnU-Net's commands, and what they train."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def trainers(args: argparse.Namespace) -> int:
 
 
 def network_words(network: Any) -> tuple[str, ...]:
-    return network.title, network.paper, axes_text(network.axes)
+    return network.title, network.paper, dimensions_text(network.ndims)
 
 
-def axes_text(axes: Sequence[int]) -> str:
-    """(2, 3) -> '2D 3D'"""
+def dimensions_text(axes: Sequence[int]) -> str:
+    """Return the dimensions as text: (2, 3) -> '2D 3D'"""
     return " ".join(f"{n}D" for n in axes)
 
 
 def has_word(texts: Iterable[str], word: str) -> bool:
-    """Whether a text has the word, whatever their case, hyphens and underscores."""
+    """Return whether a text has the word, whatever their case, hyphens and underscores."""
     return not word or (_plain(word) != "" and any(_plain(word) in _plain(text) for text in texts))
 
 
@@ -80,18 +80,26 @@ def _row(trainer: Trainer) -> tuple[str, ...]:
 
     network = NETWORKS[trainer.network]
     twin, demo = (("yes" if there else "-") for there in (network.has_ssm, trainer.has_demo))
-    return trainer.name, network.title, network.paper, axes_text(network.axes), twin, demo, trainer.recipe
+    return (
+        trainer.name,
+        network.title,
+        network.paper,
+        dimensions_text(network.ndims),
+        twin,
+        demo,
+        trainer.recipe,
+    )
 
 
 def _described(trainer: Trainer) -> str:
-    from nnunet_mamba.nnunet.catalogue import DEMO, LENGTHS, NETWORKS, NO_DECAY, SMOKE, TWIN
+    from nnunet_mamba.nnunet.catalogue import DEMO, LENGTHS, NETWORKS, NO_DECAY, SMOKE
 
     name, network = trainer.name, NETWORKS[trainer.network]
-    configuration = "3d_fullres" if 3 in network.axes else "2d"
+    configuration = "3d_fullres" if 3 in network.ndims else "2d"
     lines = {
-        "network": f"{network.title} ({trainer.network}), {axes_text(network.axes)}; {network.paper}",
+        "network": f"{network.title} ({trainer.network}), {dimensions_text(network.ndims)}; {network.paper}",
         "recipe": trainer.recipe,
-        "twin": f"{name}{TWIN}, the same without state space model" if network.has_ssm else "",
+        "twin": f"{trainer.twin_name()}, the same without state space model" if network.has_ssm else "",
         "no decay": f"{name}{NO_DECAY}, without weight decay on the SSM" if network.has_ssm else "",
         "lengths": " ".join(LENGTHS),
         "test": f"{name}{SMOKE}: a minute, to see whether your dataset passes the whole chain",

@@ -1,4 +1,4 @@
-"""Writing folders and files so that they are either complete or absent."""
+"""Atomic writes: a file or folder is complete or does not exist."""
 
 import json
 import shutil
@@ -10,9 +10,11 @@ from typing import Any
 
 @contextmanager
 def atomic_directory(folder: Path) -> Iterator[Path]:
-    """Yield an empty sibling of `folder` to fill; it takes the name `folder` only if nothing went wrong.
+    """Yield an empty sibling of `folder` to fill; it is renamed to `folder` when the block ends without
+    error.
 
-    An interrupted writer leaves at most the sibling, which the next attempt clears.
+    An interrupted writer leaves at most the sibling, which the next attempt removes. FileExistsError if
+    `folder` exists.
     """
     folder = Path(folder)
     if folder.exists():
@@ -30,7 +32,10 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Yield a sibling of `file`, with its ending, to write; it replaces `file` only if nothing went wrong."""
+    """Yield a sibling of `file` to write; it replaces `file` when the block ends without error.
+
+    The sibling has the same ending.
+    """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".partial-{file.name}")
@@ -43,11 +48,11 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Replace `file` as a whole."""
+    """Write a text file (UTF-8) atomically."""
     with atomic_write(file) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Replace `file` as a whole."""
+    """Write a JSON file atomically."""
     write_text(file, json.dumps(content, indent=1) + "\n")

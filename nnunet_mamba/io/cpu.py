@@ -1,6 +1,6 @@
-"""Processors: how many this process may use, how many of them are free, and how idle threads wait.
+"""Processors: how many this process may use, how many are free, and how idle OpenMP threads wait.
 
-Nothing heavy is imported, for waiting is settled when torch is loaded.
+torch is not imported: how its threads wait is settled when it is loaded.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ _set_here: set[str] = set()  # variables that `wait_passively` has set
 
 
 def wait_passively() -> None:
-    """Have OpenMP wait without spinning in this process, if torch is not loaded yet, and in its children.
-    Variables that are set keep their values."""
+    """Set OpenMP's threads to sleep when idle, in this process if torch is not loaded yet, and in its
+    children. Variables that are set keep their values."""
     _set_here.update(name for name in PASSIVE_WAITING if name not in os.environ)
     os.environ.update(passive_waiting())
 
 
 def passive_waiting() -> dict[str, str]:
-    """Return the variables that have OpenMP wait without spinning, with the user's values where there are."""
+    """Return the environment variables that make idle OpenMP threads sleep, with the user's values where
+    set."""
     return {name: os.environ.get(name, value) for name, value in PASSIVE_WAITING.items()}
 
 
@@ -74,17 +75,17 @@ def default_threads(*, steady: bool = False) -> int:
 
 
 def waits_passively() -> bool:
-    """Whether idle threads sleep, as far as the environment tells."""
+    """Return whether idle threads sleep, as far as the environment tells."""
     return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
 
 
 def waits_passively_in_the_shell() -> bool:
-    """Whether they do so in other programs that the user starts, too."""
+    """Return whether they also do so in other programs that the user starts."""
     return waits_passively() and "OMP_WAIT_POLICY" not in _set_here
 
 
 def _share(end: float) -> float:
-    """Part of the time until `end` that this thread was running."""
+    """Return the part of the time until `end` that this thread was running."""
     start, used = time.monotonic(), time.thread_time()
     while time.monotonic() < end:
         hashlib.sha256(BLOCK)
@@ -100,7 +101,7 @@ def _affinity() -> set[int]:
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """Processors' worth of time that this process's control groups (Linux) grant; None without a limit.
 
-    Of nested groups the smallest quota holds. Both versions of control groups are read, whose files are under
+    Of nested groups the smallest quota holds. Both versions of control groups are read; their files are under
     `root`.
     """
     quotas = [quota for folder in _groups(root) for quota in (_quota_v2(folder), _quota_v1(folder)) if quota]
@@ -126,7 +127,7 @@ def _groups(root: Path) -> Iterator[Path]:
 
 
 def _quota_v2(folder: Path) -> float | None:
-    """From cpu.max: "200000 100000" is two processors, "max 100000" no limit."""
+    """Quota in cpu.max: "200000 100000" is two processors, "max 100000" no limit."""
     try:
         quota, period = (folder / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -135,7 +136,7 @@ def _quota_v2(folder: Path) -> float | None:
 
 
 def _quota_v1(folder: Path) -> float | None:
-    """From cpu.cfs_quota_us and cpu.cfs_period_us; -1 is no limit."""
+    """Quota in cpu.cfs_quota_us and cpu.cfs_period_us; -1 is no limit."""
     try:
         quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
     except (OSError, ValueError):

@@ -26,9 +26,9 @@ def unknown(kind: str, name: str, known: Iterable[str], listing: str = "", prefi
     """Return the message for a name that is not among `known`, in a few short sentences.
 
     Args:
-        kind: of thing, as "network".
+        kind: kind of thing, as "network".
         listing: the command that lists the names; without one, or with few names, they are listed here.
-        prefix: what all names begin with, which tells nothing about what was meant.
+        prefix: beginning of all names, which tells nothing about the one that was meant.
     """
     known = list(known)
     short = [one.removeprefix(prefix) for one in known]

@@ -1,4 +1,4 @@
-"""Where the folders that stand beside the library are: inside it in a wheel, next to it in a checkout."""
+"""Folders of data beside the library: inside the package in a wheel, next to it in a checkout."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def resource_dir(name: str) -> Path:
-    """The folder `name` ("nnUNet_trainers" or "plans_templates") of this installation."""
+    """Return the folder `name` ("nnUNet_trainers" or "plans_templates") of this installation."""
     for folder in (PACKAGE / name, PACKAGE.parent / name):
         if folder.is_dir():
             return folder

@@ -1,11 +1,11 @@
-"""Reading torch files of strangers without running code of theirs.
+"""Loading of torch files from others without running code of theirs.
 
 A torch file is a pickle, and a pickle may name any function of any module to be called on loading. Here only
-what rebuilds tensors, numbers of numpy and plain containers is what it says; every other name becomes an
-inert `Stub`, that takes whatever it is called or filled with and does nothing. What a pickle may call it may
-not change (`_Call`), and numpy's own rebuilders, which trust a file with the layout of memory, are replaced.
-TorchScript and tar archives are refused before torch touches them: the first hold code, unpacking the second
-can change files elsewhere.
+what rebuilds tensors, numpy's numbers and plain containers is resolved; every other name becomes an inert
+`Stub`, which takes whatever it is called or filled with and does nothing. A pickle cannot change what it may
+call (`_Call`), and numpy's own functions for rebuilding arrays, which trust a file with the memory layout,
+are replaced. TorchScript and tar archives are refused before torch reads them: the first hold code, unpacking
+the second can change files elsewhere.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 
 
 class Stub(dict):
-    """Stands for an object of a class that is not loaded."""
+    """Placeholder for an object of a class that is not loaded."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Stub:
         return super().__new__(cls)
@@ -44,7 +44,7 @@ class Stub(dict):
 
 
 class _Call:
-    """A function that a file may call, and not change: a pickle can set attributes of what it names."""
+    """Function that a file may call, and not change: a pickle can set attributes of what it names."""
 
     def __init__(self, function: Callable[..., Any]):
         self._function = function
@@ -57,7 +57,7 @@ class _Call:
 
 
 class _Dtype:
-    """numpy's dtype, of use for plain numbers; one with objects in it would make any bytes a pointer."""
+    """numpy's dtype for plain numbers; one with objects in it would make any bytes a pointer."""
 
     def __init__(self, code: str, *_: Any):
         self._code, self._byte_order = code, "="
@@ -66,13 +66,13 @@ class _Dtype:
         self._byte_order = state[1]
 
     def read(self, raw: bytes) -> np.ndarray | None:
-        """The numbers in `raw`, or None if they are something else."""
+        """Return the numbers in `raw`, or None if they are something else."""
         code = f"{self._byte_order}{self._code}"
         return np.frombuffer(raw, code) if re.fullmatch(r"[<>=|][biufc]\d{1,2}", code) else None
 
 
 class _Array(np.ndarray):
-    """An array of numbers; empty if it should hold anything else."""
+    """Array of numbers; empty if it should hold anything else."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state  # numpy's, with the version first
@@ -90,7 +90,7 @@ def _reconstruct(*_: Any) -> _Array:
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
-    """What numpy's values come with in old protocols; other codecs could do more than encode."""
+    """Encode text as numpy's values need it in old protocols; other codecs could do more than encode."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"It asks for the codec {encoding!r}.")
     return codecs.latin_1_encode(text)[0]
@@ -125,7 +125,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Finds what `_ALLOWED` holds, and a `Stub` of that name for all else."""
+    """Unpickler that resolves what `_ALLOWED` holds, and makes a `Stub` of every other name."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
@@ -142,10 +142,10 @@ _PICKLE = SimpleNamespace(__name__="restricted", Unpickler=RestrictedUnpickler, 
 
 
 def load_restricted(path: str | Path) -> Any:
-    """The content of a file that torch.save wrote, on the CPU; objects of unknown classes are `Stub`s.
+    """Load the content of a file that torch.save wrote, on the CPU; objects of unknown classes are `Stub`s.
 
-    Raises ValueError for what is no such file, for TorchScript and tar archives, and for pickles that are
-    broken or ask for what weights do not need.
+    Raises ValueError for other files, for TorchScript and tar archives, and for pickles that are broken or
+    ask for what weights do not need.
     """
     path = Path(path)
     if not path.is_file():
@@ -158,7 +158,10 @@ def load_restricted(path: str | Path) -> Any:
 
 
 def _refuse_other_archives(path: Path) -> None:
-    """torch.load decides alike: zip by its first bytes, TorchScript by a record, tar by trying."""
+    """Raise ValueError for TorchScript and tar archives.
+
+    torch.load tells them apart alike: zip by its first bytes, TorchScript by a record, tar by trying.
+    """
     with path.open("rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
     if is_zip:  # with torch's reader, since others may find another table of contents in the same file

@@ -151,8 +151,27 @@ class MetaConfig(NetworkConfig):
                 if word not in words:
                     raise ValueError(f"{name}: unknown {word!r}; choose from {', '.join(words)}.")
 
+    def without_ssm(self) -> MetaConfig:
+        """Return the config of the twin. Where a mixer would be is forgotten with it, so two networks that
+        are one network without their mixers have equal twins."""
+        without = super().without_ssm()
+        encoder, bottleneck, decoder = (
+            tuple("cnn" if word in HYBRIDS else word for word in words)
+            for words in (self.encoder, (self.bottleneck,), self.decoder)
+        )
+        return replace(
+            without,
+            encoder=encoder,
+            bottleneck=bottleneck[0],
+            decoder=decoder,
+            mixer_per=MetaConfig.mixer_per,
+            quirks=self.quirks - MIXER_QUIRKS,
+        )
+
 
 _PLACEMENTS = ("plain", *PLACEMENTS)
+HYBRIDS = ("hybrid_inside", "hybrid_outside")  # with the identity as mixer: "cnn"
+MIXER_QUIRKS = frozenset({"every_second_stage_2d", "channel_tokens"})
 WORDS = {
     "stem": ("none", "conv", "residual"),
     "encoder": _PLACEMENTS,

@@ -1,4 +1,4 @@
-"""Networks and trainers in people's words: titles, papers, dimensions, recipes, and the trainers' names.
+"""Networks and trainers in words: titles, papers, dimensions, recipes, and the names of all trainers.
 
 torch and nnU-Net, seconds to import, are not loaded; `tests/nnunet/test_catalogue.py` holds this table
 against what `networks` and `trainers` define.
@@ -6,6 +6,7 @@ against what `networks` and `trainers` define.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,36 +17,61 @@ NOT_FOUND = "Could not find requested nnunet trainer"  # as nnU-Net's error begi
 NO_SSM = "_nossm"  # of networks
 TWIN, NO_DECAY, DEMO, SMOKE = "NoSSM", "_NoDecaySSM", "_demo", "_smoke"  # of trainers
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)  # nnU-Net's lengths
+MIXER_WORDS = (
+    "bare",
+    "residual",
+    "norm",
+    "scaled",
+    "uni",
+    "bi",
+    "multi",
+)  # what a mixer is, in trainers' names
 LENGTHS = tuple(f"_{n}epoch{'s' * (n > 1)}" for n in EPOCHS)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network by its paper. `axes` are the numbers of axes of images that it takes; `has_ssm`: it has a
-    twin without state space model."""
+    """Network by its paper.
+
+    ndims    numbers of spatial dimensions of the images that it takes
+    has_ssm  it has a twin: the same network without state space model
+    twin     a network whose twin is the same as this one's ("": none comes before it)
+    """
 
     title: str
     paper: str
-    axes: tuple[int, ...] = (2, 3)
+    ndims: tuple[int, ...] = (2, 3)
     has_ssm: bool = True
+    twin: str = ""
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A trainer by what it trains, and how, in words; `has_demo`: there is a small one for CPUs."""
+    """Trainer by its network and recipe, in words.
+
+    has_demo  there is a small one for CPUs
+    twin      the trainer whose ...NoSSM is this one's, too ("": it has its own)
+    """
 
     name: str
     network: str
     recipe: str
     has_demo: bool = False
+    twin: str = ""
 
     def endings(self) -> dict[str, tuple[str, ...]]:
-        """Return what may follow its name, that of its twin, and that without weight decay on the SSM."""
+        """Return the endings of its name, of its twin's name, and of that without weight decay on the SSM."""
         short = (SMOKE, DEMO) if self.has_demo else (SMOKE,)
         endings = {self.name: (*LENGTHS, *short)}
         if NETWORKS[self.network].has_ssm:
-            endings |= {self.name + TWIN: (*LENGTHS, *short), self.name + NO_DECAY: LENGTHS}
+            if not self.twin:
+                endings[self.name + TWIN] = (*LENGTHS, *short)
+            endings[self.name + NO_DECAY] = LENGTHS
         return endings
+
+    def twin_name(self) -> str:
+        """Return the name of the trainer of the same network without state space model, "" without one."""
+        return f"{self.twin or self.name}{TWIN}" if NETWORKS[self.network].has_ssm else ""
 
     def names(self) -> Iterator[str]:
         """Yield the names of this trainer in all lengths and forms."""
@@ -64,15 +90,15 @@ FAMILY: dict[str, Network] = {
     "nnunet": Network("nnU-Net's PlainConvUNet", "Isensee et al., Nature Methods 2021", has_ssm=False),
     "mm_unet": Network("MM-UNet", MM_UNET),
     "umamba_bot": Network("U-Mamba Bot", UMAMBA),
-    "umamba_enc": Network("U-Mamba Enc", UMAMBA),
+    "umamba_enc": Network("U-Mamba Enc", UMAMBA, twin="umamba_bot"),
     "mamba_uni": Network("Taming Mambas, one scan", TAMING),
-    "mamba_bi": Network("Taming Mambas, two scans", TAMING),
-    "mamba_multi": Network("Taming Mambas, eight scans", TAMING, axes=(3,)),
-    "vm_unet": Network("VM-UNet", "Ruan and Xiang, arXiv:2402.02491", axes=(2,)),
-    "mamba_unet": Network("Mamba-UNet", "Wang et al., arXiv:2402.05079", axes=(2,)),
-    "swin_umamba": Network("Swin-UMamba", SWIN, axes=(2,)),
-    "swin_umamba_d": Network("Swin-UMamba† (Mamba decoder)", SWIN, axes=(2,)),
-    "segmamba": Network("SegMamba", "Xing et al., arXiv:2401.13560", axes=(3,)),
+    "mamba_bi": Network("Taming Mambas, two scans", TAMING, twin="mamba_uni"),
+    "mamba_multi": Network("Taming Mambas, eight scans", TAMING, ndims=(3,), twin="mamba_uni"),
+    "vm_unet": Network("VM-UNet", "Ruan and Xiang, arXiv:2402.02491", ndims=(2,)),
+    "mamba_unet": Network("Mamba-UNet", "Wang et al., arXiv:2402.05079", ndims=(2,)),
+    "swin_umamba": Network("Swin-UMamba", SWIN, ndims=(2,)),
+    "swin_umamba_d": Network("Swin-UMamba† (Mamba decoder)", SWIN, ndims=(2,)),
+    "segmamba": Network("SegMamba", "Xing et al., arXiv:2401.13560", ndims=(3,)),
 }
 BASELINES: dict[str, Network] = {  # of MONAI, for comparison; trained only, not in `create_network`
     "seg_res_net": Network("SegResNet", SEG_RES_NET, has_ssm=False),
@@ -102,8 +128,11 @@ def _own(name: str, network: str, recipe: str = NNUNET) -> Trainer:
     return Trainer(PREFIX + name, network, recipe)
 
 
-def _ablation(name: str, change: str) -> Trainer:
-    return _planned(f"MMUNet_{name}", "mm_unet", f"{change}; recipe as nnUNetTrainerMMUNet's")
+def _ablation(name: str, change: str, *, of_mixer: bool = True) -> Trainer:
+    """Row of an ablation of MM-UNet; one that changes the mixers alone is MM-UNet without them."""
+    recipe = f"{change}; recipe as nnUNetTrainerMMUNet's"
+    twin = f"{PREFIX}MMUNet" if of_mixer else ""
+    return Trainer(f"{PREFIX}MMUNet_{name}", "mm_unet", recipe, has_demo=True, twin=twin)
 
 
 TRAINERS: tuple[Trainer, ...] = (
@@ -130,9 +159,9 @@ TRAINERS: tuple[Trainer, ...] = (
     _own("SwinUMambaPaper", "swin_umamba", ADAMW_SWIN),
     _own("SwinUMambaDPaper", "swin_umamba_d", ADAMW_SWIN),
     *(_ablation(f"B{row}", f"scan order B{row} of its table 1") for row in range(1, 10)),
-    _ablation("SSMEncBot", "mixers instead of convolutions in encoder and bottleneck"),
-    _ablation("SSMAll", "mixers instead of convolutions everywhere"),
-    _ablation("SSMDecBot", "mixers instead of convolutions in bottleneck and decoder"),
+    _ablation("SSMEncBot", "mixers instead of convolutions in encoder and bottleneck", of_mixer=False),
+    _ablation("SSMAll", "mixers instead of convolutions everywhere", of_mixer=False),
+    _ablation("SSMDecBot", "mixers instead of convolutions in bottleneck and decoder", of_mixer=False),
     _ablation("HybridOutside", "mixers behind the residual blocks"),
     _own("SegResNet", "seg_res_net", ADAM),
     _own("SegResNet_2xFeat", "seg_res_net_2x_feat", ADAM),
@@ -157,6 +186,42 @@ def network_names() -> list[str]:
 def trainer_names() -> list[str]:
     """Return the names of all trainers, in every length and form."""
     return [name for trainer in TRAINERS for name in trainer.names()]
+
+
+@dataclass(frozen=True)
+class TrainerName:
+    """Parts of a trainer's name: nnUNetTrainerMMUNetNoSSM_norm_100epochs.
+
+    base         "nnUNetTrainerMMUNet": of TRAINERS, or of others up to the first underscore
+    words        ("norm", "100epochs")
+    without_ssm  it has NoSSM in its name
+    """
+
+    base: str
+    words: tuple[str, ...]
+    without_ssm: bool
+
+    def twin_key(self) -> tuple[str, str, tuple[str, ...]]:
+        """Return what two trainers have in common whose networks are one without SSM: network, recipe,
+        words."""
+        words = tuple(word for word in self.words if word not in MIXER_WORDS)
+        row = _BY_NAME.get(self.base)
+        if row is None:
+            return self.base, "", words
+        row = _BY_NAME[row.twin or row.name]
+        return NETWORKS[row.network].twin or row.network, row.recipe, words
+
+
+_BY_NAME = {row.name: row for row in TRAINERS}
+
+
+def parse_trainer(name: str) -> TrainerName:
+    """Return the parts of a trainer's name. NoDecaySSM is left out: it is nothing without an SSM."""
+    known = [row for row in _BY_NAME if re.match(rf"{row}({TWIN})?(_|$)", name)]
+    base = max(known, key=len) if known else name.split("_")[0].removesuffix(TWIN)
+    words = name.removeprefix(base).replace(TWIN, f"_{TWIN}").split("_")
+    others = tuple(word for word in words if word not in ("", TWIN, NO_DECAY[1:]))
+    return TrainerName(base, others, TWIN in words)
 
 
 def check_network(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What an interrupted run left behind: which of it can be built on, and which is half a file."""
+"""Checkpoints and predictions of nnU-Net: their names, and which files an interrupted run finished."""
 
 import json
 import zipfile
@@ -11,9 +11,9 @@ FINAL, LATEST, PREVIOUS, BEST = (f"checkpoint_{name}.pth" for name in ("final", 
 
 
 def usable_checkpoint(fold: Path, log: LogFn) -> Path | None:
-    """The checkpoint that nnU-Net's --c will load; damaged ones are put aside first.
+    """Return the checkpoint that nnU-Net's --c will load, None without one; damaged ones are renamed first.
 
-    Our trainers keep the one before the latest: where the latest is no good, it takes that name, since --c
+    Our trainers keep the one before the latest: where the latest is damaged, it takes that name, since --c
     knows the final, the latest and the best one only.
     """
     for file in (fold / name for name in (FINAL, LATEST, PREVIOUS, BEST)):
@@ -31,10 +31,10 @@ def usable_checkpoint(fold: Path, log: LogFn) -> Path | None:
 
 
 def checkpoint_fault(file: Path) -> str | None:
-    """What is wrong with a checkpoint, as the end of a sentence about it; None if it is whole.
+    """Return what is wrong with a checkpoint, as the end of a sentence about it; None if it is complete.
 
     A checkpoint is a zip archive, whose directory comes last: without it the file was not finished. PyTorch
-    loads parts that were damaged without a word; their checksums tell (0.1 s for 300 MB).
+    loads damaged parts without an error; their checksums tell (0.1 s for 300 MB).
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -47,7 +47,7 @@ def checkpoint_fault(file: Path) -> str | None:
 
 
 def validated(fold: Path) -> bool:
-    """Whether the validation after the training was finished: its summary is written last."""
+    """Return whether the validation after a training was finished: its summary is written last."""
     try:
         return "foreground_mean" in json.loads((fold / "validation" / "summary.json").read_text())
     except (OSError, ValueError):
@@ -55,13 +55,13 @@ def validated(fold: Path) -> bool:
 
 
 def free_name(path: Path) -> Path:
-    """The path itself, or with .2, .3 and so on behind it, whichever is not taken."""
+    """Return the path itself, or with .2, .3 and so on behind it, whichever does not exist."""
     names = (path, *(path.with_name(f"{path.name}.{n}") for n in range(2, 10_000)))
     return next(name for name in names if not name.exists())
 
 
 def drop_unreadable(folder: Path, log: LogFn) -> None:
-    """Remove predictions that were cut short, which --continue_prediction would take for done."""
+    """Remove predictions that were cut short, which --continue_prediction would not predict again."""
     from nnunet_mamba.io.images import is_image, require_readable  # half a second to import
 
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Commands of nnU-Net and ours as a user would type them, and where their programs and trainers are found."""
+"""Commands of nnU-Net and of this package as a user would type them; their programs and trainer folders."""
 
 import os
 import shlex
@@ -20,14 +20,14 @@ MOST_PROCESSES = 8  # of nnU-Net's pools, and threads in prediction; each proces
 
 @dataclass(frozen=True)
 class Command:
-    """One command with the variables that are its own."""
+    """Command with the variables that are its own."""
 
     program: str
     arguments: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """For a shell in which the `shared_variables` are exported."""
+        """Return the command for a shell in which the `shared_variables` are exported."""
         own = [f"{name}={shlex.quote(value)}" for name, value in self.variables.items()]
         return " ".join([*own, self.program, *map(shlex.quote, self.arguments)])
 
@@ -36,7 +36,8 @@ class Command:
 
 
 def find_program(name: str) -> Path:
-    """The program of this Python environment, active or not: PATH may lead to another one."""
+    """Return the path of a program of this Python environment, active or not: PATH may lead to another
+    one."""
     folders = (Path(sys.executable).parent, Path(sysconfig.get_path("scripts")))
     for folder in folders:
         for candidate in (folder / name, folder / f"{name}.exe"):
@@ -49,7 +50,7 @@ def find_program(name: str) -> Path:
 
 
 def trainer_folders() -> str:
-    """The value of nnUNet_extTrainer: the folders that the user named, and ours."""
+    """Return the value of nnUNet_extTrainer: the folders that the user named, and ours."""
     ours = str(resource_dir("nnUNet_trainers"))
     given = [folder for folder in os.environ.get(EXTERNAL, "").split(os.pathsep) if folder]
     return os.pathsep.join([*given, *([ours] if ours not in given else [])])
@@ -74,5 +75,5 @@ def n_processes() -> int:
 
 
 def dataset_id(dataset: str) -> str:
-    """Dataset004_Hippocampus -> 4"""
+    """Return the number of a dataset as text: Dataset004_Hippocampus -> 4"""
     return str(int(dataset[7:10]))

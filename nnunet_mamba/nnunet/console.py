@@ -1,4 +1,4 @@
-"""What of nnU-Net's output is worth showing, one short line at a time, and the numbers in it."""
+"""Filters of nnU-Net's output: short lines worth showing, one at a time, and the numbers in them."""
 
 import math
 import re
@@ -25,11 +25,11 @@ WIDTH = 120
 
 
 def ignore_progress(numbers: Mapping[str, Any]) -> None:
-    """Where nobody asks for the numbers."""
+    """Ignore progress, where nobody asks for it."""
 
 
 class PlainLines:
-    """Shows lines but for banners and dumps, and progress bars now and then."""
+    """Filter that drops banners and dumps, and shows progress bars every few seconds."""
 
     def __init__(self, log: LogFn, report_progress: ProgressFn = ignore_progress) -> None:
         self.log = log
@@ -46,7 +46,7 @@ class PlainLines:
             self.log(line if len(line) <= WIDTH else line[: WIDTH - 3] + "...")
 
     def show_bar(self, what: str, count: str) -> None:
-        """At most every few seconds; a finished bar always, but once."""
+        """Log a bar at most every few seconds; a finished one always, but once."""
         now, text = time.monotonic(), f"{what} {count}"
         done, total = count.split("/")
         if (done == total or now - self.bar_at > BAR_EVERY_S) and text != self.bar_said:
@@ -56,7 +56,7 @@ class PlainLines:
 
 
 class PredictionLines:
-    """Counts the cases of a sequential prediction, and the tiles of each.
+    """Filter that counts the cases of a sequential prediction, and the tiles of each.
 
     nnU-Net says how many there are, then for each `perform_everything_on_device` and a bar of tiles.
     """
@@ -87,7 +87,7 @@ class PredictionLines:
 
 
 def tiles(count: str) -> dict[str, int]:
-    """3/8 -> {"tile": 3, "tiles": 8}"""
+    """Return a bar's count by name: 3/8 -> {"tile": 3, "tiles": 8}"""
     done, total = map(int, count.split("/"))
     return {"tile": done, "tiles": total}
 
@@ -122,7 +122,7 @@ class Epoch:
 
 
 def finite(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
+    """Return the value, None if it is NaN or infinite, which JSON does not have."""
     return value if math.isfinite(value) else None
 
 
@@ -187,14 +187,14 @@ class TrainingLines:
 
 
 def duration(seconds: float) -> str:
-    """0:42, 3:07, 1:02:03"""
+    """Return a time as text: 0:42, 3:07, 1:02:03"""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 def rate_limited(log: LogFn, what: str, every_s: float = BAR_EVERY_S) -> Callable[[int, int], None]:
-    """A callback for (done, total) that says so every few seconds and at the end."""
+    """Return a callback for (done, total) that logs them every few seconds and at the end."""
     said_at = time.monotonic()
 
     def report_progress(done: int, total: int) -> None:

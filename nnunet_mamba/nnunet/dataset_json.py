@@ -1,4 +1,4 @@
-"""dataset.json of nnU-Net and its kin: what holds of channels and labels wherever it is read or written."""
+"""Channels and labels of dataset.json: nnU-Net's, and those of the Decathlon and nnU-Net v1."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_labels(labels: Any, where: Path | str) -> None:
 
 
 def is_of_a_release(description: Mapping[str, Any]) -> bool:
-    """Say whether a dataset.json is the Decathlon's or nnU-Net v1's, as releases bring them along."""
+    """Return whether a dataset.json is the Decathlon's or nnU-Net v1's, as releases include them."""
     return "modality" in description or "training" in description
 
 

@@ -1,4 +1,4 @@
-"""Messages at least every few seconds: where the work has nothing to say, that it goes on."""
+"""Messages at least every few seconds, so that a user sees that the work goes on."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ EVERY_S = 9.0
 
 
 class Heartbeat:
-    """Passes messages on to `log`, and while open adds one whenever there was none for `every_s` seconds.
+    """Logger that passes messages on, and while open adds one whenever there was none for `every_s` seconds.
 
-    `doing` names the work, which began when it was set.
+    `doing` names the work, which started when it was set.
     """
 
     def __init__(self, log: LogFn, every_s: float = EVERY_S) -> None:

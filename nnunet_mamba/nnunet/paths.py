@@ -1,4 +1,4 @@
-"""nnU-Net's folders and datasets, as a user names them."""
+"""Paths of nnU-Net: its folders, datasets, plans and results, as a user names them."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ WHERE_PLANS_ARE = "in nnUNet_preprocessed, such as Dataset004_Hippocampus/nnUNet
 
 
 def nnunet_folder(variable: str) -> Path:
-    """One of nnU-Net's folders, from the environment."""
+    """Return one of nnU-Net's folders, from the environment. ValueError if it is not set."""
     if not os.environ.get(variable):
         raise ValueError(f"{variable} is not set; export it as the folder that nnU-Net is to use.")
     return Path(os.environ[variable])
@@ -53,7 +53,7 @@ def _nnunet_folders() -> list[Path]:
 def find_dataset(variable: str, given: str, remedy: str) -> Path:
     """Return the folder of a dataset within the nnU-Net folder of this variable.
 
-    ValueError, with the remedy or a dataset that may be meant, if it does not exist.
+    ValueError, which ends with `fix` or a dataset that may be meant, if it does not exist.
     """
     place = nnunet_folder(variable)
     name = dataset_name(given)
@@ -65,7 +65,7 @@ def find_dataset(variable: str, given: str, remedy: str) -> Path:
 
 
 def results_folder(name: str) -> Path:
-    """A folder of results as it is given, or that of a dataset, by its name or number."""
+    """Return a folder of results as it is given, or that of a dataset, by its name or number."""
     given = Path(name)
     if given.is_dir():
         return given

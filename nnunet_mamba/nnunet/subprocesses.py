@@ -1,4 +1,4 @@
-"""Running a command so that its output is seen as it comes, kept in a log, and never left running alone."""
+"""Subprocesses whose output is shown at once, kept in a log, and which never outlive their caller."""
 
 import codecs
 import os
@@ -19,7 +19,7 @@ KEPT_LINES = 200  # of the log, for finding the cause
 
 
 class ChildFailedError(RuntimeError):
-    """A command ended with an error; the message carries the reason and the end of its log.
+    """Failure of a command; the message carries the reason and the end of its log.
 
     `code` is its exit code, negative for a signal; `lines` are the last that it printed.
     """
@@ -39,10 +39,10 @@ def run_child(
     inherit: Sequence[int] = (),
     started: Callable[[int], None] = lambda pid: None,
 ) -> None:
-    """Run to the end; `show` gets each line (progress bars included) at once, the log gets every byte.
+    """Run a command to its end; `show` gets each line (progress bars included) at once, the log every byte.
 
     Whatever ends this function early also ends the child and its workers. `inherit` are file descriptors that
-    the child keeps open; `started` is told its process.
+    the child keeps open; `started` is called with its process number.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     tail: deque[str] = deque(maxlen=KEPT_LINES)
@@ -73,9 +73,10 @@ def run_child(
 
 
 def lines_as_they_come(source: IO[bytes], copy: IO[bytes]) -> Iterator[str]:
-    """Split at line ends and at the carriage returns of progress bars; `copy` gets the bytes unchanged.
+    """Yield lines, split at line ends and at the carriage returns of progress bars; `copy` gets the bytes
+    unchanged.
 
-    A copy that cannot be written, as on a full disk, does not end the work that it is about.
+    A copy that cannot be written, as on a full disk, does not end the work.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     rest = ""
@@ -89,7 +90,7 @@ def lines_as_they_come(source: IO[bytes], copy: IO[bytes]) -> Iterator[str]:
 
 
 def stop(child: "subprocess.Popen[bytes]") -> None:
-    """End the child and everything in its group, kindly first."""
+    """End the child and everything in its process group: SIGTERM first, SIGKILL if it does not end."""
     for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         try:
             if hasattr(os, "killpg"):
@@ -104,7 +105,7 @@ def stop(child: "subprocess.Popen[bytes]") -> None:
 
 
 def failure(program: str, code: int, tail: list[str], log_file: Path) -> str:
-    """Program, exit code, a one-line reason, the end of the log, where the rest is."""
+    """Return a message: program, exit code, a one-line reason, the end of the log, and its path."""
     quoted = "\n".join(f"    {line[:200]}" for line in tail) or "    (it printed nothing)"
     return f"{program} failed with {outcome(code)}: {reason(tail)}\n{quoted}\n  The whole log: {log_file}"
 
@@ -117,16 +118,16 @@ def outcome(code: int) -> str:
 
 
 def reason(tail: Sequence[str]) -> str:
-    """The last line that names an exception, or the last line at all."""
+    """Return the last line that names an exception, or the last line at all."""
     named = [line for line in tail if re.match(r"\s*[\w.]*(Error|Exception|Interrupt)\b", line)]
     return (named or list(tail) or ["no output"])[-1].strip()[:300]
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let a request to end (kill, a closed terminal) act like Ctrl-C, so that no child stays behind.
+    """Turn a request to end (kill, a closed terminal) into KeyboardInterrupt, so that no child stays behind.
 
-    A repeated request does not disturb what the first has set going.
+    A repeated request is ignored.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

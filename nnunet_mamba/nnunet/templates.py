@@ -1,4 +1,4 @@
-"""The templates of `plans_templates/`: what papers fixed in their plans, and budgets for small computers.
+"""Templates of `plans_templates/`: what papers fixed in their plans, and budgets for small computers.
 
 A template is a JSON object with
 
@@ -37,7 +37,7 @@ KEYS = ("paper", "note", "datasets", "network", "configurations", "budget")
 
 @dataclass(frozen=True)
 class Template:
-    """A template by its name; the fields are described above, empty where the file has none."""
+    """Template by its name; the fields are described above, empty where the file has none."""
 
     name: str
     paper: str
@@ -49,12 +49,13 @@ class Template:
 
 
 def load_template(name: str) -> Template:
-    """The template `name` of `plans_templates/`, or of a file (.json). ValueError for unknown names."""
+    """Return the template `name` of `plans_templates/`, or of a file (.json). ValueError for unknown
+    names."""
     return read_template(template_file(name))
 
 
 def read_template(path: Path) -> Template:
-    """The template in a file. ValueError, with the first thing that is wrong, for files that are none."""
+    """Read the template in a file. ValueError, with the first thing that is wrong, for other files."""
     try:
         content = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -66,7 +67,7 @@ def read_template(path: Path) -> Template:
 
 
 def _fault(content: Any) -> str | None:
-    """What is wrong with a template, in a sentence."""
+    """Return what is wrong with a template, in a sentence; None if nothing is."""
     if not isinstance(content, dict):
         return f"expected a JSON object, got {type(content).__name__}."
     if unknown := sorted(set(content) - set(KEYS)):
@@ -90,7 +91,7 @@ def _network_fault(network: str, configurations: Mapping[str, Any]) -> str | Non
         check_network(network)
     except ValueError as error:
         return str(error)
-    axes = FAMILY[network.removesuffix(NO_SSM)].axes
+    axes = FAMILY[network.removesuffix(NO_SSM)].ndims
     if any(NDIM[name] not in axes for name in configurations):
         return f"{network} works on {axes} axes, and the configurations are {', '.join(configurations)}."
     return None

@@ -1,6 +1,6 @@
-"""The nnU-Net that this package is a guest of: which version it must be, and where it keeps its trainers.
+"""Version of nnU-Net that this package needs, and the folder in which it looks for trainers.
 
-Looks at installed files only; nnU-Net itself, seconds to import, is not loaded.
+Installed files are looked at only; nnU-Net itself, seconds to import, is not loaded.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +12,7 @@ SUPPORTED_RELEASE = (2, 8)
 
 
 def nnunet_version() -> str | None:
-    """The version of the installed nnunetv2, None without one."""
+    """Return the version of the installed nnunetv2, None without one."""
     try:
         return version("nnunetv2")
     except PackageNotFoundError:
@@ -20,7 +20,7 @@ def nnunet_version() -> str | None:
 
 
 def version_problem() -> str | None:
-    """What is wrong with the installed nnunetv2, in one line with the remedy; None if it is supported."""
+    """Return what is wrong with the installed nnunetv2, in one line with the fix; None if it is supported."""
     found = nnunet_version()
     major, minor = SUPPORTED_RELEASE
     if found is not None and tuple(found.split(".")[:2]) == (str(major), str(minor)):
@@ -33,7 +33,7 @@ def version_problem() -> str | None:
 
 
 def trainer_folder() -> Path:
-    """The folder of the installed nnunetv2 that its trainer search reads first."""
+    """Return the folder of the installed nnunetv2 in which its trainer search looks first."""
     spec = find_spec("nnunetv2")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(version_problem() or "nnunetv2 has no folder on disk; reinstall it with pip.")

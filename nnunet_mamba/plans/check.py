@@ -132,7 +132,7 @@ def _row(name: str, resolved: Mapping[str, Any], channels: int, classes: int, pr
 def _axes(name: str) -> tuple[int, ...]:
     """The numbers of axes that a network of this package takes, also as its paper's without SSM."""
     network = FAMILY.get(name.removesuffix(NO_SSM))
-    return network.axes if network else ()
+    return network.ndims if network else ()
 
 
 def _build(name: str, resolved: Mapping[str, Any], channels: int, classes: int) -> nn.Module:

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from nnunet_mamba.networks.config import Mixer
+from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.nnunet.catalogue import DEMO, EPOCHS, LENGTHS, NO_DECAY, NO_SSM, SMOKE, TWIN
 from nnunet_mamba.trainers.base import MambaTrainer
 from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
@@ -41,9 +42,24 @@ def twin(trainer: type[MambaTrainer]) -> type[MambaTrainer]:
     return variant(trainer, TWIN, network_name=trainer.network_name + NO_SSM, overrides=overrides)
 
 
+def shares_twin(trainer: type[MambaTrainer]) -> bool:
+    """Return whether without SSM the trainer is the one that it is a subclass of."""
+    parent: Any = trainer.__base__
+    if getattr(parent, "network_name", None) != trainer.network_name or parent.recipe is not trainer.recipe:
+        return False
+    own, other = (
+        get_config(each.network_name).with_overrides(**each.overrides).without_ssm()
+        for each in (trainer, parent)
+    )
+    return own == other
+
+
 def family_of(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[GuardedTrainer]]:
-    """The trainer, its twin, and itself without weight decay on the SSM, each in every length."""
-    for full in (trainer, twin(trainer)):
+    """Yield the trainer, its twin, and itself without weight decay on the SSM, each in every length.
+
+    A trainer that differs from the one it comes from in its mixers alone shares the twin of that one.
+    """
+    for full in (trainer,) if shares_twin(trainer) else (trainer, twin(trainer)):
         yield from with_smoke_test(full)
         if demo:
             recipe = replace(full.recipe, options={**full.recipe.options, "momentum": DEMO_MOMENTUM})

@@ -9,17 +9,20 @@ import sys
 import pytest
 
 from nnunet_mamba import trainers
+from nnunet_mamba.blocks import mixers
 from nnunet_mamba.io.messages import closest, form_of, unknown
 from nnunet_mamba.io.resources import resource_dir
 from nnunet_mamba.networks import baselines, family
+from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.nnunet import catalogue, register
+from nnunet_mamba.scan_order import scan_order
 
 
 def test_it_has_every_network_with_its_axes_and_its_twin():
     assert list(catalogue.FAMILY) == list(family.FAMILY)
     assert list(catalogue.BASELINES) == list(baselines.BASELINES)
     for name, row in catalogue.FAMILY.items():
-        assert row.axes == family.axes_of(name), name
+        assert row.ndims == family.axes_of(name), name
         assert row.has_ssm == (family.FAMILY[name].mixer is not None), name
 
 
@@ -46,6 +49,57 @@ def test_a_trainers_row_is_true(row):
     text = inspect.getdoc(trainer) or ""
     if arxiv and row.network in catalogue.FAMILY:
         assert arxiv[0] in text
+
+
+def twin_of_class(trainer):
+    """What a trainer of ours trains without SSM: the network's config, and all that makes the recipe."""
+    config = get_config(trainer.network_name).with_overrides(**trainer.overrides).without_ssm()
+    return config, trainer.recipe, trainer.settings, trainer.n_supervised_scales
+
+
+def test_trainers_share_a_twin_exactly_if_they_are_one_without_ssm():
+    """The names' law, computed from the classes: the network's config without mixers, and the recipe."""
+    rows = [row for row in catalogue.TRAINERS if catalogue.NETWORKS[row.network].has_ssm]
+    keys = [catalogue.parse_trainer(row.name).twin_key() for row in rows]
+    twins = [twin_of_class(getattr(trainers, row.name)) for row in rows]
+    for i in range(len(rows)):
+        for j in range(i):
+            assert (keys[i] == keys[j]) == (twins[i] == twins[j]), (rows[i].name, rows[j].name)
+
+
+@pytest.mark.parametrize("row", catalogue.TRAINERS, ids=lambda row: row.name)
+def test_the_twin_of_a_row_is_that_trainer_without_ssm(row):
+    if not row.twin_name():
+        assert not catalogue.NETWORKS[row.network].has_ssm
+        return
+    twin = getattr(trainers, row.twin_name())
+    assert twin_of_class(twin) == twin_of_class(getattr(trainers, row.name))
+    assert get_config(twin.network_name).with_overrides(**twin.overrides).mixer is None
+
+
+def test_words_of_mixers_are_those_that_their_configs_know():
+    orders = set(catalogue.MIXER_WORDS) - set(mixers.OUTPUTS)
+    assert len(orders) + len(mixers.OUTPUTS) == len(catalogue.MIXER_WORDS)
+    assert all(scan_order(order, 3) for order in orders)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("MMUNet", ("MMUNet", (), False)),
+        ("MMUNetNoSSM_100epochs", ("MMUNet", ("100epochs",), True)),
+        ("MMUNet_B3_NoDecaySSM_demo", ("MMUNet_B3", ("demo",), False)),
+        ("MMUNet_SSMAllNoSSM_norm_bench", ("MMUNet_SSMAll", ("norm", "bench"), True)),
+        ("MambaUniPaperX_bench", ("MambaUniPaperX", ("bench",), False)),
+        ("Mine_NoSSM_a", ("Mine", ("a",), True)),
+        ("MineNoSSM", ("Mine", (), True)),
+        ("", ("", (), False)),
+    ],
+)
+def test_a_name_is_taken_apart(name, parts):
+    base, words, without_ssm = parts
+    expected = catalogue.TrainerName(f"nnUNetTrainer{base}", words, without_ssm)
+    assert catalogue.parse_trainer(f"nnUNetTrainer{name}") == expected
 
 
 def test_lengths_are_nnunets():

@@ -1,4 +1,4 @@
-"""Image files: the one door through which they come in, completely or not at all, and label maps go out."""
+"""Images: the one way to read them, completely or not at all, and to write label maps."""
 
 from nnunet_mamba.io.images.grid import Grid
 from nnunet_mamba.io.images.pictures import (

@@ -1,4 +1,4 @@
-"""Grids: where the voxels of an image are, and how two of them differ."""
+"""Grids: positions of an image's voxels, and how two grids differ."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ TO_LPS = np.array([-1.0, -1.0, 1.0])  # from the axes of NIfTI (right, anterior,
 
 @dataclass(frozen=True)
 class Grid:
-    """Places of an image's voxels, in its header's order (x, y, z), lengths in mm, axes of ITK (LPS).
+    """Positions of an image's voxels, in its header's order (x, y, z), lengths in mm, axes of ITK (LPS).
 
-    direction holds the axes as columns of a matrix, row by row.
+    `direction` holds the axes as columns of a matrix, row by row.
     """
 
     size: tuple[int, ...]
@@ -40,9 +40,10 @@ class Grid:
         return cls(shape[::-1], spacing[::-1], (0.0,) * n, tuple(np.eye(n).ravel().tolist()))
 
     def difference(self, expected: Grid, cosines: float = TOLERANCE) -> str | None:
-        """Name the first thing in which the two differ by more than rounding, with both; None if none.
+        """Return the first property in which two grids differ by more than rounding, with both values; None
+        if none.
 
-        cosines: how much directions may differ.
+        `cosines`: how much directions may differ.
         """
         voxel = min(expected.spacing)
         for what, absolute, relative in (
@@ -57,9 +58,9 @@ class Grid:
         return None
 
     def reordering(self, other: Grid) -> tuple[tuple[int, ...], tuple[bool, ...]] | None:
-        """Tell how `other` stores the very same voxels in another order: None if it does not.
+        """Return how `other` stores the very same voxels in another order; None if it does not.
 
-        Axis k of this grid runs along axis axes[k] of the other, backwards where flipped[k].
+        Axis k of this grid runs along axis axes[k] of the other, reversed where flipped[k].
         """
         n = len(self.size)
         if len(other.size) != n or len(self.direction) != n * n or len(other.direction) != n * n:
@@ -80,7 +81,7 @@ class Grid:
         return (axes, flipped) if same_size and np.allclose(first, expected, atol=10 * TOLERANCE) else None
 
     def reorder(self, values: np.ndarray, other: Grid) -> np.ndarray:
-        """Return `values`, (z, y, x) of `other`, in the order of this grid, where only that differs."""
+        """Return `values`, (z, y, x) of `other`, in the order of this grid, where only the order differs."""
         found = self.reordering(other)
         if found is None:
             return values

@@ -1,4 +1,4 @@
-"""Pictures: PNG, JPEG, BMP and TIFF, as grey or red, green and blue, whatever they are stored as."""
+"""Pictures (PNG, JPEG, BMP and TIFF) as grey values or red, green and blue, however they are stored."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def n_channels_of_picture(file: Path) -> int:
 
 
 def is_plain(file: Path, picture: np.ndarray) -> bool:
-    """Say whether nnU-Net reads from `file` just what `read_picture` did: without alpha, inks or palette."""
+    """Return whether nnU-Net reads from `file` just what `read_picture` did: without alpha, inks or
+    palette."""
     if is_tiff(file):
         return not _meaning(file)[1] and shape_of_tiff(file) == picture.shape
     return n_channels_of_picture(file) == (1 if picture.ndim == 2 else picture.shape[-1])
@@ -83,7 +84,7 @@ def _without_single_pages(picture: np.ndarray, axes: str) -> tuple[np.ndarray, s
 
 
 def _read_by_imageio(file: Path) -> np.ndarray:
-    """As nnU-Net does, which of 16 bits per colour keeps 8."""
+    """Read as nnU-Net does; of 16 bits per colour it keeps 8."""
     from skimage.io import imread
 
     with or_refuse(file, lambda: file.open("rb")) as stream:
@@ -94,7 +95,7 @@ def _read_by_imageio(file: Path) -> np.ndarray:
 
 
 def _meaning(file: Path) -> tuple[bool, bool]:
-    """Whether the last channel is alpha, and whether the channels stand for other colours."""
+    """Return whether the last channel is alpha, and whether the channels stand for other colours."""
     if is_tiff(file):
         return colours_of_tiff(file)[1:]
     mode = _mode(file)
@@ -109,7 +110,7 @@ def _decoded(file: Path) -> np.ndarray:
 
 
 def _mode(file: Path) -> str:
-    """Pillow's word for what a pixel is."""
+    """Return Pillow's word for the type of a pixel."""
     from PIL import Image
 
     def mode() -> str:

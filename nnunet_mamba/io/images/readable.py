@@ -1,4 +1,4 @@
-"""Image files of any kind."""
+"""Readability of image files of any kind."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def is_image(file: Path) -> bool:
 
 
 def require_readable(file: Path) -> None:
-    """Refuse, by ValueError, an image that is damaged or cut short."""
+    """Raise ValueError for an image that is damaged or cut short."""
     if is_tiff(file):
         read_tiff(file)
     elif is_picture(file):

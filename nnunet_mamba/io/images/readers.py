@@ -1,4 +1,4 @@
-"""nnU-Net's readers: which of them a data set's files are read with.
+"""nnU-Net's readers, and which of them a dataset's files are read with.
 
 They differ in where a NIfTI file says that its voxels are: those of nibabel take its sform first, ITK its
 qform in many cases.

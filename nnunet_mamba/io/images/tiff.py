@@ -21,7 +21,7 @@ def is_tiff(file: Path) -> bool:
 
 
 def read_tiff(file: Path) -> tuple[np.ndarray, str]:
-    """Read all pages, and what the axes of the array are: Y, X, S for colours, any other letter for pages."""
+    """Read all pages, and name the axes of the array: Y, X, S for colours, any other letter for pages."""
     series, page = _parts(file)
     if len(series) > 1:
         raise ValueError(f"{file} holds {len(series)} images of different kinds; expected one.")
@@ -51,7 +51,7 @@ def shape_of_tiff(file: Path) -> tuple[int, ...]:
 
 
 def _parts(file: Path) -> tuple[Any, Any]:
-    """What the file holds, by kinds, and its first page; their pixels are not read."""
+    """Return the kinds of content of the file, and its first page; their pixels are not read."""
     import tifffile
 
     def parts() -> tuple[Any, Any]:
@@ -62,8 +62,8 @@ def _parts(file: Path) -> tuple[Any, Any]:
 
 
 def spacing_file(file: Path, *, is_image: bool = False) -> Path:
-    """Return where nnU-Net looks for the spacing of a volume: CASE.json, of CASE.tif or an image's
-    CASE_0000.tif."""
+    """Return the file in which nnU-Net looks for the spacing of a volume: CASE.json, of CASE.tif or an
+    image's CASE_0000.tif."""
     case = re.sub(r"_\d{4}$", "", file.stem) if is_image else file.stem
     return file.with_name(f"{case}.json")
 

@@ -38,7 +38,7 @@ class Header:
 def read_header(file: Path, reader: str = "") -> Header:
     """Read the header alone, with the grid that nnU-Net's `reader` sees (default: its choice by ending).
 
-    What follows the header may be damaged, which `require_whole` tells.
+    The data behind the header may be damaged, which `check_complete` finds.
     """
     file = Path(file)
     if not is_nifti(file):
@@ -60,8 +60,8 @@ def read_header(file: Path, reader: str = "") -> Header:
 def read_values(file: Path) -> np.ndarray:
     """Read all values, (..., z, y, x), in the type that the file stores, scaled where it says so.
 
-    A file that is damaged or cut short is refused by name. ITK fills what a truncated NIfTI file lacks with
-    zeros, puts other numbers for NaN and infinity, and says nothing; NIfTI files are read by nibabel.
+    ValueError, with the file's name, for a file that is damaged or cut short. ITK fills what a truncated
+    NIfTI file lacks with zeros and replaces NaN and infinity without an error; so nibabel reads NIfTI files.
     """
     file = Path(file)
     require_whole(file)
@@ -72,17 +72,17 @@ def read_values(file: Path) -> np.ndarray:
 
 
 def read_image(file: Path) -> sitk.Image:
-    """Read an image by ITK, for what needs its filters; damaged files are refused by name."""
+    """Read an image by ITK, for its filters. ValueError, with the file's name, for damaged files."""
     file = Path(file)
     require_whole(file)
     return or_refuse(file, lambda: sitk.ReadImage(str(file)))
 
 
 def header_contradiction(file: Path) -> str | None:
-    """Say in what a NIfTI header places its voxels twice, and differently; None if it does not.
+    """Return in what a NIfTI header places its voxels twice, and differently; None if it does not.
 
     A header may hold two transforms, qform and sform, of which readers take one, and the size of voxels once
-    more in pixdim. The NIfTI-1 standard leaves open that they disagree.
+    more in pixdim. The NIfTI-1 standard allows them to disagree.
     """
     if not is_nifti(file):
         return None
@@ -116,7 +116,7 @@ def _grid_of(header: Any) -> Grid:
 
 
 def _grid_by_itk(file: Path) -> Grid:
-    """Of a NIfTI file, whose header ITK may refuse."""
+    """Return the grid of a NIfTI file as ITK sees it, which may refuse the header."""
     try:
         return _grid_of(or_refuse(file, lambda: _itk_header(file)))
     except ValueError as error:
@@ -134,7 +134,7 @@ def _grid_by_itk(file: Path) -> Grid:
 
 
 def _n_components(stored: Any) -> int:
-    """Of colours by their names; vectors are the fifth axis."""
+    """Return the number of values per voxel: of colours by their names; vectors are the fifth axis."""
     dtype, shape = stored.dataobj.dtype, stored.shape
     if dtype.names:
         return len(dtype.names)
@@ -146,7 +146,7 @@ def _is_scaled(stored: Any) -> bool:
 
 
 def _without_last_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """(x, y, z, 1) -> (x, y, z), as ITK has it."""
+    """Return a shape without last axes of size 1, as ITK has it: (x, y, z, 1) -> (x, y, z)."""
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     return shape

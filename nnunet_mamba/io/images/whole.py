@@ -1,4 +1,4 @@
-"""Files that are damaged or cut short are refused by name, before anybody takes them for an image."""
+"""Checks for files that are damaged or cut short."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def or_refuse(file: Path, read: Callable[[], T]) -> T:
-    """Return what `read` returns; ValueError with the file's name if it cannot."""
+    """Return what `read` returns. ValueError, with the file's name, if it fails."""
     try:
         return read()
     except FileNotFoundError as error:
@@ -26,7 +26,8 @@ def or_refuse(file: Path, read: Callable[[], T]) -> T:
 
 
 def require_whole(file: Path) -> None:
-    """Refuse a NIfTI or compressed file that is damaged or cut short, without reading it as an image."""
+    """Raise ValueError for a NIfTI or compressed file that is damaged or cut short, without reading it as an
+    image."""
     or_refuse(Path(file), lambda: _check_size(Path(file)))
 
 
@@ -55,7 +56,7 @@ def _n_bytes_unpacked(file: Path) -> int:
 
 
 def _n_bytes_of_nifti(file: Path) -> int:
-    """What the header says; 0 if it cannot be read, about which the readers have better words."""
+    """Return the size that the header states; 0 if it cannot be read, which the readers report better."""
     import nibabel
 
     try:

@@ -1,4 +1,4 @@
-"""Writing images on the very grid of another one, label maps in the smallest type that holds them."""
+"""Writing of images on the very grid of another one, label maps in the smallest type that holds them."""
 
 from __future__ import annotations
 

@@ -1,16 +1,12 @@
-"""Who is compared: a method is a trainer with its plans and configuration; a twin has NoSSM in its name."""
+"""Methods: trainers with their plans and configuration; their twins without SSM, and the baseline."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-from nnunet_mamba.nnunet.catalogue import NO_DECAY, PREFIX, TWIN
+from nnunet_mamba.nnunet.catalogue import PREFIX, parse_trainer
 
 OWN_TRAINER = re.compile(rf"{PREFIX}(Control)?(_\d+epochs?)?")  # nnU-Net's network and recipe
-MIXER_WORD = re.compile(  # without an SSM nothing is left of these words: their twin is the network's own
-    r"_(B[1-9]|multi|HybridOutside|bare|residual|norm|scaled)(?=_|$)"
-)
-ONE_WITHOUT_SSM = (("UMambaBot", "UMambaEnc"), ("MambaUni", "MambaBi", "MambaMulti"))  # a network each
 EPOCHS = re.compile(r"_(\d+epochs?|demo|smoke)$")
 
 
@@ -48,24 +44,21 @@ def _shortened(part: str, column: int) -> str:
 
 
 def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
-    """The same network without SSM, under the same plans and configuration, if it is among `methods`."""
-    if TWIN in method.trainer:
+    """Return the same network without SSM, under the same recipe, plans and configuration, if it is among
+    `methods`; None if it is not, or the method has no SSM itself.
+
+    Of several that are one network the one closest in its name is taken.
+    """
+    own = parse_trainer(method.trainer)
+    if own.without_ssm:
         return None
-    plain = method.trainer.replace(NO_DECAY, "")  # without an SSM there is nothing to spare from decay
-    twins = {
-        other.trainer.replace(f"_{TWIN}", "").replace(TWIN, ""): other
-        for other in methods
-        if TWIN in other.trainer and astuple(other)[1:] == astuple(method)[1:]
-    }
-    names = (plain, MIXER_WORD.sub("", plain), *_alike_without_ssm(MIXER_WORD.sub("", plain)))
-    return next((twins[name] for name in names if name in twins), None)
-
-
-def _alike_without_ssm(trainer: str) -> Iterator[str]:
-    """Trainers whose twins are the same network as this one's."""
-    for group in ONE_WITHOUT_SSM:
-        if found := re.match(rf"{PREFIX}({'|'.join(group)})(?=_|$)", trainer):
-            yield from (f"{PREFIX}{name}{trainer[found.end() :]}" for name in group)
+    twins = []
+    for other in methods:
+        name = parse_trainer(other.trainer)
+        comparable = astuple(other)[1:] == astuple(method)[1:] and name.twin_key() == own.twin_key()
+        if name.without_ssm and comparable:
+            twins.append((name.base != own.base, name.words != own.words, other))
+    return min(twins)[2] if twins else None
 
 
 def choose_baseline(methods: Sequence[Method], wanted: str | None = None) -> Method:
