@@ -62,7 +62,7 @@ class GuardedTrainer(nnUNetTrainer):
             setattr(self, name, value)
         self.save_every = environment.save_every or self.save_every
         self.seed = environment.seed
-        if device.type == "cpu":  # nnUNetv2_train takes all processors, whoever else uses them
+        if device.type == "cpu":  # nnUNetv2_train uses all processors, even those that are busy
             torch.set_num_threads(environment.threads or default_threads(steady=self.seed is not None))
         elif environment.threads is not None:
             torch.set_num_threads(environment.threads)
@@ -70,7 +70,7 @@ class GuardedTrainer(nnUNetTrainer):
             checkpointing.restore_previous(Path(self.output_folder))
         self._iteration = 0  # within the epoch and its phase
         self._progress_s, self._progress_at = environment.progress_s, time.monotonic()
-        self._is_validating = False  # complete cases, after training
+        self._is_validating = False  # on whole cases, after training
 
     @classmethod
     def attributes(cls) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from nnunet_mamba.trainers.variants import make_variant
 
 
 class nnUNetTrainerControl(GuardedTrainer):
-    """The control of a study: nnU-Net's own network and recipe, as in the plans, ResEnc plans included, with
+    """Control of a study: nnU-Net's own network and recipe, as in the plans, ResEnc plans included, with
     the guards, seeds and resuming of all trainers here."""
 
     @staticmethod

@@ -46,10 +46,12 @@ class Cosine:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """One cycle up to initial_lr in the first `rise` of the run, a fraction of it, and down to almost 0,
-    while beta1 goes the other way: torch's OneCycleLR with a step per epoch."""
+    """One cycle, up to initial_lr and down to almost 0, while beta1 goes the other way.
 
-    rise: float = 0.1
+    Equal to torch's OneCycleLR with a step per epoch.
+    """
+
+    rise: float = 0.1  # fraction of the run in which the rate goes up
     start_factor: float = 1 / 25
     end_factor: float = 1e-8  # of the rate at the start
     betas: tuple[float, float] = (0.85, 0.95)

@@ -35,7 +35,7 @@ NEARLY_ZERO = 1e-6  # nnU-Net's own replacement for a weight of 0, so that the h
 
 
 class RecipeTrainer(GuardedTrainer):
-    """Trainer by `recipe`; a subclass builds the network."""
+    """Trainer that follows `recipe`; a subclass builds the network."""
 
     recipe: ClassVar[Recipe] = NNUNET
     n_supervised_scales: ClassVar[int | None] = None  # the largest ones; None: nnU-Net's choice
@@ -157,7 +157,7 @@ class MambaTrainer(RecipeTrainer):
         return guard_output(network)
 
     def initialize(self) -> None:
-        """Also set the stages to recompute, which only training needs."""
+        """Initialize as nnU-Net does, and set the stages to recompute, which only training needs."""
         stages = read_checkpoint_stages(self.checkpoint_stages)
         super().initialize()
         network: Any = unwrap_model(self.network)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.trainers.lr_schedules import Cosine, OneCycle, Poly, Schedule
 
-SMOOTH = 1e-5  # added to numerator and denominator of the Dice loss
+SMOOTH = 1e-5  # s in the formula below
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Recipe:
 
 
 class CrossEntropyAndSquaredDice(nn.Module):
-    """Loss `weight` (cross-entropy + Dice loss with squared denominators); the background is a class like
+    """Loss of `weight` (cross-entropy + Dice loss with squared denominators), the background as a class like
     others.
 
         dice_c = 1 - (2 sum p_c t_c + s) / (sum p_c^2 + sum t_c^2 + s),    s = 1e-5

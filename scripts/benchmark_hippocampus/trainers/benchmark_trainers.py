@@ -1,19 +1,20 @@
-"""The benchmark's trainers: the family, its twins and nnU-Net's network, all by one recipe and one budget.
+"""Trainers of the benchmark: the family, its twins and nnU-Net's network, all by one recipe and one budget.
 
-The budget is 240 steps, and nnU-Net's momentum of 0.99 remembers 100: with it nnU-Net's own network finds
-nothing in 250. So `RECIPE` has momentum 0.9 and ten times the learning rate, which is the same long-run step,
-rate / (1 - momentum) = 1. MM-UNet's own, smaller rate gives way to it; its three supervised scales stay.
+The budget is 240 steps, and nnU-Net's momentum of 0.99 averages over 100: with it nnU-Net's own network
+learns nothing in 250. So `RECIPE` has momentum 0.9 and ten times the learning rate, which is the same
+long-run step, rate / (1 - momentum) = 1. It replaces MM-UNet's own, smaller rate; the three supervised scales
+stay.
 """
 
 from typing import Any
 
-from nnunet_mamba.trainers.ablations import ABLATIONS
 from torch import nn
 
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
 from nnunet_mamba.trainers.mamba import RecipeTrainer
 from nnunet_mamba.trainers.networks import (
+    ABLATIONS,
     PLANNED,
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,
@@ -38,11 +39,11 @@ STEPS_1200 = {  # in 3D
     "initial_lr": 1e-2,
     "save_every": 1,
 }
-IN_2D = {"nnUNetTrainerMambaMulti": {"order": "multi"}}  # the authors' eight walks are of volumes
+IN_2D = {"nnUNetTrainerMambaMulti": {"order": "multi"}}  # the authors' eight scan directions are of volumes
 
 
 class nnUNetTrainerControl(RecipeTrainer):
-    """The network that the plans say: nnU-Net's, plain or ResEnc."""
+    """Control with the network of the plans, nnU-Net's, plain or ResEnc."""
 
 
 def _benchmarked(trainer: type[RecipeTrainer]) -> type[RecipeTrainer]:
@@ -51,12 +52,12 @@ def _benchmarked(trainer: type[RecipeTrainer]) -> type[RecipeTrainer]:
 
 
 def _reading(trainer: type[RecipeTrainer], output: str) -> type[RecipeTrainer]:
-    """`trainer` with another word of `blocks.mixers.OUTPUTS` for what its mixers hand on."""
+    """Return `trainer` with another output of its mixers, one of `blocks.mixers.OUTPUTS`."""
     return make_variant(trainer, f"_{output}", overrides={**trainer.overrides, "mixer_output": output})
 
 
 class nnUNetTrainerMMUNetNoSSM_small(make_twin(nnUNetTrainerMMUNet)):  # type: ignore[misc]
-    """MM-UNet's twin whose encoder adds as little as with a `bare` mixer at first: act(x + 0.06 F(x))."""
+    """MM-UNet's twin whose encoder adds as little at first as with a `bare` mixer: act(x + 0.06 F(x))."""
 
     @classmethod
     def build_network_architecture(
