@@ -42,13 +42,13 @@ globals().update(_members)  # nnU-Net and pickle find them as attributes of this
 __all__ = list(_members)
 
 
-_not_found: set[str] = set()
+_looked_for: set[str] = set()
 
 
 def __getattr__(name: str) -> Any:
     """Record a name that nnU-Net does not find here: if its search fails, a suggestion follows its error."""
-    if not name.startswith("_") and name not in _not_found:
-        _not_found.add(name)
+    if not name.startswith("_") and name not in _looked_for:
+        _looked_for.add(name)
         atexit.register(_suggest, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
