@@ -122,7 +122,7 @@ def network_of(trainer: str, plans: Any, configuration: Any, n_channels: int, n_
     from nnunet_mamba import trainers
     from nnunet_mamba.networks.family import create_network
     from nnunet_mamba.plans.architecture import named_network
-    from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
+    from nnunet_mamba.trainers.base import GuardedTrainer
 
     found = getattr(trainers, trainer) if trainer in trainers.__all__ else _look_up(trainer)
     if found is not None and issubclass(found, GuardedTrainer):

@@ -1,12 +1,12 @@
-"""The trainers, by the names that go after `-tr` in nnU-Net's commands.
+"""Trainers, by the names that go after `-tr` in nnU-Net's commands.
 
 nnUNetTrainerX             X, a network of the family, a paper's recipe, an ablation or a baseline
-nnUNetTrainerXNoSSM        its twin whose mixers are the identity: the ablation that the field asks for first
+nnUNetTrainerXNoSSM        its twin: the same network without SSM, its mixers replaced by the identity
 nnUNetTrainerX_NoDecaySSM  without weight decay on A and D of the state space model
 
-Each comes in nnU-Net's lengths (`..._100epochs`), and but for the last as `..._smoke`: a minute that shows
-whether a dataset passes the whole chain. Networks that take their topology from the plans also come as
-`..._demo`: plans cut to a small patch and network, for a first run on a CPU. Networks of fixed topology,
+Each comes in nnU-Net's lengths (`..._100epochs`), and but for the last as `..._smoke`: a test of a minute
+whether a dataset can be trained on and validated. Networks that take their topology from the plans also come
+as `..._demo`: plans cut to a small patch and network, for a first run on a CPU. Networks of fixed topology,
 which cannot be made small, recipes of papers and baselines have no demo. `nnunet-mamba trainers` lists all.
 
 nnUNetTrainerControl, in the same lengths, is nnU-Net's own network and recipe under the guards of the others.
@@ -23,22 +23,21 @@ from nnunet_mamba.nnunet.version import version_problem
 if _fault := version_problem():
     raise ImportError(_fault, name="nnunetv2")
 
-from nnunet_mamba.trainers.ablations import ABLATIONS  # after the check: they need the right nnU-Net
-from nnunet_mamba.trainers.baselines import BASELINES
-from nnunet_mamba.trainers.control import nnUNetTrainerControl
-from nnunet_mamba.trainers.family import FIXED, PLANNED
-from nnunet_mamba.trainers.papers import PAPERS
-from nnunet_mamba.trainers.variants import by_name, family_of, with_smoke_test
+# after the check, for these need the right nnU-Net
+from nnunet_mamba.trainers.baselines import BASELINES, nnUNetTrainerControl
+from nnunet_mamba.trainers.networks import ABLATIONS, FIXED, PAPERS, PLANNED
+from nnunet_mamba.trainers.variants import index_by_name, make_family, make_lengths_and_smoke_test
 
-_members = by_name(
+_others = (*BASELINES, nnUNetTrainerControl)
+_members = index_by_name(
     chain(
-        chain.from_iterable(family_of(trainer, demo=True) for trainer in (*PLANNED, *ABLATIONS)),
-        chain.from_iterable(family_of(trainer, demo=False) for trainer in (*FIXED, *PAPERS)),
-        chain.from_iterable(with_smoke_test(trainer) for trainer in (*BASELINES, nnUNetTrainerControl)),
+        chain.from_iterable(make_family(trainer, demo=True) for trainer in (*PLANNED, *ABLATIONS)),
+        chain.from_iterable(make_family(trainer, demo=False) for trainer in (*FIXED, *PAPERS)),
+        chain.from_iterable(make_lengths_and_smoke_test(trainer) for trainer in _others),
     ),
     __name__,
 )
-globals().update(_members)  # as attributes of this module nnU-Net finds them, and pickle too
+globals().update(_members)  # nnU-Net and pickle find them as attributes of this module
 
 __all__ = list(_members)
 
@@ -47,7 +46,7 @@ _looked_for: set[str] = set()
 
 
 def __getattr__(name: str) -> Any:
-    """Remember what nnU-Net looks for here in vain: if its search fails, a suggestion follows its error."""
+    """Record a name that nnU-Net does not find here: if its search fails, a suggestion follows its error."""
     if not name.startswith("_") and name not in _looked_for:
         _looked_for.add(name)
         atexit.register(_suggest, name)
@@ -55,6 +54,8 @@ def __getattr__(name: str) -> Any:
 
 
 def _suggest(name: str) -> None:
-    error = getattr(sys, "last_value", None)  # what ended the program, if that was an error
+    """Write the trainers whose names are close to `name`, if nnU-Net ended with the error that it has
+    none."""
+    error = getattr(sys, "last_value", None)  # the error that ended the program, if any
     if isinstance(error, RuntimeError) and str(error).startswith(f"{NOT_FOUND} {name} "):
         sys.stderr.write(f"\nnnunet_mamba: {no_trainer(name)}\n")

@@ -1,91 +1,257 @@
-"""nnU-Net's trainer with one of our networks in it.
+"""nnU-Net's trainer, with its own recipe, and guards that keep a long training from being lost.
 
-A trainer of this package is data: the network's name, its recipe, and how many scales its deep supervision
-has. To add one, write its class in `nnunet_mamba.trainers.family` and name it there.
+A loss that is not finite stops the run before it reaches the weights, and weights that are not finite are not
+loaded. A fold is trained as the split says, or not at all. Checkpoints are complete or absent. Environment
+variables set the epochs between checkpoints, the number of threads, and a seed.
 """
 
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnunet_mamba.networks.config import FixedConfig
-from nnunet_mamba.networks.family import create_network, get_config
-from nnunet_mamba.networks.finite import guard_output, unwrap_model
-from nnunet_mamba.ops.backends import choose_backend
-from nnunet_mamba.plans import network_sizes
-from nnunet_mamba.trainers.checkpoint_stages import asked_checkpoint_stages
-from nnunet_mamba.trainers.mixer_precision import asked_mixer_precision
-from nnunet_mamba.trainers.pretrained import start_from_vmamba
-from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
+from nnunet_mamba.inference import batched_validation
+from nnunet_mamba.io.cpu import default_threads, usable_cpus
+from nnunet_mamba.networks.finite import (
+    NonFiniteError,
+    NonFiniteWeightsError,
+    check_loaded_weights,
+    unwrap_model,
+)
+from nnunet_mamba.plans import load_template, shrink_plans
+from nnunet_mamba.trainers import checkpointing, folds, reproducibility
+from nnunet_mamba.trainers.environment import THREADS, EnvironmentSettings
+from nnunet_mamba.trainers.nan_guard import (
+    NonFiniteLossError,
+    check_finite_loss,
+    check_optimizer,
+    diagnose,
+)
 
-SSM_STATE = ("A_log", "A_logs", "D", "Ds")  # what Mamba's authors spare from weight decay
 
+class GuardedTrainer(nnUNetTrainer):
+    """Base class of all trainers of this package."""
 
-class MambaTrainer(RecipeTrainer):
-    """Trains `network_name`, sized by the plans.
+    settings: ClassVar[Mapping[str, Any]] = {}  # attributes of nnUNetTrainer, such as num_epochs
+    plans_template: ClassVar[str | None] = None  # cut the plans to this budget first
+    max_validation_cases: ClassVar[int | None] = None  # after training, the smallest ones; None: all
+    save_every: int
+    _best_ema: float | None
 
-    nnU-Net decays the weights of A_log and D like all others, and so did every paper here; `no_decay_ssm`
-    spares them.
-    """
-
-    network_name: ClassVar[str]
-    overrides: ClassVar[Mapping[str, Any]] = {}  # of `create_network`
-    no_decay_ssm: ClassVar[bool] = False
-    checkpoint_stages: ClassVar[int | str] = 0  # in training, unless the variable of this name is set
-    mixer_precision: ClassVar[str | None] = None  # the networks' own; likewise, and in prediction
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008 (nnU-Net reads this very signature)
+    ):
+        if self.plans_template is not None:
+            plans = shrink_plans(plans, load_template(self.plans_template))
+        environment = EnvironmentSettings.from_environ()
+        resumes = plans["continue_training"]
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        for name, value in self.attributes().items():
+            assert hasattr(self, name), f"nnUNetTrainer has no setting {name!r}"
+            setattr(self, name, value)
+        self.save_every = environment.save_every or self.save_every
+        self.seed = environment.seed
+        if device.type == "cpu":  # nnUNetv2_train uses all processors, even those that are busy
+            torch.set_num_threads(environment.threads or default_threads(steady=self.seed is not None))
+        elif environment.threads is not None:
+            torch.set_num_threads(environment.threads)
+        if resumes and self.local_rank == 0:
+            checkpointing.restore_previous(Path(self.output_folder))
+        self._iteration = 0  # within the epoch and its phase
+        self._progress_s, self._progress_at = environment.progress_s, time.monotonic()
+        self._is_validating = False  # on whole cases, after training
 
     @classmethod
-    def build_network_architecture(
-        cls,
-        plans_manager: Any,
-        configuration_manager: Any,
-        num_input_channels: int,
-        num_output_channels: int,
-        enable_deep_supervision: bool = True,
-    ) -> nn.Module:
-        """The network of the plans; called on the class for prediction, on the trainer for training."""
-        network = create_network(
-            cls.network_name,
-            input_channels=num_input_channels,
-            num_classes=num_output_channels,
-            deep_supervision=enable_deep_supervision,
-            mixer_precision=asked_mixer_precision(cls.mixer_precision),
-            **network_sizes(cls.network_name, configuration_manager),
-            **cls.overrides,
-        )
-        return guard_output(network)
+    def attributes(cls) -> Mapping[str, Any]:
+        """Return all attributes of nnUNetTrainer that this trainer sets."""
+        return cls.settings
+
+    def log_message(self, message: str) -> None:
+        """Write a message to the log, and to the console once, however many processes train."""
+        self.print_to_log_file(message, also_print_to_console=self.local_rank == 0)
 
     def initialize(self) -> None:
-        """Also says which stages to recompute: a matter of training, of which a prediction knows nothing."""
-        stages = asked_checkpoint_stages(self.checkpoint_stages)
+        if self.seed is not None:
+            seed = reproducibility.derive_seed(self.seed, reproducibility.NETWORK)
+            reproducibility.seed_generators(seed)
         super().initialize()
-        network: Any = unwrap_model(self.network)
-        network.recompute(stages)
-
-    @classmethod
-    def own_output_strides(cls) -> tuple[int, ...] | None:
-        config = get_config(cls.network_name)
-        return config.output_strides if isinstance(config, FixedConfig) else None
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        if not self.no_decay_ssm:
-            return super().parameter_groups()
-        named = list(unwrap_model(self.network).named_parameters())
-        state = [parameter for name, parameter in named if name.rsplit(".", 1)[-1] in SSM_STATE]
-        others = [parameter for name, parameter in named if name.rsplit(".", 1)[-1] not in SSM_STATE]
-        return [{"params": others}, {"params": state, "weight_decay": 0.0}]
+        self.loss.register_forward_hook(check_finite_loss)
+        unwrap_model(self.network).register_load_state_dict_post_hook(check_loaded_weights)
 
     def on_train_start(self) -> None:
-        backend = choose_backend(None, self.device.type)  # one asked for in vain ends the run here
-        has_weights = self.was_initialized or self.current_epoch > 0  # initialised by now: to load a file
-        if not self.was_initialized:
-            self.initialize()
-        origin = start_from_vmamba(unwrap_model(self.network), self.network_name, has_weights=has_weights)
+        if self.seed is not None:
+            reproducibility.make_deterministic(self.device.type)
         super().on_train_start()
-        self.log_message(f"Selective scan on {self.device.type}: backend {backend}")
-        precision = asked_mixer_precision(self.mixer_precision)
-        if precision is not None:
-            self.log_message(f"mixer_precision: {precision}")
-        if origin is not None:
-            self.log_message(origin)
+        if self.device.type == "cpu":
+            n, usable = torch.get_num_threads(), usable_cpus()
+            self.log_message(f"CPU threads: {n} of {usable}; {THREADS} sets another number")
+        if self.seed is not None:
+            self.log_message(
+                f"Seed {self.seed}, {torch.get_num_threads()} threads, from epoch {self.current_epoch} on"
+            )
+
+    def on_epoch_start(self) -> None:
+        if self.seed is not None:
+            path = (reproducibility.EPOCH, self.local_rank, self.current_epoch)
+            reproducibility.seed_generators(reproducibility.derive_seed(self.seed, *path))
+        super().on_epoch_start()
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        if self.seed is None:
+            return super().get_dataloaders()
+        with reproducibility.disable_workers():
+            train, validate = super().get_dataloaders()
+        n, n_workers = self.num_iterations_per_epoch, get_allowed_n_proc_DA()
+        n_val, n_val_workers = self.num_val_iterations_per_epoch, -(-n_workers // 2)
+        return (
+            self._make_seeded(train, reproducibility.TRAINING, n, n_workers),
+            self._make_seeded(validate, reproducibility.VALIDATION, n_val, n_val_workers),
+        )
+
+    def _make_seeded(self, batches: Any, purpose: int, n_per_epoch: int, n_workers: int) -> Any:
+        assert self.seed is not None
+        return reproducibility.make_seeded_batches(
+            batches.data_loader,
+            (self.seed, purpose, self.local_rank),
+            self.current_epoch * n_per_epoch,
+            n_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def save_checkpoint(self, filename: str) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with checkpointing.atomic_checkpoint(Path(filename)) as draft:
+            super().save_checkpoint(str(draft))
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """Load a checkpoint as nnU-Net does, and restore the best Dice so far.
+
+        nnU-Net writes `checkpoint_latest` before it checks whether that epoch was the best, and so forgets
+        this when it resumes. Raises NonFiniteWeightsError for weights, or a state of the optimizer, that are
+        not finite.
+        """
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+            check_optimizer(self.optimizer, self.network)
+        except NonFiniteWeightsError as error:
+            if isinstance(filename_or_checkpoint, dict):
+                raise
+            file = Path(filename_or_checkpoint)
+            advice = checkpointing.suggest_checkpoint(file)
+            raise NonFiniteWeightsError(f"{file}: {error} {advice}") from error
+        for dice in self.logger.get_value("ema_fg_dice", step=None):
+            if self._best_ema is None or dice > self._best_ema:
+                self._best_ema = dice
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.local_rank == 0:
+            checkpointing.remove_previous(Path(self.output_folder))
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """Return the cases for training and validation, as nnU-Net does.
+
+        Raises ValueError for a fold that the split lacks, where nnU-Net would draw one at random over cases
+        regardless of patients, and for a fold without cases on one side.
+        """
+        splits_file = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+        folds.check_fold(self.fold, splits_file)
+        train, validate = super().do_split()
+        if self.fold != "all":
+            folds.check_sides(train, validate, f"fold {self.fold} of {splits_file}")
+        if self._is_validating and self.max_validation_cases is not None:
+            folder = Path(self.preprocessed_dataset_folder)
+            validate = sorted(folds.find_smallest(validate, folder, self.max_validation_cases))
+        return train, validate
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        train, validate = super().get_tr_and_val_datasets()
+        folder = self.preprocessed_dataset_folder
+        preprocessed = self.dataset_class.get_identifiers(folder)
+        folds.check_preprocessed([*train.identifiers, *validate.identifiers], preprocessed, folder)
+        return train, validate
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        try:
+            fold = f"fold {self.fold} of {type(self).__name__}"
+            self._is_validating = True
+            with batched_validation(
+                self.print_to_log_file,
+                self._validated_cases(),
+                fold,
+                most_exporters=self.max_validation_cases,
+            ):
+                super().perform_actual_validation(save_probabilities)
+        except NonFiniteError as error:
+            self.print_to_log_file(f"The validation failed: {error}")
+            raise
+        finally:
+            self._is_validating = False
+
+    def _validated_cases(self) -> Iterator[str]:
+        """Yield the cases in the order in which this process validates them."""
+        step = dist.get_world_size() if self.is_ddp else 1
+        yield from sorted(self.do_split()[1][self.local_rank :: step])
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._iteration = 0
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._iteration = 0
+
+    def train_step(self, batch: dict) -> dict:
+        return self._run_guarded(super().train_step, batch, "training")
+
+    def validation_step(self, batch: dict) -> dict:
+        return self._run_guarded(super().validation_step, batch, "validation")
+
+    def _run_guarded(self, step: Callable[[dict], dict], batch: dict, phase: str) -> dict:
+        """Run one step; a loss that is not finite stops the run before it can reach the weights."""
+        try:
+            result = step(batch)
+        except (NonFiniteLossError, NonFiniteError):
+            message = self._explain_non_finite(batch, phase)
+            self.print_to_log_file(message)
+            raise NonFiniteLossError(message) from None
+        self._iteration += 1
+        self._report_progress(phase)
+        return result
+
+    def _report_progress(self, phase: str) -> None:
+        """Write to the console alone how many steps of the epoch are done, if NNUNET_MAMBA_PROGRESS is set
+        and that time has passed."""
+        now = time.monotonic()
+        if self._progress_s is None or self.local_rank != 0 or now - self._progress_at < self._progress_s:
+            return
+        self._progress_at = now
+        in_training = phase == "training"
+        n_steps = self.num_iterations_per_epoch if in_training else self.num_val_iterations_per_epoch
+        sys.stdout.write(f"{phase} step {self._iteration}/{n_steps}\n")
+        sys.stdout.flush()
+
+    def _explain_non_finite(self, batch: dict, phase: str) -> str:
+        cause = diagnose(unwrap_model(self.network), batch["data"].to(self.device))
+        return (
+            f"The loss is not finite in epoch {self.current_epoch}, {phase} iteration {self._iteration} "
+            f"(counted from 0). {cause} Weights and checkpoints are as they were before this step. "
+            "Look at the layer and the data, or lower initial_lr; "
+            f"`--c` resumes from the last checkpoint in {self.output_folder}."
+        )
+
+    def plot_network_architecture(self) -> None:
+        """Do nothing: nnU-Net would trace the network with a full patch, which costs memory and time."""

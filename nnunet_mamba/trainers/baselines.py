@@ -1,7 +1,7 @@
-"""Trainers of the networks that papers of this family compare with: MONAI's, padded to what they need.
+"""Trainers of the networks that papers of this family compare with: nnU-Net's own, and MONAI's.
 
-Recipes are those of U-Mamba's repository [1] and, for MedNeXt, its authors'. What differs from [1]: patches
-are padded with zeros in the network instead of enlarged in the plans, and CUDA computes under float16
+Recipes of MONAI's are those of U-Mamba's repository [1] and, for MedNeXt, its authors'. Differences from [1]:
+patches are padded with zeros in the network instead of enlarged in the plans, and CUDA computes under float16
 autocast, which [1] turns off for these networks. To add one: a row in `networks.baselines.BASELINES`, a
 recipe if none fits, a class below.
 
@@ -10,18 +10,41 @@ recipe if none fits, a class below.
 
 from typing import Any, ClassVar
 
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunet_mamba.networks import baselines
 from nnunet_mamba.networks.finite import guard_output
 from nnunet_mamba.trainers import recipes
-from nnunet_mamba.trainers.checkpoint_stages import refuse_checkpoint_stages
-from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
-from nnunet_mamba.trainers.variants import variant
+from nnunet_mamba.trainers.base import GuardedTrainer
+from nnunet_mamba.trainers.environment import check_no_checkpoint_stages
+from nnunet_mamba.trainers.mamba import RecipeTrainer
+from nnunet_mamba.trainers.variants import make_variant
+
+
+class nnUNetTrainerControl(GuardedTrainer):
+    """Control of a study: nnU-Net's own network and recipe, as in the plans, ResEnc plans included, with
+    the guards, seeds and resuming of all trainers here."""
+
+    @staticmethod
+    def build_network_architecture(
+        plans_manager: Any,
+        configuration_manager: Any,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        build = nnUNetTrainer.build_network_architecture
+        sizes = (num_input_channels, num_output_channels, enable_deep_supervision)
+        return guard_output(build(plans_manager, configuration_manager, *sizes))
+
+    def initialize(self) -> None:
+        check_no_checkpoint_stages("nnU-Net's own network")
+        super().initialize()
 
 
 class BaselineTrainer(RecipeTrainer):
-    """Trains the baseline `network_name`, which takes only the patch from the plans."""
+    """Trainer of MONAI's network `network_name`, which takes only the patch from the plans."""
 
     network_name: ClassVar[str]
 
@@ -44,7 +67,7 @@ class BaselineTrainer(RecipeTrainer):
         return guard_output(network)
 
     def initialize(self) -> None:
-        refuse_checkpoint_stages(f"{self.network_name}, of MONAI,")
+        check_no_checkpoint_stages(f"{self.network_name}, of MONAI,")
         super().initialize()
 
     @classmethod
@@ -89,9 +112,9 @@ class nnUNetTrainerMedNeXtS(BaselineTrainer):
 
 BASELINES: tuple[type[BaselineTrainer], ...] = (
     nnUNetTrainerSegResNet,
-    variant(nnUNetTrainerSegResNet, "_2xFeat", network_name="seg_res_net_2x_feat"),
-    variant(nnUNetTrainerSegResNet, "_2xFeat_2xDepth", network_name="seg_res_net_2x_feat_2x_depth"),
-    variant(nnUNetTrainerSegResNet, "_2xFeat_4xDepth", network_name="seg_res_net_2x_feat_4x_depth"),
+    make_variant(nnUNetTrainerSegResNet, "_2xFeat", network_name="seg_res_net_2x_feat"),
+    make_variant(nnUNetTrainerSegResNet, "_2xFeat_2xDepth", network_name="seg_res_net_2x_feat_2x_depth"),
+    make_variant(nnUNetTrainerSegResNet, "_2xFeat_4xDepth", network_name="seg_res_net_2x_feat_4x_depth"),
     nnUNetTrainerUNETR,
     nnUNetTrainerSwinUNETR,
     nnUNetTrainerSwinUNETRv2,

@@ -1,34 +1,37 @@
 """Recipes as data: optimiser, learning rate, length and loss of each paper.
 
 What no recipe changes is nnU-Net's: sampling, augmentation, 250 iterations per epoch, gradients clipped at
-norm 12, float16 autocast on CUDA, batch size of the plans. docs/recipes.md compares them with the papers.
+norm 12, float16 autocast on CUDA, batch size of the plans. docs/recipes.md compares them with the papers. The
+loss and the frozen encoder that recipes of papers need, and nnU-Net does not have, are below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from nnunet_mamba.trainers.losses import CrossEntropyAndSquaredDice
-from nnunet_mamba.trainers.schedules import Cosine, OneCycle, Poly, Schedule
+from nnunet_mamba.trainers.lr_schedules import Cosine, OneCycle, Poly, Schedule
+
+SMOOTH = 1e-5  # s in the formula below
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; the defaults are nnU-Net's recipe.
+    """Optimiser, schedule, loss and length of a training; the defaults are nnU-Net's recipe.
 
     settings                attributes of nnUNetTrainer and their values: initial_lr, weight_decay, num_epochs
     optimizer, options      torch's class, and its arguments besides parameters, lr and weight_decay
     schedule                the learning rate as a function of the epoch
-    per_iteration           set the rate before every iteration, not only at the start of an epoch
-    loss                    makes a loss (logits, target) -> scalar in place of nnU-Net's; labels only
-    batch_size              in place of the plans'
-    frozen_encoder_epochs   epochs during which the encoder is not trained, except what reads the image
+    per_iteration           whether to set the rate before every iteration, not only at the start of an epoch
+    loss                    constructor of a loss (logits, target) -> scalar of plain labels; None: nnU-Net's
+    batch_size              None: that of the plans
+    frozen_encoder_epochs   first epochs, in which the encoder is frozen but for what reads the image
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -39,6 +42,32 @@ class Recipe:
     loss: Callable[[], nn.Module] | None = None
     batch_size: int | None = None
     frozen_encoder_epochs: int = 0
+
+
+class CrossEntropyAndSquaredDice(nn.Module):
+    """Loss of `weight` (cross-entropy + Dice loss with squared denominators), the background as a class like
+    others.
+
+        dice_c = 1 - (2 sum p_c t_c + s) / (sum p_c^2 + sum t_c^2 + s),    s = 1e-5
+
+    p softmax, t one-hot, sums over all voxels of the batch, mean over the classes. Computed in float32.
+
+    Shape: logits (B, C, *grid), target (B, 1, *grid) with labels 0 ... C-1 -> scalar.
+    """
+
+    def __init__(self, weight: float = 1.0):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        logits, labels = logits.float(), target[:, 0].long()
+        probabilities = logits.softmax(1)
+        truth = torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1)
+        voxels = [0, *range(2, logits.ndim)]
+        overlap = (probabilities * truth).sum(voxels)
+        size = probabilities.square().sum(voxels) + truth.sum(voxels)
+        dice = 1 - (2 * overlap + SMOOTH) / (size + SMOOTH)
+        return self.weight * (F.cross_entropy(logits, labels) + dice.mean())
 
 
 NNUNET = Recipe()
@@ -92,3 +121,29 @@ SWIN_UNETR = replace(
     UNETR, settings={"initial_lr": 8e-4, "weight_decay": 1e-2}, schedule=Cosine(eta_min=1e-6)
 )
 MEDNEXT = Recipe(settings={"initial_lr": 1e-3}, optimizer=torch.optim.AdamW, options={"eps": 1e-4})
+
+
+def freeze_parameters(
+    parameters: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer, is_frozen: Callable[[], bool]
+) -> None:
+    """Keep `optimizer` from changing `parameters`, by weight decay and moments too, while `is_frozen()` is
+    true.
+
+    Setting requires_grad would make DDP wait for gradients that never come, and torch.compile compile anew.
+    Here the gradients are always computed. While frozen they are set to zero on arrival, so that the clipped
+    norm and the gradient scaler do not see them, and to None at the step. The cost, compared with
+    requires_grad=False, is the backward pass through the frozen part.
+    """
+    parameters = list(parameters)
+
+    def zero_gradient(gradient: Tensor) -> Tensor:
+        return torch.zeros_like(gradient) if is_frozen() else gradient
+
+    def drop_gradients(*_: object) -> None:
+        if is_frozen():
+            for parameter in parameters:
+                parameter.grad = None
+
+    for parameter in parameters:
+        parameter.register_hook(zero_gradient)
+    optimizer.register_step_pre_hook(drop_gradients)

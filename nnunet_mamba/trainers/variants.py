@@ -1,4 +1,4 @@
-"""What every trainer comes in besides itself, by rule: names are lengthened, class attributes changed."""
+"""Variants of every trainer, made by rule: a suffix is added to the name, class attributes are changed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from nnunet_mamba.networks.config import Mixer
 from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.nnunet.catalogue import DEMO, EPOCHS, LENGTHS, NO_DECAY, NO_SSM, SMOKE, TWIN
-from nnunet_mamba.trainers.base import MambaTrainer
-from nnunet_mamba.trainers.guarded_trainer import GuardedTrainer
+from nnunet_mamba.trainers.base import GuardedTrainer
+from nnunet_mamba.trainers.mamba import MambaTrainer
 
 Trainer = TypeVar("Trainer", bound=type[GuardedTrainer])
 
@@ -17,7 +17,7 @@ DEMO_SETTINGS: Mapping[str, Any] = {
     "num_iterations_per_epoch": 20,
     "num_val_iterations_per_epoch": 4,
     "initial_lr": 1e-1,
-    "save_every": 1,  # an interrupted demo goes on with `--c`
+    "save_every": 1,  # an interrupted demo resumes with `--c`
 }
 DEMO_MOMENTUM = 0.9  # nnU-Net's 0.99 remembers 100 steps, a quarter of the demo
 SMOKE_SETTINGS: Mapping[str, Any] = {
@@ -27,19 +27,22 @@ SMOKE_SETTINGS: Mapping[str, Any] = {
 }
 
 
-def variant(trainer: Trainer, suffix: str, **changes: Any) -> Trainer:
-    """A subclass of `trainer` with its name lengthened and some class attributes changed; `settings` add."""
+def make_variant(trainer: Trainer, suffix: str, **changes: Any) -> Trainer:
+    """Return a subclass of `trainer` with a suffix to its name and some class attributes changed.
+
+    `settings` are added to those of `trainer`, all other attributes replace its own.
+    """
     if "settings" in changes:
         changes["settings"] = {**trainer.settings, **changes["settings"]}
     body = {**changes, "__module__": trainer.__module__, "__doc__": trainer.__doc__}
     return type(trainer.__name__ + suffix, (trainer,), body)  # type: ignore[return-value]
 
 
-def twin(trainer: type[MambaTrainer]) -> type[MambaTrainer]:
-    """The same trainer for the network without SSM; what it overrides of the mixer falls away."""
-    of_mixer = {f.name for f in fields(Mixer)}
-    overrides = {name: value for name, value in trainer.overrides.items() if name not in of_mixer}
-    return variant(trainer, TWIN, network_name=trainer.network_name + NO_SSM, overrides=overrides)
+def make_twin(trainer: type[MambaTrainer]) -> type[MambaTrainer]:
+    """Return the same trainer for the twin, the network without SSM; overrides of the mixer are dropped."""
+    mixer_fields = {field.name for field in fields(Mixer)}
+    overrides = {name: value for name, value in trainer.overrides.items() if name not in mixer_fields}
+    return make_variant(trainer, TWIN, network_name=trainer.network_name + NO_SSM, overrides=overrides)
 
 
 def shares_twin(trainer: type[MambaTrainer]) -> bool:
@@ -54,34 +57,35 @@ def shares_twin(trainer: type[MambaTrainer]) -> bool:
     return own == other
 
 
-def family_of(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[GuardedTrainer]]:
-    """Yield the trainer, its twin, and itself without weight decay on the SSM, each in every length.
+def make_family(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[GuardedTrainer]]:
+    """Yield the trainer, its twin, and the trainer without weight decay on the SSM, each in every length.
 
-    A trainer that differs from the one it comes from in its mixers alone shares the twin of that one.
+    A trainer that differs from its base class in its mixers alone has no twin of its own.
     """
-    for full in (trainer,) if shares_twin(trainer) else (trainer, twin(trainer)):
-        yield from with_smoke_test(full)
+    for full in (trainer,) if shares_twin(trainer) else (trainer, make_twin(trainer)):
+        yield from make_lengths_and_smoke_test(full)
         if demo:
             recipe = replace(full.recipe, options={**full.recipe.options, "momentum": DEMO_MOMENTUM})
-            yield variant(full, DEMO, settings=DEMO_SETTINGS, recipe=recipe, plans_template="cpu")
-    yield from in_every_length(variant(trainer, NO_DECAY, no_decay_ssm=True))
+            yield make_variant(full, DEMO, settings=DEMO_SETTINGS, recipe=recipe, plans_template="cpu")
+    yield from make_lengths(make_variant(trainer, NO_DECAY, no_decay_ssm=True))
 
 
-def with_smoke_test(trainer: type[GuardedTrainer]) -> Iterator[type[GuardedTrainer]]:
-    """The trainer in every length, and as a run of a minute that shows whether all goes well: one epoch of
-    few steps on small patches, and the validation of one case."""
-    yield from in_every_length(trainer)
-    yield variant(trainer, SMOKE, settings=SMOKE_SETTINGS, plans_template="cpu", most_validated=1)
+def make_lengths_and_smoke_test(trainer: type[GuardedTrainer]) -> Iterator[type[GuardedTrainer]]:
+    """Yield the trainer in every length, and as a smoke test of a minute: one epoch of few steps on small
+    patches, and the validation of one case."""
+    yield from make_lengths(trainer)
+    yield make_variant(trainer, SMOKE, settings=SMOKE_SETTINGS, plans_template="cpu", max_validation_cases=1)
 
 
-def in_every_length(trainer: type[GuardedTrainer]) -> Iterator[type[GuardedTrainer]]:
+def make_lengths(trainer: type[GuardedTrainer]) -> Iterator[type[GuardedTrainer]]:
+    """Yield the trainer itself, and in each of nnU-Net's lengths."""
     yield trainer
     for n, length in zip(EPOCHS, LENGTHS, strict=True):
-        yield variant(trainer, length, settings={"num_epochs": n})
+        yield make_variant(trainer, length, settings={"num_epochs": n})
 
 
-def by_name(trainers: Iterable[type[GuardedTrainer]], module: str) -> dict[str, type[GuardedTrainer]]:
-    """A table of the trainers, all declared to live in `module`, where pickle will look for them."""
+def index_by_name(trainers: Iterable[type[GuardedTrainer]], module: str) -> dict[str, type[GuardedTrainer]]:
+    """Return the trainers by name, with `module`, where pickle will look for them, as their module."""
     table = {}
     for trainer in trainers:
         trainer.__module__ = module

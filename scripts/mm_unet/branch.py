@@ -89,15 +89,15 @@ def trainers(recipe: str) -> Iterator[tuple[str, Any]]:
     sys.path.insert(0, str(Path(__file__).parents[1] / "benchmark_hippocampus" / "trainers"))
     from benchmark_trainers import READINGS, RECIPE
 
-    from nnunet_mamba.trainers.family import nnUNetTrainerMMUNet
+    from nnunet_mamba.trainers.networks import nnUNetTrainerMMUNet
     from nnunet_mamba.trainers.recipes import MM_UNET
-    from nnunet_mamba.trainers.variants import twin, variant
+    from nnunet_mamba.trainers.variants import make_twin, make_variant
 
     papers = replace(MM_UNET, settings={**RECIPE.settings, **MM_UNET.settings, "num_epochs": 16})
     chosen = {"benchmark": RECIPE, "paper": papers}[recipe]
     named = {trainer.overrides["mixer_output"]: trainer for trainer in READINGS}
-    for reading, trainer in (named | {TWIN: twin(nnUNetTrainerMMUNet)}).items():
-        yield reading, recording(variant(trainer, f"_{recipe}", recipe=chosen))
+    for reading, trainer in (named | {TWIN: make_twin(nnUNetTrainerMMUNet)}).items():
+        yield reading, recording(make_variant(trainer, f"_{recipe}", recipe=chosen))
 
 
 def recording(trainer_class: Any) -> Any:

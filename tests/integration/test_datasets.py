@@ -65,12 +65,12 @@ def train(preprocessed: Path, configuration: str):
     import torch
 
     from nnunet_mamba.trainers import nnUNetTrainerMMUNet
-    from nnunet_mamba.trainers.variants import variant
+    from nnunet_mamba.trainers.variants import make_variant
 
     plans, description = (
         json.loads((preprocessed / f"{name}.json").read_text()) for name in ("nnUNetPlans", "dataset")
     )
-    trainer_class = variant(nnUNetTrainerMMUNet, "Short", settings=SHORT, plans_template="cpu")
+    trainer_class = make_variant(nnUNetTrainerMMUNet, "Short", settings=SHORT, plans_template="cpu")
     plans["continue_training"] = False
     trainer = trainer_class(plans, configuration, 0, description, torch.device("cpu"))
     trainer.run_training()

@@ -14,7 +14,7 @@ from nnunet_mamba import trainers
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.plans.architecture import n_outputs, with_network
 from nnunet_mamba.plans.overlay import apply_template
-from nnunet_mamba.trainers.variants import variant
+from nnunet_mamba.trainers.variants import make_variant
 
 CASES = [  # network, configuration, nnU-Net's trainer
     ("mm_unet", "3d_fullres", nnUNetTrainer),
@@ -103,7 +103,7 @@ def test_the_number_of_outputs(network, expected):
 def test_our_trainers_read_such_plans(make_trainer, make_batch, named_plans, name, network, configuration):
     trainer_class = getattr(trainers, name)
     if network in SMALL:
-        trainer_class = variant(trainer_class, "", overrides=SMALL[network])
+        trainer_class = make_variant(trainer_class, "", overrides=SMALL[network])
     trainer = make_trainer(trainer_class, named_plans(network), configuration)
     trainer.initialize()
     loss = trainer.train_step(batch_for(trainer))["loss"]

@@ -112,7 +112,7 @@ def test_every_metric_is_defined_by_every_protocol(read, file):
 @every_table
 def test_trainers_exist_and_their_networks_work_on_these_grids(read, file):
     from nnunet_mamba import trainers
-    from nnunet_mamba.trainers.base import MambaTrainer
+    from nnunet_mamba.trainers.mamba import MambaTrainer
 
     for method in read(file).methods:
         trainer = getattr(trainers, method.trainer)

@@ -13,11 +13,11 @@ STUDY = Path(__file__).parents[2] / "scripts" / "reproduce" / "taming_acdc.yaml"
 METHODS = ("nnUNetTrainerControl", "nnUNetTrainerMambaUniPaper", "nnUNetTrainerMambaUniPaperNoSSM")
 TRAINERS = f"""
 from nnunet_mamba import trainers
-from nnunet_mamba.trainers.variants import by_name, variant
+from nnunet_mamba.trainers.variants import index_by_name, make_variant
 
 short = {{"num_epochs": 1, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}}
-methods = [variant(getattr(trainers, name), "_short", settings=short) for name in {METHODS}]
-globals().update(by_name(methods, __name__))
+methods = [make_variant(getattr(trainers, name), "_short", settings=short) for name in {METHODS}]
+globals().update(index_by_name(methods, __name__))
 """
 SHORT = [f"{name}_short" for name in METHODS]
 

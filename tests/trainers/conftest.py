@@ -24,6 +24,18 @@ def make_single_batch():
     return make
 
 
+@pytest.fixture
+def initialised(make_trainer):
+    """A function: a trainer with its network, optimizer and loss."""
+
+    def make(trainer_class, *args, **kwargs):
+        trainer = make_trainer(trainer_class, *args, **kwargs)
+        trainer.initialize()
+        return trainer
+
+    return make
+
+
 TINY = {"num_epochs": 3, "num_iterations_per_epoch": 2, "num_val_iterations_per_epoch": 1}
 
 
@@ -33,12 +45,12 @@ def make_runnable(make_trainer, make_plans, nnunet_folders, monkeypatch):
 
     Each `run` has results of its own. Batches are made by `workers` processes, 0: by this one.
     """
-    from nnunet_mamba.trainers.variants import variant
+    from nnunet_mamba.trainers.variants import make_variant
 
     def make(trainer_class, run: str = "run", *, workers: int = 0, settings=None):
         monkeypatch.setenv("nnUNet_results", str(nnunet_folders.results / run))
         monkeypatch.setenv("nnUNet_n_proc_DA", str(workers))
-        tiny = variant(trainer_class, "_tiny", settings={**TINY, **(settings or {})})
+        tiny = make_variant(trainer_class, "_tiny", settings={**TINY, **(settings or {})})
         trainer = make_trainer(tiny, make_plans(patch=(16, 16)), "2d")
         write_pictures(Path(trainer.preprocessed_dataset_folder))
         return trainer

@@ -17,8 +17,8 @@ from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepo
 from nnunet_mamba import trainers
 from nnunet_mamba.io.resources import resource_dir
 from nnunet_mamba.trainers import describe as module
-from nnunet_mamba.trainers.describe import describe, describe_named, plain
-from nnunet_mamba.trainers.variants import variant
+from nnunet_mamba.trainers.describe import describe, describe_named, to_plain
+from nnunet_mamba.trainers.variants import make_variant
 
 
 class Outside(trainers.nnUNetTrainerMMUNet):
@@ -39,7 +39,7 @@ def test_the_values_by_hand():
     d = describe(trainers.nnUNetTrainerMambaUNetPaper)
     assert d["recipe"]["optimizer"] == "torch.optim.sgd.SGD"
     assert d["recipe"]["loss"]["args"] == [0.5]
-    assert d["recipe"]["schedule"] == {"class": "nnunet_mamba.trainers.schedules.Poly", "exponent": 0.9}
+    assert d["recipe"]["schedule"] == {"class": "nnunet_mamba.trainers.lr_schedules.Poly", "exponent": 0.9}
     assert d["network"]["mixer"]["d_state"] == 16
     assert describe(trainers.nnUNetTrainerMMUNet_demo)["plans_template"]["budget"]["2d"]
     assert describe(trainers.nnUNetTrainerControl_5epochs)["settings"] == {"num_epochs": 5}
@@ -58,7 +58,7 @@ def test_the_values_by_hand():
 )
 def test_what_changes_the_training_changes_the_description(changes):
     before = describe(trainers.nnUNetTrainerMMUNet)
-    changed = describe(variant(trainers.nnUNetTrainerMMUNet, "", **changes))
+    changed = describe(make_variant(trainers.nnUNetTrainerMMUNet, "", **changes))
     assert changed != before and changed["trainer"] == before["trainer"]
 
 
@@ -74,7 +74,7 @@ def test_a_word_of_the_row_that_a_trainer_overrides_does_not_count(monkeypatch):
     """Of a trainer that says its order itself, whatever the row says."""
     from nnunet_mamba.networks import family
 
-    walks_once = variant(trainers.nnUNetTrainerMMUNet, "", overrides={"order": "uni"})
+    walks_once = make_variant(trainers.nnUNetTrainerMMUNet, "", overrides={"order": "uni"})
     before = describe(walks_once)
     row = family.FAMILY["mm_unet"]
     monkeypatch.setitem(family.FAMILY, "mm_unet", row.with_overrides(order="multi"))
@@ -98,9 +98,9 @@ def test_what_cannot_be_written_down_is_refused():
         tensor: object
 
     with pytest.raises(ValueError, match="cannot be described; expected numbers"):
-        plain(Odd(torch.zeros(1)))
-    assert plain(partial(torch.relu, torch.float32.is_complex))["call"].endswith("relu")
-    assert "lambda x: x + 1" in plain(lambda x: x + 1)
+        to_plain(Odd(torch.zeros(1)))
+    assert to_plain(partial(torch.relu, torch.float32.is_complex))["call"].endswith("relu")
+    assert "lambda x: x + 1" in to_plain(lambda x: x + 1)
 
 
 def test_a_missing_trainer_gives_nnunets_error():

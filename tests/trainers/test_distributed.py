@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mamba import create_network
 from nnunet_mamba.trainers import nnUNetTrainerMMUNet
-from nnunet_mamba.trainers.non_finite import NonFiniteLossError, refuse_non_finite
-from nnunet_mamba.trainers.recipe_trainer import deep_supervision_weights
+from nnunet_mamba.trainers.mamba import compute_deep_supervision_weights
+from nnunet_mamba.trainers.nan_guard import NonFiniteLossError, check_finite_loss
 
 PLANNED = {"features_per_stage": [2, 4, 4], "kernel_sizes": [3, 3, 3], "strides": [1, 2, 2]}
 OWN = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 1, 1], "depths_decoder": [1, 1, 1, 1]}
@@ -52,7 +52,7 @@ def loss_of(name: str, logits: list[torch.Tensor], labels: torch.Tensor) -> torc
     """Cross-entropy, a mean over the batch, by the trainers' weights of scales."""
     logits = logits if isinstance(logits, (list, tuple)) else [logits]
     drops = CASES[name.removesuffix("_nossm")][2]
-    weights = deep_supervision_weights(len(logits), drop_coarsest=drops)
+    weights = compute_deep_supervision_weights(len(logits), drop_coarsest=drops)
     losses = []
     for one in logits:
         target = labels[
@@ -117,7 +117,7 @@ def fail_on_one(rank: int, port: int) -> None:
     join(rank, port)
     network = DistributedDataParallel(nn.Linear(2, 1))
     loss = nn.MSELoss()
-    loss.register_forward_hook(refuse_non_finite)
+    loss.register_forward_hook(check_finite_loss)
     data = torch.full((2, 2), torch.nan if rank else 1.0)
     loss(network(data), torch.zeros(2, 1)).backward()
     raise AssertionError("rank 0 waits for the gradients of rank 1 until it is ended")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_mamba.trainers import nnUNetTrainerControl, nnUNetTrainerMMUNet
-from nnunet_mamba.trainers.folds import check_presence
+from nnunet_mamba.trainers.folds import check_preprocessed
 
 PATIENTS = [f"patient{number // 2}_{'es' if number % 2 else 'ed'}" for number in range(10)]
 TRAIN, VALIDATE = PATIENTS[:8], PATIENTS[8:]
@@ -80,7 +80,7 @@ def test_fold_all_needs_no_fold_of_the_split(make):
 def test_a_file_that_is_no_split_is_refused_by_name(make, content):
     trainer = make(0, [(TRAIN, VALIDATE)])
     Path(trainer.preprocessed_dataset_folder_base, "splits_final.json").write_text(content)
-    with pytest.raises(ValueError, match=r"splits_final.json is no split of nnU-Net; .*Make it anew"):
+    with pytest.raises(ValueError, match=r"splits_final.json is not a split of nnU-Net; .*Make it anew"):
         trainer.do_split()
 
 
@@ -102,4 +102,4 @@ def test_cases_that_were_not_preprocessed_are_named_before_the_training_begins(m
         ValueError, match=r"3 cases of the split are not in .*: other_1, other_2, other_3\. Pre"
     ):
         trainer.get_tr_and_val_datasets()
-    check_presence(TRAIN, PATIENTS, "folder")
+    check_preprocessed(TRAIN, PATIENTS, "folder")

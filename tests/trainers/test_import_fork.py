@@ -180,7 +180,7 @@ def test_folders_that_cannot_be_imported_say_why(fork_folder, tmp_path):
     with pytest.raises(ValueError, match="exists already; name another"):
         import_folder(folder)  # ours would have the fork's own name
     with pytest.raises(
-        ValueError, match="no trained folder of nnU-Net; expected one that is named TRAINER__"
+        ValueError, match="not a trained folder of nnU-Net; expected one that is named TRAINER__"
     ):
         import_folder(tmp_path)
     other = folder.rename(tmp_path / "nnUNetTrainerLightMUNet__nnUNetPlans__2d")
@@ -211,10 +211,10 @@ BARE = {
 
 @pytest.mark.parametrize("name", BARE)
 def test_sizes_are_read_off_the_weights(name):
-    from nnunet_mamba.trainers.import_fork import _arguments
+    from nnunet_mamba.trainers.import_fork import _infer_arguments
 
     arguments = {"num_classes": 7, **BARE[name]}
-    assert _arguments(name, create_network(name, **arguments).state_dict()) == arguments
+    assert _infer_arguments(name, create_network(name, **arguments).state_dict()) == arguments
 
 
 def vm_unet_file(path: Path, wrapper: str | None) -> torch.nn.Module:

@@ -1,16 +1,18 @@
-"""Recipes in nnU-Net's hands: optimisers, batches, losses, and what is held still."""
+"""Recipes in nnU-Net's hands: optimisers, batches, losses, frozen parameters."""
+
+import copy
+import math
 
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch import nn
 
 from nnunet_mamba import trainers
-from nnunet_mamba.blocks.vss import DropPath
-from nnunet_mamba.networks.family import FAMILY
 from nnunet_mamba.trainers import recipes
-from nnunet_mamba.trainers.base import SSM_STATE, MambaTrainer
-from nnunet_mamba.trainers.family import FIXED
-from nnunet_mamba.trainers.papers import PAPERS
+from nnunet_mamba.trainers.mamba import SSM_STATE, MambaTrainer
+from nnunet_mamba.trainers.networks import PAPERS
+from nnunet_mamba.trainers.recipes import CrossEntropyAndSquaredDice, freeze_parameters
 
 
 class nnUNetTrainerTiny(MambaTrainer):
@@ -22,18 +24,6 @@ class nnUNetTrainerTiny(MambaTrainer):
 
 def under(recipe: recipes.Recipe) -> type[MambaTrainer]:
     return type("nnUNetTrainerTinyPaper", (nnUNetTrainerTiny,), {"recipe": recipe})
-
-
-@pytest.fixture
-def initialised(make_trainer):
-    """A function: a trainer with its network, optimizer and loss."""
-
-    def make(trainer_class, *args, **kwargs):
-        trainer = make_trainer(trainer_class, *args, **kwargs)
-        trainer.initialize()
-        return trainer
-
-    return make
 
 
 def options(optimizer: torch.optim.Optimizer) -> dict:
@@ -203,77 +193,101 @@ def test_a_run_resumed_in_the_middle_has_the_rate_of_an_unbroken_one(initialised
     assert options(second.optimizer) == options(unbroken.optimizer)
 
 
-# every trainer
+# the papers' loss, against numbers worked out by hand
 
 
-VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 2, 1]}
-SINGLE = {  # sizes to try them at
-    "nnUNetTrainerVMUNetPaper": VSS,
-    "nnUNetTrainerMambaUNetPaper": VSS,
-    "nnUNetTrainerSegMamba": {"features_per_stage": [4, 4, 8, 8], "depths": [1, 1, 1, 2]},
-}
+def test_a_perfect_answer_costs_nothing():
+    target = torch.randint(0, 3, (2, 1, 4, 5)).float()
+    logits = 50 * torch.nn.functional.one_hot(target[:, 0].long(), 3).movedim(-1, 1).float()
+    assert CrossEntropyAndSquaredDice()(logits, target).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_every_name_of_the_family_has_a_trainer_and_every_trainer_a_source():
-    full = [t for t in map(trainers.__dict__.get, trainers.__all__) if issubclass(t, MambaTrainer)]
-    assert {t.network_name for t in full} >= set(FAMILY) - {"nnunet"}
-    assert [t.__name__ for t in full if "arXiv:" not in (t.__doc__ or "")] == []
+def test_an_undecided_answer_by_hand():
+    """Two classes, p = 1/2 everywhere; 8 voxels of which 2 are foreground.
+
+    Dice of the background: 2 * 3 / (2 + 6) = 3/4, of the foreground: 2 * 1 / (2 + 2) = 1/2.
+    """
+    target = torch.zeros(2, 1, 2, 2)
+    target[0, 0, 0] = 1
+    expected = math.log(2) + 1 - (3 / 4 + 1 / 2) / 2
+    for weight in (1.0, 0.5):
+        value = CrossEntropyAndSquaredDice(weight)(torch.zeros(2, 2, 2, 2), target)
+        assert value.item() == pytest.approx(weight * expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["UMambaEnc", "MambaUni", "MambaBi", "MambaMulti"])
-def test_plan_sized_trainers_take_a_step(initialised, make_batch, name):
-    trainer = initialised(getattr(trainers, f"nnUNetTrainer{name}_5epochs"))
-    assert torch.isfinite(torch.as_tensor(trainer.train_step(make_batch(trainer))["loss"]))
+def test_a_class_that_is_absent_and_not_predicted_is_perfect():
+    target = torch.zeros(1, 1, 2, 2)
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[:, 0] = 100
+    assert CrossEntropyAndSquaredDice()(logits, target).item() == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", SINGLE)
-def test_networks_of_one_output_train_without_deep_supervision(
-    initialised, make_plans, make_single_batch, name
-):
-    trainer_class = getattr(trainers, name)
-    ndim = FAMILY[trainer_class.network_name].ndim
-    recipe = recipes.replace(trainer_class.recipe, batch_size=1)
-    small = type(name, (trainer_class,), {"recipe": recipe, "overrides": SINGLE[name]})
-    plans = make_plans(patch=(40, 33, 24)[:ndim])
-    trainer = initialised(small, plans, "2d" if ndim == 2 else "3d_fullres")
-    assert not trainer.enable_deep_supervision and trainer._get_deep_supervision_scales() is None
-    trainer.set_deep_supervision_enabled(trainer.enable_deep_supervision)
-    trainer.train_step(make_single_batch(trainer))
-    assert [n for n, p in trainer.network.named_parameters() if p.grad is None] == []
-    trainer.network.eval()
-    with torch.no_grad():
-        trainer.validation_step(make_single_batch(trainer))
+def test_half_precision_logits_give_a_float32_loss():
+    loss = CrossEntropyAndSquaredDice()(torch.zeros(1, 2, 300, 300).half(), torch.ones(1, 1, 300, 300))
+    assert loss.dtype == torch.float32 and torch.isfinite(loss)
 
 
-@pytest.mark.parametrize(
-    ("name", "strides", "n_held"),
-    [
-        ("SwinUMambaPaper", (1, 2, 4, 8), 22_136_736 - 18_720),  # the authors' encoder - patch embedding
-        ("SwinUMambaDPaper", (1, 4, 8, 16), 22_119_840 - 1_824),
-    ],
-)
-def test_swin_umamba_supervises_its_own_scales_and_holds_its_encoder(
-    initialised, make_plans, make_batch, name, strides, n_held
-):
-    trainer = initialised(getattr(trainers, f"nnUNetTrainer{name}"), make_plans(patch=(40, 33)), "2d")
-    assert trainer._get_deep_supervision_scales() == [[1 / s, 1 / s] for s in strides]
-    for block in trainer.network.modules():
-        if isinstance(block, DropPath):
-            block.rate = 0.0  # a block that is left out for a step has no gradient either
-    before = {n: p.clone() for n, p in trainer.network.named_parameters()}
-    trainer.train_step(make_batch(trainer))
-    after = dict(trainer.network.named_parameters())
-    held = [n for n in before if torch.equal(before[n], after[n])]
-    assert sum(before[n].numel() for n in held) == n_held
-    assert all(n.startswith("encoder.") for n in held)
+# frozen parameters stay exactly as they are, and nothing else notices
 
 
-@pytest.mark.parametrize("trainer_class", FIXED, ids=lambda t: t.network_name)
-def test_a_configuration_of_the_wrong_dimension_is_an_error_that_names_the_right_one(
-    make_trainer, trainer_class
-):
-    ndim = FAMILY[trainer_class.network_name].ndim
-    trainer = make_trainer(trainer_class, configuration="3d_fullres" if ndim == 2 else "2d")
-    right = "2d" if ndim == 2 else "3d_fullres"
-    with pytest.raises(ValueError, match=f"works in {ndim}D.* configuration {right}"):
-        trainer.initialize()
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def step(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    (100 * net(torch.ones(3, 4)).square().mean()).backward()
+    nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+    optimizer.step()
+
+
+def adamw(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.5)
+
+
+def test_holding_equals_switching_the_gradient_off_and_on():
+    """Weights, clipped norm, moments and step counts: the same as with requires_grad."""
+    ours, theirs = network(), network()
+    epoch = 0
+    a, b = adamw(ours), adamw(theirs)
+    freeze_parameters(ours[0].parameters(), a, lambda: epoch < 2)
+    before = copy.deepcopy(ours[0].state_dict())
+    for epoch in range(4):
+        theirs[0].requires_grad_(epoch >= 2)
+        step(ours, a)
+        step(theirs, b)
+        held = all(torch.equal(before[name], value) for name, value in ours[0].state_dict().items())
+        assert held == (epoch < 2)
+        for x, y in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
+def test_ddp_trains_with_a_held_part_and_no_option(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        bare, epoch = network(), 0
+        optimizer = adamw(bare)
+        freeze_parameters(bare[0].parameters(), optimizer, lambda: epoch < 2)
+        wrapped = nn.parallel.DistributedDataParallel(bare)
+        before = bare[0].weight.clone()
+        for epoch in range(3):
+            step(wrapped, optimizer)
+            assert torch.equal(bare[0].weight, before) == (epoch < 2)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_letting_go_compiles_nothing_anew():
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    bare, epoch = network(), 0
+    optimizer, counter = adamw(bare), CompileCounterWithBackend("aot_eager")
+    freeze_parameters(bare[0].parameters(), optimizer, lambda: epoch < 2)
+    compiled = torch.compile(bare, backend=counter)
+    before = bare[0].weight.clone()
+    for epoch in range(4):
+        step(compiled, optimizer)
+        assert torch.equal(bare[0].weight, before) == (epoch < 2)
+    assert counter.frame_count == 1

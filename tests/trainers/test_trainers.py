@@ -15,9 +15,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba import trainers
-from nnunet_mamba.trainers import guarded_trainer, nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot
-from nnunet_mamba.trainers.recipe_trainer import deep_supervision_weights
-from nnunet_mamba.trainers.variants import variant
+from nnunet_mamba.trainers import base, nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot
+from nnunet_mamba.trainers.mamba import compute_deep_supervision_weights
+from nnunet_mamba.trainers.variants import make_variant
 
 BASELINES = ("SegResNet", "UNETR", "SwinUNETR", "SwinUNETRv2", "MedNeXtS")
 FULL = (
@@ -68,8 +68,8 @@ def test_a_suffix_sets_the_length_and_nothing_else(make_trainer, full, suffix, e
 
 
 def test_settings_of_a_variant_add_to_those_that_it_varies():
-    slow = variant(nnUNetTrainerMMUNet, "_slow", settings={"initial_lr": 1e-4, "num_epochs": 7})
-    assert variant(slow, "_5epochs", settings={"num_epochs": 5}).settings == {
+    slow = make_variant(nnUNetTrainerMMUNet, "_slow", settings={"initial_lr": 1e-4, "num_epochs": 7})
+    assert make_variant(slow, "_5epochs", settings={"num_epochs": 5}).settings == {
         "initial_lr": 1e-4,
         "num_epochs": 5,
     }
@@ -130,7 +130,9 @@ def test_a_single_scale_has_all_the_weight(make_trainer, make_plans):
 
 
 def test_five_scales_by_hand():
-    assert deep_supervision_weights(5, drop_coarsest=False) == pytest.approx(np.array([16, 8, 4, 2, 1]) / 31)
+    assert compute_deep_supervision_weights(5, drop_coarsest=False) == pytest.approx(
+        np.array([16, 8, 4, 2, 1]) / 31
+    )
 
 
 # the network in training
@@ -299,7 +301,7 @@ def test_every_kind_of_trainer_has_a_smoke_test_of_few_steps_on_small_patches(ma
 
 
 def test_a_smoke_test_validates_the_smallest_case_alone_and_with_one_exporter(make_runnable, monkeypatch):
-    trainer = make_runnable(variant(named("nnUNetTrainerControl"), "_one", most_validated=1))
+    trainer = make_runnable(make_variant(named("nnUNetTrainerControl"), "_one", max_validation_cases=1))
     folder = Path(trainer.preprocessed_dataset_folder)
     validate = trainer.do_split()[1]
     assert len(validate) > 1  # in training
@@ -322,14 +324,14 @@ def test_a_smoke_test_validates_the_smallest_case_alone_and_with_one_exporter(ma
 
 def trainer_like(trainer):
     """The same trainer without its limit."""
-    trainer.most_validated = None
+    trainer.max_validation_cases = None
     return trainer
 
 
 def test_steps_of_an_epoch_are_told_on_the_console_if_asked(make_runnable, monkeypatch, capsys):
     monkeypatch.setenv("NNUNET_MAMBA_PROGRESS", "1")
     clock = iter(range(0, 10_000, 5))
-    monkeypatch.setattr(guarded_trainer.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(base.time, "monotonic", lambda: next(clock))
     trainer = make_runnable(named("nnUNetTrainerControl"), settings={"num_epochs": 1})
     trainer.run_training()
     said = capsys.readouterr().out.splitlines()

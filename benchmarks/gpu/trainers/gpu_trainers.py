@@ -10,7 +10,7 @@ import time
 from typing import Any, ClassVar
 
 from nnunet_mamba import trainers
-from nnunet_mamba.trainers.variants import by_name
+from nnunet_mamba.trainers.variants import index_by_name
 
 STEPS = int(os.environ.get("GPU_RUN_STEPS", "50"))
 SETTINGS = {"num_epochs": 3, "num_iterations_per_epoch": STEPS, "num_val_iterations_per_epoch": 5}
@@ -40,4 +40,4 @@ def short(base: type) -> type:
 
 
 _bases = (trainers.nnUNetTrainerMMUNet, trainers.nnUNetTrainerUMambaBot, trainers.nnUNetTrainerControl)
-globals().update(by_name(map(short, _bases), __name__))
+globals().update(index_by_name(map(short, _bases), __name__))

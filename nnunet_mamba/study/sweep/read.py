@@ -30,7 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 DATASET = re.compile(r"Dataset\d{3}_[A-Za-z0-9_.+-]+")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FOLDS = tuple("01234")
-VMAMBA = "NNUNET_MAMBA_VMAMBA"  # see nnunet_mamba.trainers.pretrained
+VMAMBA = "NNUNET_MAMBA_VMAMBA"  # see nnunet_mamba.trainers.mamba
 
 
 def read_study(file: Path) -> Study:

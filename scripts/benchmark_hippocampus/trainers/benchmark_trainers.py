@@ -1,8 +1,9 @@
-"""The benchmark's trainers: the family, its twins and nnU-Net's network, all by one recipe and one budget.
+"""Trainers of the benchmark: the family, its twins and nnU-Net's network, all by one recipe and one budget.
 
-The budget is 240 steps, and nnU-Net's momentum of 0.99 remembers 100: with it nnU-Net's own network finds
-nothing in 250. So `RECIPE` has momentum 0.9 and ten times the learning rate, which is the same long-run step,
-rate / (1 - momentum) = 1. MM-UNet's own, smaller rate gives way to it; its three supervised scales stay.
+The budget is 240 steps, and nnU-Net's momentum of 0.99 averages over 100: with it nnU-Net's own network
+learns nothing in 250. So `RECIPE` has momentum 0.9 and ten times the learning rate, which is the same
+long-run step, rate / (1 - momentum) = 1. It replaces MM-UNet's own, smaller rate; the three supervised scales
+stay.
 """
 
 from typing import Any
@@ -11,16 +12,16 @@ from torch import nn
 
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
-from nnunet_mamba.trainers.ablations import ABLATIONS
-from nnunet_mamba.trainers.family import (
+from nnunet_mamba.trainers.mamba import RecipeTrainer
+from nnunet_mamba.trainers.networks import (
+    ABLATIONS,
     PLANNED,
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,
     nnUNetTrainerUMambaEnc,
 )
-from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 from nnunet_mamba.trainers.recipes import Recipe
-from nnunet_mamba.trainers.variants import by_name, twin, variant
+from nnunet_mamba.trainers.variants import index_by_name, make_twin, make_variant
 
 RECIPE = Recipe(
     settings={
@@ -38,25 +39,25 @@ STEPS_1200 = {  # in 3D
     "initial_lr": 1e-2,
     "save_every": 1,
 }
-IN_2D = {"nnUNetTrainerMambaMulti": {"order": "multi"}}  # the authors' eight walks are of volumes
+IN_2D = {"nnUNetTrainerMambaMulti": {"order": "multi"}}  # the authors' eight scan directions are of volumes
 
 
 class nnUNetTrainerControl(RecipeTrainer):
-    """The network that the plans say: nnU-Net's, plain or ResEnc."""
+    """Control with the network of the plans, nnU-Net's, plain or ResEnc."""
 
 
 def _benchmarked(trainer: type[RecipeTrainer]) -> type[RecipeTrainer]:
     overrides = {"overrides": IN_2D[trainer.__name__]} if trainer.__name__ in IN_2D else {}
-    return variant(trainer, "_bench", recipe=RECIPE, **overrides)
+    return make_variant(trainer, "_bench", recipe=RECIPE, **overrides)
 
 
 def _reading(trainer: type[RecipeTrainer], output: str) -> type[RecipeTrainer]:
-    """`trainer` with another word of `blocks.mixers.OUTPUTS` for what its mixers hand on."""
-    return variant(trainer, f"_{output}", overrides={**trainer.overrides, "mixer_output": output})
+    """Return `trainer` with another output of its mixers, one of `blocks.mixers.OUTPUTS`."""
+    return make_variant(trainer, f"_{output}", overrides={**trainer.overrides, "mixer_output": output})
 
 
-class nnUNetTrainerMMUNetNoSSM_small(twin(nnUNetTrainerMMUNet)):  # type: ignore[misc]
-    """MM-UNet's twin whose encoder adds as little as with a `bare` mixer at first: act(x + 0.06 F(x))."""
+class nnUNetTrainerMMUNetNoSSM_small(make_twin(nnUNetTrainerMMUNet)):  # type: ignore[misc]
+    """MM-UNet's twin whose encoder adds as little at first as with a `bare` mixer: act(x + 0.06 F(x))."""
 
     @classmethod
     def build_network_architecture(
@@ -79,14 +80,14 @@ READINGS = tuple(_reading(nnUNetTrainerMMUNet, output) for output in OUTPUTS)
 _trainers = (
     nnUNetTrainerControl,
     *PLANNED,
-    *map(twin, PLANNED),
+    *map(make_twin, PLANNED),
     *READINGS,
     nnUNetTrainerMMUNetNoSSM_small,
     *(_reading(trainer, "residual") for trainer in (nnUNetTrainerUMambaBot, nnUNetTrainerUMambaEnc)),
     *ABLATIONS,
-    *(twin(trainer) for trainer in ABLATIONS if "encoder" in trainer.overrides),
-    variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
+    *(make_twin(trainer) for trainer in ABLATIONS if "encoder" in trainer.overrides),
+    make_variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
 )
-_in_3d = (nnUNetTrainerControl, twin(nnUNetTrainerMMUNet), *READINGS)
-_of_1200_steps = (variant(trainer, "_1200steps", settings=STEPS_1200) for trainer in _in_3d)
-globals().update(by_name((*map(_benchmarked, _trainers), *_of_1200_steps), __name__))
+_in_3d = (nnUNetTrainerControl, make_twin(nnUNetTrainerMMUNet), *READINGS)
+_of_1200_steps = (make_variant(trainer, "_1200steps", settings=STEPS_1200) for trainer in _in_3d)
+globals().update(index_by_name((*map(_benchmarked, _trainers), *_of_1200_steps), __name__))

@@ -14,7 +14,7 @@ SAID = {
     "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of "
     "10.75 GiB of which 1.01 GiB is free.": "the GPU has too little memory",
     "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED": "the GPU has too little memory",
-    "nnunet_mamba.trainers.non_finite.NonFiniteLossError: The loss is not finite in epoch 3, training "
+    "nnunet_mamba.trainers.nan_guard.NonFiniteLossError: The loss is not finite in epoch 3, training "
     "iteration 2 (counted from 0). The first layer whose output is not finite is encoder.stages.0 "
     "(MetaBlock), from finite input.": "the loss is not finite: in epoch 3, training iteration 2",
     WORKERS: "a worker that prepares data has died",

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nnunet_mamba.trainers import recipes
-from nnunet_mamba.trainers.schedules import Cosine, OneCycle, Poly, Scheduler
+from nnunet_mamba.trainers.lr_schedules import Cosine, OneCycle, Poly, Scheduler
 
 
 def rate(recipe: recipes.Recipe, epoch: float) -> float:

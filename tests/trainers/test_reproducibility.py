@@ -11,8 +11,13 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.random import OneOfTransform, RandomTransform
 
-from nnunet_mamba.trainers import nnUNetTrainerControl, nnUNetTrainerMMUNet, nnUNetTrainerVMUNet, seeding
-from nnunet_mamba.trainers.switches import SAVE_EVERY, SEED
+from nnunet_mamba.trainers import (
+    nnUNetTrainerControl,
+    nnUNetTrainerMMUNet,
+    nnUNetTrainerVMUNet,
+    reproducibility,
+)
+from nnunet_mamba.trainers.environment import SAVE_EVERY, SEED
 
 
 def final(trainer) -> dict:
@@ -134,10 +139,10 @@ def test_a_resumed_run_goes_on_with_the_batch_that_was_next(make_runnable, monke
 
 
 def test_making_a_batch_leaves_the_generators_of_training_alone():
-    seeding.seed_generators(3)
+    reproducibility.seed_generators(3)
     expected = random.random(), np.random.rand(), torch.rand(1)
-    seeding.seed_generators(3)
-    with seeding.generators_at(99):
+    reproducibility.seed_generators(3)
+    with reproducibility.temporary_seed(99):
         inside = random.random(), np.random.rand(), torch.rand(1)
     assert (random.random(), np.random.rand(), torch.rand(1)) == expected
     assert inside != expected
@@ -145,15 +150,21 @@ def test_making_a_batch_leaves_the_generators_of_training_alone():
 
 def test_seeds_for_different_uses_differ():
     paths = list(product((7, 8), range(4), range(2), range(50)))  # seed, use, rank, number
-    assert len({seeding.derived(*path) for path in paths}) == len(paths)
-    assert seeding.derived(7, 1, 0, 5) == 440_820_773  # never to change: old studies would
-    assert (seeding.NETWORK, seeding.EPOCH, seeding.TRAINING, seeding.VALIDATION) == (0, 1, 2, 3)
+    assert len({reproducibility.derive_seed(*path) for path in paths}) == len(paths)
+    assert reproducibility.derive_seed(7, 1, 0, 5) == 440_820_773  # never to change: old studies would
+    assert (
+        reproducibility.NETWORK,
+        reproducibility.EPOCH,
+        reproducibility.TRAINING,
+        reproducibility.VALIDATION,
+    ) == (0, 1, 2, 3)
 
 
 def test_no_algorithm_is_chosen_by_the_clock():
     blurs = [GaussianBlurTransform(benchmark=True) for _ in range(3)]
     one_of = OneOfTransform([blurs[2]])
-    seeding.settle(ComposeTransforms([RandomTransform(blurs[0], 0.5), ComposeTransforms([blurs[1]]), one_of]))
+    nested = ComposeTransforms([RandomTransform(blurs[0], 0.5), ComposeTransforms([blurs[1]]), one_of])
+    reproducibility.disable_benchmarks(nested)
     assert not any(blur.benchmark for blur in blurs)
 
 
@@ -190,5 +201,5 @@ def test_without_the_variable_nothing_is_seeded(make_runnable, monkeypatch):
         trainer = make_runnable(nnUNetTrainerMMUNet)
         trainer.initialize()
         weights.append(trainer.network.state_dict())
-        assert not isinstance(trainer.get_dataloaders()[0].data_loader, seeding.SeededLoader)
+        assert not isinstance(trainer.get_dataloaders()[0].data_loader, reproducibility.SeededLoader)
     assert not same(*weights)

@@ -1,8 +1,8 @@
-"""Seeds: every random number of a training as a function of NNUNET_MAMBA_SEED and of where it is needed.
+"""Seeds of a training: every random number is a function of NNUNET_MAMBA_SEED and of its use.
 
-Each batch has a seed of its own, made from its number; the network's start and each epoch have theirs. So it
-does not matter how many processes make the batches, nor whether a run was interrupted after an epoch.
-What remains beyond reach: docs/reproducibility.md.
+Each batch has a seed of its own, derived from its number; so have the network's first weights and each epoch.
+The result does not depend on the number of processes that make the batches, nor on whether a run was
+interrupted after an epoch. docs/reproducibility.md says what is not covered.
 """
 
 import os
@@ -18,24 +18,24 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
 WORKERS = "nnUNet_n_proc_DA"  # nnU-Net's variable
-NETWORK, EPOCH, TRAINING, VALIDATION = range(4)  # what seeds are needed for
+NETWORK, EPOCH, TRAINING, VALIDATION = range(4)  # uses of seeds
 
 
-def derived(seed: int, *path: int) -> int:
-    """A seed of 32 bits for one of the many uses of `seed`, such as (TRAINING, rank, batch)."""
+def derive_seed(seed: int, *path: int) -> int:
+    """Return a seed of 32 bits for one of the many uses of `seed`, such as (TRAINING, rank, batch)."""
     return int(np.random.SeedSequence((seed, *path)).generate_state(1)[0])
 
 
 def seed_generators(seed: int) -> None:
-    """Those of Python, numpy and torch, on all devices."""
+    """Seed the generators of Python, numpy and torch, on all devices."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 @contextmanager
-def generators_at(seed: int) -> Iterator[None]:
-    """Those of Python, numpy and torch's CPU, within the block only."""
+def temporary_seed(seed: int) -> Iterator[None]:
+    """Seed the generators of Python, numpy and torch's CPU within the block, and restore them after it."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -58,9 +58,10 @@ def make_deterministic(device_type: str) -> None:
 
 
 class SeededLoader:
-    """The batches `first`, `first` + 1, ... of `loader`, batch number k from the seed (*seeds, k).
+    """Iterator over the batches `first`, `first` + 1, ... of `loader`, batch k made from the seed (*seeds,
+    k).
 
-    Of n workers, which batchgenerators asks in turn, each makes every n-th.
+    batchgenerators takes batches from n workers in turn; each makes every n-th.
     """
 
     def __init__(self, loader: Any, seeds: tuple[int, ...], first: int, n_workers: int = 1):
@@ -68,7 +69,7 @@ class SeededLoader:
         self.number, self.n_workers = first, n_workers
 
     def set_thread_id(self, worker: int) -> None:
-        """What batchgenerators calls in the process of a worker."""
+        """Set the number of the worker; batchgenerators calls this in the process of each."""
         torch.set_num_threads(1)
         self.number += worker
 
@@ -76,20 +77,21 @@ class SeededLoader:
         return self
 
     def __next__(self) -> dict:
-        with generators_at(derived(*self.seeds, self.number)):
+        with temporary_seed(derive_seed(*self.seeds, self.number)):
             batch = next(self.loader)
         self.number += self.n_workers
         return batch
 
 
-def seeded_batches(
+def make_seeded_batches(
     loader: Any, seeds: tuple[int, ...], first: int, n_workers: int, *, pin_memory: bool
 ) -> SingleThreadedAugmenter | MultiThreadedAugmenter:
-    """The batches of an nnU-Net loader from number `first` on, by processes of their own if `n_workers`.
+    """Return the batches of an nnU-Net loader from number `first` on, made by `n_workers` processes (0: by
+    this one).
 
-    nnU-Net takes batches in whatever order its processes finish them; here each is waited for.
+    nnU-Net takes batches in the order in which its processes finish them; here the order is fixed.
     """
-    settle(loader.transforms)
+    disable_benchmarks(loader.transforms)
     if n_workers == 0:
         return SingleThreadedAugmenter(SeededLoader(loader, seeds, first), None)
     batches = MultiThreadedAugmenter(
@@ -100,24 +102,24 @@ def seeded_batches(
         pin_memory=pin_memory,
         wait_time=0.002,
     )
-    batches.restart()  # to have workers before the first batch is asked for, as nnU-Net does
+    batches.restart()  # starts the workers before the first batch is needed, as nnU-Net does
     return batches
 
 
-def settle(transform: Any) -> None:
-    """Blur by one algorithm, where nnU-Net measures which is faster here and now, in `transform` and all
-    within."""
+def disable_benchmarks(transform: Any) -> None:
+    """Make `transform` and all transforms within it use one algorithm for blurring, where nnU-Net measures
+    which is faster."""
     if getattr(transform, "benchmark", False):
         transform.benchmark = False
     lists = (getattr(transform, name, ()) for name in ("transforms", "list_of_transforms"))
     for child in (getattr(transform, "transform", None), *chain.from_iterable(lists)):
         if child is not None:
-            settle(child)
+            disable_benchmarks(child)
 
 
 @contextmanager
-def without_workers() -> Iterator[None]:
-    """Within, nnU-Net makes batches in its own process."""
+def disable_workers() -> Iterator[None]:
+    """Make nnU-Net produce batches in its own process within the block."""
     before = os.environ.get(WORKERS)
     os.environ[WORKERS] = "0"
     try:

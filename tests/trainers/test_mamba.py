@@ -8,7 +8,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_mamba import create_network
 from nnunet_mamba.trainers import nnUNetTrainerVMUNet
-from nnunet_mamba.trainers.pretrained import VARIABLE, start_from_vmamba
+from nnunet_mamba.trainers.environment import VMAMBA
+from nnunet_mamba.trainers.mamba import initialize_from_vmamba
 
 SMALL = {
     "features_per_stage": [8, 16, 32, 64],
@@ -46,8 +47,8 @@ def file_of(network, path):
 def test_the_file_fills_the_network(network, tmp_path, monkeypatch):
     source = small_network()
     file_of(source, tmp_path / "vssmtiny.pth")
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
-    message = start_from_vmamba(network, "vm_unet", has_weights=False)
+    monkeypatch.setenv(VMAMBA, str(tmp_path / "vssmtiny.pth"))
+    message = initialize_from_vmamba(network, "vm_unet", has_weights=False)
     assert "in the encoder" in message and "vssmtiny.pth, entry model" in message
     for key in ("encoder.layers.2.0.self_attention.Ds", "encoder.layers.3.0.self_attention.in_proj.weight"):
         assert torch.equal(network.state_dict()[key], source.state_dict()[key])
@@ -56,21 +57,21 @@ def test_the_file_fills_the_network(network, tmp_path, monkeypatch):
 
 
 def test_without_the_variable_the_log_says_from_scratch(network, monkeypatch):
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(VMAMBA, raising=False)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    assert "from scratch" in start_from_vmamba(network, "vm_unet", has_weights=False)
+    assert "from scratch" in initialize_from_vmamba(network, "vm_unet", has_weights=False)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
 def test_networks_without_vss_blocks_are_left_alone(network, monkeypatch):
-    monkeypatch.setenv(VARIABLE, "/nowhere.pth")
-    assert start_from_vmamba(network, "mm_unet", has_weights=False) is None
+    monkeypatch.setenv(VMAMBA, "/nowhere.pth")
+    assert initialize_from_vmamba(network, "mm_unet", has_weights=False) is None
 
 
 def test_a_missing_file_ends_the_run_before_training(network, monkeypatch, tmp_path):
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "nowhere.pth"))
+    monkeypatch.setenv(VMAMBA, str(tmp_path / "nowhere.pth"))
     with pytest.raises(ValueError, match=r"nowhere.pth is no file; expected weights"):
-        start_from_vmamba(network, "vm_unet", has_weights=False)
+        initialize_from_vmamba(network, "vm_unet", has_weights=False)
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
@@ -80,7 +81,7 @@ def test_a_new_training_starts_from_the_file_and_a_resumed_one_does_not(
     """As nnU-Net runs it: on_train_start is the first call, and the network is not there yet."""
     source = small_network(1, 3)
     file_of(source, tmp_path / "vssmtiny.pth")
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
+    monkeypatch.setenv(VMAMBA, str(tmp_path / "vssmtiny.pth"))
     trainer = make_trainer(SmallVMUNet, configuration="2d")
     trainer.current_epoch = epoch
     monkeypatch.setattr(nnUNetTrainer, "on_train_start", lambda self: None)
@@ -95,9 +96,9 @@ def test_a_new_training_starts_from_the_file_and_a_resumed_one_does_not(
 def test_pretrained_weights_of_nnunet_are_kept(make_trainer, tmp_path, monkeypatch, is_set):
     """As nnUNetv2_train -pretrained_weights: nnU-Net initialises the trainer and fills the network first."""
     file_of(small_network(1, 3), tmp_path / "vssmtiny.pth")
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(VMAMBA, raising=False)
     if is_set:
-        monkeypatch.setenv(VARIABLE, str(tmp_path / "vssmtiny.pth"))
+        monkeypatch.setenv(VMAMBA, str(tmp_path / "vssmtiny.pth"))
     trainer = make_trainer(SmallVMUNet, configuration="2d")
     trainer.initialize()
     before = {key: value.clone() for key, value in trainer.network.state_dict().items()}

@@ -1,7 +1,7 @@
 """Learning rates as functions of the epoch.
 
-`epoch` counts finished epochs and may be a fraction; `n_epochs` is the length of the run. Nothing is
-remembered from one call to the next, so a run resumed with `--c` goes on exactly where it stopped.
+`epoch` counts finished epochs and may be a fraction; `n_epochs` is the length of the run. Schedules have no
+state, so a run resumed with `--c` continues exactly where it stopped.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from torch.optim import Optimizer
 
 
 class Schedule(Protocol):
+    """Learning rate, and for some schedules beta1, as a function of the epoch."""
+
     def values(self, epoch: float, n_epochs: int, initial_lr: float) -> dict[str, float]:
-        """What the optimizer's groups are to hold: `lr`, and `beta1` where that is scheduled too."""
+        """Return the values for the optimizer's groups: `lr`, and `beta1` where that is scheduled too."""
 
 
 @dataclass(frozen=True)
 class Poly:
-    """initial_lr (1 - epoch / n_epochs)^exponent: nnU-Net's decay; with exponent 1 it is linear."""
+    """Polynomial decay, initial_lr (1 - epoch / n_epochs)^exponent, as nnU-Net's; linear with exponent 1."""
 
     exponent: float = 0.9
 
@@ -32,7 +34,7 @@ class Poly:
 class Cosine:
     """Half a cosine from initial_lr to `eta_min` in `t_max` epochs (None: in the whole run), then back up.
 
-    torch's CosineAnnealingLR: after `t_max` epochs the rate rises again and is initial_lr at 2 `t_max`.
+    Equal to torch's CosineAnnealingLR: after `t_max` epochs the rate rises again, to initial_lr at 2 `t_max`.
     """
 
     eta_min: float
@@ -44,30 +46,33 @@ class Cosine:
 
 @dataclass(frozen=True)
 class OneCycle:
-    """Up to initial_lr in the first `rise` of the run and down to almost nothing, while beta1 goes the other
-    way: torch's OneCycleLR with a step per epoch."""
+    """One cycle, up to initial_lr and down to almost 0, while beta1 goes the other way.
 
-    rise: float = 0.1
+    Equal to torch's OneCycleLR with a step per epoch.
+    """
+
+    rise: float = 0.1  # fraction of the run in which the rate goes up
     start_factor: float = 1 / 25
     end_factor: float = 1e-8  # of the rate at the start
     betas: tuple[float, float] = (0.85, 0.95)
 
     def values(self, epoch: float, n_epochs: int, initial_lr: float) -> dict[str, float]:
         start, (low, high) = initial_lr * self.start_factor, self.betas
-        top = max(self.rise * n_epochs - 1, 0)
-        if epoch < top:
-            way = epoch / top
-            return {"lr": _cosine(start, initial_lr, way), "beta1": _cosine(high, low, way)}
-        way = (epoch - top) / max(n_epochs - 1 - top, 1)
-        return {"lr": _cosine(initial_lr, start * self.end_factor, way), "beta1": _cosine(low, high, way)}
+        peak = max(self.rise * n_epochs - 1, 0)
+        if epoch < peak:
+            part = epoch / peak
+            return {"lr": _cosine(start, initial_lr, part), "beta1": _cosine(high, low, part)}
+        part = (epoch - peak) / max(n_epochs - 1 - peak, 1)
+        return {"lr": _cosine(initial_lr, start * self.end_factor, part), "beta1": _cosine(low, high, part)}
 
 
-def _cosine(start: float, end: float, way: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * way)) / 2
+def _cosine(start: float, end: float, part: float) -> float:
+    """Interpolate from `start` (part 0) to `end` (part 1) by half a cosine."""
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
 
 class Scheduler:
-    """Writes the values of a schedule into an optimizer; `step(epoch)` is all that nnU-Net calls."""
+    """Scheduler that writes the values of a schedule into an optimizer; nnU-Net calls `step(epoch)` only."""
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, initial_lr: float, n_epochs: int):
         self.optimizer, self.schedule = optimizer, schedule

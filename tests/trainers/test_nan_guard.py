@@ -11,9 +11,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_mamba import trainers
-from nnunet_mamba.networks.finite import NonFiniteError, NonFiniteWeightsError
+from nnunet_mamba.networks.finite import NonFiniteError, NonFiniteWeightsError, unwrap_model
 from nnunet_mamba.trainers import nnUNetTrainerControl, nnUNetTrainerMMUNet
-from nnunet_mamba.trainers.non_finite import NonFiniteLossError, diagnose, unwrap_model
+from nnunet_mamba.trainers.nan_guard import NonFiniteLossError, diagnose
 
 
 @pytest.fixture

@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_mamba.trainers import nnUNetTrainerMMUNet, saving
-from nnunet_mamba.trainers.saving import FINAL, LATEST, PREVIOUS, replacing, restore_previous
+from nnunet_mamba.trainers import checkpointing, nnUNetTrainerMMUNet
+from nnunet_mamba.trainers.checkpointing import (
+    FINAL,
+    LATEST,
+    PREVIOUS,
+    atomic_checkpoint,
+    restore_previous,
+)
 
 
 def write(folder: Path, content: str, name: str = LATEST) -> None:
-    with replacing(folder / name) as draft:
+    with atomic_checkpoint(folder / name) as draft:
         assert draft.parent == folder  # a rename does not cross file systems
         draft.write_text(content)
 
@@ -50,7 +56,7 @@ def test_of_other_checkpoints_none_is_kept(tmp_path):
 def test_a_full_disk_leaves_everything_as_it_was(tmp_path, file_system):
     write(tmp_path, "1")
     write(tmp_path, "2")
-    with pytest.raises(OSError, match="No space left"), replacing(tmp_path / LATEST) as draft:
+    with pytest.raises(OSError, match="No space left"), atomic_checkpoint(tmp_path / LATEST) as draft:
         draft.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert contents(tmp_path) == {LATEST: "2", PREVIOUS: "1"}
@@ -58,7 +64,9 @@ def test_a_full_disk_leaves_everything_as_it_was(tmp_path, file_system):
 
 def test_so_does_a_disk_that_notices_late(tmp_path, monkeypatch):
     write(tmp_path, "1")
-    monkeypatch.setattr(saving.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+    monkeypatch.setattr(
+        checkpointing.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error"))
+    )
     with pytest.raises(OSError, match="I/O error"):
         write(tmp_path, "2")
     assert contents(tmp_path) == {LATEST: "1"}

@@ -1,0 +1,253 @@
+"""Trainers of the networks of the family, of MM-UNet's ablations, and by the recipes of the papers.
+
+PLANNED     networks that take their topology from the plans, by nnU-Net's recipe or the nearest to it
+FIXED       networks that bring their own topology, by nnU-Net's recipe
+ABLATIONS   MM-UNet, by its own recipe, with another scan order or another placement of the mixer
+PAPERS      networks by the recipe of their paper, where that is not nnU-Net's
+
+In the recipes of the papers, too, nnU-Net samples, augments and clips gradients (at norm 12), an epoch is 250
+iterations rather than a pass through the data, and CUDA computes under float16 autocast. The losses of
+VM-UNet and Mamba-UNet take plain labels, no regions and no ignore label.
+"""
+
+from nnunet_mamba.trainers import recipes
+from nnunet_mamba.trainers.mamba import MambaTrainer
+from nnunet_mamba.trainers.variants import make_variant
+
+
+class nnUNetTrainerMMUNet(MambaTrainer):
+    """MM-UNet by its paper's recipe (arXiv:2503.17540, section 4): nnU-Net's SGD from 1e-3, the three largest
+    scales supervised with 4/7, 2/7, 1/7."""
+
+    network_name = "mm_unet"
+    recipe = recipes.MM_UNET
+    n_supervised_scales = 3
+
+
+class nnUNetTrainerUMambaBot(MambaTrainer):
+    """U-Mamba Bot (arXiv:2401.04722) by nnU-Net's recipe, as its authors train it."""
+
+    network_name = "umamba_bot"
+
+
+class nnUNetTrainerUMambaEnc(MambaTrainer):
+    """U-Mamba Enc (arXiv:2401.04722) by nnU-Net's recipe, as its authors train it.
+
+    Their second trainer, without mixed precision, has no counterpart: here mixers compute in float32 anyway,
+    in training and in prediction.
+    """
+
+    network_name = "umamba_enc"
+
+
+class nnUNetTrainerMambaUni(MambaTrainer):
+    """Taming Mambas' network with one scan (arXiv:2410.15496) by nnU-Net's recipe; ...Paper has the
+    paper's."""
+
+    network_name = "mamba_uni"
+
+
+class nnUNetTrainerMambaBi(MambaTrainer):
+    """Taming Mambas' network with two scans (arXiv:2410.15496) by nnU-Net's recipe; ...Paper has the
+    paper's."""
+
+    network_name = "mamba_bi"
+
+
+class nnUNetTrainerMambaMulti(MambaTrainer):
+    """Taming Mambas' network with four scans and their reverses (arXiv:2410.15496) by nnU-Net's recipe;
+    ...Paper has the paper's. 3D only."""
+
+    network_name = "mamba_multi"
+
+
+class nnUNetTrainerVMUNet(MambaTrainer):
+    """VM-UNet (arXiv:2402.02491) by nnU-Net's recipe; ...Paper has the paper's. 2D only, no deep
+    supervision."""
+
+    network_name = "vm_unet"
+
+
+class nnUNetTrainerMambaUNet(MambaTrainer):
+    """Mamba-UNet (arXiv:2402.05079) by nnU-Net's recipe; ...Paper has the paper's. 2D only, no deep
+    supervision."""
+
+    network_name = "mamba_unet"
+
+
+class nnUNetTrainerSwinUMamba(MambaTrainer):
+    """Swin-UMamba (arXiv:2402.03302) by nnU-Net's recipe; ...Paper has the paper's. 2D only."""
+
+    network_name = "swin_umamba"
+
+
+class nnUNetTrainerSwinUMambaD(MambaTrainer):
+    """Swin-UMamba† (arXiv:2402.03302), the one with a Mamba decoder, by nnU-Net's recipe; ...Paper has the
+    paper's. 2D only."""
+
+    network_name = "swin_umamba_d"
+
+
+class nnUNetTrainerSegMamba(MambaTrainer):
+    """SegMamba (arXiv:2401.13560) by nnU-Net's recipe. 3D only, no deep supervision."""
+
+    network_name = "segmamba"
+
+
+PLANNED: tuple[type[MambaTrainer], ...] = (
+    nnUNetTrainerMMUNet,
+    nnUNetTrainerUMambaBot,
+    nnUNetTrainerUMambaEnc,
+    nnUNetTrainerMambaUni,
+    nnUNetTrainerMambaBi,
+    nnUNetTrainerMambaMulti,
+)
+FIXED: tuple[type[MambaTrainer], ...] = (
+    nnUNetTrainerVMUNet,
+    nnUNetTrainerMambaUNet,
+    nnUNetTrainerSwinUMamba,
+    nnUNetTrainerSwinUMambaD,
+    nnUNetTrainerSegMamba,
+)
+
+
+# MM-UNet's ablations: the encoder stays convolutional at full resolution, as in MM-UNet itself
+
+
+class nnUNetTrainerMMUNet_SSMEncBot(nnUNetTrainerMMUNet):
+    """MM-UNet with mixers in place of convolutions in encoder and bottleneck, as in Swin-UMamba
+    (arXiv:2503.17540, fig. 1b)."""
+
+    overrides = {"encoder": ("plain", "ssm"), "bottleneck": "ssm"}  # noqa: RUF012
+
+
+class nnUNetTrainerMMUNet_SSMAll(nnUNetTrainerMMUNet):
+    """MM-UNet with mixers in place of convolutions in encoder, bottleneck and decoder, as in VM-UNet
+    (arXiv:2503.17540, fig. 1b). The last decoder stage scans the full resolution: mind the memory."""
+
+    overrides = {"encoder": ("plain", "ssm"), "bottleneck": "ssm", "decoder": ("ssm",)}  # noqa: RUF012
+
+
+class nnUNetTrainerMMUNet_SSMDecBot(nnUNetTrainerMMUNet):
+    """MM-UNet with mixers in place of convolutions in bottleneck and decoder (arXiv:2503.17540, fig. 1b). The
+    last decoder stage scans the full resolution: mind the memory."""
+
+    overrides = {"encoder": ("plain", "cnn"), "bottleneck": "ssm", "decoder": ("ssm",)}  # noqa: RUF012
+
+
+class nnUNetTrainerMMUNet_HybridOutside(nnUNetTrainerMMUNet):
+    """MM-UNet with the mixer behind the residual block instead of within, as in U-Mamba (arXiv:2503.17540,
+    fig. 1b); here the mixer has a residual of its own, which U-Mamba's has not."""
+
+    overrides = {"encoder": ("plain", "hybrid_outside"), "bottleneck": "hybrid_outside"}  # noqa: RUF012
+
+
+SCAN_ORDERS = tuple(f"B{row}" for row in range(1, 10))  # rows of MM-UNet's table
+ABLATIONS: tuple[type[MambaTrainer], ...] = (
+    *(make_variant(nnUNetTrainerMMUNet, f"_{order}", overrides={"order": order}) for order in SCAN_ORDERS),
+    nnUNetTrainerMMUNet_SSMEncBot,
+    nnUNetTrainerMMUNet_SSMAll,
+    nnUNetTrainerMMUNet_SSMDecBot,
+    nnUNetTrainerMMUNet_HybridOutside,
+)
+
+
+class nnUNetTrainerMambaUniPaper(nnUNetTrainerMambaUni):
+    """RAdam from 3e-4 (weight decay 3e-5, L2), linear decay over 300 epochs, as in the paper
+    (arXiv:2410.15496). The authors' present code has no linear decay; its schedule is ...PaperCosine."""
+
+    recipe = recipes.TAMING
+
+
+class nnUNetTrainerMambaUniPaperCosine(nnUNetTrainerMambaUni):
+    """RAdam, a cosine between 3e-4 and 5e-6 that turns every 100 epochs, 1000 epochs, as in the authors'
+    present code (arXiv:2410.15496). Its last epoch is at 3e-4, the largest rate; ...Paper ends at the
+    smallest."""
+
+    recipe = recipes.TAMING_COSINE_1000
+
+
+class nnUNetTrainerMambaBiPaper(nnUNetTrainerMambaBi):
+    """RAdam from 3e-4 (weight decay 3e-5, L2), linear decay over 300 epochs, as in the paper
+    (arXiv:2410.15496)."""
+
+    recipe = recipes.TAMING
+
+
+class nnUNetTrainerMambaBiPaperCosine(nnUNetTrainerMambaBi):
+    """RAdam, a cosine between 3e-4 and 5e-6 that turns every 100 epochs, 300 epochs (ends at 5e-6), as in the
+    authors' present code (arXiv:2410.15496)."""
+
+    recipe = recipes.TAMING_COSINE
+
+
+class nnUNetTrainerMambaMultiPaper(nnUNetTrainerMambaMulti):
+    """RAdam from 3e-4 (weight decay 3e-5, L2), linear decay over 300 epochs, as in the paper
+    (arXiv:2410.15496)."""
+
+    recipe = recipes.TAMING
+
+
+class nnUNetTrainerMambaMultiPaperOneCycle(nnUNetTrainerMambaMulti):
+    """RAdam, one cycle over 300 epochs, from 1.2e-5 up to 3e-4 at epoch 29 and down to 1e-13, while beta1
+    goes from 0.95 to 0.85 and back, as in the authors' present code (arXiv:2410.15496)."""
+
+    recipe = recipes.TAMING_ONE_CYCLE
+
+
+class nnUNetTrainerVMUNetPaper(nnUNetTrainerVMUNet):
+    """AdamW from 1e-3 (weight decay 1e-2), a cosine down to 1e-5 that turns every 50 epochs, 300 epochs,
+    batches of 32, cross-entropy and Dice with squared denominators (arXiv:2402.02491).
+
+    The cosine turns back up, so the last epoch is at 9.99e-4, almost the largest rate; ...PaperFullCosine
+    comes down once. For its Synapse runs the authors' code turns every 100 epochs.
+    """
+
+    recipe = recipes.VM_UNET
+
+
+class nnUNetTrainerVMUNetPaperFullCosine(nnUNetTrainerVMUNet):
+    """Recipe of ...Paper with the cosine stretched over the whole run, which ends at 1e-5: our correction of
+    the paper (arXiv:2402.02491)."""
+
+    recipe = recipes.VM_UNET_FULL_COSINE
+
+
+class nnUNetTrainerMambaUNetPaper(nnUNetTrainerMambaUNet):
+    """SGD from 0.01 (momentum 0.9, no Nesterov, weight decay 1e-4), poly decay at every iteration, 10,000
+    iterations (40 epochs), batches of 24, half of cross-entropy and Dice with squared denominators
+    (arXiv:2402.05079)."""
+
+    recipe = recipes.MAMBA_UNET
+
+
+class nnUNetTrainerSwinUMambaPaper(nnUNetTrainerSwinUMamba):
+    """AdamW from 1e-4 (weight decay 5e-2, eps 1e-5), a cosine over all epochs to 1e-6; the encoder but for
+    stem and patch embedding is frozen in the first 10 epochs (arXiv:2402.03302), for pretrained weights.
+
+    The authors plan 1000 epochs and test after 100 to 350. They freeze the encoder with requires_grad=False
+    and have DDP find unused parameters; here its gradients are dropped, for which DDP needs no option.
+    """
+
+    recipe = recipes.SWIN_UMAMBA
+
+
+class nnUNetTrainerSwinUMambaDPaper(nnUNetTrainerSwinUMambaD):
+    """Swin-UMamba† (arXiv:2402.03302) by the recipe of nnUNetTrainerSwinUMambaPaper."""
+
+    recipe = recipes.SWIN_UMAMBA
+
+
+PAPERS: tuple[type[MambaTrainer], ...] = (
+    nnUNetTrainerMambaUniPaper,
+    nnUNetTrainerMambaUniPaperCosine,
+    nnUNetTrainerMambaBiPaper,
+    nnUNetTrainerMambaBiPaperCosine,
+    nnUNetTrainerMambaMultiPaper,
+    nnUNetTrainerMambaMultiPaperOneCycle,
+    nnUNetTrainerVMUNetPaper,
+    nnUNetTrainerVMUNetPaperFullCosine,
+    nnUNetTrainerMambaUNetPaper,
+    nnUNetTrainerSwinUMambaPaper,
+    nnUNetTrainerSwinUMambaDPaper,
+)
