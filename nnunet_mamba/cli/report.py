@@ -46,7 +46,7 @@ def add(commands: Any) -> None:
 def report(args: argparse.Namespace) -> int:
     require_files(args.tables, TABLE)
     from nnunet_mamba.nnunet.paths import results_folder
-    from nnunet_mamba.study.report.study import Request, gather, write_study
+    from nnunet_mamba.study.report import Request, gather, write_study
 
     request = Request(
         tables=args.tables,

@@ -1,64 +1,127 @@
-"""What a report is made from, and the choices that the page and the picture share."""
+"""What the page about a study is made from, and the names and signs its parts share."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
+from nnunet_mamba.study.evaluation import Score
+from nnunet_mamba.study.report.files import Files
+from nnunet_mamba.study.report.published import Ours, PublishedTable
+from nnunet_mamba.study.report.training_logs import Training
+from nnunet_mamba.study.statistics import Comparison, Study
+from nnunet_mamba.study.statistics.methods import Method
+from nnunet_mamba.study.statistics.study import CASE_MEAN, TWIN
 
-from nnunet_mamba.study.evaluation import Label, Score
-from nnunet_mamba.study.report.curves import Curves
+METRIC_NAMES = {
+    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": "HD95", "hd100": "HD100", "assd": "ASSD",
+    "masd": "MASD", "asd": "ASD", "f1": "F1", "volume_error": "volume error",
+}  # fmt: skip
 
-REFERENCE_COLOUR = "#2dd4bf"  # outlines, the same on page and picture; both read on grey values
-PREDICTION_COLOUR = "#fb923c"
-N_SHOWN_CASES = 3
+DISTANCES = ("hd95", "hd100", "assd", "masd", "asd")
+IN_MM = ("honest", "brats-lesionwise")  # the other protocols have no distances, or those of voxels
 
 
 @dataclass(frozen=True)
-class CaseFiles:
-    """One unseen case on disk."""
+class TableFile:
+    """A table of scores that the page is made from."""
 
     name: str
-    image: Path  # the first channel
-    reference: Path
-    prediction: Path
+    n_rows: int
+    sha256: str
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of the work, the time it took, and the commands it ran."""
+class StudyReport:
+    """All that is told of one dataset. `studies` has one entry per metric, the leading one first.
 
-    name: str
-    seconds: float
-    commands: tuple[str, ...] = ()
+    left_out  sentences on what could not be shown, and why
+    """
 
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that is told. `facts` and `versions` are (name, text) pairs in order of telling."""
-
-    title: str
-    labels: tuple[Label, ...]
+    dataset: str
+    studies: Sequence[Study]
     scores: Sequence[Score]
-    cases: Sequence[CaseFiles]
-    curves: Curves
-    facts: Sequence[tuple[str, str]]
-    stages: Sequence[Stage]
-    variables: Sequence[str]  # NAME=value, needed by the commands
+    trainings: Sequence[Training]
+    files: Files | None
+    published: Sequence[PublishedTable]
+    ours: Ours
+    tables: Sequence[TableFile]
+    command: str
     versions: Sequence[tuple[str, str]]
+    left_out: Sequence[str]
+    note: str = ""
+
+    @property
+    def leading(self) -> Study:
+        return self.studies[0]
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """Short name -> method, best first by the leading metric."""
+        ranked = sorted(
+            self.leading.methods, key=lambda m: -m.mean if self.leading.higher_is_better else m.mean
+        )
+        return {m.method: Method(*m.full_name.split("__")) for m in ranked}
+
+    def scores_of(self, method: Method, metric: str) -> list[Score]:
+        return [
+            s
+            for s in self.scores
+            if s.metric == metric and Method(s.trainer, s.plans, s.configuration) == method
+        ]
+
+    def trainings_of(self, method: Method) -> list[Training]:
+        return [t for t in self.trainings if Method(t.trainer, t.plans, t.configuration) == method]
 
 
-def shown_cases(report: Report) -> list[tuple[str, CaseFiles]]:
-    """The best, the median and the worst case by mean Dice, each with that word; no choice that flatters."""
-    ranked = sorted(report.cases, key=lambda case: case_dice(report.scores, case.name), reverse=True)
-    if len(ranked) < N_SHOWN_CASES:
-        return [("case", case) for case in ranked]
-    places = {"best": 0, "median": (len(ranked) - 1) // 2, "worst": len(ranked) - 1}
-    return [(word, ranked[place]) for word, place in places.items()]
+def metric_name(metric: str) -> str:
+    return METRIC_NAMES.get(metric, metric)
 
 
-def case_dice(scores: Sequence[Score], case: str) -> float:
-    """Mean Dice over the labels of one case that are defined; 0 if none is."""
-    values = [score.value for score in scores if score.case == case and score.metric == "dice"]
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else 0.0
+def titled(study: Study) -> str:
+    """The metric with its unit; protocols that count in voxels do so because a paper's code does."""
+    if study.metric not in DISTANCES:
+        return metric_name(study.metric)
+    return f"{metric_name(study.metric)} ({'mm' if study.protocol in IN_MM else 'voxels'})"
+
+
+def on_case_means(study: Study, against: str) -> list[Comparison]:
+    return [c for c in study.comparisons if c.label == CASE_MEAN and c.against == against]
+
+
+def twins(study: Study) -> dict[str, str]:
+    """Method -> its twin without SSM."""
+    return {c.method: c.other for c in on_case_means(study, TWIN)}
+
+
+def proven_best(study: Study, means: dict[str, float], label: str) -> str | None:
+    """The method of the best mean, if every test on `label` that it took part in is in its favour."""
+    defined = {name: mean for name, mean in means.items() if not math.isnan(mean)}
+    if not defined:
+        return None
+    best = (max if study.higher_is_better else min)(defined, key=lambda name: defined[name])
+    took_part = [c for c in study.comparisons if c.label == label and best in (c.method, c.other)]
+    won = [c.verdict == ("better" if c.method == best else "worse") for c in took_part]
+    return best if won and all(won) else None
+
+
+def n_digits(study: Study) -> int:
+    """Shares with four decimals, distances and the like with two."""
+    return 4 if study.higher_is_better else 2
+
+
+def signed(value: float, study: Study) -> str:
+    return "–" if math.isnan(value) else f"{value:+.{n_digits(study)}f}".replace("-", "−")
+
+
+def folds_told(folds: Iterable[str]) -> str:
+    """0 to 4 for five in a row; each by name otherwise."""
+    names = sorted(set(folds) - {""}, key=lambda fold: (len(fold), fold))
+    numbers = [int(fold) for fold in names if fold.isdigit()]
+    in_a_row = len(numbers) == len(names) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
+    return f"{numbers[0]} to {numbers[-1]}" if in_a_row else listed(names)
+
+
+def listed(texts: Iterable[str]) -> str:
+    return ", ".join(texts)

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from nnunet_mamba.io.images import ITK, read_header, read_image, read_values
 from nnunet_mamba.study.evaluation import Label
-from nnunet_mamba.study.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR, CaseFiles
+from nnunet_mamba.study.report.quickstart_content import PREDICTION_COLOUR, REFERENCE_COLOUR, CaseFiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

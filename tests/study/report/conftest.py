@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from simulated_study import write_simulated
+from tiny_study import tiny_scores
 
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
-from nnunet_mamba.study.evaluation import evaluate_folder, scored_labels
-from nnunet_mamba.study.report import CaseFiles, Curves, Report, Stage
+from nnunet_mamba.study.evaluation import evaluate_folder, scored_labels, write_table
+from nnunet_mamba.study.report import CaseFiles, Curves, Report, Request, Stage, gather
 
 N_EPOCHS = 5
 
@@ -52,3 +54,29 @@ def one_case(report) -> Report:
     return replace(
         report, cases=report.cases[:1], scores=[s for s in report.scores if s.case == report.cases[0].name]
     )
+
+
+@pytest.fixture
+def write_scores(tmp_path):
+    def write(scores, name="scores.csv"):
+        write_table(scores, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def tiny(write_scores):
+    return gather(Request([write_scores(tiny_scores())], n_bootstrap=200))
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory):
+    """The table and the folder of results of a simulated study."""
+    return write_simulated(tmp_path_factory.mktemp("simulated"), n_patients=10, n_pictured=5)
+
+
+@pytest.fixture(scope="session")
+def simulated_report(simulated):
+    table, results = simulated
+    return gather(Request([table], results=results, group=r"patient\d+", n_bootstrap=200))

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 from page_reader import read
-from report.study.conftest import tiny_scores
 from simulated_study import LABELS
+from tiny_study import tiny_scores
 
-from nnunet_mamba.study.report.render import as_html, as_markdown
-from nnunet_mamba.study.report.study import Request, document_of, gather, write_study
+from nnunet_mamba.study.report import Request, document_of, gather, write_study
+from nnunet_mamba.study.report.html import as_html, as_markdown
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

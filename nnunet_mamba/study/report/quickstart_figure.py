@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from nnunet_mamba.study.evaluation import mean_foreground
-from nnunet_mamba.study.report.charts import draw_case_dice, draw_dice, draw_losses
-from nnunet_mamba.study.report.content import (
+from nnunet_mamba.study.report.quickstart_charts import draw_case_dice, draw_dice, draw_losses
+from nnunet_mamba.study.report.quickstart_content import (
     PREDICTION_COLOUR,
     REFERENCE_COLOUR,
     CaseFiles,

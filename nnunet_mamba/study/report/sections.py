@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nnunet_mamba.study.evaluation import PROTOCOLS
-from nnunet_mamba.study.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR
+from nnunet_mamba.study.report import charts, tables
+from nnunet_mamba.study.report.content import StudyReport, folds_told, listed, metric_name, titled
 from nnunet_mamba.study.report.document import (
     Block,
     Code,
@@ -20,11 +21,10 @@ from nnunet_mamba.study.report.document import (
     Table,
     Text,
 )
-from nnunet_mamba.study.report.study import charts, tables
-from nnunet_mamba.study.report.study.content import StudyReport, folds_told, listed, metric_name, titled
-from nnunet_mamba.study.report.study.files import confusion
-from nnunet_mamba.study.report.study.pictures import worst_cases
-from nnunet_mamba.study.report.study.published import differences
+from nnunet_mamba.study.report.files import confusion
+from nnunet_mamba.study.report.published import differences
+from nnunet_mamba.study.report.quickstart_content import PREDICTION_COLOUR, REFERENCE_COLOUR
+from nnunet_mamba.study.report.worst_cases import worst_cases
 from nnunet_mamba.study.statistics import Study
 from nnunet_mamba.study.statistics.study import TWIN
 

@@ -11,16 +11,7 @@ from matplotlib.figure import Figure
 
 from nnunet_mamba.io.atomic import write_text
 from nnunet_mamba.study.evaluation import Label, Score, mean_foreground, summarise
-from nnunet_mamba.study.report.charts import draw_case_dice, draw_dice, draw_losses
-from nnunet_mamba.study.report.content import (
-    PREDICTION_COLOUR,
-    REFERENCE_COLOUR,
-    CaseFiles,
-    Report,
-    case_dice,
-    shown_cases,
-)
-from nnunet_mamba.study.report.markup import (
+from nnunet_mamba.study.report.figures import (
     CHART_STYLE,
     frame,
     key_numbers,
@@ -31,6 +22,15 @@ from nnunet_mamba.study.report.markup import (
     spread,
     svg_of,
     table,
+)
+from nnunet_mamba.study.report.quickstart_charts import draw_case_dice, draw_dice, draw_losses
+from nnunet_mamba.study.report.quickstart_content import (
+    PREDICTION_COLOUR,
+    REFERENCE_COLOUR,
+    CaseFiles,
+    Report,
+    case_dice,
+    shown_cases,
 )
 from nnunet_mamba.study.report.slices import Slice, cut, draw, read_volume
 

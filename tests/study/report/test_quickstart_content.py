@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nnunet_mamba.study.report.content import case_dice, shown_cases
 from nnunet_mamba.study.report.curves import count_parameters, load_checkpoint, read_curves
+from nnunet_mamba.study.report.quickstart_content import case_dice, shown_cases
 
 
 def test_best_median_and_worst_are_shown_by_their_dice(report):

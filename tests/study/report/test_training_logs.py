@@ -2,7 +2,7 @@ import pytest
 import torch
 from simulated_study import log_text
 
-from nnunet_mamba.study.report.study.trainings import parse_logs, read_trainings
+from nnunet_mamba.study.report.training_logs import parse_logs, read_trainings
 
 LOG = """
 2026-11-21 02:51:06.593539: Epoch 0{}

@@ -13,7 +13,7 @@ from nnunet_mamba.io.images import ITK
 from nnunet_mamba.study.evaluation.label_maps import read_label_map
 from nnunet_mamba.study.evaluation.labels import Label, scored_labels
 from nnunet_mamba.study.evaluation.results import find_runs
-from nnunet_mamba.study.report.content import CaseFiles
+from nnunet_mamba.study.report.quickstart_content import CaseFiles
 from nnunet_mamba.study.statistics.methods import Method
 
 MAX_CASES = 20  # of a method, for the confusion of labels: reading label maps is what takes time

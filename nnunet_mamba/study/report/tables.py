@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nnunet_mamba.study.evaluation import mean_foreground, summarise
-from nnunet_mamba.study.report.document import Best, Shaded, Table
-from nnunet_mamba.study.report.markup import number
-from nnunet_mamba.study.report.study.charts import label_title
-from nnunet_mamba.study.report.study.content import (
+from nnunet_mamba.study.report.charts import label_title
+from nnunet_mamba.study.report.content import (
     StudyReport,
     folds_told,
     listed,
@@ -22,7 +20,9 @@ from nnunet_mamba.study.report.study.content import (
     signed,
     titled,
 )
-from nnunet_mamba.study.report.study.published import (
+from nnunet_mamba.study.report.document import Best, Shaded, Table
+from nnunet_mamba.study.report.figures import number
+from nnunet_mamba.study.report.published import (
     PublishedTable,
     differences,
     label_value,

@@ -11,7 +11,7 @@ from pathlib import Path
 from nnunet_mamba.nnunet.catalogue import PREFIX
 from nnunet_mamba.study.statistics.methods import EPOCHS, Method
 
-FILE = Path(__file__).parent.parent / "published.json"
+FILE = Path(__file__).parent / "published.json"
 DATASET = re.compile(r"Dataset\d{3}_(.+)")
 RESENC = re.compile(r"nnUNetResEncUNet(M|L|XL)Plans.*")
 

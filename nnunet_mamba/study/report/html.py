@@ -22,7 +22,7 @@ from nnunet_mamba.study.report.document import (
     Table,
     Text,
 )
-from nnunet_mamba.study.report.markup import frame, key_numbers, section
+from nnunet_mamba.study.report.figures import frame, key_numbers, section
 from nnunet_mamba.study.report.style import STUDY_CSS
 
 ROWS: dict[type, str] = {Figure: "figures", Picture: "pictures"}

@@ -7,8 +7,8 @@ from matplotlib.image import imread
 from page_reader import read
 
 from nnunet_mamba.study.report import write_page, write_picture
-from nnunet_mamba.study.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR
-from nnunet_mamba.study.report.markup import minutes, spread
+from nnunet_mamba.study.report.figures import minutes, spread
+from nnunet_mamba.study.report.quickstart_content import PREDICTION_COLOUR, REFERENCE_COLOUR
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunet_mamba.io.atomic import write_text
-from nnunet_mamba.study.report.render import as_html, as_markdown
-from nnunet_mamba.study.report.study.content import StudyReport
-from nnunet_mamba.study.report.study.sections import document_of
+from nnunet_mamba.study.report.content import StudyReport
+from nnunet_mamba.study.report.html import as_html, as_markdown
+from nnunet_mamba.study.report.sections import document_of
 
 
 def write_study(report: StudyReport, out: Path) -> list[Path]:

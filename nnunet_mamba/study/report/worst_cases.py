@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from nnunet_mamba.study.evaluation import Score, summarise
 from nnunet_mamba.study.evaluation.labels import Label
-from nnunet_mamba.study.report.content import CaseFiles
+from nnunet_mamba.study.report.content import StudyReport, metric_name
 from nnunet_mamba.study.report.document import Picture
-from nnunet_mamba.study.report.markup import number, png_uri
+from nnunet_mamba.study.report.figures import number, png_uri
+from nnunet_mamba.study.report.quickstart_content import CaseFiles
 from nnunet_mamba.study.report.slices import cut, draw, read_volume
-from nnunet_mamba.study.report.study.content import StudyReport, metric_name
 
 HEIGHT_IN = 2.3
 DPI = 100

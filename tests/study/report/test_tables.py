@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from report.study.conftest import tiny_scores
 from simulated_study import heart
+from tiny_study import tiny_scores
 
+from nnunet_mamba.study.report import Request, gather
+from nnunet_mamba.study.report.content import folds_told, proven_best
 from nnunet_mamba.study.report.document import Best, Shaded
-from nnunet_mamba.study.report.study import Request, gather
-from nnunet_mamba.study.report.study.content import folds_told, proven_best
-from nnunet_mamba.study.report.study.tables import (
+from nnunet_mamba.study.report.tables import (
     comparison_table,
     confusion_table,
     label_table,
@@ -83,7 +83,7 @@ def test_confusion_shows_percentages_of_the_reference():
 
 
 def test_confusion_of_files_counts_every_voxel(simulated_report):
-    from nnunet_mamba.study.report.study.files import confusion
+    from nnunet_mamba.study.report.files import confusion
 
     files = simulated_report.files
     method = simulated_report.methods["nnUNet"]

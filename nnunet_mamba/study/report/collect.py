@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from nnunet_mamba.study.evaluation import Score, read_table
-from nnunet_mamba.study.report.study.content import StudyReport, TableFile
-from nnunet_mamba.study.report.study.files import Files, find_files, places
-from nnunet_mamba.study.report.study.published import Ours, PublishedTable, known_dataset, published_tables
-from nnunet_mamba.study.report.study.trainings import Training, read_trainings
+from nnunet_mamba.study.report.content import StudyReport, TableFile
+from nnunet_mamba.study.report.files import Files, find_files, places
+from nnunet_mamba.study.report.published import Ours, PublishedTable, known_dataset, published_tables
+from nnunet_mamba.study.report.training_logs import Training, read_trainings
 from nnunet_mamba.study.statistics import Study, compare
 from nnunet_mamba.study.statistics.directions import HIGHER_IS_BETTER, LOWER_IS_BETTER
 

@@ -4,7 +4,7 @@ import pytest
 
 from nnunet_mamba.study.datasets.specs import DATASETS
 from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
-from nnunet_mamba.study.report.study.published import (
+from nnunet_mamba.study.report.published import (
     Ours,
     differences,
     known_dataset,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nnunet_mamba.study.report.study.charts import broken, label_differences_chart, labels_chart, looks, span
+from nnunet_mamba.study.report.charts import broken, label_differences_chart, labels_chart, looks, span
 from nnunet_mamba.study.statistics.study import TWIN
 
 
