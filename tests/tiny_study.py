@@ -1,3 +1,5 @@
+"""A study of three methods on eight cases and two labels whose results can be computed by hand."""
+
 from nnunet_mamba.study.evaluation import Score
 
 LEVELS = {"nnUNetTrainer": 0.0, "nnUNetTrainerMMUNet": 0.1, "nnUNetTrainerMMUNet_NoSSM": 0.05}

@@ -46,9 +46,9 @@ def add(commands: Any) -> None:
 def report(args: argparse.Namespace) -> int:
     require_files(args.tables, TABLE)
     from nnunet_mamba.nnunet.paths import results_folder
-    from nnunet_mamba.study.report import Request, gather, write_study
+    from nnunet_mamba.study.report import ReportRequest, collect_study_report, write_study_report
 
-    request = Request(
+    request = ReportRequest(
         tables=args.tables,
         results=None if args.results is None else results_folder(args.results),
         dataset=args.dataset,
@@ -60,8 +60,8 @@ def report(args: argparse.Namespace) -> int:
         command=_command(args),
         note=args.note,
     )
-    content = gather(request)
-    for file in write_study(content, args.out):
+    content = collect_study_report(request)
+    for file in write_study_report(content, args.out):
         print(f"-> {file}")
     for line in content.left_out:
         print(f"left out: {line}", file=sys.stderr)

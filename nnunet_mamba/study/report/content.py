@@ -1,4 +1,4 @@
-"""What the page about a study is made from, and the names and signs its parts share."""
+"""Content of the report on a study, and the names and number formats that its parts share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from nnunet_mamba.study.evaluation import Score
-from nnunet_mamba.study.report.files import Files
-from nnunet_mamba.study.report.published import Ours, PublishedTable
-from nnunet_mamba.study.report.training_logs import Training
+from nnunet_mamba.study.report.files import StudyFiles
+from nnunet_mamba.study.report.published import PublishedTable, StudySetup
+from nnunet_mamba.study.report.training_logs import TrainingRun
 from nnunet_mamba.study.statistics import Comparison, Study
 from nnunet_mamba.study.statistics.methods import Method
-from nnunet_mamba.study.statistics.study import CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics.study import BASELINE, CASE_MEAN, TWIN
 
 METRIC_NAMES = {
     "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": "HD95", "hd100": "HD100", "assd": "ASSD",
@@ -25,7 +25,7 @@ IN_MM = ("honest", "brats-lesionwise")  # the other protocols have no distances,
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table of scores that the page is made from."""
+    """File with a table of scores."""
 
     name: str
     n_rows: int
@@ -34,18 +34,19 @@ class TableFile:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """All that is told of one dataset. `studies` has one entry per metric, the leading one first.
+    """Content of the report on one dataset.
 
+    studies   one per metric, the leading one first
     left_out  sentences on what could not be shown, and why
     """
 
     dataset: str
     studies: Sequence[Study]
     scores: Sequence[Score]
-    trainings: Sequence[Training]
-    files: Files | None
+    training_runs: Sequence[TrainingRun]
+    files: StudyFiles | None
     published: Sequence[PublishedTable]
-    ours: Ours
+    setup: StudySetup
     tables: Sequence[TableFile]
     command: str
     versions: Sequence[tuple[str, str]]
@@ -58,45 +59,71 @@ class StudyReport:
 
     @property
     def methods(self) -> dict[str, Method]:
-        """Short name -> method, best first by the leading metric."""
+        """Methods by their short names, best first by the leading metric."""
         ranked = sorted(
             self.leading.methods, key=lambda m: -m.mean if self.leading.higher_is_better else m.mean
         )
         return {m.method: Method(*m.full_name.split("__")) for m in ranked}
 
-    def scores_of(self, method: Method, metric: str) -> list[Score]:
+    def select_scores(self, method: Method, metric: str) -> list[Score]:
         return [
             s
             for s in self.scores
             if s.metric == metric and Method(s.trainer, s.plans, s.configuration) == method
         ]
 
-    def trainings_of(self, method: Method) -> list[Training]:
-        return [t for t in self.trainings if Method(t.trainer, t.plans, t.configuration) == method]
+    def select_runs(self, method: Method) -> list[TrainingRun]:
+        return [r for r in self.training_runs if Method(r.trainer, r.plans, r.configuration) == method]
 
 
-def metric_name(metric: str) -> str:
+def state_findings(report: StudyReport) -> list[str]:
+    """Return a sentence per test of case means by the leading metric, whatever its verdict."""
+    study, metric = report.leading, format_metric(report.leading)
+    findings = []
+    for against in find_families(study):
+        for c in select_case_means(study, against):
+            other = f"its twin without SSM ({c.other})" if against == TWIN else c.other
+            verdict = {
+                "better": f"{c.method} is better than {other}",
+                "worse": f"{c.method} is worse than {other}",
+                "not better": f"{c.method} is not shown to differ from {other}",
+                "mixed": f"{c.method} and {other} differ, but ranks and mean disagree on the direction",
+                "too few pairs": f"{c.method} and {other}: {c.n_pairs} pairs are too few for a test",
+            }[c.verdict]
+            value = f"{metric} {format_signed(c.difference, study)}, 95 % CI {format_interval(c, study)}"
+            is_doubtful = c.verdict in ("better", "worse") and c.ci_low <= 0 <= c.ci_high
+            findings.append(f"{verdict}: {value}{', though its interval includes 0' if is_doubtful else ''}.")
+    return findings
+
+
+def get_metric_name(metric: str) -> str:
     return METRIC_NAMES.get(metric, metric)
 
 
-def titled(study: Study) -> str:
-    """The metric with its unit; protocols that count in voxels do so because a paper's code does."""
+def format_metric(study: Study) -> str:
+    """Return the metric with its unit; protocols in voxels follow the code of a paper."""
     if study.metric not in DISTANCES:
-        return metric_name(study.metric)
-    return f"{metric_name(study.metric)} ({'mm' if study.protocol in IN_MM else 'voxels'})"
+        return get_metric_name(study.metric)
+    return f"{get_metric_name(study.metric)} ({'mm' if study.protocol in IN_MM else 'voxels'})"
 
 
-def on_case_means(study: Study, against: str) -> list[Comparison]:
+def select_case_means(study: Study, against: str) -> list[Comparison]:
+    """Return the comparisons of case means in the family of tests `against` twins or baseline."""
     return [c for c in study.comparisons if c.label == CASE_MEAN and c.against == against]
 
 
-def twins(study: Study) -> dict[str, str]:
-    """Method -> its twin without SSM."""
-    return {c.method: c.other for c in on_case_means(study, TWIN)}
+def find_twins(study: Study) -> dict[str, str]:
+    """Return the twins without SSM by the methods' names."""
+    return {c.method: c.other for c in select_case_means(study, TWIN)}
 
 
-def proven_best(study: Study, means: dict[str, float], label: str) -> str | None:
-    """The method of the best mean, if every test on `label` that it took part in is in its favour."""
+def find_families(study: Study) -> list[str]:
+    """Return the families of tests that the study has, twins first."""
+    return [against for against in (TWIN, BASELINE) if select_case_means(study, against)]
+
+
+def find_proven_best(study: Study, means: dict[str, float], label: str) -> str | None:
+    """Return the method of the best mean if it won every test on `label` that it took part in, else None."""
     defined = {name: mean for name, mean in means.items() if not math.isnan(mean)}
     if not defined:
         return None
@@ -106,22 +133,37 @@ def proven_best(study: Study, means: dict[str, float], label: str) -> str | None
     return best if won and all(won) else None
 
 
-def n_digits(study: Study) -> int:
-    """Shares with four decimals, distances and the like with two."""
-    return 4 if study.higher_is_better else 2
+def format_label(label: tuple[str, str]) -> str:
+    number, name = label
+    return name or f"label {number}"
 
 
-def signed(value: float, study: Study) -> str:
-    return "–" if math.isnan(value) else f"{value:+.{n_digits(study)}f}".replace("-", "−")
+def format_number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def folds_told(folds: Iterable[str]) -> str:
-    """0 to 4 for five in a row; each by name otherwise."""
+def format_value(value: float, study: Study) -> str:
+    return format_number(value, _n_digits(study))
+
+
+def format_signed(value: float, study: Study) -> str:
+    return "–" if math.isnan(value) else f"{value:+.{_n_digits(study)}f}".replace("-", "−")
+
+
+def format_interval(c: Comparison, study: Study) -> str:
+    if math.isnan(c.ci_low):
+        return "–"
+    return f"{format_signed(c.ci_low, study)} to {format_signed(c.ci_high, study)}"
+
+
+def format_folds(folds: Iterable[str]) -> str:
+    """Return "0 to 4" for consecutive folds, else all names."""
     names = sorted(set(folds) - {""}, key=lambda fold: (len(fold), fold))
     numbers = [int(fold) for fold in names if fold.isdigit()]
-    in_a_row = len(numbers) == len(names) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
-    return f"{numbers[0]} to {numbers[-1]}" if in_a_row else listed(names)
+    consecutive = len(numbers) == len(names) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
+    return f"{numbers[0]} to {numbers[-1]}" if consecutive else ", ".join(names)
 
 
-def listed(texts: Iterable[str]) -> str:
-    return ", ".join(texts)
+def _n_digits(study: Study) -> int:
+    """Return 4 decimals for shares, 2 for distances and the like."""
+    return 4 if study.higher_is_better else 2

@@ -1,4 +1,4 @@
-"""What papers report on a dataset, from published.json, and whether one may compare it with ours."""
+"""Numbers of papers from published.json, and the differences that forbid comparing them with a study."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RESENC = re.compile(r"nnUNetResEncUNet(M|L|XL)Plans.*")
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A column of a paper: one metric of several networks, in the paper's unit.
+    """Column of a paper's table: one metric of several networks, in the paper's unit.
 
-    dataset   our name
-    scale     100 where the paper has percent
-    protocol  whose rules, by our name, or words where none of ours is meant
+    dataset   name in study.datasets
+    scale     100 if the paper has percent
+    protocol  name in study.evaluation, or words if the paper follows none of them
     split     crossval, test or validation: what the n_cases cases were
     cases, training  in words
-    by_label  network -> label -> value, where the paper has them
+    by_label  values by network and label, if the paper has them
     """
 
     source: str
@@ -42,10 +42,10 @@ class PublishedTable:
 
 
 @dataclass(frozen=True)
-class Ours:
-    """How the numbers beside it were made."""
+class StudySetup:
+    """Dataset, protocol and cases of the study that stands beside the papers."""
 
-    dataset: str  # our name for it
+    dataset: str  # name in study.datasets
     protocol: str
     folds: frozenset[str]
     n_cases: int
@@ -58,67 +58,68 @@ class Ours:
         return "crossval" if len(numbered) > 1 else "validation"
 
 
-def known_dataset(name: str) -> str | None:
-    """Dataset027_ACDC -> acdc; None for datasets that no table here is about."""
+def match_dataset(name: str) -> str | None:
+    """Return the dataset's name in study.datasets, acdc for Dataset027_ACDC; None for an unknown dataset."""
     from nnunet_mamba.study.datasets.specs import DATASETS
 
     match = DATASET.fullmatch(name)
-    wanted = _plain(match[1] if match else name)
+    wanted = _normalise(match[1] if match else name)
     for key, spec in DATASETS.items():
-        if wanted in {_plain(text) for text in (key, spec.folder or "", *spec.aliases)}:
+        if wanted in {_normalise(text) for text in (key, spec.folder or "", *spec.aliases)}:
             return key
     return None
 
 
-def published_tables(dataset: str, file: Path = FILE) -> list[PublishedTable]:
-    """Those on the dataset of our name, then those on its near relations."""
+def read_published_tables(dataset: str, file: Path = FILE) -> list[PublishedTable]:
+    """Return the tables on the dataset, then those on datasets shown beside it."""
     content = json.loads(file.read_text(encoding="utf-8"))
     names = content["beside"].get(dataset, [dataset])
     tables = [PublishedTable(**table) for table in content["tables"]]
     return [table for name in names for table in tables if table.dataset == name]
 
 
-def network_of(method: Method) -> str:
-    """The network's name as plain letters: nnUNetTrainerMMUNet_100epochs -> mmunet."""
+def get_network_key(method: Method) -> str:
+    """Return the network's name in plain letters, mmunet for nnUNetTrainerMMUNet_100epochs."""
     name = EPOCHS.sub("", method.trainer.removeprefix(PREFIX))
     name = re.sub(r"Paper.*$", "", name)
     resenc = RESENC.fullmatch(method.plans)
     if not name and resenc:
-        return _plain(f"nnunet_resenc_{resenc[1]}")
-    return _plain(name) or "nnunet"
+        return _normalise(f"nnunet_resenc_{resenc[1]}")
+    return _normalise(name) or "nnunet"
 
 
-def value_of(table: PublishedTable, method: Method) -> float | None:
-    """The paper's value of the method's network, as a share or in its unit."""
-    wanted = network_of(method)
-    found = [value for name, value in table.values.items() if _plain(name) == wanted]
+def find_value(table: PublishedTable, method: Method) -> float | None:
+    """Return the paper's value for the method's network, as a share or in its unit; None if it has none."""
+    wanted = get_network_key(method)
+    found = [value for name, value in table.values.items() if _normalise(name) == wanted]
     return found[0] / table.scale if found else None
 
 
-def label_value(table: PublishedTable, method: Method, label: str) -> float | None:
-    wanted = network_of(method)
+def find_label_value(table: PublishedTable, method: Method, label: str) -> float | None:
+    """Return the paper's value for one label of the method's network; None if it has none."""
+    wanted = get_network_key(method)
     for network, values in table.by_label.items():
-        if _plain(network) == wanted:
+        if _normalise(network) == wanted:
             return next(
-                (v / table.scale for name, v in values.items() if _plain(name) == _plain(label)), None
+                (v / table.scale for name, v in values.items() if _normalise(name) == _normalise(label)), None
             )
     return None
 
 
-def differences(table: PublishedTable, ours: Ours) -> list[str]:
-    """Why the numbers cannot be compared, in words; none: nothing that is known here forbids it."""
+def find_differences(table: PublishedTable, study: StudySetup) -> list[str]:
+    """Return the reasons, in words, why the paper's numbers cannot be compared with the study's."""
     found = []
-    if table.dataset != ours.dataset:
+    if table.dataset != study.dataset:
         found.append(f"another dataset ({table.dataset})")
-    if table.protocol != ours.protocol:
-        found.append(f"protocol {table.protocol}, here {ours.protocol or 'not stated'}")
-    if table.split != ours.split:
+    if table.protocol != study.protocol:
+        found.append(f"protocol {table.protocol}, here {study.protocol or 'not stated'}")
+    if table.split != study.split:
         words = {"crossval": "cross-validation", "test": "test cases", "validation": "a validation set"}
-        found.append(f"{words[table.split]}, here {words[ours.split]}")
-    if table.n_cases != ours.n_cases:
-        found.append(f"{table.n_cases} cases, here {ours.n_cases}")
+        found.append(f"{words[table.split]}, here {words[study.split]}")
+    if table.n_cases != study.n_cases:
+        found.append(f"{table.n_cases} cases, here {study.n_cases}")
     return found
 
 
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())

@@ -1,99 +1,101 @@
-"""The sections of the page, in order of reading; one without content is left out."""
+"""Sections of the report on a study, in order of reading; empty ones are left out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from nnunet_mamba.io.atomic import write_text
 from nnunet_mamba.study.evaluation import PROTOCOLS
 from nnunet_mamba.study.report import charts, tables
-from nnunet_mamba.study.report.content import StudyReport, folds_told, listed, metric_name, titled
+from nnunet_mamba.study.report.content import (
+    StudyReport,
+    find_families,
+    format_folds,
+    format_metric,
+    get_metric_name,
+    state_findings,
+)
 from nnunet_mamba.study.report.document import (
     Block,
-    Code,
+    BulletList,
+    Chart,
+    CodeBlock,
+    Collapsible,
     Document,
-    Figure,
-    Folded,
-    Key,
-    Outlines,
-    Points,
+    KeyNumbers,
+    OutlineLegend,
+    Paragraph,
+    ReportTable,
     Section,
-    Table,
-    Text,
 )
-from nnunet_mamba.study.report.files import confusion
-from nnunet_mamba.study.report.published import differences
-from nnunet_mamba.study.report.quickstart_content import PREDICTION_COLOUR, REFERENCE_COLOUR
-from nnunet_mamba.study.report.worst_cases import worst_cases
+from nnunet_mamba.study.report.files import count_confusion
+from nnunet_mamba.study.report.html import render_html
+from nnunet_mamba.study.report.markdown import render_markdown
+from nnunet_mamba.study.report.published import find_differences
+from nnunet_mamba.study.report.slices import PREDICTION_COLOUR, REFERENCE_COLOUR, render_worst_cases
 from nnunet_mamba.study.statistics import Study
-from nnunet_mamba.study.statistics.study import TWIN
 
-MAX_CONFUSED = 20  # labels; more make no readable table
+MAX_CONFUSED = 20  # labels in a readable table of confusions
 
 
-def document_of(report: StudyReport) -> Document:
-    """Everything, figures drawn and files read."""
+def write_study_report(report: StudyReport, out: Path) -> list[Path]:
+    """Write report.html and report.md into the folder `out`, each whole or not at all."""
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; expected a folder for report.html and report.md.")
+    document = build_document(report)
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "report.html", out / "report.md"]
+    for file, text in zip(files, (render_html(document), render_markdown(document)), strict=True):
+        write_text(file, text)
+    return files
+
+
+def build_document(report: StudyReport) -> Document:
+    """Return all sections: draws the charts and reads images and label maps."""
     sections = [
-        Section("", _head(report)),
-        Section("Results", _results(report)),
-        Section("Differences", _differences(report)),
-        Section("Labels", _labels(report)),
-        Section("Beside the papers", _papers(report)),
-        Section("Training", _training(report)),
-        Section("Worst cases", _worst(report)),
-        Section("Confusion of labels", _confusion(report)),
-        Section("Made from", _provenance(report)),
+        Section("", _build_head(report)),
+        Section("Results", _build_results(report)),
+        Section("Differences", _build_differences(report)),
+        Section("Labels", _build_labels(report)),
+        Section("Beside the papers", _build_papers(report)),
+        Section("Training", _build_training(report)),
+        Section("Worst cases", _build_worst_cases(report)),
+        Section("Confusion of labels", _build_confusion(report)),
+        Section("Made from", _build_provenance(report)),
     ]
-    return Document(_title(report), [section for section in sections if section.blocks])
+    return Document(_build_title(report), [section for section in sections if section.blocks])
 
 
-def _title(report: StudyReport) -> str:
+def _build_title(report: StudyReport) -> str:
     n = len(report.methods)
-    who = f"{n} methods" if n > 1 else next(iter(report.methods.values())).trainer
-    return f"{who} on {report.dataset or 'a dataset'}"
+    subject = f"{n} methods" if n > 1 else next(iter(report.methods.values())).trainer
+    return f"{subject} on {report.dataset or 'a dataset'}"
 
 
-def _head(report: StudyReport) -> list[Block]:
+def _build_head(report: StudyReport) -> list[Block]:
     study = report.leading
     facts = [
         ("cases", str(study.n_cases)),
         *([("patients", str(study.n_patients))] if study.n_patients < study.n_cases else []),
         ("labels", str(len(study.labels))),
-        ("folds", folds_told(report.ours.folds) or "not known"),
+        ("folds", format_folds(report.setup.folds) or "not known"),
         ("protocol", study.protocol or "not stated"),
     ]
-    blocks: list[Block] = [Text(report.note, warns=True)] if report.note else []
-    return [*blocks, Points(_findings(report)), Key(facts)]
+    blocks: list[Block] = [Paragraph(report.note, is_warning=True)] if report.note else []
+    return [*blocks, BulletList(state_findings(report)), KeyNumbers(facts)]
 
 
-def _findings(report: StudyReport) -> list[str]:
-    """The answers to the questions asked first, as plainly if they are no."""
-    study, metric = report.leading, titled(report.leading)
-    said = []
-    for against in charts.families(study):
-        for c in (c for c in study.comparisons if c.against == against and c.label == "case mean"):
-            other = f"its twin without SSM ({c.other})" if against == TWIN else c.other
-            words = {
-                "better": f"{c.method} is better than {other}",
-                "worse": f"{c.method} is worse than {other}",
-                "not better": f"{c.method} is not shown to differ from {other}",
-                "mixed": f"{c.method} and {other} differ, but ranks and mean disagree on the direction",
-                "too few pairs": f"{c.method} and {other}: {c.n_pairs} pairs are too few for a test",
-            }[c.verdict]
-            value = f"{metric} {tables.signed(c.difference, study)}, 95 % CI {tables.interval(c, study)}"
-            doubt = c.verdict in ("better", "worse") and c.ci_low <= 0 <= c.ci_high
-            said.append(f"{words}: {value}{', though its interval includes 0' if doubt else ''}.")
-    return said
-
-
-def _results(report: StudyReport) -> list[Block]:
+def _build_results(report: StudyReport) -> list[Block]:
     study = report.leading
     rule = PROTOCOLS[study.protocol].difference if study.protocol in PROTOCOLS else ""
-    blocks: list[Block] = [tables.summary_table(report)]
+    blocks: list[Block] = [tables.build_summary_table(report)]
     blocks += [
-        Figure(
-            charts.case_means_chart(report, each),
-            f"{titled(each)} of every case by method",
+        Chart(
+            charts.plot_case_means(report, each),
+            f"{format_metric(each)} of every case by method",
         )
         for each in report.studies
     ]
@@ -106,13 +108,13 @@ def _results(report: StudyReport) -> list[Block]:
     if any(table.metric == study.metric for table in report.published):
         notes.append("Papers' numbers mostly cannot be compared: what differs is told below, by number.")
     notes += [f"Protocol {study.protocol}: {rule}"] if rule else []
-    warned = [Text(f"Warning: {text}.", warns=True) for text in study.warnings]
-    return [*warned, *blocks, Points(notes)]
+    warnings = [Paragraph(f"Warning: {text}.", is_warning=True) for text in study.warnings]
+    return [*warnings, *blocks, BulletList(notes)]
 
 
-def _differences(report: StudyReport) -> list[Block]:
+def _build_differences(report: StudyReport) -> list[Block]:
     study = report.leading
-    blocks = _tests(report, study)
+    blocks = _build_tests(report, study)
     resampled = "patients" if study.n_patients < study.n_cases else "cases"
     note = (
         f"Differences are means over cases, with BCa bootstrap intervals over {resampled} "
@@ -120,161 +122,168 @@ def _differences(report: StudyReport) -> list[Block]:
         f"Holm within a table; significant below {study.alpha:g}. Intervals hold for the models as trained: "
         "what another seed would change is not in them. A difference below the SD over folds may be noise."
     )
-    others = [Folded(titled(each), _tests(report, each)) for each in report.studies[1:]]
-    ranked = [Folded("Rankings", [tables.ranking_table(study)])] if study.rankings else []
-    return [*blocks, Text(note), *others, *ranked] if blocks else []
+    others = [Collapsible(format_metric(each), _build_tests(report, each)) for each in report.studies[1:]]
+    ranked = [Collapsible("Rankings", [tables.build_ranking_table(study)])] if study.rankings else []
+    return [*blocks, Paragraph(note), *others, *ranked] if blocks else []
 
 
-def _tests(report: StudyReport, study: Study) -> list[Block]:
-    """Of case means by one metric: the tables, then the charts."""
-    families = charts.families(study)
+def _build_tests(report: StudyReport, study: Study) -> list[Block]:
+    """Return the tests of case means by one metric: the tables, then the charts."""
+    families = find_families(study)
     return [
-        *(tables.comparison_table(study, against) for against in families),
+        *(tables.build_comparison_table(study, against) for against in families),
         *(
-            Figure(
-                charts.differences_chart(report, study, against),
-                f"{titled(study)}: each case's difference, and its mean with 95 % CI; {against}",
+            Chart(
+                charts.plot_differences(report, study, against),
+                f"{format_metric(study)}: each case's difference, and its mean with 95 % CI; {against}",
             )
             for against in families
         ),
     ]
 
 
-def _labels(report: StudyReport) -> list[Block]:
+def _build_labels(report: StudyReport) -> list[Block]:
     if len(report.leading.labels) < 2:
         return []
-    blocks: list[Block] = [tables.label_table(report, report.leading)]
+    blocks: list[Block] = [tables.build_label_table(report, report.leading)]
     blocks.append(
-        Figure(
-            charts.labels_chart(report, report.leading),
-            f"{titled(report.leading)} of every case by label and method",
+        Chart(
+            charts.plot_labels(report, report.leading),
+            f"{format_metric(report.leading)} of every case by label and method",
         )
     )
     blocks += [
-        Figure(
-            charts.label_differences_chart(report, report.leading, against),
+        Chart(
+            charts.plot_label_differences(report, report.leading, against),
             f"Differences by label, {against}",
         )
-        for against in charts.families(report.leading)
+        for against in find_families(report.leading)
     ]
     blocks.append(
-        Text(
+        Paragraph(
             "Means over the cases where a label is defined. Filled marks and bold: significant after Holm's "
             "correction over the tests of all labels."
         )
     )
     blocks += [
-        Folded(f"{titled(study)} by label", [tables.label_table(report, study)])
+        Collapsible(f"{format_metric(study)} by label", [tables.build_label_table(report, study)])
         for study in report.studies[1:]
     ]
     return blocks
 
 
-def _papers(report: StudyReport) -> list[Block]:
+def _build_papers(report: StudyReport) -> list[Block]:
     if not report.published:
         return []
-    beside = tables.paper_table(report)
+    beside = tables.build_paper_table(report)
     sources = []
     for i, table in enumerate(report.published, start=1):
-        reasons = differences(table, report.ours)
+        reasons = find_differences(table, report.setup)
         verdict = (
             f"Not comparable: {'; '.join(reasons)}."
             if reasons
             else "Same rules and number of cases; whether they are the same cases is not known here."
         )
         training = table.training[0].upper() + table.training[1:]
-        what = f"{metric_name(table.metric)}; {table.cases}"
+        what = f"{get_metric_name(table.metric)}; {table.cases}"
         sources.append(f"[{i}] {table.source}. {what}. {training}. {verdict}")
-    forbidden = [t for t in report.published if differences(t, report.ours)]
+    forbidden = [t for t in report.published if find_differences(t, report.setup)]
     warning = (
         "None of these papers' numbers was made as the numbers here were; none can be compared with them."
         if len(forbidden) == len(report.published)
         else "Papers' numbers were made by others and mostly by other rules; below, each says whether it "
         "can be compared."
     )
-    blocks: list[Block] = [Text(warning, warns=True)]
+    blocks: list[Block] = [Paragraph(warning, is_warning=True)]
     if beside.rows:
-        blocks += [beside, Text("Here: the mean over labels of the means over cases, as papers have it.")]
-    blocks += [Folded("by label", [each]) for each in tables.paper_label_tables(report)]
-    whole = [tables.whole_paper_table(i, table) for i, table in enumerate(report.published, start=1)]
-    return [*blocks, Points(sources), Folded("all networks of these papers", whole)]
+        blocks += [
+            beside,
+            Paragraph("Here: the mean over labels of the means over cases, as papers have it."),
+        ]
+    blocks += [Collapsible("by label", [each]) for each in tables.build_paper_label_tables(report)]
+    whole = [tables.build_whole_paper_table(i, table) for i, table in enumerate(report.published, start=1)]
+    return [*blocks, BulletList(sources), Collapsible("all networks of these papers", whole)]
 
 
-def _training(report: StudyReport) -> list[Block]:
-    if not any(report.trainings_of(method) for method in report.methods.values()):
+def _build_training(report: StudyReport) -> list[Block]:
+    if not any(report.select_runs(method) for method in report.methods.values()):
         return []
     blocks: list[Block] = [
-        tables.training_table(report),
-        Figure(
-            charts.curves_chart(report, lambda curves: curves.smooth_dice, "pseudo Dice, moving average"),
+        tables.build_training_table(report),
+        Chart(
+            charts.plot_curves(report, lambda curves: curves.smooth_dice, "pseudo Dice, moving average"),
             "Pseudo Dice by epoch, a line per fold",
         ),
-        Figure(
-            charts.curves_chart(report, lambda curves: curves.validation_loss, "validation loss"),
+        Chart(
+            charts.plot_curves(report, lambda curves: curves.validation_loss, "validation loss"),
             "Validation loss by epoch, a line per fold",
         ),
     ]
-    hours = tables.hours_of(report)
+    hours = tables.compute_hours(report)
     if len(hours) > 1:
-        title = f"{titled(report.leading)} against training time"
-        blocks.append(Figure(charts.cost_chart(report, hours), title))
+        title = f"{format_metric(report.leading)} against training time"
+        blocks.append(Chart(charts.plot_cost(report, hours), title))
     note = (
         "A line per fold, dotted: without SSM. Pseudo Dice is nnU-Net's, of random patches of the "
         "validation cases. Hours are the sum of the epochs' times; compare them on one machine only. "
         "nnU-Net's logs hold no memory; the command estimate tells it."
     )
-    return [*blocks, Text(note)]
+    return [*blocks, Paragraph(note)]
 
 
-def _worst(report: StudyReport) -> list[Block]:
-    pictures = worst_cases(report)
+def _build_worst_cases(report: StudyReport) -> list[Block]:
+    pictures = render_worst_cases(report)
     if not pictures:
         return []
     colours = (("reference", REFERENCE_COLOUR), ("prediction", PREDICTION_COLOUR))
-    return [Text("The worst case of each method, where its labels show most."), Outlines(colours), *pictures]
+    return [
+        Paragraph("The worst case of each method, where its labels show most."),
+        OutlineLegend(colours),
+        *pictures,
+    ]
 
 
-def _confusion(report: StudyReport) -> list[Block]:
+def _build_confusion(report: StudyReport) -> list[Block]:
     files = report.files
     if files is None or not 2 < len(files.names) <= MAX_CONFUSED:
         return []
-    found: list[tuple[str, Table, int]] = []
+    found: list[tuple[str, ReportTable, int]] = []
     for name, method in report.methods.items():
         if files.maps.get(method):
-            voxels, n_cases = confusion(files.maps[method].values(), list(files.names))
-            found.append((name, tables.confusion_table(voxels, list(files.names.values())), n_cases))
+            voxels, n_cases = count_confusion(files.maps[method].values(), list(files.names))
+            found.append((name, tables.build_confusion_table(voxels, list(files.names.values())), n_cases))
     if not found:
         return []
     note = (
         "Of the reference's voxels of a label (row), the percentage predicted as each label (column), over "
     )
-    counts = listed(dict.fromkeys(str(n) for _, _, n in found))
+    counts = ", ".join(dict.fromkeys(str(n) for _, _, n in found))
     first, *others = (replace(table, title=name) for name, table, _ in found)
     return [
-        Text(f"{note}{counts} cases of each method."),
+        Paragraph(f"{note}{counts} cases of each method."),
         first,
-        *(Folded(table.title, [replace(table, title="")]) for table in others),
+        *(Collapsible(table.title, [replace(table, title="")]) for table in others),
     ]
 
 
-def _provenance(report: StudyReport) -> list[Block]:
+def _build_provenance(report: StudyReport) -> list[Block]:
     programs = dict.fromkeys(f"{s.backend} {s.version}".strip() for s in report.scores)
     seeds = f"resamples: {report.leading.seed}; nnU-Net's trainings are not seeded"
     rows: Sequence[Sequence[str]] = [
-        ("scores computed by", listed(filter(None, programs)) or "not stated"),
+        ("scores computed by", ", ".join(filter(None, programs)) or "not stated"),
         ("seeds", seeds),
         *report.versions,
     ]
     files = [(t.name, str(t.n_rows), t.sha256[:16]) for t in report.tables]
-    full = [(m.method, m.full_name, folds_told(m.fold_means) or "–") for m in report.leading.methods]
+    full = [(m.method, m.full_name, format_folds(m.fold_means) or "–") for m in report.leading.methods]
     blocks: list[Block] = [
-        Code(report.command),
-        Table(("table", "rows", "SHA-256 (first 16)"), files),
-        Table(("method", "trainer__plans__configuration", "folds"), full, n_text=3),
+        CodeBlock(report.command),
+        ReportTable(("table", "rows", "SHA-256 (first 16)"), files),
+        ReportTable(("method", "trainer__plans__configuration", "folds"), full, n_text=3),
     ]
-    facts = tables.facts_table(report)
+    facts = tables.build_facts_table(report)
     blocks += [facts] if facts.rows else []
-    blocks.append(Table(("", ""), rows, n_text=2))
+    blocks.append(ReportTable(("", ""), rows, n_text=2))
     if report.left_out:
-        blocks += [Text("Not shown here:"), Points(report.left_out)]
+        blocks += [Paragraph("Not shown here:"), BulletList(report.left_out)]
     return blocks
