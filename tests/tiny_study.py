@@ -1,4 +1,4 @@
-"""A study of three methods on eight cases and two labels whose results can be computed by hand."""
+"""Study of three methods on eight cases and two labels whose results can be computed by hand."""
 
 from nnunet_mamba.study.evaluation import Score
 
@@ -6,7 +6,7 @@ LEVELS = {"nnUNetTrainer": 0.0, "nnUNetTrainerMMUNet": 0.1, "nnUNetTrainerMMUNet
 
 
 def tiny_scores(protocol: str = "honest") -> list[Score]:
-    """Cases a to h, in turn of folds 0 and 1, which differ by 0.04; labels 0.2 apart."""
+    """Return scores of cases a to h, in turn of folds 0 and 1, which differ by 0.04; labels differ by 0.2."""
     common = {"metric": "dice", "n_voxels": 10, "empty": "", "dataset": "Dataset900_Tiny"}
     common |= {"plans": "nnUNetPlans", "configuration": "3d_fullres", "backend": "own", "version": "1"}
     return [

@@ -57,7 +57,7 @@ def report(args: argparse.Namespace) -> int:
         group=args.group,
         seed=args.seed,
         n_bootstrap=args.n_bootstrap,
-        command=_command(args),
+        command=_format_command(args),
         note=args.note,
     )
     content = collect_study_report(request)
@@ -68,8 +68,8 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _command(args: argparse.Namespace) -> str:
-    """The command as it could be typed again."""
+def _format_command(args: argparse.Namespace) -> str:
+    """Return the command as it could be typed again."""
     words = ["nnunet-mamba", "report", *map(str, args.tables)]
     options = ("results", "dataset", "protocol", "baseline", "group", "seed", "n_bootstrap", "note", "out")
     defaults = {"seed": 0, "n_bootstrap": 10_000}

@@ -79,25 +79,24 @@ def _read_table(table: Path) -> list[Score]:
 
 def _select_scores(scores: Sequence[Score], request: ReportRequest) -> list[Score]:
     """Return the scores of the requested dataset (default: the only one) and protocol."""
-    known = sorted({score.dataset for score in scores})
+    datasets = sorted({score.dataset for score in scores})
     wanted = request.dataset
     if wanted is None:
-        if len(known) > 1:
-            raise ValueError(
-                f"The tables have several datasets, choose one by --dataset: {', '.join(known)}."
-            )
+        if len(datasets) > 1:
+            names = ", ".join(datasets)
+            raise ValueError(f"The tables have several datasets, choose one by --dataset: {names}.")
         chosen = list(scores)
     else:
         chosen = [s for s in scores if wanted in (s.dataset, match_dataset(s.dataset))]
         if not chosen:
-            raise ValueError(f"The tables have no rows of {wanted!r}; they have {', '.join(known)}.")
+            raise ValueError(f"The tables have no rows of {wanted!r}; they have {', '.join(datasets)}.")
     if request.protocol is not None:
         protocols = sorted({score.protocol for score in chosen})
         chosen = [score for score in chosen if score.protocol == request.protocol]
         if not chosen:
+            names = ", ".join(protocols)
             raise ValueError(
-                f"The tables have no rows of the protocol {request.protocol!r}; they have "
-                f"{', '.join(protocols)}."
+                f"The tables have no rows of the protocol {request.protocol!r}; they have {names}."
             )
     if not chosen:
         raise ValueError("The tables have no rows.")
@@ -138,13 +137,12 @@ def _read_results(
         return [], None, ["Training, worst cases, confusion of labels: give --results."]
     results = Path(results)
     if not results.is_dir():
-        raise ValueError(
-            f"{results} is not a folder; expected nnUNet_results/{dataset or 'DatasetXXX_Name'}."
-        )
+        expected = f"nnUNet_results/{dataset or 'DatasetXXX_Name'}"
+        raise ValueError(f"{results} is not a folder; expected {expected}.")
     if dataset and results.name != dataset and (results / dataset).is_dir():
         results = results / dataset
     if dataset and results.resolve().name != dataset:
-        raise ValueError(f"{results} is not of {dataset}, which the tables are about.")
+        raise ValueError(f"{results} is not the folder of {dataset}, the dataset of the tables.")
     missing = []
     runs = find_training_runs(results)
     if not runs:

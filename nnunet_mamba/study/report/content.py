@@ -59,7 +59,7 @@ class StudyReport:
 
     @property
     def methods(self) -> dict[str, Method]:
-        """Methods by their short names, best first by the leading metric."""
+        """Methods by short name, best first by the leading metric."""
         ranked = sorted(
             self.leading.methods, key=lambda m: -m.mean if self.leading.higher_is_better else m.mean
         )
@@ -108,7 +108,7 @@ def format_metric(study: Study) -> str:
 
 
 def select_case_means(study: Study, against: str) -> list[Comparison]:
-    """Return the comparisons of case means in the family of tests `against` twins or baseline."""
+    """Return the comparisons of case means in a family of tests: against the twins or the baseline."""
     return [c for c in study.comparisons if c.label == CASE_MEAN and c.against == against]
 
 

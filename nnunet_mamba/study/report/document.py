@@ -63,7 +63,7 @@ class CasePicture:
 
 @dataclass(frozen=True)
 class KeyNumbers:
-    """(name, number) pairs, shown large."""
+    """Pairs of name and number, shown large."""
 
     numbers: Sequence[tuple[str, str]]
 

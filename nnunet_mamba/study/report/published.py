@@ -88,14 +88,14 @@ def get_network_key(method: Method) -> str:
     return _normalise(name) or "nnunet"
 
 
-def find_value(table: PublishedTable, method: Method) -> float | None:
+def find_published_value(table: PublishedTable, method: Method) -> float | None:
     """Return the paper's value for the method's network, as a share or in its unit; None if it has none."""
     wanted = get_network_key(method)
     found = [value for name, value in table.values.items() if _normalise(name) == wanted]
     return found[0] / table.scale if found else None
 
 
-def find_label_value(table: PublishedTable, method: Method, label: str) -> float | None:
+def find_published_label_value(table: PublishedTable, method: Method, label: str) -> float | None:
     """Return the paper's value for one label of the method's network; None if it has none."""
     wanted = get_network_key(method)
     for network, values in table.by_label.items():

@@ -1,4 +1,4 @@
-"""The quickstart's figure for a README: unseen cases in three planes, learning curves, Dice of all cases.
+"""Figure of the quickstart for a README: unseen cases in three planes, learning curves, Dice of all cases.
 
 Its charts are drawn on given axes; the page shows the same.
 """

@@ -1,4 +1,4 @@
-"""The quickstart's page: one HTML file about one training."""
+"""Page of the quickstart: one HTML file about one training."""
 
 import math
 import shlex
@@ -24,7 +24,7 @@ CHART_SIZE_IN = (3.6, 3.0)
 
 
 def write_quickstart_page(report: QuickstartReport, file: Path) -> None:
-    """Write the page; on failure, no part of it."""
+    """Write the page, whole or not at all."""
     score_tables = (build_score_table(report.scores), build_case_details(report.scores))
     cases = (build_case_figure(report, word, case) for word, case in choose_cases(report))
     parts = (

@@ -54,7 +54,7 @@ def write_study_report(report: StudyReport, out: Path) -> list[Path]:
 
 
 def build_document(report: StudyReport) -> Document:
-    """Return all sections: draws the charts and reads images and label maps."""
+    """Return all sections, with charts drawn and images and label maps read."""
     sections = [
         Section("", _build_head(report)),
         Section("Results", _build_results(report)),
@@ -93,10 +93,7 @@ def _build_results(report: StudyReport) -> list[Block]:
     rule = PROTOCOLS[study.protocol].difference if study.protocol in PROTOCOLS else ""
     blocks: list[Block] = [tables.build_summary_table(report)]
     blocks += [
-        Chart(
-            charts.plot_case_means(report, each),
-            f"{format_metric(each)} of every case by method",
-        )
+        Chart(charts.plot_case_means(report, each), f"{format_metric(each)} of every case by method")
         for each in report.studies
     ]
     notes = [
@@ -143,21 +140,17 @@ def _build_tests(report: StudyReport, study: Study) -> list[Block]:
 
 
 def _build_labels(report: StudyReport) -> list[Block]:
-    if len(report.leading.labels) < 2:
+    study = report.leading
+    if len(study.labels) < 2:
         return []
-    blocks: list[Block] = [tables.build_label_table(report, report.leading)]
-    blocks.append(
-        Chart(
-            charts.plot_labels(report, report.leading),
-            f"{format_metric(report.leading)} of every case by label and method",
-        )
-    )
+    alt = f"{format_metric(study)} of every case by label and method"
+    blocks: list[Block] = [
+        tables.build_label_table(report, study),
+        Chart(charts.plot_labels(report, study), alt),
+    ]
     blocks += [
-        Chart(
-            charts.plot_label_differences(report, report.leading, against),
-            f"Differences by label, {against}",
-        )
-        for against in find_families(report.leading)
+        Chart(charts.plot_label_differences(report, study, against), f"Differences by label, {against}")
+        for against in find_families(study)
     ]
     blocks.append(
         Paragraph(
@@ -166,8 +159,8 @@ def _build_labels(report: StudyReport) -> list[Block]:
         )
     )
     blocks += [
-        Collapsible(f"{format_metric(study)} by label", [tables.build_label_table(report, study)])
-        for study in report.studies[1:]
+        Collapsible(f"{format_metric(other)} by label", [tables.build_label_table(report, other)])
+        for other in report.studies[1:]
     ]
     return blocks
 
@@ -187,10 +180,10 @@ def _build_papers(report: StudyReport) -> list[Block]:
         training = table.training[0].upper() + table.training[1:]
         what = f"{get_metric_name(table.metric)}; {table.cases}"
         sources.append(f"[{i}] {table.source}. {what}. {training}. {verdict}")
-    forbidden = [t for t in report.published if find_differences(t, report.setup)]
+    differing = [table for table in report.published if find_differences(table, report.setup)]
     warning = (
         "None of these papers' numbers was made as the numbers here were; none can be compared with them."
-        if len(forbidden) == len(report.published)
+        if len(differing) == len(report.published)
         else "Papers' numbers were made by others and mostly by other rules; below, each says whether it "
         "can be compared."
     )

@@ -171,7 +171,7 @@ def render_worst_cases(report: StudyReport) -> list[CasePicture]:
         maps = report.files.maps.get(method, {})
         cases = {case: files for case, each in maps.items() if (files := each.to_case_files())}
         scores = [s for s in report.select_scores(method, report.leading.metric) if s.case in cases]
-        means = _case_means(scores)
+        means = _compute_case_means(scores)
         if means:
             worst = (min if report.leading.higher_is_better else max)(means, key=lambda case: means[case])
             own = [s for s in scores if s.case == worst]
@@ -182,7 +182,7 @@ def render_worst_cases(report: StudyReport) -> list[CasePicture]:
     return found
 
 
-def _case_means(scores: list[Score]) -> dict[str, float]:
+def _compute_case_means(scores: list[Score]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for score in scores:
         if not math.isnan(score.value):

@@ -26,8 +26,8 @@ from nnunet_mamba.study.report.document import BestCell, ReportTable, ShadedCell
 from nnunet_mamba.study.report.published import (
     PublishedTable,
     find_differences,
-    find_label_value,
-    find_value,
+    find_published_label_value,
+    find_published_value,
 )
 from nnunet_mamba.study.statistics import Study
 from nnunet_mamba.study.statistics.study import BASELINE, CASE_MEAN, TWIN
@@ -56,14 +56,13 @@ def build_summary_table(report: StudyReport) -> ReportTable:
         leading, *others = values.values()
         cells = [name, leading, *(_format_verdict(study, name, against) for against in families)]
         if papers:
-            theirs = ((i, find_value(table, method)) for i, table in papers)
-            cells.append(
-                ", ".join(f"{format_value(v, study)} [{i}]" for i, v in theirs if v is not None) or "–"
-            )
+            theirs = ((i, find_published_value(table, method)) for i, table in papers)
+            texts = (f"{format_value(value, study)} [{i}]" for i, value in theirs if value is not None)
+            cells.append(", ".join(texts) or "–")
         rows.append([*cells, *others])
     first, *rest = (format_metric(s) for s in report.studies)
-    heads = [COLUMN_TITLES[against].format(study.baseline) for against in families]
-    return ReportTable(["method", first, *heads, *(["papers"] if papers else []), *rest], rows)
+    titles = [COLUMN_TITLES[against].format(study.baseline) for against in families]
+    return ReportTable(["method", first, *titles, *(["papers"] if papers else []), *rest], rows)
 
 
 def _format_verdict(study: Study, name: str, against: str) -> str:
@@ -118,14 +117,9 @@ def build_label_table(report: StudyReport, study: Study) -> ReportTable:
         own = means.get(label[0], {})
         best = find_proven_best(study, own, label[0])
         cells = (format_value(own.get(name, math.nan), study) for name in report.methods)
+        named = zip(report.methods, cells, strict=True)
         rows.append(
-            [
-                format_label(label),
-                *(
-                    BestCell(text) if name == best else text
-                    for name, text in zip(report.methods, cells, strict=True)
-                ),
-            ]
+            [format_label(label), *(BestCell(text) if name == best else text for name, text in named)]
         )
     rows.append(["mean of labels", *(format_value(value, study) for value in overall.values())])
     return ReportTable(("label", *report.methods), rows, format_metric(study))
@@ -150,16 +144,8 @@ def build_training_table(report: StudyReport) -> ReportTable:
                 ", ".join(dict.fromkeys(run.facts.get("GPU", run.facts.get("device", "–")) for run in runs)),
             )
         )
-    header = (
-        "method",
-        "folds",
-        "epochs",
-        "hours per fold",
-        "seconds per epoch",
-        "last pseudo Dice",
-        "device",
-    )
-    return ReportTable(header, rows)
+    times = ("hours per fold", "seconds per epoch")
+    return ReportTable(("method", "folds", "epochs", *times, "last pseudo Dice", "device"), rows)
 
 
 def build_paper_table(report: StudyReport) -> ReportTable:
@@ -168,7 +154,7 @@ def build_paper_table(report: StudyReport) -> ReportTable:
     for i, table in enumerate(report.published, start=1):
         study = next((s for s in report.studies if s.metric == table.metric), None)
         for name, method in report.methods.items():
-            value = find_value(table, method)
+            value = find_published_value(table, method)
             if value is None or study is None:
                 continue
             here = mean_foreground(report.select_scores(method, table.metric), table.metric)
@@ -190,10 +176,10 @@ def build_paper_label_tables(report: StudyReport) -> list[ReportTable]:
     for i, table in enumerate(report.published, start=1):
         study = next((s for s in report.studies if s.metric == table.metric), None)
         for name, method in report.methods.items():
-            if study is None or find_value(table, method) is None:
+            if study is None or find_published_value(table, method) is None:
                 continue
             here = {row.label: row.mean for row in summarise(report.select_scores(method, table.metric))}
-            pairs = [(label, find_label_value(table, method, label[1])) for label in study.labels]
+            pairs = [(label, find_published_label_value(table, method, label[1])) for label in study.labels]
             rows = [
                 (
                     format_label(label),
@@ -204,11 +190,8 @@ def build_paper_label_tables(report: StudyReport) -> list[ReportTable]:
                 if v is not None
             ]
             if rows:
-                found.append(
-                    ReportTable(
-                        ("label", f"{name}, here", f"paper [{i}]"), rows, get_metric_name(table.metric)
-                    )
-                )
+                header = ("label", f"{name}, here", f"paper [{i}]")
+                found.append(ReportTable(header, rows, get_metric_name(table.metric)))
     return found
 
 
@@ -224,7 +207,7 @@ def build_whole_paper_table(index: int, table: PublishedTable) -> ReportTable:
 
 
 def build_confusion_table(voxels: np.ndarray, names: Sequence[str]) -> ReportTable:
-    """Return, per row, the percentage of a reference label's voxels that each label was predicted for."""
+    """Return, per row, the percentages of a reference label's voxels predicted as each label."""
     totals = voxels.sum(1)
     rows: list[list[str]] = []
     for i, name in enumerate(names):
@@ -266,4 +249,4 @@ def _format_share(share: float) -> str:
 def compute_hours(report: StudyReport) -> Mapping[str, float]:
     """Return the mean hours per fold of the methods with logs."""
     found = {name: report.select_runs(method) for name, method in report.methods.items()}
-    return {name: float(np.mean([t.hours for t in ts])) for name, ts in found.items() if ts}
+    return {name: float(np.mean([run.hours for run in runs])) for name, runs in found.items() if runs}

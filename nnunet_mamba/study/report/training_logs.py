@@ -29,7 +29,7 @@ FACTS = {  # keys of debug.json and their names in the report, which leaves out 
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """One value per epoch. Dice is nnU-Net's pseudo Dice: of random patches of the validation cases."""
+    """Series with a value per epoch; Dice is nnU-Net's pseudo Dice of random validation patches."""
 
     train_loss: tuple[float, ...]
     validation_loss: tuple[float, ...]
@@ -109,7 +109,7 @@ def parse_logs(texts: Iterable[str]) -> TrainingCurves:
 
 
 def _parse_epochs(text: str) -> Iterator[tuple[int, dict[str, list[float]]]]:
-    """Yield each epoch's number and its values by the words at the beginning of their line."""
+    """Yield each epoch's number, from 0, and its values by the words with which their lines begin."""
     number, values = None, dict[str, list[float]]()
     for line in text.splitlines():
         match = LINE.match(line)
@@ -161,7 +161,7 @@ def read_curves(checkpoint: dict[str, Any]) -> TrainingCurves:
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Load a checkpoint of one's own training; nnU-Net's hold pickled objects, unsafe from other people."""
+    """Load a checkpoint of one's own training with its pickled objects, unsafe from other people."""
     import torch
 
     return torch.load(file, map_location="cpu", weights_only=False)

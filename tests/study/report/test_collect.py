@@ -31,5 +31,5 @@ def test_several_datasets_ask_for_one(write_scores):
 def test_results_of_another_dataset_are_refused(write_scores, tmp_path):
     other = tmp_path / "Dataset001_Other"
     other.mkdir()
-    with pytest.raises(ValueError, match="is not of Dataset900_Tiny"):
+    with pytest.raises(ValueError, match="is not the folder of Dataset900_Tiny"):
         collect_study_report(ReportRequest([write_scores(tiny_scores())], results=other))

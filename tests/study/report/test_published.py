@@ -7,8 +7,8 @@ from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
 from nnunet_mamba.study.report.published import (
     StudySetup,
     find_differences,
-    find_label_value,
-    find_value,
+    find_published_label_value,
+    find_published_value,
     get_network_key,
     match_dataset,
     read_published_tables,
@@ -67,7 +67,7 @@ def test_revisited_has_19_methods_and_its_acdc_column():
     table = read_published_tables("acdc")[0]
     assert len(table.values) == 19
     values = [
-        find_value(table, method(f"nnUNetTrainer{t}"))
+        find_published_value(table, method(f"nnUNetTrainer{t}"))
         for t in ("UMambaBot", "UMambaBot_NoSSM", "", "SegMamba")
     ]
     assert values[:3] == pytest.approx([0.9179, 0.9189, 0.9154]) and values[3] is None
@@ -78,7 +78,9 @@ def test_mm_unets_organs_have_the_datasets_names():
     (table,) = [t for t in read_published_tables("amos22_ct") if t.by_label]
     names = DATASETS["amos22_ct"].labels
     values = [
-        find_label_value(table, method("nnUNetTrainerMMUNet"), name) for name in names if name != "background"
+        find_published_label_value(table, method("nnUNetTrainerMMUNet"), name)
+        for name in names
+        if name != "background"
     ]
     assert sum(values) / 15 == pytest.approx(0.910, abs=5e-4)
 

@@ -35,7 +35,7 @@ def test_three_cases_in_three_planes_with_both_outlines(page, tmp_path):
 
 
 def has_colour(file, colour):
-    """Whether some pixels are near this colour."""
+    """Return whether some pixels are near this colour."""
     wanted = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
     return (np.abs(imread(file)[..., :3] - wanted).max(-1) < 0.1).sum() > 20
 
