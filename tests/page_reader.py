@@ -1,4 +1,4 @@
-"""Reads a page as a browser would, as far as tests need it."""
+"""Reader of HTML pages for tests."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ VOID = {"meta", "link", "img", "br", "wbr", "path", "use", "rect"}
 
 
 class Reader(HTMLParser):
-    """Checks that tags nest, and collects text and the values of attributes that load something."""
+    """Parser that checks the nesting of tags, and collects text and values of attributes that load files."""
 
     def __init__(self):
         super().__init__()

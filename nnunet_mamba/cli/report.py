@@ -46,9 +46,9 @@ def add(commands: Any) -> None:
 def report(args: argparse.Namespace) -> int:
     require_files(args.tables, TABLE)
     from nnunet_mamba.nnunet.paths import results_folder
-    from nnunet_mamba.study.report.study import Request, gather, write_study
+    from nnunet_mamba.study.report import ReportRequest, collect_study_report, write_study_report
 
-    request = Request(
+    request = ReportRequest(
         tables=args.tables,
         results=None if args.results is None else results_folder(args.results),
         dataset=args.dataset,
@@ -57,19 +57,19 @@ def report(args: argparse.Namespace) -> int:
         group=args.group,
         seed=args.seed,
         n_bootstrap=args.n_bootstrap,
-        command=_command(args),
+        command=_format_command(args),
         note=args.note,
     )
-    content = gather(request)
-    for file in write_study(content, args.out):
+    content = collect_study_report(request)
+    for file in write_study_report(content, args.out):
         print(f"-> {file}")
     for line in content.left_out:
         print(f"left out: {line}", file=sys.stderr)
     return 0
 
 
-def _command(args: argparse.Namespace) -> str:
-    """The command as it could be typed again."""
+def _format_command(args: argparse.Namespace) -> str:
+    """Return the command as it could be typed again."""
     words = ["nnunet-mamba", "report", *map(str, args.tables)]
     options = ("results", "dataset", "protocol", "baseline", "group", "seed", "n_bootstrap", "note", "out")
     defaults = {"seed": 0, "n_bootstrap": 10_000}

@@ -9,9 +9,9 @@ def test_report_says_what_it_wrote_and_what_it_left_out(tmp_path, capsys):
     out = tmp_path / "page"
     words = ["report", str(tmp_path / "a.csv"), "--out", str(out), "--n-bootstrap", "100"]
     assert main([*words, "--group", r"patient\d+"]) == 0
-    said = capsys.readouterr()
-    assert said.out.splitlines() == [f"-> {out / 'report.html'}", f"-> {out / 'report.md'}"]
-    assert "left out: Training" in said.err
+    output = capsys.readouterr()
+    assert output.out.splitlines() == [f"-> {out / 'report.html'}", f"-> {out / 'report.md'}"]
+    assert "left out: Training" in output.err
     assert r"--group 'patient\d+'" in (out / "report.md").read_text()  # the command, to be typed again
 
 
@@ -27,5 +27,5 @@ def test_one_method_is_enough_for_a_page_but_not_for_a_comparison(tmp_path, caps
     assert "## Differences" not in text and "better" not in text
     capsys.readouterr()
     assert main(["compare", str(tmp_path / "a.csv")]) == 2
-    said = capsys.readouterr().err
-    assert "one method only" in said and "`nnunet-mamba report` makes a page" in said
+    output = capsys.readouterr().err
+    assert "one method only" in output and "`nnunet-mamba report` makes a page" in output

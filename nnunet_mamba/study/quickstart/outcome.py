@@ -15,8 +15,15 @@ from nnunet_mamba.nnunet.console import duration
 from nnunet_mamba.study.evaluation import Summary, mean_foreground, read_table, scored_labels, summarise
 from nnunet_mamba.study.quickstart.commands import shared_variables
 from nnunet_mamba.study.quickstart.workspace import Settings, Workspace
-from nnunet_mamba.study.report import CaseFiles, Report, Stage, read_curves, write_page, write_picture
-from nnunet_mamba.study.report.curves import count_parameters, load_checkpoint
+from nnunet_mamba.study.report import (
+    CaseFiles,
+    QuickstartReport,
+    Stage,
+    read_curves,
+    write_quickstart_figure,
+    write_quickstart_page,
+)
+from nnunet_mamba.study.report.training_logs import count_parameters, load_checkpoint
 
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "monai", "numpy")
 
@@ -24,20 +31,20 @@ PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "monai", "numpy")
 def write_outcome(settings: Settings, workspace: Workspace, dataset: str) -> list[str]:
     """Write report.html, report.png and results.json; returns the closing lines."""
     report = gather(settings, workspace, dataset)
-    write_picture(report, workspace.out / "report.png")
-    write_page(report, workspace.out / "report.html")
+    write_quickstart_figure(report, workspace.out / "report.png")
+    write_quickstart_page(report, workspace.out / "report.html")
     write_json(workspace.out / "results.json", as_json(report, settings))
     return closing_lines(report, workspace)
 
 
-def gather(settings: Settings, workspace: Workspace, dataset: str) -> Report:
+def gather(settings: Settings, workspace: Workspace, dataset: str) -> QuickstartReport:
     """Everything the report tells, from the files."""
     raw = workspace.raw / dataset
     description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     fold = workspace.fold(dataset, settings)
     checkpoint = load_checkpoint(fold / "checkpoint_final.pth")
     curves = read_curves(checkpoint)
-    return Report(
+    return QuickstartReport(
         title=f"{settings.trainer} on {dataset}",
         labels=scored_labels(description)[0],
         scores=read_table(workspace.out / "results.csv"),
@@ -103,7 +110,7 @@ def versions() -> list[tuple[str, str]]:
     return found
 
 
-def as_json(report: Report, settings: Settings) -> dict[str, Any]:
+def as_json(report: QuickstartReport, settings: Settings) -> dict[str, Any]:
     """The report's numbers for other programs; undefined ones are null."""
     return {
         "title": report.title,
@@ -130,7 +137,7 @@ def defined(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def closing_lines(report: Report, workspace: Workspace) -> list[str]:
+def closing_lines(report: QuickstartReport, workspace: Workspace) -> list[str]:
     """A short table of the scores, the parameters, the time, and where the page is."""
     rows: dict[str, dict[str, Summary]] = {}
     for row in summarise(report.scores):

@@ -1,64 +1,169 @@
-"""What a report is made from, and the choices that the page and the picture share."""
+"""Content of the report on a study, and the names and number formats that its parts share."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
+from nnunet_mamba.study.evaluation import Score
+from nnunet_mamba.study.report.files import StudyFiles
+from nnunet_mamba.study.report.published import PublishedTable, StudySetup
+from nnunet_mamba.study.report.training_logs import TrainingRun
+from nnunet_mamba.study.statistics import Comparison, Study
+from nnunet_mamba.study.statistics.methods import Method
+from nnunet_mamba.study.statistics.study import BASELINE, CASE_MEAN, TWIN
 
-from nnunet_mamba.study.evaluation import Label, Score
-from nnunet_mamba.study.report.curves import Curves
+METRIC_NAMES = {
+    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": "HD95", "hd100": "HD100", "assd": "ASSD",
+    "masd": "MASD", "asd": "ASD", "f1": "F1", "volume_error": "volume error",
+}  # fmt: skip
 
-REFERENCE_COLOUR = "#2dd4bf"  # outlines, the same on page and picture; both read on grey values
-PREDICTION_COLOUR = "#fb923c"
-N_SHOWN_CASES = 3
+DISTANCES = ("hd95", "hd100", "assd", "masd", "asd")
+IN_MM = ("honest", "brats-lesionwise")  # the other protocols have no distances, or those of voxels
 
 
 @dataclass(frozen=True)
-class CaseFiles:
-    """One unseen case on disk."""
+class TableFile:
+    """File with a table of scores."""
 
     name: str
-    image: Path  # the first channel
-    reference: Path
-    prediction: Path
+    n_rows: int
+    sha256: str
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of the work, the time it took, and the commands it ran."""
+class StudyReport:
+    """Content of the report on one dataset.
 
-    name: str
-    seconds: float
-    commands: tuple[str, ...] = ()
+    studies   one per metric, the leading one first
+    left_out  sentences on what could not be shown, and why
+    """
 
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that is told. `facts` and `versions` are (name, text) pairs in order of telling."""
-
-    title: str
-    labels: tuple[Label, ...]
+    dataset: str
+    studies: Sequence[Study]
     scores: Sequence[Score]
-    cases: Sequence[CaseFiles]
-    curves: Curves
-    facts: Sequence[tuple[str, str]]
-    stages: Sequence[Stage]
-    variables: Sequence[str]  # NAME=value, needed by the commands
+    training_runs: Sequence[TrainingRun]
+    files: StudyFiles | None
+    published: Sequence[PublishedTable]
+    setup: StudySetup
+    tables: Sequence[TableFile]
+    command: str
     versions: Sequence[tuple[str, str]]
+    left_out: Sequence[str]
+    note: str = ""
+
+    @property
+    def leading(self) -> Study:
+        return self.studies[0]
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """Methods by short name, best first by the leading metric."""
+        ranked = sorted(
+            self.leading.methods, key=lambda m: -m.mean if self.leading.higher_is_better else m.mean
+        )
+        return {m.method: Method(*m.full_name.split("__")) for m in ranked}
+
+    def select_scores(self, method: Method, metric: str) -> list[Score]:
+        return [
+            s
+            for s in self.scores
+            if s.metric == metric and Method(s.trainer, s.plans, s.configuration) == method
+        ]
+
+    def select_runs(self, method: Method) -> list[TrainingRun]:
+        return [r for r in self.training_runs if Method(r.trainer, r.plans, r.configuration) == method]
 
 
-def shown_cases(report: Report) -> list[tuple[str, CaseFiles]]:
-    """The best, the median and the worst case by mean Dice, each with that word; no choice that flatters."""
-    ranked = sorted(report.cases, key=lambda case: case_dice(report.scores, case.name), reverse=True)
-    if len(ranked) < N_SHOWN_CASES:
-        return [("case", case) for case in ranked]
-    places = {"best": 0, "median": (len(ranked) - 1) // 2, "worst": len(ranked) - 1}
-    return [(word, ranked[place]) for word, place in places.items()]
+def state_findings(report: StudyReport) -> list[str]:
+    """Return a sentence per test of case means by the leading metric, whatever its verdict."""
+    study, metric = report.leading, format_metric(report.leading)
+    findings = []
+    for against in find_families(study):
+        for c in select_case_means(study, against):
+            other = f"its twin without SSM ({c.other})" if against == TWIN else c.other
+            verdict = {
+                "better": f"{c.method} is better than {other}",
+                "worse": f"{c.method} is worse than {other}",
+                "not better": f"{c.method} is not shown to differ from {other}",
+                "mixed": f"{c.method} and {other} differ, but ranks and mean disagree on the direction",
+                "too few pairs": f"{c.method} and {other}: {c.n_pairs} pairs are too few for a test",
+            }[c.verdict]
+            value = f"{metric} {format_signed(c.difference, study)}, 95 % CI {format_interval(c, study)}"
+            is_doubtful = c.verdict in ("better", "worse") and c.ci_low <= 0 <= c.ci_high
+            findings.append(f"{verdict}: {value}{', though its interval includes 0' if is_doubtful else ''}.")
+    return findings
 
 
-def case_dice(scores: Sequence[Score], case: str) -> float:
-    """Mean Dice over the labels of one case that are defined; 0 if none is."""
-    values = [score.value for score in scores if score.case == case and score.metric == "dice"]
-    defined = [value for value in values if not np.isnan(value)]
-    return float(np.mean(defined)) if defined else 0.0
+def get_metric_name(metric: str) -> str:
+    return METRIC_NAMES.get(metric, metric)
+
+
+def format_metric(study: Study) -> str:
+    """Return the metric with its unit; protocols in voxels follow the code of a paper."""
+    if study.metric not in DISTANCES:
+        return get_metric_name(study.metric)
+    return f"{get_metric_name(study.metric)} ({'mm' if study.protocol in IN_MM else 'voxels'})"
+
+
+def select_case_means(study: Study, against: str) -> list[Comparison]:
+    """Return the comparisons of case means in a family of tests: against the twins or the baseline."""
+    return [c for c in study.comparisons if c.label == CASE_MEAN and c.against == against]
+
+
+def find_twins(study: Study) -> dict[str, str]:
+    """Return the twins without SSM by the methods' names."""
+    return {c.method: c.other for c in select_case_means(study, TWIN)}
+
+
+def find_families(study: Study) -> list[str]:
+    """Return the families of tests that the study has, twins first."""
+    return [against for against in (TWIN, BASELINE) if select_case_means(study, against)]
+
+
+def find_proven_best(study: Study, means: dict[str, float], label: str) -> str | None:
+    """Return the method of the best mean if it won every test on `label` that it took part in, else None."""
+    defined = {name: mean for name, mean in means.items() if not math.isnan(mean)}
+    if not defined:
+        return None
+    best = (max if study.higher_is_better else min)(defined, key=lambda name: defined[name])
+    took_part = [c for c in study.comparisons if c.label == label and best in (c.method, c.other)]
+    won = [c.verdict == ("better" if c.method == best else "worse") for c in took_part]
+    return best if won and all(won) else None
+
+
+def format_label(label: tuple[str, str]) -> str:
+    number, name = label
+    return name or f"label {number}"
+
+
+def format_number(value: float, digits: int) -> str:
+    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def format_value(value: float, study: Study) -> str:
+    return format_number(value, _n_digits(study))
+
+
+def format_signed(value: float, study: Study) -> str:
+    return "–" if math.isnan(value) else f"{value:+.{_n_digits(study)}f}".replace("-", "−")
+
+
+def format_interval(c: Comparison, study: Study) -> str:
+    if math.isnan(c.ci_low):
+        return "–"
+    return f"{format_signed(c.ci_low, study)} to {format_signed(c.ci_high, study)}"
+
+
+def format_folds(folds: Iterable[str]) -> str:
+    """Return "0 to 4" for consecutive folds, else all names."""
+    names = sorted(set(folds) - {""}, key=lambda fold: (len(fold), fold))
+    numbers = [int(fold) for fold in names if fold.isdigit()]
+    consecutive = len(numbers) == len(names) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
+    return f"{numbers[0]} to {numbers[-1]}" if consecutive else ", ".join(names)
+
+
+def _n_digits(study: Study) -> int:
+    """Return 4 decimals for shares, 2 for distances and the like."""
+    return 4 if study.higher_is_better else 2

@@ -1,7 +1,6 @@
 """A report as blocks, before it is written as HTML or Markdown.
 
-Cells of tables are text: `Best` is shown bold, `Shaded` with a background by its share. A figure and the
-pictures are seen in HTML alone; what they show, tables tell as well.
+Cells of tables are text. Charts and pictures are in the HTML only; their numbers are in the tables too.
 """
 
 from __future__ import annotations
@@ -10,37 +9,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-class Best(str):
-    """A cell shown bold."""
+class BestCell(str):
+    """Cell in bold."""
 
 
-class Shaded(str):
-    """A cell with a background as strong as its share, 0 to 1."""
+class ShadedCell(str):
+    """Cell with a background as strong as its share, 0 to 1."""
 
     share: float
 
-    def __new__(cls, text: str, share: float) -> Shaded:
+    def __new__(cls, text: str, share: float) -> ShadedCell:
         cell = super().__new__(cls, text)
         cell.share = share
         return cell
 
 
 @dataclass(frozen=True)
-class Text:
+class Paragraph:
     text: str
-    warns: bool = False
+    is_warning: bool = False
 
 
 @dataclass(frozen=True)
-class Points:
-    """A list."""
-
+class BulletList:
     texts: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Table:
-    """`n_text` columns on the left hold text, the others numbers."""
+class ReportTable:
+    """Table whose first `n_text` columns hold text, the others numbers."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -49,54 +46,64 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A chart as SVG; `alt` says what it shows."""
+class Chart:
+    """Chart as SVG with a description, `alt`."""
 
     svg: str
     alt: str
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Slices of a case, each a data URI and its name, with a caption below."""
+class CasePicture:
+    """Slices of a case, each a data URI and its name, above a caption."""
 
     panels: Sequence[tuple[str, str]]
     caption: str
 
 
 @dataclass(frozen=True)
-class Key:
-    """The numbers that matter most, each with its name."""
+class KeyNumbers:
+    """Pairs of name and number, shown large."""
 
     numbers: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Code:
+class CodeBlock:
     text: str
 
 
 @dataclass(frozen=True)
-class Outlines:
-    """The legend of the pictures: names and colours."""
+class OutlineLegend:
+    """Legend of the pictures: names and colours."""
 
     colours: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Folded:
-    """Shown when asked for."""
+class Collapsible:
+    """Blocks below a summary that the reader opens."""
 
     summary: str
     blocks: Sequence[Block]
 
 
-Block = Text | Points | Table | Figure | Picture | Key | Code | Outlines | Folded
+Block = (
+    Paragraph
+    | BulletList
+    | ReportTable
+    | Chart
+    | CasePicture
+    | KeyNumbers
+    | CodeBlock
+    | OutlineLegend
+    | Collapsible
+)
 
 
 @dataclass(frozen=True)
 class Section:
-    """`title` is "" for the head of the page."""
+    """Blocks below a title, which is "" for the head of the page."""
 
     title: str
     blocks: Sequence[Block]

@@ -1,28 +1,35 @@
-"""Slices of a case with the outlines of reference and prediction.
+"""Slices of a case with the outlines of reference and prediction; the worst cases of a study.
 
 Arrays have axes (z, y, x) in LPS orientation: z upwards, y to the back, x to the patient's left.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
+from matplotlib.figure import Figure
 
 from nnunet_mamba.io.images import ITK, read_header, read_image, read_values
-from nnunet_mamba.study.evaluation import Label
-from nnunet_mamba.study.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR, CaseFiles
+from nnunet_mamba.study.evaluation import Label, Score, summarise
+from nnunet_mamba.study.report.content import StudyReport, format_number, get_metric_name
+from nnunet_mamba.study.report.document import CasePicture
+from nnunet_mamba.study.report.figures import render_png
+from nnunet_mamba.study.report.files import CaseFiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+REFERENCE_COLOUR = "#2dd4bf"  # outlines; both can be seen on grey values
+PREDICTION_COLOUR = "#fb923c"
 PLANES = ("axial", "coronal", "sagittal")  # normal to z, y, x
 MARGIN_MM = 10.0  # of image around the labels
 
 
 @dataclass(frozen=True)
 class Slice:
-    """One plane: images (rows, columns) as they are shown, rows downwards, and the size of a pixel in mm."""
+    """Images (rows, columns) of one plane, rows downwards, and the size of a pixel in mm."""
 
     plane: str
     image: np.ndarray
@@ -33,7 +40,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Volume:
-    """One case: three arrays on one grid, cropped around what is labelled."""
+    """Three arrays of one case on one grid, cropped around the labels."""
 
     image: np.ndarray
     reference: np.ndarray
@@ -42,9 +49,9 @@ class Volume:
 
 
 def read_volume(files: CaseFiles) -> Volume:
-    """The case in LPS orientation, with `MARGIN_MM` around reference and prediction.
+    """Read a case in LPS orientation, cropped to `MARGIN_MM` around reference and prediction.
 
-    Evaluation found them on one grid; where headers place voxels twice, all are turned by that of the image.
+    Evaluation found them on one grid; if a header gives two orientations, the image's is used for all three.
     """
     image, grid = read_image(files.image), read_header(files.image, ITK).grid
     images = [image]
@@ -52,30 +59,30 @@ def read_volume(files: CaseFiles) -> Volume:
         labels = grid.reorder(read_values(file), read_header(file).grid)
         images.append(sitk.GetImageFromArray(labels))
         images[-1].CopyInformation(image)
-    images = [upright(each) for each in images]
-    arrays = [as_volume(grey(each)) for each in images]
+    images = [orient_to_lps(each) for each in images]
+    arrays = [to_volume(to_grey(each)) for each in images]
     spacing = (1.0, *map(float, images[0].GetSpacing()[::-1]))[-3:]
-    box = labelled_box((arrays[1] > 0) | (arrays[2] > 0), spacing)
+    box = find_crop_box((arrays[1] > 0) | (arrays[2] > 0), spacing)
     return Volume(arrays[0][box], arrays[1][box], arrays[2][box], spacing)
 
 
-def upright(image: sitk.Image) -> sitk.Image:
+def orient_to_lps(image: sitk.Image) -> sitk.Image:
     return sitk.DICOMOrient(image, "LPS") if image.GetDimension() == 3 else image
 
 
-def grey(image: sitk.Image) -> np.ndarray:
-    """One number per pixel: the mean of colours."""
+def to_grey(image: sitk.Image) -> np.ndarray:
+    """Return one number per pixel: the mean of colours."""
     array = sitk.GetArrayFromImage(image)
     return array.mean(-1) if image.GetNumberOfComponentsPerPixel() > 1 else array
 
 
-def as_volume(array: np.ndarray) -> np.ndarray:
-    """2D images are volumes of one slice."""
+def to_volume(array: np.ndarray) -> np.ndarray:
+    """Return 2D images as volumes of one slice."""
     return array if array.ndim == 3 else array[None]
 
 
-def labelled_box(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, ...]:
-    """The box of `mask` with the margin; the whole grid for an empty mask."""
+def find_crop_box(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice, ...]:
+    """Return the bounding box of `mask` with the margin; the whole grid for an empty mask."""
     if not mask.any():
         return tuple(slice(None) for _ in mask.shape)
     box = []
@@ -85,15 +92,15 @@ def labelled_box(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[slice
     return tuple(box)
 
 
-def cut(volume: Volume, labels: tuple[Label, ...]) -> list[Slice]:
-    """One slice per plane (the axial one alone of a 2D image), each where the labels show most."""
+def cut_slices(volume: Volume, labels: tuple[Label, ...]) -> list[Slice]:
+    """Return a slice per plane (of a 2D image the axial one only), each where the labels cover most."""
     planes = PLANES if volume.image.shape[0] > 1 else PLANES[:1]
-    return [cut_plane(volume, labels, axis, plane) for axis, plane in enumerate(planes)]
+    return [cut_slice(volume, labels, axis, plane) for axis, plane in enumerate(planes)]
 
 
-def cut_plane(volume: Volume, labels: tuple[Label, ...], axis: int, plane: str) -> Slice:
-    """The slice normal to `axis`, head up."""
-    index = fullest_index(volume.reference, labels, axis)
+def cut_slice(volume: Volume, labels: tuple[Label, ...], axis: int, plane: str) -> Slice:
+    """Return the slice normal to `axis`, head up."""
+    index = find_fullest_index(volume.reference, labels, axis)
     pictures = [np.take(array, index, axis) for array in (volume.image, volume.reference, volume.prediction)]
     if axis > 0:  # rows are z, which points up
         pictures = [picture[::-1] for picture in pictures]
@@ -102,8 +109,8 @@ def cut_plane(volume: Volume, labels: tuple[Label, ...], axis: int, plane: str) 
     return Slice(plane, image, reference, prediction, (rows, columns))
 
 
-def fullest_index(reference: np.ndarray, labels: tuple[Label, ...], axis: int) -> int:
-    """Where along `axis` the labels have most of their area, every label counted as equally large."""
+def find_fullest_index(reference: np.ndarray, labels: tuple[Label, ...], axis: int) -> int:
+    """Return the index along `axis` where the labels cover most, each label counted as equally large."""
     others = tuple(other for other in range(3) if other != axis)
     share = np.zeros(reference.shape[axis])
     for label in labels:
@@ -112,8 +119,8 @@ def fullest_index(reference: np.ndarray, labels: tuple[Label, ...], axis: int) -
     return int(share.argmax()) if share.any() else reference.shape[axis] // 2
 
 
-def draw(axes: "Axes", shown: Slice, labels: tuple[Label, ...], linewidth: float) -> None:
-    """Grey values between the 1st and 99.5th percentile; reference outlined below, prediction on top."""
+def draw_slice(axes: "Axes", shown: Slice, labels: tuple[Label, ...], linewidth: float) -> None:
+    """Draw grey values, 1st to 99.5th percentile, and the outlines of reference and prediction (on top)."""
     low, high = np.percentile(shown.image, (1, 99.5))
     rows, columns = shown.pixel_mm
     axes.imshow(shown.image, cmap="gray", vmin=low, vmax=high, aspect=rows / columns, interpolation="nearest")
@@ -122,17 +129,69 @@ def draw(axes: "Axes", shown: Slice, labels: tuple[Label, ...], linewidth: float
         (shown.prediction, PREDICTION_COLOUR, linewidth),
     ):
         for label in labels:
-            outline(axes, label.mask(label_map), colour, width)
+            draw_outline(axes, label.mask(label_map), colour, width)
     axes.set_axis_off()
 
 
-def outline(axes: "Axes", mask: np.ndarray, colour: str, width: float) -> None:
-    """Trace the edges of the voxels, so that a line shows what the label map says and no more."""
+def draw_outline(axes: "Axes", mask: np.ndarray, colour: str, width: float) -> None:
+    """Draw the edges of the mask's voxels, without smoothing."""
     if not mask.any():
         return
     fine = 8
-    enlarged = np.kron(np.pad(mask, 1), np.ones((fine, fine)))
+    upsampled = np.kron(np.pad(mask, 1), np.ones((fine, fine)))
     rows, columns = (
         ((np.arange(n * fine) + 0.5) / fine) - 1.5 for n in (mask.shape[0] + 2, mask.shape[1] + 2)
     )
-    axes.contour(columns, rows, enlarged, levels=[0.5], colors=[colour], linewidths=width)
+    axes.contour(columns, rows, upsampled, levels=[0.5], colors=[colour], linewidths=width)
+
+
+def render_slices(
+    case: CaseFiles, labels: tuple[Label, ...], height_in: float, linewidth: float, dpi: int
+) -> list[tuple[str, str]]:
+    """Return a data URI and the plane's name per plane, to one scale; the tallest is `height_in` high."""
+    slices = cut_slices(read_volume(case), labels)
+    tallest_mm = max(shown.image.shape[0] * shown.pixel_mm[0] for shown in slices)
+    found = []
+    for shown in slices:
+        height, width = (
+            n * mm * height_in / tallest_mm for n, mm in zip(shown.image.shape, shown.pixel_mm, strict=True)
+        )
+        figure = Figure(figsize=(width, height), facecolor="black")
+        draw_slice(figure.add_axes((0, 0, 1, 1)), shown, labels, linewidth)
+        found.append((render_png(figure, dpi), shown.plane))
+    return found
+
+
+def render_worst_cases(report: StudyReport) -> list[CasePicture]:
+    """Return each method's worst case by the leading metric, among the cases whose files were found."""
+    if report.files is None:
+        return []
+    found = []
+    for name, method in report.methods.items():
+        maps = report.files.maps.get(method, {})
+        cases = {case: files for case, each in maps.items() if (files := each.to_case_files())}
+        scores = [s for s in report.select_scores(method, report.leading.metric) if s.case in cases]
+        means = _compute_case_means(scores)
+        if means:
+            worst = (min if report.leading.higher_is_better else max)(means, key=lambda case: means[case])
+            own = [s for s in scores if s.case == worst]
+            metric = get_metric_name(report.leading.metric)
+            caption = f"{name}, {worst}: {metric} {_format_case(means[worst], own)}"
+            pictures = render_slices(cases[worst], report.files.labels, height_in=2.3, linewidth=1.0, dpi=100)
+            found.append(CasePicture(pictures, caption))
+    return found
+
+
+def _compute_case_means(scores: list[Score]) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for score in scores:
+        if not math.isnan(score.value):
+            values.setdefault(score.case, []).append(score.value)
+    return {case: sum(each) / len(each) for case, each in values.items()}
+
+
+def _format_case(mean: float, scores: list[Score]) -> str:
+    labels = ", ".join(
+        f"{row.label_name or row.label} {format_number(row.mean, 3)}" for row in summarise(scores)
+    )
+    return f"{format_number(mean, 3)} ({labels})"

@@ -5,16 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from simulated_study import write_simulated
+from tiny_study import tiny_scores
 
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
-from nnunet_mamba.study.evaluation import evaluate_folder, scored_labels
-from nnunet_mamba.study.report import CaseFiles, Curves, Report, Stage
+from nnunet_mamba.study.evaluation import evaluate_folder, scored_labels, write_table
+from nnunet_mamba.study.report import (
+    CaseFiles,
+    QuickstartReport,
+    ReportRequest,
+    Stage,
+    TrainingCurves,
+    collect_study_report,
+)
 
 N_EPOCHS = 5
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory) -> Report:
+def quickstart_report(tmp_path_factory) -> QuickstartReport:
     """Four phantoms whose predictions are the truth moved sideways by 0, 1, 2, 3 voxels."""
     raw = write_phantom_dataset(
         tmp_path_factory.mktemp("raw") / "Dataset900_Phantom", n_train=1, n_test=4, seed=0
@@ -30,12 +39,12 @@ def report(tmp_path_factory) -> Report:
         cases.append(CaseFiles(name, raw / "imagesTs" / f"{name}_0000.nii.gz", file, predictions / file.name))
     falling = tuple(math.exp(-k) for k in range(N_EPOCHS))
     rising = tuple(1 - value for value in falling)
-    return Report(
+    return QuickstartReport(
         title="nnUNetTrainerMMUNet_demo on Dataset900_Phantom",
         labels=scored_labels(json.loads((raw / "dataset.json").read_text()))[0],
         scores=evaluate_folder(predictions, raw / "labelsTs", raw / "dataset.json"),
         cases=cases,
-        curves=Curves(falling, falling, rising, rising, (1.0,) * N_EPOCHS),
+        curves=TrainingCurves(falling, falling, rising, rising, (1.0,) * N_EPOCHS),
         facts=[
             ("network parameters", "1,234"),
             ("epochs x iterations", "5 x 2"),
@@ -48,7 +57,35 @@ def report(tmp_path_factory) -> Report:
 
 
 @pytest.fixture
-def one_case(report) -> Report:
+def one_case(quickstart_report) -> QuickstartReport:
     return replace(
-        report, cases=report.cases[:1], scores=[s for s in report.scores if s.case == report.cases[0].name]
+        quickstart_report,
+        cases=quickstart_report.cases[:1],
+        scores=[s for s in quickstart_report.scores if s.case == quickstart_report.cases[0].name],
     )
+
+
+@pytest.fixture
+def write_scores(tmp_path):
+    def write(scores, name="scores.csv"):
+        write_table(scores, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def tiny(write_scores):
+    return collect_study_report(ReportRequest([write_scores(tiny_scores())], n_bootstrap=200))
+
+
+@pytest.fixture(scope="session")
+def simulated(tmp_path_factory):
+    """Table and folder of results of a simulated study."""
+    return write_simulated(tmp_path_factory.mktemp("simulated"), n_patients=10, n_pictured=5)
+
+
+@pytest.fixture(scope="session")
+def simulated_report(simulated):
+    table, results = simulated
+    return collect_study_report(ReportRequest([table], results=results, group=r"patient\d+", n_bootstrap=200))

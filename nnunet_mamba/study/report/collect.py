@@ -1,4 +1,4 @@
-"""From tables and nnU-Net's folders to what the page tells. What is missing is left out, and said."""
+"""Content of the report, collected from tables and nnU-Net's folders; the report lists what is missing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from nnunet_mamba.study.evaluation import Score, read_table
-from nnunet_mamba.study.report.study.content import StudyReport, TableFile
-from nnunet_mamba.study.report.study.files import Files, find_files, places
-from nnunet_mamba.study.report.study.published import Ours, PublishedTable, known_dataset, published_tables
-from nnunet_mamba.study.report.study.trainings import Training, read_trainings
+from nnunet_mamba.study.report.content import StudyReport, TableFile
+from nnunet_mamba.study.report.files import StudyFiles, find_data_folders, find_study_files
+from nnunet_mamba.study.report.published import (
+    PublishedTable,
+    StudySetup,
+    match_dataset,
+    read_published_tables,
+)
+from nnunet_mamba.study.report.training_logs import TrainingRun, find_training_runs
 from nnunet_mamba.study.statistics import Study, compare
 from nnunet_mamba.study.statistics.directions import HIGHER_IS_BETTER, LOWER_IS_BETTER
 
@@ -23,8 +28,8 @@ PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "monai", "numpy", "scipy", "pan
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the command was asked for."""
+class ReportRequest:
+    """Input and options of the report."""
 
     tables: Sequence[Path]
     results: Path | None = None
@@ -38,15 +43,15 @@ class Request:
     note: str = ""
 
 
-def gather(request: Request) -> StudyReport:
-    """ValueError for tables that cannot be compared."""
-    tables = [(table, _named(table)) for table in request.tables]
-    scores = _chosen([score for _, each in tables for score in each], request)
+def collect_study_report(request: ReportRequest) -> StudyReport:
+    """Collect the content of the report. Raise ValueError for tables that cannot be compared."""
+    tables = [(table, _read_table(table)) for table in request.tables]
+    scores = _select_scores([score for _, each in tables for score in each], request)
     dataset = scores[0].dataset
-    studies, left_out = _studies(scores, request)
-    trainings, files, missing = _of_results(request.results, dataset)
-    ours = Ours(
-        known_dataset(dataset) or "",
+    studies, left_out = _compare_metrics(scores, request)
+    training_runs, files, missing = _read_results(request.results, dataset)
+    setup = StudySetup(
+        match_dataset(dataset) or "",
         studies[0].protocol,
         frozenset(score.fold for score in scores),
         studies[0].n_cases,
@@ -55,52 +60,51 @@ def gather(request: Request) -> StudyReport:
         dataset=dataset,
         studies=studies,
         scores=scores,
-        trainings=trainings,
+        training_runs=training_runs,
         files=files,
-        published=_published(ours, studies),
-        ours=ours,
+        published=_select_published(setup, studies),
+        setup=setup,
         tables=[TableFile(table.name, len(each), _sha256(table)) for table, each in tables],
         command=request.command or shlex.join(["nnunet-mamba", "report", *map(str, request.tables)]),
-        versions=_versions(),
+        versions=_list_versions(),
         left_out=[*left_out, *missing],
         note=request.note,
     )
 
 
-def _named(table: Path) -> list[Score]:
-    """The scores of a table; where it does not say of which method, that is the file's name."""
+def _read_table(table: Path) -> list[Score]:
+    """Return the scores of a table; those without a trainer get the file's name as trainer."""
     return [replace(s, trainer=table.stem) if not s.trainer else s for s in read_table(table)]
 
 
-def _chosen(scores: Sequence[Score], request: Request) -> list[Score]:
-    """The rows of the dataset and protocol that were asked for; of the only dataset by default."""
-    known = sorted({score.dataset for score in scores})
+def _select_scores(scores: Sequence[Score], request: ReportRequest) -> list[Score]:
+    """Return the scores of the requested dataset (default: the only one) and protocol."""
+    datasets = sorted({score.dataset for score in scores})
     wanted = request.dataset
     if wanted is None:
-        if len(known) > 1:
-            raise ValueError(
-                f"The tables have several datasets, choose one by --dataset: {', '.join(known)}."
-            )
+        if len(datasets) > 1:
+            names = ", ".join(datasets)
+            raise ValueError(f"The tables have several datasets, choose one by --dataset: {names}.")
         chosen = list(scores)
     else:
-        chosen = [s for s in scores if wanted in (s.dataset, known_dataset(s.dataset))]
+        chosen = [s for s in scores if wanted in (s.dataset, match_dataset(s.dataset))]
         if not chosen:
-            raise ValueError(f"The tables have no rows of {wanted!r}; they have {', '.join(known)}.")
+            raise ValueError(f"The tables have no rows of {wanted!r}; they have {', '.join(datasets)}.")
     if request.protocol is not None:
         protocols = sorted({score.protocol for score in chosen})
         chosen = [score for score in chosen if score.protocol == request.protocol]
         if not chosen:
+            names = ", ".join(protocols)
             raise ValueError(
-                f"The tables have no rows of the protocol {request.protocol!r}; they have "
-                f"{', '.join(protocols)}."
+                f"The tables have no rows of the protocol {request.protocol!r}; they have {names}."
             )
     if not chosen:
         raise ValueError("The tables have no rows.")
     return chosen
 
 
-def _studies(scores: Sequence[Score], request: Request) -> tuple[list[Study], list[str]]:
-    """A study per metric whose direction is known; statistics refuses what cannot be compared."""
+def _compare_metrics(scores: Sequence[Score], request: ReportRequest) -> tuple[list[Study], list[str]]:
+    """Return a study per metric with a known direction, and sentences on the other metrics."""
     metrics = list(dict.fromkeys(score.metric for score in scores))
     metrics.sort(key=lambda metric: ORDER.index(metric) if metric in ORDER else len(ORDER))
     known = [metric for metric in metrics if metric in HIGHER_IS_BETTER | LOWER_IS_BETTER]
@@ -125,39 +129,42 @@ def _studies(scores: Sequence[Score], request: Request) -> tuple[list[Study], li
     return studies, left_out
 
 
-def _of_results(results: Path | None, dataset: str) -> tuple[list[Training], Files | None, list[str]]:
-    """Trainings and label maps below the dataset's folder of results, and what there is not."""
+def _read_results(
+    results: Path | None, dataset: str
+) -> tuple[list[TrainingRun], StudyFiles | None, list[str]]:
+    """Return training runs and label maps of the dataset's results, and sentences on what is missing."""
     if results is None:
         return [], None, ["Training, worst cases, confusion of labels: give --results."]
     results = Path(results)
     if not results.is_dir():
-        raise ValueError(f"{results} is no folder; expected nnUNet_results/{dataset or 'DatasetXXX_Name'}.")
+        expected = f"nnUNet_results/{dataset or 'DatasetXXX_Name'}"
+        raise ValueError(f"{results} is not a folder; expected {expected}.")
     if dataset and results.name != dataset and (results / dataset).is_dir():
         results = results / dataset
     if dataset and results.resolve().name != dataset:
-        raise ValueError(f"{results} is not of {dataset}, which the tables are about.")
+        raise ValueError(f"{results} is not the folder of {dataset}, the dataset of the tables.")
     missing = []
-    trainings = read_trainings(results)
-    if not trainings:
+    runs = find_training_runs(results)
+    if not runs:
         missing.append(f"Training: {results.name} has neither logs nor checkpoints.")
-    raw, preprocessed = places(results)
+    raw, preprocessed = find_data_folders(results)
     files = None
     try:
-        files = find_files(results, raw, preprocessed)
+        files = find_study_files(results, raw, preprocessed)
     except (ValueError, OSError) as error:
         missing.append(f"Worst cases, confusion of labels: {error}")
     if files is not None and not any(m.image for maps in files.maps.values() for m in maps.values()):
         missing.append("Worst cases: the images were not found; export nnUNet_raw.")
-    return trainings, files, missing
+    return runs, files, missing
 
 
-def _published(ours: Ours, studies: Iterable[Study]) -> list[PublishedTable]:
-    """Of the metrics that are told here."""
+def _select_published(setup: StudySetup, studies: Iterable[Study]) -> list[PublishedTable]:
+    """Return the papers' tables of the study's metrics."""
     metrics = {study.metric for study in studies}
-    return [table for table in published_tables(ours.dataset) if table.metric in metrics]
+    return [table for table in read_published_tables(setup.dataset) if table.metric in metrics]
 
 
-def _versions() -> list[tuple[str, str]]:
+def _list_versions() -> list[tuple[str, str]]:
     found = [("python", platform.python_version())]
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Where a study's images, references and predictions are; label maps against each other."""
+"""Files of a study's images, references and predictions, and the confusion of their labels."""
 
 from __future__ import annotations
 
@@ -13,68 +13,77 @@ from nnunet_mamba.io.images import ITK
 from nnunet_mamba.study.evaluation.label_maps import read_label_map
 from nnunet_mamba.study.evaluation.labels import Label, scored_labels
 from nnunet_mamba.study.evaluation.results import find_runs
-from nnunet_mamba.study.report.content import CaseFiles
 from nnunet_mamba.study.statistics.methods import Method
 
-MAX_CASES = 20  # of a method, for the confusion of labels: reading label maps is what takes time
+MAX_CASES = 20  # per method for the confusion of labels, which spends its time reading label maps
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """Files of one case with an image."""
+
+    name: str
+    image: Path  # the first channel
+    reference: Path
+    prediction: Path
 
 
 @dataclass(frozen=True)
 class LabelMaps:
-    """Of one case; `image` is its first channel, None where it was not found."""
+    """Files of one case; `image` is its first channel, None if it was not found."""
 
     case: str
     prediction: Path
     reference: Path
     image: Path | None
 
-    def as_files(self) -> CaseFiles | None:
+    def to_case_files(self) -> CaseFiles | None:
         return CaseFiles(self.case, self.image, self.reference, self.prediction) if self.image else None
 
 
 @dataclass(frozen=True)
-class Files:
-    """`labels` are those that are scored; `names` those of single label values, background first."""
+class StudyFiles:
+    """Files of all methods, the labels that are scored, and the names of label values, background first."""
 
     maps: Mapping[Method, Mapping[str, LabelMaps]]
     labels: tuple[Label, ...]
     names: Mapping[int, str]
 
 
-def find_files(results: Path, raw: Path | None, preprocessed: Path | None) -> Files:
-    """Every predicted case below `results` that has a reference. ValueError if there is nothing."""
+def find_study_files(results: Path, raw: Path | None, preprocessed: Path | None) -> StudyFiles:
+    """Return every predicted case below `results` that has a reference. Raise ValueError if there is none."""
     runs, _ = find_runs(results, raw, preprocessed)
     maps: dict[Method, dict[str, LabelMaps]] = {}
     for run in runs:
         try:
             matched = run.matched()
         except ValueError:
-            continue  # of the other runs there are still pictures
+            continue  # the other runs still have pictures
         method = Method(run.origin.trainer, run.origin.plans, run.origin.configuration)
-        images = _images(raw / run.origin.dataset if raw else None, run.description["file_ending"])
+        images = _find_images(raw / run.origin.dataset if raw else None, run.description["file_ending"])
         for case in sorted(set(matched.predictions) & set(matched.references)):
             files = LabelMaps(case, matched.predictions[case], matched.references[case], images.get(case))
             maps.setdefault(method, {})[case] = files
     if not maps:
         raise ValueError(f"Below {results} no prediction has a reference.")
     description = runs[0].description
-    return Files(maps, scored_labels(description)[0], _names(description["labels"]))
+    return StudyFiles(maps, scored_labels(description)[0], _name_values(description["labels"]))
 
 
-def places(results: Path) -> tuple[Path | None, Path | None]:
-    """nnU-Net's folders of raw and preprocessed datasets: by the environment, or beside the results."""
+def find_data_folders(results: Path) -> tuple[Path | None, Path | None]:
+    """Return nnUNet_raw and nnUNet_preprocessed: from the environment, or next to the results."""
     found = []
     for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
         candidates = [Path(os.environ[variable])] if os.environ.get(variable) else []
         candidates.append(results.resolve().parent.parent / variable)
-        found.append(next((place for place in candidates if place.is_dir()), None))
+        found.append(next((folder for folder in candidates if folder.is_dir()), None))
     return found[0], found[1]
 
 
-def confusion(maps: Iterable[LabelMaps], values: Sequence[int]) -> tuple[np.ndarray, int]:
-    """Voxels of each reference label (rows) by predicted label (columns), and the number of cases.
+def count_confusion(maps: Iterable[LabelMaps], values: Sequence[int]) -> tuple[np.ndarray, int]:
+    """Return the voxels of each reference label (rows) by predicted label (columns), and the number of cases.
 
-    Of many cases, `MAX_CASES` evenly among their names. Voxels of other values are not counted.
+    At most `MAX_CASES` cases are read, evenly spaced among the sorted names. Other values are not counted.
     """
     chosen = sorted(maps, key=lambda each: each.case)
     if len(chosen) > MAX_CASES:
@@ -82,10 +91,10 @@ def confusion(maps: Iterable[LabelMaps], values: Sequence[int]) -> tuple[np.ndar
     n = len(values)
     total = np.zeros((n, n), np.int64)
     for each in chosen:
-        # evaluation found them on one grid; ITK's view tells whether they are stored in one order
+        # evaluation found them on one grid, but their voxels may be stored in different orders
         one, other = (read_label_map(file, ITK) for file in (each.reference, each.prediction))
         ordered = one.grid.reorder(other.array, other.grid)
-        reference, prediction = (_indices(array, values) for array in (one.array, ordered))
+        reference, prediction = (_to_indices(array, values) for array in (one.array, ordered))
         if reference.shape != prediction.shape:
             raise ValueError(f"{each.prediction} has another grid than {each.reference}.")
         known = (reference >= 0) & (prediction >= 0)
@@ -93,15 +102,15 @@ def confusion(maps: Iterable[LabelMaps], values: Sequence[int]) -> tuple[np.ndar
     return total, len(chosen)
 
 
-def _indices(array: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """The place of each voxel's value in `values`; -1 for others."""
-    place = np.full(int(max(array.max(), max(values))) + 1, -1, np.int64)
-    place[list(values)] = np.arange(len(values))
-    return place[array]
+def _to_indices(array: np.ndarray, values: Sequence[int]) -> np.ndarray:
+    """Return the index of each voxel's value in `values`; -1 for other values."""
+    index = np.full(int(max(array.max(), max(values))) + 1, -1, np.int64)
+    index[list(values)] = np.arange(len(values))
+    return index[array]
 
 
-def _images(raw: Path | None, ending: str) -> dict[str, Path]:
-    """Case -> first channel, of training and test images."""
+def _find_images(raw: Path | None, ending: str) -> dict[str, Path]:
+    """Return the first channel of training and test images by case."""
     suffix = f"_0000{ending}"
     folders = [raw / name for name in ("imagesTr", "imagesTs")] if raw else []
     return {
@@ -112,8 +121,8 @@ def _images(raw: Path | None, ending: str) -> dict[str, Path]:
     }
 
 
-def _names(labels: Mapping[str, object]) -> dict[int, str]:
-    """Names of the values; a value that only regions have keeps its number."""
+def _name_values(labels: Mapping[str, object]) -> dict[int, str]:
+    """Return the names of label values; a value that only regions contain is named by its number."""
     values: dict[int, str] = {}
     for name, value in labels.items():
         each = value if isinstance(value, list) else [value]

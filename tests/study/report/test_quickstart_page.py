@@ -6,15 +6,15 @@ import pytest
 from matplotlib.image import imread
 from page_reader import read
 
-from nnunet_mamba.study.report import write_page, write_picture
-from nnunet_mamba.study.report.content import PREDICTION_COLOUR, REFERENCE_COLOUR
-from nnunet_mamba.study.report.markup import minutes, spread
+from nnunet_mamba.study.report import write_quickstart_figure, write_quickstart_page
+from nnunet_mamba.study.report.quickstart_page import format_mean_sd, format_minutes
+from nnunet_mamba.study.report.slices import PREDICTION_COLOUR, REFERENCE_COLOUR
 
 
 @pytest.fixture(scope="module")
-def page(report, tmp_path_factory):
+def page(quickstart_report, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(report, file)
+    write_quickstart_page(quickstart_report, file)
     assert [f.name for f in file.parent.iterdir()] == ["report.html"]
     return file.read_text(encoding="utf-8")
 
@@ -35,14 +35,14 @@ def test_three_cases_in_three_planes_with_both_outlines(page, tmp_path):
 
 
 def has_colour(file, colour):
-    """Whether some pixels are near this colour."""
+    """Return whether some pixels are near this colour."""
     wanted = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
     return (np.abs(imread(file)[..., :3] - wanted).max(-1) < 0.1).sum() > 20
 
 
 def test_the_page_tells_scores_times_commands_and_versions(page):
     text = " ".join(read(page).text)
-    for told in (
+    for expected in (
         "organ",
         "gland",
         "vessel",
@@ -51,13 +51,13 @@ def test_the_page_tells_scores_times_commands_and_versions(page):
         "1:01",
         "nnUNetv2_plan_and_preprocess -d 900",
     ):
-        assert told in text
+        assert expected in text
     assert "2.9 <b>bold</b>" in text  # as text, not as markup
 
 
-def test_the_mean_on_top_is_the_mean_of_the_table(page, report):
+def test_the_mean_on_top_is_the_mean_of_the_table(page, quickstart_report):
     dice = {}
-    for score in report.scores:
+    for score in quickstart_report.scores:
         if score.metric == "dice":
             dice.setdefault(score.label, []).append(score.value)
     expected = np.mean([np.mean(values) for values in dice.values()])
@@ -68,21 +68,21 @@ def test_exported_variables_survive_a_shell(page):
     assert "export nnUNet_raw=&#x27;/some where/raw&#x27;" in page
 
 
-def test_the_picture_is_a_png_of_readable_size_with_both_outlines(report, one_case, tmp_path):
-    write_picture(report, tmp_path / "report.png")
+def test_the_picture_is_a_png_of_readable_size_with_both_outlines(quickstart_report, one_case, tmp_path):
+    write_quickstart_figure(quickstart_report, tmp_path / "report.png")
     pixels = imread(tmp_path / "report.png")
     assert pixels.shape[1] == 1600
     assert has_colour(tmp_path / "report.png", REFERENCE_COLOUR)
     assert has_colour(tmp_path / "report.png", PREDICTION_COLOUR)
-    write_picture(one_case, tmp_path / "one.png")
+    write_quickstart_figure(one_case, tmp_path / "one.png")
     assert imread(tmp_path / "one.png").shape[0] < pixels.shape[0]
 
 
 def test_a_single_case_has_no_deviation():
-    assert spread(0.5, float("nan"), 3) == "0.500"
-    assert spread(0.5, 0.25, 3) == "0.500 ± 0.250"
-    assert spread(float("nan"), float("nan"), 3) == "–"
+    assert format_mean_sd(0.5, float("nan"), 3) == "0.500"
+    assert format_mean_sd(0.5, 0.25, 3) == "0.500 ± 0.250"
+    assert format_mean_sd(float("nan"), float("nan"), 3) == "–"
 
 
 def test_minutes():
-    assert [minutes(s) for s in (0, 61.4, 600)] == ["0:00", "1:01", "10:00"]
+    assert [format_minutes(s) for s in (0, 61.4, 600)] == ["0:00", "1:01", "10:00"]

@@ -4,18 +4,18 @@ import pytest
 
 from nnunet_mamba.study.datasets.specs import DATASETS
 from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
-from nnunet_mamba.study.report.study.published import (
-    Ours,
-    differences,
-    known_dataset,
-    label_value,
-    network_of,
-    published_tables,
-    value_of,
+from nnunet_mamba.study.report.published import (
+    StudySetup,
+    find_differences,
+    find_published_label_value,
+    find_published_value,
+    get_network_key,
+    match_dataset,
+    read_published_tables,
 )
 from nnunet_mamba.study.statistics.methods import Method
 
-ALL = [table for dataset in (*DATASETS, "lits", "kits23") for table in published_tables(dataset)]
+ALL = [table for dataset in (*DATASETS, "lits", "kits23") for table in read_published_tables(dataset)]
 
 
 def method(trainer, plans="nnUNetPlans"):
@@ -42,7 +42,7 @@ def test_every_table_is_complete(table):
     ],
 )
 def test_datasets_are_known_by_their_folders(name, dataset):
-    assert known_dataset(name) == dataset
+    assert match_dataset(name) == dataset
 
 
 @pytest.mark.parametrize(
@@ -55,41 +55,44 @@ def test_datasets_are_known_by_their_folders(name, dataset):
     ],
 )
 def test_networks_are_known_by_their_trainers(trainer, network):
-    assert network_of(method(trainer)) == network
+    assert get_network_key(method(trainer)) == network
 
 
 def test_residual_encoders_are_known_by_their_plans():
-    assert network_of(method("nnUNetTrainer", "nnUNetResEncUNetLPlans")) == "nnunetresencl"
+    assert get_network_key(method("nnUNetTrainer", "nnUNetResEncUNetLPlans")) == "nnunetresencl"
 
 
 def test_revisited_has_19_methods_and_its_acdc_column():
     """The table in nnU-Net's documentation: U-Mamba Bot 91.79, No-Mamba Base 91.89, nnU-Net 91.54."""
-    table = published_tables("acdc")[0]
+    table = read_published_tables("acdc")[0]
     assert len(table.values) == 19
     values = [
-        value_of(table, method(f"nnUNetTrainer{t}")) for t in ("UMambaBot", "UMambaBot_NoSSM", "", "SegMamba")
+        find_published_value(table, method(f"nnUNetTrainer{t}"))
+        for t in ("UMambaBot", "UMambaBot_NoSSM", "", "SegMamba")
     ]
     assert values[:3] == pytest.approx([0.9179, 0.9189, 0.9154]) and values[3] is None
 
 
 def test_mm_unets_organs_have_the_datasets_names():
     """Their mean is the table's 0.910; AMOS writes gall bladder, the paper gallbladder."""
-    (table,) = [t for t in published_tables("amos22_ct") if t.by_label]
+    (table,) = [t for t in read_published_tables("amos22_ct") if t.by_label]
     names = DATASETS["amos22_ct"].labels
     values = [
-        label_value(table, method("nnUNetTrainerMMUNet"), name) for name in names if name != "background"
+        find_published_label_value(table, method("nnUNetTrainerMMUNet"), name)
+        for name in names
+        if name != "background"
     ]
     assert sum(values) / 15 == pytest.approx(0.910, abs=5e-4)
 
 
 def test_what_differs_is_told():
-    table = published_tables("acdc")[0]
-    ours = Ours("acdc", "honest", frozenset("01234"), 200)
-    assert differences(table, ours) == []
-    other = replace(ours, protocol="transunet", folds=frozenset({"test"}), n_cases=40)
-    assert differences(table, other) == [
+    table = read_published_tables("acdc")[0]
+    setup = StudySetup("acdc", "honest", frozenset("01234"), 200)
+    assert find_differences(table, setup) == []
+    other = replace(setup, protocol="transunet", folds=frozenset({"test"}), n_cases=40)
+    assert find_differences(table, other) == [
         "protocol honest, here transunet",
         "cross-validation, here test cases",
         "200 cases, here 40",
     ]
-    assert "another dataset (acdc)" in differences(table, replace(ours, dataset="synapse"))
+    assert "another dataset (acdc)" in find_differences(table, replace(setup, dataset="synapse"))

@@ -1,0 +1,19 @@
+from nnunet_mamba.study.report.charts import (
+    get_method_styles,
+    plot_label_differences,
+    plot_labels,
+)
+from nnunet_mamba.study.statistics.study import TWIN
+
+
+def test_a_twin_has_its_networks_colour_and_is_hollow(tiny):
+    styles = get_method_styles(tiny)
+    assert styles["MMUNet"].colour == styles["MMUNet_NoSSM"].colour != styles["nnUNet"].colour
+    assert [name for name in styles if styles[name].hollow] == ["MMUNet_NoSSM"]
+
+
+def test_charts_hold_the_names_of_labels_and_methods(tiny):
+    for svg in (plot_labels(tiny, tiny.leading), plot_label_differences(tiny, tiny.leading, TWIN)):
+        assert svg.startswith("<svg") and "currentColor" in svg
+        for expected in ("large", "small", "MMUNet_NoSSM"):
+            assert expected in svg
