@@ -1,8 +1,9 @@
 """Paths of nnU-Net: its folders, datasets, plans and results, as a user names them."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from nnunet_mamba.io.messages import closest
 
@@ -62,6 +63,31 @@ def find_dataset(variable: str, given: str, remedy: str) -> Path:
         hint = f"Did you mean {' or '.join(meant)}?" if meant else remedy
         raise ValueError(f"{place / name} does not exist. {hint}")
     return place / name
+
+
+class ModelName(NamedTuple):
+    """Name of a folder of results: TRAINER__PLANS__CONFIGURATION."""
+
+    trainer: str
+    plans: str
+    configuration: str
+
+    def __str__(self) -> str:
+        return "__".join(self)
+
+
+def parse_model_name(name: str) -> ModelName | None:
+    """Return the parts of TRAINER__PLANS__CONFIGURATION, None for other names."""
+    parts = name.split("__")
+    return ModelName(*parts) if len(parts) == 3 else None
+
+
+def find_folds(results: Path) -> Iterator[tuple[Path, ModelName, str]]:
+    """Yield the folders of folds in a dataset's folder of results, with the model's name and the fold: a
+    number, or "all"."""
+    for folder in sorted(results.glob("*__*__*/fold_*")):
+        if model := parse_model_name(folder.parent.name):
+            yield folder, model, folder.name.removeprefix("fold_")
 
 
 def results_folder(name: str) -> Path:

@@ -7,6 +7,7 @@ from nnunet_mamba import trainers
 from nnunet_mamba.blocks.vss import DropPath
 from nnunet_mamba.networks import create_network
 from nnunet_mamba.networks.family import FAMILY
+from nnunet_mamba.nnunet.catalogue import TRAINERS
 from nnunet_mamba.trainers import nnUNetTrainerMMUNet, recipes
 from nnunet_mamba.trainers.mamba import MambaTrainer
 from nnunet_mamba.trainers.networks import ABLATIONS, FIXED
@@ -56,13 +57,16 @@ def parts_with_ssm(trainer_class) -> set[str]:
 def test_mixers_stand_where_the_name_says_and_nowhere_in_the_twin(word, expected):
     trainer_class = getattr(trainers, f"nnUNetTrainerMMUNet_{word}")
     assert parts_with_ssm(trainer_class) == expected
-    assert parts_with_ssm(getattr(trainers, f"nnUNetTrainerMMUNet_{word}NoSSM")) == set()
+    (row,) = (row for row in TRAINERS if row.name == trainer_class.__name__)
+    assert parts_with_ssm(getattr(trainers, row.twin_name())) == set()
 
 
 def test_scan_orders_share_one_twin():
-    """Without a mixer there is no order; the twins are MM-UNet's, by name."""
-    twins = [getattr(trainers, f"nnUNetTrainerMMUNet_{row}NoSSM") for row in ROWS]
-    assert {(t.network_name, *t.overrides) for t in twins} == {("mm_unet_nossm",)}
+    """Without a mixer there is no order: the twin is MM-UNet's, and there is no other."""
+    assert {row.twin_name() for row in TRAINERS if row.name.endswith(tuple(ROWS))} == {
+        "nnUNetTrainerMMUNetNoSSM"
+    }
+    assert not any(hasattr(trainers, f"nnUNetTrainerMMUNet_{row}NoSSM") for row in ROWS)
 
 
 # every trainer

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.nnunet.checkpoints import BEST, FINAL, LATEST
+from nnunet_mamba.nnunet.logs import read_epochs, read_settings
+from nnunet_mamba.nnunet.paths import find_folds
 
-LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: (.*)$")
-NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?|nan")
 SMOOTHING = 0.9  # of nnU-Net's moving average of pseudo Dice
 FACTS = {  # keys of debug.json and their names in the report, which leaves out the machine's name
     "device": "device",
@@ -60,14 +58,12 @@ class TrainingRun:
 
 def find_training_runs(results: Path) -> list[TrainingRun]:
     """Return all folds in a dataset's folder of results that have a log or a checkpoint."""
-    found = []
-    for folder in sorted(results.glob("*__*__*/fold_*")):
-        trainer, plans, configuration = folder.parent.name.split("__")
+    runs = []
+    for folder, model, fold in find_folds(results):
         curves = _read_fold_curves(folder)
         if curves is not None:
-            fold = folder.name.removeprefix("fold_")
-            found.append(TrainingRun(trainer, plans, configuration, fold, curves, _read_facts(folder)))
-    return found
+            runs.append(TrainingRun(*model, fold, curves, _read_facts(folder)))
+    return runs
 
 
 def _read_fold_curves(folder: Path) -> TrainingCurves | None:
@@ -89,44 +85,18 @@ def _read_fold_curves(folder: Path) -> TrainingCurves | None:
 
 def parse_logs(texts: Iterable[str]) -> TrainingCurves:
     """Return the curves of the complete epochs; a resumed training replaces the epochs it repeats."""
-    epochs: dict[int, dict[str, list[float]]] = {}
-    for text in texts:
-        for number, values in _parse_epochs(text):
-            epochs[number] = values
-    complete = [
-        epochs[number]
-        for number in sorted(epochs)
-        if {"train_loss", "val_loss", "Pseudo dice", "Epoch time:"} <= set(epochs[number])
-    ]
-    dice = [_mean_defined(values["Pseudo dice"]) for values in complete]
+    epochs = read_epochs(texts)
+    dice = [_mean_defined(epoch.dice) for epoch in epochs]
     return TrainingCurves(
-        tuple(values["train_loss"][0] for values in complete),
-        tuple(values["val_loss"][0] for values in complete),
+        tuple(epoch.train_loss for epoch in epochs),
+        tuple(epoch.val_loss for epoch in epochs),
         tuple(dice),
         tuple(_smooth(dice)),
-        tuple(values["Epoch time:"][0] for values in complete),
+        tuple(epoch.seconds for epoch in epochs),
     )
 
 
-def _parse_epochs(text: str) -> Iterator[tuple[int, dict[str, list[float]]]]:
-    """Yield each epoch's number, from 0, and its values by the words with which their lines begin."""
-    number, values = None, dict[str, list[float]]()
-    for line in text.splitlines():
-        match = LINE.match(line)
-        words = match[1].strip() if match else ""
-        if re.fullmatch(r"Epoch \d+", words):
-            if number is not None:
-                yield number, values
-            number, values = int(words.split()[1]), {}
-        for head in ("train_loss", "val_loss", "Pseudo dice", "Epoch time:"):
-            if words.startswith(head):
-                rest = re.sub(r"np\.float\d+", "", words.removeprefix(head))
-                values[head] = [float(found) for found in NUMBER.findall(rest)] or [float("nan")]
-    if number is not None:
-        yield number, values
-
-
-def _mean_defined(values: list[float]) -> float:
+def _mean_defined(values: Sequence[float]) -> float:
     """Return the mean over the labels that occur in the epoch's patches."""
     defined = [value for value in values if value == value]
     return sum(defined) / len(defined) if defined else float("nan")
@@ -142,10 +112,7 @@ def _smooth(values: Iterable[float]) -> Iterator[float]:
 
 def _read_facts(folder: Path) -> dict[str, str]:
     """Return the facts about machine and recipe in debug.json."""
-    try:
-        known = json.loads((folder / "debug.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    known = read_settings(folder)
     return {name: str(known[key]) for key, name in FACTS.items() if known.get(key) not in (None, "None")}
 
 

@@ -1,0 +1,33 @@
+"""Names and folders of nnU-Net's results."""
+
+import pytest
+
+from nnunet_mamba.nnunet.paths import find_folds, parse_model_name
+
+
+def test_a_model_name_has_three_parts():
+    model = parse_model_name("nnUNetTrainerMMUNet__nnUNetPlans__3d_fullres")
+    assert model == ("nnUNetTrainerMMUNet", "nnUNetPlans", "3d_fullres")
+    assert str(model) == "nnUNetTrainerMMUNet__nnUNetPlans__3d_fullres"
+
+
+@pytest.mark.parametrize("name", ["", "ensembles", "a__b", "a__b__c__d"])
+def test_other_names_are_none(name):
+    assert parse_model_name(name) is None
+
+
+def test_folds_are_found_in_order_and_nothing_else(tmp_path):
+    for folder in (
+        "T__P__2d/fold_1",
+        "T__P__2d/fold_all",
+        "S__P__2d/fold_0",
+        "T__P__2d/crossval",
+        "x/fold_0",
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "A__B__C__D" / "fold_0").mkdir(parents=True)
+    assert [(folder.name, model.trainer, fold) for folder, model, fold in find_folds(tmp_path)] == [
+        ("fold_0", "S", "0"),
+        ("fold_1", "T", "1"),
+        ("fold_all", "T", "all"),
+    ]
