@@ -15,11 +15,11 @@ from nnunet_mamba.study.datasets.specs import spec_of
 from nnunet_mamba.study.datasets.splits import find_split
 from nnunet_mamba.study.evaluation.protocols import protocol_of, require_metrics
 from nnunet_mamba.study.statistics.methods import Method, choose_baseline, twin_of
-from nnunet_mamba.study.sweep.graph import jobs_of
-from nnunet_mamba.study.sweep.job import fingerprint
-from nnunet_mamba.study.sweep.preparation import OWN_NAME
+from nnunet_mamba.study.sweep.build_jobs import build_jobs
+from nnunet_mamba.study.sweep.job import compute_cache_key
 from nnunet_mamba.study.sweep.read import read_study
 from nnunet_mamba.study.sweep.study import Study
+from nnunet_mamba.study.sweep.training_jobs import PLANS_OF_PLANNER
 
 CHECKOUT = Path(__file__).parents[2]
 STUDIES = sorted((CHECKOUT / "scripts").rglob("*.yaml"))
@@ -44,7 +44,9 @@ def read(tmp_path, monkeypatch, nnunet_folders):
 
 
 def jobs(study: Study) -> list:
-    return jobs_of(study, {method.trainer: json.dumps({"name": method.trainer}) for method in study.methods})
+    return build_jobs(
+        study, {method.trainer: json.dumps({"name": method.trainer}) for method in study.methods}
+    )
 
 
 def compared(study: Study) -> list[Method]:
@@ -91,7 +93,7 @@ def test_a_release_lies_where_the_study_looks_for_it(read, file, tmp_path):
 def test_templates_are_made_for_these_data_and_planners_are_nnunets(read, file):
     study = read(file)
     for plans in study.plans.values():
-        assert plans.planner is None or OWN_NAME[plans.planner] == plans.name
+        assert plans.planner is None or PLANS_OF_PLANNER[plans.planner] == plans.name
         if plans.template:
             template = load_template(plans.template)
             names = [spec_of(dataset.convert.name)[0] for dataset in study.datasets]
@@ -154,10 +156,10 @@ def test_what_two_studies_train_alike_the_second_finds_done(read):
     for file in REPRODUCE:
         known: dict[str, str] = {}
         for job in jobs(read(file)):
-            known[job.name] = fingerprint(job, known)
+            known[job.name] = compute_cache_key(job, known)
             if job.kind == "train":
                 made[job.own_folder].add(known[job.name])
-    assert {len(fingerprints) for fingerprints in made.values()} == {1}
+    assert {len(cache_keys) for cache_keys in made.values()} == {1}
 
 
 def test_the_page_names_every_table_and_no_other():

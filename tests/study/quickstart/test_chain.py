@@ -190,7 +190,7 @@ def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, tmp_path):
     """As a user sees it: SIGTERM to the parent alone; its child must not stay behind."""
     program = (
         "from nnunet_mamba.study.quickstart import Settings, run_quickstart, chain\n"
-        "from nnunet_mamba.running import command\n"
+        "from nnunet_mamba.nnunet import commands\n"
         f"import sys; from pathlib import Path; sys.path.insert(0, {str(FAKE.parent)!r})\n"
         "from test_chain import SETTINGS, stand_in\n"
         f"commands.find_program = lambda name: stand_in(Path({str(tmp_path / 'bin')!r}), name)\n"

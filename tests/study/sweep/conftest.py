@@ -12,7 +12,7 @@ from nnunet_mamba.nnunet import commands
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.records import Layout, Record
-from nnunet_mamba.study.sweep.runner import run_job
+from nnunet_mamba.study.sweep.run_job import run_job
 
 FAKE = Path(__file__).with_name("fake_train.py")
 
@@ -43,9 +43,9 @@ class Bench:
             own_folder=self.fold,
         )
 
-    def run(self, fingerprint: str = "f1", **options) -> Record:
+    def run(self, cache_key: str = "f1", **options) -> Record:
         self.said = []
-        return run_job(self.job, fingerprint, self.layout, log=self.said.append, study="a study", **options)
+        return run_job(self.job, cache_key, self.layout, log=self.said.append, study="a study", **options)
 
     def calls(self) -> list[list[str]]:
         """The arguments of each call since the last look."""

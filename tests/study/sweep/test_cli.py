@@ -9,11 +9,11 @@ import pytest
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.io.cpu import passive_waiting
-from nnunet_mamba.study.sweep import engine, trainers
-from nnunet_mamba.study.sweep.frozen import freeze
+from nnunet_mamba.study.sweep import scheduler, start
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.locks import JobLock
 from nnunet_mamba.study.sweep.records import Layout
+from nnunet_mamba.study.sweep.run_graph import build_run_graph
 
 FAKE_SBATCH = """#!{python}
 import json, subprocess, sys
@@ -45,7 +45,7 @@ def describe(monkeypatch):
         }
         return {name: next((d for part, d in of.items() if part in name), known) for name in names}
 
-    monkeypatch.setattr(trainers, "_asked", answer)
+    monkeypatch.setattr(start, "_ask_nnunet", answer)
     return asked
 
 
@@ -93,7 +93,7 @@ def test_results_of_unknown_origin_are_refused_before_anything_runs(sweep, tmp_p
     (model / "fold_1").mkdir(parents=True)
     (model / "fold_1" / "checkpoint_latest.pth").touch()
     ran = []
-    monkeypatch.setattr(engine, "run", lambda *args, **options: ran.append(options) or 0)
+    monkeypatch.setattr(scheduler, "run_snakemake", lambda *args, **options: ran.append(options) or 0)
     for options in ([], ["--dry-run"]):
         code, _, err = sweep(*options)
         assert code == 2 and "fold_1" in err and "--adopt" in err and not ran
@@ -160,7 +160,9 @@ def test_a_study_of_gpus_is_refused_where_there_are_none(sweep, monkeypatch):
 def test_gpus_by_number_or_by_count(sweep, monkeypatch, visible, asked, chosen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     seen = []
-    monkeypatch.setattr(engine, "run", lambda *args, gpus, **options: seen.append(",".join(gpus)) or 0)
+    monkeypatch.setattr(
+        scheduler, "run_snakemake", lambda *args, gpus, **options: seen.append(",".join(gpus)) or 0
+    )
     sweep(*(["--gpus", asked] if asked else []), device="cuda")
     assert seen == [chosen]
 
@@ -223,7 +225,6 @@ def test_a_folder_that_slurm_would_call_otherwise_is_refused(sweep, tmp_path, op
 def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, odd, monkeypatch):
     """With an sbatch that runs each job as it is submitted."""
     from nnunet_mamba.nnunet.commands import Command
-    from nnunet_mamba.study.sweep import script
 
     out = tmp_path / odd
     monkeypatch.chdir(tmp_path)
@@ -233,15 +234,15 @@ def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, odd, monke
         return Job(name, "evaluate", Command("python", ("-c", code)), needs=needs, **more)
 
     jobs = [job("a"), job("b", "a", gpus=2, threads=6, memory_gb=40, hours=3), job("c", "a", after=("b",))]
-    frozen = freeze("small", out, {}, jobs, adopt=False)
-    frozen.write()
+    graph = build_run_graph("small", out, {}, jobs, adopt=False)
+    graph.write()
     log, programs = tmp_path / "submitted", tmp_path / "bin"
     programs.mkdir()
     (programs / "sbatch").write_text(FAKE_SBATCH.format(python=sys.executable, log=str(log)))
     (programs / "sbatch").chmod(0o755)
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "GPU_JOBS": "-p gpu"}
     command = ["bash", "-s", "--", "-A", "lab"]
-    subprocess.run(command, input=script.slurm(frozen, jobs), text=True, check=True, env=environment)
+    subprocess.run(command, input=scheduler.emit_slurm(graph, jobs), text=True, check=True, env=environment)
     submitted = json.loads(log.read_text())
     assert (tmp_path / "order").read_text() == "abc"
     assert {file.name for file in tmp_path.iterdir()} == {odd, "bin", "order", "submitted"}
@@ -252,7 +253,7 @@ def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, odd, monke
     assert {"--gpus=2", "--cpus-per-task=6", "--mem=40000M", "--time=3:00:00"} <= set(submitted[1])
     assert ["gpu" in words for words in submitted] == [False, True, False]
     assert "--dependency=afterok:1,afterany:2" in submitted[2] and "--kill-on-invalid-dep=yes" in submitted[2]
-    assert all(Layout(out).stamp(job.name, frozen.fingerprints[job.name]).exists() for job in jobs)
+    assert all(Layout(out).stamp(job.name, graph.cache_keys[job.name]).exists() for job in jobs)
 
 
 def test_status_tells_of_a_study_that_never_ran(sweep, tmp_path, capsys, write_study):

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba.study.sweep.locks import LockedError, Owner
-from nnunet_mamba.study.sweep.processes import Process, this_process
-from nnunet_mamba.study.sweep.runner import JobFailedError
+from nnunet_mamba.study.sweep.locks import LockedError, Owner, Process, this_process
+from nnunet_mamba.study.sweep.run_job import JobFailedError
 
 RUNNER = """
 import sys
@@ -27,7 +26,7 @@ from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet import commands
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.records import Layout
-from nnunet_mamba.study.sweep.runner import run_job
+from nnunet_mamba.study.sweep.run_job import run_job
 
 fold, out, program = map(Path, sys.argv[1:])
 commands.find_program = lambda name: program
@@ -112,7 +111,7 @@ def test_a_request_to_stop_ends_the_training_and_is_recorded(bench, runner):
     (training,) = json.loads(bench.lock().read_text())["processes"][1:]
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
-    assert Process(**training).gone()
+    assert Process(**training).has_ended()
     assert (bench.record().state, bench.record().cause) == ("failed", "interrupted")
     assert not bench.lock().exists()
     assert bench.run().resumed_from == "checkpoint_latest.pth"
@@ -136,7 +135,7 @@ def test_a_runner_that_was_killed_leaves_a_lock_that_says_whether_its_training_l
 
 def wait_until_gone(pid: int) -> None:
     for _ in range(100):
-        if not Process.of(pid).started:
+        if not Process.from_pid(pid).started:
             return
         time.sleep(0.02)
     raise AssertionError(f"process {pid} is still there")
@@ -252,7 +251,7 @@ def test_a_full_disk_under_the_study_does_not_end_a_training_that_can_go_on(benc
     try:
         filler = bench.layout.root / "filler"
         bench.said = []
-        monkeypatch.setattr("nnunet_mamba.study.sweep.runner.watcher", lambda *given: filled(filler))
+        monkeypatch.setattr("nnunet_mamba.study.sweep.run_job.create_watcher", lambda *given: filled(filler))
         with pytest.raises(OSError, match="No space left"):
             bench.run()
         assert bench.epochs("final") == 5
@@ -294,7 +293,7 @@ def write_lock(bench, process: Process, age_s: float) -> Path:
 
 def test_the_lock_of_a_process_that_has_ended_is_taken_over(bench):
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    process = Process.of(ended.pid)
+    process = Process.from_pid(ended.pid)
     ended.wait()
     write_lock(bench, process, age_s=0)
     assert bench.run().state == "done"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_mamba.study.statistics.methods import Method
 from nnunet_mamba.study.sweep.read import read_study
-from nnunet_mamba.study.sweep.study import Method
 
 
 def test_every_trainer_meets_every_plan_that_is_not_only_a_basis(write_study):

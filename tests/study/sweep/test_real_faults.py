@@ -15,7 +15,7 @@ from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.records import Layout, Record
-from nnunet_mamba.study.sweep.runner import JobFailedError, run_job
+from nnunet_mamba.study.sweep.run_job import JobFailedError, run_job
 
 pytestmark = pytest.mark.slow
 

@@ -6,10 +6,9 @@ import sys
 import pytest
 
 from nnunet_mamba.nnunet.commands import Command
-from nnunet_mamba.study.sweep.engine import SAY_S, View
-from nnunet_mamba.study.sweep.frozen import freeze
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.status import Row, progress_text
+from nnunet_mamba.study.sweep.run_graph import build_run_graph
+from nnunet_mamba.study.sweep.status import LOG_EVERY_S, JobStatus, StatusView, format_progress
 
 JOBS = [Job(name, "evaluate", Command("python", ())) for name in ("first", "second")]
 EPOCH = {"epoch": 12, "of": 30, "dice": [0.714, None], "seconds_left": 190.2}
@@ -18,19 +17,19 @@ EPOCH = {"epoch": 12, "of": 30, "dice": [0.714, None], "seconds_left": 190.2}
 @pytest.fixture
 def view(tmp_path):
     said = []
-    view = View(freeze("small", tmp_path, {}, JOBS, adopt=False), said.append)
+    view = StatusView(build_run_graph("small", tmp_path, {}, JOBS, adopt=False), said.append)
     view.said = said
     return view
 
 
 def table(*states, detail=""):
-    return [Row(job, state, detail) for job, state in zip(JOBS, states, strict=True)]
+    return [JobStatus(job, state, detail) for job, state in zip(JOBS, states, strict=True)]
 
 
 def test_a_log_gets_a_line_for_each_job_that_starts_or_ends(view):
-    view.look(table("running", "waiting"))
-    view.look(table("running", "waiting"))
-    view.look(table("done", "failed", detail="the disk is full"))
+    view.update(table("running", "waiting"))
+    view.update(table("running", "waiting"))
+    view.update(table("done", "failed", detail="the disk is full"))
     assert view.said == [
         "running   first",
         "done      first   the disk is full",
@@ -39,9 +38,9 @@ def test_a_log_gets_a_line_for_each_job_that_starts_or_ends(view):
 
 
 def test_a_log_hears_now_and_then_how_far_it_is(view):
-    view.look(table("running", "waiting"))
-    view.said_at -= SAY_S + 1
-    view.look(table("running", "waiting", detail="epoch 3/5"))
+    view.update(table("running", "waiting"))
+    view.logged_at -= LOG_EVERY_S + 1
+    view.update(table("running", "waiting", detail="epoch 3/5"))
     assert view.said[1:] == [
         "          first   epoch 3/5",
         "          0 of 2 jobs done, 1 running, 1 waiting",
@@ -52,15 +51,15 @@ def test_a_terminal_is_redrawn_in_place(view, monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr(sys, "stdout", screen)
     view.drawing = True
-    view.look(table("running", "running", detail="epoch 3/5"))
+    view.update(table("running", "running", detail="epoch 3/5"))
     first = screen.getvalue()
     assert "first   epoch 3/5\n" in first and first.endswith("0 of 2 jobs done, 2 running\n")
-    view.look(table("done", "running"))
+    view.update(table("done", "running"))
     assert screen.getvalue()[len(first) :].startswith("\x1b[3F\x1b[J"), "three lines up, and cleared"
 
 
 def test_progress_in_one_line():
-    assert progress_text(EPOCH) == "epoch 12/30   Dice 0.71 -   3:10 left"
-    assert progress_text({**EPOCH, "validation_case": 7, "seconds_left": None}) == "validates case 7"
-    assert progress_text({"case": 3, "cases": 20}) == "case 3/20"
-    assert progress_text({}) == ""
+    assert format_progress(EPOCH) == "epoch 12/30   Dice 0.71 -   3:10 left"
+    assert format_progress({**EPOCH, "validation_case": 7, "seconds_left": None}) == "validates case 7"
+    assert format_progress({"case": 3, "cases": 20}) == "case 3/20"
+    assert format_progress({}) == ""
