@@ -1,4 +1,4 @@
-"""What a sweep costs besides its jobs: commands that do nothing, by themselves, one by one, and as a sweep.
+"""Cost of a sweep besides its jobs: commands that do nothing, by themselves, one by one, and as a sweep.
 
     python benchmarks/sweep.py --record benchmarks/results/sweep
 

@@ -32,7 +32,7 @@ every_table = pytest.mark.parametrize("file", REPRODUCE, ids=lambda file: file.s
 
 @pytest.fixture
 def read(tmp_path, monkeypatch, nnunet_folders):
-    """Reads a study as one who has each release in a folder, named by the study's variables."""
+    """Return a reader of studies for whom each release is in a folder, named by the study's variables."""
 
     def of(file: Path) -> Study:
         for name, below in VARIABLE.findall(file.read_text()):
@@ -59,9 +59,9 @@ def test_a_study_trains_every_method_on_every_fold_and_compares_them(read, file)
     made = jobs(study)
     trainings = [job for job in made if job.kind == "train"]
     assert len(trainings) == len(study.datasets) * len(study.methods) * len(study.folds) * len(study.seeds)
-    judged = {job.command.arguments[job.command.arguments.index("--protocol") + 1]
+    evaluated = {job.command.arguments[job.command.arguments.index("--protocol") + 1]
               for job in made if job.kind == "evaluate"}  # fmt: skip
-    assert judged == set(study.protocols) and "honest" in judged
+    assert evaluated == set(study.protocols) and "honest" in evaluated
     compares = [job for job in made if job.kind == "compare"]
     assert len(compares) % (len(study.metrics) * len(study.protocols)) == 0 and compares
 
@@ -80,7 +80,7 @@ def test_releases_and_splits_are_known_by_these_names(read, file):
 
 @every_table
 def test_a_release_lies_where_the_study_looks_for_it(read, file, tmp_path):
-    """By a dry run of each conversion on a miniature, which is too small for most splits of papers."""
+    """Dry-run each conversion on a miniature, which is too small for most splits of papers."""
     for dataset in read(file).datasets:
         release, root = dataset.convert, tmp_path / "releases" / dataset.name
         build(spec_of(release.name)[0], root)
@@ -151,7 +151,7 @@ def test_one_dataset_number_means_one_release_and_one_split(read):
 
 
 def test_what_two_studies_train_alike_the_second_finds_done(read):
-    """The folder of a fold says for which fingerprint it was made."""
+    """Compare cache keys: the folder of a fold names the one that it was made for."""
     made = defaultdict(set)
     for file in REPRODUCE:
         known: dict[str, str] = {}

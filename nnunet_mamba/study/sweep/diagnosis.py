@@ -140,4 +140,4 @@ def diagnose(code: int, lines: Sequence[str]) -> Diagnosis:
         if match := re.search(failure.pattern, text, re.MULTILINE):
             named = next((group for group in match.groups() if group), None)
             return Diagnosis(failure.cause + (f": {named.strip()[:400]}" if named else ""), failure.remedy)
-    return Diagnosis(reason(lines), "The log tells more.")
+    return Diagnosis(reason(lines), "See the log.")

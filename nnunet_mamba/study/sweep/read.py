@@ -123,7 +123,8 @@ def _read_plans(top: Fields, file: Path) -> dict[str, Plans]:
         if each.template and each.source not in plans:
             if each.source != STOCK_PLANS:
                 raise ValueError(
-                    f"{top.where}: plans {each.name} are made from {each.source}, which are not there."
+                    f"{top.where}: plans {each.name} are made from {each.source}, which the study "
+                    "does not have."
                 )
             plans[STOCK_PLANS] = Plans(STOCK_PLANS, planner="ExperimentPlanner")
     for each in plans.values():
@@ -249,7 +250,7 @@ def _check_methods(methods: list[Method], plans: dict[str, Plans], where: str) -
         raise ValueError(f"{where} trains nothing; expected trainers, or methods.")
     for method in methods:
         if methods.count(method) > 1:
-            raise ValueError(f"{where}: {method} is there twice.")
+            raise ValueError(f"{where}: {method} is listed twice.")
         if method.plans not in plans:
             raise ValueError(f"{where}: {method.trainer} has plans {method.plans}, which are not among: "
                              f"{', '.join(plans)}.")  # fmt: skip

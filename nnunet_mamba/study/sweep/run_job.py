@@ -166,7 +166,7 @@ class Attempt:
         except ChildFailedError as error:
             raise self.fail(diagnose(error.code, error.lines), error.lines) from error
         except MissingProductError as error:
-            raise self.fail(Diagnosis(str(error), "The log may tell why."), ()) from error
+            raise self.fail(Diagnosis(str(error), "See the log."), ()) from error
         except Exception as error:
             raise self.fail(diagnose(1, [f"{type(error).__name__}: {error}"]), ()) from error
         return self.succeed()

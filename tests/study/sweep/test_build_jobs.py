@@ -1,4 +1,4 @@
-"""The jobs of a study: which there are, what they wait for, what they are called in a shell."""
+"""Jobs of a study: their names, what they wait for, and their commands."""
 
 import pytest
 
@@ -9,7 +9,7 @@ DATASET = "Dataset004_Hippocampus"
 
 
 class Everything(dict):
-    """Describes every trainer."""
+    """Description of every trainer."""
 
     def __missing__(self, name):
         return f'{{"name": "{name}"}}'
@@ -206,8 +206,8 @@ def test_what_changes_no_result_outdates_nothing(jobs, tmp_path):
         plans={"small": {"template": "there/t.json"}}, threads=2, memory_gb=64, hours=3, device="cuda",
         datasets=[{"dataset": DATASET, "group": "a"}],
     )  # fmt: skip
-    judged = ("compare", "report")  # by patients now
-    assert all(first[n].cache_inputs == second[n].cache_inputs for n in first if first[n].kind not in judged)
+    grouped = ("compare", "report")  # by patients now
+    assert all(first[n].cache_inputs == second[n].cache_inputs for n in first if first[n].kind not in grouped)
 
 
 def test_plans_made_from_own_plans_depend_on_them(jobs, tmp_path):
@@ -221,7 +221,7 @@ def test_plans_made_from_own_plans_depend_on_them(jobs, tmp_path):
     assert seen[0] != seen[1]
 
 
-def test_fold_all_has_no_cases_of_its_own_to_be_judged_on(jobs):
+def test_fold_all_has_no_cases_of_its_own_to_be_evaluated_on(jobs):
     test = {"name": "held_out", "labels": "labelsTs"}
     table = jobs(folds=["all"], datasets=[{"dataset": DATASET, "test": [test]}], mirroring=False)
     assert not [name for name in table if "crossval" in name]

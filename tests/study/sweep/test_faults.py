@@ -1,6 +1,6 @@
-"""What goes wrong while a training runs, and that the next attempt loses no more than it must.
+"""Faults while a training runs: the next attempt loses no more than it must.
 
-The stand-in saves after each of its five epochs and never fails twice: what is checked is the way back.
+The fake training saves after each of its five epochs and never fails twice: what is checked is the way back.
 """
 
 import json
@@ -40,7 +40,7 @@ run_job(job, "f1", Layout(out), log=lambda line: print(line, flush=True))
 
 @pytest.fixture
 def runner(bench, tmp_path):
-    """Starts a runner in a process of its own, and ends what is left of it after the test."""
+    """Return a function that starts a runner in a process of its own, and end what is left of it."""
     started = []
 
     def start(trouble: str = "") -> subprocess.Popen:
@@ -57,7 +57,7 @@ def runner(bench, tmp_path):
         )
         return started[-1]
 
-    bench.job.command.argv()  # writes the stand-in
+    bench.job.command.argv()  # writes the fake
     yield start
     for process in started:
         process.terminate()
@@ -66,7 +66,7 @@ def runner(bench, tmp_path):
 
 
 def wait_for(line: str, process: subprocess.Popen, log: Path) -> None:
-    """Until the log has the line."""
+    """Wait until the log has the line."""
     for _ in range(200):
         if log.is_file() and line in log.read_text():
             return
@@ -128,7 +128,7 @@ def test_a_runner_that_was_killed_leaves_a_lock_that_says_whether_its_training_l
     os.kill(training, signal.SIGKILL)
     wait_until_gone(training)
     record = bench.run()
-    assert any("lock of a dead owner" in line for line in bench.said)
+    assert any("lock of a dead owner" in line for line in bench.logged)
     assert (record.state, record.attempts) == ("done", 2)
     assert epochs_run(bench) == [0, 1, 2, 3, 4]
 
@@ -174,7 +174,7 @@ def test_the_checkpoint_before_a_spoilt_latest_one_takes_its_place(bench, monkey
     interrupted(bench, monkeypatch)
     harm(bench.fold / "checkpoint_latest.pth")
     record = bench.run()
-    assert any(told in line for line in bench.said)
+    assert any(told in line for line in bench.logged)
     assert record.resumed_from == "checkpoint_latest.pth" and bench.flags() == [["--c"]]
     assert epochs_run(bench) == [0, 1, 2, 2, 3, 4]  # one epoch is lost
     assert "checkpoint_latest.incomplete" in bench.files()
@@ -250,7 +250,7 @@ def test_a_full_disk_under_the_study_does_not_end_a_training_that_can_go_on(benc
         pytest.skip("mounting is not permitted here")
     try:
         filler = bench.layout.root / "filler"
-        bench.said = []
+        bench.logged = []
         monkeypatch.setattr("nnunet_mamba.study.sweep.run_job.create_watcher", lambda *given: filled(filler))
         with pytest.raises(OSError, match="No space left"):
             bench.run()
@@ -297,7 +297,7 @@ def test_the_lock_of_a_process_that_has_ended_is_taken_over(bench):
     ended.wait()
     write_lock(bench, process, age_s=0)
     assert bench.run().state == "done"
-    assert any("taking over the lock of a dead owner: process" in line for line in bench.said)
+    assert any("taking over the lock of a dead owner: process" in line for line in bench.logged)
 
 
 def test_the_lock_of_a_process_whose_number_was_given_out_again_is_taken_over(bench):

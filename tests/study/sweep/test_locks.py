@@ -1,4 +1,4 @@
-"""Of many who want a lock at once, one gets it; the others learn who."""
+"""Locks: one of many processes gets it, and the others are told which."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def lock(file, job="job") -> JobLock:
 
 
 def contenders(file, n: int) -> list[str]:
-    """What `n` processes that want the lock in the same moment say."""
+    """Return the output of `n` processes that want the lock in the same moment."""
     command = [sys.executable, "-c", CONTENDER, str(file)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     started = [subprocess.Popen(command, **pipes) for _ in range(n)]
@@ -113,7 +113,7 @@ def test_the_holder_is_told_and_none_for_a_free_or_dead_lock(tmp_path):
 
 
 def wait_until(true) -> None:
-    """For ten seconds at most; a busy machine may leave the thread that touches a lock waiting."""
+    """Wait for ten seconds at most; a busy machine may leave the thread that touches a lock waiting."""
     deadline = time.monotonic() + 10
     while not true():
         assert time.monotonic() < deadline, "it never came true"
@@ -132,7 +132,7 @@ def test_a_lock_is_touched_while_it_is_held_and_written_again_when_somebody_remo
 
 
 def test_who_has_lost_the_lock_is_asked_to_stop_and_leaves_the_new_owners_file(tmp_path, monkeypatch):
-    """As after a suspended laptop wakes up."""
+    """Take the lock away, as when a suspended laptop wakes up."""
     monkeypatch.setattr(locks, "TOUCH_S", 0.05)
     asked = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))

@@ -32,6 +32,14 @@ def test_a_job_done_leaves_a_record_a_stamp_and_a_log_and_no_lock(bench):
     assert not bench.lock().exists() and not bench.layout.progress("train-x-0").exists()
 
 
+def test_files_keep_the_keys_that_existing_studies_have(bench):
+    bench.run()
+    record = json.loads(bench.layout.record("train-x-0").read_text())
+    assert record["fingerprint"] == "f1" and record["identity"] == {} and "cache_key" not in record
+    marker = json.loads((bench.fold / "sweep.json").read_text())
+    assert marker == {"job": "train-x-0", "fingerprint": "f1"}
+
+
 def test_a_job_done_is_not_run_again(bench):
     bench.run()
     bench.calls()
@@ -72,7 +80,7 @@ def test_changed_settings_set_the_earlier_training_aside_and_take_it_back_when_t
     aside = bench.fold.with_name("outdated-f1-fold_0")
     assert (aside / "checkpoint_final.pth").is_file()
     assert bench.record().attempts == 1 and bench.stamps() == ["train-x-0.f2"]
-    assert any("kept as" in line for line in bench.said)
+    assert any("kept as" in line for line in bench.logged)
     bench.calls()
     bench.run("f1")
     assert bench.calls() == [] and bench.stamps() == ["train-x-0.f1"]
@@ -166,7 +174,7 @@ def test_predictions_cut_short_are_dropped_where_the_others_are_kept(bench):
     (answers / "case.nii.gz").write_bytes(b"half")
     command = Command("true", ("--continue_prediction",))
     bench.job = Job("predict", "predict", command, products=(answers,), own_folder=answers)
-    assert remaining_command(bench.job, bench.said.append, adopted=False) == (command, None)
+    assert remaining_command(bench.job, bench.logged.append, adopted=False) == (command, None)
     assert list(answers.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
-"""Small graphs through Snakemake, with commands of Python in place of nnU-Net's."""
+"""Small graphs in Snakemake, with commands of Python in place of nnU-Net's."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def writes(file, text="x"):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Runs jobs to the end; returns exit code, states by name, and what was said."""
+    """Return a function that runs jobs to the end: exit code, states by name, the log, and the graph."""
 
     def run(*jobs, **options):
         graph = build_run_graph("small", tmp_path / "out", {}, jobs, adopt=False)
@@ -71,7 +72,7 @@ def test_a_study_may_lie_in_a_folder_of_any_name(tmp_path, odd, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == {odd, "seen"}, "no part of the name was a command"
 
 
-def test_a_failed_job_is_tried_twice_told_of_and_leaves_the_others_running(sweep, tmp_path):
+def test_a_failed_job_is_tried_twice_reported_and_leaves_the_others_running(sweep, tmp_path):
     tried, other = tmp_path / "tried", tmp_path / "other"
     fails = f"{writes(tried)}; raise MemoryError('much too large')"
     jobs = [python("bad", fails), python("after", writes(other), ["bad"]), python("good", writes(other))]
@@ -228,9 +229,10 @@ def test_a_graph_is_read_as_it_was_written(tmp_path):
     graph = build_run_graph(
         "small", tmp_path, {"A": "1"}, [job, python("b", "pass", ["a"], after=("a",))], adopt=True
     )
-    graph.write()
+    (first, _) = json.loads(graph.write().read_text())["jobs"]
+    assert first["fingerprint"] == graph.cache_keys["a"] and first["identity"] == {"code": "pass"}
     assert read_run_graph(tmp_path) == graph
     with pytest.raises(ValueError, match="has no job 'c'"):
-        graph.job("c")
+        graph.get_job("c")
     with pytest.raises(ValueError, match="expected the folder of a study"):
         read_run_graph(tmp_path / "nowhere")

@@ -30,7 +30,7 @@ def python(name, code, needs=(), **more):
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A simulated SLURM on the path; its jobs."""
+    """Put a simulated SLURM on the path; yield its jobs."""
     state = fake_slurm.install(tmp_path / "slurm")
     monkeypatch.setenv("FAKE_SLURM", str(state))
     monkeypatch.setenv("PATH", f"{tmp_path / 'slurm' / 'bin'}{os.pathsep}{os.environ['PATH']}")
@@ -47,7 +47,7 @@ def cluster(tmp_path, monkeypatch):
 
 @pytest.fixture
 def profile(tmp_path):
-    """The one of the package, which need not wait for a shared file system here."""
+    """Write the package's profile, which need not wait for a shared file system here."""
     shutil.copytree(scheduler.HERE / "profiles" / "slurm", tmp_path / "profile")
     file = tmp_path / "profile" / "config.yaml"
     content = yaml.safe_load(file.read_text())
@@ -59,7 +59,7 @@ def profile(tmp_path):
 
 @pytest.fixture
 def sweep(tmp_path, profile, cluster):
-    """Runs jobs to the end; returns exit code, states by name, what was said, and the graph."""
+    """Return a function that runs jobs to the end: exit code, states by name, the log, and the graph."""
 
     def run(*jobs, **variables):
         graph = build_run_graph("small", tmp_path / "out", variables, jobs, adopt=False)
@@ -73,7 +73,7 @@ def sweep(tmp_path, profile, cluster):
 
 
 def submissions(cluster):
-    """Of each job of the study, the options of each of its submissions."""
+    """Return the options of each submission of each job of the study."""
     found = {}
     for job in cluster.all():
         found.setdefault(job["options"]["--comment"].removeprefix("rule_"), []).append(job)
@@ -105,7 +105,7 @@ def test_the_profile_runs_a_graph_and_asks_for_what_the_study_says(sweep, cluste
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_the_profile_runs_a_study_in_a_folder_of_any_name(profile, tmp_path, odd):
-    """But for the characters that are refused."""
+    """Leave out the characters that are refused."""
     seen, out = tmp_path / "seen", tmp_path / "".join(char for char in odd if char not in '%\\"$`')
     graph = build_run_graph("small", out, {}, [python("a", f"open({str(seen)!r}, 'w')")], adopt=False)
     graph.write()
@@ -115,7 +115,7 @@ def test_the_profile_runs_a_study_in_a_folder_of_any_name(profile, tmp_path, odd
 
 
 def ends_as(state, once=None):
-    """Code of a job that SLURM ends in this state, always or until the file `once` is there."""
+    """Return code of a job that SLURM ends in this state, always or until the file `once` exists."""
     return (
         "import os, time; from pathlib import Path; folder = Path(os.environ['FAKE_SLURM']); "
         "end = folder / (os.environ['SLURM_JOB_ID'] + '.end'); "
@@ -125,7 +125,7 @@ def ends_as(state, once=None):
 
 
 def long_training(tmp_path, monkeypatch, cluster):
-    """It would wait for a minute in its third epoch, and SLURM leaves it ten seconds more than our margin."""
+    """Return a training that waits in its third epoch, ten seconds before our margin to its time limit."""
     fold = tmp_path / "results" / "fold_0"
     monkeypatch.setenv("FAKE_CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("FAKE_FOLD", str(fold))
@@ -137,7 +137,7 @@ def long_training(tmp_path, monkeypatch, cluster):
 
 
 @pytest.mark.slow
-def test_each_kind_of_end_is_retried_told_and_leaves_the_others_running(
+def test_each_kind_of_end_is_retried_reported_and_leaves_the_others_running(
     sweep, cluster, tmp_path, monkeypatch
 ):
     tried = tmp_path / "tried"

@@ -1,4 +1,4 @@
-"""What a runner does with what SLURM tells it: of other jobs, of its own time, of unrecorded ends."""
+"""SLURM's answers: about other jobs, this job's time, and ends that no runner recorded."""
 
 import os
 import time
@@ -70,7 +70,7 @@ def test_a_job_that_was_queued_again_takes_over_its_own_lock_if_that_is_silent(b
 
 @pytest.fixture
 def short(monkeypatch, cluster):
-    """In job 1, whose time is up in two seconds more than the margin; whether it may be queued again."""
+    """Run in job 1, with two seconds more than the margin; options say whether it may be requeued."""
     monkeypatch.setattr(slurm, "MARGIN_S", 3.0)
     monkeypatch.setenv("FAKE_TROUBLE", "wait@2")
     (cluster.folder / "left").write_text("0:05")
@@ -100,7 +100,7 @@ def test_where_slurm_does_not_queue_it_again_the_training_counts_as_interrupted(
 
 
 def test_a_training_without_a_new_checkpoint_is_left_to_its_time_limit(bench, short, monkeypatch):
-    """It would be queued again for ever."""
+    """Guard against queueing it again for ever."""
     short(**{"--requeue": True})
     monkeypatch.setattr(slurm, "MARGIN_S", 10.0)
     with slurm.TimeLimit(bench.job) as limit:

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs, in a terminal and in a log."""
+"""Display of a running sweep, in a terminal and in a log."""
 
 import io
 import sys
@@ -18,7 +18,7 @@ EPOCH = {"epoch": 12, "of": 30, "dice": [0.714, None], "seconds_left": 190.2}
 def view(tmp_path):
     said = []
     view = StatusView(build_run_graph("small", tmp_path, {}, JOBS, adopt=False), said.append)
-    view.said = said
+    view.logged = said
     return view
 
 
@@ -30,18 +30,18 @@ def test_a_log_gets_a_line_for_each_job_that_starts_or_ends(view):
     view.update(table("running", "waiting"))
     view.update(table("running", "waiting"))
     view.update(table("done", "failed", detail="the disk is full"))
-    assert view.said == [
+    assert view.logged == [
         "running   first",
         "done      first   the disk is full",
         "failed    second   the disk is full",
     ]
 
 
-def test_a_log_hears_now_and_then_how_far_it_is(view):
+def test_a_log_gets_the_progress_every_minute(view):
     view.update(table("running", "waiting"))
     view.logged_at -= LOG_EVERY_S + 1
     view.update(table("running", "waiting", detail="epoch 3/5"))
-    assert view.said[1:] == [
+    assert view.logged[1:] == [
         "          first   epoch 3/5",
         "          0 of 2 jobs done, 1 running, 1 waiting",
     ]
