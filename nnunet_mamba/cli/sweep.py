@@ -199,15 +199,17 @@ def _choose_gpus(text: str | None) -> list[str]:
 
 def show_status(args: argparse.Namespace) -> int:
     """Print the state of each job. Exit code 1: something failed."""
-    from nnunet_mamba.study.sweep.read import read_study
     from nnunet_mamba.study.sweep.run_graph import read_run_graph
     from nnunet_mamba.study.sweep.slurm import record_failed_jobs
     from nnunet_mamba.study.sweep.status import format_statuses, read_statuses
 
     _check_words(args, "status", 1)
     place = Path(args.words[0])
-    is_study = place.suffix in (".yaml", ".yml") and not place.is_dir()
-    graph = read_run_graph(read_study(place).out if is_study else place)
+    if place.suffix in (".yaml", ".yml") and not place.is_dir():
+        from nnunet_mamba.study.sweep.read import read_study
+
+        place = read_study(place).out
+    graph = read_run_graph(place)
     record_failed_jobs(graph)
     statuses = read_statuses(graph)
     print(format_statuses(statuses, every=args.all))

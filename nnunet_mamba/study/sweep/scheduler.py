@@ -73,7 +73,7 @@ def run_snakemake(
             StatusView(graph, log).watch(child)
         except BaseException:
             _stop(child, remote=profile is not None)
-            slurm.cancel_jobs(slurm.read_run_names(log_file, offset))  # the plugin submits while it cancels
+            slurm.cancel_jobs(slurm.read_run_names(log_file, offset))  # it submits on while it cancels
             raise
     slurm.record_failed_jobs(graph)
     if child.returncode and not any(status.state == "failed" for status in read_statuses(graph)):
