@@ -1,4 +1,4 @@
-"""What a sweep costs besides its jobs: commands that do nothing, by themselves, one by one, and as a sweep.
+"""Cost of a sweep besides its jobs: commands that do nothing, by themselves, one by one, and as a sweep.
 
     python benchmarks/sweep.py --record benchmarks/results/sweep
 
@@ -19,18 +19,18 @@ from statistics import median
 from records import heading, surroundings, write
 
 from nnunet_mamba.nnunet.commands import Command, find_program
-from nnunet_mamba.study.sweep import engine
-from nnunet_mamba.study.sweep.frozen import Frozen, freeze
+from nnunet_mamba.study.sweep import scheduler
 from nnunet_mamba.study.sweep.job import Job
+from nnunet_mamba.study.sweep.run_graph import RunGraph, build_run_graph
 
 COMMAND = Command("python", ("-c", "pass"))
 
 
-def graph(folder: Path, n_jobs: int) -> Frozen:
-    jobs = [Job(f"job_{i}", "evaluate", COMMAND, identity={"number": str(i)}) for i in range(n_jobs)]
-    frozen = freeze("benchmark", folder, {}, jobs, adopt=False)
-    frozen.write()
-    return frozen
+def build_graph(folder: Path, n_jobs: int) -> RunGraph:
+    jobs = [Job(f"job_{i}", "evaluate", COMMAND, cache_inputs={"number": str(i)}) for i in range(n_jobs)]
+    graph = build_run_graph("benchmark", folder, {}, jobs, adopt=False)
+    graph.write()
+    return graph
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -44,21 +44,21 @@ def alone(n_jobs: int) -> None:
         subprocess.run(COMMAND.argv(), check=True)
 
 
-def as_jobs(frozen: Frozen) -> None:
+def as_jobs(graph: RunGraph) -> None:
     program = str(find_program("nnunet-mamba"))
-    for name in frozen.jobs:
-        argv = [program, "sweep", "run", str(frozen.out), name]
+    for name in graph.jobs:
+        argv = [program, "sweep", "run", str(graph.out), name]
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
-def as_sweep(frozen: Frozen) -> None:
-    code = engine.run(frozen, cores=1, gpus=[], profile=None, log=lambda text: None)
+def as_sweep(graph: RunGraph) -> None:
+    code = scheduler.run_snakemake(graph, cores=1, gpus=[], profile=None, log=lambda text: None)
     assert code == 0, "the sweep failed"
 
 
 def one_round(n_jobs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        by_hand, in_sweep = graph(Path(folder, "a"), n_jobs), graph(Path(folder, "b"), n_jobs)
+        by_hand, in_sweep = build_graph(Path(folder, "a"), n_jobs), build_graph(Path(folder, "b"), n_jobs)
         return {
             "alone": seconds(lambda: alone(n_jobs)) / n_jobs,
             "job": seconds(lambda: as_jobs(by_hand)) / n_jobs,

@@ -1,16 +1,22 @@
-"""nnunet-mamba sweep: a study from one file, on one machine or a cluster."""
+"""nnunet-mamba sweep: a study from one file, on one machine or a cluster.
+
+`sweep STUDY` runs a study; `sweep status`, and `sweep run` and `sweep average`, which a running sweep calls,
+are verbs with parsers of their own. argparse cannot take a file or a verb in one place, so the first word
+chooses the parser.
+"""
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_mamba.cli import show_help
+from nnunet_mamba.cli import Parser, show_help
 
 if TYPE_CHECKING:
-    from nnunet_mamba.study.sweep.frozen import Frozen
+    from nnunet_mamba.study.sweep.run_graph import RunGraph
 
 
 def add(commands: Any) -> None:
@@ -46,110 +52,137 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--seed", type=int, metavar="S", help="make trainings repeatable, in place of the study's seeds"
     )
-    p.add_argument("--all", action="store_true", help="of status: also what is done or waits")
-    p.add_argument("--out", type=Path, help=argparse.SUPPRESS)  # of average
-    p.set_defaults(run=sweep, show_help=show_help(p))
+    p.add_argument_group(
+        "verbs",
+        "status STUDY.yaml|FOLDER: the state of each job of a study, while it runs or afterwards; "
+        "with --all also what is done or waits",
+    )
+    p.set_defaults(run=run_study, show_help=show_help(p))
+    p.parse_known_args = partial(_parse, p.parse_known_args, _verb_parsers(p.prog))
 
 
-def sweep(args: argparse.Namespace) -> int:
+def _verb_parsers(prog: str) -> dict[str, Parser]:
+    status = Parser(
+        prog=f"{prog} status",
+        description="Shows the state of each job of a study, also while it runs. Exit code 1: one failed.",
+    )
+    status.add_argument("words", nargs="*", metavar="STUDY", help="a study (.yaml), or its folder")
+    status.add_argument("--all", action="store_true", help="also what is done or waits")
+    status.set_defaults(run=show_status)
+    run = Parser(prog=f"{prog} run", description="Runs one job of a study, for Snakemake and SLURM.")
+    run.add_argument("words", nargs="*", metavar="WORD", help="the study's folder, and the name of the job")
+    run.set_defaults(run=run_one)
+    average = Parser(prog=f"{prog} average", description="Averages tables of seeds, for the sweep itself.")
+    average.add_argument("words", nargs="*", metavar="TABLE", help="tables of `nnunet-mamba evaluate`")
+    average.add_argument("--out", type=Path, metavar="TABLE", help="where the mean goes")
+    average.set_defaults(run=average_seeds)
+    return {"status": status, "run": run, "average": average}
+
+
+def _parse(
+    parse_study: Callable[..., tuple[argparse.Namespace, list[str]]],
+    verbs: Mapping[str, Parser],
+    words: Sequence[str],
+    namespace: argparse.Namespace | None = None,
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parse with the parser of the verb that the words begin with, else with that of a study."""
+    first = next((word for word in words if word != "--all"), "")
+    if first not in verbs:
+        return parse_study(words, namespace)
+    rest = list(words)
+    rest.remove(first)
+    return verbs[first].parse_known_args(rest, namespace)
+
+
+def _check_words(args: argparse.Namespace, verb: str, n: int) -> None:
+    if len(args.words) != n:
+        raise ValueError(f"`sweep {verb}` takes {n} more word(s), got {len(args.words)}.")
+
+
+def run_study(args: argparse.Namespace) -> int:
+    """Run a study, or say or write what would run. Exit code 1: something failed."""
+    from nnunet_mamba.io.cpu import usable_cpus
+    from nnunet_mamba.study.sweep import scheduler
+    from nnunet_mamba.study.sweep.locks import JobLock
+    from nnunet_mamba.study.sweep.run_graph import remove_stale_stamps
+    from nnunet_mamba.study.sweep.start import check_unmanaged_results, start
+    from nnunet_mamba.study.sweep.status import describe_failures, format_statuses, read_statuses
+
     if not args.words:
         return args.show_help(args)
-    first, *rest = args.words
-    verbs: dict[str, tuple[int, Callable[[argparse.Namespace, Sequence[str]], int]]] = {
-        "status": (1, status),
-        "run": (2, run_one),  # for Snakemake and SLURM
-        "average": (-1, average),  # for the sweep itself
-    }
-    if first not in verbs:
-        if rest:
-            raise ValueError(f"expected one study, or `sweep status STUDY`; got {' '.join(args.words)}.")
-        return study(args, Path(first))
-    n, verb = verbs[first]
-    if n not in (len(rest), -1):
-        raise ValueError(f"`sweep {first}` takes {n} more word(s), got {len(rest)}.")
-    return verb(args, rest)
-
-
-def study(args: argparse.Namespace, file: Path) -> int:
-    from nnunet_mamba.io.cpu import usable_cpus
-    from nnunet_mamba.study.sweep import engine, script
-    from nnunet_mamba.study.sweep.begin import begin, refuse_strangers
-    from nnunet_mamba.study.sweep.frozen import drop_void_stamps
-    from nnunet_mamba.study.sweep.locks import JobLock
-    from nnunet_mamba.study.sweep.status import as_text, failures, rows
-
-    frozen = begin(file, adopt=args.adopt, seed=args.seed)
-    table = rows(frozen)
-    todo = [row.job for row in table if row.state != "done"]
+    if len(args.words) > 1:
+        raise ValueError(f"expected one study, or `sweep status STUDY`; got {' '.join(args.words)}.")
+    graph = start(Path(args.words[0]), adopt=args.adopt, seed=args.seed)
+    statuses = read_statuses(graph)
+    todo = [status.job for status in statuses if status.state != "done"]
     if args.emit_commands:
-        print(script.commands(frozen, todo).rstrip())
+        print(scheduler.emit_commands(graph, todo).rstrip())
         return 0
     if args.dry_run:
-        print(as_text(table, every=True))
-    gpus = [] if args.profile or args.emit_slurm else _gpus(args.gpus)
+        print(format_statuses(statuses, every=True))
+    gpus = [] if args.profile or args.emit_slurm else _choose_gpus(args.gpus)
     cores = args.cores or usable_cpus()
-    _refuse_what_cannot_run(frozen, gpus, cores, args)
-    refuse_strangers(frozen)
-    lock = JobLock(frozen.layout.locks / "sweep.lock", job="the sweep", study=frozen.study, log=_complain)
+    _check_resources(graph, gpus, cores, args)
+    check_unmanaged_results(graph)
+    lock = JobLock(graph.layout.locks / "sweep.lock", job="the sweep", study=graph.study, log=_warn)
     if args.dry_run:
-        lock.check()
-        print(f"a run would do {len(todo)} of {len(table)} jobs -> {frozen.out}")
+        lock.check_free()
+        print(f"a run would do {len(todo)} of {len(statuses)} jobs -> {graph.out}")
         return 0
     with lock:
-        drop_void_stamps(frozen)
-        frozen.write()
+        remove_stale_stamps(graph)
+        graph.write()
         if args.emit_slurm:
-            print(script.slurm(frozen, todo), end="")
+            print(scheduler.emit_slurm(graph, todo), end="")
             return 0
-        print(f"{len(todo)} of {len(table)} jobs to run -> {frozen.out}")
-        options = {"profile": args.profile, "say": _say, "started": lock.add_process}
-        code = engine.run(frozen, cores=cores, gpus=gpus, **options)
-    if trouble := failures(frozen):
-        print(f"\n{trouble}", file=sys.stderr)
-    print(as_text(rows(frozen), every=False))
+        print(f"{len(todo)} of {len(statuses)} jobs to run -> {graph.out}")
+        options = {"profile": args.profile, "log": _log, "started": lock.add_process}
+        code = scheduler.run_snakemake(graph, cores=cores, gpus=gpus, **options)
+    if failures := describe_failures(graph):
+        print(f"\n{failures}", file=sys.stderr)
+    print(format_statuses(read_statuses(graph), every=False))
     return 1 if code else 0
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, flush=True)
 
 
-def _complain(text: str) -> None:
+def _warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _refuse_what_cannot_run(
-    frozen: "Frozen", gpus: Sequence[str], cores: int, args: argparse.Namespace
-) -> None:
+def _check_resources(graph: "RunGraph", gpus: Sequence[str], cores: int, args: argparse.Namespace) -> None:
+    """Raise ValueError for a study that cannot run here; warn if the cores do not suffice for all GPUs."""
     if cores < 1:
         raise ValueError(f"--cores must be positive, got {cores}.")
-    if found := [char for char in _not_for_slurm(args) if char in str(frozen.out)]:
+    if found := [char for char in _characters_slurm_replaces(args) if char in str(graph.out)]:
         raise ValueError(
-            f"{frozen.out} holds {found[0]}, which SLURM or its shell takes for something else; "
+            f"{graph.out} holds {found[0]}, which SLURM or its shell takes for something else; "
             "choose another `out`."
         )
-    most = max(job.gpus for job in frozen.jobs.values())
-    threads = max(job.threads for job in frozen.jobs.values() if job.gpus == most)
+    most = max(job.gpus for job in graph.jobs.values())
+    threads = max(job.threads for job in graph.jobs.values() if job.gpus == most)
     if args.profile is None and not args.emit_slurm and most > len(gpus):
         raise ValueError(
             f"A training of this study takes {most} GPU(s), and there are {len(gpus)} here. Write "
             "device: cpu into the study, or run it where there are more (--profile slurm)."
         )
     if gpus and cores // threads < len(gpus) // most:
-        _complain(
+        _warn(
             f"note: {len(gpus)} GPUs, but {cores} cores suffice for {max(1, cores // threads)} training(s) "
             f"of {threads} threads at once; write fewer threads into the study to use all GPUs"
         )
 
 
-def _not_for_slurm(args: argparse.Namespace) -> str:
-    """Characters that sbatch replaces in the names of logs, or Snakemake's plugin leaves to a shell."""
+def _characters_slurm_replaces(args: argparse.Namespace) -> str:
+    """Return characters that sbatch replaces in names of logs, or Snakemake's plugin leaves to a shell."""
     return '%\\"$`' if args.profile else "\\" if args.emit_slurm else ""
 
 
-def _gpus(text: str | None) -> list[str]:
-    """2 -> the first two; 0,3 -> these."""
-    from nnunet_mamba.study.sweep.engine import available_gpus
+def _choose_gpus(text: str | None) -> list[str]:
+    """Return the GPUs for --gpus: the first two for 2, these for 0,3, all by default."""
+    from nnunet_mamba.study.sweep.gpus import available_gpus
 
     present = available_gpus()
     if text is None:
@@ -164,43 +197,49 @@ def _gpus(text: str | None) -> list[str]:
     return present[: int(text)]
 
 
-def status(args: argparse.Namespace, words: Sequence[str]) -> int:
-    """Exit code 1: something failed."""
-    from nnunet_mamba.study.sweep.casualties import record_slurm_ends
-    from nnunet_mamba.study.sweep.frozen import read_frozen
-    from nnunet_mamba.study.sweep.read import read_study
-    from nnunet_mamba.study.sweep.status import as_text, rows
+def show_status(args: argparse.Namespace) -> int:
+    """Print the state of each job. Exit code 1: something failed."""
+    from nnunet_mamba.study.sweep.run_graph import read_run_graph
+    from nnunet_mamba.study.sweep.slurm import record_failed_jobs
+    from nnunet_mamba.study.sweep.status import format_statuses, read_statuses
 
-    place = Path(words[0])
-    is_study = place.suffix in (".yaml", ".yml") and not place.is_dir()
-    frozen = read_frozen(read_study(place).out if is_study else place)
-    record_slurm_ends(frozen)
-    table = rows(frozen)
-    print(as_text(table, every=args.all))
-    return 1 if any(row.state == "failed" for row in table) else 0
+    _check_words(args, "status", 1)
+    place = Path(args.words[0])
+    if place.suffix in (".yaml", ".yml") and not place.is_dir():
+        from nnunet_mamba.study.sweep.read import read_study
+
+        place = read_study(place).out
+    graph = read_run_graph(place)
+    record_failed_jobs(graph)
+    statuses = read_statuses(graph)
+    print(format_statuses(statuses, every=args.all))
+    return 1 if any(status.state == "failed" for status in statuses) else 0
 
 
-def run_one(args: argparse.Namespace, words: Sequence[str]) -> int:
-    from nnunet_mamba.study.sweep.frozen import read_frozen
-    from nnunet_mamba.study.sweep.runner import JobFailedError
+def run_one(args: argparse.Namespace) -> int:
+    """Run one job of a study. Exit code 1: it failed."""
+    from nnunet_mamba.study.sweep.run_graph import read_run_graph
+    from nnunet_mamba.study.sweep.run_job import JobFailedError
 
-    frozen = read_frozen(Path(words[0]))
-    os.environ.update(frozen.variables)
+    _check_words(args, "run", 2)
+    graph = read_run_graph(Path(args.words[0]))
+    os.environ.update(graph.variables)
     try:
-        frozen.run(words[1], _say)
+        graph.run(args.words[1], _log)
     except JobFailedError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-def average(args: argparse.Namespace, words: Sequence[str]) -> int:
+def average_seeds(args: argparse.Namespace) -> int:
+    """Write the mean of several tables of scores."""
     from nnunet_mamba.study.evaluation import read_table, write_table
-    from nnunet_mamba.study.sweep.average import average as mean_of
+    from nnunet_mamba.study.sweep.average import average_tables
 
     if args.out is None:
         raise ValueError("`sweep average` needs --out TABLE.")
-    scores = mean_of([read_table(Path(word)) for word in words])
+    scores = average_tables([read_table(Path(word)) for word in args.words])
     write_table(scores, args.out)
     print(f"{len(scores)} rows -> {args.out}")
     return 0

@@ -17,7 +17,7 @@ case "$*" in *--editable*) printf '#!/bin/sh\\necho "nnunet-mamba $*"\\n' > "$VI
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs the script in an environment whose python writes down what it is asked; lines of output."""
+    """Return a function that runs the script with a python that prints its arguments, to lines."""
     if shutil.which("bash") is None:
         pytest.skip("needs bash")
     (tmp_path / "bin").mkdir()

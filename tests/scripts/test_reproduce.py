@@ -15,11 +15,11 @@ from nnunet_mamba.study.datasets.specs import spec_of
 from nnunet_mamba.study.datasets.splits import find_split
 from nnunet_mamba.study.evaluation.protocols import protocol_of, require_metrics
 from nnunet_mamba.study.statistics.methods import Method, choose_baseline, twin_of
-from nnunet_mamba.study.sweep.graph import jobs_of
-from nnunet_mamba.study.sweep.job import fingerprint
-from nnunet_mamba.study.sweep.preparation import OWN_NAME
+from nnunet_mamba.study.sweep.build_jobs import build_jobs
+from nnunet_mamba.study.sweep.job import compute_cache_key
 from nnunet_mamba.study.sweep.read import read_study
 from nnunet_mamba.study.sweep.study import Study
+from nnunet_mamba.study.sweep.training_jobs import PLANS_OF_PLANNER
 
 CHECKOUT = Path(__file__).parents[2]
 STUDIES = sorted((CHECKOUT / "scripts").rglob("*.yaml"))
@@ -32,7 +32,7 @@ every_table = pytest.mark.parametrize("file", REPRODUCE, ids=lambda file: file.s
 
 @pytest.fixture
 def read(tmp_path, monkeypatch, nnunet_folders):
-    """Reads a study as one who has each release in a folder, named by the study's variables."""
+    """Return a reader of studies for whom each release is in a folder, named by the study's variables."""
 
     def of(file: Path) -> Study:
         for name, below in VARIABLE.findall(file.read_text()):
@@ -44,7 +44,9 @@ def read(tmp_path, monkeypatch, nnunet_folders):
 
 
 def jobs(study: Study) -> list:
-    return jobs_of(study, {method.trainer: json.dumps({"name": method.trainer}) for method in study.methods})
+    return build_jobs(
+        study, {method.trainer: json.dumps({"name": method.trainer}) for method in study.methods}
+    )
 
 
 def compared(study: Study) -> list[Method]:
@@ -57,9 +59,9 @@ def test_a_study_trains_every_method_on_every_fold_and_compares_them(read, file)
     made = jobs(study)
     trainings = [job for job in made if job.kind == "train"]
     assert len(trainings) == len(study.datasets) * len(study.methods) * len(study.folds) * len(study.seeds)
-    judged = {job.command.arguments[job.command.arguments.index("--protocol") + 1]
+    evaluated = {job.command.arguments[job.command.arguments.index("--protocol") + 1]
               for job in made if job.kind == "evaluate"}  # fmt: skip
-    assert judged == set(study.protocols) and "honest" in judged
+    assert evaluated == set(study.protocols) and "honest" in evaluated
     compares = [job for job in made if job.kind == "compare"]
     assert len(compares) % (len(study.metrics) * len(study.protocols)) == 0 and compares
 
@@ -78,7 +80,7 @@ def test_releases_and_splits_are_known_by_these_names(read, file):
 
 @every_table
 def test_a_release_lies_where_the_study_looks_for_it(read, file, tmp_path):
-    """By a dry run of each conversion on a miniature, which is too small for most splits of papers."""
+    """Dry-run each conversion on a miniature, which is too small for most splits of papers."""
     for dataset in read(file).datasets:
         release, root = dataset.convert, tmp_path / "releases" / dataset.name
         build(spec_of(release.name)[0], root)
@@ -91,7 +93,7 @@ def test_a_release_lies_where_the_study_looks_for_it(read, file, tmp_path):
 def test_templates_are_made_for_these_data_and_planners_are_nnunets(read, file):
     study = read(file)
     for plans in study.plans.values():
-        assert plans.planner is None or OWN_NAME[plans.planner] == plans.name
+        assert plans.planner is None or PLANS_OF_PLANNER[plans.planner] == plans.name
         if plans.template:
             template = load_template(plans.template)
             names = [spec_of(dataset.convert.name)[0] for dataset in study.datasets]
@@ -149,15 +151,15 @@ def test_one_dataset_number_means_one_release_and_one_split(read):
 
 
 def test_what_two_studies_train_alike_the_second_finds_done(read):
-    """The folder of a fold says for which fingerprint it was made."""
+    """Compare cache keys: the folder of a fold names the one that it was made for."""
     made = defaultdict(set)
     for file in REPRODUCE:
         known: dict[str, str] = {}
         for job in jobs(read(file)):
-            known[job.name] = fingerprint(job, known)
+            known[job.name] = compute_cache_key(job, known)
             if job.kind == "train":
                 made[job.own_folder].add(known[job.name])
-    assert {len(fingerprints) for fingerprints in made.values()} == {1}
+    assert {len(cache_keys) for cache_keys in made.values()} == {1}
 
 
 def test_the_page_names_every_table_and_no_other():

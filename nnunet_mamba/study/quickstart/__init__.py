@@ -1,4 +1,4 @@
-"""The main job end to end: data, plan, train, predict, score, one page, by nnU-Net's own commands."""
+"""Quickstart: data, plan, train, predict, score and one page, by nnU-Net's own commands."""
 
 from nnunet_mamba.nnunet.subprocesses import ChildFailedError
 from nnunet_mamba.study.quickstart.chain import run_quickstart

@@ -1,8 +1,8 @@
-"""The stages of a quickstart, one after the other, each skipped once it is done.
+"""Stages of a quickstart, one after the other, each skipped once it is done.
 
 1 data     an nnU-Net raw dataset with a few cases kept unseen
 2 plan     nnUNetv2_plan_and_preprocess
-3 train    nnUNetv2_train, resumed from its checkpoint where there is one
+3 train    nnUNetv2_train, resumed from its checkpoint if it has one
 4 predict  nnUNetv2_predict on the unseen cases, all mirrorings
 5 score    Dice and HD95 per case and label: results.csv
 6 report   report.html, report.png, results.json
@@ -48,13 +48,13 @@ N_VALIDATION = 4  # nnU-Net predicts each of these with 8 flips after training: 
 
 
 def run_quickstart(settings: Settings, out: Path, log: LogFn) -> Path:
-    """Run what is not yet done of the whole chain in the folder `out`; returns the page."""
+    """Run what is not yet done of the whole chain in the folder `out`; return the page."""
     workspace = Workspace(Path(out).resolve())
     with stopped_by_signals(), workspace.locked() as lock, Heartbeat(log) as heartbeat:
-        if not workspace.claimed:
-            heartbeat.doing = "looking at what was asked for"
-            refuse_what_cannot_run(settings, workspace)
-        workspace.claim(settings)
+        if not workspace.has_settings:
+            heartbeat.doing = "checking what was asked for"
+            check_settings(settings, workspace)
+        workspace.store_settings(settings)
         chain = Chain(settings, workspace, heartbeat, lock)
         try:
             for stage in STAGES:
@@ -65,7 +65,7 @@ def run_quickstart(settings: Settings, out: Path, log: LogFn) -> Path:
     return workspace.out / "report.html"
 
 
-def refuse_what_cannot_run(settings: Settings, workspace: Workspace) -> None:
+def check_settings(settings: Settings, workspace: Workspace) -> None:
     """Raise ValueError for data that are no dataset, or a trainer that nnU-Net does not find."""
     if settings.data is not None:
         source = read_source(settings.data)
@@ -76,27 +76,29 @@ def refuse_what_cannot_run(settings: Settings, workspace: Workspace) -> None:
 
 
 class Chain:
-    """One run over the stages."""
+    """One run of all stages."""
 
     def __init__(self, settings: Settings, workspace: Workspace, log: Heartbeat, lock: int | None) -> None:
         self.settings = settings
         self.workspace = workspace
         self.log = log
         self.lock = lock
-        self.stage = STAGES[0]  # the one at work
-        self.commands: list[str] = []  # that it ran
-        self.began = time.monotonic()
-        self.exported = False  # whether the variables have been shown
+        self.stage = STAGES[0]  # the current one
+        self.commands: list[str] = []  # of the current stage
+        self.started_at = time.monotonic()
+        self.variables_logged = False
 
     def run_stage(self, stage: str) -> None:
-        """Run one stage unless its marker and its product are there; later stages then have to run again."""
+        """Run one stage unless it is finished and its product exists; later stages then have to run again."""
         number = STAGES.index(stage) + 1
         done = self.workspace.stages().get(stage, {})
         if done.get("finished") and self.product(stage).exists():
             self.log(f"[{number}/{len(STAGES)}] {stage}: done before, in {duration(done['seconds'])}")
             return
-        self.log(f"[{number}/{len(STAGES)}] {stage}   (elapsed {duration(time.monotonic() - self.began)})")
-        self.workspace.forget(list(STAGES[number:]))
+        self.log(
+            f"[{number}/{len(STAGES)}] {stage}   (elapsed {duration(time.monotonic() - self.started_at)})"
+        )
+        self.workspace.remove_stages(list(STAGES[number:]))
         self.stage, self.commands, self.log.doing = stage, [], stage
         start, finished = time.monotonic(), False
         try:
@@ -104,11 +106,11 @@ class Chain:
             finished = True
         finally:
             spent = time.monotonic() - start
-            self.workspace.record(stage, finished=finished, seconds=spent, commands=self.commands)
+            self.workspace.record_stage(stage, finished=finished, seconds=spent, commands=self.commands)
         self.log(f"      {stage} took {duration(spent)}")
 
     def product(self, stage: str) -> Path:
-        """What must exist for a stage to count as done."""
+        """Return the file or folder that must exist for a stage to count as done."""
         dataset = self.workspace.dataset() or "Dataset"
         products = {
             "data": self.workspace.raw / dataset / "splits_final.json",
@@ -130,12 +132,12 @@ class Chain:
         if self.settings.data is None:
             self.write_phantom()
         elif self.workspace.dataset() is None:
-            self.take_over(self.settings.data)
+            self.convert_data(self.settings.data)
         n_train, n_unseen = (len(names) for names in self.case_names())
-        self.indented(f"{self.dataset}: {n_train} cases to train and validate on, {n_unseen} unseen")
+        self.log_indented(f"{self.dataset}: {n_train} cases to train and validate on, {n_unseen} unseen")
 
     def case_names(self) -> tuple[list[str], list[str]]:
-        """Labelled cases that nnU-Net may see, and those it may not."""
+        """Return the labelled cases that nnU-Net may see, and those it may not."""
         raw = self.workspace.raw / self.dataset
         seen, unseen = (
             sorted(file.name for file in (raw / part).iterdir()) for part in ("labelsTr", "labelsTs")
@@ -145,23 +147,23 @@ class Chain:
     def write_phantom(self) -> None:
         folder = self.workspace.raw / PHANTOM_DATASET
         if not folder.exists():
-            self.indented("drawing phantoms; --data DIR takes your own data")
+            self.log_indented("drawing phantoms; --data DIR takes your own data")
             n_unseen, seed = self.settings.n_unseen, self.settings.seed
             write_phantom_dataset(folder, n_train=N_PHANTOMS, n_test=n_unseen, seed=seed)
         seen, unseen = ([name.removesuffix(".nii.gz") for name in names] for names in self.case_names())
         split = Split((Fold(tuple(seen[:-N_VALIDATION]), tuple(seen[-N_VALIDATION:])),), tuple(unseen))
         write_json(folder / "splits_final.json", split.to_json())
 
-    def take_over(self, data: Path) -> None:
+    def convert_data(self, data: Path) -> None:
         source = read_source(data).without_test()
-        self.indented(f"checking {len(source.cases)} labelled cases of {data}")
+        self.log_indented(f"checking {len(source.cases)} labelled cases of {data}")
         split = draw_split(
             source.labelled(),
             n_unseen=self.settings.n_unseen,
             n_validation=N_VALIDATION,
             seed=self.settings.seed,
         )
-        progress = rate_limited(self.indented, "checked")
+        progress = rate_limited(self.log_indented, "checked")
         convert(
             source,
             self.workspace.raw / source.name,
@@ -172,9 +174,9 @@ class Chain:
         )
 
     def plan(self) -> None:
-        # what an interrupted attempt left may be half a file; preprocessing starts afresh
+        # an interrupted attempt may have left half a file; preprocessing starts afresh
         shutil.rmtree(self.workspace.preprocessed / self.dataset, ignore_errors=True)
-        self.run(plan_command(self.dataset, self.settings), PlainLines(self.indented))
+        self.run(plan_command(self.dataset, self.settings), PlainLines(self.log_indented))
         planned = json.loads(self.product("plan").read_text())["configurations"]
         if self.settings.configuration not in planned:
             raise ValueError(
@@ -183,17 +185,19 @@ class Chain:
             )
 
     def train(self) -> None:
-        shutil.rmtree(self.workspace.predictions, ignore_errors=True)  # they are another network's
+        shutil.rmtree(self.workspace.predictions, ignore_errors=True)  # of another network
         fold = self.workspace.fold(self.dataset, self.settings)
-        resume = usable_checkpoint(fold, self.indented)
+        resume = usable_checkpoint(fold, self.log_indented)
         command = train_command(self.dataset, self.settings, resume=resume is not None)
         if resume:
-            self.indented(f"going on from {resume.name}")
-        self.run(command, TrainingLines(self.indented, fold / "debug.json"))
+            self.log_indented(f"going on from {resume.name}")
+        self.run(command, TrainingLines(self.log_indented, fold / "debug.json"))
 
     def predict(self) -> None:
-        drop_unreadable(self.workspace.predictions, self.indented)
-        self.run(predict_command(self.dataset, self.settings, self.workspace), PredictionLines(self.indented))
+        drop_unreadable(self.workspace.predictions, self.log_indented)
+        self.run(
+            predict_command(self.dataset, self.settings, self.workspace), PredictionLines(self.log_indented)
+        )
 
     def score(self) -> None:
         from nnunet_mamba.study.evaluation import evaluate_folder, write_table  # imports torch
@@ -214,15 +218,15 @@ class Chain:
     def run(self, command: Command, show: Callable[[str], None]) -> None:
         """Print the command, run it, and show its progress."""
         variables = shared_variables(self.workspace)
-        if not self.exported:
-            self.exported = True
+        if not self.variables_logged:
+            self.variables_logged = True
             for name, value in variables.items():
                 self.log(f"      export {name}={shlex.quote(value)}")
         self.log(f"      $ {command}")
         self.commands.append(str(command))
         self.log.doing = f"{command.program} is starting (nnU-Net takes 10 to 60 s to load)"
 
-        def show_and_know(line: str) -> None:
+        def show_line(line: str) -> None:
             if line.strip() and self.log.doing != command.program:
                 self.log.doing = command.program
             show(line)
@@ -231,9 +235,9 @@ class Chain:
             command.argv(),
             environment={**variables, **command.variables},
             log_file=self.workspace.log_file(self.stage),
-            show=show_and_know,
+            show=show_line,
             inherit=() if self.lock is None else (self.lock,),
         )
 
-    def indented(self, text: str) -> None:
+    def log_indented(self, text: str) -> None:
         self.log(f"      {text}")

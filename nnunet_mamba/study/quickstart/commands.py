@@ -1,4 +1,4 @@
-"""nnU-Net's commands as a user would type them, and the variables they need."""
+"""nnU-Net's commands as a user would type them, and the variables that they need."""
 
 from nnunet_mamba.io.cpu import passive_waiting, usable_cpus
 from nnunet_mamba.nnunet.commands import EXTERNAL, PROGRESS, Command, dataset_id, n_processes, trainer_folders
@@ -6,7 +6,7 @@ from nnunet_mamba.study.quickstart.workspace import FOLD, Settings, Workspace
 
 
 def shared_variables(workspace: Workspace) -> dict[str, str]:
-    """What all commands of one quickstart need, by name."""
+    """Return the variables of all commands of one quickstart, by name."""
     return {
         "nnUNet_raw": str(workspace.raw),
         "nnUNet_preprocessed": str(workspace.preprocessed),
@@ -34,19 +34,22 @@ def train_command(dataset: str, settings: Settings, *, resume: bool) -> Command:
 
 
 def training_variables(settings: Settings) -> dict[str, str]:
-    """On a CPU the network needs every core, so that augmenting in other processes gains nothing."""
+    """Return the variables of a training.
+
+    On a CPU the network needs every core, so augmenting in other processes gains nothing.
+    """
     n_workers = 0 if settings.device == "cpu" else max(1, min(12, usable_cpus() - 1))
     return {"nnUNet_n_proc_DA": str(n_workers)}
 
 
 def predict_command(dataset: str, settings: Settings, workspace: Workspace) -> Command:
-    """Fold 0, final checkpoint, all mirrorings; one process, whose progress can be read in order."""
-    images, answers = workspace.raw / dataset / "imagesTs", workspace.predictions
+    """Return the prediction by fold 0 with all mirrorings; in one process, so that lines come in order."""
+    images, predictions = workspace.raw / dataset / "imagesTs", workspace.predictions
     arguments = [
         "-i",
         str(images),
         "-o",
-        str(answers),
+        str(predictions),
         "-d",
         dataset_id(dataset),
         "-c",

@@ -1,4 +1,4 @@
-"""From the files of a finished quickstart to results.json, the report and the last lines on the screen."""
+"""Outcome of a quickstart, from its files: results.json, the report and the last lines on the screen."""
 
 import ast
 import json
@@ -29,16 +29,16 @@ PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "monai", "numpy")
 
 
 def write_outcome(settings: Settings, workspace: Workspace, dataset: str) -> list[str]:
-    """Write report.html, report.png and results.json; returns the closing lines."""
-    report = gather(settings, workspace, dataset)
+    """Write report.html, report.png and results.json; return the closing lines."""
+    report = collect_report(settings, workspace, dataset)
     write_quickstart_figure(report, workspace.out / "report.png")
     write_quickstart_page(report, workspace.out / "report.html")
-    write_json(workspace.out / "results.json", as_json(report, settings))
-    return closing_lines(report, workspace)
+    write_json(workspace.out / "results.json", report_to_json(report, settings))
+    return format_closing_lines(report, workspace)
 
 
-def gather(settings: Settings, workspace: Workspace, dataset: str) -> QuickstartReport:
-    """Everything the report tells, from the files."""
+def collect_report(settings: Settings, workspace: Workspace, dataset: str) -> QuickstartReport:
+    """Return the content of the report, from the files."""
     raw = workspace.raw / dataset
     description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     fold = workspace.fold(dataset, settings)
@@ -48,20 +48,20 @@ def gather(settings: Settings, workspace: Workspace, dataset: str) -> Quickstart
         title=f"{settings.trainer} on {dataset}",
         labels=scored_labels(description)[0],
         scores=read_table(workspace.out / "results.csv"),
-        cases=case_files(raw, workspace.predictions, description["file_ending"]),
+        cases=list_cases(raw, workspace.predictions, description["file_ending"]),
         curves=curves,
-        facts=facts(settings, checkpoint, json.loads((fold / "debug.json").read_text())),
+        facts=collect_facts(settings, checkpoint, json.loads((fold / "debug.json").read_text())),
         stages=[
             Stage(name, stage["seconds"], tuple(stage["commands"]))
             for name, stage in workspace.stages().items()
         ],
         variables=[f"{name}={value}" for name, value in shared_variables(workspace).items()],
-        versions=versions(),
+        versions=collect_versions(),
     )
 
 
-def case_files(raw: Path, predictions: Path, ending: str) -> list[CaseFiles]:
-    """The unseen cases, by name."""
+def list_cases(raw: Path, predictions: Path, ending: str) -> list[CaseFiles]:
+    """Return the files of the unseen cases, by name."""
     names = sorted(file.name.removesuffix(ending) for file in (raw / "labelsTs").iterdir())
     return [
         CaseFiles(
@@ -74,8 +74,10 @@ def case_files(raw: Path, predictions: Path, ending: str) -> list[CaseFiles]:
     ]
 
 
-def facts(settings: Settings, checkpoint: dict[str, Any], debug: dict[str, str]) -> list[tuple[str, str]]:
-    """What was trained; `debug` is nnU-Net's own record of its trainer, every value as text."""
+def collect_facts(
+    settings: Settings, checkpoint: dict[str, Any], debug: dict[str, str]
+) -> list[tuple[str, str]]:
+    """Return what was trained; `debug` is nnU-Net's own record of its trainer, every value as text."""
     plan = ast.literal_eval(debug["configuration_manager"])
     steps = f"{debug['num_epochs']} × {debug['num_iterations_per_epoch']}"
     return [
@@ -86,12 +88,12 @@ def facts(settings: Settings, checkpoint: dict[str, Any], debug: dict[str, str])
         ("spacing (mm)", " × ".join(f"{mm:g}" for mm in plan["spacing"])),
         ("trainer", settings.trainer),
         ("configuration", settings.configuration),
-        ("device", f"{debug['device']}: {debug.get('gpu_name') or processor()}"),
+        ("device", f"{debug['device']}: {debug.get('gpu_name') or processor_name()}"),
     ]
 
 
-def processor() -> str:
-    """This machine's CPU."""
+def processor_name() -> str:
+    """Return the name of this machine's CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -100,7 +102,7 @@ def processor() -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def versions() -> list[tuple[str, str]]:
+def collect_versions() -> list[tuple[str, str]]:
     found = [("python", platform.python_version()), ("system", platform.platform(terse=True))]
     for package in PACKAGES:
         try:
@@ -110,13 +112,13 @@ def versions() -> list[tuple[str, str]]:
     return found
 
 
-def as_json(report: QuickstartReport, settings: Settings) -> dict[str, Any]:
-    """The report's numbers for other programs; undefined ones are null."""
+def report_to_json(report: QuickstartReport, settings: Settings) -> dict[str, Any]:
+    """Return the report's numbers for other programs; undefined ones are null."""
     return {
         "title": report.title,
         "request": settings.request(),
-        "mean_foreground_dice": defined(mean_foreground(report.scores)),
-        "mean_foreground_hd95_mm": defined(mean_foreground(report.scores, "hd95")),
+        "mean_foreground_dice": nan_to_none(mean_foreground(report.scores)),
+        "mean_foreground_hd95_mm": nan_to_none(mean_foreground(report.scores, "hd95")),
         "summary": [without_nan(asdict(row)) for row in summarise(report.scores)],
         "scores": [without_nan(asdict(score)) for score in report.scores],
         "seconds": {stage.name: round(stage.seconds, 1) for stage in report.stages},
@@ -129,22 +131,22 @@ def as_json(report: QuickstartReport, settings: Settings) -> dict[str, Any]:
 
 
 def without_nan(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: defined(value) if isinstance(value, float) else value for name, value in row.items()}
+    return {name: nan_to_none(value) if isinstance(value, float) else value for name, value in row.items()}
 
 
-def defined(value: float) -> float | None:
-    """JSON has no NaN."""
+def nan_to_none(value: float) -> float | None:
+    """Return None for NaN, which JSON does not have."""
     return None if math.isnan(value) else value
 
 
-def closing_lines(report: QuickstartReport, workspace: Workspace) -> list[str]:
-    """A short table of the scores, the parameters, the time, and where the page is."""
+def format_closing_lines(report: QuickstartReport, workspace: Workspace) -> list[str]:
+    """Return a short table of the scores, the parameters, the time, and the files."""
     rows: dict[str, dict[str, Summary]] = {}
     for row in summarise(report.scores):
         rows.setdefault(row.label_name, {})[row.metric] = row
     lines = ["", f"{'label':<24}{'Dice':>16}{'HD95 (mm)':>18}{'cases':>8}"]
     for name, cell in rows.items():
-        texts = (mean_and_sd(cell["dice"], 3), mean_and_sd(cell["hd95"], 2))
+        texts = (format_mean_and_sd(cell["dice"], 3), format_mean_and_sd(cell["hd95"], 2))
         lines.append(f"{name[:23]:<24}{texts[0]:>16}{texts[1]:>18}{cell['dice'].n_cases:>8}")
     means = (mean_foreground(report.scores), mean_foreground(report.scores, "hd95"))
     lines.append(f"{'mean':<24}{means[0]:>16.3f}{means[1]:>18.2f}")
@@ -156,5 +158,5 @@ def closing_lines(report: QuickstartReport, workspace: Workspace) -> list[str]:
     ]
 
 
-def mean_and_sd(row: Summary, digits: int) -> str:
+def format_mean_and_sd(row: Summary, digits: int) -> str:
     return f"{row.mean:.{digits}f}" + ("" if math.isnan(row.sd) else f" ± {row.sd:.{digits}f}")

@@ -1,8 +1,8 @@
-"""Where a quickstart keeps its things, what it was asked for, and which of its stages are done.
+"""Folder of a quickstart: its settings, and which of its stages are done.
 
-OUT/settings.json   what was asked; another request in the same folder is refused
+OUT/settings.json   the settings; others in the same folder are refused
 OUT/stages.json     seconds spent per stage, and whether it is finished; rewritten as a whole, never in part
-OUT/logs/           what the commands printed
+OUT/logs/           output of the commands
 """
 
 import json
@@ -22,7 +22,7 @@ DEMO_TRAINER = "nnUNetTrainerMMUNet_demo"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked for. `data` None: the embedded phantom."""
+    """Settings that the user chose; without `data`, phantoms are drawn."""
 
     data: Path | None
     device: str  # cpu, cuda or mps; the only setting that may change between runs
@@ -32,7 +32,7 @@ class Settings:
     seed: int
 
     def request(self) -> dict[str, Any]:
-        """What must stay the same in one folder, by option."""
+        """Return the settings that must stay the same in one folder, by option."""
         return {
             "--data": PHANTOM if self.data is None else str(Path(self.data).resolve()),
             "--trainer": self.trainer,
@@ -68,22 +68,22 @@ class Workspace:
         return self.out / "logs" / f"{stage}.log"
 
     def dataset(self) -> str | None:
-        """Dataset###_Name once it is written."""
+        """Return Dataset###_Name, None before it is written."""
         return next((folder.name for folder in sorted(self.raw.glob("Dataset*"))), None)
 
     def fold(self, dataset: str, settings: Settings) -> Path:
-        """Where nnU-Net's training keeps its checkpoints."""
+        """Return the folder of the training's checkpoints."""
         model = f"{settings.trainer}__{PLANS}__{settings.configuration}"
         return self.results / dataset / model / f"fold_{FOLD}"
 
     @property
-    def claimed(self) -> bool:
+    def has_settings(self) -> bool:
         return (self.out / "settings.json").is_file()
 
-    def claim(self, settings: Settings) -> None:
-        """Make the folder this request's own, or refuse: another request's, or not a quickstart at all."""
+    def store_settings(self, settings: Settings) -> None:
+        """Write the settings; ValueError if the folder has others, or files that are not a quickstart's."""
         file = self.out / "settings.json"
-        if not self.claimed:
+        if not self.has_settings:
             if self.out.is_dir() and any(child.name != "lock" for child in self.out.iterdir()):
                 raise ValueError(f"{self.out} is not empty and holds no quickstart; choose another --out.")
             write_json(file, settings.request())
@@ -97,24 +97,24 @@ class Workspace:
                 )
 
     def stages(self) -> dict[str, dict[str, Any]]:
-        """Stage name -> {"finished": bool, "seconds": float, "commands": [str]}"""
+        """Return for each stage by name {"finished": bool, "seconds": float, "commands": [str]}."""
         file = self.out / "stages.json"
         return json.loads(file.read_text()) if file.is_file() else {}
 
-    def record(self, stage: str, *, finished: bool, seconds: float, commands: list[str]) -> None:
-        """Add `seconds` to what earlier attempts of this stage took, and say whether it is done now."""
+    def record_stage(self, stage: str, *, finished: bool, seconds: float, commands: list[str]) -> None:
+        """Add `seconds` to the time of this stage's earlier attempts, and write whether it is finished."""
         stages = self.stages()
         before = stages.get(stage, {}).get("seconds", 0.0)
         stages[stage] = {"finished": finished, "seconds": before + seconds, "commands": commands}
         write_json(self.out / "stages.json", stages)
 
-    def forget(self, names: list[str]) -> None:
-        """Stages whose input changes have to run again."""
+    def remove_stages(self, names: list[str]) -> None:
+        """Remove stages whose input changes, so that they run again."""
         write_json(self.out / "stages.json", {k: v for k, v in self.stages().items() if k not in names})
 
     @contextmanager
     def locked(self) -> Iterator[int | None]:
-        """Keep a second run out; yields the lock for children to inherit, so that it outlives a kill."""
+        """Keep a second run out; yield the lock for children to inherit, so that it outlives a kill."""
         try:
             import fcntl
         except ImportError:  # Windows has no such lock

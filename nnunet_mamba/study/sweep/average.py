@@ -9,8 +9,8 @@ from math import isnan
 from nnunet_mamba.study.evaluation import Score
 
 
-def average(tables: Sequence[Sequence[Score]]) -> list[Score]:
-    """The mean over tables of each case, label and metric, in the order of the first table.
+def average_tables(tables: Sequence[Sequence[Score]]) -> list[Score]:
+    """Return the mean over tables of each case, label and metric, in the order of the first table.
 
     A value that is not defined (NaN) in one table is not defined in the mean. Where a mask is empty in one
     table only, `empty` says so. ValueError if the tables hold different rows.
@@ -19,9 +19,9 @@ def average(tables: Sequence[Sequence[Score]]) -> list[Score]:
     for i, table in enumerate(by_key):
         if len(table) < len(tables[i]):
             raise ValueError(f"Table {i + 1} holds a case, label and metric twice; expected each once.")
-        if strange := sorted(set(table) ^ set(by_key[0])):
+        if differing := sorted(set(table) ^ set(by_key[0])):
             raise ValueError(
-                f"Tables 1 and {i + 1} differ in their rows: {' '.join(strange[0])}; score all alike."
+                f"Tables 1 and {i + 1} differ in their rows: {' '.join(differing[0])}; score all alike."
             )
     return [_mean([table[key] for table in by_key]) for key in by_key[0]]
 

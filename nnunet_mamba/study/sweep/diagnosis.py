@@ -1,4 +1,4 @@
-"""Why a command failed, and what to do: from its exit code and the last lines that it printed."""
+"""Causes of failures and their remedies, from a command's exit code and the last lines that it printed."""
 
 import re
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A sentence each."""
+    """Cause of a failure and its remedy, a sentence each."""
 
     cause: str
     remedy: str
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """A known kind of failure; the first group of the pattern, if it has one, follows the cause."""
+class KnownFailure:
+    """A kind of failure; the first group of the pattern, if it has one, follows the cause."""
 
     pattern: str
     cause: str
@@ -29,85 +29,85 @@ class Trouble:
 
 AGAIN = "Run it again: it goes on from its last checkpoint."
 
-TROUBLES = (  # what names its reason comes before what may only follow from it
-    Trouble(
+FAILURES = (  # a reason comes before what may only follow from it
+    KnownFailure(
         r"No space left on device|\[Errno 28\]|Disk quota exceeded|\[Errno 122\]|File too large|\[Errno 27\]"
         r"|PytorchStreamWriter failed writing|inline_container.cc:\d+\] . unexpected pos",
         "the disk is full, or a quota is used up",
         f"Make room where nnUNet_results and the study lie. {AGAIN}",
     ),
-    Trouble(
+    KnownFailure(
         r"CUDA out of memory|torch\.OutOfMemoryError|CUDNN_STATUS_ALLOC_FAILED|CUBLAS_STATUS_ALLOC_FAILED",
         "the GPU has too little memory",
         "See with nvidia-smi whether another program uses it. Else make plans for this card "
         "(nnunet-mamba plans make), or let our network recompute: NNUNET_MAMBA_CHECKPOINT_STAGES=all.",
     ),
-    Trouble(
+    KnownFailure(
         r"The loss is not finite (in [^\n]*)|NonFiniteLossError: (?!The loss is not)([^\n]*)",
         "the loss is not finite",
         f"{AGAIN} If it comes back, look at the layer or the input that the log names.",
     ),
-    Trouble(
+    KnownFailure(
         r"NonFinite(?:Weights)?Error: ([^\n]*)",
         "weights or outputs are not finite",
         "Look at what the log names: a checkpoint, a layer, or an image.",
     ),
-    Trouble(
+    KnownFailure(
         r"Could not find requested nnunet trainer (\S+)",
         "nnU-Net does not find the trainer",
         "Check its spelling; `nnunet-mamba doctor` tells whether nnU-Net finds this package's trainers.",
     ),
-    Trouble(
+    KnownFailure(
         r"You requested fold (\d+ for training but splits contain only \d+)"
         r"|ValueError: Fold (\S+) was asked for, and ",
         "the splits do not have this fold, and nnU-Net would draw a random one",
         "Ask for a fold that splits_final.json in nnUNet_preprocessed has, or write the splits anew.",
     ),
-    Trouble(
+    KnownFailure(
         r"No such file or directory: '([^']*(?:Plans\w*|dataset|dataset_fingerprint)\.json)'",
         "the dataset was not planned with these plans",
         "Run its planning first, and check the plans' name (-p) and nnUNet_preprocessed.",
     ),
-    Trouble(
+    KnownFailure(
         r"([^\s']*\.(?:b2nd|npz|npy|pkl))'? ?(?:does not exist|: No such file)"
         r"|No such file or directory: '([^']*\.(?:b2nd|npz|npy|pkl))'",
         "a case of the splits was not preprocessed",
         "Preprocess the dataset again, or write splits of the cases that it has.",
     ),
-    Trouble(
+    KnownFailure(
         r"Requested configuration (\S+) not found in plans"
         r"|The configuration (\S+) does not exist in the plans",
         "the plans have no such configuration",
         "Choose one that they have: nnU-Net plans 3d_lowres and the cascade for large images only.",
     ),
-    Trouble(
+    KnownFailure(
         r"Could not find a dataset with the ID (\d+)",
         "nnU-Net does not find the dataset",
         "Check nnUNet_raw and nnUNet_preprocessed, and convert the dataset first.",
     ),
-    Trouble(
+    KnownFailure(
         r"Error\(s\) in loading state_dict for (\w+)",
         "the checkpoint belongs to another network",
         "The code or the plans have changed since it was written: train it in another study.",
     ),
-    Trouble(
+    KnownFailure(
         r"Found no NVIDIA driver|Torch not compiled with CUDA enabled|No CUDA GPUs are available"
         r"|CUDA driver version is insufficient|no CUDA-capable device is detected",
         "CUDA is not available",
         "See `nnunet-mamba doctor` and nvidia-smi, or write device: cpu into the study.",
     ),
-    Trouble(
+    KnownFailure(
         r"CUDA error: ([^\n]*)",
         "the GPU reports an error",
         f"{AGAIN} If it comes back on the same card, look for Xid errors in the kernel's log.",
     ),
-    Trouble(
+    KnownFailure(
         r"workers? (?:are|is) no longer alive|6 feet under|DataLoader worker \(pid",
         "a worker that prepares data has died",
         "Its own error, if any, is further up in the log; without one the memory (RAM) was used up. Give the "
         "job more, or set nnUNet_n_proc_DA or nnUNet_def_n_proc lower.",
     ),
-    Trouble(
+    KnownFailure(
         r"^([\w.]*MemoryError\b[^\n]*|[^\n]*Cannot allocate memory[^\n]*|[^\n]*DefaultCPUAllocator: [^\n]*)",
         "the memory (RAM) was used up",
         "Give the job more memory, or fewer processes: nnUNet_n_proc_DA, nnUNet_def_n_proc.",
@@ -115,29 +115,29 @@ TROUBLES = (  # what names its reason comes before what may only follow from it
 )  # fmt: skip
 
 SIGNALS = {
-    9: Trouble(
+    9: KnownFailure(
         "", KILLED, "Most often the system ran out of memory (RAM; see dmesg), or the scheduler's limit was "
         f"reached. Ask for more memory or fewer processes. {AGAIN}",
     ),
-    15: Trouble("", "stopped by SIGTERM", AGAIN),
-    2: Trouble("", INTERRUPTED, AGAIN),
-    11: Trouble(
+    15: KnownFailure("", "stopped by SIGTERM", AGAIN),
+    2: KnownFailure("", INTERRUPTED, AGAIN),
+    11: KnownFailure(
         "", "the program crashed (SIGSEGV)", f"{AGAIN} If it crashes again, a compiled library is at fault.",
     ),
-    7: Trouble(
+    7: KnownFailure(
         "", "the program crashed (SIGBUS)", "Shared memory may be full: in a container, give /dev/shm more.",
     ),
 }  # fmt: skip
 
 
 def diagnose(code: int, lines: Sequence[str]) -> Diagnosis:
-    """Negative codes are signals; 128 + N is what a shell makes of signal N."""
+    """Return the diagnosis. Negative codes are signals; a shell reports signal N as 128 + N."""
     number = -code if code < 0 else code - 128
     if number in SIGNALS:
         return Diagnosis(SIGNALS[number].cause, SIGNALS[number].remedy)
     text = "\n".join(lines)
-    for trouble in TROUBLES:
-        if match := re.search(trouble.pattern, text, re.MULTILINE):
+    for failure in FAILURES:
+        if match := re.search(failure.pattern, text, re.MULTILINE):
             named = next((group for group in match.groups() if group), None)
-            return Diagnosis(trouble.cause + (f": {named.strip()[:400]}" if named else ""), trouble.remedy)
-    return Diagnosis(reason(lines), "The log tells more.")
+            return Diagnosis(failure.cause + (f": {named.strip()[:400]}" if named else ""), failure.remedy)
+    return Diagnosis(reason(lines), "See the log.")

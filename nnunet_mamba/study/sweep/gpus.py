@@ -1,11 +1,13 @@
-"""Which GPU a job gets, where no scheduler says so.
+"""The GPUs of this machine, and which of them a job gets where no scheduler chooses.
 
 A slot is a file under a lock of the system (flock). The command inherits the descriptor, so that its GPU is
 busy for as long as it lives, whatever becomes of its runner.
 """
 
 import os
+import shutil
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,7 @@ ASK_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
-class Slots:
+class GpuSlots:
     """`gpus` by their names in CUDA_VISIBLE_DEVICES; the command has to inherit the `descriptors`."""
 
     gpus: tuple[str, ...] = ()
@@ -32,23 +34,33 @@ class Slots:
         return {VISIBLE: ",".join(self.gpus)} if self.gpus else {}
 
 
+def available_gpus() -> list[str]:
+    """Return the numbers of NVIDIA's cards here, those of CUDA_VISIBLE_DEVICES where it is set."""
+    if VISIBLE in os.environ:
+        return [number for number in os.environ[VISIBLE].split(",") if number.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+
+
 def offered_gpus() -> tuple[str, ...]:
-    """What the sweep may choose among; nothing where a scheduler chooses, or nobody said."""
+    """Return the GPUs that the sweep may choose from; none where a scheduler chooses, or nothing is set."""
     return tuple(name.strip() for name in os.environ.get(GPUS, "").split(",") if name.strip())
 
 
 def slots_folder() -> Path:
-    """One for all studies of a user on this host."""
+    """Return the folder for all studies of a user on this host."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir(), f"nnunet_mamba_gpus_{user}")
 
 
 @contextmanager
-def gpu_slots(n: int, folder: Path, log: LogFn) -> Iterator[Slots]:
-    """Take `n` of the offered GPUs, all or none, and wait until there are so many."""
+def gpu_slots(n: int, folder: Path, log: LogFn) -> Iterator[GpuSlots]:
+    """Take `n` of the offered GPUs, all or none, and wait until so many are free."""
     offered = offered_gpus()
     if n == 0 or not offered:
-        yield Slots()
+        yield GpuSlots()
         return
     if n > len(offered):
         raise ValueError(f"The job asks for {n} GPUs, but {GPUS} offers {', '.join(offered)}; offer more.")
@@ -63,7 +75,7 @@ def gpu_slots(n: int, folder: Path, log: LogFn) -> Iterator[Slots]:
         yield slots
 
 
-def _free_slots(n: int, offered: Sequence[str], folder: Path, held: ExitStack) -> Slots | None:
+def _free_slots(n: int, offered: Sequence[str], folder: Path, held: ExitStack) -> GpuSlots | None:
     taken: dict[str, int] = {}
     with ExitStack() as here:
         for gpu in offered:
@@ -74,11 +86,11 @@ def _free_slots(n: int, offered: Sequence[str], folder: Path, held: ExitStack) -
         if len(taken) < n:
             return None
         held.enter_context(here.pop_all())
-    return Slots(tuple(taken), tuple(taken.values()))
+    return GpuSlots(tuple(taken), tuple(taken.values()))
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether it was free. The lock goes when the last process closes the descriptor."""
+    """Lock the file if it is free, and return whether it was; the last process that closes it frees it."""
     import fcntl  # not on Windows
 
     try:

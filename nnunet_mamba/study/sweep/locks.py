@@ -1,8 +1,9 @@
-"""One job, one process, over studies and hosts that share a file system.
+"""Locks: one process per job, over studies and hosts that share a file system.
 
-A lock is a file that exists: it names its owner, who touches it every half minute. A dead owner's lock is
-taken over: one whose processes have ended on this host, or elsewhere with their SLURM job, or that nobody has
-touched for ten minutes.
+A lock is a file that names its owner, who touches it every half minute. A dead owner's lock is taken over:
+one whose processes have ended on this host, or elsewhere with their SLURM job, or that has not been touched
+for ten minutes. Processes are named so that another host, a container or a later boot cannot mistake them for
+its own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import tempfile
 import threading
 import uuid
@@ -21,20 +23,65 @@ from types import TracebackType
 from nnunet_mamba.io.atomic import write_text
 from nnunet_mamba.nnunet.console import LogFn
 from nnunet_mamba.study.sweep import slurm
-from nnunet_mamba.study.sweep.processes import Process, this_process
-from nnunet_mamba.study.sweep.times import utc_now
+from nnunet_mamba.study.sweep.records import utc_now
 
 TOUCH_S = 30.0
 SILENT_S = 600.0  # a host that has not touched its lock for so long is taken for dead
 
 
+@dataclass(frozen=True)
+class Process:
+    """One process. `started` is "" where the system does not know it."""
+
+    host: str
+    numbering: str  # the space that `pid` belongs to: containers may each have their own
+    pid: int
+    started: str  # boot and clock tick: a pid is given out again, the pair is not
+    slurm_job: str = ""  # that it belongs to
+
+    @classmethod
+    def from_pid(cls, pid: int) -> Process:
+        """Return a process of this host."""
+        return cls(socket.gethostname(), _pid_namespace(), pid, _start_time(pid), slurm.own_job_id())
+
+    def has_ended(self) -> bool | None:
+        """Return whether it has ended; None where that cannot be seen from here."""
+        if not self.started or (self.host, self.numbering) != (socket.gethostname(), _pid_namespace()):
+            return None
+        return _start_time(self.pid) != self.started
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def _pid_namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _start_time(pid: int) -> str:
+    """Return boot and clock tick; "" for a process that has ended, zombies included."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else f"{boot}:{fields[18]}"
+
+
+def this_process() -> Process:
+    return Process.from_pid(os.getpid())
+
+
 class LockedError(ValueError):
-    """Somebody else is at work on the same thing."""
+    """Another process works on the same job."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock, and for what. `token` is of this one taking of it."""
+    """Holder of a lock, and its job. `token` is unique to each time that the lock is taken."""
 
     token: str
     job: str
@@ -47,7 +94,7 @@ class Owner:
 
     @classmethod
     def from_json(cls, text: str) -> Owner:
-        """A lock that was cut short, by a crash or because it is being written, names nobody."""
+        """Return the owner; one without processes for a file cut short by a crash or just being written."""
         try:
             content = json.loads(text)
             return cls(**{**content, "processes": tuple(Process(**p) for p in content["processes"])})
@@ -55,13 +102,13 @@ class Owner:
             return cls("unreadable", "a job", "an unknown study", "an unknown time", ())
 
     def __str__(self) -> str:
-        """The last process is the one that matters: a command may outlive the runner that started it."""
+        """Return the owner as messages name it, by its last process: a command may outlive its runner."""
         who = str(self.processes[-1]) if self.processes else "an unknown process"
         return f"{who}, for {self.job} of {self.study}, since {self.since}"
 
 
 class JobLock:
-    """Held within `with`. Should somebody take it over, this process gets SIGTERM and `lost` is true."""
+    """Lock held within `with`. If another process takes it over, this one gets SIGTERM and `lost` is true."""
 
     def __init__(self, file: Path, *, job: str, study: str, log: LogFn) -> None:
         self.file = file
@@ -69,42 +116,42 @@ class JobLock:
         self.log = log
         self.lost = False
         self._ended = threading.Event()
-        self._toucher = threading.Thread(target=self._touch_on, daemon=True)
+        self._touching = threading.Thread(target=self._keep_touching, daemon=True)
 
     def __enter__(self) -> JobLock:
         self._take()
-        self._toucher.start()
+        self._touching.start()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._ended.set()
-        self._toucher.join()
-        if self._ours():
+        self._touching.join()
+        if self._is_ours():
             self.file.unlink(missing_ok=True)
 
     def add_process(self, pid: int) -> None:
-        """A command that works under this lock: while it lives, the lock does too."""
-        self.owner = replace(self.owner, processes=(*self.owner.processes, Process.of(pid)))
-        with suppress(OSError):  # on a full disk the runner alone stands for it
+        """Add a command that works under this lock: the lock lives as long as the command."""
+        self.owner = replace(self.owner, processes=(*self.owner.processes, Process.from_pid(pid)))
+        with suppress(OSError):  # on a full disk the runner alone is named
             write_text(self.file, self.owner.to_json())
 
     def _take(self) -> None:
         while not self._create():
             owner = read_owner(self.file)
             if owner is None:
-                continue  # given back in this moment
-            self._refuse_living(owner)
+                continue  # released in this moment
+            self._check_dead(owner)
             if self._take_over(owner):
                 return
 
-    def check(self) -> None:
-        """Raise LockedError if somebody holds the lock, without taking it."""
+    def check_free(self) -> None:
+        """Raise LockedError if another process holds the lock, without taking it."""
         owner = read_owner(self.file)
         if owner is not None:
-            self._refuse_living(owner)
+            self._check_dead(owner)
 
-    def _refuse_living(self, owner: Owner) -> None:
-        if alive(self.file, owner) and not ended_with_its_job(self.file, owner):
+    def _check_dead(self, owner: Owner) -> None:
+        if is_alive(self.file, owner) and not has_ended_with_slurm_job(self.file, owner):
             raise LockedError(
                 f"{self.owner.job} is at work already: {owner}. Wait for it or stop it. If you are sure that "
                 f"it is dead, remove {self.file}"
@@ -127,9 +174,9 @@ class JobLock:
         return True
 
     def _take_over(self, dead: Owner) -> bool:
-        """Replace a dead owner's lock; False if somebody was faster.
+        """Replace a dead owner's lock; return False if another process was faster.
 
-        Only who holds the lock on that owner's token may: the file cannot change from one live owner to
+        Only the holder of a lock on that owner's token may: the file cannot change from one live owner to
         another while two processes both see the dead one in it.
         """
         guard = self.file.with_name(f"{self.file.name}.over-{dead.token}")
@@ -140,14 +187,14 @@ class JobLock:
         self.log(f"taking over the lock of a dead owner: {dead}")
         return True
 
-    def _ours(self) -> bool:
+    def _is_ours(self) -> bool:
         owner = read_owner(self.file)
         return owner is not None and owner.token == self.owner.token
 
-    def _touch_on(self) -> None:
+    def _keep_touching(self) -> None:
         while not self._ended.wait(TOUCH_S):
-            with suppress(OSError):  # a file system that is away for a while; the next touch tells
-                if self._ours() or (not self.file.exists() and self._create()):
+            with suppress(OSError):  # a file system that is away for a while; the next touch tries again
+                if self._is_ours() or (not self.file.exists() and self._create()):
                     os.utime(self.file)
                 else:
                     self.lost = True
@@ -156,43 +203,43 @@ class JobLock:
 
 
 def read_owner(file: Path) -> Owner | None:
-    """None where there is no lock."""
+    """Return the owner; None if there is no lock."""
     try:
         return Owner.from_json(file.read_text())
     except FileNotFoundError:
         return None
 
 
-def holder(file: Path) -> Owner | None:
-    """Who is at work under this lock right now; None if nobody is."""
+def get_holder(file: Path) -> Owner | None:
+    """Return the owner if it is alive; None for a free lock or a dead owner."""
     owner = read_owner(file)
-    return owner if owner and alive(file, owner) else None
+    return owner if owner and is_alive(file, owner) else None
 
 
-def alive(file: Path, owner: Owner) -> bool:
-    """Judged by the processes where they can be seen, by the last touch of the lock elsewhere."""
-    gone = [process.gone() for process in owner.processes]
-    if gone and all(gone):
+def is_alive(file: Path, owner: Owner) -> bool:
+    """Return whether a process of the owner lives, or, where none can be seen, touched the lock lately."""
+    ended = [process.has_ended() for process in owner.processes]
+    if ended and all(ended):
         return False
-    return False in gone or silence_s(file) < SILENT_S
+    return False in ended or seconds_since_touch(file) < SILENT_S
 
 
-def ended_with_its_job(file: Path, owner: Owner) -> bool:
-    """Whether SLURM knows that an owner on another host is dead: asked once, before a refusal.
+def has_ended_with_slurm_job(file: Path, owner: Owner) -> bool:
+    """Return whether SLURM knows that an owner on another host is dead; asked once, before a refusal.
 
     An owner in the very job of this process ran before the job was queued again, if it is silent.
     """
-    gone = [(process.slurm_job, process.gone()) for process in owner.processes]
-    jobs = {job for job, over in gone if over is None}
-    if not all(jobs) or not jobs or False in dict(gone).values():
+    ended = [(process.slurm_job, process.has_ended()) for process in owner.processes]
+    jobs = {job for job, known in ended if known is None}
+    if not all(jobs) or not jobs or False in dict(ended).values():
         return False
-    if jobs == {slurm.own_job()}:
-        return silence_s(file) > 3 * TOUCH_S
-    return all(slurm.ended(job) for job in jobs)
+    if jobs == {slurm.own_job_id()}:
+        return seconds_since_touch(file) > 3 * TOUCH_S
+    return all(slurm.has_ended(job) for job in jobs)
 
 
-def silence_s(file: Path) -> float:
-    """Since the last touch, by the clock of the file system: hosts may disagree about the time."""
+def seconds_since_touch(file: Path) -> float:
+    """Return the time since the last touch by the file system's clock: hosts may disagree about the time."""
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".clock-") as clock:
         now = os.fstat(clock.fileno()).st_mtime
     try:

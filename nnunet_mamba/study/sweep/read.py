@@ -1,4 +1,4 @@
-"""A study's YAML file, which docs/sweep.md describes; errors name the place and what was expected there."""
+"""Reader of a study's YAML file (docs/sweep.md); errors name the place and what was expected there."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ import yaml
 
 from nnunet_mamba.io.cpu import usable_cpus
 from nnunet_mamba.nnunet.paths import FOLDERS, dataset_name
-from nnunet_mamba.study.sweep.fields import Fields
+from nnunet_mamba.study.statistics.methods import Method
+from nnunet_mamba.study.sweep.fields import NAME, Fields, check_name, existing_path
 from nnunet_mamba.study.sweep.study import (
     CASCADE,
     LOWRES,
     STOCK_PLANS,
     Conversion,
     Dataset,
-    Method,
     Plans,
     Study,
     TestSet,
 )
 
 DEVICES = ("cuda", "cpu", "mps")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 DATASET = re.compile(r"Dataset\d{3}_[A-Za-z0-9_.+-]+")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 FOLDS = tuple("01234")
@@ -34,7 +33,7 @@ VMAMBA = "NNUNET_MAMBA_VMAMBA"  # see nnunet_mamba.trainers.mamba
 
 
 def read_study(file: Path) -> Study:
-    """The study of a YAML file. ValueError says what is wrong with it and where."""
+    """Return the study of a YAML file; ValueError names what is wrong and where."""
     file = Path(file).resolve()
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -42,16 +41,16 @@ def read_study(file: Path) -> Study:
         raise ValueError(f"{file} does not exist; expected a study (YAML), see docs/sweep.md.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not YAML: {error}") from error
-    return _study(Fields(content, file.name), file)
+    return _read(Fields(content, file.name), file)
 
 
-def _study(top: Fields, file: Path) -> Study:
-    name = _fit_name(top.text("name", file.stem), f"{file.name}: name")
+def _read(top: Fields, file: Path) -> Study:
+    name = check_name(top.text("name", file.stem), f"{file.name}: name")
     device = top.choice("device", DEVICES, "cuda")
-    folders = _folders(top)
-    plans = _plans(top, file)
-    methods = _methods(top, plans, top.texts("configurations", ("3d_fullres",)))
-    folds = _folds(top)
+    folders = _read_folders(top)
+    plans = _read_plans(top, file)
+    methods = _read_methods(top, plans, top.texts("configurations", ("3d_fullres",)))
+    folds = _read_folds(top)
     _check_cascades(methods, folds, top.where)
     gpus = top.number("gpus", 1, least=1)
     study = Study(
@@ -59,18 +58,20 @@ def _study(top: Fields, file: Path) -> Study:
         out=Path(top.text("out", name)).absolute(),
         device=device,
         folders=folders,
-        trainers_from=tuple(_trainers(file.parent / text, top.where) for text in top.texts("trainers_from")),
-        variables=_variables(top),
-        datasets=_datasets(top, file, folders),
+        trainers_from=tuple(
+            _trainer_folder(file.parent / text, top.where) for text in top.texts("trainers_from")
+        ),
+        variables=_read_variables(top),
+        datasets=_read_datasets(top, file, folders),
         plans=plans,
         methods=methods,
         folds=folds,
-        seeds=_seeds(top),
+        seeds=_read_seeds(top),
         protocols=top.texts("protocols", ("honest",)),
         metrics=top.texts("metrics"),
         tolerance_mm=top.texts("tolerance_mm"),
         baseline=top.text("baseline", None),
-        threads=top.number("threads", _threads(device), least=1),
+        threads=top.number("threads", _default_threads(device), least=1),
         gpus=gpus if device == "cuda" else 0,
         memory_gb=top.number("memory_gb", 32, least=1),
         hours=top.number("hours", 48, least=1),
@@ -78,12 +79,12 @@ def _study(top: Fields, file: Path) -> Study:
         mirroring=top.flag("mirroring", default=True),
         batched=top.flag("batched_prediction"),
     )
-    top.done()
+    top.check_all_taken()
     return study
 
 
-def _variables(top: Fields) -> dict[str, str]:
-    """Those that the study names; and the weights to start from, wherever they are named."""
+def _read_variables(top: Fields) -> dict[str, str]:
+    """Return the variables that the study names; and the weights to start from, wherever they are named."""
     given = Fields(top.mapping("variables", {}), f"{top.where}: variables")
     for name in given.content:
         if not isinstance(name, str) or not VARIABLE.fullmatch(name):
@@ -93,12 +94,12 @@ def _variables(top: Fields) -> dict[str, str]:
     return {**({VMAMBA: weights} if weights else {}), **named}
 
 
-def _threads(device: str) -> int:
-    """Of a training: on a CPU all processors, beside a GPU as many as nnU-Net's augmentation likes."""
+def _default_threads(device: str) -> int:
+    """Return the threads of a training: on a CPU all processors, beside a GPU enough for augmentation."""
     return usable_cpus() if device == "cpu" else 8
 
 
-def _folders(top: Fields) -> dict[str, Path]:
+def _read_folders(top: Fields) -> dict[str, Path]:
     given = Fields(top.mapping("folders", {}), f"{top.where}: folders")
     found = {}
     for variable in FOLDERS:
@@ -109,28 +110,31 @@ def _folders(top: Fields) -> dict[str, Path]:
                 f"FOLDER}} into {top.where}."
             )
         found[variable] = Path(text).absolute()
-    given.done()
+    given.check_all_taken()
     return found
 
 
-def _plans(top: Fields, file: Path) -> dict[str, Plans]:
+def _read_plans(top: Fields, file: Path) -> dict[str, Plans]:
     table = top.mapping("plans", {STOCK_PLANS: {}})
-    plans = {str(name): _one_plans(str(name), content or {}, top, file) for name, content in table.items()}
+    plans = {
+        str(name): _read_one_plans(str(name), content or {}, top, file) for name, content in table.items()
+    }
     for each in list(plans.values()):
         if each.template and each.source not in plans:
             if each.source != STOCK_PLANS:
                 raise ValueError(
-                    f"{top.where}: plans {each.name} are made from {each.source}, which are not there."
+                    f"{top.where}: plans {each.name} are made from {each.source}, which the study "
+                    "does not have."
                 )
             plans[STOCK_PLANS] = Plans(STOCK_PLANS, planner="ExperimentPlanner")
     for each in plans.values():
-        _refuse_circle(each, plans, top.where)
+        _check_circle(each, plans, top.where)
     if not plans:
         raise ValueError(f"{top.where}: plans are empty; leave the key out for nnU-Net's own.")
     return plans
 
 
-def _refuse_circle(plans: Plans, table: Mapping[str, Plans], where: str) -> None:
+def _check_circle(plans: Plans, table: Mapping[str, Plans], where: str) -> None:
     chain = [plans.name]
     while table[chain[-1]].template:
         chain.append(table[chain[-1]].source)
@@ -138,13 +142,13 @@ def _refuse_circle(plans: Plans, table: Mapping[str, Plans], where: str) -> None
             raise ValueError(f"{where}: plans are made from each other: {' from '.join(chain)}.")
 
 
-def _one_plans(name: str, content: Any, top: Fields, file: Path) -> Plans:
-    where = f"{top.where}: plans: {_fit_name(name, f'{top.where}: plans')}"
+def _read_one_plans(name: str, content: Any, top: Fields, file: Path) -> Plans:
+    where = f"{top.where}: plans: {check_name(name, f'{top.where}: plans')}"
     f = Fields(content, where)
     planner, template = f.text("planner", None), f.text("template", None)
     vram_gb = f.take("vram_gb", (int, float), None, what="GiB of the card")
     network, source, own = f.text("network", None), f.text("from", STOCK_PLANS), f.flag("own")
-    f.done()
+    f.check_all_taken()
     makes = [planner, template, own or None, None if template else vram_gb]
     if sum(make is not None for make in makes) > 1:
         raise ValueError(f"{where} have several origins; expected planner, template, vram_gb or own.")
@@ -159,9 +163,9 @@ def _one_plans(name: str, content: Any, top: Fields, file: Path) -> Plans:
     return Plans(name, planner, template, source, network, vram_gb, own)
 
 
-def _datasets(top: Fields, file: Path, folders: Mapping[str, Path]) -> tuple[Dataset, ...]:
+def _read_datasets(top: Fields, file: Path, folders: Mapping[str, Path]) -> tuple[Dataset, ...]:
     datasets = tuple(
-        _dataset({"dataset": entry} if isinstance(entry, (str, int)) else entry, i, top, file, folders)
+        _read_dataset({"dataset": entry} if isinstance(entry, (str, int)) else entry, i, top, file, folders)
         for i, entry in enumerate(top.list("datasets"))
     )
     names = [dataset.name for dataset in datasets]
@@ -172,7 +176,7 @@ def _datasets(top: Fields, file: Path, folders: Mapping[str, Path]) -> tuple[Dat
     return datasets
 
 
-def _dataset(entry: Any, i: int, top: Fields, file: Path, folders: Mapping[str, Path]) -> Dataset:
+def _read_dataset(entry: Any, i: int, top: Fields, file: Path, folders: Mapping[str, Path]) -> Dataset:
     f = Fields(entry, f"{top.where}: dataset {i + 1}")
     given = str(f.text("dataset"))
     convert = f.mapping("convert", None)
@@ -183,57 +187,59 @@ def _dataset(entry: Any, i: int, top: Fields, file: Path, folders: Mapping[str, 
         raise ValueError(f"{f.where} is {name!r}; expected Dataset###_ and letters, digits, _ . + and -.")
     raw = folders["nnUNet_raw"] / name
     split, group = f.text("split", None), f.text("group", None)
-    tests = tuple(_test(test, f.where, file, raw) for test in f.list("test", []))
-    f.done()
+    tests = tuple(_read_test(test, f.where, file, raw) for test in f.list("test", []))
+    f.check_all_taken()
     converted = (raw / "dataset.json").is_file()
-    return Dataset(name, _conversion(convert, f.where, file, converted=converted), split, group, tests)
+    return Dataset(name, _read_conversion(convert, f.where, file, converted=converted), split, group, tests)
 
 
-def _conversion(content: Any, where: str, file: Path, *, converted: bool) -> Conversion | None:
-    """Sources must be there until the dataset is."""
+def _read_conversion(content: Any, where: str, file: Path, *, converted: bool) -> Conversion | None:
+    """Return the conversion, whose sources must exist until the dataset does."""
     if content is None:
         return None
     f = Fields(content, f"{where}: convert")
     name, sources, options = f.text("name"), f.texts("sources"), f.texts("options")
-    f.done()
+    f.check_all_taken()
     if not sources:
         raise ValueError(f"{f.where} has no sources; expected the folders or archives of the release.")
     paths = [file.parent / text for text in sources]
     return Conversion(
-        name, tuple(str(path if converted else _existing(path, f.where)) for path in paths), options
+        name, tuple(str(path if converted else existing_path(path, f.where)) for path in paths), options
     )
 
 
-def _test(content: Any, where: str, file: Path, raw: Path) -> TestSet:
-    """`images` and `labels` are folders of the raw dataset (imagesTs), or paths beside the study file."""
+def _read_test(content: Any, where: str, file: Path, raw: Path) -> TestSet:
+    """Return a test set; its folders are of the raw dataset (imagesTs), or paths beside the study file."""
     f = Fields(content, f"{where}: test")
-    name = _fit_name(f.text("name", "test"), f.where)
+    name = check_name(f.text("name", "test"), f.where)
     images, labels = f.text("images", "imagesTs"), f.text("labels", None)
     parts = f.number("parts", 1, least=1)
-    f.done()
+    f.check_all_taken()
 
-    def place(text: str) -> Path:
-        return raw / text if Path(text).name == text else _existing(file.parent / text, f.where)
+    def find(text: str) -> Path:
+        return raw / text if Path(text).name == text else existing_path(file.parent / text, f.where)
 
-    return TestSet(name, place(images), place(labels) if labels else None, parts)
+    return TestSet(name, find(images), find(labels) if labels else None, parts)
 
 
-def _methods(top: Fields, plans: dict[str, Plans], configurations: tuple[str, ...]) -> tuple[Method, ...]:
-    """`methods`, or each of `trainers` with each of the plans that no other plans are made from."""
+def _read_methods(
+    top: Fields, plans: dict[str, Plans], configurations: tuple[str, ...]
+) -> tuple[Method, ...]:
+    """Return `methods`, and each of `trainers` with each of the plans that no other plans are made from."""
     entries = top.list("methods", [])
     bases = {each.source for each in plans.values() if each.template}
-    everywhere = [name for name in plans if name not in bases]
+    default_plans = [name for name in plans if name not in bases]
     methods = [
         Method(trainer, name, configuration)
         for trainer in top.texts("trainers")
-        for name in everywhere
+        for name in default_plans
         for configuration in configurations
     ]
     for i, entry in enumerate(entries):
         f = Fields({"trainer": entry} if isinstance(entry, str) else entry, f"{top.where}: method {i + 1}")
-        trainer, chosen = f.text("trainer"), f.texts("plans", everywhere)
+        trainer, chosen = f.text("trainer"), f.texts("plans", default_plans)
         of_method = f.texts("configurations", configurations)
-        f.done()
+        f.check_all_taken()
         methods += [Method(trainer, name, configuration) for name in chosen for configuration in of_method]
     _check_methods(methods, plans, top.where)
     return tuple(methods)
@@ -244,7 +250,7 @@ def _check_methods(methods: list[Method], plans: dict[str, Plans], where: str) -
         raise ValueError(f"{where} trains nothing; expected trainers, or methods.")
     for method in methods:
         if methods.count(method) > 1:
-            raise ValueError(f"{where}: {method} is there twice.")
+            raise ValueError(f"{where}: {method} is listed twice.")
         if method.plans not in plans:
             raise ValueError(f"{where}: {method.trainer} has plans {method.plans}, which are not among: "
                              f"{', '.join(plans)}.")  # fmt: skip
@@ -254,14 +260,14 @@ def _check_methods(methods: list[Method], plans: dict[str, Plans], where: str) -
 
 
 def _check_cascades(methods: tuple[Method, ...], folds: tuple[str, ...], where: str) -> None:
-    """A cascade is trained on what all five folds of the low resolution predict."""
+    """Raise ValueError for a cascade without all five folds of the low resolution that it is trained on."""
     for method in methods:
         lowres = Method(method.trainer, method.plans, LOWRES)
         if method.configuration == CASCADE and (lowres not in methods or set(folds) != set(FOLDS)):
             raise ValueError(f"{where}: {method} needs {lowres} in the same study, and the folds 0 to 4.")
 
 
-def _folds(top: Fields) -> tuple[str, ...]:
+def _read_folds(top: Fields) -> tuple[str, ...]:
     folds = top.texts("folds", FOLDS)
     if (
         not folds
@@ -272,30 +278,18 @@ def _folds(top: Fields) -> tuple[str, ...]:
     return folds
 
 
-def _seeds(top: Fields) -> tuple[int | None, ...]:
+def _read_seeds(top: Fields) -> tuple[int | None, ...]:
     seeds = top.texts("seeds")
     if not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
         raise ValueError(f"{top.where}: seeds are {', '.join(seeds)}; expected whole numbers, each once.")
     return tuple(int(seed) for seed in seeds) or (None,)
 
 
-def _fit_name(name: str, where: str) -> str:
-    if not NAME.fullmatch(name):
-        raise ValueError(f"{where} is {name!r}; expected letters, digits, _ . + and -.")
-    return name
-
-
-def _trainers(path: Path, where: str) -> Path:
-    folder = _existing(path, where)
+def _trainer_folder(path: Path, where: str) -> Path:
+    folder = existing_path(path, where)
     if os.pathsep in str(folder):
         raise ValueError(
             f"{where}: trainers_from has {folder}, and nnU-Net takes {os.pathsep} for the end of a folder; "
             "rename it."
         )
     return folder
-
-
-def _existing(path: Path, where: str) -> Path:
-    if not path.exists():
-        raise ValueError(f"{where}: {path} does not exist.")
-    return path.resolve()

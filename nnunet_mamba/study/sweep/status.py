@@ -1,8 +1,8 @@
-"""Where each job of a study stands, from what is on disk; a sweep need not be running.
+"""State of each job of a study, from its files, whether or not a sweep is running.
 
-done      its stamp is there, and so is all that it made
+done      its stamp exists, and so do all its products
 running   as its record says, and its owner lives
-failed    its last attempt, for the same fingerprint
+failed    its last attempt, for the same cache key
 outdated  it was done, and what its result depends on has changed since
 waiting   none of these
 """
@@ -10,82 +10,89 @@ waiting   none of these
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_mamba.nnunet.console import duration
+from nnunet_mamba.nnunet.console import LogFn, duration
 from nnunet_mamba.study.sweep.diagnosis import INTERRUPTED
-from nnunet_mamba.study.sweep.frozen import Frozen
+from nnunet_mamba.study.sweep.existing_results import is_complete, missing_products
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.leftovers import is_whole, missing
-from nnunet_mamba.study.sweep.locks import holder
-from nnunet_mamba.study.sweep.records import DONE, FAILED, REQUEUED, RUNNING, Layout, Record
+from nnunet_mamba.study.sweep.locks import get_holder
+from nnunet_mamba.study.sweep.records import DONE, FAILED, REQUEUED, RUNNING, Record
+from nnunet_mamba.study.sweep.run_graph import RunGraph
 
 OUTDATED, WAITING = "outdated", "waiting"
 STATES = (RUNNING, FAILED, OUTDATED, WAITING, DONE)
 LONGEST = 100  # characters of a detail
+POLL_S = 1.0  # between two looks at the records
+LOG_EVERY_S = 60.0  # between two lines on progress outside of a terminal
 
 
 @dataclass(frozen=True)
-class Row:
-    """One job; `detail` is a line: how far it is, why it failed, what changed."""
+class JobStatus:
+    """State of one job; `detail` is a line: its progress, the cause of its failure, or what changed."""
 
     job: Job
     state: str
     detail: str = ""
 
 
-def rows(frozen: Frozen) -> list[Row]:
-    """One row per job, in the order of the graph."""
-    found: dict[str, Row] = {}
-    for name, job in frozen.jobs.items():
-        found[name] = _row(frozen, job, found)
+def read_statuses(graph: RunGraph) -> list[JobStatus]:
+    """Return the status of each job, in the order of the graph."""
+    found: dict[str, JobStatus] = {}
+    for name, job in graph.jobs.items():
+        found[name] = _read_status(graph, job, found)
     return list(found.values())
 
 
-def _row(frozen: Frozen, job: Job, before: Mapping[str, Row]) -> Row:
-    layout = frozen.layout
-    if frozen.stamp(job.name).is_file():
-        if is_whole(job, frozen.fingerprints[job.name]):
-            return Row(job, DONE)
-        return Row(job, WAITING, f"{', '.join(missing(job)) or 'what it made'} is gone")
+def _read_status(graph: RunGraph, job: Job, before: Mapping[str, JobStatus]) -> JobStatus:
+    layout = graph.layout
+    if graph.stamp(job.name).is_file():
+        if is_complete(job, graph.cache_keys[job.name]):
+            return JobStatus(job, DONE)
+        return JobStatus(job, WAITING, f"{', '.join(missing_products(job)) or 'what it made'} is gone")
     record = layout.read_record(job.name)
-    if record and record.state == RUNNING and holder(layout.lock(job)):
-        return Row(job, RUNNING, progress_text(read_progress(layout, job.name)))
+    if record and record.state == RUNNING and get_holder(layout.lock(job)):
+        return JobStatus(job, RUNNING, format_progress(layout.read_progress(job.name)))
     if record is None:
-        return Row(job, WAITING)
-    if record.fingerprint != frozen.fingerprints[job.name]:
-        changed = list(changes(record.identity, job.identity))
+        return JobStatus(job, WAITING)
+    if record.cache_key != graph.cache_keys[job.name]:
+        changed = list(describe_changes(record.cache_inputs, job.cache_inputs))
         changed += [f"{need} is {before[need].state}" for need in job.needs if before[need].state != DONE]
-        changed += [f"{need} was edited by hand" for need in job.needs if need in frozen.edited]
-        return Row(job, OUTDATED, "; ".join(changed) or "what it reads has changed")
+        changed += [f"{need} was edited by hand" for need in job.needs if need in graph.edited]
+        return JobStatus(job, OUTDATED, "; ".join(changed) or "what it reads has changed")
     if record.state == FAILED and record.cause != INTERRUPTED:
-        return Row(job, FAILED, f"{record.cause} (attempt {record.attempts})")
+        return JobStatus(job, FAILED, f"{record.cause} (attempt {record.attempts})")
     if record.state == REQUEUED:
-        return Row(job, WAITING, record.cause or "")
-    return Row(job, WAITING, INTERRUPTED if record.state != DONE else "")
+        return JobStatus(job, WAITING, record.cause or "")
+    return JobStatus(job, WAITING, INTERRUPTED if record.state != DONE else "")
 
 
-def changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    """What differs between two identities, one phrase each; descriptions of trainers key by key."""
+def describe_changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """Yield a phrase for each difference between cache inputs; descriptions of trainers key by key."""
     for key in sorted({*before, *now}):
         old, new = before.get(key, ""), now.get(key, "")
         if old == new:
             continue
-        old_parts, new_parts = _flat(old), _flat(new)
+        old_parts, new_parts = _flatten_json(old), _flatten_json(new)
         if not (old_parts and new_parts):
-            yield f"{key}: {_brief(old)} -> {_brief(new)}"
+            yield f"{key}: {_shorten(old)} -> {_shorten(new)}"
             continue
         for part in sorted({*old_parts, *new_parts}):
             a, b = old_parts.get(part), new_parts.get(part)
             if a != b:
-                yield f"{key} {part}: {_brief(a)} -> {_brief(b)}"
+                yield f"{key} {part}: {_shorten(a)} -> {_shorten(b)}"
 
 
-def _flat(text: str) -> dict[str, Any]:
-    """The leaves of a JSON object by their path; nothing for other texts."""
+def _flatten_json(text: str) -> dict[str, Any]:
+    """Return the leaves of a JSON object by their path; nothing for other texts."""
     try:
         content = json.loads(text)
     except ValueError:
@@ -101,22 +108,13 @@ def _leaves(content: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, A
             yield f"{path}{key}", value
 
 
-def _brief(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = "nothing" if value in ("", None) else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def read_progress(layout: Layout, name: str) -> dict[str, Any]:
-    """The last numbers that a running job told; nothing at its very beginning."""
-    try:
-        content = json.loads(layout.progress(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def progress_text(progress: Mapping[str, Any]) -> str:
-    """epoch 12/30   Dice 0.71 0.69   3:10 left"""
+def format_progress(progress: Mapping[str, Any]) -> str:
+    """Return a line as "epoch 12/30   Dice 0.71 0.69   3:10 left"."""
     parts = []
     if "epoch" in progress:
         parts.append(f"epoch {progress['epoch']}/{progress.get('of') or '?'}")
@@ -132,40 +130,89 @@ def progress_text(progress: Mapping[str, Any]) -> str:
     return "   ".join(parts) or str(progress.get("text", ""))
 
 
-def summary(table: list[Row]) -> str:
-    """12 of 40 jobs done, 2 running, 1 failed"""
-    n = Counter(row.state for row in table)
+def format_counts(statuses: list[JobStatus]) -> str:
+    """Return a line as "12 of 40 jobs done, 2 running, 1 failed"."""
+    n = Counter(status.state for status in statuses)
     others = [f"{n[state]} {state}" for state in STATES if n[state] and state != DONE]
-    return ", ".join([f"{n[DONE]} of {len(table)} jobs done", *others])
+    return ", ".join([f"{n[DONE]} of {len(statuses)} jobs done", *others])
 
 
-def line_of(row: Row) -> str:
-    return f"{row.state:9s} {row.job.name}" + (f"   {row.detail[:LONGEST]}" if row.detail else "")
+def format_status(status: JobStatus) -> str:
+    return f"{status.state:9s} {status.job.name}" + (f"   {status.detail[:LONGEST]}" if status.detail else "")
 
 
-def as_text(table: list[Row], *, every: bool) -> str:
-    """A line per job; without `every`, those that are done or merely wait are only counted."""
-    shown = [row for row in table if every or row.state not in (DONE, WAITING) or row.detail]
-    lines = [line_of(row) for row in shown]
-    return "\n".join([*lines, summary(table)])
+def format_statuses(statuses: list[JobStatus], *, every: bool) -> str:
+    """Return a line per job; without `every`, jobs that are done or merely wait are only counted."""
+    listed = [one for one in statuses if every or one.state not in (DONE, WAITING) or one.detail]
+    return "\n".join([*map(format_status, listed), format_counts(statuses)])
 
 
-def failures(frozen: Frozen) -> str:
-    """What failed in the end: cause, remedy, the end of the log; and how many jobs wait for it."""
-    table = rows(frozen)
+def describe_failures(graph: RunGraph) -> str:
+    """Return the failed jobs with cause, remedy and the end of the log; and how many jobs wait for them."""
+    statuses = read_statuses(graph)
     parts = [
-        _failure(frozen, frozen.layout.read_record(row.job.name)) for row in table if row.state == FAILED
+        _describe_failure(graph, graph.layout.read_record(status.job.name))
+        for status in statuses
+        if status.state == FAILED
     ]
-    n_waiting = sum(row.state in (WAITING, OUTDATED) for row in table)
+    n_waiting = sum(status.state in (WAITING, OUTDATED) for status in statuses)
     if parts and n_waiting:
         parts.append(f"{n_waiting} jobs did not run for want of these; the same command goes on from here.")
     return "\n\n".join(parts)
 
 
-def _failure(frozen: Frozen, record: Record | None) -> str:
+def _describe_failure(graph: RunGraph, record: Record | None) -> str:
     assert record is not None
     tail = "\n".join(f"    {line}" for line in record.tail)
     return (
         f"{record.job} failed {record.attempts} times: {record.cause}\n  {record.remedy}\n{tail}\n"
-        f"  log: {frozen.layout.log_file(record.job)}"
+        f"  log: {graph.layout.log_file(record.job)}"
     )
+
+
+class StatusView:
+    """Display of a run: in a terminal all running jobs, redrawn in place; elsewhere a line for each job that
+    starts or ends, and every minute the progress of the running ones."""
+
+    def __init__(self, graph: RunGraph, log: LogFn) -> None:
+        self.graph = graph
+        self.log = log
+        self.states: Mapping[str, str] = {status.job.name: status.state for status in read_statuses(graph)}
+        self.logged_at = time.monotonic()
+        self.height = 0  # lines that were drawn last
+        self.drawing = sys.stdout.isatty()
+
+    def watch(self, child: subprocess.Popen[bytes]) -> None:
+        while child.poll() is None:
+            self.update(read_statuses(self.graph))
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(POLL_S)
+        self.update(read_statuses(self.graph))
+
+    def update(self, statuses: list[JobStatus]) -> None:
+        news = [one for one in statuses if one.state not in (self.states[one.job.name], WAITING)]
+        self.states = {status.job.name: status.state for status in statuses}
+        if self.drawing:
+            self.erase()
+        for status in news:
+            self.log(format_status(status))
+        running = [status for status in statuses if status.state == RUNNING]
+        if self.drawing:
+            self.draw([*map(format_status, running), format_counts(statuses)])
+        elif time.monotonic() - self.logged_at > LOG_EVERY_S:
+            self.logged_at = time.monotonic()
+            for status in running:
+                self.log(f"          {status.job.name}   {status.detail}")
+            self.log(f"          {format_counts(statuses)}")
+
+    def erase(self) -> None:
+        if self.height:
+            sys.stdout.write(f"\x1b[{self.height}F\x1b[J")
+            sys.stdout.flush()
+
+    def draw(self, lines: list[str]) -> None:
+        size = shutil.get_terminal_size()
+        visible = [line[: size.columns - 1] for line in lines[-(size.lines - 2) :]]
+        sys.stdout.write("\n".join(visible) + "\n")
+        sys.stdout.flush()
+        self.height = len(visible)

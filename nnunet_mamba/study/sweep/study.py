@@ -1,4 +1,4 @@
-"""A study as data: what is trained on what, and how it is judged."""
+"""A study as data: what is trained on what, how it is evaluated, and where its results lie."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_mamba.nnunet.commands import dataset_id
+from nnunet_mamba.study.statistics.methods import Method
+
 STOCK_PLANS = "nnUNetPlans"
 CASCADE, LOWRES = "3d_cascade_fullres", "3d_lowres"
+CROSSVAL = "crossval"  # the folds' own validation cases, beside the names of test sets
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class TestSet:
-    """Images that no training sees; `labels` None: they are predicted, not scored."""
+    """Images that no training sees; without `labels` they are predicted, not scored."""
 
     name: str
     images: Path
@@ -31,7 +35,7 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Dataset:
-    """`group` is the part of a case's name that is the patient's, as `nnunet-mamba compare` has it."""
+    """Dataset of a study; `group` matches the patient in a case's name, as in `nnunet-mamba compare`."""
 
     name: str  # Dataset###_Name
     convert: Conversion | None
@@ -42,8 +46,8 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Plans:
-    """How plans come to be: by nnU-Net's planner of this name; a template over other plans; for a network and
-    a card (`vram_gb`); or, `own`, by the user, who has put them into nnUNet_preprocessed."""
+    """Plans and their origin: nnU-Net's planner of this name; a template over other plans; made for a network
+    and a card (`vram_gb`); or, `own`, put into nnUNet_preprocessed by the user."""
 
     name: str
     planner: str | None = None
@@ -55,20 +59,8 @@ class Plans:
 
 
 @dataclass(frozen=True)
-class Method:
-    """What is compared."""
-
-    trainer: str
-    plans: str
-    configuration: str
-
-    def __str__(self) -> str:
-        return f"{self.trainer}__{self.plans}__{self.configuration}"
-
-
-@dataclass(frozen=True)
 class Study:
-    """Paths are absolute. `seeds` holds None for trainings without a seed."""
+    """Content of a study file. Paths are absolute; `seeds` holds None for trainings without a seed."""
 
     name: str
     out: Path
@@ -94,6 +86,75 @@ class Study:
     batched: bool  # predict with `nnunet-mamba predict`
 
     def results(self, seed: int | None) -> Path:
-        """nnU-Net's folder of results of one seed: trainings that differ in nothing else are kept apart."""
+        """Return nnU-Net's results folder of one seed: trainings that differ only in it are kept apart."""
         base = self.folders["nnUNet_results"]
         return base if seed is None else base / f"seed_{seed}"
+
+
+@dataclass(frozen=True)
+class DatasetNames:
+    """Names of the jobs, files and folders of one dataset of a study."""
+
+    study: Study
+    dataset: Dataset
+
+    @property
+    def number(self) -> str:
+        return dataset_id(self.dataset.name)
+
+    @property
+    def raw(self) -> Path:
+        return self.study.folders["nnUNet_raw"] / self.dataset.name
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.study.folders["nnUNet_preprocessed"] / self.dataset.name
+
+    def fold(self, method: Method, seed: int | None, fold: str) -> Path:
+        return self.study.results(seed) / self.dataset.name / str(method) / f"fold_{fold}"
+
+    def predictions(self, method: Method, seed: int | None, test: str) -> Path:
+        return self.study.out / "predictions" / self.dataset.name / test / method_name(method, seed)
+
+    def table(self, method: Method, seed: int | None, test: str, protocol: str) -> Path:
+        name = f"{method_name(method, seed)}.{protocol}.parquet"
+        return self.study.out / "tables" / self.dataset.name / test / name
+
+    def job(self, kind: str, *parts: object) -> str:
+        """Return a name as train.Dataset004_Hippocampus.nnUNetTrainerMMUNet__nnUNetPlans__2d.fold_0."""
+        return ".".join([kind, self.dataset.name, *(str(part) for part in parts if part != "")])
+
+    def plan_job(self, plans: str) -> str:
+        """Return the job that makes these plans; plans of the user's own need only the fingerprint."""
+        return self.job("fingerprint") if self.study.plans[plans].own else self.job("plan", plans)
+
+    def preprocessed_plans(self, method: Method) -> tuple[str, str]:
+        """Return the plans and the configuration whose preprocessed data a method reads.
+
+        A template changes nothing that preprocessing depends on, so the data of the plans below it are used.
+        """
+        plans = self.study.plans[method.plans]
+        while plans.template:
+            plans = self.study.plans[plans.source]
+        return plans.name, "3d_fullres" if method.configuration == CASCADE else method.configuration
+
+    def preprocess_job(self, method: Method) -> str:
+        return self.job("preprocess", *self.preprocessed_plans(method))
+
+    def train_job(self, method: Method, seed: int | None, fold: str) -> str:
+        return self.job("train", method_name(method, seed), f"fold_{fold}")
+
+    def train_jobs(self, method: Method, seed: int | None) -> list[str]:
+        return [self.train_job(method, seed, fold) for fold in self.study.folds]
+
+    def predict_jobs(self, method: Method, seed: int | None, test: TestSet) -> list[str]:
+        """Return one job for each part of the test set."""
+        parts = [f"part_{k}" for k in range(test.parts)] if test.parts > 1 else [""]
+        return [self.job("predict", test.name, method_name(method, seed), part) for part in parts]
+
+    def evaluate_job(self, method: Method, seed: int | None, test: str, protocol: str) -> str:
+        return self.job("evaluate", test, method_name(method, seed), protocol)
+
+
+def method_name(method: Method, seed: int | None) -> str:
+    return str(method) if seed is None else f"{method}.seed_{seed}"

@@ -1,4 +1,4 @@
-"""Stands in for nnU-Net's commands: leaves what they leave, where they leave it, in a second.
+"""Fake nnU-Net commands: their files in their places, in a second.
 
 Called as: fake_nnunet.py PROGRAM ARGUMENTS. Appends its command line to $FAKE_CALLS; the
 training's checkpoint is $FAKE_CHECKPOINT. Fails, or waits to be

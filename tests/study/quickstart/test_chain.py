@@ -1,4 +1,4 @@
-"""The chain over stand-ins for nnU-Net's commands: what runs, what is skipped, what is resumed."""
+"""The chain with fakes of nnU-Net's commands: which stages run, are skipped, are resumed."""
 
 import json
 import os
@@ -26,7 +26,7 @@ PLAN, TRAIN, PREDICT = "nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNet
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """What nnU-Net saves, of a network with 7 parameters after one epoch."""
+    """Return a checkpoint as nnU-Net's, of a network with 7 parameters after one epoch."""
     names = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice")
     log = {name: [0.5] for name in (*names, "epoch_start_timestamps", "epoch_end_timestamps")}
     file = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pth"
@@ -36,11 +36,11 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch, checkpoint):
-    """run(**changes of the settings) -> lines said; calls() -> command lines since the last look."""
+    """Return a bench: run(**changes of the settings), and calls() for commands since the last look."""
     calls = tmp_path / "calls"
     monkeypatch.setenv("FAKE_CALLS", str(calls))
     monkeypatch.setenv("FAKE_CHECKPOINT", str(checkpoint))
-    monkeypatch.setattr(commands, "find_program", lambda name: stand_in(tmp_path / "bin", name))
+    monkeypatch.setattr(commands, "find_program", lambda name: write_fake(tmp_path / "bin", name))
     monkeypatch.setattr("nnunet_mamba.study.quickstart.chain.N_PHANTOMS", 8)
     monkeypatch.setattr(outcome, "write_outcome", lambda *given: ["(no page in this test)"])
 
@@ -68,11 +68,11 @@ def bench(tmp_path, monkeypatch, checkpoint):
 
 @pytest.fixture
 def with_page(monkeypatch):
-    """The pages of this test's benches are written."""
+    """Write the pages of this test's benches."""
     monkeypatch.setattr(outcome, "write_outcome", write_outcome)
 
 
-def stand_in(folder: Path, name: str) -> Path:
+def write_fake(folder: Path, name: str) -> Path:
     folder.mkdir(exist_ok=True)
     script = folder / name
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" {name} "$@"\n')
@@ -85,7 +85,7 @@ def test_the_whole_chain_once_and_then_nothing_but_the_page_again(bench, with_pa
     assert bench.programs() == [PLAN, TRAIN, PREDICT]
     assert page == bench.out / "report.html" and page.is_file()
     results = json.loads((bench.out / "results.json").read_text())
-    assert results["mean_foreground_dice"] == 1  # the stand-in predicts the truth
+    assert results["mean_foreground_dice"] == 1  # the fake predicts the truth
     assert len(results["scores"]) == 3 * 3 * 2
     assert results["facts"]["network parameters"] == "7"
     assert (bench.out / "report.png").stat().st_size > 10_000
@@ -108,7 +108,7 @@ def test_what_is_said(bench, with_page):
 
 
 def test_a_command_that_says_nothing_is_spoken_for(bench, monkeypatch):
-    """However long it is silent, a line comes every few seconds, with its name."""
+    """Expect a line with its name every few seconds, however long it is silent."""
     monkeypatch.setattr(heartbeat.Heartbeat.__init__, "__defaults__", (0.02,))
     bench.run()
     spoken = [line for line in bench.said if line.startswith("      ... ")]
@@ -187,13 +187,13 @@ def test_a_lost_product_is_made_again_with_all_that_follows(bench):
 
 
 def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, tmp_path):
-    """As a user sees it: SIGTERM to the parent alone; its child must not stay behind."""
+    """Send SIGTERM to the parent alone; its child must not stay behind."""
     program = (
         "from nnunet_mamba.study.quickstart import Settings, run_quickstart, chain\n"
-        "from nnunet_mamba.running import command\n"
+        "from nnunet_mamba.nnunet import commands\n"
         f"import sys; from pathlib import Path; sys.path.insert(0, {str(FAKE.parent)!r})\n"
-        "from test_chain import SETTINGS, stand_in\n"
-        f"commands.find_program = lambda name: stand_in(Path({str(tmp_path / 'bin')!r}), name)\n"
+        "from test_chain import SETTINGS, write_fake\n"
+        f"commands.find_program = lambda name: write_fake(Path({str(tmp_path / 'bin')!r}), name)\n"
         "chain.N_PHANTOMS = 8\n"
         f"run_quickstart(SETTINGS, Path({str(bench.out)!r}), lambda text: print(text, flush=True))\n"
     )
@@ -218,7 +218,7 @@ def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, tmp_path):
 
 
 def running(text: str) -> bool:
-    """Whether a process with `text` in its command line lives on, a second later."""
+    """Return whether a process with `text` in its command line still lives a second later."""
     time.sleep(1)
     return any(
         text.encode() in read(file).replace(b"\0", b" ") for file in Path("/proc").glob("[0-9]*/cmdline")

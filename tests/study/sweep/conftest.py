@@ -1,4 +1,4 @@
-"""A study file to change; and a study of one training job, run over a stand-in for nnUNetv2_train."""
+"""A study file to change; and a study of one training job, run with a fake nnUNetv2_train."""
 
 import json
 import sys
@@ -12,12 +12,12 @@ from nnunet_mamba.nnunet import commands
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.records import Layout, Record
-from nnunet_mamba.study.sweep.runner import run_job
+from nnunet_mamba.study.sweep.run_job import run_job
 
 FAKE = Path(__file__).with_name("fake_train.py")
 
 
-def stand_in(folder: Path, name: str) -> Path:
+def write_fake(folder: Path, name: str) -> Path:
     folder.mkdir(exist_ok=True)
     script = folder / name
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n')
@@ -26,13 +26,13 @@ def stand_in(folder: Path, name: str) -> Path:
 
 
 class Bench:
-    """A study in a temporary folder; `said` is what the last run said."""
+    """A study in a temporary folder; `logged` holds the lines of the last run."""
 
     def __init__(self, root: Path) -> None:
         self.layout = Layout(root / "out")
         self.fold = root / "results" / "Dataset900_Phantom" / "nnUNetTrainerX__nnUNetPlans__2d" / "fold_0"
         self.calls_file = root / "calls"
-        self.said: list[str] = []
+        self.logged: list[str] = []
         products = (self.fold / "checkpoint_final.pth", self.fold / "validation" / "summary.json")
         arguments = ("900", "2d", "0", "-tr", "nnUNetTrainerX")
         self.job = Job(
@@ -43,12 +43,12 @@ class Bench:
             own_folder=self.fold,
         )
 
-    def run(self, fingerprint: str = "f1", **options) -> Record:
-        self.said = []
-        return run_job(self.job, fingerprint, self.layout, log=self.said.append, study="a study", **options)
+    def run(self, cache_key: str = "f1", **options) -> Record:
+        self.logged = []
+        return run_job(self.job, cache_key, self.layout, log=self.logged.append, study="a study", **options)
 
     def calls(self) -> list[list[str]]:
-        """The arguments of each call since the last look."""
+        """Return the arguments of each call since the last look."""
         lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
         self.calls_file.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
@@ -65,14 +65,14 @@ class Bench:
         return sorted(file.name for file in (self.layout.root / "done").glob("*"))
 
     def files(self) -> set[str]:
-        """In the fold."""
+        """Return the names of the files in the fold."""
         return {file.name for file in self.fold.iterdir()}
 
     def lock(self) -> Path:
         return self.layout.lock(self.job)
 
     def epochs(self, name: str) -> int:
-        """That a checkpoint has seen."""
+        """Return the number of epochs that a checkpoint has seen."""
         with zipfile.ZipFile(self.fold / f"checkpoint_{name}.pth") as archive:
             return int(archive.read("epochs"))
 
@@ -84,7 +84,7 @@ def bench(tmp_path, monkeypatch) -> Bench:
     monkeypatch.setenv("FAKE_FOLD", str(bench.fold))
     for name in ("NNUNET_MAMBA_GPUS", "SLURM_JOB_ID", "FAKE_TROUBLE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(commands, "find_program", lambda name: stand_in(tmp_path / "bin", name))
+    monkeypatch.setattr(commands, "find_program", lambda name: write_fake(tmp_path / "bin", name))
     return bench
 
 
@@ -109,7 +109,7 @@ STUDY = {
 
 @pytest.fixture
 def write_study(tmp_path, monkeypatch):
-    """Writes STUDY with changes to a file; nnU-Net's folders lie beside it."""
+    """Return a function that writes STUDY with changes to a file; nnU-Net's folders lie beside it."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)

@@ -1,10 +1,10 @@
 """A simulated SLURM, as far as Snakemake's plugin and this package call it. Jobs are processes of this host.
 
-Called as: fake_slurm.py PROGRAM ARGUMENTS, by the stand-ins that `install` writes. State lies in $FAKE_SLURM:
+Called as: fake_slurm.py PROGRAM ARGUMENTS, by the programs that `install` writes. State lies in $FAKE_SLURM:
 
 calls        every call, a line of JSON each
 ID.json      a job: options of sbatch, state, how often it was started, the states that it ended in
-ID.end       what is to become of it: a state (CANCELLED, TIMEOUT, NODE_FAIL, ..) or REQUEUE
+ID.end       how it is to end: a state (CANCELLED, TIMEOUT, NODE_FAIL, ..) or REQUEUE
 left         what squeue says a job has left of its time, [D-]H:MM:SS
 
 A failed node and a lack of memory kill without a warning, other ends send SIGTERM first. A job that may be
@@ -36,7 +36,7 @@ asyncio.sleep = lambda seconds, *rest: asyncio_sleep(min(seconds, 0.3), *rest)
 
 
 def install(folder: Path) -> Path:
-    """Stand-ins in folder/bin, and in folder/python what shortens the plugin's pauses; the state's folder."""
+    """Write programs to folder/bin, shorter pauses of the plugin to folder/python; return folder/state."""
     for name in ("bin", "python", "state"):
         (folder / name).mkdir(parents=True)
     for program in PROGRAMS:
@@ -48,7 +48,7 @@ def install(folder: Path) -> Path:
 
 
 class Jobs:
-    """What is known of all jobs."""
+    """State of all jobs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -85,7 +85,7 @@ class Jobs:
 
 
 def options_of(words: list[str]) -> tuple[dict, list[str]]:
-    """--name=X, --name X, -n X; what begins at the first word that is none of these."""
+    """Split off options as --name=X, --name X and -n X from the words that follow."""
     options, rest = {}, list(words)
     while rest and rest[0].startswith("-"):
         word = rest.pop(0)
@@ -115,7 +115,7 @@ def node(jobs: Jobs, words: list[str]) -> None:
 
 
 def wait_for_others(jobs: Jobs, number: str) -> bool:
-    """--dependency=afterok:1:2"""
+    """Wait as --dependency=afterok:1:2 demands."""
     kind, _, numbers = jobs.read(number)["options"].get("--dependency", "").partition(":")
     assert kind in ("", "afterok"), kind
     while not jobs.asked_end(number):
@@ -130,7 +130,7 @@ def wait_for_others(jobs: Jobs, number: str) -> bool:
 
 
 def once(jobs: Jobs, number: str) -> bool:
-    """Run it until it ends; whether that was for good."""
+    """Run the job until it ends; return whether that was for good."""
     job = jobs.read(number)
     options = job["options"]
     output = Path(options["--output"].replace("%j", number))
@@ -177,7 +177,7 @@ def signal_all(jobs: Jobs, number: str, sign: int) -> None:
 
 
 def processes(jobs: Jobs, number: str) -> list[int]:
-    """Known by their environment."""
+    """Return the processes of a job, known by their environment."""
     marks = {f"SLURM_JOB_ID={number}".encode(), f"FAKE_SLURM={jobs.folder}".encode()}
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -193,7 +193,7 @@ def srun(jobs: Jobs, words: list[str]) -> None:
 
 
 def squeue(jobs: Jobs, words: list[str]) -> None:
-    """Of jobs that are not over; --format=%T state, %L time left."""
+    """Print jobs that are not over; --format=%T state, %L time left."""
     options, _ = options_of([word for word in words if word != "--noheader"])
     known = {job["id"]: job for job in jobs.all()}
     if options["--jobs"] not in known:

@@ -1,4 +1,4 @@
-"""Stands in for nnUNetv2_train: its lines, its checkpoints, its flags, in a tenth of a second.
+"""Fake nnUNetv2_train: its lines, its checkpoints, its flags, in a tenth of a second.
 
 Called as: fake_train.py ARGUMENTS. Appends them to $FAKE_CALLS. The fold's folder is $FAKE_FOLD. It runs
 N_EPOCHS epochs, saving latest and previous after each; a checkpoint is a zip archive that holds the number of

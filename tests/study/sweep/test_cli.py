@@ -1,5 +1,6 @@
-"""`nnunet-mamba sweep` as typed: what it says and writes without running anything of nnU-Net's."""
+"""`nnunet-mamba sweep` as typed: its output and files, without running anything of nnU-Net's."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -9,11 +10,12 @@ import pytest
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.io.cpu import passive_waiting
-from nnunet_mamba.study.sweep import engine, trainers
-from nnunet_mamba.study.sweep.frozen import freeze
+from nnunet_mamba.nnunet.commands import Command
+from nnunet_mamba.study.sweep import scheduler, start
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.locks import JobLock
 from nnunet_mamba.study.sweep.records import Layout
+from nnunet_mamba.study.sweep.run_graph import build_run_graph
 
 FAKE_SBATCH = """#!{python}
 import json, subprocess, sys
@@ -30,7 +32,7 @@ print(len(done) + 1)
 
 @pytest.fixture
 def describe(monkeypatch):
-    """nnU-Net knows every trainer but those of Nobody; the answer counts how often it was asked."""
+    """Let nnU-Net know every trainer but those of Nobody; return a list with an entry for each question."""
     asked = []
 
     def answer(names, folders):
@@ -45,7 +47,7 @@ def describe(monkeypatch):
         }
         return {name: next((d for part, d in of.items() if part in name), known) for name in names}
 
-    monkeypatch.setattr(trainers, "_asked", answer)
+    monkeypatch.setattr(start, "_ask_nnunet", answer)
     return asked
 
 
@@ -93,7 +95,13 @@ def test_results_of_unknown_origin_are_refused_before_anything_runs(sweep, tmp_p
     (model / "fold_1").mkdir(parents=True)
     (model / "fold_1" / "checkpoint_latest.pth").touch()
     ran = []
-    monkeypatch.setattr(engine, "run", lambda *args, **options: ran.append(options) or 0)
+    parameters = inspect.signature(scheduler.run_snakemake)
+
+    def run(*args, **options):
+        ran.append(parameters.bind(*args, **options))
+        return 0
+
+    monkeypatch.setattr(scheduler, "run_snakemake", run)
     for options in ([], ["--dry-run"]):
         code, _, err = sweep(*options)
         assert code == 2 and "fold_1" in err and "--adopt" in err and not ran
@@ -160,7 +168,9 @@ def test_a_study_of_gpus_is_refused_where_there_are_none(sweep, monkeypatch):
 def test_gpus_by_number_or_by_count(sweep, monkeypatch, visible, asked, chosen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     seen = []
-    monkeypatch.setattr(engine, "run", lambda *args, gpus, **options: seen.append(",".join(gpus)) or 0)
+    monkeypatch.setattr(
+        scheduler, "run_snakemake", lambda *args, gpus, **options: seen.append(",".join(gpus)) or 0
+    )
     sweep(*(["--gpus", asked] if asked else []), device="cuda")
     assert seen == [chosen]
 
@@ -184,7 +194,7 @@ def test_emitted_commands_are_a_script_of_nnunets_commands(sweep, tmp_path):
 
 
 def test_emitted_commands_take_a_folder_of_any_name_for_one_word(sweep, tmp_path, odd, monkeypatch):
-    """In a shell in which each program writes down its words and nnU-Net's folder."""
+    """Run the script in a shell in which each program writes down its words and nnU-Net's folder."""
     for name in ("release", "tests"):
         (tmp_path / odd / name).mkdir(parents=True)
     dataset = {
@@ -221,10 +231,7 @@ def test_a_folder_that_slurm_would_call_otherwise_is_refused(sweep, tmp_path, op
 
 
 def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, odd, monkeypatch):
-    """With an sbatch that runs each job as it is submitted."""
-    from nnunet_mamba.nnunet.commands import Command
-    from nnunet_mamba.study.sweep import script
-
+    """Use an sbatch that runs each job as it is submitted."""
     out = tmp_path / odd
     monkeypatch.chdir(tmp_path)
 
@@ -233,15 +240,15 @@ def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, odd, monke
         return Job(name, "evaluate", Command("python", ("-c", code)), needs=needs, **more)
 
     jobs = [job("a"), job("b", "a", gpus=2, threads=6, memory_gb=40, hours=3), job("c", "a", after=("b",))]
-    frozen = freeze("small", out, {}, jobs, adopt=False)
-    frozen.write()
+    graph = build_run_graph("small", out, {}, jobs, adopt=False)
+    graph.write()
     log, programs = tmp_path / "submitted", tmp_path / "bin"
     programs.mkdir()
     (programs / "sbatch").write_text(FAKE_SBATCH.format(python=sys.executable, log=str(log)))
     (programs / "sbatch").chmod(0o755)
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "GPU_JOBS": "-p gpu"}
     command = ["bash", "-s", "--", "-A", "lab"]
-    subprocess.run(command, input=script.slurm(frozen, jobs), text=True, check=True, env=environment)
+    subprocess.run(command, input=scheduler.emit_slurm(graph, jobs), text=True, check=True, env=environment)
     submitted = json.loads(log.read_text())
     assert (tmp_path / "order").read_text() == "abc"
     assert {file.name for file in tmp_path.iterdir()} == {odd, "bin", "order", "submitted"}
@@ -252,10 +259,10 @@ def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, odd, monke
     assert {"--gpus=2", "--cpus-per-task=6", "--mem=40000M", "--time=3:00:00"} <= set(submitted[1])
     assert ["gpu" in words for words in submitted] == [False, True, False]
     assert "--dependency=afterok:1,afterany:2" in submitted[2] and "--kill-on-invalid-dep=yes" in submitted[2]
-    assert all(Layout(out).stamp(job.name, frozen.fingerprints[job.name]).exists() for job in jobs)
+    assert all(Layout(out).stamp(job.name, graph.cache_keys[job.name]).exists() for job in jobs)
 
 
-def test_status_tells_of_a_study_that_never_ran(sweep, tmp_path, capsys, write_study):
+def test_status_of_a_study_that_never_ran_is_refused(sweep, tmp_path, capsys, write_study):
     assert main(["sweep", "status", str(write_study())]) == 2
     assert "expected the folder of a study" in capsys.readouterr().err
 
@@ -266,3 +273,31 @@ def test_status_tells_of_a_study_that_never_ran(sweep, tmp_path, capsys, write_s
 def test_words_that_mean_nothing_are_refused(words, capsys):
     assert main(["sweep", *words]) == 2
     assert capsys.readouterr().err.startswith("nnunet-mamba sweep: ")
+
+
+@pytest.mark.parametrize("words", [["--all", "status"], ["status", "--all"]])
+def test_status_lists_all_jobs_when_asked_to(tmp_path, capsys, words):
+    graph = build_run_graph(
+        "small", tmp_path / "out", {}, [Job("a", "evaluate", Command("python", ()))], False
+    )
+    graph.write()
+    assert main(["sweep", *words, str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == "waiting   a\n0 of 1 jobs done, 1 waiting\n"
+    assert main(["sweep", "status", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == "0 of 1 jobs done, 1 waiting\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["status", "out", "--cores", "2"], ["run", "out", "job", "--all"], ["study.yaml", "--all"]]
+)
+def test_an_option_that_would_do_nothing_is_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", *words])
+    assert "unrecognized arguments" in capsys.readouterr().err
+
+
+def test_the_help_of_sweep_names_its_verbs_and_options(capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--help"])
+    text = capsys.readouterr().out
+    assert "status STUDY.yaml|FOLDER" in text and "--all" in text and "--dry-run" in text

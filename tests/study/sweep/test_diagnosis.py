@@ -83,5 +83,5 @@ def test_a_full_disk_is_named_before_the_workers_that_died_of_it():
     assert diagnose(1, lines).cause.startswith("the disk is full")
 
 
-def test_silence_is_told_as_such():
+def test_a_command_without_output_is_diagnosed_as_such():
     assert diagnose(1, []).cause == "no output"

@@ -1,6 +1,6 @@
-"""What goes wrong while a training runs, and that the next attempt loses no more than it must.
+"""Faults while a training runs: the next attempt loses no more than it must.
 
-The stand-in saves after each of its five epochs and never fails twice: what is checked is the way back.
+The fake training saves after each of its five epochs and never fails twice: what is checked is the way back.
 """
 
 import json
@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba.study.sweep.locks import LockedError, Owner
-from nnunet_mamba.study.sweep.processes import Process, this_process
-from nnunet_mamba.study.sweep.runner import JobFailedError
+from nnunet_mamba.study.sweep.locks import LockedError, Owner, Process, this_process
+from nnunet_mamba.study.sweep.run_job import JobFailedError
 
 RUNNER = """
 import sys
@@ -27,7 +26,7 @@ from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet import commands
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.records import Layout
-from nnunet_mamba.study.sweep.runner import run_job
+from nnunet_mamba.study.sweep.run_job import run_job
 
 fold, out, program = map(Path, sys.argv[1:])
 commands.find_program = lambda name: program
@@ -41,7 +40,7 @@ run_job(job, "f1", Layout(out), log=lambda line: print(line, flush=True))
 
 @pytest.fixture
 def runner(bench, tmp_path):
-    """Starts a runner in a process of its own, and ends what is left of it after the test."""
+    """Return a function that starts a runner in a process of its own, and end what is left of it."""
     started = []
 
     def start(trouble: str = "") -> subprocess.Popen:
@@ -58,7 +57,7 @@ def runner(bench, tmp_path):
         )
         return started[-1]
 
-    bench.job.command.argv()  # writes the stand-in
+    bench.job.command.argv()  # writes the fake
     yield start
     for process in started:
         process.terminate()
@@ -67,7 +66,7 @@ def runner(bench, tmp_path):
 
 
 def wait_for(line: str, process: subprocess.Popen, log: Path) -> None:
-    """Until the log has the line."""
+    """Wait until the log has the line."""
     for _ in range(200):
         if log.is_file() and line in log.read_text():
             return
@@ -112,7 +111,7 @@ def test_a_request_to_stop_ends_the_training_and_is_recorded(bench, runner):
     (training,) = json.loads(bench.lock().read_text())["processes"][1:]
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
-    assert Process(**training).gone()
+    assert Process(**training).has_ended()
     assert (bench.record().state, bench.record().cause) == ("failed", "interrupted")
     assert not bench.lock().exists()
     assert bench.run().resumed_from == "checkpoint_latest.pth"
@@ -129,14 +128,14 @@ def test_a_runner_that_was_killed_leaves_a_lock_that_says_whether_its_training_l
     os.kill(training, signal.SIGKILL)
     wait_until_gone(training)
     record = bench.run()
-    assert any("lock of a dead owner" in line for line in bench.said)
+    assert any("lock of a dead owner" in line for line in bench.logged)
     assert (record.state, record.attempts) == ("done", 2)
     assert epochs_run(bench) == [0, 1, 2, 3, 4]
 
 
 def wait_until_gone(pid: int) -> None:
     for _ in range(100):
-        if not Process.of(pid).started:
+        if not Process.from_pid(pid).started:
             return
         time.sleep(0.02)
     raise AssertionError(f"process {pid} is still there")
@@ -175,7 +174,7 @@ def test_the_checkpoint_before_a_spoilt_latest_one_takes_its_place(bench, monkey
     interrupted(bench, monkeypatch)
     harm(bench.fold / "checkpoint_latest.pth")
     record = bench.run()
-    assert any(told in line for line in bench.said)
+    assert any(told in line for line in bench.logged)
     assert record.resumed_from == "checkpoint_latest.pth" and bench.flags() == [["--c"]]
     assert epochs_run(bench) == [0, 1, 2, 2, 3, 4]  # one epoch is lost
     assert "checkpoint_latest.incomplete" in bench.files()
@@ -251,8 +250,8 @@ def test_a_full_disk_under_the_study_does_not_end_a_training_that_can_go_on(benc
         pytest.skip("mounting is not permitted here")
     try:
         filler = bench.layout.root / "filler"
-        bench.said = []
-        monkeypatch.setattr("nnunet_mamba.study.sweep.runner.watcher", lambda *given: filled(filler))
+        bench.logged = []
+        monkeypatch.setattr("nnunet_mamba.study.sweep.run_job.create_watcher", lambda *given: filled(filler))
         with pytest.raises(OSError, match="No space left"):
             bench.run()
         assert bench.epochs("final") == 5
@@ -294,11 +293,11 @@ def write_lock(bench, process: Process, age_s: float) -> Path:
 
 def test_the_lock_of_a_process_that_has_ended_is_taken_over(bench):
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    process = Process.of(ended.pid)
+    process = Process.from_pid(ended.pid)
     ended.wait()
     write_lock(bench, process, age_s=0)
     assert bench.run().state == "done"
-    assert any("taking over the lock of a dead owner: process" in line for line in bench.said)
+    assert any("taking over the lock of a dead owner: process" in line for line in bench.logged)
 
 
 def test_the_lock_of_a_process_whose_number_was_given_out_again_is_taken_over(bench):

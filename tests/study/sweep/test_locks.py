@@ -1,4 +1,4 @@
-"""Of many who want a lock at once, one gets it; the others learn who."""
+"""Locks: one of many processes gets it, and the others are told which."""
 
 import os
 import signal
@@ -11,8 +11,15 @@ from dataclasses import replace
 import pytest
 
 from nnunet_mamba.study.sweep import locks
-from nnunet_mamba.study.sweep.locks import JobLock, LockedError, Owner, holder, silence_s
-from nnunet_mamba.study.sweep.processes import Process, this_process
+from nnunet_mamba.study.sweep.locks import (
+    JobLock,
+    LockedError,
+    Owner,
+    Process,
+    get_holder,
+    seconds_since_touch,
+    this_process,
+)
 
 DEAD = replace(this_process(), started="an earlier boot:1")
 CONTENDER = """
@@ -37,7 +44,7 @@ def lock(file, job="job") -> JobLock:
 
 
 def contenders(file, n: int) -> list[str]:
-    """What `n` processes that want the lock in the same moment say."""
+    """Return the output of `n` processes that want the lock in the same moment."""
     command = [sys.executable, "-c", CONTENDER, str(file)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     started = [subprocess.Popen(command, **pipes) for _ in range(n)]
@@ -91,22 +98,22 @@ def test_who_crashed_while_taking_over_does_not_block_the_next(tmp_path):
     file.write_text(Owner("token", "j", "s", "then", (DEAD,)).to_json())
     (tmp_path / "a.lock.over-token").write_text(Owner("guard", "j", "s", "then", (DEAD,)).to_json())
     with lock(file):
-        assert holder(file).processes == (this_process(),)
+        assert get_holder(file).processes == (this_process(),)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_holder_is_told_and_none_for_a_free_or_dead_lock(tmp_path):
     file = tmp_path / "a.lock"
-    assert holder(file) is None
+    assert get_holder(file) is None
     with lock(file, "train-0"):
-        assert holder(file).job == "train-0"
-        assert str(holder(file)).startswith(f"process {os.getpid()} on ")
+        assert get_holder(file).job == "train-0"
+        assert str(get_holder(file)).startswith(f"process {os.getpid()} on ")
     file.write_text(Owner("token", "j", "s", "then", (DEAD,)).to_json())
-    assert holder(file) is None
+    assert get_holder(file) is None
 
 
 def wait_until(true) -> None:
-    """For ten seconds at most; a busy machine may leave the thread that touches a lock waiting."""
+    """Wait for ten seconds at most; a busy machine may leave the thread that touches a lock waiting."""
     deadline = time.monotonic() + 10
     while not true():
         assert time.monotonic() < deadline, "it never came true"
@@ -118,14 +125,14 @@ def test_a_lock_is_touched_while_it_is_held_and_written_again_when_somebody_remo
     file = tmp_path / "a.lock"
     with lock(file):
         os.utime(file, (0, 0))
-        wait_until(lambda: silence_s(file) < 5)
+        wait_until(lambda: seconds_since_touch(file) < 5)
         file.unlink()
-        wait_until(lambda: (owner := holder(file)) and owner.job == "job")
+        wait_until(lambda: (owner := get_holder(file)) and owner.job == "job")
     assert not file.exists()
 
 
 def test_who_has_lost_the_lock_is_asked_to_stop_and_leaves_the_new_owners_file(tmp_path, monkeypatch):
-    """As after a suspended laptop wakes up."""
+    """Take the lock away, as when a suspended laptop wakes up."""
     monkeypatch.setattr(locks, "TOUCH_S", 0.05)
     asked = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
@@ -144,11 +151,11 @@ def test_the_silence_of_a_lock_is_measured_by_the_file_system_and_not_by_this_cl
     file = tmp_path / "a.lock"
     file.touch()
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert -1 < silence_s(file) < 5
+    assert -1 < seconds_since_touch(file) < 5
 
 
 def test_a_process_is_known_by_its_start_and_not_by_its_number_alone():
-    assert this_process().gone() is False
-    assert replace(this_process(), started="earlier").gone() is True
-    assert replace(this_process(), host="elsewhere").gone() is None
-    assert Process.of(2**22 + 1).started == ""
+    assert this_process().has_ended() is False
+    assert replace(this_process(), started="earlier").has_ended() is True
+    assert replace(this_process(), host="elsewhere").has_ended() is None
+    assert Process.from_pid(2**22 + 1).started == ""

@@ -1,11 +1,11 @@
-"""Study files: what they mean, and what is said of those that mean nothing."""
+"""Study files: their meaning, and the errors of wrong ones."""
 
 from pathlib import Path
 
 import pytest
 
+from nnunet_mamba.study.statistics.methods import Method
 from nnunet_mamba.study.sweep.read import read_study
-from nnunet_mamba.study.sweep.study import Method
 
 
 def test_every_trainer_meets_every_plan_that_is_not_only_a_basis(write_study):
@@ -57,13 +57,13 @@ def test_variables_and_places_beside_the_file_are_found(write_study, tmp_path, m
         ({"threads": 0}, "threads is 0; expected a whole number from 1 on"),
         ({"npz": "yes"}, "npz is 'yes'; expected true or false"),
         ({"methods": []}, "trains nothing"),
-        ({"methods": ["A", "A"]}, "A__nnUNetPlans__2d is there twice"),
+        ({"methods": ["A", "A"]}, "A__nnUNetPlans__2d is listed twice"),
         ({"methods": ["A__B"]}, "'A__B' cannot be a part"),
         ({"methods": [{"trainer": "A", "plans": "mine"}]}, "plans mine, which are not among: nnUNetPlans"),
         ({"plans": {"a": {"template": "cpu", "planner": "P"}}}, "several origins"),
         ({"plans": {"a": {"network": "mm_unet"}}}, "needs vram_gb"),
         ({"plans": {"a": {"vram_gb": 8}}}, "vram_gb plans for a network"),
-        ({"plans": {"a": {"template": "cpu", "from": "b"}}}, "made from b, which are not there"),
+        ({"plans": {"a": {"template": "cpu", "from": "b"}}}, "made from b, which the study does not have"),
         (
             {"plans": {"a": {"template": "cpu", "from": "b"}, "b": {"template": "cpu", "from": "a"}}},
             "each other",

@@ -15,7 +15,7 @@ from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.records import Layout, Record
-from nnunet_mamba.study.sweep.runner import JobFailedError, run_job
+from nnunet_mamba.study.sweep.run_job import JobFailedError, run_job
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ class nnUNetTrainerFragile(nnUNetTrainerControl):
 """
 
 
-class Study:
+class PlannedStudy:
     """One planned dataset, and a training job on it for each folder of results."""
 
     def __init__(self, root: Path) -> None:
@@ -76,7 +76,7 @@ class Study:
         }
 
     def plan(self) -> None:
-        """With a network of some thousand parameters."""
+        """Plan with a network of some thousand parameters."""
         variables = {**self.variables(self.root / "results"), "nnUNet_n_proc_DA": "1"}
         arguments = ("-d", "901", "-c", "2d", "-np", "1", "-npfp", "1")
         command = Command("nnUNetv2_plan_and_preprocess", arguments, variables)
@@ -98,8 +98,8 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory) -> Study:
-    study = Study(tmp_path_factory.mktemp("study"))
+def study(tmp_path_factory) -> PlannedStudy:
+    study = PlannedStudy(tmp_path_factory.mktemp("study"))
     study.plan()
     return study
 
@@ -132,7 +132,7 @@ def assert_same_end(job: Job, expected: dict) -> None:
 class Trial:
     """A training in folders of its own."""
 
-    def __init__(self, study: Study, root: Path) -> None:
+    def __init__(self, study: PlannedStudy, root: Path) -> None:
         self.job = study.training(root / "results")
         self.layout = Layout(root / "out")
 
@@ -149,7 +149,7 @@ class Trial:
         return self.job.own_folder / f"checkpoint_{name}.pth"
 
     def epochs_begun(self) -> list[int]:
-        """In order, of all attempts."""
+        """Return the epochs of all attempts, in order."""
         lines = self.layout.log_file("train").read_text().splitlines()
         stamped = [line.split(": ", 1)[-1].split() for line in lines]
         return [int(words[1]) for words in stamped if len(words) == 2 and words[0] == "Epoch"]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sweep import fake_slurm
+from study.sweep import fake_slurm
 
 from nnunet_mamba.nnunet.commands import Command
-from nnunet_mamba.study.sweep import engine, script
-from nnunet_mamba.study.sweep.frozen import freeze
+from nnunet_mamba.study.sweep import scheduler
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.status import failures, rows
+from nnunet_mamba.study.sweep.run_graph import build_run_graph
+from nnunet_mamba.study.sweep.status import describe_failures, read_statuses
 
 pytest.importorskip("snakemake_executor_plugin_slurm")
 
@@ -24,13 +24,13 @@ pytest.importorskip("snakemake_executor_plugin_slurm")
 def python(name, code, needs=(), **more):
     kind = more.pop("kind", "evaluate")
     return Job(
-        name, kind, Command("python", ("-c", code)), needs=tuple(needs), identity={"code": code}, **more
+        name, kind, Command("python", ("-c", code)), needs=tuple(needs), cache_inputs={"code": code}, **more
     )
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A simulated SLURM on the path; its jobs."""
+    """Put a simulated SLURM on the path; yield its jobs."""
     state = fake_slurm.install(tmp_path / "slurm")
     monkeypatch.setenv("FAKE_SLURM", str(state))
     monkeypatch.setenv("PATH", f"{tmp_path / 'slurm' / 'bin'}{os.pathsep}{os.environ['PATH']}")
@@ -47,8 +47,8 @@ def cluster(tmp_path, monkeypatch):
 
 @pytest.fixture
 def profile(tmp_path):
-    """The one of the package, which need not wait for a shared file system here."""
-    shutil.copytree(engine.HERE / "profiles" / "slurm", tmp_path / "profile")
+    """Write the package's profile, which need not wait for a shared file system here."""
+    shutil.copytree(scheduler.HERE / "profiles" / "slurm", tmp_path / "profile")
     file = tmp_path / "profile" / "config.yaml"
     content = yaml.safe_load(file.read_text())
     content |= {"latency-wait": 5, "slurm-init-seconds-before-status-checks": 1}
@@ -59,21 +59,21 @@ def profile(tmp_path):
 
 @pytest.fixture
 def sweep(tmp_path, profile, cluster):
-    """Runs jobs to the end; returns exit code, states by name, what was said, and the graph."""
+    """Return a function that runs jobs to the end: exit code, states by name, the log, and the graph."""
 
     def run(*jobs, **variables):
-        frozen = freeze("small", tmp_path / "out", variables, jobs, adopt=False)
-        frozen.write()
+        graph = build_run_graph("small", tmp_path / "out", variables, jobs, adopt=False)
+        graph.write()
         said = []
-        code = engine.run(frozen, cores=2, gpus=[], profile=profile, log=said.append)
-        states = {row.job.name: row.state for row in rows(frozen)}
-        return code, states, "\n".join(said) + frozen.layout.log_file("snakemake").read_text(), frozen
+        code = scheduler.run_snakemake(graph, cores=2, gpus=[], profile=profile, log=said.append)
+        states = {row.job.name: row.state for row in read_statuses(graph)}
+        return code, states, "\n".join(said) + graph.layout.log_file("snakemake").read_text(), graph
 
     return run
 
 
 def submissions(cluster):
-    """Of each job of the study, the options of each of its submissions."""
+    """Return the options of each submission of each job of the study."""
     found = {}
     for job in cluster.all():
         found.setdefault(job["options"]["--comment"].removeprefix("rule_"), []).append(job)
@@ -91,31 +91,31 @@ def test_the_profile_runs_a_graph_and_asks_for_what_the_study_says(sweep, cluste
         python("plan", f"open({str(seen)!r}, 'w').write('plan, ')"),
         python("train", code, ["plan"], gpus=2, threads=6, memory_gb=40, hours=3),
     ]
-    done, states, said, frozen = sweep(*jobs, OF_THE_GRAPH="2")
+    done, states, said, graph = sweep(*jobs, OF_THE_GRAPH="2")
     assert (done, set(states.values())) == (0, {"done"}), said
     (plan,), (train,) = submissions(cluster).values()
     assert seen.read_text() == f"plan, 1 2 7 {train['id']}"
     wanted = {"--gpus": "2", "--cpus-per-task": "6", "--mem": "40000", "--time": "180", "--nodes": "1"}
     assert train["options"].items() >= {**wanted, "--requeue": True, "--account": "lab"}.items()
     assert "--gpus" not in plan["options"] and plan["options"]["--cpus-per-task"] == "1"
-    record = frozen.layout.read_record("train")
+    record = graph.layout.read_record("train")
     assert record.slurm_job == train["id"] and record.attempts == 1
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_the_profile_runs_a_study_in_a_folder_of_any_name(profile, tmp_path, odd):
-    """But for the characters that are refused."""
+    """Leave out the characters that are refused."""
     seen, out = tmp_path / "seen", tmp_path / "".join(char for char in odd if char not in '%\\"$`')
-    frozen = freeze("small", out, {}, [python("a", f"open({str(seen)!r}, 'w')")], adopt=False)
-    frozen.write()
-    code = engine.run(frozen, cores=2, gpus=[], profile=profile, log=print)
-    assert (code, [row.state for row in rows(frozen)]) == (0, ["done"])
+    graph = build_run_graph("small", out, {}, [python("a", f"open({str(seen)!r}, 'w')")], adopt=False)
+    graph.write()
+    code = scheduler.run_snakemake(graph, cores=2, gpus=[], profile=profile, log=print)
+    assert (code, [row.state for row in read_statuses(graph)]) == (0, ["done"])
     assert {file.name for file in tmp_path.iterdir()} == {out.name, "profile", "seen", "slurm"}
 
 
 def ends_as(state, once=None):
-    """Code of a job that SLURM ends in this state, always or until the file `once` is there."""
+    """Return code of a job that SLURM ends in this state, always or until the file `once` exists."""
     return (
         "import os, time; from pathlib import Path; folder = Path(os.environ['FAKE_SLURM']); "
         "end = folder / (os.environ['SLURM_JOB_ID'] + '.end'); "
@@ -125,7 +125,7 @@ def ends_as(state, once=None):
 
 
 def long_training(tmp_path, monkeypatch, cluster):
-    """It would wait for a minute in its third epoch, and SLURM leaves it ten seconds more than our margin."""
+    """Return a training that waits in its third epoch, ten seconds before our margin to its time limit."""
     fold = tmp_path / "results" / "fold_0"
     monkeypatch.setenv("FAKE_CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("FAKE_FOLD", str(fold))
@@ -137,7 +137,7 @@ def long_training(tmp_path, monkeypatch, cluster):
 
 
 @pytest.mark.slow
-def test_each_kind_of_end_is_retried_told_and_leaves_the_others_running(
+def test_each_kind_of_end_is_retried_reported_and_leaves_the_others_running(
     sweep, cluster, tmp_path, monkeypatch
 ):
     tried = tmp_path / "tried"
@@ -149,7 +149,7 @@ def test_each_kind_of_end_is_retried_told_and_leaves_the_others_running(
         python("good", "pass"),
         long_training(tmp_path, monkeypatch, cluster),
     ]
-    code, states, said, frozen = sweep(*jobs)
+    code, states, said, graph = sweep(*jobs)
     assert code == 1
     assert states == {
         "bad": "failed", "after": "waiting", "node_lost": "done", "greedy": "failed", "good": "done",
@@ -164,7 +164,7 @@ def test_each_kind_of_end_is_retried_told_and_leaves_the_others_running(
         "good": [["COMPLETED"]],
         "long": [["REQUEUE", "COMPLETED"]],
     }
-    text = failures(frozen)
+    text = describe_failures(graph)
     assert "bad failed 2 times: the memory (RAM) was used up" in text
     assert "greedy failed 2 times: it took more memory (RAM) than it had asked SLURM for" in text
     assert "memory_gb" in text
@@ -175,12 +175,15 @@ def test_a_sweep_that_is_stopped_cancels_its_jobs(cluster, profile, tmp_path):
     out = tmp_path / "out"
     started = [tmp_path / f"started_{i}" for i in range(2)]
     codes = [f"import time; open({str(file)!r}, 'w'); time.sleep(600)" for file in started]
-    frozen = freeze("small", out, {}, [python(f"job_{i}", code) for i, code in enumerate(codes)], adopt=False)
-    frozen.write()
+    graph = build_run_graph(
+        "small", out, {}, [python(f"job_{i}", code) for i, code in enumerate(codes)], adopt=False
+    )
+    graph.write()
     program = (
-        "import sys; from pathlib import Path; from nnunet_mamba.study.sweep import engine\n"
-        "from nnunet_mamba.study.sweep.frozen import read_frozen\n"
-        f"engine.run(read_frozen(Path({str(out)!r})), cores=2, gpus=[], profile={profile!r}, log=print)"
+        "import sys; from pathlib import Path; from nnunet_mamba.study.sweep import scheduler\n"
+        "from nnunet_mamba.study.sweep.run_graph import read_run_graph\n"
+        f"graph = read_run_graph(Path({str(out)!r}))\n"
+        f"scheduler.run_snakemake(graph, cores=2, gpus=[], profile={profile!r}, log=print)"
     )
     ignoring = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]  # as in the background of a script
     process = subprocess.Popen([*ignoring, sys.executable, "-c", program], stderr=subprocess.DEVNULL)
@@ -190,8 +193,8 @@ def test_a_sweep_that_is_stopped_cancels_its_jobs(cluster, profile, tmp_path):
     wait_until(lambda: all(job["state"] == "CANCELLED" for job in cluster.all()))
     assert not any(fake_slurm.processes(cluster, job["id"]) for job in cluster.all())
     assert len(cluster.all()) == 2 and cluster.calls("scancel")
-    assert [row.state for row in rows(frozen)] == ["waiting", "waiting"]
-    assert frozen.layout.read_record("job_0").cause == "interrupted"
+    assert [row.state for row in read_statuses(graph)] == ["waiting", "waiting"]
+    assert graph.layout.read_record("job_0").cause == "interrupted"
 
 
 def wait_until(true, seconds=120):
@@ -219,9 +222,9 @@ def test_an_emitted_script_runs_a_training_that_is_longer_than_its_time_limit(cl
         python("hopeless", "raise ValueError"),
         python("after", "pass", ["hopeless"]),
     ]
-    frozen = freeze("small", tmp_path / "my out", {}, jobs, adopt=False)
-    frozen.write()
-    text = script.slurm(frozen, jobs)
+    graph = build_run_graph("small", tmp_path / "my out", {}, jobs, adopt=False)
+    graph.write()
+    text = scheduler.emit_slurm(graph, jobs)
     subprocess.run(["bash", "-s", "--", "--qos=long"], input=text, text=True, check=True)
     wait_until(lambda: all(job["state"] in fake_slurm.OVER for job in cluster.all()))
     ends = {job["options"]["--job-name"]: (job["state"], job["ends"]) for job in cluster.all()}
@@ -231,6 +234,6 @@ def test_an_emitted_script_runs_a_training_that_is_longer_than_its_time_limit(cl
         "hopeless": ("FAILED", ["FAILED"]),
         "after": ("CANCELLED", []),
     }
-    assert done.exists() and frozen.layout.read_record("long").attempts == 2
+    assert done.exists() and graph.layout.read_record("long").attempts == 2
     assert all(job["options"]["--qos"] == "long" for job in cluster.all())
-    assert frozen.layout.log_file("long").with_suffix(".slurm").is_file()
+    assert graph.layout.log_file("long").with_suffix(".slurm").is_file()

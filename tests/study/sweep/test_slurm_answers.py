@@ -1,19 +1,18 @@
-"""What a runner does with what SLURM tells it: of other jobs, of its own time, of unrecorded ends."""
+"""SLURM's answers: about other jobs, this job's time, and ends that no runner recorded."""
 
 import os
 import time
 from dataclasses import replace
 
 import pytest
-from sweep import fake_slurm
+from study.sweep import fake_slurm
 
-from nnunet_mamba.study.sweep import slurm, timelimit
-from nnunet_mamba.study.sweep.casualties import record_slurm_ends
-from nnunet_mamba.study.sweep.frozen import freeze
-from nnunet_mamba.study.sweep.locks import LockedError, Owner
-from nnunet_mamba.study.sweep.processes import this_process
-from nnunet_mamba.study.sweep.runner import JobFailedError
-from nnunet_mamba.study.sweep.status import failures, rows
+from nnunet_mamba.study.sweep import slurm
+from nnunet_mamba.study.sweep.locks import LockedError, Owner, this_process
+from nnunet_mamba.study.sweep.run_graph import build_run_graph
+from nnunet_mamba.study.sweep.run_job import JobFailedError
+from nnunet_mamba.study.sweep.slurm import record_failed_jobs
+from nnunet_mamba.study.sweep.status import describe_failures, read_statuses
 
 
 @pytest.fixture
@@ -37,11 +36,11 @@ def test_times_are_read_as_squeue_writes_them(text, seconds):
 
 def test_a_job_has_ended_once_squeue_does_not_list_it(cluster, monkeypatch):
     cluster.change("1", state="RUNNING")
-    assert not slurm.ended("1") and slurm.ended("99")
+    assert not slurm.has_ended("1") and slurm.has_ended("99")
     cluster.change("1", state="TIMEOUT")
-    assert slurm.ended("1") and slurm.end_state("1") == "TIMEOUT"
+    assert slurm.has_ended("1") and slurm.get_end_state("1") == "TIMEOUT"
     monkeypatch.setenv("PATH", "")
-    assert not slurm.ended("99") and slurm.end_state("1") == "" and slurm.seconds_left() is None
+    assert not slurm.has_ended("99") and slurm.get_end_state("1") == "" and slurm.get_seconds_left() is None
 
 
 def lock_of_another_node(bench, job: str, silent_s: float) -> None:
@@ -71,8 +70,8 @@ def test_a_job_that_was_queued_again_takes_over_its_own_lock_if_that_is_silent(b
 
 @pytest.fixture
 def short(monkeypatch, cluster):
-    """In job 1, whose time is up in two seconds more than the margin; whether it may be queued again."""
-    monkeypatch.setattr(timelimit, "MARGIN_S", 3.0)
+    """Run in job 1, with two seconds more than the margin; options say whether it may be requeued."""
+    monkeypatch.setattr(slurm, "MARGIN_S", 3.0)
     monkeypatch.setenv("FAKE_TROUBLE", "wait@2")
     (cluster.folder / "left").write_text("0:05")
 
@@ -101,21 +100,21 @@ def test_where_slurm_does_not_queue_it_again_the_training_counts_as_interrupted(
 
 
 def test_a_training_without_a_new_checkpoint_is_left_to_its_time_limit(bench, short, monkeypatch):
-    """It would be queued again for ever."""
+    """Guard against queueing it again for ever."""
     short(**{"--requeue": True})
-    monkeypatch.setattr(timelimit, "MARGIN_S", 10.0)
-    with timelimit.TimeLimit(bench.job) as limit:
+    monkeypatch.setattr(slurm, "MARGIN_S", 10.0)
+    with slurm.TimeLimit(bench.job) as limit:
         time.sleep(0.5)
     assert not limit.near
 
 
 def test_no_job_but_a_training_and_none_outside_of_slurm_has_a_time_limit(bench, short, monkeypatch):
     short(**{"--requeue": True})
-    assert slurm.seconds_left() == 5
-    with timelimit.TimeLimit(replace(bench.job, kind="evaluate")) as limit:
+    assert slurm.get_seconds_left() == 5
+    with slurm.TimeLimit(replace(bench.job, kind="evaluate")) as limit:
         assert limit._timer is None
     monkeypatch.delenv("SLURM_JOB_ID")
-    assert slurm.seconds_left() is None
+    assert slurm.get_seconds_left() is None
 
 
 @pytest.mark.parametrize(
@@ -129,11 +128,11 @@ def test_no_job_but_a_training_and_none_outside_of_slurm_has_a_time_limit(bench,
 def test_an_end_that_nobody_could_record_is_asked_of_slurm(bench, cluster, state, told):
     record = replace(bench.run(), state="running", slurm_job="1")
     bench.layout.remove_stamps(bench.job.name)
-    frozen = freeze("small", bench.layout.root, {}, [bench.job], adopt=False)
-    bench.layout.write_record(replace(record, fingerprint=frozen.fingerprints[bench.job.name]))
+    graph = build_run_graph("small", bench.layout.root, {}, [bench.job], adopt=False)
+    bench.layout.write_record(replace(record, cache_key=graph.cache_keys[bench.job.name]))
     cluster.change("1", state="RUNNING")
-    record_slurm_ends(frozen)
+    record_failed_jobs(graph)
     assert bench.record().state == "running"
     cluster.change("1", state=state)
-    record_slurm_ends(frozen)
-    assert [row.state for row in rows(frozen)] == ["failed"] and told in failures(frozen)
+    record_failed_jobs(graph)
+    assert [row.state for row in read_statuses(graph)] == ["failed"] and told in describe_failures(graph)

@@ -3,14 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from nnunet_mamba.nnunet.commands import Command
-from nnunet_mamba.study.sweep import runner
+from nnunet_mamba.study.sweep.existing_results import (
+    UnmanagedResultsError,
+    remaining_command,
+    resume_command,
+    validate_command,
+)
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.leftovers import StrangersError, command_left, resuming, validating
-from nnunet_mamba.study.sweep.runner import JobFailedError
+from nnunet_mamba.study.sweep.run_job import JobFailedError, run_job
 
 
 def test_a_job_done_leaves_a_record_a_stamp_and_a_log_and_no_lock(bench):
@@ -25,6 +30,14 @@ def test_a_job_done_leaves_a_record_a_stamp_and_a_log_and_no_lock(bench):
     log = bench.layout.log_file("train-x-0").read_text()
     assert "=== train-x-0, attempt 1" in log and "Epoch 4" in log
     assert not bench.lock().exists() and not bench.layout.progress("train-x-0").exists()
+
+
+def test_files_keep_the_keys_that_existing_studies_have(bench):
+    bench.run()
+    record = json.loads(bench.layout.record("train-x-0").read_text())
+    assert record["fingerprint"] == "f1" and record["identity"] == {} and "cache_key" not in record
+    marker = json.loads((bench.fold / "sweep.json").read_text())
+    assert marker == {"job": "train-x-0", "fingerprint": "f1"}
 
 
 def test_a_job_done_is_not_run_again(bench):
@@ -54,7 +67,7 @@ def test_a_lost_validation_is_made_again_without_a_training(bench):
 
 def test_a_job_finished_after_its_runner_was_killed_is_recorded_without_a_run(bench):
     done = bench.run()
-    bench.layout.write_record(runner.replace(done, state="running"))
+    bench.layout.write_record(replace(done, state="running"))
     bench.layout.remove_stamps("train-x-0")
     bench.calls()
     assert bench.run().state == "done"
@@ -67,7 +80,7 @@ def test_changed_settings_set_the_earlier_training_aside_and_take_it_back_when_t
     aside = bench.fold.with_name("outdated-f1-fold_0")
     assert (aside / "checkpoint_final.pth").is_file()
     assert bench.record().attempts == 1 and bench.stamps() == ["train-x-0.f2"]
-    assert any("kept as" in line for line in bench.said)
+    assert any("kept as" in line for line in bench.logged)
     bench.calls()
     bench.run("f1")
     assert bench.calls() == [] and bench.stamps() == ["train-x-0.f1"]
@@ -87,7 +100,7 @@ def test_a_training_without_a_record_is_refused_and_can_be_adopted(bench):
     bench.layout.record("train-x-0").unlink()
     (bench.fold / "sweep.json").unlink()
     bench.calls()
-    with pytest.raises(StrangersError, match=r"no record of how.*\n?.*--adopt"):
+    with pytest.raises(UnmanagedResultsError, match=r"no record of how.*\n?.*--adopt"):
         bench.run()
     record = bench.run(adopt=True)
     assert bench.calls() == []
@@ -108,27 +121,27 @@ def test_an_adopted_half_is_resumed(bench, monkeypatch):
 
 def test_resuming_does_not_ask_for_pretrained_weights_again():
     command = Command("nnUNetv2_train", ("1", "2d", "0", "-pretrained_weights", "w.pth", "--npz"))
-    assert resuming(command).arguments == ("1", "2d", "0", "--npz", "--c")
-    assert validating(resuming(command)).arguments == ("1", "2d", "0", "--npz", "--val")
+    assert resume_command(command).arguments == ("1", "2d", "0", "--npz", "--c")
+    assert validate_command(resume_command(command)).arguments == ("1", "2d", "0", "--npz", "--val")
 
 
 def test_a_validation_alone_keeps_the_curves_of_weights_and_biases(monkeypatch):
     command = Command("nnUNetv2_train", ("1", "2d", "0"))
-    assert validating(command).variables == {}
+    assert validate_command(command).variables == {}
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
-    assert validating(command).variables == {"nnUNet_wandb_enabled": "0"}
+    assert validate_command(command).variables == {"nnUNet_wandb_enabled": "0"}
 
 
 def test_progress_is_told_while_it_runs(bench, monkeypatch):
     seen = []
-    monkeypatch.setattr("nnunet_mamba.study.sweep.watching.WRITE_EVERY_S", 0)
+    monkeypatch.setattr("nnunet_mamba.study.sweep.records.WRITE_EVERY_S", 0)
     file = bench.layout.progress("train-x-0")
 
     def log(line: str) -> None:
         if file.exists():
             seen.append(json.loads(file.read_text()))
 
-    runner.run_job(bench.job, "f1", bench.layout, log=log)
+    run_job(bench.job, "f1", bench.layout, log=log)
     assert [numbers["epoch"] for numbers in seen][:2] == [1, 2]
     assert seen[0]["dice"] == [0.5, None] and seen[0]["seconds_left"] == 8.0
 
@@ -136,7 +149,7 @@ def test_progress_is_told_while_it_runs(bench, monkeypatch):
 def test_a_record_that_cannot_be_read_is_refused_in_words(bench):
     bench.layout.record("train-x-0").parent.mkdir(parents=True)
     bench.layout.record("train-x-0").write_text("{")
-    with pytest.raises(ValueError, match="is no record of a job"):
+    with pytest.raises(ValueError, match="is not a record of a job"):
         bench.run()
 
 
@@ -161,11 +174,11 @@ def test_predictions_cut_short_are_dropped_where_the_others_are_kept(bench):
     (answers / "case.nii.gz").write_bytes(b"half")
     command = Command("true", ("--continue_prediction",))
     bench.job = Job("predict", "predict", command, products=(answers,), own_folder=answers)
-    assert command_left(bench.job, bench.said.append, adopted=False) == (command, None)
+    assert remaining_command(bench.job, bench.logged.append, adopted=False) == (command, None)
     assert list(answers.iterdir()) == []
 
 
 def test_a_runner_starts_without_what_takes_long_to_import():
     heavy = "{'torch', 'numpy', 'SimpleITK', 'nnunetv2', 'pandas'}"
-    code = f"import sys, nnunet_mamba.study.sweep.runner; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    code = f"import sys, nnunet_mamba.study.sweep.run_job; sys.exit(str({heavy} & set(sys.modules) or ''))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).stderr in (b"", b"\n")

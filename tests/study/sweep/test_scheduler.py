@@ -1,5 +1,6 @@
-"""Small graphs through Snakemake, with commands of Python in place of nnU-Net's."""
+"""Small graphs in Snakemake, with commands of Python in place of nnU-Net's."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -10,18 +11,18 @@ from pathlib import Path
 import pytest
 
 from nnunet_mamba.nnunet.commands import Command
-from nnunet_mamba.study.sweep import engine
-from nnunet_mamba.study.sweep.frozen import drop_void_stamps, freeze, read_frozen
+from nnunet_mamba.study.sweep import scheduler
+from nnunet_mamba.study.sweep.existing_results import write_marker
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.leftovers import mark
-from nnunet_mamba.study.sweep.status import as_text, failures, rows
+from nnunet_mamba.study.sweep.run_graph import build_run_graph, read_run_graph, remove_stale_stamps
+from nnunet_mamba.study.sweep.status import describe_failures, format_statuses, read_statuses
 
 pytest.importorskip("snakemake")
 
 
 def python(name, code, needs=(), kind="evaluate", **more):
     return Job(
-        name, kind, Command("python", ("-c", code)), needs=tuple(needs), identity={"code": code}, **more
+        name, kind, Command("python", ("-c", code)), needs=tuple(needs), cache_inputs={"code": code}, **more
     )
 
 
@@ -31,15 +32,17 @@ def writes(file, text="x"):
 
 @pytest.fixture
 def sweep(tmp_path):
-    """Runs jobs to the end; returns exit code, states by name, and what was said."""
+    """Return a function that runs jobs to the end: exit code, states by name, the log, and the graph."""
 
     def run(*jobs, **options):
-        frozen = freeze("small", tmp_path / "out", {}, jobs, adopt=False)
-        drop_void_stamps(frozen)
-        frozen.write()
+        graph = build_run_graph("small", tmp_path / "out", {}, jobs, adopt=False)
+        remove_stale_stamps(graph)
+        graph.write()
         said = []
-        code = engine.run(frozen, **{"cores": 2, "gpus": [], "profile": None, "log": said.append, **options})
-        return code, {row.job.name: row.state for row in rows(frozen)}, "\n".join(said), frozen
+        code = scheduler.run_snakemake(
+            graph, **{"cores": 2, "gpus": [], "profile": None, "log": said.append, **options}
+        )
+        return code, {row.job.name: row.state for row in read_statuses(graph)}, "\n".join(said), graph
 
     return run
 
@@ -60,27 +63,27 @@ def test_a_study_may_lie_in_a_folder_of_any_name(tmp_path, odd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out, seen = tmp_path / odd, tmp_path / "seen"
     jobs = [python("a", writes(seen)), python("b", writes(seen, "y"), ["a"], products=(out / "graph.json",))]
-    frozen = freeze("small", out, {}, jobs, adopt=False)
-    frozen.write()
+    graph = build_run_graph("small", out, {}, jobs, adopt=False)
+    graph.write()
     said = []
-    code = engine.run(frozen, cores=1, gpus=[], profile=None, log=said.append)
-    assert (code, {row.state for row in rows(frozen)}) == (0, {"done"}), said
-    assert seen.read_text() == "xy" and read_frozen(out) == frozen
+    code = scheduler.run_snakemake(graph, cores=1, gpus=[], profile=None, log=said.append)
+    assert (code, {row.state for row in read_statuses(graph)}) == (0, {"done"}), said
+    assert seen.read_text() == "xy" and read_run_graph(out) == graph
     assert {file.name for file in tmp_path.iterdir()} == {odd, "seen"}, "no part of the name was a command"
 
 
-def test_a_failed_job_is_tried_twice_told_of_and_leaves_the_others_running(sweep, tmp_path):
+def test_a_failed_job_is_tried_twice_reported_and_leaves_the_others_running(sweep, tmp_path):
     tried, other = tmp_path / "tried", tmp_path / "other"
     fails = f"{writes(tried)}; raise MemoryError('much too large')"
     jobs = [python("bad", fails), python("after", writes(other), ["bad"]), python("good", writes(other))]
-    code, states, _, frozen = sweep(*jobs)
+    code, states, _, graph = sweep(*jobs)
     assert code == 1
     assert states == {"bad": "failed", "after": "waiting", "good": "done"}
     assert tried.read_text() == "xx" and other.read_text() == "x"
-    text = failures(frozen)
+    text = describe_failures(graph)
     assert "bad failed 2 times: the memory (RAM) was used up" in text
     assert "much too large" in text and "1 jobs did not run for want of these" in text
-    assert str(frozen.layout.log_file("bad")) in text
+    assert str(graph.layout.log_file("bad")) in text
     code, states, _, _ = sweep(python("bad", writes(tried)), *jobs[1:])
     assert (code, set(states.values())) == (0, {"done"})
 
@@ -115,22 +118,23 @@ def test_two_gpus_run_two_trainings_and_each_sees_its_own(sweep, tmp_path):
 def test_a_stop_ends_all_commands_and_the_next_run_goes_on(sweep, tmp_path):
     started, out = tmp_path / "started", tmp_path / "out"
     waits = f"import time; {writes(started)}; time.sleep(600)"
-    frozen = freeze("small", out, {}, [python("long", waits), python("quick", "pass")], adopt=False)
-    frozen.write()
+    graph = build_run_graph("small", out, {}, [python("long", waits), python("quick", "pass")], adopt=False)
+    graph.write()
     program = (
-        "import sys; from pathlib import Path; from nnunet_mamba.study.sweep import engine\n"
-        "from nnunet_mamba.study.sweep.frozen import read_frozen\n"
-        f"engine.run(read_frozen(Path({str(out)!r})), cores=2, gpus=[], profile=None, log=print)"
+        "import sys; from pathlib import Path; from nnunet_mamba.study.sweep import scheduler\n"
+        "from nnunet_mamba.study.sweep.run_graph import read_run_graph\n"
+        f"graph = read_run_graph(Path({str(out)!r}))\n"
+        f"scheduler.run_snakemake(graph, cores=2, gpus=[], profile=None, log=print)"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not started.exists() and time.monotonic() < deadline:
         time.sleep(0.2)
-    running = rows(read_frozen(out))[0]
+    running = read_statuses(read_run_graph(out))[0]
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) != 0
     assert running.state == "running"
-    stopped = rows(frozen)[0]
+    stopped = read_statuses(graph)[0]
     assert (stopped.state, stopped.detail) == ("waiting", "interrupted")
     assert not [entry for entry in Path("/proc").glob("[0-9]*") if str(started) in command_line(entry)]
 
@@ -165,7 +169,7 @@ def test_an_edit_stays_noticed_when_another_job_changes(sweep, tmp_path):
     plans.write_text("2")
     _, _, _, edited = sweep(first, make, train)
     _, _, _, again = sweep(python("first", "1"), make, train)
-    assert again.fingerprints["train"] == edited.fingerprints["train"]
+    assert again.cache_keys["train"] == edited.cache_keys["train"]
     assert (plans.read_text(), trained.read_text()) == ("2", "xx")
 
 
@@ -187,10 +191,10 @@ def test_what_another_study_made_anew_is_made_again(sweep, tmp_path):
     fold = tmp_path / "fold_0"
     product = fold / "checkpoint_final.pth"
     job = python("train", f"{writes(product)}", own_folder=fold, products=(product,))
-    _, _, _, frozen = sweep(job)
-    mark(job, "of another study")
-    drop_void_stamps(frozen)
-    assert rows(frozen)[0].state == "waiting"
+    _, _, _, graph = sweep(job)
+    write_marker(job, "of another study")
+    remove_stale_stamps(graph)
+    assert read_statuses(graph)[0].state == "waiting"
     sweep(job)
     assert (tmp_path / "outdated-of another study-fold_0").is_dir() and product.read_text() == "x"
 
@@ -201,33 +205,34 @@ def test_studies_share_what_they_have_in_common(tmp_path):
     job = python("train", f"import os; os.makedirs({str(fold)!r}, exist_ok=True); {writes(product)}",
                  own_folder=fold, products=(product,))  # fmt: skip
     for study in ("one", "two"):
-        frozen = freeze(study, tmp_path / study, {}, [job], adopt=False)
-        frozen.run("train", lambda text: None)
-        assert rows(frozen)[0].state == "done"
+        graph = build_run_graph(study, tmp_path / study, {}, [job], adopt=False)
+        graph.run("train", lambda text: None)
+        assert read_statuses(graph)[0].state == "done"
     assert product.read_text() == "xx", "the same folder, not refused and not set aside"
 
 
 def test_the_reason_for_running_again_is_told(sweep, tmp_path):
     a, b = python("a", "pass"), python("b", "pass", ["a"])
-    a = replace(a, identity={"trainer": '{"settings": {"initial_lr": 0.01}, "seed": 1}'})
-    _, _, _, frozen = sweep(a, b)
-    changed = replace(a, identity={"trainer": '{"settings": {"initial_lr": 0.001}, "seed": 1}'})
-    table = rows(freeze("small", frozen.out, {}, [changed, b], adopt=False))
+    a = replace(a, cache_inputs={"trainer": '{"settings": {"initial_lr": 0.01}, "seed": 1}'})
+    _, _, _, graph = sweep(a, b)
+    changed = replace(a, cache_inputs={"trainer": '{"settings": {"initial_lr": 0.001}, "seed": 1}'})
+    table = read_statuses(build_run_graph("small", graph.out, {}, [changed, b], adopt=False))
     assert [(row.state, row.detail) for row in table] == [
         ("outdated", "trainer settings.initial_lr: 0.01 -> 0.001"),
         ("outdated", "a is outdated"),
     ]
-    assert "outdated  a   trainer settings.initial_lr" in as_text(table, every=False)
+    assert "outdated  a   trainer settings.initial_lr" in format_statuses(table, every=False)
 
 
 def test_a_graph_is_read_as_it_was_written(tmp_path):
     job = python("a", "pass", products=(tmp_path,), watched=(tmp_path,), own_folder=tmp_path / "x", gpus=2)
-    frozen = freeze(
+    graph = build_run_graph(
         "small", tmp_path, {"A": "1"}, [job, python("b", "pass", ["a"], after=("a",))], adopt=True
     )
-    frozen.write()
-    assert read_frozen(tmp_path) == frozen
+    (first, _) = json.loads(graph.write().read_text())["jobs"]
+    assert first["fingerprint"] == graph.cache_keys["a"] and first["identity"] == {"code": "pass"}
+    assert read_run_graph(tmp_path) == graph
     with pytest.raises(ValueError, match="has no job 'c'"):
-        frozen.job("c")
+        graph.get_job("c")
     with pytest.raises(ValueError, match="expected the folder of a study"):
-        read_frozen(tmp_path / "nowhere")
+        read_run_graph(tmp_path / "nowhere")

@@ -1,15 +1,15 @@
-"""The jobs of a study: which there are, what they wait for, what they are called in a shell."""
+"""Jobs of a study: their names, what they wait for, and their commands."""
 
 import pytest
 
-from nnunet_mamba.study.sweep.graph import jobs_of
+from nnunet_mamba.study.sweep.build_jobs import build_jobs
 from nnunet_mamba.study.sweep.read import read_study
 
 DATASET = "Dataset004_Hippocampus"
 
 
 class Everything(dict):
-    """Describes every trainer."""
+    """Description of every trainer."""
 
     def __missing__(self, name):
         return f'{{"name": "{name}"}}'
@@ -18,7 +18,7 @@ class Everything(dict):
 @pytest.fixture
 def jobs(write_study):
     def of(**changes):
-        return {job.name: job for job in jobs_of(read_study(write_study(**changes)), Everything())}
+        return {job.name: job for job in build_jobs(read_study(write_study(**changes)), Everything())}
 
     return of
 
@@ -191,7 +191,9 @@ def test_own_plans_must_be_there_and_count_by_their_content(jobs, tmp_path):
     file.write_text('{"changed": 1}')
     second = jobs(plans={"mine": {"own": True}})
     assert all(
-        first[n].identity != second[n].identity for n in first if n.startswith(("train", "preprocess"))
+        first[n].cache_inputs != second[n].cache_inputs
+        for n in first
+        if n.startswith(("train", "preprocess"))
     )
 
 
@@ -204,8 +206,8 @@ def test_what_changes_no_result_outdates_nothing(jobs, tmp_path):
         plans={"small": {"template": "there/t.json"}}, threads=2, memory_gb=64, hours=3, device="cuda",
         datasets=[{"dataset": DATASET, "group": "a"}],
     )  # fmt: skip
-    judged = ("compare", "report")  # by patients now
-    assert all(first[n].identity == second[n].identity for n in first if first[n].kind not in judged)
+    grouped = ("compare", "report")  # by patients now
+    assert all(first[n].cache_inputs == second[n].cache_inputs for n in first if first[n].kind not in grouped)
 
 
 def test_plans_made_from_own_plans_depend_on_them(jobs, tmp_path):
@@ -215,11 +217,11 @@ def test_plans_made_from_own_plans_depend_on_them(jobs, tmp_path):
     seen = []
     for text in ("{}", '{"changed": 1}'):
         file.write_text(text)
-        seen.append(jobs(plans=plans)[f"plan.{DATASET}.small"].identity)
+        seen.append(jobs(plans=plans)[f"plan.{DATASET}.small"].cache_inputs)
     assert seen[0] != seen[1]
 
 
-def test_fold_all_has_no_cases_of_its_own_to_be_judged_on(jobs):
+def test_fold_all_has_no_cases_of_its_own_to_be_evaluated_on(jobs):
     test = {"name": "held_out", "labels": "labelsTs"}
     table = jobs(folds=["all"], datasets=[{"dataset": DATASET, "test": [test]}], mirroring=False)
     assert not [name for name in table if "crossval" in name]
@@ -232,7 +234,7 @@ def test_variables_of_the_study_reach_its_trainings_and_count(jobs, monkeypatch)
     table = jobs(variables={"NNUNET_MAMBA_CHECKPOINT_STAGES": 2})
     first = next(name for name in table if name.startswith("train"))
     assert table[first].command.variables["NNUNET_MAMBA_CHECKPOINT_STAGES"] == "2"
-    assert table[first].identity != plain[first].identity
+    assert table[first].cache_inputs != plain[first].cache_inputs
     monkeypatch.setenv("NNUNET_MAMBA_VMAMBA", "weights.pth")
     assert jobs()[first].command.variables["NNUNET_MAMBA_VMAMBA"] == "weights.pth"
-    assert jobs()[first].identity != plain[first].identity
+    assert jobs()[first].cache_inputs != plain[first].cache_inputs

@@ -1,0 +1,275 @@
+"""Running one job of a sweep to its end, so that nothing is lost and nothing is done twice.
+
+Under the job's lock: results in its folder are adopted or archived, the command does what is left to do, its
+products are checked, and record and stamp state how it went.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from nnunet_mamba.nnunet.commands import Command
+from nnunet_mamba.nnunet.console import (
+    LogFn,
+    PlainLines,
+    PredictionLines,
+    ProgressFn,
+    TrainingLines,
+    duration,
+)
+from nnunet_mamba.nnunet.subprocesses import TAIL_LINES, ChildFailedError, run_child, stopped_by_signals
+from nnunet_mamba.study.sweep import slurm
+from nnunet_mamba.study.sweep.diagnosis import INTERRUPTED, Diagnosis, diagnose
+from nnunet_mamba.study.sweep.existing_results import (
+    is_complete,
+    missing_products,
+    prepare_output,
+    remaining_command,
+    restore_archived,
+    write_marker,
+)
+from nnunet_mamba.study.sweep.gpus import gpu_slots, slots_folder
+from nnunet_mamba.study.sweep.job import Job
+from nnunet_mamba.study.sweep.locks import JobLock
+from nnunet_mamba.study.sweep.records import (
+    DONE,
+    FAILED,
+    REQUEUED,
+    RUNNING,
+    Layout,
+    ProgressFile,
+    Record,
+    collect_provenance,
+    utc_now,
+)
+
+# nnU-Net then trains on a random split instead of the fold that was asked for
+RANDOM_SPLIT = re.compile(r"You requested fold \d+ for training but splits contain only \d+")
+
+
+class JobFailedError(RuntimeError):
+    """A job ended without its result; the message states the cause, what to do, and the log file."""
+
+
+class MissingProductError(RuntimeError):
+    """A command ended well, but did not make all its products."""
+
+
+class RandomSplitError(RuntimeError):
+    """A training is about to use a random split; the message is nnU-Net's line about it."""
+
+
+def run_job(
+    job: Job,
+    cache_key: str,
+    layout: Layout,
+    *,
+    log: LogFn,
+    study: str = "",
+    seed: int | None = None,
+    adopt: bool = False,
+    extra_provenance: Mapping[str, str] | None = None,
+    before_record: Callable[[], None] = lambda: None,
+) -> Record:
+    """Run what is left of `job`; return its record, which is written together with its stamp.
+
+    `before_record` is called when the products exist, before the record states it; `study` is the study's
+    name in messages, by default its folder.
+
+    Raises LockedError if the job runs elsewhere, UnmanagedResultsError if its folder holds results that this
+    study did not make (unless `adopt`), JobFailedError if it fails.
+    """
+    lock = JobLock(layout.lock(job), job=job.name, study=study or str(layout.root), log=log)
+    with stopped_by_signals(), lock:
+        before = layout.read_record(job.name)
+        if before and is_done(job, cache_key, before):
+            log(f"{job.name}: done before, in {duration(before.seconds)}")
+            layout.write_stamp(job.name, cache_key)
+            return before
+        adopted = prepare_output(job, cache_key, before, adopt=adopt, log=log)
+        record = create_record(job, cache_key, before, adopted=adopted, seed=seed)
+        record = replace(record, provenance={**record.provenance, **(extra_provenance or {})})
+        return Attempt(job, record, layout, log, lock, before_record).run()
+
+
+def is_done(job: Job, cache_key: str, record: Record) -> bool:
+    """Return whether the job was done for this cache key and its products exist."""
+    same = record.state == DONE and record.cache_key == cache_key
+    return same and is_complete(job, cache_key)
+
+
+def create_record(
+    job: Job, cache_key: str, before: Record | None, *, adopted: bool, seed: int | None
+) -> Record:
+    """Return the record of a new attempt; attempts and time are counted per cache key."""
+    same = before if before and before.cache_key == cache_key else None
+    return Record(
+        job=job.name,
+        kind=job.kind,
+        state=RUNNING,
+        cache_key=cache_key,
+        cache_inputs=dict(job.cache_inputs),
+        attempts=1 + (same.attempts if same else 0),
+        started=utc_now(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        slurm_job=slurm.own_job_id(),
+        command=str(job.command),
+        seed=seed,
+        adopted=adopted or bool(same and same.adopted),
+        seconds=same.seconds if same else 0.0,
+        provenance=collect_provenance(gpu=job.gpus > 0),
+    )
+
+
+class Attempt:
+    """One attempt at a job, under its lock."""
+
+    def __init__(
+        self,
+        job: Job,
+        record: Record,
+        layout: Layout,
+        log: LogFn,
+        lock: JobLock,
+        before_record: Callable[[], None],
+    ) -> None:
+        self.job = job
+        self.before_record = before_record
+        self.record = record
+        self.layout = layout
+        self.log = log
+        self.lock = lock
+        self.progress = ProgressFile(layout.progress(job.name))
+        self.started_at = time.monotonic()
+        self.limit = slurm.TimeLimit(job)
+
+    def run(self) -> Record:
+        """Return the record of a job done; a failure is recorded and raised."""
+        self.layout.remove_stamps(self.job.name)
+        self.layout.write_record(self.record)
+        try:
+            self.work()
+        except KeyboardInterrupt:
+            if self.lock.lost:
+                raise JobFailedError(f"{self.job.name}: another runner took over {self.lock.file}") from None
+            if self.limit.near and self.requeue():
+                raise JobFailedError(f"{self.job.name}: {self.record.cause}") from None
+            self.record_failure(Diagnosis(INTERRUPTED, "Run it again: it goes on from where it is."), ())
+            raise
+        except ChildFailedError as error:
+            raise self.fail(diagnose(error.code, error.lines), error.lines) from error
+        except MissingProductError as error:
+            raise self.fail(Diagnosis(str(error), "See the log."), ()) from error
+        except Exception as error:
+            raise self.fail(diagnose(1, [f"{type(error).__name__}: {error}"]), ()) from error
+        return self.succeed()
+
+    def work(self) -> None:
+        restore_archived(self.job, self.record.cache_key, self.log)
+        write_marker(self.job, self.record.cache_key)
+        command, resumed_from = remaining_command(self.job, self.log, adopted=self.record.adopted)
+        self.record = replace(self.record, resumed_from=resumed_from, command=str(command or ""))
+        if command is not None:
+            with gpu_slots(self.job.gpus, slots_folder(), self.log) as slots:
+                command = replace(command, variables={**command.variables, **slots.variables})
+                self.record = replace(self.record, command=str(command))
+                self.layout.write_record(self.record)
+                self.execute(command, slots.descriptors)
+        if absent := missing_products(self.job):
+            raise MissingProductError(f"it ended as if it was done, but {', '.join(absent)} is missing")
+
+    def execute(self, command: Command, descriptors: Sequence[int]) -> None:
+        self.write_log_header(command)
+        self.log(f"$ {command}")
+        self.started_at = time.monotonic()  # waiting for a GPU is no work
+        with self.limit:
+            run_child(
+                command.argv(),
+                environment=command.variables,
+                log_file=self.layout.log_file(self.job.name),
+                show=create_watcher(self.job, self.log, self.progress),
+                inherit=descriptors,
+                started=self.lock.add_process,
+            )
+
+    def write_log_header(self, command: Command) -> None:
+        """Write a line that separates the attempts in a log."""
+        log_file = self.layout.log_file(self.job.name)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        folders = [
+            f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.startswith("nnUNet_")
+        ]
+        with log_file.open("a", encoding="utf-8") as stream:
+            stream.write(
+                f"\n=== {self.job.name}, attempt {self.record.attempts}, {self.record.started}, "
+                f"{self.record.host}, process {self.record.pid}\n=== {' '.join([*folders, str(command)])}\n"
+            )
+
+    def succeed(self) -> Record:
+        """Write the record, then the stamp: a stamp without a record would not say what was done."""
+        self.before_record()
+        self.end(DONE, products=tuple(map(str, self.job.products)))
+        self.layout.write_stamp(self.job.name, self.record.cache_key)
+        self.log(f"{self.job.name}: done in {duration(self.record.seconds)}")
+        return self.record
+
+    def fail(self, diagnosis: Diagnosis, lines: Sequence[str]) -> JobFailedError:
+        """Record a failure; return the error to raise."""
+        self.record_failure(diagnosis, lines)
+        quoted = "".join(f"\n    {line[:200]}" for line in lines[-TAIL_LINES:])
+        return JobFailedError(
+            f"{self.job.name} failed: {diagnosis.cause}\n  {diagnosis.remedy}{quoted}\n"
+            f"  The whole log: {self.layout.log_file(self.job.name)}"
+        )
+
+    def requeue(self) -> bool:
+        """Write the record, then queue the job again: SLURM ends this process for that."""
+        self.end(REQUEUED, cause="SLURM's time limit was near: it goes on in another run")
+        return slurm.requeue()
+
+    def record_failure(self, diagnosis: Diagnosis, lines: Sequence[str]) -> None:
+        """Write the record; an error of that, as on a full disk, must not hide why the job failed."""
+        try:
+            self.end(FAILED, cause=diagnosis.cause, remedy=diagnosis.remedy, tail=tuple(lines[-TAIL_LINES:]))
+        except OSError as error:
+            self.log(f"the record of {self.job.name} could not be written either: {error}")
+
+    def end(self, state: str, **changes: object) -> None:
+        self.record = replace(
+            self.record,
+            state=state,
+            ended=utc_now(),
+            seconds=self.record.seconds + time.monotonic() - self.started_at,
+            progress=dict(self.progress.numbers),
+            **changes,  # type: ignore[arg-type]
+        )
+        self.layout.write_record(self.record)
+        self.progress.file.unlink(missing_ok=True)
+
+
+def create_watcher(job: Job, log: LogFn, report_progress: ProgressFn) -> Callable[[str], None]:
+    """Return a function for each line of the command's output; it stops a training on a random split."""
+    show = create_console(job, log, report_progress)
+
+    def watch(line: str) -> None:
+        if job.kind == "train" and RANDOM_SPLIT.search(line):
+            raise RandomSplitError(line.strip())
+        show(line)
+
+    return watch
+
+
+def create_console(job: Job, log: LogFn, report_progress: ProgressFn) -> Callable[[str], None]:
+    """Return what shows the output of a command of this kind."""
+    if job.kind == "train" and job.own_folder is not None:
+        return TrainingLines(log, job.own_folder / "debug.json", report_progress)
+    if job.kind == "predict":
+        return PredictionLines(log, report_progress)
+    return PlainLines(log, report_progress)
