@@ -13,7 +13,7 @@ from nnunet_mamba.networks.family import axes_of
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.study.datasets.specs import spec_of
 from nnunet_mamba.study.datasets.splits import find_split
-from nnunet_mamba.study.evaluation.protocols import protocol_of, require_metrics
+from nnunet_mamba.study.evaluation.protocols import check_metrics, get_protocol
 from nnunet_mamba.study.statistics.methods import Method, choose_baseline, twin_of
 from nnunet_mamba.study.sweep.graph import jobs_of
 from nnunet_mamba.study.sweep.job import fingerprint
@@ -106,7 +106,7 @@ def test_templates_are_made_for_these_data_and_planners_are_nnunets(read, file):
 def test_every_metric_is_defined_by_every_protocol(read, file):
     study = read(file)
     for protocol in study.protocols:
-        require_metrics(protocol_of(protocol), study.metrics)
+        check_metrics(get_protocol(protocol), study.metrics)
 
 
 @every_table

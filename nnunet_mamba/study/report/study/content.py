@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nnunet_mamba.study.evaluation import Score
+from nnunet_mamba.study.evaluation import METRICS, Score
 from nnunet_mamba.study.report.study.files import Files
 from nnunet_mamba.study.report.study.published import Ours, PublishedTable
 from nnunet_mamba.study.report.study.trainings import Training
@@ -14,12 +14,6 @@ from nnunet_mamba.study.statistics import Comparison, Study
 from nnunet_mamba.study.statistics.methods import Method
 from nnunet_mamba.study.statistics.study import CASE_MEAN, TWIN
 
-METRIC_NAMES = {
-    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": "HD95", "hd100": "HD100", "assd": "ASSD",
-    "masd": "MASD", "asd": "ASD", "f1": "F1", "volume_error": "volume error",
-}  # fmt: skip
-
-DISTANCES = ("hd95", "hd100", "assd", "masd", "asd")
 IN_MM = ("honest", "brats-lesionwise")  # the other protocols have no distances, or those of voxels
 
 
@@ -76,14 +70,15 @@ class StudyReport:
 
 
 def metric_name(metric: str) -> str:
-    return METRIC_NAMES.get(metric, metric)
+    return METRICS[metric].title if metric in METRICS else metric
 
 
 def titled(study: Study) -> str:
     """The metric with its unit; protocols that count in voxels do so because a paper's code does."""
-    if study.metric not in DISTANCES:
+    metric = METRICS.get(study.metric)
+    if metric is None or not metric.unit:
         return metric_name(study.metric)
-    return f"{metric_name(study.metric)} ({'mm' if study.protocol in IN_MM else 'voxels'})"
+    return f"{metric.title} ({metric.unit if study.protocol in IN_MM else 'voxels'})"
 
 
 def on_case_means(study: Study, against: str) -> list[Comparison]:

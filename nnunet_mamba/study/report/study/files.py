@@ -47,7 +47,7 @@ def find_files(results: Path, raw: Path | None, preprocessed: Path | None) -> Fi
     maps: dict[Method, dict[str, LabelMaps]] = {}
     for run in runs:
         try:
-            matched = run.matched()
+            matched = run.match_cases()
         except ValueError:
             continue  # of the other runs there are still pictures
         method = Method(run.origin.trainer, run.origin.plans, run.origin.configuration)

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from nnunet_mamba.study.evaluation import Score, read_table
+from nnunet_mamba.study.evaluation import METRICS, Score, read_table
 from nnunet_mamba.study.report.study.content import StudyReport, TableFile
 from nnunet_mamba.study.report.study.files import Files, find_files, places
 from nnunet_mamba.study.report.study.published import Ours, PublishedTable, known_dataset, published_tables
 from nnunet_mamba.study.report.study.trainings import Training, read_trainings
 from nnunet_mamba.study.statistics import Study, compare
-from nnunet_mamba.study.statistics.directions import HIGHER_IS_BETTER, LOWER_IS_BETTER
 
 ORDER = ("dice", "nsd", "hd95")  # these metrics first, in this order
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "monai", "numpy", "scipy", "pandas", "matplotlib")
@@ -103,7 +102,7 @@ def _studies(scores: Sequence[Score], request: Request) -> tuple[list[Study], li
     """A study per metric whose direction is known; statistics refuses what cannot be compared."""
     metrics = list(dict.fromkeys(score.metric for score in scores))
     metrics.sort(key=lambda metric: ORDER.index(metric) if metric in ORDER else len(ORDER))
-    known = [metric for metric in metrics if metric in HIGHER_IS_BETTER | LOWER_IS_BETTER]
+    known = [metric for metric in metrics if metric in METRICS]
     if not known:
         raise ValueError(f"The tables have no metric to compare by; they have {', '.join(metrics)}.")
     left_out = [

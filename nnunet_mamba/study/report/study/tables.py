@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nnunet_mamba.study.evaluation import mean_foreground, summarise
+from nnunet_mamba.study.evaluation import METRICS, mean_foreground, summarise
 from nnunet_mamba.study.report.document import Best, Shaded, Table
 from nnunet_mamba.study.report.markup import number
 from nnunet_mamba.study.report.study.charts import label_title
@@ -204,8 +204,8 @@ def paper_label_tables(report: StudyReport) -> list[Table]:
 
 def whole_paper_table(index: int, table: PublishedTable) -> Table:
     """All networks of a paper's column, best first, in its unit."""
-    falling = table.metric not in ("hd95", "asd")
-    ranked = sorted(table.values.items(), key=lambda item: -item[1] if falling else item[1])
+    higher = METRICS[table.metric].higher_is_better
+    ranked = sorted(table.values.items(), key=lambda item: -item[1] if higher else item[1])
     unit = " (percent)" if table.scale == 100 else ""
     title = f"[{index}] {table.cases}"
     digits = max(len(f"{v:g}".partition(".")[2]) for v in table.values.values())
