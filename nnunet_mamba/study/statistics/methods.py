@@ -1,4 +1,4 @@
-"""Who is compared: a method is a trainer with its plans and configuration; a twin has NoSSM in its name."""
+"""Methods: trainers with their plans and configuration; their short names, twins and baseline."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ EPOCHS = re.compile(r"_(\d+epochs?|demo|smoke)$")
 
 @dataclass(frozen=True, order=True)
 class Method:
-    """What was trained, in the names of nnU-Net's results folder."""
+    """Trained model without its fold, named as in nnU-Net's results folder."""
 
     trainer: str
     plans: str
@@ -27,13 +27,13 @@ class Method:
 
     @property
     def length(self) -> str:
-        """The length of training that the name states: "100epochs", "demo", or "" for the trainer's own."""
+        """Return the length of training in the name: "100epochs", "demo", or "" for the trainer's default."""
         found = EPOCHS.search(self.trainer)
         return found[1] if found else ""
 
 
 def short_names(methods: Sequence[Method]) -> list[str]:
-    """The parts of each method that differ among them; trainers without nnU-Net's prefix."""
+    """Return the parts of each method that differ among them; trainers without nnU-Net's prefix."""
     columns = list(zip(*(astuple(method) for method in methods), strict=True))
     differing = [i for i, column in enumerate(columns) if len(set(column)) > 1] or [0]
     short = ["__".join(_shortened(astuple(method)[i], i) for i in differing) for method in methods]
@@ -48,7 +48,7 @@ def _shortened(part: str, column: int) -> str:
 
 
 def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
-    """The same network without SSM, under the same plans and configuration, if it is among `methods`."""
+    """Return the same network without SSM, by the same plans and configuration, if it is among `methods`."""
     if TWIN in method.trainer:
         return None
     plain = method.trainer.replace(NO_DECAY, "")  # without an SSM there is nothing to spare from decay
@@ -62,21 +62,21 @@ def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
 
 
 def _alike_without_ssm(trainer: str) -> Iterator[str]:
-    """Trainers whose twins are the same network as this one's."""
+    """Yield the trainers whose twins are the same network as this one's."""
     for group in ONE_WITHOUT_SSM:
         if found := re.match(rf"{PREFIX}({'|'.join(group)})(?=_|$)", trainer):
             yield from (f"{PREFIX}{name}{trainer[found.end() :]}" for name in group)
 
 
-def choose_baseline(methods: Sequence[Method], wanted: str | None = None) -> Method:
-    """The method of this name, short, of its trainer or in full; by default nnU-Net's own, else the first."""
-    if wanted is None:
+def choose_baseline(methods: Sequence[Method], name: str | None = None) -> Method:
+    """Return the method of this name (short, full or trainer's); by default nnU-Net's own, or the first."""
+    if name is None:
         own = [method for method in methods if OWN_TRAINER.fullmatch(method.trainer)]
         return min(own, key=lambda method: method.plans != "nnUNetPlans", default=methods[0])
     names = short_names(methods)
-    known = [{name, method.trainer, str(method)} for name, method in zip(names, methods, strict=True)]
-    found = [method for method, names_of in zip(methods, known, strict=True) if wanted in names_of]
+    known = [{short, method.trainer, str(method)} for short, method in zip(names, methods, strict=True)]
+    found = [method for method, names_of in zip(methods, known, strict=True) if name in names_of]
     if len(found) == 1:
         return found[0]
-    trouble = "is the name of several methods" if found else "is no method of these tables"
-    raise ValueError(f"The baseline {wanted!r} {trouble}; choose one of {', '.join(names)}.")
+    problem = "is the name of several methods" if found else "is not a method of these tables"
+    raise ValueError(f"The baseline {name!r} {problem}; choose one of {', '.join(names)}.")

@@ -114,7 +114,7 @@ def test_the_baseline_is_nnunets_own_unless_named():
     ):
         assert choose_baseline(methods, name) == method("MMUNet")
     with pytest.raises(
-        ValueError, match=r"'UNet' is no method of these tables; choose one of MMUNet__nnUNetPlans, "
+        ValueError, match=r"'UNet' is not a method of these tables; choose one of MMUNet__nnUNetPlans, "
     ):
         choose_baseline(methods, "UNet")
     with pytest.raises(ValueError, match="'nnUNetTrainer' is the name of several methods"):

@@ -19,8 +19,8 @@ from nnunet_mamba.nnunet.catalogue import TWIN as NO_SSM
 from nnunet_mamba.study.report.charts import tidy
 from nnunet_mamba.study.report.markup import CHART_STYLE, svg_of
 from nnunet_mamba.study.report.study.content import StudyReport, on_case_means, titled, twins
-from nnunet_mamba.study.statistics import Comparison, Study
-from nnunet_mamba.study.statistics.study import BASELINE, CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics import Comparison, DatasetComparison
+from nnunet_mamba.study.statistics.results import BASELINE, CASE_MEAN, TWIN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def drawn(height_in: float, draw: Callable[[Axes], None]) -> str:
         return svg_of(figure)
 
 
-def case_means_chart(report: StudyReport, study: Study) -> str:
+def case_means_chart(report: StudyReport, study: DatasetComparison) -> str:
     """Box and dots of the case means, a row per method, and the mean of each fold above as a diamond."""
     names, look = list(report.methods), looks(report)
     folds = {m.method: m.fold_means for m in study.methods}
@@ -84,7 +84,7 @@ def case_means_chart(report: StudyReport, study: Study) -> str:
     return drawn(0.75 + 0.48 * len(names), draw)
 
 
-def labels_chart(report: StudyReport, study: Study) -> str:
+def labels_chart(report: StudyReport, study: DatasetComparison) -> str:
     """Box and dots per label, the methods below each other."""
     names, look = list(report.methods), looks(report)
     values: dict[str, dict[str, list[float]]] = {}
@@ -108,7 +108,7 @@ def labels_chart(report: StudyReport, study: Study) -> str:
     return drawn(1.0 + 0.2 * len(names) + 0.16 * step * len(study.labels), draw)
 
 
-def differences_chart(report: StudyReport, study: Study, against: str) -> str:
+def differences_chart(report: StudyReport, study: DatasetComparison, against: str) -> str:
     """Every case's difference as a dot; its mean with the interval below."""
     compared, look = on_case_means(study, against), looks(report)
     titles = [f"{c.method}\n− {c.other}" for c in compared]
@@ -130,7 +130,7 @@ def differences_chart(report: StudyReport, study: Study, against: str) -> str:
     return drawn(0.75 + max(0.55, 0.17 * n_lines) * len(compared), draw)
 
 
-def label_differences_chart(report: StudyReport, study: Study, against: str) -> str:
+def label_differences_chart(report: StudyReport, study: DatasetComparison, against: str) -> str:
     """Means with intervals per label; full where the test is significant after Holm."""
     look = looks(report)
     compared = [c for c in study.comparisons if c.against == against and c.label != CASE_MEAN]
@@ -194,7 +194,7 @@ def cost_chart(report: StudyReport, hours: Mapping[str, float]) -> str:
     return drawn(2.4 + 0.2 * len(hours), draw)
 
 
-def families(study: Study) -> list[str]:
+def families(study: DatasetComparison) -> list[str]:
     """Twins first, if there are any."""
     return [against for against in (TWIN, BASELINE) if on_case_means(study, against)]
 
@@ -271,7 +271,7 @@ def _interval(axes: Axes, row: float, c: Comparison, look: Look, full: bool = Tr
     )  # fmt: skip
 
 
-def _difference_title(study: Study) -> str:
+def _difference_title(study: DatasetComparison) -> str:
     better = "right" if study.higher_is_better else "left"
     return f"difference in {titled(study)} ({better}: first is better)"
 

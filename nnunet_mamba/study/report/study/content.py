@@ -10,9 +10,9 @@ from nnunet_mamba.study.evaluation import METRICS, Score
 from nnunet_mamba.study.report.study.files import Files
 from nnunet_mamba.study.report.study.published import Ours, PublishedTable
 from nnunet_mamba.study.report.study.trainings import Training
-from nnunet_mamba.study.statistics import Comparison, Study
+from nnunet_mamba.study.statistics import Comparison, DatasetComparison
 from nnunet_mamba.study.statistics.methods import Method
-from nnunet_mamba.study.statistics.study import CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics.results import CASE_MEAN, TWIN
 
 IN_MM = ("honest", "brats-lesionwise")  # the other protocols have no distances, or those of voxels
 
@@ -34,7 +34,7 @@ class StudyReport:
     """
 
     dataset: str
-    studies: Sequence[Study]
+    studies: Sequence[DatasetComparison]
     scores: Sequence[Score]
     trainings: Sequence[Training]
     files: Files | None
@@ -47,7 +47,7 @@ class StudyReport:
     note: str = ""
 
     @property
-    def leading(self) -> Study:
+    def leading(self) -> DatasetComparison:
         return self.studies[0]
 
     @property
@@ -73,7 +73,7 @@ def metric_name(metric: str) -> str:
     return METRICS[metric].title if metric in METRICS else metric
 
 
-def titled(study: Study) -> str:
+def titled(study: DatasetComparison) -> str:
     """The metric with its unit; protocols that count in voxels do so because a paper's code does."""
     metric = METRICS.get(study.metric)
     if metric is None or not metric.unit:
@@ -81,16 +81,16 @@ def titled(study: Study) -> str:
     return f"{metric.title} ({metric.unit if study.protocol in IN_MM else 'voxels'})"
 
 
-def on_case_means(study: Study, against: str) -> list[Comparison]:
+def on_case_means(study: DatasetComparison, against: str) -> list[Comparison]:
     return [c for c in study.comparisons if c.label == CASE_MEAN and c.against == against]
 
 
-def twins(study: Study) -> dict[str, str]:
+def twins(study: DatasetComparison) -> dict[str, str]:
     """Method -> its twin without SSM."""
     return {c.method: c.other for c in on_case_means(study, TWIN)}
 
 
-def proven_best(study: Study, means: dict[str, float], label: str) -> str | None:
+def proven_best(study: DatasetComparison, means: dict[str, float], label: str) -> str | None:
     """The method of the best mean, if every test on `label` that it took part in is in its favour."""
     defined = {name: mean for name, mean in means.items() if not math.isnan(mean)}
     if not defined:
@@ -101,12 +101,12 @@ def proven_best(study: Study, means: dict[str, float], label: str) -> str | None
     return best if won and all(won) else None
 
 
-def n_digits(study: Study) -> int:
+def n_digits(study: DatasetComparison) -> int:
     """Shares with four decimals, distances and the like with two."""
     return 4 if study.higher_is_better else 2
 
 
-def signed(value: float, study: Study) -> str:
+def signed(value: float, study: DatasetComparison) -> str:
     return "–" if math.isnan(value) else f"{value:+.{n_digits(study)}f}".replace("-", "−")
 
 

@@ -15,7 +15,7 @@ from nnunet_mamba.study.report.study.content import StudyReport, TableFile
 from nnunet_mamba.study.report.study.files import Files, find_files, places
 from nnunet_mamba.study.report.study.published import Ours, PublishedTable, known_dataset, published_tables
 from nnunet_mamba.study.report.study.trainings import Training, read_trainings
-from nnunet_mamba.study.statistics import Study, compare
+from nnunet_mamba.study.statistics import DatasetComparison, compare
 
 ORDER = ("dice", "nsd", "hd95")  # these metrics first, in this order
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "monai", "numpy", "scipy", "pandas", "matplotlib")
@@ -98,7 +98,7 @@ def _chosen(scores: Sequence[Score], request: Request) -> list[Score]:
     return chosen
 
 
-def _studies(scores: Sequence[Score], request: Request) -> tuple[list[Study], list[str]]:
+def _studies(scores: Sequence[Score], request: Request) -> tuple[list[DatasetComparison], list[str]]:
     """A study per metric whose direction is known; statistics refuses what cannot be compared."""
     metrics = list(dict.fromkeys(score.metric for score in scores))
     metrics.sort(key=lambda metric: ORDER.index(metric) if metric in ORDER else len(ORDER))
@@ -150,7 +150,7 @@ def _of_results(results: Path | None, dataset: str) -> tuple[list[Training], Fil
     return trainings, files, missing
 
 
-def _published(ours: Ours, studies: Iterable[Study]) -> list[PublishedTable]:
+def _published(ours: Ours, studies: Iterable[DatasetComparison]) -> list[PublishedTable]:
     """Of the metrics that are told here."""
     metrics = {study.metric for study in studies}
     return [table for table in published_tables(ours.dataset) if table.metric in metrics]

@@ -25,8 +25,8 @@ from nnunet_mamba.study.report.study.content import StudyReport, folds_told, lis
 from nnunet_mamba.study.report.study.files import confusion
 from nnunet_mamba.study.report.study.pictures import worst_cases
 from nnunet_mamba.study.report.study.published import differences
-from nnunet_mamba.study.statistics import Study
-from nnunet_mamba.study.statistics.study import TWIN
+from nnunet_mamba.study.statistics import DatasetComparison
+from nnunet_mamba.study.statistics.results import TWIN
 
 MAX_CONFUSED = 20  # labels; more make no readable table
 
@@ -125,7 +125,7 @@ def _differences(report: StudyReport) -> list[Block]:
     return [*blocks, Text(note), *others, *ranked] if blocks else []
 
 
-def _tests(report: StudyReport, study: Study) -> list[Block]:
+def _tests(report: StudyReport, study: DatasetComparison) -> list[Block]:
     """Of case means by one metric: the tables, then the charts."""
     families = charts.families(study)
     return [

@@ -28,8 +28,8 @@ from nnunet_mamba.study.report.study.published import (
     label_value,
     value_of,
 )
-from nnunet_mamba.study.statistics import Comparison, Study
-from nnunet_mamba.study.statistics.study import BASELINE, CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics import Comparison, DatasetComparison
+from nnunet_mamba.study.statistics.results import BASELINE, CASE_MEAN, TWIN
 
 HEADS = {TWIN: "against its twin", BASELINE: "against {}"}
 
@@ -63,14 +63,14 @@ def summary_table(report: StudyReport) -> Table:
     return Table(["method", first, *heads, *(["papers"] if papers else []), *rest], rows)
 
 
-def _verdict(study: Study, name: str, against: str) -> str:
+def _verdict(study: DatasetComparison, name: str, against: str) -> str:
     found = next((c for c in on_case_means(study, against) if c.method == name), None)
     if found is None:
         return "baseline" if against == BASELINE and name == study.baseline else "–"
     return f"{signed(found.difference, study)}, {found.verdict}"
 
 
-def comparison_table(study: Study, against: str) -> Table:
+def comparison_table(study: DatasetComparison, against: str) -> Table:
     """The tests on case means, each difference beside the spread over folds of both methods."""
     sds = {m.method: m.sd_over_folds for m in study.methods}
     rows = [
@@ -90,7 +90,7 @@ def comparison_table(study: Study, against: str) -> Table:
     return Table(header, rows, f"{titled(study)}: {against}")
 
 
-def ranking_table(study: Study) -> Table:
+def ranking_table(study: DatasetComparison) -> Table:
     """A column per rule: the rank, and the ranks that 95 % of resamples give."""
     places = [{place.method: place for place in ranking.places} for ranking in study.rankings]
     ranked = [place.method for place in study.rankings[0].places]
@@ -101,7 +101,7 @@ def ranking_table(study: Study) -> Table:
     return Table(("method", *(ranking.rule for ranking in study.rankings)), rows, titled(study))
 
 
-def label_table(report: StudyReport, study: Study) -> Table:
+def label_table(report: StudyReport, study: DatasetComparison) -> Table:
     """Means per label over the cases where it is defined, and below them the mean of the labels."""
     means: dict[str, dict[str, float]] = {}
     overall: dict[str, float] = {}
@@ -236,12 +236,12 @@ def facts_table(report: StudyReport) -> Table:
     return Table(("training", *with_facts), rows, n_text=1 + len(with_facts))
 
 
-def spread_over_folds(mean: float, sd: float, study: Study) -> str:
+def spread_over_folds(mean: float, sd: float, study: DatasetComparison) -> str:
     text = number(mean, n_digits(study))
     return text if math.isnan(sd) else f"{text} ± {number(sd, n_digits(study))}"
 
 
-def interval(c: Comparison, study: Study) -> str:
+def interval(c: Comparison, study: DatasetComparison) -> str:
     if math.isnan(c.ci_low):
         return "–"
     return f"{signed(c.ci_low, study)} to {signed(c.ci_high, study)}"
@@ -251,7 +251,7 @@ def p_value(p: float) -> str:
     return "–" if math.isnan(p) else "<0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
-def _value(value: float | None, study: Study) -> str:
+def _value(value: float | None, study: DatasetComparison) -> str:
     """A paper's number in our unit."""
     return "–" if value is None else number(value, n_digits(study))
 

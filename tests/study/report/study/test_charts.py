@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nnunet_mamba.study.report.study.charts import broken, label_differences_chart, labels_chart, looks, span
-from nnunet_mamba.study.statistics.study import TWIN
+from nnunet_mamba.study.statistics.results import TWIN
 
 
 def test_a_twin_has_its_networks_colour_and_is_hollow(tiny):

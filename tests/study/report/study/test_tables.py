@@ -16,7 +16,7 @@ from nnunet_mamba.study.report.study.tables import (
     label_table,
     summary_table,
 )
-from nnunet_mamba.study.statistics.study import CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics.results import CASE_MEAN, TWIN
 
 
 def cells(table, first):
