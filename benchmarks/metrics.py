@@ -1,4 +1,4 @@
-"""Surface metrics beside scipy's dense transforms, DeepMind's surface-distance and medpy: agreement and time.
+"""Surface metrics against scipy's dense transforms, DeepMind's surface-distance and medpy: agreement, time.
 
     pip install --no-deps --target OTHERS medpy surface-distance-based-measures
     python benchmarks/metrics.py --others OTHERS --record benchmarks/results/metrics
@@ -163,7 +163,7 @@ def best(work: Callable[[], object], rounds: int) -> float:
 
 
 def restore_old_numpy() -> None:
-    """surface-distance 0.1 was written for names that numpy and scipy have dropped."""
+    """Restore the names that numpy and scipy have dropped, for surface-distance 0.1."""
     for module, name, now in ((np, "Inf", np.inf), (np, "bool", np.bool_)):
         if not hasattr(module, name):
             setattr(module, name, now)

@@ -61,11 +61,11 @@ def read_label_map(file: Path, reader: str = "", spacing_mm: tuple[float, ...] |
     header = read_header(file, reader)
     if not reader and (contradiction := header_contradiction(file)):
         raise ValueError(
-            f"The header of {file} contradicts itself: {contradiction}. Say by --dataset-json whose reader "
-            "holds, or correct the header."
+            f"The header of {file} contradicts itself: {contradiction}. Give --dataset-json, by which the "
+            "reader is known, or correct the header."
         )
     if spacing_mm is not None:
-        raise ValueError(f"{file} tells the spacing of its voxels; leave out --spacing.")
+        raise ValueError(f"{file} states the spacing of its voxels; leave out --spacing.")
     array = read_values(file)
     if array.ndim > 3 or header.n_components > 1:
         raise ValueError(
@@ -79,7 +79,7 @@ def read_label_map(file: Path, reader: str = "", spacing_mm: tuple[float, ...] |
 def _read_tiff_volume(file: Path, reader: str) -> np.ndarray | None:
     """Return the (z, y, x) array of a TIFF file, None for a picture.
 
-    Three slices may be stored like colours; nnU-Net's reader for volumes, or its file of the spacing, tells
+    Three slices may be stored like colours; nnU-Net's reader for volumes, or its file of the spacing, shows
     that they are slices.
     """
     array, axes = read_tiff(file)
@@ -99,7 +99,7 @@ def _make_label_map(
     """Return a label map whose spacing is `stored` in another file, `chosen` by the user, or unknown."""
     stored = None if stored == PLACEHOLDER and chosen else stored
     if stored and chosen:
-        raise ValueError(f"The spacing of {file} is told by a file beside it; leave out --spacing.")
+        raise ValueError(f"The spacing of {file} is stated in a file beside it; leave out --spacing.")
     spacing = stored or chosen
     if spacing is not None and len(spacing) != array.ndim:
         raise ValueError(f"{file} has {array.ndim} axes, but --spacing has {len(spacing)} numbers.")
@@ -113,7 +113,7 @@ def _to_integers(file: Path, array: np.ndarray) -> np.ndarray:
     if not np.isfinite(array).all():
         n_bad = np.count_nonzero(~np.isfinite(array))
         raise ValueError(
-            f"{file} holds values that are no whole numbers: {n_bad} are NaN or infinite. "
+            f"{file} holds values that are not whole numbers: {n_bad} are NaN or infinite. "
             "The prediction failed there; predict this case again."
         )
     rounded = np.rint(array).astype(np.int32)
@@ -121,7 +121,7 @@ def _to_integers(file: Path, array: np.ndarray) -> np.ndarray:
     if off.any():
         example = array[off][0]
         raise ValueError(
-            f"{file} holds values that are no whole numbers, such as {example:.6g}; expected "
+            f"{file} holds values that are not whole numbers, such as {example:.6g}; expected "
             "labels, not probabilities. Take the argmax (or threshold), and store integers."
         )
     return rounded

@@ -149,7 +149,7 @@ def find_runs(
     origin = read_origin(folder)
     if not origin.dataset:
         raise ValueError(
-            f"{folder} does not tell its dataset: expected .../Dataset###_Name/..., or a plans.json."
+            f"{folder} does not name its dataset: expected .../Dataset###_Name/..., or a plans.json."
         )
     in_raw, in_preprocessed = (parent and parent / origin.dataset for parent in (raw, preprocessed))
     chosen_folds = None if folds is None else frozenset(folds)
@@ -233,8 +233,8 @@ def _find_joined_runs(folder: Path, dataset: DatasetFolders) -> Found:
     folds = dict(of_case)
     if twice := sorted({case for case, number in of_case if folds[case] != number}):
         return [], [
-            f"{folder} is left out: {splits.source} validates {', '.join(twice)} in several folds, and whose "
-            "prediction is there cannot be told. Score the folds themselves."
+            f"{folder} is left out: {splits.source} validates {', '.join(twice)} in several folds, and it is "
+            "not known which of them made the prediction. Score the folds themselves."
         ]
     by = f"the folds {', '.join(numbers)} in {splits.source}"
     return [replace(run, expected=tuple(folds), expected_by=by, folds=folds)], []
@@ -254,7 +254,7 @@ def _has_predictions(folder: Path) -> bool:
 
 
 def read_origin(predictions: Path, references: Path | None = None) -> Origin:
-    """Return what the path of a folder and its plans.json tell of the predictions in it; fold "test" if the
+    """Return the origin of the predictions in a folder, by its path and its plans.json; fold "test" if the
     references are those of the test cases."""
     origin = Origin()
     for part in predictions.resolve().parts:

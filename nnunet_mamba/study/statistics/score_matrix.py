@@ -63,7 +63,7 @@ def build_score_matrices(
     alone = [str(dataset) for dataset, part in parts.items() if part["method"].nunique() < fewest_methods]
     if len(alone) == len(parts):
         raise ValueError(f"No dataset was scored with two methods: {join_names(names.values())} share none.")
-    left_out = (f"left out, for want of a second method: {join_names(alone)}",) if alone else ()
+    left_out = (f"left out, without a second method: {join_names(alone)}",) if alone else ()
     return [
         _build_matrix(part, names, group, left_out)
         for dataset, part in parts.items()
@@ -145,7 +145,7 @@ def _check_unique_rows(part: pd.DataFrame) -> None:
     if not repeated.empty:
         folds = ", ".join(f"fold {fold or 'unknown'}" for fold in sorted(set(repeated["fold"])))
         raise ValueError(
-            f"{_where(part)}: rows are there twice ({folds}): {_rows(repeated)}. "
+            f"{_where(part)}: rows appear twice ({folds}): {_rows(repeated)}. "
             "Give each case of a method once."
         )
 
@@ -201,14 +201,14 @@ def find_warnings(part: pd.DataFrame, group: str | None) -> list[str]:
     trained_on = [name for name, seen in folds.items() if "all" in seen]
     unknown = [name for name, seen in folds.items() if "" in seen]
     lengths = by_name["method"].first().map(lambda method: method.length or "its own")
-    alike = find_cases_of_one_patient(sorted(set(part["case"]))) if group is None else None
+    one_patient = find_cases_of_one_patient(sorted(set(part["case"]))) if group is None else None
     found = {
         f"the values come from different programs: {_by_method(programs)}": programs.nunique() > 1,
         f"fold all: {join_names(trained_on)} trained on the cases that they are scored on": trained_on,
         f"the folds of {join_names(unknown)} are not known": unknown and len(unknown) < len(folds),
         f"trained for different lengths: {_by_method(lengths)}": lengths.nunique() > 1,
-        f"{' and '.join(alike or ())} look like one patient; without --group, p-values and intervals of such "
-        "cases are too small": alike,
+        f"{' and '.join(one_patient or ())} look like one patient; without --group, p-values and intervals of "
+        "such cases are too small": one_patient,
     }
     return [text for text, applies in found.items() if applies]
 

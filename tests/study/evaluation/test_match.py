@@ -176,7 +176,7 @@ def test_whole_floats_are_labels_and_probabilities_are_not(tmp_path):
     assert read_label_map(tmp_path / "a.nii.gz").array.dtype.kind == "i"
     for name, bad in (("half.nii.gz", 0.5), ("nan.mha", np.nan)):  # ITK reads a NaN in a NIfTI file as 0
         write(tmp_path / name, np.where(blob(), bad, 0).astype(np.float32))
-        with pytest.raises(ValueError, match=rf"{name} holds values that are no whole numbers"):
+        with pytest.raises(ValueError, match=rf"{name} holds values that are not whole numbers"):
             read_label_map(tmp_path / name)
 
 

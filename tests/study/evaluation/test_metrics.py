@@ -1,16 +1,22 @@
 """Masks small enough to draw, answers worked out by hand; and a slow oracle for the rest."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from skimage.io import imsave
 from surface_reference import blobs, reference_metrics
 
-from nnunet_mamba.study.evaluation import surfaces
+import nnunet_mamba
+from nnunet_mamba.cli import main
+from nnunet_mamba.study.evaluation import read_table, surfaces
 from nnunet_mamba.study.evaluation.labels import Label
 from nnunet_mamba.study.evaluation.masks import Counts, LabelMapPair, find_boxes
-from nnunet_mamba.study.evaluation.metrics import EMPTY_POLICIES, METRICS
+from nnunet_mamba.study.evaluation.metrics import EMPTY_POLICIES, METRICS, Metric
 from nnunet_mamba.study.evaluation.protocols import PROTOCOLS
+from nnunet_mamba.study.statistics import compare
 
 SPACING_MM = (3.0, 1.0, 0.5)  # z, y, x
 LABEL = Label("organ", (1,))
@@ -279,3 +285,51 @@ def test_surfels_found_in_slabs_are_those_of_the_whole(monkeypatch):
         parts = surfaces.surfel_surfaces(p, r, SPACING_MM)
         for name, values in vars(whole).items():
             assert np.array_equal(getattr(parts, name), values), name
+
+
+# The table
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_metric_that_is_only_in_the_table_is_listed_scored_and_compared(
+    monkeypatch, tmp_path, capsys, higher
+):
+    """The share of false positives among all voxels, 2/16; another method has it twice."""
+    row = Metric("fp_share", "FP share", "", higher, "overlap", lambda c: c.fp / (c.tp + c.fp + c.fn + c.tn))
+    monkeypatch.setitem(METRICS, row.name, row)
+    assert main(["evaluate", "--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert (
+        listed[0].endswith(", f1, fp_share") and "computes dice, " in listed[2] and ", fp_share;" in listed[2]
+    )
+    for folder, columns in (("pred", 2), ("ref", 1)):
+        (tmp_path / folder).mkdir()
+        image = np.zeros((4, 4), np.uint8)
+        image[:2, :columns] = 1
+        imsave(tmp_path / folder / "a.png", image, check_contrast=False)
+    table = tmp_path / "scores.csv"
+    folders = [str(tmp_path / "pred"), str(tmp_path / "ref")]
+    assert main(["evaluate", *folders, "--metrics", "fp_share", "--out", str(table), "-j", "1"]) == 0
+    (score,) = read_table(table)
+    assert (score.metric, score.value, score.backend) == ("fp_share", 2 / 16, "numpy")
+    mine = [replace(score, case=str(i), trainer="A", value=score.value + i / 100) for i in range(6)]
+    theirs = [replace(each, trainer="B", value=2 * each.value) for each in mine]
+    (found,) = compare([*mine, *theirs], metric="fp_share", n_bootstrap=100)
+    assert found.higher_is_better is higher
+    assert found.comparisons[0].verdict == ("better" if higher else "worse")  # B against A
+
+
+def test_the_table_is_the_only_source_file_that_lists_the_metrics():
+    """Metrics that no protocol of a paper has, and so no other file needs to name."""
+    names = {"hd100", "assd", "masd", "precision", "volume_error"} & set(METRICS)
+    sources = {path: path.read_text() for path in Path(nnunet_mamba.__path__[0]).rglob("*.py")}
+    listing = [path.name for path, text in sources.items() if all(f'"{name}"' in text for name in names)]
+    assert len(names) == 5 and listing == ["metrics.py"]
+
+
+def test_titles_and_units_are_those_of_pages():
+    assert {metric.title for metric in METRICS.values() if metric.unit == "mm"} == {
+        "HD95", "HD100", "ASSD", "MASD", "ASD",
+    }  # fmt: skip
+    assert {name for name, metric in METRICS.items() if metric.uses_tolerance} == {"nsd"}
+    assert all(name == metric.name for name, metric in METRICS.items())

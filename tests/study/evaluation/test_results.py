@@ -273,7 +273,7 @@ def test_a_folder_of_test_predictions_knows_its_dataset_by_its_plans(places, tmp
 
 def test_folders_that_tell_nothing_are_refused(places, tmp_path):
     raw, preprocessed, results = places
-    with pytest.raises(ValueError, match="does not tell its dataset"):
+    with pytest.raises(ValueError, match="does not name its dataset"):
         find_runs(tmp_path, raw, preprocessed)
     for name in (MODEL, OTHER):
         (results / name).rename(tmp_path / name)

@@ -225,4 +225,4 @@ def test_each_dataset_is_a_study_and_a_family_of_its_own(make_scores, make_table
     studies = compare(scores, n_bootstrap=100)
     assert [s.dataset for s in studies] == ["Dataset001_A", "Dataset002_B"]
     assert [s.comparisons[0].n_family for s in studies] == [1, 2]
-    assert "left out, for want of a second method: Dataset003_C" in studies[0].warnings
+    assert "left out, without a second method: Dataset003_C" in studies[0].warnings

@@ -39,7 +39,7 @@ def changed(scores, index=-1, **fields):
         ),
         (
             lambda s: [*s, replace(s[-1], fold="all")],
-            r"rows are there twice \(fold 0, fold all\): A case_7 label 2 \(organ2\)\.",
+            r"rows appear twice \(fold 0, fold all\): A case_7 label 2 \(organ2\)\.",
         ),
         (lambda s: changed(s, value=float("inf")), r"infinite values have no mean: A case_7 label 2"),
         (lambda s: s[:16], r"one method only, nnUNetTrainer__nnUNetPlans__3d_fullres; add"),
