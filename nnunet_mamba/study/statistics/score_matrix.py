@@ -201,19 +201,19 @@ def find_warnings(part: pd.DataFrame, group: str | None) -> list[str]:
     trained_on = [name for name, seen in folds.items() if "all" in seen]
     unknown = [name for name, seen in folds.items() if "" in seen]
     lengths = by_name["method"].first().map(lambda method: method.length or "its own")
-    one_patient = find_cases_of_one_patient(sorted(set(part["case"]))) if group is None else None
+    similar = find_similar_cases(sorted(set(part["case"]))) if group is None else None
     found = {
         f"the values come from different programs: {_by_method(programs)}": programs.nunique() > 1,
         f"fold all: {join_names(trained_on)} trained on the cases that they are scored on": trained_on,
         f"the folds of {join_names(unknown)} are not known": unknown and len(unknown) < len(folds),
         f"trained for different lengths: {_by_method(lengths)}": lengths.nunique() > 1,
-        f"{' and '.join(one_patient or ())} look like one patient; without --group, p-values and intervals of "
-        "such cases are too small": one_patient,
+        f"{' and '.join(similar or ())} look like one patient; without --group, p-values and intervals of "
+        "such cases are too small": similar,
     }
     return [text for text, applies in found.items() if applies]
 
 
-def find_cases_of_one_patient(cases: Sequence[str]) -> tuple[str, str] | None:
+def find_similar_cases(cases: Sequence[str]) -> tuple[str, str] | None:
     """Return two cases whose names differ in their last part, if most cases are in small groups like this."""
     groups: dict[str, list[str]] = {}
     for case in cases:
