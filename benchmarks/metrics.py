@@ -1,4 +1,4 @@
-"""Surface metrics beside scipy's dense transforms, DeepMind's surface-distance and medpy: agreement and time.
+"""Surface metrics against scipy's dense transforms, DeepMind's surface-distance and medpy: agreement, time.
 
     pip install --no-deps --target OTHERS medpy surface-distance-based-measures
     python benchmarks/metrics.py --others OTHERS --record benchmarks/results/metrics
@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from surface_reference import blobs, reference_metrics
 
 from nnunet_mamba.study.evaluation.labels import Label
+from nnunet_mamba.study.evaluation.masks import LabelMapPair, MaskPair
 from nnunet_mamba.study.evaluation.metrics import METRICS
-from nnunet_mamba.study.evaluation.pairs import Case, Pair
 from nnunet_mamba.study.evaluation.protocols import PROTOCOLS
 from nnunet_mamba.study.evaluation.surfaces import pooled_percentile_mm, weighted_percentile_mm
 
@@ -39,16 +39,17 @@ GRID = (40, 48, 44)
 TOLERANCE_MM = 2.0
 Masks = tuple[np.ndarray, np.ndarray, tuple[float, ...]]
 ORGAN = Label("organ", (1,))
+VOXELWISE = [name for name, metric in METRICS.items() if metric.kind != "instances"]  # all but F1
 
 
-def pair_of(p: np.ndarray, r: np.ndarray, spacing_mm: tuple[float, ...]) -> Pair:
-    return Case(p.view(np.uint8), r.view(np.uint8), spacing_mm).pair(ORGAN, TOLERANCE_MM)
+def pair_of(p: np.ndarray, r: np.ndarray, spacing_mm: tuple[float, ...]) -> MaskPair:
+    return LabelMapPair(p.view(np.uint8), r.view(np.uint8), spacing_mm).pair(ORGAN, TOLERANCE_MM)
 
 
 def ours(p: np.ndarray, r: np.ndarray, spacing_mm: tuple[float, ...]) -> dict[str, float]:
-    """All metrics but F1, and two that belong to protocols."""
+    """Return all metrics but F1, and two that belong to protocols."""
     pair = pair_of(p, r, spacing_mm)
-    found = {metric: PROTOCOLS["honest"].value(metric, pair) for metric in METRICS if metric != "f1"}
+    found = {metric: PROTOCOLS["honest"].value(metric, pair) for metric in VOXELWISE}
     found["weighted_hd95"] = weighted_percentile_mm(pair.surfels, 95)
     return {**found, "medpy_hd95": pooled_percentile_mm(pair.voxels, 95)}
 
@@ -81,7 +82,7 @@ def medpys(p: np.ndarray, r: np.ndarray, spacing_mm: tuple[float, ...]) -> dict[
 
 
 def monais(p: np.ndarray, r: np.ndarray, spacing_mm: tuple[float, ...]) -> dict[str, float]:
-    """Its own functions, each with distances of its own."""
+    """Return the metrics by MONAI's own functions, each with distances of its own."""
     from monai.metrics import (
         compute_average_surface_distance,
         compute_hausdorff_distance,
@@ -101,7 +102,7 @@ def monais(p: np.ndarray, r: np.ndarray, spacing_mm: tuple[float, ...]) -> dict[
 
 
 def differences(others: dict[str, Callable[..., dict[str, float]]], n: int) -> list[dict]:
-    """The largest difference of each metric from each package."""
+    """Return the largest difference of each metric from each package."""
     largest: dict[tuple[str, str], list[float]] = {}
     for seed in range(n):
         spacing_mm = SPACINGS_MM[seed % len(SPACINGS_MM)]
@@ -123,7 +124,7 @@ def spheres(size: int) -> Masks:
 
 
 def far_false_positive() -> Masks:
-    """Row F: a ball of radius 20 found exactly, and a ball of radius 5 that is not there."""
+    """Return row F: a ball of radius 20 found exactly, and a false positive ball of radius 5."""
     axes = np.indices((50, 50, 80))
     near, far = (
         sum((x - c) ** 2 for x, c in zip(axes, at, strict=True)) for at in ((25, 25, 22), (25, 25, 66))
@@ -131,8 +132,8 @@ def far_false_positive() -> Masks:
     return (near <= 400) | (far <= 25), near <= 400, (1.0, 1.0, 1.0)
 
 
-def organs(size: int, n: int = 15) -> Case:
-    """Label maps of 15 ellipsoids, each moved by two voxels."""
+def organs(size: int, n: int = 15) -> LabelMapPair:
+    """Return label maps of 15 ellipsoids, each moved by two voxels."""
     rng = np.random.default_rng(0)
     reference = np.zeros((size,) * 3, np.uint8)
     for number in range(1, n + 1):
@@ -141,14 +142,14 @@ def organs(size: int, n: int = 15) -> Case:
         axes = np.meshgrid(*(np.arange(s.start, s.stop) for s in here), indexing="ij")
         inside = sum(((x - c) / r) ** 2 for x, c, r in zip(axes, centre, radii, strict=True)) < 1
         reference[here][inside] = number
-    return Case(np.roll(reference, 2, 1), reference, (2.5, 0.8, 0.8))
+    return LabelMapPair(np.roll(reference, 2, 1), reference, (2.5, 0.8, 0.8))
 
 
-def score_organs(case: Case) -> None:
-    fresh = Case(case.prediction, case.reference, case.spacing_mm)
+def score_organs(case: LabelMapPair) -> None:
+    fresh = LabelMapPair(case.prediction, case.reference, case.spacing_mm)
     for number in range(1, 16):
         pair = fresh.pair(Label("", (number,)))
-        for metric in METRICS[:-1]:
+        for metric in VOXELWISE:
             PROTOCOLS["honest"].value(metric, pair)
 
 
@@ -162,7 +163,7 @@ def best(work: Callable[[], object], rounds: int) -> float:
 
 
 def restore_old_numpy() -> None:
-    """surface-distance 0.1 was written for names that numpy and scipy have dropped."""
+    """Restore the names that numpy and scipy have dropped, for surface-distance 0.1."""
     for module, name, now in ((np, "Inf", np.inf), (np, "bool", np.bool_)):
         if not hasattr(module, name):
             setattr(module, name, now)
@@ -226,7 +227,7 @@ def page(record: dict) -> str:
     lines += [f"| {row['package']} | {row['metrics']} | {row['seconds']:.2f} |" for row in record["times"]]
     lines += [
         "",
-        f"15 organs at {size}^3, {len(METRICS) - 1} metrics each: {record['organs_s']:.2f} CPU s.",
+        f"15 organs at {size}^3, {len(VOXELWISE)} metrics each: {record['organs_s']:.2f} CPU s.",
         "",
     ]
     lines += ["## A far false positive (mm)", "", "| package | HD95 |", "|---|---|"]

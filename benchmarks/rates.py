@@ -1,4 +1,4 @@
-"""How fast this machine copies memory and computes exponentials: what no scan can beat."""
+"""Rates at which this machine copies memory and computes exponentials: bounds on the speed of any scan."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ COPIED = 256 * 2**20  # bytes
 
 
 def bandwidth(device: str) -> float:
-    """Bytes per second, read and written, of a copy by torch's threads."""
+    """Return bytes per second, read and written, of a copy by torch's threads."""
     source = torch.ones(COPIED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * COPIED / _best(lambda: target.copy_(source), device)
 
 
 def exponentials(device: str) -> float:
-    """Per second: on a GPU its units times its highest clock; on a CPU measured with the kernels' own 2**x,
-    on data in the first-level cache, times torch's threads."""
+    """Return exponentials per second: on a GPU its units times its highest clock; on a CPU measured with the
+    kernels' own 2**x on data in the first-level cache, times torch's threads."""
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
-        clock_hz = 1e3 * getattr(properties, "clock_rate", 1_755_000)  # kHz; not told by every torch
+        clock_hz = 1e3 * getattr(properties, "clock_rate", 1_755_000)  # kHz; not in every torch
         return EXP_PER_CLOCK * properties.multi_processor_count * clock_hz
     values = torch.rand(1024)
     repeats = 20_000
@@ -47,7 +47,7 @@ def _repeat(tag, address, width, repeats):
 
 
 def _best(call: Callable[[], object], device: str, rounds: int = 5) -> float:
-    """Seconds of the fastest of several, the first left out."""
+    """Return the seconds of the fastest of several runs, the first left out."""
     times = []
     for _ in range(rounds + 1):
         start = time.perf_counter()

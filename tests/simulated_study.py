@@ -1,4 +1,4 @@
-"""A study that nobody ran: scores, logs and label maps at random, as `evaluate` and nnU-Net write them."""
+"""Simulated study: random scores, logs and label maps, in the files of `evaluate` and nnU-Net."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ EPOCH_S = {"": 40, "MMUNet": 95, "MMUNet_NoSSM": 60, "UMambaBot": 70, "VMUNet": 
 
 
 def simulated_scores(n_patients: int = 40, labels: tuple[str, ...] = LABELS, seed: int = 8) -> list[Score]:
-    """Two frames per patient; the network without SSM is as good as with it, up to noise."""
+    """Return scores of two frames per patient; the network without SSM is as good as with it, up to noise."""
     rng = np.random.default_rng(seed)
     easy = np.repeat(rng.normal(0.90, 0.03, (n_patients, len(labels))), 2, axis=0)
     easy -= np.linspace(0, 0.08, len(labels))
@@ -50,7 +50,7 @@ def case_names(n_patients: int) -> list[str]:
 
 
 def write_simulated(folder: Path, n_patients: int = 40, n_pictured: int = 10) -> tuple[Path, Path]:
-    """The table, and the dataset's folder of results beside nnUNet_raw and nnUNet_preprocessed."""
+    """Write the table and nnU-Net's three folders; return the table and the dataset's results."""
     table = folder / "acdc.csv"
     write_table(simulated_scores(n_patients), table)
     results = folder / "nnUNet_results" / DATASET
@@ -69,26 +69,26 @@ def write_simulated(folder: Path, n_patients: int = 40, n_pictured: int = 10) ->
 
 
 def log_text(trainer: str, fold: int, n_epochs: int = 50) -> str:
-    """A training log in nnU-Net's words."""
+    """Return a training log in nnU-Net's format."""
     rng = np.random.default_rng([fold, *trainer.encode()])
     lines = ["", "#####", "This is the configuration used by this training:"]
     for epoch in range(n_epochs):
         level = 1 - np.exp(-(epoch + 1) / 12)
         dice = [level * (0.9 + GAINS[trainer]) + rng.normal(0, 0.02) for _ in LABELS]
-        told = ", ".join(f"np.float32({value:.4f})" for value in dice)
+        values = ", ".join(f"np.float32({value:.4f})" for value in dice)
         lines += [
             f"Epoch {epoch} ",
             "Current learning rate: 0.01 ",
             f"train_loss {0.2 - level + rng.normal(0, 0.01):.4f} ",
             f"val_loss {0.25 - 0.95 * level + rng.normal(0, 0.03):.4f} ",
-            f"Pseudo dice [{told}] ",
+            f"Pseudo dice [{values}] ",
             f"Epoch time: {EPOCH_S[trainer] + rng.normal(0, 1):.2f} s ",
         ]
     return "\n".join(f"2026-01-01 10:00:00.000001: {line}" if line[:1].isalpha() else line for line in lines)
 
 
 def heart(seed: int) -> np.ndarray:
-    """Two ventricles and a wall, moved a little by `seed`."""
+    """Return a label map of two ventricles and a wall, moved a little by `seed`."""
     shift = np.random.default_rng(seed).normal(0, 1.2, 2)
     z, y, x = np.indices(SHAPE)
     left = np.hypot(y - 20 - shift[0], x - 26 - shift[1])

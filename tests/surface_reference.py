@@ -1,4 +1,4 @@
-"""Surface metrics as slowly and plainly as can be: dense distance transforms of scipy, nothing else."""
+"""Slow reference of the surface metrics: dense distance transforms of scipy only."""
 
 import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt
@@ -28,7 +28,7 @@ def reference_metrics(p: np.ndarray, r: np.ndarray, spacing_mm: tuple[float, ...
 
 
 def blobs(rng: np.random.Generator, grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Two ellipsoids with ragged edges that overlap or do not; neither is empty."""
+    """Return masks of two ellipsoids with ragged edges, which may overlap; neither is empty."""
     axes = np.indices(grid)
 
     def ellipsoid() -> np.ndarray:

@@ -133,12 +133,12 @@ def columns() -> dict[str, list[str]]:
     from dataclasses import fields
 
     from nnunet_mamba.study.evaluation import table
-    from nnunet_mamba.study.statistics import study, write
+    from nnunet_mamba.study.statistics import output, results
 
     return {
         "evaluate": list(table.COLUMNS),
-        "compare.csv": write.as_csv([]).strip().split(","),
-        "compare.json": [field.name for field in fields(study.Study)],
+        "compare.csv": output.as_csv([]).strip().split(","),
+        "compare.json": [field.name for field in fields(results.DatasetComparison)],
     }
 
 

@@ -46,8 +46,8 @@ def compare(args: argparse.Namespace) -> int:
         raise ValueError(f"--out {args.out} should be a folder, or end in .md, .json or .csv.")
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {args.seed}.")
-    scores = [score for table in args.tables for score in _named(table)]
-    studies = statistics.compare(
+    scores = [score for table in args.tables for score in _read_named_scores(table)]
+    results = statistics.compare(
         scores,
         metric=args.metric,
         baseline=args.baseline,
@@ -55,16 +55,16 @@ def compare(args: argparse.Namespace) -> int:
         n_bootstrap=args.n_bootstrap,
         seed=args.seed,
     )
-    print(statistics.as_text(studies))
+    print(statistics.as_text(results))
     if args.out:
         print()
-        for file in statistics.write_studies(studies, args.out):
+        for file in statistics.write_results(results, args.out):
             print(f"-> {file}")
     return 0
 
 
-def _named(table: Path) -> list[Any]:
-    """The scores of a table; where it does not say of which method, that is the file's name."""
+def _read_named_scores(table: Path) -> list[Any]:
+    """Return the scores of a table; without a method in it, the method is the file's name."""
     from dataclasses import replace
 
     from nnunet_mamba.study.evaluation import read_table

@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_mamba.study.evaluation.folders import Matched
-    from nnunet_mamba.study.evaluation.scoring import Rules, Task
-    from nnunet_mamba.study.evaluation.table import Origin, Score
+    from nnunet_mamba.study.evaluation.config import EvaluationConfig
+    from nnunet_mamba.study.evaluation.evaluate import Task
+    from nnunet_mamba.study.evaluation.match import MatchedCases
+    from nnunet_mamba.study.evaluation.table import Score
+
+Collected = tuple["list[Task]", list[str], list[str]]  # tasks, missing predictions, other problems
 
 
 def add(commands: Any) -> None:
@@ -24,6 +27,15 @@ def add(commands: Any) -> None:
         "missing, or there are predictions without a reference, or folds that the split does not have.",
         epilog="example: nnunet-mamba evaluate predictions labelsTs --tolerance-mm 2 --out scores.csv",
     )
+    _add_inputs(p)
+    _add_choices(p)
+    _add_details(p)
+    _add_outputs(p)
+    p.set_defaults(run=evaluate)
+
+
+def _add_inputs(p: argparse.ArgumentParser) -> None:
+    """Add the folders to score."""
     p.add_argument("predictions", metavar="PRED", nargs="?", type=Path, help="folder of predicted label maps")
     p.add_argument("references", metavar="REF", nargs="?", type=Path, help="folder of the true ones")
     p.add_argument(
@@ -45,6 +57,10 @@ def add(commands: Any) -> None:
         metavar="FILE",
         help="how labels are numbered (default: looked for beside PRED and REF, which must agree)",
     )
+
+
+def _add_choices(p: argparse.ArgumentParser) -> None:
+    """Add the labels, metrics and rules to score by."""
     what = p.add_mutually_exclusive_group()
     what.add_argument(
         "--labels", nargs="+", default=[], metavar="LABEL", help="only these, by number or name"
@@ -58,6 +74,10 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--empty", metavar="POLICY", help="where a mask is empty: diagonal (default), nan, inf, brats"
     )
+
+
+def _add_details(p: argparse.ArgumentParser) -> None:
+    """Add what the files do not say about themselves."""
     p.add_argument("--allow-missing", action="store_true", help="score missing cases as empty predictions")
     p.add_argument(
         "--instances", action="store_true", help="references number cells (for f1), all of label 1"
@@ -77,75 +97,83 @@ def add(commands: Any) -> None:
         metavar="COLUMN=TEXT",
         help="what the table says of PRED: dataset, trainer, plans, configuration, fold",
     )
+
+
+def _add_outputs(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--out", type=Path, metavar="TABLE", help="a row per case, label and metric: .csv or .parquet"
     )
     p.add_argument("-j", "--jobs", type=int, metavar="N", help="threads (default: processors, 8 at most)")
     p.add_argument("--list", action="store_true", help="show the metrics and protocols")
-    p.set_defaults(run=evaluate)
 
 
 def evaluate(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
-    if args.out and args.out.suffix not in (".csv", ".parquet"):
-        raise ValueError(f"{args.out} should end in .csv or .parquet.")
-    if (args.results is None) == (args.references is None) or (args.results and args.predictions):
-        raise ValueError("expected PRED and REF, or --results alone.")
-    from nnunet_mamba.study.evaluation.protocols import protocol_of, require_metrics
-
-    require_metrics(protocol_of(args.protocol), tuple(args.metrics))
-    if args.folds and not args.results:
-        raise ValueError("--folds goes with --results.")
-    if strange := [fold for fold in args.folds or () if fold != "all" and not fold.isdecimal()]:
-        raise ValueError(f"--folds takes numbers or all, got {', '.join(strange)}.")
-    if args.jobs is not None and args.jobs < 1:
-        raise ValueError(f"--jobs must be positive, got {args.jobs}.")
-    tasks, missing, faults = _of_results(args) if args.results else _of_folders(args)
+    _check_options(args)
+    tasks, missing, problems = _collect_results(args) if args.results else _collect_folders(args)
     if not tasks:
-        for text in [*missing, *faults]:
+        for text in [*missing, *problems]:
             print(f"incomplete: {text}", file=sys.stderr)
         print("There is nothing to score.", file=sys.stderr)
         return 1
 
     from nnunet_mamba.io.cpu import usable_cpus
-    from nnunet_mamba.study.evaluation.scoring import score_tasks
+    from nnunet_mamba.study.evaluation.evaluate import score_tasks
     from nnunet_mamba.study.evaluation.table import write_table
 
     jobs = args.jobs or min(usable_cpus(), 8)
-    scores = score_tasks(tasks, jobs=jobs, progress=_progress())
+    scores = score_tasks(tasks, jobs=jobs, progress=_progress_bar())
     _print_scores(scores)
     for text in missing:
         print(f"scored as empty: {text}" if args.allow_missing else f"incomplete: {text}", file=sys.stderr)
-    for fault in faults:
-        print(f"incomplete: {fault}", file=sys.stderr)
+    for text in problems:
+        print(f"incomplete: {text}", file=sys.stderr)
     if args.out:
         write_table(scores, args.out)
         print(f"{len(scores)} rows -> {args.out}")
-    return 1 if faults or (missing and not args.allow_missing) else 0
+    return 1 if problems or (missing and not args.allow_missing) else 0
 
 
-def _of_folders(args: argparse.Namespace) -> tuple[list[Task], list[str], list[str]]:
-    """What to score, what of it has no prediction, and what else is wrong."""
-    from nnunet_mamba.study.evaluation.folders import match_cases, read_description
-    from nnunet_mamba.study.evaluation.results import dataset_json_near, origin_of
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise ValueError for options that do not fit each other, or have values that do not exist."""
+    if args.out and args.out.suffix not in (".csv", ".parquet"):
+        raise ValueError(f"{args.out} should end in .csv or .parquet.")
+    if (args.results is None) == (args.references is None) or (args.results and args.predictions):
+        raise ValueError("expected PRED and REF, or --results alone.")
+    from nnunet_mamba.study.evaluation.protocols import check_metrics, get_protocol
 
-    file = args.dataset_json or dataset_json_near(args.predictions, args.references)
-    description = read_description(file) if file else None
-    ending = description["file_ending"] if description else None
+    check_metrics(get_protocol(args.protocol), args.metrics)
+    if args.folds and not args.results:
+        raise ValueError("--folds goes with --results.")
+    if others := [fold for fold in args.folds or () if fold != "all" and not fold.isdecimal()]:
+        raise ValueError(f"--folds takes numbers or all, got {', '.join(others)}.")
+    if args.jobs is not None and args.jobs < 1:
+        raise ValueError(f"--jobs must be positive, got {args.jobs}.")
+
+
+def _collect_folders(args: argparse.Namespace) -> Collected:
+    """Return what is to be scored of PRED and REF."""
+    from nnunet_mamba.study.evaluation.match import find_dataset_json, match_cases, read_dataset_json
+    from nnunet_mamba.study.evaluation.results import read_origin
+    from nnunet_mamba.study.evaluation.table import override_origin
+
+    file = args.dataset_json or find_dataset_json(args.predictions, args.references)
+    dataset_json = read_dataset_json(file) if file else None
+    ending = dataset_json["file_ending"] if dataset_json else None
     matched = match_cases(args.predictions, args.references, ending, args.reference_ending)
-    origin = origin_of(args.predictions)
-    if not origin.fold and args.references.resolve().name == "labelsTs":
-        origin = replace(origin, fold="test")
-    tasks = matched.tasks(
-        _rules(args, description, matched), _with(origin, args.origin), missing_as_empty=args.allow_missing
-    )
-    return tasks, matched.lacking(), matched.superfluous()
+    config = _choose_config(args, dataset_json, matched)
+    origin = override_origin(read_origin(args.predictions, args.references), args.origin)
+    tasks = matched.make_tasks(config, origin, missing_as_empty=args.allow_missing)
+    return tasks, matched.describe_missing(), matched.describe_extra()
 
 
-def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str], list[str]]:
+def _collect_results(args: argparse.Namespace) -> Collected:
+    """Return what is to be scored of nnU-Net's results."""
     from nnunet_mamba.nnunet.paths import results_folder
+    from nnunet_mamba.study.evaluation.evaluate import check_unique_cases
     from nnunet_mamba.study.evaluation.results import find_runs
+    from nnunet_mamba.study.evaluation.table import override_origin
 
     raw, preprocessed = (_folder_or_none(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     found_in = [
@@ -153,79 +181,38 @@ def _of_results(args: argparse.Namespace) -> tuple[list[Task], list[str], list[s
         for name in args.results
     ]
     runs = list({run.predictions: run for of_folder, _ in found_in for run in of_folder}.values())
-    faults = list(dict.fromkeys(fault for _, of_folder in found_in for fault in of_folder))
+    problems = list(dict.fromkeys(text for _, of_folder in found_in for text in of_folder))
     tasks: list[Task] = []
     missing: list[str] = []
     for run in runs:
-        matched = run.matched()
-        rules = _rules(args, run.description, matched)
-        found = run.tasks(matched, rules, missing_as_empty=args.allow_missing)
-        tasks += [replace(task, origin=_with(task.origin, args.origin)) for task in found]
-        missing += matched.lacking()
-        faults += matched.superfluous()
-    _refuse_twice(tasks)
-    return tasks, missing, faults
+        matched = run.match_cases()
+        config = _choose_config(args, run.description, matched)
+        found = run.make_tasks(matched, config, missing_as_empty=args.allow_missing)
+        tasks += [replace(task, origin=override_origin(task.origin, args.origin)) for task in found]
+        missing += matched.describe_missing()
+        problems += matched.describe_extra()
+    check_unique_cases(tasks)
+    return tasks, missing, problems
 
 
-def _refuse_twice(tasks: Iterable[Task]) -> None:
-    """ValueError for a case that two folders hold, of which the table would not tell which is whose."""
-    known: dict[tuple[Origin, str], Task] = {}
-    for task in tasks:
-        other = known.setdefault((task.origin, task.case), task)
-        if other is not task:
-            raise ValueError(
-                f"{task.case} would be scored twice as one: {other.prediction} and {task.prediction} have "
-                "the same trainer, plans, configuration and fold. Score one folder, or each by itself."
-            )
+def _choose_config(
+    args: argparse.Namespace, dataset_json: dict[str, Any] | None, matched: MatchedCases
+) -> EvaluationConfig:
+    from nnunet_mamba.study.evaluation.config import choose_config, parse_tolerances
+    from nnunet_mamba.study.evaluation.protocols import get_protocol
 
-
-def _rules(args: argparse.Namespace, description: dict[str, Any] | None, matched: Matched) -> Rules:
-    from nnunet_mamba.study.evaluation.folders import rules_of, rules_of_references
-    from nnunet_mamba.study.evaluation.labels import chosen_labels, region, require_values, scored_labels
-    from nnunet_mamba.study.evaluation.scoring import Rules
-
-    choices: dict[str, Any] = {
-        "metrics": tuple(args.metrics),
-        "protocol": args.protocol,
-        "tolerances_mm": _tolerances(args.tolerance_mm),
-        "empty": args.empty,
-        "instances": args.instances,
-        "spacing_mm": tuple(args.spacing) if args.spacing else None,
-    }
-    known = scored_labels(description)[0] if description else ()
-    labels = tuple(region(text) for text in args.regions) or chosen_labels(known, args.labels)
-    if args.instances and not labels:
-        labels = chosen_labels(known, ["1"])
-    if labels:
-        choices["labels"] = tuple(dict.fromkeys(labels))
-    if description:
-        require_values(labels, description)
-        return rules_of(description, **choices)
-    return Rules(**choices) if labels else rules_of_references(matched, **choices)
-
-
-def _tolerances(texts: Iterable[str]) -> dict[str, float]:
-    """2 -> for every label; liver=5 -> for one."""
-    found = {}
-    for text in texts:
-        label, _, number = text.rpartition("=")
-        try:
-            found[label] = float(number)
-        except ValueError as error:
-            raise ValueError(f"{text!r} is no tolerance; expected 2 or LABEL=2, in mm.") from error
-    return found
-
-
-def _with(origin: Origin, texts: Iterable[str]) -> Origin:
-    columns = [field.name for field in fields(origin)]
-    for text in texts:
-        column, _, value = text.partition("=")
-        if column not in columns:
-            raise ValueError(
-                f"{text!r} is no column; expected {', '.join(columns)}, as in trainer=nnUNetTrainer."
-            )
-        origin = replace(origin, **{column: value})
-    return origin
+    return choose_config(
+        dataset_json,
+        matched.references.values(),
+        labels=args.labels,
+        regions=args.regions,
+        instances=args.instances,
+        metrics=tuple(args.metrics),
+        protocol=get_protocol(args.protocol),
+        tolerances_mm=parse_tolerances(args.tolerance_mm),
+        empty=args.empty,
+        spacing_mm=tuple(args.spacing) if args.spacing else None,
+    )
 
 
 def _folder_or_none(variable: str) -> Path | None:
@@ -233,6 +220,7 @@ def _folder_or_none(variable: str) -> Path | None:
 
 
 def _list() -> int:
+    """Print the metrics, and the protocols with what they compute."""
     from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
 
     print("metrics: " + ", ".join(METRICS))
@@ -243,7 +231,7 @@ def _list() -> int:
 
 
 def _print_scores(scores: list[Score]) -> None:
-    """A table per trainer, plans and configuration, over all of its folds but `all`, which has its own."""
+    """Print a table per trainer, plans and configuration, over all folds but `all`, which has its own."""
     from nnunet_mamba.study.evaluation.table import mean_foreground, summarise
 
     def group(score: Score) -> tuple[str, ...]:
@@ -269,13 +257,13 @@ def _print_scores(scores: list[Score]) -> None:
             print(f"  {'mean':{width}s}  {metric:12s} {mean_foreground(rows, metric):9.4f}")
 
 
-def _progress() -> Callable[[int, int], None]:
-    """A bar where somebody looks at it, else nothing."""
+def _progress_bar() -> Callable[[int, int], None]:
+    """Return a function that draws a progress bar on a terminal, and nothing elsewhere."""
     from tqdm import tqdm
 
     bar: Any = None
 
-    def tell(done: int, total: int) -> None:
+    def report_progress(done: int, total: int) -> None:
         nonlocal bar
         if bar is None:
             bar = tqdm(total=total, unit=" cases", file=sys.stderr, disable=None, leave=False)
@@ -283,4 +271,4 @@ def _progress() -> Callable[[int, int], None]:
         if done == total:
             bar.close()
 
-    return tell
+    return report_progress

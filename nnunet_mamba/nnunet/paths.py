@@ -65,8 +65,8 @@ def find_dataset(variable: str, given: str, remedy: str) -> Path:
     return place / name
 
 
-class ModelName(NamedTuple):
-    """Name of a folder of results: TRAINER__PLANS__CONFIGURATION."""
+class Method(NamedTuple):
+    """Trained method, as nnU-Net names the folder of its results: TRAINER__PLANS__CONFIGURATION."""
 
     trainer: str
     plans: str
@@ -76,18 +76,18 @@ class ModelName(NamedTuple):
         return "__".join(self)
 
 
-def parse_model_name(name: str) -> ModelName | None:
+def parse_method(name: str) -> Method | None:
     """Return the parts of TRAINER__PLANS__CONFIGURATION, None for other names."""
     parts = name.split("__")
-    return ModelName(*parts) if len(parts) == 3 else None
+    return Method(*parts) if len(parts) == 3 else None
 
 
-def find_folds(results: Path) -> Iterator[tuple[Path, ModelName, str]]:
-    """Yield the folders of folds in a dataset's folder of results, with the model's name and the fold: a
+def find_folds(results: Path) -> Iterator[tuple[Path, Method, str]]:
+    """Yield the folders of folds in a dataset's folder of results, with the method and the fold: a
     number, or "all"."""
     for folder in sorted(results.glob("*__*__*/fold_*")):
-        if model := parse_model_name(folder.parent.name):
-            yield folder, model, folder.name.removeprefix("fold_")
+        if method := parse_method(folder.parent.name):
+            yield folder, method, folder.name.removeprefix("fold_")
 
 
 def results_folder(name: str) -> Path:

@@ -167,10 +167,10 @@ def test_the_origin_may_be_told(folders, tmp_path):
         (["--out", "table.xlsx"], "should end in .csv or .parquet"),
         (["--metrics", "dsc"], "Unknown metric 'dsc'"),
         (["--protocol", "mine"], "Unknown protocol 'mine'"),
-        (["--tolerance-mm", "liver:5"], "'liver:5' is no tolerance"),
-        (["--regions", "whole"], "'whole' is no region; expected NAME=1+2+3"),
+        (["--tolerance-mm", "liver:5"], "'liver:5' is not a tolerance"),
+        (["--regions", "whole"], "'whole' is not a region; expected NAME=1+2+3"),
         (["--labels", "liver"], "There is no label 'liver'"),
-        (["--origin", "colour=red"], "'colour=red' is no column"),
+        (["--origin", "colour=red"], "'colour=red' is not a column"),
         (["--results", "900"], "expected PRED and REF, or --results"),
     ],
 )

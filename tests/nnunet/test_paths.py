@@ -2,18 +2,18 @@
 
 import pytest
 
-from nnunet_mamba.nnunet.paths import find_folds, parse_model_name
+from nnunet_mamba.nnunet.paths import find_folds, parse_method
 
 
-def test_a_model_name_has_three_parts():
-    model = parse_model_name("nnUNetTrainerMMUNet__nnUNetPlans__3d_fullres")
+def test_the_name_of_a_method_has_three_parts():
+    model = parse_method("nnUNetTrainerMMUNet__nnUNetPlans__3d_fullres")
     assert model == ("nnUNetTrainerMMUNet", "nnUNetPlans", "3d_fullres")
     assert str(model) == "nnUNetTrainerMMUNet__nnUNetPlans__3d_fullres"
 
 
 @pytest.mark.parametrize("name", ["", "ensembles", "a__b", "a__b__c__d"])
 def test_other_names_are_none(name):
-    assert parse_model_name(name) is None
+    assert parse_method(name) is None
 
 
 def test_folds_are_found_in_order_and_nothing_else(tmp_path):

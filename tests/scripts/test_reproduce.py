@@ -10,11 +10,12 @@ from releases import build
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.networks.family import axes_of
+from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.study.datasets.specs import spec_of
 from nnunet_mamba.study.datasets.splits import find_split
-from nnunet_mamba.study.evaluation.protocols import protocol_of, require_metrics
-from nnunet_mamba.study.statistics.methods import Method, choose_baseline, twin_of
+from nnunet_mamba.study.evaluation.protocols import check_metrics, get_protocol
+from nnunet_mamba.study.statistics.methods import choose_baseline, twin_of
 from nnunet_mamba.study.sweep.build_jobs import build_jobs
 from nnunet_mamba.study.sweep.job import compute_cache_key
 from nnunet_mamba.study.sweep.read import read_study
@@ -108,7 +109,7 @@ def test_templates_are_made_for_these_data_and_planners_are_nnunets(read, file):
 def test_every_metric_is_defined_by_every_protocol(read, file):
     study = read(file)
     for protocol in study.protocols:
-        require_metrics(protocol_of(protocol), study.metrics)
+        check_metrics(get_protocol(protocol), study.metrics)
 
 
 @every_table

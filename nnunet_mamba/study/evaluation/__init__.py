@@ -1,8 +1,8 @@
-"""Scores of predicted label maps: per case, per label, in mm, with the empty cases defined."""
+"""Scores of predicted label maps per case and label, in mm, defined for empty masks too."""
 
-from nnunet_mamba.study.evaluation.folders import evaluate_folder
 from nnunet_mamba.study.evaluation.labels import Label, scored_labels
-from nnunet_mamba.study.evaluation.metrics import METRICS
+from nnunet_mamba.study.evaluation.match import evaluate_folder
+from nnunet_mamba.study.evaluation.metrics import METRICS, Metric
 from nnunet_mamba.study.evaluation.protocols import PROTOCOLS
 from nnunet_mamba.study.evaluation.table import (
     Origin,
@@ -18,6 +18,7 @@ __all__ = [
     "METRICS",
     "PROTOCOLS",
     "Label",
+    "Metric",
     "Origin",
     "Score",
     "Summary",

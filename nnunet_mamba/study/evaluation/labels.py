@@ -1,4 +1,4 @@
-"""What is scored: the foreground labels or regions of an nnU-Net dataset.json, and what is left out."""
+"""Labels and regions to score, from a dataset.json of nnU-Net or by a user's choice."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from nnunet_mamba.nnunet.dataset_json import check_labels, label_values, plain_n
 
 @dataclass(frozen=True)
 class Label:
-    """A label, or a region made of several: a voxel belongs to it if it holds one of `values`."""
+    """Label, or region made of several: a voxel belongs to it if it holds one of `values`."""
 
     name: str
     values: tuple[int, ...]
 
     @property
     def number(self) -> str:
-        """The label's value as tables show it; a region joins its values by +."""
+        """Return the label's value as tables show it; a region joins its values by +."""
         return "+".join(map(str, self.values))
 
     def mask(self, label_map: np.ndarray) -> np.ndarray:
-        """(*grid) integers -> (*grid) bool"""
+        """Return True for the voxels that belong to the label. Shape: (*grid) integers -> (*grid) bool"""
         return label_map == self.values[0] if len(self.values) == 1 else np.isin(label_map, self.values)
 
 
 def scored_labels(dataset_json: dict[str, Any]) -> tuple[tuple[Label, ...], int | None]:
-    """The labels to score, and the value of the ignore label if there is one.
+    """Return the labels to score, and the value of the ignore label if there is one.
 
     Background (value 0) is not scored; voxels whose reference is the ignore label count in no metric.
     """
@@ -45,14 +45,14 @@ def scored_labels(dataset_json: dict[str, Any]) -> tuple[tuple[Label, ...], int 
 
 
 def _labels(dataset_json: dict[str, Any]) -> dict[str, Any]:
-    """name -> value or values. ValueError for what nnU-Net v2 does not write."""
+    """Return the labels of a dataset.json: name -> value or values. ValueError unless nnU-Net v2 wrote it."""
     labels: dict[str, Any] = dataset_json.get("labels", {})
     check_labels(labels, "dataset.json")
     return labels
 
 
-def require_values(labels: Iterable[Label], dataset_json: dict[str, Any]) -> None:
-    """Refuse labels and regions of values that the data set does not have."""
+def check_label_values(labels: Iterable[Label], dataset_json: dict[str, Any]) -> None:
+    """Raise ValueError for labels and regions of values that the data set does not have."""
     known = known_values(dataset_json)
     for label in labels:
         if unknown := sorted(set(label.values) - known):
@@ -63,17 +63,17 @@ def require_values(labels: Iterable[Label], dataset_json: dict[str, Any]) -> Non
 
 
 def known_values(dataset_json: dict[str, Any]) -> frozenset[int]:
-    """Every value that a voxel may have: background, labels, and the ignore label."""
+    """Return every value that a voxel may have: background, labels, and the ignore label."""
     values: set[int] = {0}
     for value in _labels(dataset_json).values():
         values |= {int(v) for v in (value if isinstance(value, list | tuple) else [value])}
     return frozenset(values)
 
 
-def numbering_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
-    """Say of each label what the two dataset.json make of it, where that is not the same.
+def find_numbering_differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """Return a text for each label that two dataset.json number differently.
 
-    Names that differ by capitals and signs are the same, unless these are all that tells two labels apart.
+    Names that differ by capitals and signs only are the same, unless two labels of a file differ by no more.
     """
     both_ordered = all(each.get("regions_class_order") for each in (first, second))
     tables = [_numbering(each, both_ordered) for each in (first, second)]
@@ -90,7 +90,7 @@ def numbering_differences(first: dict[str, Any], second: dict[str, Any]) -> list
 
 
 def _numbering(dataset_json: dict[str, Any], with_order: bool) -> dict[str, str]:
-    """name -> its value; of a region its values and, `with_order`, the one that nnU-Net writes for it."""
+    """Return the value of each label; of regions also the value that nnU-Net writes, if `with_order`."""
     values = {
         str(name): sorted({*map(int, value if isinstance(value, list | tuple) else [value])})
         for name, value in _labels(dataset_json).items()
@@ -105,9 +105,8 @@ def _numbering(dataset_json: dict[str, Any], with_order: bool) -> dict[str, str]
     return table
 
 
-def contradictions(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Say of each label that two dataset.json of any form share what they make of it, where that is not the
-    same."""
+def find_contradictions(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return a text for each label that two dataset.json of any form share and number differently."""
     ours, theirs = label_values(first), label_values(other)
     return [
         f"{name} is {value} in the first and {theirs[name]} in the second"
@@ -117,14 +116,14 @@ def contradictions(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def labels_of_values(values: Iterable[int]) -> tuple[Label, ...]:
-    """Labels without names, one for each value but 0."""
+    """Return labels without names, one for each value but 0."""
     return tuple(Label("", (value,)) for value in sorted(values) if value)
 
 
-def chosen_labels(labels: Sequence[Label], wanted: Sequence[str]) -> tuple[Label, ...]:
-    """Those of `labels` that are wanted, by number or name; where there are none, numbers become labels."""
+def choose_labels(labels: Sequence[Label], words: Sequence[str]) -> tuple[Label, ...]:
+    """Return the labels named by number or name; if `labels` is empty, a label for each number."""
     chosen = []
-    for word in wanted:
+    for word in words:
         found = [label for label in labels if word in (label.number, label.name)]
         if not found and (labels or not word.isdecimal()):
             known = ", ".join(f"{label.number} {label.name}" for label in labels)
@@ -135,9 +134,9 @@ def chosen_labels(labels: Sequence[Label], wanted: Sequence[str]) -> tuple[Label
     return tuple(chosen)
 
 
-def region(text: str) -> Label:
-    """whole=1+2+3 -> the region of this name."""
+def parse_region(text: str) -> Label:
+    """Return the region that "NAME=1+2+3" stands for."""
     name, _, values = text.partition("=")
     if not name or not all(value.isdecimal() for value in values.split("+")):
-        raise ValueError(f"{text!r} is no region; expected NAME=1+2+3.")
+        raise ValueError(f"{text!r} is not a region; expected NAME=1+2+3.")
     return Label(name, tuple(int(value) for value in values.split("+")))

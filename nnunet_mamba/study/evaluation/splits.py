@@ -1,4 +1,4 @@
-"""The folds that a dataset has, as splits_final.json says or nnU-Net draws them."""
+"""Folds of a dataset, from splits_final.json or as nnU-Net draws them by default."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Splits:
-    """How many folds there are, and what says so; their validation cases where that is a file."""
+    """Number of folds, and its source; their validation cases if that is a file."""
 
     source: str
     n_folds: int
@@ -23,22 +23,22 @@ class Splits:
     def has(self, fold: str) -> bool:
         return fold in ("all", *self.names)
 
-    def left_out(self, folder: Path, folds: Iterable[str]) -> str:
-        """A sentence on the folder of folds that there are not."""
+    def describe_unknown(self, folder: Path, folds: Iterable[str]) -> str:
+        """Return a sentence on a folder of folds that the split does not have."""
         named = ", ".join(f"fold_{fold}" for fold in folds)
         until = f"ends with fold_{self.n_folds - 1} and has" if self.n_folds else "has"
         return (
             f"{folder} is left out: {self.source} {until} no {named}. It was trained by another split, or by "
             "a random 80:20, which nnU-Net draws over the cases for such a fold, whatever their patients. "
-            "Train a fold that there is, or restore its split."
+            "Train a fold that the split has, or restore its split."
         )
 
 
-NNUNETS_OWN = Splits("nnU-Net's own split (no splits_final.json was found)", 5)
+DEFAULT_SPLITS = Splits("nnU-Net's own split (no splits_final.json was found)", 5)
 
 
 def read_splits(file: Path) -> Splits:
-    """The folds of a splits_final.json. ValueError if it is none."""
+    """Return the folds of a splits_final.json. ValueError if the file is not one."""
     try:
         splits: list[dict[str, list[str]]] = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(splits, list):
@@ -46,7 +46,7 @@ def read_splits(file: Path) -> Splits:
         cases = tuple(tuple(map(str, fold["val"])) for fold in splits)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"{file} is no split of nnU-Net's ({error}); expected a list of "
+            f"{file} is not a split of nnU-Net's ({error}); expected a list of "
             '{"train": [CASE, ...], "val": [CASE, ...]}. Write it anew with `nnunet-mamba plans split`.'
         ) from error
     return Splits(str(file), len(cases), cases)

@@ -1,24 +1,25 @@
-"""The one door to MONAI's surface distances: masks (*grid) in, distances in mm out.
+"""Surface distances of two masks (*grid) in mm, computed by MONAI; no other module calls it for them.
 
-Two surfaces of a mask are in use, and papers seldom say which:
+Two definitions of a mask's surface are in use, and papers seldom say which:
 
-    voxels    voxels that have a face neighbour outside; each counts once. HD, ASSD, MASD and ASD
+    voxels    voxels that have a face neighbour outside; each counts once. For HD, ASSD, MASD and ASD
     surfels   the pieces that separate inside from outside, each weighted by its area in mm^2 (in 2D, by its
-              length in mm), as DeepMind's surface-distance has them. NSD
+              length in mm), as in DeepMind's surface-distance. For NSD
 
-Outside the image is outside the mask. Distances are found once per pair and surface, and reduced in float64.
+Outside the image is outside the mask. Distances are computed once per pair and surface,
+and reduced in float64.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-SLAB = 1 << 21  # voxels whose surfels are found at a time: MONAI takes some 100 bytes for each
+SLAB = 1 << 21  # voxels whose surfels are computed at a time: MONAI needs some 100 bytes for each
 
 
 @dataclass(frozen=True)
 class Surfaces:
-    """From each element of one mask's surface to the nearest of the other's, and what the element weighs."""
+    """Distances from each element of one mask's surface to the nearest of the other's, and weights."""
 
     to_reference_mm: np.ndarray  # (n,) from the prediction's surface
     to_prediction_mm: np.ndarray  # (m,) from the reference's
@@ -27,32 +28,32 @@ class Surfaces:
 
     @property
     def pooled_mm(self) -> np.ndarray:
-        """(n + m,)"""
+        """Return the distances of both directions. Shape: (n + m,)"""
         return np.concatenate([self.to_reference_mm, self.to_prediction_mm])
 
 
 def voxel_surfaces(prediction: np.ndarray, reference: np.ndarray, spacing_mm: tuple[float, ...]) -> Surfaces:
-    """Between surface voxels of two masks (*grid) that are not empty; `spacing_mm` in axis order."""
+    """Return distances between surface voxels of two non-empty masks (*grid); `spacing_mm` by axis."""
     from monai.metrics.utils import get_mask_edges  # imports torch
 
     p, r = get_mask_edges(prediction, reference, crop=False)
-    return _between(p, r, spacing_mm, np.ones(np.count_nonzero(p)), np.ones(np.count_nonzero(r)))
+    return _measure_surfaces(p, r, spacing_mm, np.ones(np.count_nonzero(p)), np.ones(np.count_nonzero(r)))
 
 
 def surfel_surfaces(prediction: np.ndarray, reference: np.ndarray, spacing_mm: tuple[float, ...]) -> Surfaces:
-    """Between surface elements of two masks (*grid) that are not empty; `spacing_mm` in axis order."""
+    """Return distances between surface elements of two non-empty masks (*grid); `spacing_mm` by axis."""
     padded = [np.pad(mask, 1) for mask in (prediction, reference)]  # the image's border is a surface too
     thickness = max(1, SLAB // padded[0][0].size)
     slabs = [
-        _surfels([mask[start : start + thickness + 1] for mask in padded], spacing_mm)
+        _find_surfels([mask[start : start + thickness + 1] for mask in padded], spacing_mm)
         for start in range(0, len(padded[0]) - 1, thickness)
     ]
     p, r, p_areas, r_areas = (np.concatenate(parts) for parts in zip(*slabs, strict=True))
-    return _between(p, r, spacing_mm, p_areas[p].astype(float), r_areas[r].astype(float))
+    return _measure_surfaces(p, r, spacing_mm, p_areas[p].astype(float), r_areas[r].astype(float))
 
 
-def _surfels(masks: list[np.ndarray], spacing_mm: tuple[float, ...]) -> list[np.ndarray]:
-    """Where surface elements lie among 2 x 2 (x 2) voxels, of each mask, and the areas there, of each."""
+def _find_surfels(masks: list[np.ndarray], spacing_mm: tuple[float, ...]) -> list[np.ndarray]:
+    """Return each mask's surface elements, located between 2 x 2 (x 2) voxels, and then their areas."""
     import torch
     from monai.metrics.utils import get_mask_edges
 
@@ -61,7 +62,7 @@ def _surfels(masks: list[np.ndarray], spacing_mm: tuple[float, ...]) -> list[np.
     return [np.asarray(part) for part in found]  # tensors since MONAI 1.5
 
 
-def _between(
+def _measure_surfaces(
     prediction: np.ndarray,
     reference: np.ndarray,
     spacing_mm: tuple[float, ...],
@@ -82,29 +83,30 @@ def _between(
 
 
 def _floats(spacing_mm: tuple[float, ...]) -> list[float]:
-    return [float(mm) for mm in spacing_mm]  # MONAI refuses integers among them
+    return [float(mm) for mm in spacing_mm]  # MONAI does not accept integers
 
 
 def percentile_mm(surfaces: Surfaces, percentile: float) -> float:
-    """The larger of the two directed percentiles; 100 is the Hausdorff distance."""
+    """Return the larger of the two directed percentiles; 100 is the Hausdorff distance."""
     directed = (surfaces.to_reference_mm, surfaces.to_prediction_mm)
     return float(max(np.percentile(distances, percentile) for distances in directed))
 
 
 def pooled_percentile_mm(surfaces: Surfaces, percentile: float) -> float:
-    """medpy's: the percentile of both sets of distances thrown together, where few far voxels vanish."""
+    """Return the percentile of both directions pooled, as medpy does; few far voxels disappear in it."""
     return float(np.percentile(surfaces.pooled_mm, percentile))
 
 
 def weighted_percentile_mm(surfaces: Surfaces, percentile: float) -> float:
-    """DeepMind's robust Hausdorff distance: percentiles of area, not of elements; the larger of the two."""
+    """Return DeepMind's robust Hausdorff distance: the larger of the two directed percentiles of area, not of
+    elements."""
     return max(
-        _weighted(surfaces.to_reference_mm, surfaces.prediction_weights, percentile),
-        _weighted(surfaces.to_prediction_mm, surfaces.reference_weights, percentile),
+        _weighted_percentile(surfaces.to_reference_mm, surfaces.prediction_weights, percentile),
+        _weighted_percentile(surfaces.to_prediction_mm, surfaces.reference_weights, percentile),
     )
 
 
-def _weighted(distances: np.ndarray, weights: np.ndarray, percentile: float) -> float:
+def _weighted_percentile(distances: np.ndarray, weights: np.ndarray, percentile: float) -> float:
     order = np.lexsort((weights, distances))
     share = np.cumsum(weights[order]) / np.sum(weights)
     place = min(int(np.searchsorted(share, percentile / 100)), distances.size - 1)
@@ -115,9 +117,9 @@ ROUNDING = 1e-6  # relative: headers hold spacings in float32
 
 
 def share_within(surfaces: Surfaces, tolerance_mm: float) -> float:
-    """Surface Dice: the share of both surfaces that lies within `tolerance_mm` of the other.
+    """Return the surface Dice: the share of both surfaces that lies within `tolerance_mm` of the other.
 
-    A distance that equals the tolerance but for rounding is within it.
+    A distance equal to the tolerance, up to rounding, is within it.
     """
     limit = tolerance_mm * (1 + ROUNDING)
     sides = (

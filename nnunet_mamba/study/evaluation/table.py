@@ -1,7 +1,7 @@
-"""The tidy table: one row per case, label and metric; everything else is computed from it."""
+"""Tidy table of scores: one row per case, label and metric; everything else is computed from it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from nnunet_mamba.io.atomic import atomic_write
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a prediction comes from; "" where nothing is known of it. `fold` as in `Score`."""
+    """Origin of a prediction; "" for what is not known. `fold` as in `Score`."""
 
     dataset: str = ""
     trainer: str = ""
@@ -22,13 +22,13 @@ class Origin:
 
 @dataclass(frozen=True)
 class Score:
-    """One number. `value` is NaN where the metric is not defined, and then not counted.
+    """Row of the table: one number. `value` is NaN where the metric is not defined, and then not counted.
 
     label     the label's number; a region joins its numbers by +
     n_voxels  of the label in the reference
     empty     which mask has no voxel: "", "prediction", "reference" or "both"
-    fold      a number, "all", "test" for cases of no fold, or "" where nothing is known of it
-    backend, version  what computed the value
+    fold      a number, "all", "test" for cases of no fold, or "" if it is not known
+    backend, version  package that computed the value
     """
 
     case: str
@@ -48,6 +48,19 @@ class Score:
     protocol: str = ""
 
 
+def override_origin(origin: Origin, texts: Iterable[str]) -> Origin:
+    """Return the origin with columns replaced, given as COLUMN=TEXT."""
+    columns = [field.name for field in fields(Origin)]
+    for text in texts:
+        column, _, value = text.partition("=")
+        if column not in columns:
+            raise ValueError(
+                f"{text!r} is not a column; expected {', '.join(columns)}, as in trainer=nnUNetTrainer."
+            )
+        origin = replace(origin, **{column: value})
+    return origin
+
+
 COLUMNS = (
     "dataset", "trainer", "plans", "configuration", "fold", "case", "label", "label_name", "metric", "value",
     "n_voxels", "empty", "backend", "version", "protocol",
@@ -56,7 +69,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Summary:
-    """One metric of one label over the cases where it is defined."""
+    """Summary of one metric of one label over the cases where it is defined."""
 
     label: str
     label_name: str
@@ -68,15 +81,15 @@ class Summary:
 
 
 def summarise(scores: Iterable[Score]) -> list[Summary]:
-    """Mean, SD and number of cases per label and metric, in order of appearance."""
+    """Return mean, SD and number of cases per label and metric, in order of appearance."""
     groups: dict[tuple[str, str, str], list[float]] = {}
     for score in scores:
         groups.setdefault((score.label, score.label_name, score.metric), []).append(score.value)
-    return [summary(*key, values) for key, values in groups.items()]
+    return [summarise_values(*key, values) for key, values in groups.items()]
 
 
-def summary(label: str, label_name: str, metric: str, values: Sequence[float]) -> Summary:
-    """One row; NaN values are excluded and counted as such."""
+def summarise_values(label: str, label_name: str, metric: str, values: Sequence[float]) -> Summary:
+    """Return the summary of these values; NaN values are excluded and counted as such."""
     defined = np.array(values)[~np.isnan(values)]
     mean = float(defined.mean()) if defined.size else float("nan")
     finite = defined.size > 1 and bool(np.isfinite(defined).all())
@@ -85,13 +98,13 @@ def summary(label: str, label_name: str, metric: str, values: Sequence[float]) -
 
 
 def mean_foreground(scores: Iterable[Score], metric: str = "dice") -> float:
-    """The mean over labels of the mean over cases, as nnU-Net's summary.json has it."""
+    """Return the mean over labels of the mean over cases, as in nnU-Net's summary.json."""
     means = [row.mean for row in summarise(scores) if row.metric == metric]
     return float(np.nanmean(means)) if np.isfinite(means).any() else float("nan")
 
 
 def write_table(scores: Iterable[Score], file: Path) -> None:
-    """A row per score, as .csv or .parquet by the file's ending; whole or not at all."""
+    """Write a row per score, as .csv or .parquet by the file's ending; complete or not at all."""
     import pandas as pd  # half a second to import
 
     file = Path(file)
@@ -102,7 +115,7 @@ def write_table(scores: Iterable[Score], file: Path) -> None:
 
 
 def read_table(file: Path) -> list[Score]:
-    """The scores that `write_table` wrote. ValueError for other files."""
+    """Return the scores that `write_table` wrote. ValueError for other files."""
     import pandas as pd
 
     file = Path(file)
@@ -118,20 +131,20 @@ def read_table(file: Path) -> list[Score]:
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise ValueError(
-            f"{file} is no table of scores: it lacks {', '.join(missing)}; expected a table that "
+            f"{file} is not a table of scores: it lacks {', '.join(missing)}; expected a table that "
             "`nnunet-mamba evaluate --out` wrote."
         )
     for column in ("value", "n_voxels"):
         numbers = pd.to_numeric(frame[column], errors="coerce")
-        strange = frame[column][numbers.isna() & frame[column].notna()]
-        if len(strange):
-            raise ValueError(f"{file} has {strange.iloc[0]!r} in the column {column}; expected numbers.")
+        invalid = frame[column][numbers.isna() & frame[column].notna()]
+        if len(invalid):
+            raise ValueError(f"{file} has {invalid.iloc[0]!r} in the column {column}; expected numbers.")
         frame[column] = numbers
     return [Score(**row) for row in frame[list(COLUMNS)].to_dict("records")]
 
 
 def _is_parquet(file: Path) -> bool:
-    """ValueError for endings that are neither .csv nor .parquet."""
+    """Return True for .parquet, False for .csv. ValueError for other endings."""
     if file.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{file} should end in .csv or .parquet.")
     return file.suffix == ".parquet"

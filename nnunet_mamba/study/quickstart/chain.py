@@ -201,10 +201,10 @@ class Chain:
 
     def score(self) -> None:
         from nnunet_mamba.study.evaluation import evaluate_folder, write_table  # imports torch
-        from nnunet_mamba.study.evaluation.results import dataset_json_near
+        from nnunet_mamba.study.evaluation.match import find_dataset_json
 
         folders = self.workspace.predictions, self.workspace.raw / self.dataset / "labelsTs"
-        file = dataset_json_near(*folders)
+        file = find_dataset_json(*folders)
         assert file is not None, "the data stage has written one"
         scores = evaluate_folder(*folders, file)
         write_table(scores, self.workspace.out / "results.csv")

@@ -22,8 +22,8 @@ from nnunet_mamba.study.report.content import (
 )
 from nnunet_mamba.study.report.figures import get_axis_limits, render_axes, style_axes, wrap_name
 from nnunet_mamba.study.report.training_logs import TrainingCurves
-from nnunet_mamba.study.statistics import Comparison, Study
-from nnunet_mamba.study.statistics.study import CASE_MEAN
+from nnunet_mamba.study.statistics import Comparison, DatasetComparison
+from nnunet_mamba.study.statistics.results import CASE_MEAN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ def get_method_styles(report: StudyReport) -> dict[str, MethodStyle]:
     }
 
 
-def plot_case_means(report: StudyReport, study: Study) -> str:
+def plot_case_means(report: StudyReport, study: DatasetComparison) -> str:
     """Plot a row per method: box and dots of the case means, above them fold means as diamonds."""
     names, styles = list(report.methods), get_method_styles(report)
     folds = {m.method: m.fold_means for m in study.methods}
@@ -81,7 +81,7 @@ def plot_case_means(report: StudyReport, study: Study) -> str:
     return render_axes((WIDTH_IN, 0.75 + 0.48 * len(names)), draw)
 
 
-def plot_labels(report: StudyReport, study: Study) -> str:
+def plot_labels(report: StudyReport, study: DatasetComparison) -> str:
     """Plot a box with dots per label and method."""
     names, styles = list(report.methods), get_method_styles(report)
     values: dict[str, dict[str, list[float]]] = {}
@@ -105,7 +105,7 @@ def plot_labels(report: StudyReport, study: Study) -> str:
     return render_axes((WIDTH_IN, 1.0 + 0.2 * len(names) + 0.16 * step * len(study.labels)), draw)
 
 
-def plot_differences(report: StudyReport, study: Study, against: str) -> str:
+def plot_differences(report: StudyReport, study: DatasetComparison, against: str) -> str:
     """Plot every case's difference as a dot, and below them the mean with its interval."""
     compared, styles = select_case_means(study, against), get_method_styles(report)
     titles = [f"{c.method}\n− {c.other}" for c in compared]
@@ -129,7 +129,7 @@ def plot_differences(report: StudyReport, study: Study, against: str) -> str:
     return render_axes((WIDTH_IN, 0.75 + max(0.55, 0.17 * n_lines) * len(compared)), draw)
 
 
-def plot_label_differences(report: StudyReport, study: Study, against: str) -> str:
+def plot_label_differences(report: StudyReport, study: DatasetComparison, against: str) -> str:
     """Plot mean differences with intervals per label, filled if the test is significant after Holm."""
     styles = get_method_styles(report)
     compared = [c for c in study.comparisons if c.against == against and c.label != CASE_MEAN]
@@ -241,7 +241,7 @@ def _draw_interval(axes: Axes, row: float, c: Comparison, style: MethodStyle, fi
     )  # fmt: skip
 
 
-def _build_difference_title(study: Study) -> str:
+def _build_difference_title(study: DatasetComparison) -> str:
     better = "right" if study.higher_is_better else "left"
     return f"difference in {format_metric(study)} ({better}: first is better)"
 
@@ -260,7 +260,7 @@ def _label_rows(
     axes.grid(axis="x", alpha=0.25, linewidth=0.6)
 
 
-def _label_groups(axes: Axes, study: Study, step: float, xlabel: str) -> None:
+def _label_groups(axes: Axes, study: DatasetComparison, step: float, xlabel: str) -> None:
     """Name the labels at the middle of their groups of rows, which are `step` apart."""
     titles = [format_label(label) for label in study.labels]
     _label_rows(axes, titles, xlabel, [i * step + (step - 2) / 2 for i in range(len(titles))])

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from nnunet_mamba.study.evaluation import Score, read_table
+from nnunet_mamba.study.evaluation import METRICS, Score, read_table
 from nnunet_mamba.study.report.content import StudyReport, TableFile
 from nnunet_mamba.study.report.files import StudyFiles, find_data_folders, find_study_files
 from nnunet_mamba.study.report.published import (
@@ -20,8 +20,7 @@ from nnunet_mamba.study.report.published import (
     read_published_tables,
 )
 from nnunet_mamba.study.report.training_logs import TrainingRun, find_training_runs
-from nnunet_mamba.study.statistics import Study, compare
-from nnunet_mamba.study.statistics.directions import HIGHER_IS_BETTER, LOWER_IS_BETTER
+from nnunet_mamba.study.statistics import DatasetComparison, compare
 
 ORDER = ("dice", "nsd", "hd95")  # these metrics first, in this order
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "monai", "numpy", "scipy", "pandas", "matplotlib")
@@ -103,11 +102,13 @@ def _select_scores(scores: Sequence[Score], request: ReportRequest) -> list[Scor
     return chosen
 
 
-def _compare_metrics(scores: Sequence[Score], request: ReportRequest) -> tuple[list[Study], list[str]]:
+def _compare_metrics(
+    scores: Sequence[Score], request: ReportRequest
+) -> tuple[list[DatasetComparison], list[str]]:
     """Return a study per metric with a known direction, and sentences on the other metrics."""
     metrics = list(dict.fromkeys(score.metric for score in scores))
     metrics.sort(key=lambda metric: ORDER.index(metric) if metric in ORDER else len(ORDER))
-    known = [metric for metric in metrics if metric in HIGHER_IS_BETTER | LOWER_IS_BETTER]
+    known = [metric for metric in metrics if metric in METRICS]
     if not known:
         raise ValueError(f"The tables have no metric to compare by; they have {', '.join(metrics)}.")
     left_out = [
@@ -158,7 +159,7 @@ def _read_results(
     return runs, files, missing
 
 
-def _select_published(setup: StudySetup, studies: Iterable[Study]) -> list[PublishedTable]:
+def _select_published(setup: StudySetup, studies: Iterable[DatasetComparison]) -> list[PublishedTable]:
     """Return the papers' tables of the study's metrics."""
     metrics = {study.metric for study in studies}
     return [table for table in read_published_tables(setup.dataset) if table.metric in metrics]

@@ -6,20 +6,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from nnunet_mamba.study.evaluation import Score
+from nnunet_mamba.nnunet.paths import Method
+from nnunet_mamba.study.evaluation import METRICS, Score
 from nnunet_mamba.study.report.files import StudyFiles
 from nnunet_mamba.study.report.published import PublishedTable, StudySetup
 from nnunet_mamba.study.report.training_logs import TrainingRun
-from nnunet_mamba.study.statistics import Comparison, Study
-from nnunet_mamba.study.statistics.methods import Method
-from nnunet_mamba.study.statistics.study import BASELINE, CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics import Comparison, DatasetComparison
+from nnunet_mamba.study.statistics.results import BASELINE, CASE_MEAN, TWIN
 
-METRIC_NAMES = {
-    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "hd95": "HD95", "hd100": "HD100", "assd": "ASSD",
-    "masd": "MASD", "asd": "ASD", "f1": "F1", "volume_error": "volume error",
-}  # fmt: skip
-
-DISTANCES = ("hd95", "hd100", "assd", "masd", "asd")
 IN_MM = ("honest", "brats-lesionwise")  # the other protocols have no distances, or those of voxels
 
 
@@ -41,7 +35,7 @@ class StudyReport:
     """
 
     dataset: str
-    studies: Sequence[Study]
+    studies: Sequence[DatasetComparison]
     scores: Sequence[Score]
     training_runs: Sequence[TrainingRun]
     files: StudyFiles | None
@@ -54,7 +48,7 @@ class StudyReport:
     note: str = ""
 
     @property
-    def leading(self) -> Study:
+    def leading(self) -> DatasetComparison:
         return self.studies[0]
 
     @property
@@ -97,32 +91,33 @@ def state_findings(report: StudyReport) -> list[str]:
 
 
 def get_metric_name(metric: str) -> str:
-    return METRIC_NAMES.get(metric, metric)
+    return METRICS[metric].title if metric in METRICS else metric
 
 
-def format_metric(study: Study) -> str:
+def format_metric(study: DatasetComparison) -> str:
     """Return the metric with its unit; protocols in voxels follow the code of a paper."""
-    if study.metric not in DISTANCES:
+    metric = METRICS.get(study.metric)
+    if metric is None or not metric.unit:
         return get_metric_name(study.metric)
-    return f"{get_metric_name(study.metric)} ({'mm' if study.protocol in IN_MM else 'voxels'})"
+    return f"{metric.title} ({metric.unit if study.protocol in IN_MM else 'voxels'})"
 
 
-def select_case_means(study: Study, against: str) -> list[Comparison]:
+def select_case_means(study: DatasetComparison, against: str) -> list[Comparison]:
     """Return the comparisons of case means in a family of tests: against the twins or the baseline."""
     return [c for c in study.comparisons if c.label == CASE_MEAN and c.against == against]
 
 
-def find_twins(study: Study) -> dict[str, str]:
+def find_twins(study: DatasetComparison) -> dict[str, str]:
     """Return the twins without SSM by the methods' names."""
     return {c.method: c.other for c in select_case_means(study, TWIN)}
 
 
-def find_families(study: Study) -> list[str]:
+def find_families(study: DatasetComparison) -> list[str]:
     """Return the families of tests that the study has, twins first."""
     return [against for against in (TWIN, BASELINE) if select_case_means(study, against)]
 
 
-def find_proven_best(study: Study, means: dict[str, float], label: str) -> str | None:
+def find_proven_best(study: DatasetComparison, means: dict[str, float], label: str) -> str | None:
     """Return the method of the best mean if it won every test on `label` that it took part in, else None."""
     defined = {name: mean for name, mean in means.items() if not math.isnan(mean)}
     if not defined:
@@ -142,15 +137,15 @@ def format_number(value: float, digits: int) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def format_value(value: float, study: Study) -> str:
+def format_value(value: float, study: DatasetComparison) -> str:
     return format_number(value, _n_digits(study))
 
 
-def format_signed(value: float, study: Study) -> str:
+def format_signed(value: float, study: DatasetComparison) -> str:
     return "–" if math.isnan(value) else f"{value:+.{_n_digits(study)}f}".replace("-", "−")
 
 
-def format_interval(c: Comparison, study: Study) -> str:
+def format_interval(c: Comparison, study: DatasetComparison) -> str:
     if math.isnan(c.ci_low):
         return "–"
     return f"{format_signed(c.ci_low, study)} to {format_signed(c.ci_high, study)}"
@@ -164,6 +159,6 @@ def format_folds(folds: Iterable[str]) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if consecutive else ", ".join(names)
 
 
-def _n_digits(study: Study) -> int:
+def _n_digits(study: DatasetComparison) -> int:
     """Return 4 decimals for shares, 2 for distances and the like."""
     return 4 if study.higher_is_better else 2

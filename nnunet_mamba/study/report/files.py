@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_mamba.io.images import ITK
+from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.evaluation.label_maps import read_label_map
 from nnunet_mamba.study.evaluation.labels import Label, scored_labels
 from nnunet_mamba.study.evaluation.results import find_runs
-from nnunet_mamba.study.statistics.methods import Method
 
 MAX_CASES = 20  # per method for the confusion of labels, which spends its time reading label maps
 
@@ -56,7 +56,7 @@ def find_study_files(results: Path, raw: Path | None, preprocessed: Path | None)
     maps: dict[Method, dict[str, LabelMaps]] = {}
     for run in runs:
         try:
-            matched = run.matched()
+            matched = run.match_cases()
         except ValueError:
             continue  # the other runs still have pictures
         method = Method(run.origin.trainer, run.origin.plans, run.origin.configuration)

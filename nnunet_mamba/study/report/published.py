@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_mamba.nnunet.catalogue import PREFIX
-from nnunet_mamba.study.statistics.methods import EPOCHS, Method
+from nnunet_mamba.nnunet.paths import Method
+from nnunet_mamba.study.statistics.methods import EPOCHS
 
 FILE = Path(__file__).parent / "published.json"
 DATASET = re.compile(r"Dataset\d{3}_(.+)")

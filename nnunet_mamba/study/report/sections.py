@@ -35,7 +35,7 @@ from nnunet_mamba.study.report.html import render_html
 from nnunet_mamba.study.report.markdown import render_markdown
 from nnunet_mamba.study.report.published import find_differences
 from nnunet_mamba.study.report.slices import PREDICTION_COLOUR, REFERENCE_COLOUR, render_worst_cases
-from nnunet_mamba.study.statistics import Study
+from nnunet_mamba.study.statistics import DatasetComparison
 
 MAX_CONFUSED = 20  # labels in a readable table of confusions
 
@@ -124,7 +124,7 @@ def _build_differences(report: StudyReport) -> list[Block]:
     return [*blocks, Paragraph(note), *others, *ranked] if blocks else []
 
 
-def _build_tests(report: StudyReport, study: Study) -> list[Block]:
+def _build_tests(report: StudyReport, study: DatasetComparison) -> list[Block]:
     """Return the tests of case means by one metric: the tables, then the charts."""
     families = find_families(study)
     return [

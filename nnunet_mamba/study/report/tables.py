@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nnunet_mamba.study.evaluation import mean_foreground, summarise
+from nnunet_mamba.study.evaluation import METRICS, mean_foreground, summarise
 from nnunet_mamba.study.report.content import (
     StudyReport,
     find_families,
@@ -29,8 +29,8 @@ from nnunet_mamba.study.report.published import (
     find_published_label_value,
     find_published_value,
 )
-from nnunet_mamba.study.statistics import Study
-from nnunet_mamba.study.statistics.study import BASELINE, CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics import DatasetComparison
+from nnunet_mamba.study.statistics.results import BASELINE, CASE_MEAN, TWIN
 
 COLUMN_TITLES = {TWIN: "against its twin", BASELINE: "against {}"}
 
@@ -65,14 +65,14 @@ def build_summary_table(report: StudyReport) -> ReportTable:
     return ReportTable(["method", first, *titles, *(["papers"] if papers else []), *rest], rows)
 
 
-def _format_verdict(study: Study, name: str, against: str) -> str:
+def _format_verdict(study: DatasetComparison, name: str, against: str) -> str:
     found = next((c for c in select_case_means(study, against) if c.method == name), None)
     if found is None:
         return "baseline" if against == BASELINE and name == study.baseline else "–"
     return f"{format_signed(found.difference, study)}, {found.verdict}"
 
 
-def build_comparison_table(study: Study, against: str) -> ReportTable:
+def build_comparison_table(study: DatasetComparison, against: str) -> ReportTable:
     """Return the tests on case means, each difference with both methods' SD over folds."""
     sds = {m.method: m.sd_over_folds for m in study.methods}
     rows = [
@@ -92,7 +92,7 @@ def build_comparison_table(study: Study, against: str) -> ReportTable:
     return ReportTable(header, rows, f"{format_metric(study)}: {against}")
 
 
-def build_ranking_table(study: Study) -> ReportTable:
+def build_ranking_table(study: DatasetComparison) -> ReportTable:
     """Return a column per rule: the rank, and the ranks in 95 % of resamples."""
     places = [{place.method: place for place in ranking.places} for ranking in study.rankings]
     ranked = [place.method for place in study.rankings[0].places]
@@ -103,7 +103,7 @@ def build_ranking_table(study: Study) -> ReportTable:
     return ReportTable(("method", *(ranking.rule for ranking in study.rankings)), rows, format_metric(study))
 
 
-def build_label_table(report: StudyReport, study: Study) -> ReportTable:
+def build_label_table(report: StudyReport, study: DatasetComparison) -> ReportTable:
     """Return the means per label over the cases where it is defined, and the mean of the labels."""
     means: dict[str, dict[str, float]] = {}
     overall: dict[str, float] = {}
@@ -197,7 +197,7 @@ def build_paper_label_tables(report: StudyReport) -> list[ReportTable]:
 
 def build_whole_paper_table(index: int, table: PublishedTable) -> ReportTable:
     """Return all networks of a paper's column, best first, in its unit."""
-    higher_is_better = table.metric not in ("hd95", "asd")
+    higher_is_better = METRICS[table.metric].higher_is_better
     ranked = sorted(table.values.items(), key=lambda item: -item[1] if higher_is_better else item[1])
     unit = " (percent)" if table.scale == 100 else ""
     title = f"[{index}] {table.cases}"
@@ -229,7 +229,7 @@ def build_facts_table(report: StudyReport) -> ReportTable:
     return ReportTable(("training", *with_facts), rows, n_text=1 + len(with_facts))
 
 
-def format_fold_spread(mean: float, sd: float, study: Study) -> str:
+def format_fold_spread(mean: float, sd: float, study: DatasetComparison) -> str:
     """Return mean ± SD, or the mean alone if there is no SD."""
     text = format_value(mean, study)
     return text if math.isnan(sd) else f"{text} ± {format_value(sd, study)}"

@@ -59,10 +59,10 @@ class TrainingRun:
 def find_training_runs(results: Path) -> list[TrainingRun]:
     """Return all folds in a dataset's folder of results that have a log or a checkpoint."""
     runs = []
-    for folder, model, fold in find_folds(results):
+    for folder, method, fold in find_folds(results):
         curves = _read_fold_curves(folder)
         if curves is not None:
-            runs.append(TrainingRun(*model, fold, curves, _read_facts(folder)))
+            runs.append(TrainingRun(*method, fold, curves, _read_facts(folder)))
     return runs
 
 

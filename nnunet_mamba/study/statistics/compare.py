@@ -1,7 +1,5 @@
-"""The comparison of methods: what is computed for a panel, in which families, and in which words.
-
-Twins come first: a network against itself without SSM answers whether the SSM helps. Then all others against
-the baseline.
+"""Comparison of methods: each network with its twin without SSM, to see if the SSM helps, then all with the
+baseline; with families of tests, verdicts and rankings.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,21 +7,27 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nnunet_mamba.study.evaluation import Score
-from nnunet_mamba.study.statistics.bootstrap import by_patient, mean_interval
-from nnunet_mamba.study.statistics.directions import higher_is_better
+from nnunet_mamba.study.evaluation import METRICS, Score
 from nnunet_mamba.study.statistics.methods import choose_baseline, twin_of
-from nnunet_mamba.study.statistics.paired import MIN_PAIRS, holm, rank_biserial, signed_rank_p, win_rate
-from nnunet_mamba.study.statistics.panel import Panel, panels
-from nnunet_mamba.study.statistics.ranking import Ranking, rankings
-from nnunet_mamba.study.statistics.study import (
+from nnunet_mamba.study.statistics.ranking import Ranking, rank_methods
+from nnunet_mamba.study.statistics.results import (
     ALPHA,
     BASELINE,
     CASE_MEAN,
     TWIN,
     Comparison,
+    DatasetComparison,
     MethodSummary,
-    Study,
+)
+from nnunet_mamba.study.statistics.score_matrix import ScoreMatrix, build_score_matrices
+from nnunet_mamba.study.statistics.tests import (
+    MIN_PAIRS,
+    holm,
+    mean_interval,
+    rank_biserial,
+    signed_rank_p,
+    sum_by_patient,
+    win_rate,
 )
 
 FEW_PATIENTS = 20  # BCa intervals of normal differences miss 12 % of the time at 10 patients, 7 % at 20
@@ -38,89 +42,99 @@ def compare(
     n_bootstrap: int = 10_000,
     seed: int = 0,
     fewest_methods: int = 2,
-) -> list[Study]:
-    """A study for each dataset of so many methods; of a single one there is nothing but its means.
+) -> list[DatasetComparison]:
+    """Return the comparison on each dataset with at least `fewest_methods`; of a single one, only its means.
 
-    ValueError for what cannot be compared, with the names of what differs.
+    ValueError for scores that cannot be compared, with the names of what differs.
     """
     if n_bootstrap < 100:
         raise ValueError(f"{n_bootstrap} resamples are too few for an interval; expected 100 or more.")
-    rules = _Rules(higher_is_better(metric), n_bootstrap, seed)
+    settings = _Settings(higher_is_better(metric), n_bootstrap, seed)
     return [
-        _study(panel, baseline, rules)
-        for panel in panels(scores, metric, group, fewest_methods=fewest_methods)
+        _compare_matrix(matrix, baseline, settings)
+        for matrix in build_score_matrices(scores, metric, group, fewest_methods=fewest_methods)
     ]
 
 
+def higher_is_better(metric: str) -> bool:
+    """Return the direction of a metric. ValueError for unknown metrics."""
+    if metric in METRICS:
+        return METRICS[metric].higher_is_better
+    known = ", ".join(sorted(METRICS))
+    raise ValueError(f"Whether more of {metric!r} is better is not known; choose one of {known}.")
+
+
 @dataclass(frozen=True)
-class _Rules:
+class _Settings:
     higher: bool  # is better
     n_bootstrap: int
     seed: int
 
 
-def _study(panel: Panel, baseline: str | None, rules: _Rules) -> Study:
-    base = panel.methods.index(choose_baseline(panel.methods, baseline))
-    columns = [None, *range(len(panel.labels))] if len(panel.labels) > 1 else [None]
+def _compare_matrix(matrix: ScoreMatrix, baseline: str | None, settings: _Settings) -> DatasetComparison:
+    base = matrix.methods.index(choose_baseline(matrix.methods, baseline))
+    columns = [None, *range(len(matrix.labels))] if len(matrix.labels) > 1 else [None]
     compared = [
-        _comparison(panel, rules, against=against, pair=pair, column=column)
-        for against, pair in _pairs(panel, base)
+        _compare_pair(matrix, settings, against=against, pair=pair, column=column)
+        for against, pair in _choose_pairs(matrix, base)
         for column in columns
     ]
-    case_means, ranked = _ranked(panel, rules)
-    return Study(
-        dataset=panel.dataset,
-        metric=panel.metric,
-        higher_is_better=rules.higher,
-        protocol=panel.protocol,
-        baseline=panel.names[base],
-        n_cases=len(panel.cases),
-        n_patients=len(set(panel.patients)),
-        labels=panel.labels,
-        warnings=(*panel.warnings, *_warnings(compared, len(set(panel.patients)))),
-        methods=tuple(_summary(panel, m) for m in range(len(panel.methods))),
-        comparisons=tuple(with_verdicts(compared, rules.higher)),
+    case_means, ranked = _rank(matrix, settings)
+    return DatasetComparison(
+        dataset=matrix.dataset,
+        metric=matrix.metric,
+        higher_is_better=settings.higher,
+        protocol=matrix.protocol,
+        baseline=matrix.names[base],
+        n_cases=len(matrix.cases),
+        n_patients=len(set(matrix.patients)),
+        labels=matrix.labels,
+        warnings=(*matrix.warnings, *_warnings(compared, len(set(matrix.patients)))),
+        methods=tuple(_summarise_method(matrix, m) for m in range(len(matrix.methods))),
+        comparisons=tuple(add_verdicts(compared, settings.higher)),
         rankings=ranked,
         case_means=case_means,
         alpha=ALPHA,
-        n_bootstrap=rules.n_bootstrap,
-        seed=rules.seed,
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
     )
 
 
-def _pairs(panel: Panel, base: int) -> list[tuple[str, tuple[int, int]]]:
-    """Each method with its twin, then all with the baseline, unless that says the same again."""
-    found = ((m, twin_of(method, panel.methods)) for m, method in enumerate(panel.methods))
-    twins = [(m, panel.methods.index(twin)) for m, twin in found if twin is not None]
-    others = [(m, base) for m in range(len(panel.methods)) if m != base]
+def _choose_pairs(matrix: ScoreMatrix, base: int) -> list[tuple[str, tuple[int, int]]]:
+    """Return each method with its twin, then all with the baseline, unless those are the same pairs."""
+    found = ((m, twin_of(method, matrix.methods)) for m, method in enumerate(matrix.methods))
+    twins = [(m, matrix.methods.index(twin)) for m, twin in found if twin is not None]
+    others = [(m, base) for m in range(len(matrix.methods)) if m != base]
     if {frozenset(pair) for pair in others} <= {frozenset(pair) for pair in twins}:
         others = []
     return [*((TWIN, pair) for pair in twins), *((BASELINE, pair) for pair in others)]
 
 
-def _ranked(panel: Panel, rules: _Rules) -> tuple[dict[str, dict[str, float]], tuple[Ranking, ...]]:
-    """Case means over the labels that all methods have a value of, and the rankings by them."""
-    means = _case_means(panel.values, ~np.isnan(panel.values).any(0))
+def _rank(
+    matrix: ScoreMatrix, settings: _Settings
+) -> tuple[dict[str, dict[str, float]], tuple[Ranking, ...]]:
+    """Return case means over the labels for which all methods have a value, and the rankings by them."""
+    means = _case_means(matrix.values, ~np.isnan(matrix.values).any(0))
     has = ~np.isnan(means).any(0)
-    cases = np.array(panel.cases)[has]
+    cases = np.array(matrix.cases)[has]
     table = {
         name: dict(zip(map(str, cases), map(float, row[has]), strict=True))
-        for name, row in zip(panel.names, means, strict=True)
+        for name, row in zip(matrix.names, means, strict=True)
     }
-    if not has.any() or len(panel.methods) == 1:
+    if not has.any() or len(matrix.methods) == 1:
         return table, ()
-    return table, rankings(
+    return table, rank_methods(
         means[:, has],
-        panel.names,
-        panel.patients[has],
-        higher=rules.higher,
-        n_bootstrap=rules.n_bootstrap,
-        seed=rules.seed,
+        matrix.names,
+        matrix.patients[has],
+        higher=settings.higher,
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
     )
 
 
 def _warnings(comparisons: Sequence[Comparison], n_patients: int) -> list[str]:
-    """What the numbers of patients and of values left out mean for the results."""
+    """Return sentences on what the numbers of patients and of excluded values mean for the results."""
     means = [c for c in comparisons if c.label == CASE_MEAN]
     n_pairs = min((c.n_pairs for c in means), default=MIN_PAIRS)
     n_one_sided = max((c.n_one_sided for c in means), default=0)
@@ -136,19 +150,19 @@ def _warnings(comparisons: Sequence[Comparison], n_patients: int) -> list[str]:
 
 
 def _case_means(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Means over the counted labels; NaN for cases without any. Shape: (..., N, L), (N, L) -> (..., N)"""
+    """Return means over the counted labels, NaN for cases without. Shape: (..., N, L), (N, L) -> (..., N)"""
     n = np.broadcast_to(counted.sum(-1), values.shape[:-1])
     total = np.where(counted, values, 0.0).sum(-1)
     return np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
 
 
-def _summary(panel: Panel, m: int) -> MethodSummary:
-    means = _case_means(panel.values[m], ~np.isnan(panel.values[m]))
+def _summarise_method(matrix: ScoreMatrix, m: int) -> MethodSummary:
+    means = _case_means(matrix.values[m], ~np.isnan(matrix.values[m]))
     defined = means[~np.isnan(means)]
-    folds = _fold_means(means, panel.folds[m])
+    folds = _fold_means(means, matrix.folds[m])
     return MethodSummary(
-        method=panel.names[m],
-        full_name=str(panel.methods[m]),
+        method=matrix.names[m],
+        full_name=str(matrix.methods[m]),
         mean=_mean(defined),
         sd=_sd(defined),
         n_cases=defined.size,
@@ -158,32 +172,32 @@ def _summary(panel: Panel, m: int) -> MethodSummary:
 
 
 def _fold_means(values: np.ndarray, folds: Sequence[str]) -> dict[str, float]:
-    """The mean of each numbered fold that has a defined value."""
+    """Return the mean of each numbered fold that has a defined value."""
     of = np.array(folds)
     numbers = sorted({fold for fold in folds if fold.isdigit()}, key=int)
     means = {fold: _mean(values[(of == fold) & ~np.isnan(values)]) for fold in numbers}
     return {fold: mean for fold, mean in means.items() if not np.isnan(mean)}
 
 
-def _comparison(
-    panel: Panel, rules: _Rules, *, against: str, pair: tuple[int, int], column: int | None
+def _compare_pair(
+    matrix: ScoreMatrix, settings: _Settings, *, against: str, pair: tuple[int, int], column: int | None
 ) -> Comparison:
-    """One pair of methods on one label, or on case means (column None)."""
+    """Return the comparison of two methods on one label, or on case means (column None)."""
     m, other = pair
     labels = slice(None) if column is None else slice(column, column + 1)
-    a, b = panel.values[m][:, labels], panel.values[other][:, labels]
+    a, b = matrix.values[m][:, labels], matrix.values[other][:, labels]
     counted = ~np.isnan(a) & ~np.isnan(b)
     mean_a, mean_b = _case_means(np.stack([a, b]), counted)
     has = counted.any(1)
-    differences, patients = (mean_a - mean_b)[has], panel.patients[has]
-    sums, sizes = by_patient(differences, patients)
-    gains = sums / sizes if rules.higher else -sums / sizes
-    low, high = mean_interval(differences, patients, n_bootstrap=rules.n_bootstrap, seed=rules.seed)
-    number, name = (CASE_MEAN, "") if column is None else panel.labels[column]
+    differences, patients = (mean_a - mean_b)[has], matrix.patients[has]
+    sums, sizes = sum_by_patient(differences, patients)
+    gains = sums / sizes if settings.higher else -sums / sizes
+    low, high = mean_interval(differences, patients, n_bootstrap=settings.n_bootstrap, seed=settings.seed)
+    number, name = (CASE_MEAN, "") if column is None else matrix.labels[column]
     return Comparison(
         against=against,
-        method=panel.names[m],
-        other=panel.names[other],
+        method=matrix.names[m],
+        other=matrix.names[other],
         label=number,
         label_name=name,
         n_cases=int(has.sum()),
@@ -195,33 +209,33 @@ def _comparison(
         difference=_mean(differences),
         ci_low=low,
         ci_high=high,
-        fold_differences=_fold_means(mean_a - mean_b, panel.folds[m]),
+        fold_differences=_fold_means(mean_a - mean_b, matrix.folds[m]),
         p=signed_rank_p(gains),
         rank_biserial=rank_biserial(gains),
         win_rate=win_rate(gains),
     )
 
 
-def with_verdicts(comparisons: Iterable[Comparison], higher: bool) -> list[Comparison]:
-    """Holm's correction within each family, and the verdicts that follow."""
+def add_verdicts(comparisons: Iterable[Comparison], higher: bool) -> list[Comparison]:
+    """Return the comparisons with Holm's correction within each family, and the verdicts that follow."""
     done = list(comparisons)
     for family in {c.family for c in done}:
         members = [i for i, c in enumerate(done) if c.family == family]
         n = sum(not np.isnan(done[i].p) for i in members)
         for i, p in zip(members, holm([done[i].p for i in members]), strict=True):
             done[i] = replace(done[i], p_holm=p, n_family=n)
-    return [replace(c, verdict=verdict(c, higher)) for c in done]
+    return [replace(c, verdict=decide_verdict(c, higher)) for c in done]
 
 
-def verdict(comparison: Comparison, higher: bool) -> str:
-    """In words. "not better" states that no difference was shown, which is not that there is none."""
+def decide_verdict(comparison: Comparison, higher: bool) -> str:
+    """Return the verdict in words. "not better": no difference was shown, which does not prove equality."""
     if comparison.n_pairs < MIN_PAIRS:
         return "too few pairs"
     if not comparison.p_holm < ALPHA:
         return "not better"
     gain = comparison.difference if higher else -comparison.difference
     if gain * comparison.rank_biserial <= 0:
-        return "mixed"  # most pairs say one thing and the mean another
+        return "mixed"  # most pairs and the mean disagree
     return "better" if gain > 0 else "worse"
 
 

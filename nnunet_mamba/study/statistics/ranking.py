@@ -1,4 +1,4 @@
-"""Rankings by two rules, and how firm they are when patients are resampled [1].
+"""Rankings by two rules, and their stability when patients are resampled [1].
 
 M methods, N cases, B resamples. Rank 1 is the best; equal methods share the better rank.
 
@@ -12,14 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from nnunet_mamba.study.statistics.bootstrap import by_patient, resample_counts
-
-DECIMALS = 12
+from nnunet_mamba.study.statistics.tests import DECIMALS, resample_counts, sum_by_patient
 
 
 @dataclass(frozen=True)
 class Place:
-    """One method in a ranking. `rank_shares[i]` is the share of resamples that rank it i + 1."""
+    """Place of one method in a ranking. `rank_shares[i]` is the share of resamples that rank it i + 1."""
 
     method: str
     value: float  # the mean value, or the mean rank over cases
@@ -31,7 +29,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Best first. Kendall's tau-b between this ranking and those of the resamples: mean and 95 %."""
+    """Ranking, best first. `tau`: Kendall's tau-b with the rankings of the resamples, mean and 95 %."""
 
     rule: str
     places: tuple[Place, ...]
@@ -40,7 +38,7 @@ class Ranking:
     tau_high: float
 
 
-def rankings(
+def rank_methods(
     values: np.ndarray,
     names: Sequence[str],
     patients: np.ndarray,
@@ -49,29 +47,29 @@ def rankings(
     n_bootstrap: int,
     seed: int,
 ) -> tuple[Ranking, Ranking]:
-    """Aggregate then rank: by the mean over cases. Rank then aggregate: by the mean of the ranks per case.
+    """Return two rankings: by the mean over cases, and by the mean over cases of the ranks per case.
 
-    values  (M, N), complete; `higher` is better, or lower
+    Shape: values (M, N), complete. `higher` is better, else lower.
     """
     losses = np.round(-values if higher else values, DECIMALS)
     case_ranks = rankdata(losses, axis=0)  # ties share the mean of their ranks
     rules = (("aggregate then rank", losses, values), ("rank then aggregate", case_ranks, case_ranks))
     return tuple(  # type: ignore[return-value]
-        _ranking(rule, loss, shown.mean(1), names, _resampled(loss, patients, n_bootstrap, seed))
-        for rule, loss, shown in rules
+        _ranking(rule, loss, values_of_rule.mean(1), names, _resampled(loss, patients, n_bootstrap, seed))
+        for rule, loss, values_of_rule in rules
     )
 
 
 def _resampled(losses: np.ndarray, patients: np.ndarray, n_bootstrap: int, seed: int) -> np.ndarray:
-    """The mean loss of each method in each resample of patients. Shape: (M, N) -> (B, M)"""
-    parts = [by_patient(loss, patients) for loss in losses]
+    """Return the mean loss of each method in each resample of patients. Shape: (M, N) -> (B, M)"""
+    parts = [sum_by_patient(loss, patients) for loss in losses]
     sums, sizes = np.stack([part[0] for part in parts], axis=1), parts[0][1]
     counts = resample_counts(len(sizes), n_bootstrap, seed)
     return np.asarray((counts @ sums) / (counts @ sizes)[:, None])
 
 
 def _ranking(
-    rule: str, losses: np.ndarray, shown: np.ndarray, names: Sequence[str], resampled: np.ndarray
+    rule: str, losses: np.ndarray, values: np.ndarray, names: Sequence[str], resampled: np.ndarray
 ) -> Ranking:
     ranks = _ranks(losses.mean(1)[None])[0]
     drawn = _ranks(resampled)  # (B, M)
@@ -80,7 +78,7 @@ def _ranking(
     places = [
         Place(
             names[m],
-            float(shown[m]),
+            float(values[m]),
             int(ranks[m]),
             tuple(float(s[m]) for s in shares),
             int(low[m]),
@@ -96,12 +94,12 @@ def _ranking(
 
 
 def _ranks(losses: np.ndarray) -> np.ndarray:
-    """(B, M) -> (B, M), from 1; equal losses share the smaller rank"""
+    """Return ranks from 1; equal losses share the smaller rank. Shape: (B, M) -> (B, M)"""
     return np.asarray(rankdata(np.round(losses, DECIMALS), method="min", axis=1))
 
 
 def kendall_tau(ranks: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Tau-b of one ranking (M,) with each of `others` (B, M); NaN where either has ties only."""
+    """Return tau-b of one ranking (M,) with each of `others` (B, M); NaN if either has ties only."""
     first, second = np.triu_indices(len(ranks), k=1)
     s = np.sign(ranks[first] - ranks[second])  # (pairs,)
     t = np.sign(others[:, first] - others[:, second])  # (B, pairs)

@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 
 from nnunet_mamba.nnunet.commands import Command, n_processes
-from nnunet_mamba.study.statistics.methods import Method
+from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep import training_jobs
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.study import CASCADE, CROSSVAL, DatasetNames, Plans, Study

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from nnunet_mamba.io.cpu import usable_cpus
-from nnunet_mamba.nnunet.paths import FOLDERS, dataset_name
-from nnunet_mamba.study.statistics.methods import Method
+from nnunet_mamba.nnunet.paths import FOLDERS, Method, dataset_name
 from nnunet_mamba.study.sweep.fields import NAME, Fields, check_name, existing_path
 from nnunet_mamba.study.sweep.study import (
     CASCADE,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_mamba.nnunet.commands import dataset_id
-from nnunet_mamba.study.statistics.methods import Method
+from nnunet_mamba.nnunet.paths import Method
 
 STOCK_PLANS = "nnUNetPlans"
 CASCADE, LOWRES = "3d_cascade_fullres", "3d_lowres"

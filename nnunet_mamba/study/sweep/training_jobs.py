@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_mamba.nnunet.commands import MOST_PROCESSES, Command, n_processes
-from nnunet_mamba.study.statistics.methods import Method
+from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep.job import Job, compute_checksum
 from nnunet_mamba.study.sweep.study import CASCADE, LOWRES, DatasetNames, Plans, Study, TestSet
 

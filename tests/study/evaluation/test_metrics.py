@@ -1,20 +1,28 @@
 """Masks small enough to draw, answers worked out by hand; and a slow oracle for the rest."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from skimage.io import imsave
 from surface_reference import blobs, reference_metrics
 
-from nnunet_mamba.study.evaluation import surfaces
+import nnunet_mamba
+from nnunet_mamba.cli import main
+from nnunet_mamba.study.evaluation import read_table, surfaces
 from nnunet_mamba.study.evaluation.labels import Label
-from nnunet_mamba.study.evaluation.metrics import BY_FORMULA, DISTANCES, EMPTY_POLICIES, MEASURES, METRICS
-from nnunet_mamba.study.evaluation.pairs import Case, Counts, boxes_of
+from nnunet_mamba.study.evaluation.masks import Counts, LabelMapPair, find_boxes
+from nnunet_mamba.study.evaluation.metrics import EMPTY_POLICIES, METRICS, Metric
 from nnunet_mamba.study.evaluation.protocols import PROTOCOLS
+from nnunet_mamba.study.statistics import compare
 
 SPACING_MM = (3.0, 1.0, 0.5)  # z, y, x
 LABEL = Label("organ", (1,))
 HONEST = PROTOCOLS["honest"]
+DISTANCES = [name for name, metric in METRICS.items() if metric.kind == "distance"]
+RATES = [name for name, metric in METRICS.items() if metric.kind == "rate"]
 
 
 def mask(*boxes: tuple[slice, ...], grid: tuple[int, ...] = (8, 16, 16)) -> np.ndarray:
@@ -26,7 +34,7 @@ def mask(*boxes: tuple[slice, ...], grid: tuple[int, ...] = (8, 16, 16)) -> np.n
 
 def pair(prediction, reference, spacing_mm=SPACING_MM, tolerance_mm=1.0):
     as_labels = (np.asarray(prediction, np.uint8), np.asarray(reference, np.uint8))
-    return Case(*as_labels, spacing_mm[-np.ndim(prediction) :]).pair(LABEL, tolerance_mm)
+    return LabelMapPair(*as_labels, spacing_mm[-np.ndim(prediction) :]).pair(LABEL, tolerance_mm)
 
 
 def value(metric, prediction, reference, spacing_mm=SPACING_MM, tolerance_mm=1.0):
@@ -191,8 +199,8 @@ def test_one_empty_is_the_worst_or_says_nothing():
     for p, r in ((empty, full), (full, empty)):
         assert [value(metric, p, r) for metric in ("dice", "iou", "nsd", "precision", "f1")] == [0] * 5
         assert [value(metric, p, r) for metric in DISTANCES] == pytest.approx([diagonal] * 5)
-    assert [value(metric, empty, full) for metric in BY_FORMULA] == [0, 1, 5 / 8, 1]
-    nothing, specificity, accuracy, volume = (value(metric, full, empty) for metric in BY_FORMULA)
+    assert [value(metric, empty, full) for metric in RATES] == [0, 1, 5 / 8, 1]
+    nothing, specificity, accuracy, volume = (value(metric, full, empty) for metric in RATES)
     assert (specificity, accuracy) == (5 / 8, 5 / 8)
     assert math.isnan(nothing) and math.isnan(volume)
 
@@ -210,7 +218,7 @@ def test_other_policies_for_empty_masks(policy, both, one):
     for metric, which in (("dice", 0), ("hd95", 1)):
         rule = EMPTY_POLICIES[policy]
         for p, r, expected in ((empty, empty, both), (empty, full, one), (full, empty, one)):
-            found = rule.value(metric, MEASURES[metric], pair(p, r))
+            found = rule.value(metric, METRICS[metric], pair(p, r))
             assert found == pytest.approx(expected[which], nan_ok=True)
 
 
@@ -221,19 +229,19 @@ def test_other_policies_for_empty_masks(policy, both, one):
 def test_boxes_are_found_whatever_the_labels_are(dtype):
     array = np.zeros((6, 7), dtype)
     array[1:3, 2:5], array[5, 6] = 1, 100
-    assert boxes_of(array) == {1: (slice(1, 3), slice(2, 5)), 100: (slice(5, 6), slice(6, 7))}
+    assert find_boxes(array) == {1: (slice(1, 3), slice(2, 5)), 100: (slice(5, 6), slice(6, 7))}
 
 
 def test_boxes_of_huge_and_negative_labels():
     array = np.zeros((4, 4), np.int32)
     array[0, 1], array[2:, 3] = 70000, -1
-    assert boxes_of(array) == {70000: (slice(0, 1), slice(1, 2)), -1: (slice(2, 4), slice(3, 4))}
+    assert find_boxes(array) == {70000: (slice(0, 1), slice(1, 2)), -1: (slice(2, 4), slice(3, 4))}
 
 
 def test_a_pair_is_cut_to_both_masks_and_knows_where_it_was():
     here = pair(mask((3, 3, 3)), mask((5, 0, 15)))
     assert here.box == (slice(3, 6), slice(0, 4), slice(3, 16))
-    assert np.array_equal(here.whole(here.prediction), mask((3, 3, 3)).astype(bool))
+    assert np.array_equal(here.on_grid(here.prediction), mask((3, 3, 3)).astype(bool))
     assert here.counts.tn == 8 * 16 * 16 - 2
 
 
@@ -241,7 +249,7 @@ def test_voxels_that_the_reference_leaves_open_count_in_no_cell_of_the_confusion
     """Of ten voxels four are open, one of them predicted: TP 1, FP 1, FN 2, TN 2 are left."""
     prediction = np.array([1, 1, 0, 0, 1, 0, 0, 0, 0, 0], np.uint8)
     reference = np.array([1, 0, 1, 1, 9, 9, 9, 9, 0, 0], np.uint8)
-    here = Case(prediction, reference, (1.0,), ignore=9).pair(LABEL)
+    here = LabelMapPair(prediction, reference, (1.0,), ignore=9).pair(LABEL)
     assert here.counts == Counts(tp=1, fp=1, fn=2, tn=2)
     assert (HONEST.value("specificity", here), HONEST.value("accuracy", here)) == (2 / 3, 3 / 6)
 
@@ -251,7 +259,7 @@ def test_a_cut_pair_knows_where_it_is_and_counts_what_is_left():
     p, r = mask((slice(2, 7), slice(4, 9), slice(5, 8))), mask((slice(3, 6), slice(4, 9), slice(5, 8)))
     whole = pair(p, r)
     cut = whole.cut(0, 1, 3)
-    assert np.flatnonzero(cut.whole(cut.prediction).any((1, 2))).tolist() == [3, 4]
+    assert np.flatnonzero(cut.on_grid(cut.prediction).any((1, 2))).tolist() == [3, 4]
     assert cut.counts == Counts(tp=2 * 15, fp=0, fn=0, tn=whole.counts.tn)
 
 
@@ -264,7 +272,7 @@ def test_counted_in_voxels_the_images_diagonal_is_too():
 def test_a_region_is_boxed_around_all_of_its_labels():
     array = mask((1, 1, 1))
     array[6, 9, 9] = 2
-    here = Case(array, array, SPACING_MM).pair(Label("both", (1, 2)))
+    here = LabelMapPair(array, array, SPACING_MM).pair(Label("both", (1, 2)))
     assert here.counts.tp == 2
     assert here.box == (slice(1, 7), slice(1, 10), slice(1, 10))
 
@@ -277,3 +285,51 @@ def test_surfels_found_in_slabs_are_those_of_the_whole(monkeypatch):
         parts = surfaces.surfel_surfaces(p, r, SPACING_MM)
         for name, values in vars(whole).items():
             assert np.array_equal(getattr(parts, name), values), name
+
+
+# The table
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_a_metric_that_is_only_in_the_table_is_listed_scored_and_compared(
+    monkeypatch, tmp_path, capsys, higher
+):
+    """The share of false positives among all voxels, 2/16; another method has it twice."""
+    row = Metric("fp_share", "FP share", "", higher, "overlap", lambda c: c.fp / (c.tp + c.fp + c.fn + c.tn))
+    monkeypatch.setitem(METRICS, row.name, row)
+    assert main(["evaluate", "--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert (
+        listed[0].endswith(", f1, fp_share") and "computes dice, " in listed[2] and ", fp_share;" in listed[2]
+    )
+    for folder, columns in (("pred", 2), ("ref", 1)):
+        (tmp_path / folder).mkdir()
+        image = np.zeros((4, 4), np.uint8)
+        image[:2, :columns] = 1
+        imsave(tmp_path / folder / "a.png", image, check_contrast=False)
+    table = tmp_path / "scores.csv"
+    folders = [str(tmp_path / "pred"), str(tmp_path / "ref")]
+    assert main(["evaluate", *folders, "--metrics", "fp_share", "--out", str(table), "-j", "1"]) == 0
+    (score,) = read_table(table)
+    assert (score.metric, score.value, score.backend) == ("fp_share", 2 / 16, "numpy")
+    mine = [replace(score, case=str(i), trainer="A", value=score.value + i / 100) for i in range(6)]
+    theirs = [replace(each, trainer="B", value=2 * each.value) for each in mine]
+    (found,) = compare([*mine, *theirs], metric="fp_share", n_bootstrap=100)
+    assert found.higher_is_better is higher
+    assert found.comparisons[0].verdict == ("better" if higher else "worse")  # B against A
+
+
+def test_the_table_is_the_only_source_file_that_lists_the_metrics():
+    """Metrics that no protocol of a paper has, and so no other file needs to name."""
+    names = {"hd100", "assd", "masd", "precision", "volume_error"} & set(METRICS)
+    sources = {path: path.read_text() for path in Path(nnunet_mamba.__path__[0]).rglob("*.py")}
+    listing = [path.name for path, text in sources.items() if all(f'"{name}"' in text for name in names)]
+    assert len(names) == 5 and listing == ["metrics.py"]
+
+
+def test_titles_and_units_are_those_of_pages():
+    assert {metric.title for metric in METRICS.values() if metric.unit == "mm"} == {
+        "HD95", "HD100", "ASSD", "MASD", "ASD",
+    }  # fmt: skip
+    assert {name for name, metric in METRICS.items() if metric.uses_tolerance} == {"nsd"}
+    assert all(name == metric.name for name, metric in METRICS.items())

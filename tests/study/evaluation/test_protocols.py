@@ -7,13 +7,13 @@ import pytest
 from surface_reference import blobs, reference_metrics
 
 from nnunet_mamba.study.evaluation.labels import Label
-from nnunet_mamba.study.evaluation.pairs import Case
+from nnunet_mamba.study.evaluation.masks import LabelMapPair
 from nnunet_mamba.study.evaluation.protocols import (
     FLARE,
     PROTOCOLS,
+    check_metrics,
     flare_organ,
-    protocol_of,
-    require_metrics,
+    get_protocol,
 )
 
 ORGAN = Label("", (1,))
@@ -35,10 +35,10 @@ def box(*slices: slice, value: int = 1, grid=(10, 12, 12)) -> np.ndarray:
 
 def scores(protocol, prediction, reference, label=ORGAN, spacing_mm=ANISOTROPIC_MM):
     """Every metric that the protocol shows."""
-    rules = PROTOCOLS[protocol]
-    whole = Case(prediction, reference, spacing_mm[-prediction.ndim :]).pair(label, rules.tolerance_mm(label))
-    pair = rules.prepare(label, whole)
-    return {metric: rules.value(metric, pair) for metric in rules.shown}
+    own = PROTOCOLS[protocol]
+    maps = LabelMapPair(prediction, reference, spacing_mm[-prediction.ndim :])
+    pair = own.prepare(label, maps.pair(label, own.tolerance_mm(label)))
+    return {metric: own.value(metric, pair) for metric in own.shown}
 
 
 EMPTY, FULL = line(), line(3, 4)
@@ -247,11 +247,11 @@ def test_hd95_of_a_lesion_leaves_out_5_percent_of_its_surface():
 
 def test_a_metric_that_a_protocol_does_not_have_is_refused():
     with pytest.raises(ValueError, match=r"nnformer does not define nsd, only dice, hd95"):
-        require_metrics(PROTOCOLS["nnformer"], ("nsd",))
+        check_metrics(PROTOCOLS["nnformer"], ("nsd",))
     with pytest.raises(ValueError, match=r"Unknown metric 'dsc'. Choose one of dice"):
-        require_metrics(PROTOCOLS["honest"], ("dsc",))
+        check_metrics(PROTOCOLS["honest"], ("dsc",))
     with pytest.raises(ValueError, match=r"Unknown protocol 'mine'. Choose one of honest"):
-        protocol_of("mine")
+        get_protocol("mine")
 
 
 def test_every_protocol_says_in_words_how_it_differs():

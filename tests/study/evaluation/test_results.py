@@ -8,7 +8,8 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_mamba.study.evaluation import Origin
-from nnunet_mamba.study.evaluation.results import dataset_json_near, find_runs, origin_of
+from nnunet_mamba.study.evaluation.match import find_dataset_json
+from nnunet_mamba.study.evaluation.results import find_runs, read_origin
 
 DATASET = "Dataset900_Test"
 MODEL = "nnUNetTrainer__nnUNetPlans__3d_fullres"
@@ -60,7 +61,7 @@ def test_all_trainers_and_folds_of_a_dataset_are_found_and_missing_folds_named(p
         ("nnUNetTrainer", "3d_fullres", "1"),
     ]
     assert {run.origin.dataset for run in runs} == {DATASET}
-    assert runs[1].expected == ("a", "b") and not runs[1].matched().faults()
+    assert runs[1].expected == ("a", "b") and not runs[1].match_cases().describe_problems()
     assert missing == [f"{OTHER}: fold_0 is missing"]
 
 
@@ -93,14 +94,14 @@ def test_a_case_that_the_split_expects_and_the_fold_lacks_is_missing(places):
     raw, preprocessed, results = places
     (results / MODEL / "fold_0" / "validation" / "b.nii.gz").unlink()
     (run,), _ = find_runs(results / MODEL / "fold_0", raw, preprocessed)
-    assert run.matched().missing == ["b"]
+    assert run.match_cases().missing == ["b"]
 
 
 def test_without_the_split_what_is_there_is_scored(places):
     raw, preprocessed, results = places
     (preprocessed / DATASET / "splits_final.json").unlink()
     runs, missing = find_runs(results / MODEL, raw, None)
-    assert [sorted(run.matched().references) for run in runs] == FOLDS
+    assert [sorted(run.match_cases().references) for run in runs] == FOLDS
     assert missing == [f"{MODEL}: fold_{k} is missing" for k in (2, 3, 4)]
 
 
@@ -120,7 +121,7 @@ def test_fold_all_stands_alone(places):
     save(model / "fold_all" / "validation", *"abcd")
     (run,), missing = find_runs(model, raw, preprocessed)
     assert (run.origin.fold, missing) == ("all", [])
-    assert sorted(run.matched().references) == list("abcd")
+    assert sorted(run.match_cases().references) == list("abcd")
 
 
 def test_joined_folds_are_told_apart_by_the_split_and_not_counted_twice(places):
@@ -130,7 +131,7 @@ def test_joined_folds_are_told_apart_by_the_split_and_not_counted_twice(places):
     describe(joined)
     assert len(find_runs(results / MODEL, raw, preprocessed)[0]) == 2
     (run,), _ = find_runs(joined, raw, preprocessed)
-    tasks = run.tasks(run.matched(), rules=None)
+    tasks = run.make_tasks(run.match_cases(), config=None)
     assert {task.case: task.origin.fold for task in tasks} == {"a": "0", "b": "0", "c": "1", "d": "1"}
 
 
@@ -225,9 +226,9 @@ def test_predictions_of_another_split_are_said_to_be_that(places, joined):
     save(folder, *"acz")
     (folder / "b.nii.gz").unlink(missing_ok=True)
     (run,), _ = find_runs(folder, raw, preprocessed)
-    matched = run.matched()
+    matched = run.match_cases()
     assert (sorted(matched.references), matched.missing) == (["a", "b"], ["b"])
-    no_reference, other_split = matched.superfluous()
+    no_reference, other_split = matched.describe_extra()
     assert no_reference.endswith(": z.")
     assert "has predictions of c, which are no validation cases of " in other_split
     assert str(preprocessed / DATASET / "splits_final.json") in other_split
@@ -238,7 +239,7 @@ def test_predictions_of_another_split_are_said_to_be_that(places, joined):
 def test_a_split_that_is_none_is_refused(places, text):
     raw, preprocessed, results = places
     (preprocessed / DATASET / "splits_final.json").write_text(text)
-    with pytest.raises(ValueError, match=r"is no split of nnU-Net's .*`nnunet-mamba plans split`"):
+    with pytest.raises(ValueError, match=r"is not a split of nnU-Net's .*`nnunet-mamba plans split`"):
         find_runs(results, raw, preprocessed)
 
 
@@ -272,7 +273,7 @@ def test_a_folder_of_test_predictions_knows_its_dataset_by_its_plans(places, tmp
 
 def test_folders_that_tell_nothing_are_refused(places, tmp_path):
     raw, preprocessed, results = places
-    with pytest.raises(ValueError, match="does not tell its dataset"):
+    with pytest.raises(ValueError, match="does not name its dataset"):
         find_runs(tmp_path, raw, preprocessed)
     for name in (MODEL, OTHER):
         (results / name).rename(tmp_path / name)
@@ -285,15 +286,15 @@ def test_a_dataset_json_that_was_cut_off_is_not_passed_over(places):
     validation = results / MODEL / "fold_0" / "validation"
     (validation / "dataset.json").write_text('{"labels": {"background": 0, "org')
     with pytest.raises(ValueError, match=r"cannot be read as a dataset\.json"):
-        dataset_json_near(validation, raw / DATASET / "labelsTr")
+        find_dataset_json(validation, raw / DATASET / "labelsTr")
 
 
 def test_dataset_json_is_found_beside_predictions_or_above_a_validation(places):
     raw, _, results = places
     validation = results / MODEL / "fold_0" / "validation"
-    assert dataset_json_near(validation, raw) == results / MODEL / "dataset.json"
+    assert find_dataset_json(validation, raw) == results / MODEL / "dataset.json"
     (results / MODEL / "dataset.json").unlink()
-    assert dataset_json_near(validation, raw / DATASET / "labelsTr") == raw / DATASET / "dataset.json"
+    assert find_dataset_json(validation, raw / DATASET / "labelsTr") == raw / DATASET / "dataset.json"
     describe(validation, content={"labels": {"0": "background"}, "modality": {"0": "CT"}})  # the Decathlon's
-    assert dataset_json_near(validation, raw / DATASET / "labelsTr") == raw / DATASET / "dataset.json"
-    assert origin_of(validation) == Origin(DATASET, "nnUNetTrainer", "nnUNetPlans", "3d_fullres", "0")
+    assert find_dataset_json(validation, raw / DATASET / "labelsTr") == raw / DATASET / "dataset.json"
+    assert read_origin(validation) == Origin(DATASET, "nnUNetTrainer", "nnUNetPlans", "3d_fullres", "0")

@@ -3,7 +3,7 @@ from nnunet_mamba.study.report.charts import (
     plot_label_differences,
     plot_labels,
 )
-from nnunet_mamba.study.statistics.study import TWIN
+from nnunet_mamba.study.statistics.results import TWIN
 
 
 def test_a_twin_has_its_networks_colour_and_is_hollow(tiny):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from nnunet_mamba.study.report.content import find_proven_best, format_folds
-from nnunet_mamba.study.statistics.study import CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics.results import CASE_MEAN, TWIN
 
 
 def test_the_best_is_not_bold_if_one_of_its_tests_is_not_won(tiny):

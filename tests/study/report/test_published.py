@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.datasets.specs import DATASETS
 from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
 from nnunet_mamba.study.report.published import (
@@ -13,7 +14,6 @@ from nnunet_mamba.study.report.published import (
     match_dataset,
     read_published_tables,
 )
-from nnunet_mamba.study.statistics.methods import Method
 
 ALL = [table for dataset in (*DATASETS, "lits", "kits23") for table in read_published_tables(dataset)]
 

@@ -12,7 +12,7 @@ from nnunet_mamba.study.report.tables import (
     build_label_table,
     build_summary_table,
 )
-from nnunet_mamba.study.statistics.study import TWIN
+from nnunet_mamba.study.statistics.results import TWIN
 
 
 def cells(table, first):

@@ -35,6 +35,20 @@ def make_scores() -> MakeScores:
 
 
 @pytest.fixture
+def make_table(make_scores) -> MakeScores:
+    """nnU-Net at 0.5 on eight cases of two labels, and a method for each gain."""
+
+    def make(*gains: float, **fields: object) -> list[Score]:
+        values = {f"case_{i}": np.array([0.5, 0.5 + i / 100]) for i in range(8)}
+        scores = make_scores("nnUNetTrainer", values, **fields)
+        for name, gain in zip("ABCD", gains, strict=False):
+            scores += make_scores(f"nnUNetTrainer{name}", {c: v + gain for c, v in values.items()}, **fields)
+        return scores
+
+    return make
+
+
+@pytest.fixture
 def acdc(make_scores) -> list[Score]:
     """60 patients with 2 frames and 3 labels in 5 folds; four methods, of which the twin differs by noise."""
     rng = np.random.default_rng(7)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nnunet_mamba.study.statistics.methods import Method, choose_baseline, short_names, twin_of
+from nnunet_mamba.nnunet.paths import Method
+from nnunet_mamba.study.statistics.methods import choose_baseline, short_names, twin_of
 
 
 def method(trainer, plans="nnUNetPlans", configuration="3d_fullres"):
@@ -95,7 +96,7 @@ def test_the_baseline_is_nnunets_own_unless_named():
     ):
         assert choose_baseline(methods, name) == method("MMUNet")
     with pytest.raises(
-        ValueError, match=r"'UNet' is no method of these tables; choose one of MMUNet__nnUNetPlans, "
+        ValueError, match=r"'UNet' is not a method of these tables; choose one of MMUNet__nnUNetPlans, "
     ):
         choose_baseline(methods, "UNet")
     with pytest.raises(ValueError, match="'nnUNetTrainer' is the name of several methods"):

@@ -8,7 +8,7 @@ import pytest
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.study.evaluation import write_table
-from nnunet_mamba.study.statistics import as_markdown, as_text, compare, write_studies
+from nnunet_mamba.study.statistics import as_markdown, as_text, compare, write_results
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_an_organ_found_by_one_alone_is_said_to_be_left_out(make_scores):
 
 
 def test_a_folder_gets_three_files(studies, tmp_path):
-    files = write_studies(studies, tmp_path / "new" / "folder")
+    files = write_results(studies, tmp_path / "new" / "folder")
     assert [file.name for file in files] == ["comparison.md", "comparison.json", "comparison.csv"]
     assert sorted(file.name for file in files[0].parent.iterdir()) == sorted(file.name for file in files)
     (study,) = json.loads(files[1].read_text())
@@ -113,13 +113,13 @@ def test_tests_that_were_not_made_do_not_count_in_the_family(make_scores):
 
 def test_what_is_not_defined_is_null_in_json(make_scores, tmp_path):
     scores = make_scores("A", {"x": 0.5}) + make_scores("B", {"x": 0.6})
-    (file,) = write_studies(compare(scores, n_bootstrap=100), tmp_path / "one.json")
+    (file,) = write_results(compare(scores, n_bootstrap=100), tmp_path / "one.json")
     assert json.loads(file.read_text())[0]["comparisons"][0]["ci_low"] is None
 
 
 def test_other_endings_are_refused(studies, tmp_path):
     with pytest.raises(ValueError, match=r"should be a folder, or end in \.md, \.json, \.csv"):
-        write_studies(studies, tmp_path / "x.html")
+        write_results(studies, tmp_path / "x.html")
 
 
 def test_the_command(acdc, tmp_path, capsys):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunet_mamba.study.statistics.ranking import kendall_tau, rankings
+from nnunet_mamba.study.statistics.ranking import kendall_tau, rank_methods
 
 #         a is best on three cases and fails on the last
 VALUES = np.array([[0.9, 0.9, 0.9, 0.1], [0.8, 0.8, 0.8, 0.8], [0.7, 0.7, 0.7, 0.9]])
@@ -12,7 +12,7 @@ CASES = np.array(["1", "2", "3", "4"])
 
 
 def ranked(values=VALUES, higher=True, patients=CASES, names="abc"):
-    return rankings(values, list(names), patients, higher=higher, n_bootstrap=2000, seed=0)
+    return rank_methods(values, list(names), patients, higher=higher, n_bootstrap=2000, seed=0)
 
 
 def test_the_two_rules_can_disagree():

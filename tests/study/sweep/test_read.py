@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba.study.statistics.methods import Method
+from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep.read import read_study
 
 

@@ -21,10 +21,11 @@ from nnunet_mamba.study.evaluation import (
     summarise,
     write_table,
 )
-from nnunet_mamba.study.evaluation.folders import match_cases
+from nnunet_mamba.study.evaluation.config import EvaluationConfig
+from nnunet_mamba.study.evaluation.evaluate import score_tasks
 from nnunet_mamba.study.evaluation.label_maps import read_label_map
 from nnunet_mamba.study.evaluation.labels import known_values, labels_of_values
-from nnunet_mamba.study.evaluation.scoring import Rules, score_tasks
+from nnunet_mamba.study.evaluation.match import match_cases
 
 SPACING_XYZ_MM = (1.0, 1.0, 3.0)  # header order: slices are 3 mm apart
 
@@ -175,7 +176,7 @@ def test_whole_floats_are_labels_and_probabilities_are_not(tmp_path):
     assert read_label_map(tmp_path / "a.nii.gz").array.dtype.kind == "i"
     for name, bad in (("half.nii.gz", 0.5), ("nan.mha", np.nan)):  # ITK reads a NaN in a NIfTI file as 0
         write(tmp_path / name, np.where(blob(), bad, 0).astype(np.float32))
-        with pytest.raises(ValueError, match=rf"{name} holds values that are no whole numbers"):
+        with pytest.raises(ValueError, match=rf"{name} holds values that are not whole numbers"):
             read_label_map(tmp_path / name)
 
 
@@ -216,7 +217,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path, ending):
 
 def test_a_table_of_something_else_is_refused(tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match=r"is no table of scores: it lacks dataset, trainer"):
+    with pytest.raises(ValueError, match=r"is not a table of scores: it lacks dataset, trainer"):
         read_table(tmp_path / "other.csv")
     with pytest.raises(ValueError, match=r"should end in \.csv or \.parquet"):
         read_table(tmp_path / "table.txt")
@@ -380,43 +381,15 @@ def test_of_pooled_images_without_any_lesion_what_is_undefined_is_0(tmp_path):
 def test_rows_name_what_computed_them_and_what_was_chosen(folders):
     labels = scored_labels(json.loads(folders[2].read_text()))[0]
     matched = match_cases(*folders[:2])
-    rules = Rules(labels, ("dice", "nsd"), tolerances_mm={"": 2.0, "liver": 5.0}, empty="nan")
-    rows = score_tasks(matched.tasks(rules, Origin(fold="test")))
+    config = EvaluationConfig(labels, ("dice", "nsd"), tolerances_mm={"": 2.0, "liver": 5.0}, empty="nan")
+    rows = score_tasks(matched.make_tasks(config, Origin(fold="test")))
     assert {(row.metric, row.protocol) for row in rows} == {
         ("dice", "honest empty=nan"),
         ("nsd", "honest tolerance-mm=1=5,2=2 empty=nan"),
     }
     assert {(row.metric, row.backend) for row in rows} == {("dice", "numpy"), ("nsd", "monai")}
     assert all(row.version and row.fold == "test" for row in rows)
-    assert [rules.tolerance_mm(label) for label in labels] == [5.0, 2.0]
-
-
-@pytest.mark.parametrize(
-    ("choices", "words"),
-    [
-        ({"tolerances_mm": {"brain": 1.0}}, "tolerance for brain, but no such label"),
-        ({"tolerances_mm": {"": -1.0}}, "0 mm or more"),
-        ({"tolerances_mm": {"": math.nan}}, "0 mm or more"),
-        ({"empty": "zero"}, "Unknown empty policy 'zero'. Choose one of diagonal"),
-        ({"protocol": "nnformer", "empty": "nan"}, "nnformer has its own rules"),
-        ({"protocol": "umamba", "tolerances_mm": {"": 2.0}}, "umamba has its own rules"),
-        ({"instances": True}, "exactly one label"),
-    ],
-)
-def test_contradictory_rules_are_refused(choices, words):
-    with pytest.raises(ValueError, match=words):
-        Rules((Label("liver", (1,)), Label("spleen", (2,))), **choices)
-
-
-def test_the_default_tolerance_is_the_same_protocol_when_it_is_given():
-    given = Rules((Label("liver", (1,)),), ("nsd",), tolerances_mm={"": 1.0})
-    assert given.written("nsd") == "honest"
-
-
-def test_an_organ_without_tolerance_is_refused_by_umambas_protocol():
-    rules = Rules((Label("bladder", (1,)),), protocol="umamba")
-    with pytest.raises(ValueError, match="umamba has no tolerance for the label 1 'bladder'"):
-        rules.tolerance_mm(rules.labels[0])
+    assert [config.tolerance_mm(label) for label in labels] == [5.0, 2.0]
 
 
 def test_threads_give_the_same_rows_in_the_same_order(folders):

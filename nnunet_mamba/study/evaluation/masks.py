@@ -1,4 +1,4 @@
-"""A label's two masks, cut to the box that holds both, and what every metric is computed from."""
+"""Predicted and reference mask of one label, cut to the box that holds both: the input of every metric."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scipy import ndimage
 from nnunet_mamba.study.evaluation.labels import Label
 from nnunet_mamba.study.evaluation.surfaces import Surfaces, surfel_surfaces, voxel_surfaces
 
-MOST_BOXES = 4096  # labels above this number are searched for one by one
+MOST_BOXES = 4096  # with labels above this number, each label is searched for by itself
 
 Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Voxels of the confusion matrix of one label."""
+    """Confusion matrix of one label, in voxels."""
 
     tp: int
     fp: int
@@ -38,22 +38,22 @@ class Counts:
 
     @property
     def empty(self) -> str:
-        """Which mask has no voxel: "", "prediction", "reference" or "both"."""
+        """Return which mask has no voxel: "", "prediction", "reference" or "both"."""
         if self.in_prediction and self.in_reference:
             return ""
         return "reference" if self.in_prediction else "prediction" if self.in_reference else "both"
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Masks of one label on a part of the image's grid; spacing in the array's axis order."""
+class MaskPair:
+    """Masks of one label on a box of the image's grid; spacing in the array's axis order."""
 
     prediction: np.ndarray  # bool
     reference: np.ndarray  # bool
     spacing_mm: tuple[float, ...]
     diagonal_mm: float  # of the whole image
     n_counted: int  # voxels of the whole image, less the ignored ones
-    box: Box  # where the masks lie on the whole grid
+    box: Box  # place of the masks on the image's grid
     grid: tuple[int, ...]
     instances: np.ndarray | None = None  # of the reference, numbered; None: its connected components
     tolerance_mm: float = 1.0
@@ -77,13 +77,13 @@ class Pair:
     def empty(self) -> str:
         return self.counts.empty
 
-    def in_voxels(self) -> Pair:
-        """The same masks with distances counted in voxels, whatever their size."""
+    def in_voxels(self) -> MaskPair:
+        """Return the same masks with distances in voxels instead of mm."""
         ones = (1.0,) * len(self.spacing_mm)
         return replace(self, spacing_mm=ones, diagonal_mm=float(np.linalg.norm(self.grid)))
 
-    def cut(self, axis: int, start: int, stop: int) -> Pair:
-        """Slices `start` to `stop` of the masks alone; the surface closes where they were cut."""
+    def cut(self, axis: int, start: int, stop: int) -> MaskPair:
+        """Return the masks cut to slices `start` to `stop`; the cut becomes part of the surface."""
         here = tuple(slice(start, stop) if k == axis else slice(None) for k in range(self.prediction.ndim))
         left_out = self.prediction[here].size - self.prediction.size
         return replace(
@@ -96,15 +96,15 @@ class Pair:
             ),
         )
 
-    def whole(self, part: np.ndarray) -> np.ndarray:
-        """An array of the box on the whole grid, 0 elsewhere."""
+    def on_grid(self, part: np.ndarray) -> np.ndarray:
+        """Return an array of the box placed on the image's grid, 0 elsewhere."""
         full = np.zeros(self.grid, part.dtype)
         full[self.box] = part
         return full
 
 
-def boxes_of(array: np.ndarray) -> dict[int, Box]:
-    """Where each label above 0 lies, found in one walk through (*grid) integers."""
+def find_boxes(array: np.ndarray) -> dict[int, Box]:
+    """Return the bounding box of each label but 0 in (*grid) integers, found in one pass."""
     lowest, highest = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if lowest >= 0 and highest <= MOST_BOXES:
         found = ndimage.find_objects(array)
@@ -112,15 +112,15 @@ def boxes_of(array: np.ndarray) -> dict[int, Box]:
     return {int(v): ndimage.find_objects((array == v).view(np.uint8))[0] for v in np.unique(array) if v}
 
 
-def union(boxes: list[Box]) -> Box:
-    """The smallest box that holds all of them."""
+def join_boxes(boxes: list[Box]) -> Box:
+    """Return the smallest box that holds all boxes."""
     axes = zip(*boxes, strict=True)
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in axes)
 
 
 @dataclass(frozen=True)
-class Case:
-    """Two label maps on one grid, of which pairs of masks are cut."""
+class LabelMapPair:
+    """Predicted and reference label map of a case, on one grid; `pair` returns the masks of a label."""
 
     prediction: np.ndarray
     reference: np.ndarray
@@ -134,20 +134,20 @@ class Case:
 
     @cached_property
     def boxes(self) -> tuple[dict[int, Box], dict[int, Box]]:
-        return boxes_of(self.prediction), boxes_of(self.reference)
+        return find_boxes(self.prediction), find_boxes(self.reference)
 
     def box(self, label: Label) -> Box:
-        """Around both masks; one voxel if they are empty."""
+        """Return the box around both masks; one voxel if they are empty."""
         found = [boxes[v] for boxes in self.boxes for v in label.values if v in boxes]
-        return union(found) if found else (slice(0, 1),) * self.reference.ndim
+        return join_boxes(found) if found else (slice(0, 1),) * self.reference.ndim
 
-    def pair(self, label: Label, tolerance_mm: float = 1.0) -> Pair:
-        """The masks of a label or region; voxels that the reference leaves open belong to neither."""
+    def pair(self, label: Label, tolerance_mm: float = 1.0) -> MaskPair:
+        """Return the masks of a label or region, both without the voxels that the reference ignores."""
         grid = self.reference.shape
         box = tuple(slice(0, size) for size in grid) if self.instances else self.box(label)
         known = True if self.known is None else self.known[box]
         reference = self.reference[box]
-        return Pair(
+        return MaskPair(
             prediction=np.ascontiguousarray(label.mask(self.prediction[box]) & known),
             reference=np.ascontiguousarray(
                 (reference > 0 if self.instances else label.mask(reference)) & known

@@ -1,4 +1,4 @@
-"""What a comparison says: of each method, of each pair of methods, of a dataset."""
+"""Results of a comparison: of each method, of each pair of methods, and of a dataset."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ BASELINE = "against the baseline"
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """One method by itself: means over cases of the case's mean over labels."""
+    """Summary of one method: means over cases of the case's mean over labels."""
 
     method: str
     full_name: str
@@ -25,14 +25,14 @@ class MethodSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One method against another on one label, or on case means.
+    """Comparison of one method with another on one label, or on case means.
 
-    against     the twin or the baseline: that, and whether it is on labels, makes the family of tests
+    against     the twin or the baseline; with or without labels, it makes the family of tests
     difference  method - other, mean over cases; ci_low, ci_high: BCa over patients
-    n_pairs     patients (cases without --group); p, rank_biserial and win_rate are computed of their means,
-                and the last two are turned so that more is better
+    n_pairs     patients (cases without --group); p, rank_biserial and win_rate are computed from their means,
+                the last two signed so that more is better
     n_excluded  values of a case and label where either method has none, because both masks are empty;
-                n_one_sided of them where one method has a value: it found what is not there
+                n_one_sided of them where the other method has a value: a false positive
     """
 
     against: str
@@ -59,13 +59,13 @@ class Comparison:
 
     @property
     def family(self) -> str:
-        """Tests that are corrected together."""
+        """Return the name of the tests that are corrected together."""
         return f"{self.against}, {'case means' if self.label == CASE_MEAN else 'labels'}"
 
 
 @dataclass(frozen=True)
-class Study:
-    """All that is said of one dataset and metric."""
+class DatasetComparison:
+    """Comparison of all methods on one dataset by one metric."""
 
     dataset: str
     metric: str

@@ -80,7 +80,7 @@ def put(folder, name, array, spacing=None, ending=".tif"):
 @pytest.mark.parametrize("ending", [".tif", ".tiff"])
 @pytest.mark.parametrize("told", [("pred", "ref"), ("ref",), ("pred",)])
 def test_the_spacing_of_a_tiff_volume_is_in_the_file_beside_it(folders, ending, told):
-    """Two slices of 5 mm apart: 10 mm. Where one of the two files tells the spacing, it holds for both."""
+    """Two slices of 5 mm apart: 10 mm. Where one of the two files has the spacing, it holds for both."""
     for folder, start in zip(folders, (2, 4), strict=True):
         put(folder, "a", stack(start), [5, 1, 1] if folder.name in told else None, ending)
     describe(folders[1], ending, Tiff3DIO)
@@ -123,7 +123,7 @@ def test_a_spacing_for_files_that_tell_theirs_is_refused(folders, capsys):
     for folder in folders:
         put(folder, "a", stack(2), [5, 1, 1])
     assert evaluate(folders, "--spacing", 5, 1, 1) == 2
-    assert "told by a file beside it; leave out --spacing" in capsys.readouterr().err
+    assert "stated in a file beside it; leave out --spacing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["{}", "[1, 2, 3]", '{"spacing": [1, 2]}', '{"spacing": [0, 1, 1]}', "{"])
