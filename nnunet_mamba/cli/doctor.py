@@ -54,7 +54,7 @@ def doctor(args: argparse.Namespace) -> int:
     print("checking; nnU-Net takes 10 to 20 s to load", file=sys.stderr, flush=True)
     findings = list(examine_gpus()) if args.gpu else examine()
     print(render(findings))
-    return int(any(finding.remedy for finding in findings))
+    return int(any(finding.fix for finding in findings))
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Finding:
 
     topic: str
     what: str
-    remedy: str | None = None
+    fix: str | None = None
     absent: bool = False  # something optional that is not there: no fault, nor worth an "ok"
 
     @property
     def mark(self) -> str:
-        return "FAULT" if self.remedy else "--" if self.absent else "ok"
+        return "FAULT" if self.fix else "--" if self.absent else "ok"
 
 
 def examine() -> list[Finding]:
@@ -114,9 +114,9 @@ def render(findings: list[Finding]) -> str:
         if i == 0 or finding.topic != findings[i - 1].topic:
             lines.append(finding.topic)
         lines.append(f"  {finding.mark:5s}  {finding.what}")
-        if finding.remedy:
-            lines.append(f"         -> {finding.remedy}")
-    n_faults = sum(finding.remedy is not None for finding in findings)
+        if finding.fix:
+            lines.append(f"         -> {finding.fix}")
+    n_faults = sum(finding.fix is not None for finding in findings)
     return "\n".join([*lines, "", f"{n_faults} fault(s)" if n_faults else "Healthy."])
 
 
@@ -126,8 +126,8 @@ def _versions() -> Iterator[Finding]:
         yield _required(package)
     fault = version_problem()
     if fault:
-        what, remedy = fault.split("; run: ")
-        yield Finding("Versions", what, remedy)
+        what, fix = fault.split("; run: ")
+        yield Finding("Versions", what, fix)
     else:
         yield _required("nnunetv2")
     yield from _torchvision()
@@ -144,8 +144,8 @@ def _torchvision() -> Iterator[Finding]:
     for_cpus = [version.endswith("+cpu") for version in (torch, torchvision)]
     if sys.platform == "linux" and torchvision and for_cpus == [True, False]:
         what = f"torch {torch} is built without CUDA, torchvision {torchvision} with it, and cannot be loaded"
-        remedy = f"pip install --force-reinstall torch torchvision --index-url {CPU_INDEX}"
-        yield Finding("Versions", what, remedy)
+        fix = f"pip install --force-reinstall torch torchvision --index-url {CPU_INDEX}"
+        yield Finding("Versions", what, fix)
 
 
 def _required(package: str) -> Finding:
@@ -171,8 +171,8 @@ def _backends() -> Iterator[Finding]:
             yield _kernels()
             continue
         needed = state != "ok" and name in BACKENDS_FOR_EVERYONE
-        remedy = "pip install --force-reinstall nnunet_mamba" if needed else None
-        yield Finding("Scan backends", f"{name}: {state}", remedy, absent=state != "ok")
+        fix = "pip install --force-reinstall nnunet_mamba" if needed else None
+        yield Finding("Scan backends", f"{name}: {state}", fix, absent=state != "ok")
     chosen = os.environ.get("NNUNET_MAMBA_BACKEND")
     if chosen and backends.get(chosen) != "ok":
         usable = ", ".join(name for name, state in backends.items() if state == "ok")
@@ -197,8 +197,8 @@ def _folders() -> Iterator[Finding]:
     for variable, purpose in FOLDERS.items():
         value = os.environ.get(variable)
         if value is None:
-            remedy = f"export {variable}=FOLDER   (for {purpose})"
-            yield Finding("nnU-Net's folders", f"{variable} is not set", remedy)
+            fix = f"export {variable}=FOLDER   (for {purpose})"
+            yield Finding("nnU-Net's folders", f"{variable} is not set", fix)
         else:
             yield Finding("nnU-Net's folders", f"{variable}={value}", _missing_folder(variable, value))
 
@@ -222,10 +222,10 @@ def _trainers() -> Iterator[Finding]:
     if is_registered():
         ways.append(f"registered in {trainer_folder()}")
     for entry in filter(str.strip, os.environ.get(EXT_TRAINER, "").split(os.pathsep)):
-        remedy = _wrong_entry(entry)
-        dangerous |= remedy is not None and Path(entry).is_dir()
-        if remedy or not holds_our_trainers(Path(entry)):
-            yield Finding("Trainers", f"nnUNet_extTrainer names {entry}", remedy)
+        fix = _wrong_entry(entry)
+        dangerous |= fix is not None and Path(entry).is_dir()
+        if fix or not holds_our_trainers(Path(entry)):
+            yield Finding("Trainers", f"nnUNet_extTrainer names {entry}", fix)
         else:
             ways.append(f"nnUNet_extTrainer names {entry}")
     yield from (Finding("Trainers", way) for way in ways)

@@ -19,9 +19,9 @@ def usable_checkpoint(fold: Path, log: LogFn) -> Path | None:
     for file in (fold / name for name in (FINAL, LATEST, PREVIOUS, BEST)):
         if not file.is_file():
             continue
-        if fault := checkpoint_fault(file):
+        if problem := find_damage(file):
             file.rename(free_name(file.with_suffix(".incomplete")))
-            log(f"{file.name} {fault} and is put aside")
+            log(f"{file.name} {problem} and is put aside")
         elif file.name == PREVIOUS:
             log(f"{PREVIOUS} takes the place of {LATEST}")
             return file.rename(fold / LATEST)
@@ -30,7 +30,7 @@ def usable_checkpoint(fold: Path, log: LogFn) -> Path | None:
     return None
 
 
-def checkpoint_fault(file: Path) -> str | None:
+def find_damage(file: Path) -> str | None:
     """Return what is wrong with a checkpoint, as the end of a sentence about it; None if it is complete.
 
     A checkpoint is a zip archive, whose directory comes last: without it the file was not finished. PyTorch
@@ -46,7 +46,7 @@ def checkpoint_fault(file: Path) -> str | None:
     return f"is damaged (in {damaged})" if damaged else None
 
 
-def validated(fold: Path) -> bool:
+def is_validated(fold: Path) -> bool:
     """Return whether the validation after a training was finished: its summary is written last."""
     try:
         return "foreground_mean" in json.loads((fold / "validation" / "summary.json").read_text())
@@ -60,9 +60,9 @@ def free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def drop_unreadable(folder: Path, log: LogFn) -> None:
+def remove_unreadable_predictions(folder: Path, log: LogFn) -> None:
     """Remove predictions that were cut short, which --continue_prediction would not predict again."""
-    from nnunet_mamba.io.images import is_image, require_readable  # half a second to import
+    from nnunet_mamba.io.images import check_readable, is_image  # half a second to import
 
     if not folder.is_dir():
         return
@@ -70,7 +70,7 @@ def drop_unreadable(folder: Path, log: LogFn) -> None:
         if not (file.is_file() and is_image(file)):
             continue
         try:
-            require_readable(file)
+            check_readable(file)
         except ValueError:
             file.unlink()
             log(f"{file.name} was not written to its end and is predicted again")

@@ -51,7 +51,7 @@ def _nnunet_folders() -> list[Path]:
     return [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
 
 
-def find_dataset(variable: str, given: str, remedy: str) -> Path:
+def find_dataset(variable: str, given: str, fix: str) -> Path:
     """Return the folder of a dataset within the nnU-Net folder of this variable.
 
     ValueError, which ends with `fix` or a dataset that may be meant, if it does not exist.
@@ -60,7 +60,7 @@ def find_dataset(variable: str, given: str, remedy: str) -> Path:
     name = dataset_name(given)
     if not (place / name).is_dir():
         meant = closest(name, [found.name for found in place.glob("Dataset*") if found.is_dir()])
-        hint = f"Did you mean {' or '.join(meant)}?" if meant else remedy
+        hint = f"Did you mean {' or '.join(meant)}?" if meant else fix
         raise ValueError(f"{place / name} does not exist. {hint}")
     return place / name
 

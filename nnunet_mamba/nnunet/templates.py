@@ -60,13 +60,15 @@ def read_template(path: Path) -> Template:
         content = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}).") from error
-    fault = _fault(content)
-    if fault:
-        raise ValueError(f"{path} is no plans template: {fault} nnunet_mamba.nnunet.templates describes one.")
+    problem = _find_problem(content)
+    if problem:
+        raise ValueError(
+            f"{path} is no plans template: {problem} nnunet_mamba.nnunet.templates describes one."
+        )
     return Template(path.stem, **{**content, "datasets": tuple(content["datasets"])})
 
 
-def _fault(content: Any) -> str | None:
+def _find_problem(content: Any) -> str | None:
     """Return what is wrong with a template, in a sentence; None if nothing is."""
     if not isinstance(content, dict):
         return f"expected a JSON object, got {type(content).__name__}."
@@ -77,16 +79,16 @@ def _fault(content: Any) -> str | None:
     if ("configurations" in content) == ("budget" in content):
         return "expected either configurations or a budget."
     if "budget" in content:
-        return _budget_fault(content["budget"])
+        return _find_budget_problem(content["budget"])
     for name, pinned in content["configurations"].items():
         if name not in NDIM:
             return f"configuration {name!r}; expected one of {', '.join(NDIM)}."
-        if fault := _pinned_fault(pinned, NDIM[name]):
-            return f"{name}: {fault}"
-    return _network_fault(content["network"], content["configurations"])
+        if problem := _find_pinned_problem(pinned, NDIM[name]):
+            return f"{name}: {problem}"
+    return _find_network_problem(content["network"], content["configurations"])
 
 
-def _network_fault(network: str, configurations: Mapping[str, Any]) -> str | None:
+def _find_network_problem(network: str, configurations: Mapping[str, Any]) -> str | None:
     try:
         check_network(network)
     except ValueError as error:
@@ -97,7 +99,7 @@ def _network_fault(network: str, configurations: Mapping[str, Any]) -> str | Non
     return None
 
 
-def _budget_fault(budget: Any) -> str | None:
+def _find_budget_problem(budget: Any) -> str | None:
     if set(budget) != {"2d", "3d"} or any(set(part) != BUDGET for part in budget.values()):
         return f"a budget has 2d and 3d, each with {', '.join(sorted(BUDGET))}; got {budget}."
     if any(not _is_count(value) for part in budget.values() for value in part.values()):
@@ -105,7 +107,7 @@ def _budget_fault(budget: Any) -> str | None:
     return None
 
 
-def _pinned_fault(pinned: Mapping[str, Any], ndim: int) -> str | None:
+def _find_pinned_problem(pinned: Mapping[str, Any], ndim: int) -> str | None:
     if unknown := sorted(set(pinned) - {"patch_size", "batch_size", *TOPOLOGY}):
         return f"unknown key {', '.join(unknown)}."
     if not _is_count(pinned.get("batch_size", 1)):
@@ -115,10 +117,10 @@ def _pinned_fault(pinned: Mapping[str, Any], ndim: int) -> str | None:
     given = [key for key in TOPOLOGY if key in pinned]
     if given and (len(given) < len(TOPOLOGY) or "patch_size" not in pinned):
         return f"{', '.join(given)} without the rest of patch_size, {', '.join(TOPOLOGY)}."
-    return _topology_fault(pinned, ndim) if given else None
+    return _find_topology_problem(pinned, ndim) if given else None
 
 
-def _topology_fault(pinned: Mapping[str, Any], ndim: int) -> str | None:
+def _find_topology_problem(pinned: Mapping[str, Any], ndim: int) -> str | None:
     n_stages = {key: len(pinned[key]) for key in TOPOLOGY}
     if len(set(n_stages.values())) != 1:
         return f"expected one entry per stage everywhere, got {n_stages}."

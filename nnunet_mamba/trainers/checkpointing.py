@@ -12,9 +12,7 @@ from pathlib import Path
 from nnunet_mamba.io.atomic import atomic_write
 from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.networks.finite import is_finite
-
-FINAL, LATEST, PREVIOUS = "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_previous.pth"
-BEST = "checkpoint_best.pth"
+from nnunet_mamba.nnunet.checkpoints import BEST, FINAL, LATEST, PREVIOUS
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from nnunet_mamba.checkpoints.content import weights_in
 from nnunet_mamba.io.atomic import atomic_directory, atomic_write
 from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.networks.finite import check_finite, tensors_of
-from nnunet_mamba.trainers.checkpointing import BEST, FINAL, LATEST
+from nnunet_mamba.nnunet.checkpoints import CHECKPOINTS
+from nnunet_mamba.nnunet.paths import Method, parse_method
 
 # a fork's trainer, or a prefix of its name -> source of the weights, our trainer. Taming Mambas' SegMamba is
 # its network with one scan; ge-xing's SegMamba, ours of that name, was never trained by a fork of nnU-Net.
@@ -41,7 +42,6 @@ NETWORKS = {  # sources of files of weights -> our networks, of which one has th
     "swin_umamba": ("swin_umamba", "swin_umamba_d"),
     "segmamba": ("segmamba",),
 }
-CHECKPOINTS = (FINAL, BEST, LATEST)
 
 
 class ImportedWeights(NamedTuple):
@@ -66,7 +66,7 @@ def import_folder(folder: Path, out: Path | None = None) -> Path:
     trainers that are not in TRAINERS, for weights that are not finite, and if `out` exists.
     """
     folder = Path(folder)
-    fork_trainer, plans_name, configuration = _split_name(folder)
+    fork_trainer, plans_name, configuration = _parse_folder(folder)
     source, trainer = _find_trainer(fork_trainer)
     out = Path(out) if out else folder.parent / f"{trainer}__{plans_name}__{configuration}"
     plans, dataset = (_read_json(folder / name) for name in ("plans.json", "dataset.json"))
@@ -174,15 +174,15 @@ def _infer_arguments(name: str, weights: Mapping[str, Tensor]) -> dict[str, Any]
     }
 
 
-def _split_name(folder: Path) -> tuple[str, str, str]:
+def _parse_folder(folder: Path) -> Method:
     """Return trainer, plans and configuration. Raises ValueError unless it is a trained folder of nnU-Net."""
-    parts = folder.name.split("__")
-    if not folder.is_dir() or len(parts) != 3:
+    method = parse_method(folder.name)
+    if not folder.is_dir() or method is None:
         raise ValueError(
             f"{folder} is not a trained folder of nnU-Net; expected one that is named "
             f"TRAINER__PLANS__CONFIGURATION and holds plans.json, dataset.json and fold_0."
         )
-    return parts[0], parts[1], parts[2]
+    return method
 
 
 def _find_trainer(fork_trainer: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Each fault of a set-up is found, and carries its remedy."""
+"""Each fault of a set-up is found, and carries its fix."""
 
 import os
 from pathlib import Path
@@ -36,7 +36,7 @@ def stock_search(name: str) -> type:
 
 
 def faults() -> list[Finding]:
-    return [finding for finding in examine() if finding.remedy]
+    return [finding for finding in examine() if finding.fix]
 
 
 def the_fault() -> Finding:
@@ -72,17 +72,17 @@ def test_each_fault_is_printed_with_its_remedy_under_its_topic():
 def test_a_variable_that_is_not_set(healthy, monkeypatch, variable):
     monkeypatch.delenv(variable)
     assert the_fault().what == f"{variable} is not set"
-    assert f"export {variable}=" in the_fault().remedy
+    assert f"export {variable}=" in the_fault().fix
 
 
 def test_a_folder_that_does_not_exist(healthy, monkeypatch, tmp_path):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "nowhere"))
-    assert f"mkdir -p '{tmp_path / 'nowhere'}'" in the_fault().remedy
+    assert f"mkdir -p '{tmp_path / 'nowhere'}'" in the_fault().fix
 
 
 def test_a_tilde_in_a_folder(healthy, monkeypatch):
     monkeypatch.setenv("nnUNet_results", "~/results")
-    assert "`~` is not expanded" in the_fault().remedy
+    assert "`~` is not expanded" in the_fault().fix
 
 
 @pytest.mark.parametrize("found", ["2.7.0", "2.9.1", None])
@@ -90,14 +90,14 @@ def test_an_unsupported_nnunet(healthy, monkeypatch, found):
     monkeypatch.setattr(version, "nnunet_version", lambda: found)
     wrong, trainers = faults()
     assert f"{found or 'none'} is installed" in wrong.what
-    assert wrong.remedy == "pip install 'nnunetv2>=2.8.0,<2.9'"
+    assert wrong.fix == "pip install 'nnunetv2>=2.8.0,<2.9'"
     assert "not looked for" in trainers.what
 
 
 def test_trainers_that_nothing_shows_to_nnunet(healthy, monkeypatch):
     monkeypatch.delenv("nnUNet_extTrainer")
     assert the_fault().what == "nnU-Net does not find nnUNetTrainerMMUNet"
-    assert "nnunet-mamba register" in the_fault().remedy
+    assert "nnunet-mamba register" in the_fault().fix
 
 
 def test_it_says_which_way_the_trainers_are_found(healthy, monkeypatch):
@@ -112,7 +112,7 @@ def test_an_entry_of_the_variable_that_is_no_folder(healthy, monkeypatch, entry)
     monkeypatch.setenv("nnUNet_extTrainer", entry)
     wrong, not_found = faults()
     assert wrong.what == f"nnUNet_extTrainer names {entry}"
-    assert "trainers-path" in wrong.remedy
+    assert "trainers-path" in wrong.fix
     assert "does not find" in not_found.what
 
 
@@ -133,7 +133,7 @@ def test_a_folder_whose_every_file_nnunet_would_import_is_not_searched(
     monkeypatch.setattr(nnunetv2.utilities.find_objects, "recursive_find_trainer_class_by_name", searched)
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
     assert the_fault().what == f"nnUNet_extTrainer names {folder}"
-    assert "trainers-path" in the_fault().remedy
+    assert "trainers-path" in the_fault().fix
 
 
 def test_other_peoples_trainer_folders_are_no_fault(healthy, monkeypatch, tmp_path):
@@ -169,7 +169,7 @@ def test_a_backend_asked_for_that_cannot_be_used(healthy, monkeypatch):
     assert the_fault().what == "NNUNET_MAMBA_BACKEND=triton: needs a CUDA device"
     monkeypatch.setenv("NNUNET_MAMBA_BACKEND", "cuda")
     assert the_fault().what == "NNUNET_MAMBA_BACKEND=cuda: no such backend"
-    assert the_fault().remedy.endswith("reference, numba, torch")
+    assert the_fault().fix.endswith("reference, numba, torch")
 
 
 def test_nnunets_real_search_is_asked(nnunet_folders, monkeypatch):
@@ -219,8 +219,8 @@ def test_a_quota_and_spinning_threads_are_told_but_are_no_faults(healthy, monkey
 
 
 @pytest.mark.parametrize(("remedy", "code"), [(None, 0), ("pip install x", 1)])
-def test_the_exit_code_tells_whether_there_are_faults(capsys, monkeypatch, remedy, code):
-    monkeypatch.setattr(doctor, "examine", lambda: [Finding("Versions", "x", remedy)])
+def test_the_exit_code_tells_whether_there_are_faults(capsys, monkeypatch, fix, code):
+    monkeypatch.setattr(doctor, "examine", lambda: [Finding("Versions", "x", fix)])
     assert main(["doctor"]) == code
     assert ("-> pip install x" in capsys.readouterr().out) == bool(code)
 

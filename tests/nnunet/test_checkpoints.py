@@ -4,7 +4,7 @@ import zipfile
 
 import numpy as np
 
-from nnunet_mamba.nnunet.checkpoints import drop_unreadable, usable_checkpoint
+from nnunet_mamba.nnunet.checkpoints import remove_unreadable_predictions, usable_checkpoint
 
 
 def checkpoint(file) -> None:
@@ -45,7 +45,7 @@ def test_predictions_of_all_of_nnunets_writers_are_kept_and_cut_ones_removed(tmp
         (tmp_path / f"cut_{whole}").write_bytes((tmp_path / whole).read_bytes()[:80])
     before = {file.name for file in tmp_path.iterdir()}
     told = []
-    drop_unreadable(tmp_path, told.append)
+    remove_unreadable_predictions(tmp_path, told.append)
     left = {file.name for file in tmp_path.iterdir()}
     assert before - left == {"cut_sheared.nii.gz", "cut_stack.tif"}
     assert len(told) == 2

@@ -1,6 +1,7 @@
 """Images: the one way to read them, completely or not at all, and to write label maps."""
 
 from nnunet_mamba.io.images.grid import Grid
+from nnunet_mamba.io.images.integrity import check_complete, is_nifti
 from nnunet_mamba.io.images.pictures import (
     is_picture,
     is_plain,
@@ -9,7 +10,7 @@ from nnunet_mamba.io.images.pictures import (
     read_channels,
     read_picture,
 )
-from nnunet_mamba.io.images.readable import is_image, require_readable
+from nnunet_mamba.io.images.readable import check_readable, is_image
 from nnunet_mamba.io.images.readers import (
     ITK,
     NIBABEL_REORIENTING,
@@ -19,7 +20,6 @@ from nnunet_mamba.io.images.readers import (
 )
 from nnunet_mamba.io.images.tiff import is_tiff, read_tiff, spacing_file, spacing_of_tiff
 from nnunet_mamba.io.images.volumes import Header, header_contradiction, read_header, read_image, read_values
-from nnunet_mamba.io.images.whole import is_nifti, require_whole
 from nnunet_mamba.io.images.writing import label_type, write_label_map, write_like
 
 __all__ = [

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunet_mamba.io.images.integrity import read_or_raise
 from nnunet_mamba.io.images.tiff import colours_of_tiff, is_tiff, read_tiff, shape_of_tiff
-from nnunet_mamba.io.images.whole import or_refuse
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # of Pillow's modes
@@ -27,7 +27,7 @@ def read_picture(file: Path) -> np.ndarray:
     file = Path(file)
     has_alpha, is_coded = _meaning(file)
     if is_coded:
-        return or_refuse(file, lambda: _decoded(file))
+        return read_or_raise(file, lambda: _decoded(file))
     picture = read_channels(file)
     picture = picture[..., :-1] if has_alpha else picture
     picture = picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture
@@ -87,11 +87,11 @@ def _read_by_imageio(file: Path) -> np.ndarray:
     """Read as nnU-Net does; of 16 bits per colour it keeps 8."""
     from skimage.io import imread
 
-    with or_refuse(file, lambda: file.open("rb")) as stream:
+    with read_or_raise(file, lambda: file.open("rb")) as stream:
         head = stream.read(26)
     if head[:4] == b"\x89PNG" and head[24] == 16 and head[25] != 0:  # IHDR: bit depth, and 0 for grey
         raise ValueError(f"{file} has 16 bits per colour, of which readers of PNG keep 8; store it as TIFF.")
-    return or_refuse(file, lambda: imread(file))
+    return read_or_raise(file, lambda: imread(file))
 
 
 def _meaning(file: Path) -> tuple[bool, bool]:
@@ -117,4 +117,4 @@ def _mode(file: Path) -> str:
         with Image.open(file) as picture:
             return picture.mode
 
-    return or_refuse(file, mode)
+    return read_or_raise(file, mode)

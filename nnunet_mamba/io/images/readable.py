@@ -13,7 +13,7 @@ def is_image(file: Path) -> bool:
     return is_picture(file) or Path(file).name.lower().endswith(VOLUMES)
 
 
-def require_readable(file: Path) -> None:
+def check_readable(file: Path) -> None:
     """Raise ValueError for an image that is damaged or cut short."""
     if is_tiff(file):
         read_tiff(file)

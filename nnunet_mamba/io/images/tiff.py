@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mamba.io.images.whole import or_refuse
+from nnunet_mamba.io.images.integrity import read_or_raise
 
 ALPHA = (1, 2)  # of TIFF's tag ExtraSamples: associated, unassociated
 BLACK_IS_ZERO, RGB, PALETTE, SEPARATED, YCBCR = 1, 2, 3, 5, 6  # of its tag PhotometricInterpretation
@@ -33,7 +33,7 @@ def read_tiff(file: Path) -> tuple[np.ndarray, str]:
         )
     import tifffile
 
-    return or_refuse(file, lambda: tifffile.imread(file)), series[0].axes
+    return read_or_raise(file, lambda: tifffile.imread(file)), series[0].axes
 
 
 def colours_of_tiff(file: Path) -> tuple[int, bool, bool]:
@@ -58,7 +58,7 @@ def _parts(file: Path) -> tuple[Any, Any]:
         with tifffile.TiffFile(file) as tiff:
             return tiff.series, tiff.pages.first
 
-    return or_refuse(file, parts)
+    return read_or_raise(file, parts)
 
 
 def spacing_file(file: Path, *, is_image: bool = False) -> Path:

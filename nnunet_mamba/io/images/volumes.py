@@ -10,8 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunet_mamba.io.images.grid import Grid
+from nnunet_mamba.io.images.integrity import check_complete, is_nifti, open_nifti, read_or_raise
 from nnunet_mamba.io.images.readers import NIBABEL, NIBABEL_REORIENTING, reader_by_ending
-from nnunet_mamba.io.images.whole import is_nifti, open_nifti, or_refuse, require_whole
 
 FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 BY_NIBABEL = (NIBABEL, NIBABEL_REORIENTING)
@@ -42,10 +42,10 @@ def read_header(file: Path, reader: str = "") -> Header:
     """
     file = Path(file)
     if not is_nifti(file):
-        header = or_refuse(file, lambda: _itk_header(file))
+        header = read_or_raise(file, lambda: _itk_header(file))
         grid, is_float = _grid_of(header), header.GetPixelID() in FLOATS
         return Header(grid, grid.spacing, header.GetNumberOfComponents(), is_float, len(grid.size))
-    stored = or_refuse(file, lambda: open_nifti(file))
+    stored = read_or_raise(file, lambda: open_nifti(file))
     is_float = stored.dataobj.dtype.kind == "f" or _is_scaled(stored)
     size = _without_last_ones(stored.shape)
     if (reader or reader_by_ending(file.suffix)) in BY_NIBABEL and len(size) == 3:
@@ -64,18 +64,18 @@ def read_values(file: Path) -> np.ndarray:
     NIfTI file lacks with zeros and replaces NaN and infinity without an error; so nibabel reads NIfTI files.
     """
     file = Path(file)
-    require_whole(file)
+    check_complete(file)
     if not is_nifti(file):
-        return or_refuse(file, lambda: sitk.GetArrayFromImage(sitk.ReadImage(str(file))))
-    values = or_refuse(file, lambda: np.asanyarray(open_nifti(file).dataobj))
+        return read_or_raise(file, lambda: sitk.GetArrayFromImage(sitk.ReadImage(str(file))))
+    values = read_or_raise(file, lambda: np.asanyarray(open_nifti(file).dataobj))
     return values.reshape(_without_last_ones(values.shape), order="A").T
 
 
 def read_image(file: Path) -> sitk.Image:
     """Read an image by ITK, for its filters. ValueError, with the file's name, for damaged files."""
     file = Path(file)
-    require_whole(file)
-    return or_refuse(file, lambda: sitk.ReadImage(str(file)))
+    check_complete(file)
+    return read_or_raise(file, lambda: sitk.ReadImage(str(file)))
 
 
 def header_contradiction(file: Path) -> str | None:
@@ -86,10 +86,10 @@ def header_contradiction(file: Path) -> str | None:
     """
     if not is_nifti(file):
         return None
-    header = or_refuse(file, lambda: open_nifti(file)).header
+    header = read_or_raise(file, lambda: open_nifti(file)).header
     size = (1,) * min(len(header.get_data_shape()), 3)
     pixdim = tuple(float(mm) for mm in header.get_zooms()[: len(size)])
-    (qform, _), (sform, _) = or_refuse(
+    (qform, _), (sform, _) = read_or_raise(
         file, lambda: (header.get_qform(coded=True), header.get_sform(coded=True))
     )
     if sform is None:
@@ -118,7 +118,7 @@ def _grid_of(header: Any) -> Grid:
 def _grid_by_itk(file: Path) -> Grid:
     """Return the grid of a NIfTI file as ITK sees it, which may refuse the header."""
     try:
-        return _grid_of(or_refuse(file, lambda: _itk_header(file)))
+        return _grid_of(read_or_raise(file, lambda: _itk_header(file)))
     except ValueError as error:
         reason = header_contradiction(file)
         if open_nifti(file).header["sizeof_hdr"] == NIFTI_2:

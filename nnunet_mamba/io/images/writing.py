@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from nnunet_mamba.io.images.integrity import is_nifti, open_nifti, read_or_raise
 from nnunet_mamba.io.images.pictures import is_picture
 from nnunet_mamba.io.images.volumes import read_image
-from nnunet_mamba.io.images.whole import is_nifti, open_nifti, or_refuse
 
 LARGEST = {".png": 2**16 - 1, ".bmp": 2**8 - 1}  # value that a picture of the kind can hold
 
@@ -54,7 +54,7 @@ def _write_picture(values: np.ndarray, target: Path) -> None:
 def _write_nifti(values: np.ndarray, like: Path, target: Path) -> None:
     import nibabel
 
-    header = or_refuse(like, lambda: open_nifti(like)).header.copy()
+    header = read_or_raise(like, lambda: open_nifti(like)).header.copy()
     header.set_data_dtype(values.dtype)
     header["cal_min"] = header["cal_max"] = 0  # what a viewer shows of the other image
     nibabel.save(nibabel.Nifti1Image(values.T, None, header), target)

@@ -15,6 +15,7 @@ from nnunet_mamba.io.images import (
     REORIENTING,
     TIFF,
     Grid,
+    check_complete,
     header_contradiction,
     is_nifti,
     is_picture,
@@ -26,7 +27,6 @@ from nnunet_mamba.io.images import (
     read_picture,
     read_values,
     reader_of,
-    require_whole,
     write_label_map,
     write_like,
 )
@@ -143,13 +143,13 @@ def _open_volume(file: Path, job: Job, *, with_values: bool = False) -> Opened:
     try:
         header = read_header(file, job.reader)
     except ValueError:
-        require_whole(file)  # says of a file that was cut short that it was, where readers lack words
+        check_complete(file)  # says of a file that was cut short that it was, where readers lack words
         raise
     values = None
     if with_values or header.is_float or len(header.grid.size) > 3 or not is_nifti(file):
         values = read_values(file)
     else:
-        require_whole(file)
+        check_complete(file)
     contradiction = header_contradiction(file)
     as_it_is = header.n_axes == len(header.grid.size)  # else nnU-Net's readers by nibabel refuse it
     return Opened(file, header.grid, 1, values, header.n_components, contradiction, as_it_is)

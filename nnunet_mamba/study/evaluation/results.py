@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.nnunet.paths import parse_method
 from nnunet_mamba.study.evaluation.config import EvaluationConfig
 from nnunet_mamba.study.evaluation.evaluate import Task
 from nnunet_mamba.study.evaluation.match import (
@@ -155,11 +156,11 @@ def find_runs(
     chosen_folds = None if folds is None else frozenset(folds)
     dataset = DatasetFolders(in_raw, in_preprocessed, dataset_json, chosen_folds)
     if DATASET.fullmatch(folder.name) and not (folder / "plans.json").is_file():
-        models = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.count("__") == 2]
+        models = [path for path in sorted(folder.iterdir()) if path.is_dir() and parse_method(path.name)]
         if not models:
             raise ValueError(f"{folder} holds no results (TRAINER__PLANS__CONFIGURATION).")
         return _join_found([_find_model_runs(model, dataset) for model in models])
-    if folder.name.count("__") == 2:
+    if parse_method(folder.name):
         return _find_model_runs(folder, dataset)
     if FOLD.fullmatch(folder.name):
         folder = folder / "validation"
@@ -260,9 +261,8 @@ def read_origin(predictions: Path, references: Path | None = None) -> Origin:
     for part in predictions.resolve().parts:
         if DATASET.fullmatch(part):
             origin = replace(origin, dataset=part)
-        elif part.count("__") == 2:
-            trainer, plans, configuration = part.split("__")
-            origin = replace(origin, trainer=trainer, plans=plans, configuration=configuration)
+        elif method := parse_method(part):
+            origin = replace(origin, **method._asdict())
         elif match := FOLD.fullmatch(part):
             origin = replace(origin, fold=match[1])
     if not origin.plans and (predictions / "plans.json").is_file():

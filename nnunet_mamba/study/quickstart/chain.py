@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.nnunet.checkpoints import drop_unreadable, usable_checkpoint
+from nnunet_mamba.nnunet.checkpoints import remove_unreadable_predictions, usable_checkpoint
 from nnunet_mamba.nnunet.commands import Command, ask_for_trainer
 from nnunet_mamba.nnunet.console import (
     LogFn,
@@ -194,7 +194,7 @@ class Chain:
         self.run(command, TrainingLines(self.log_indented, fold / "debug.json"))
 
     def predict(self) -> None:
-        drop_unreadable(self.workspace.predictions, self.log_indented)
+        remove_unreadable_predictions(self.workspace.predictions, self.log_indented)
         self.run(
             predict_command(self.dataset, self.settings, self.workspace), PredictionLines(self.log_indented)
         )

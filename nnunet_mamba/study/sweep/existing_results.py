@@ -10,7 +10,13 @@ from pathlib import Path
 
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.messages import join_names
-from nnunet_mamba.nnunet.checkpoints import FINAL, drop_unreadable, free_name, usable_checkpoint, validated
+from nnunet_mamba.nnunet.checkpoints import (
+    FINAL,
+    free_name,
+    is_validated,
+    remove_unreadable_predictions,
+    usable_checkpoint,
+)
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet.console import LogFn
 from nnunet_mamba.study.sweep.job import Job
@@ -110,7 +116,7 @@ def remaining_command(job: Job, log: LogFn, *, adopted: bool) -> tuple[Command |
     if adopted and not missing_products(job):
         return None, None
     if job.own_folder is not None and "--continue_prediction" in job.command.arguments:
-        drop_unreadable(job.own_folder, log)
+        remove_unreadable_predictions(job.own_folder, log)
     return job.command, None
 
 
@@ -125,7 +131,7 @@ def _remaining_training(job: Job, fold: Path, log: LogFn) -> tuple[Command | Non
     if checkpoint.name != FINAL:
         log(f"going on from {checkpoint.name}")
         return resume_command(job.command), checkpoint.name
-    if validated(fold) and not missing_products(job):
+    if is_validated(fold) and not missing_products(job):
         log("trained and validated already")
         return None, checkpoint.name
     log("trained already; only the validation is left")

@@ -8,14 +8,14 @@ import pytest
 import SimpleITK as sitk
 from tiny_files import scan, write_picture, write_volume
 
-from nnunet_mamba.io.images import read_image, read_picture, read_values, require_whole
+from nnunet_mamba.io.images import check_complete, read_image, read_picture, read_values
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_a_whole_file_is_read(tmp_path, ending):
     file = tmp_path / f"a{ending}"
     write_volume(file, scan(0))
-    require_whole(file)
+    check_complete(file)
     assert np.array_equal(sitk.GetArrayFromImage(read_image(file)), scan(0))
 
 
@@ -26,7 +26,7 @@ def test_a_file_that_lacks_its_end_is_refused_by_name(tmp_path, ending, n_bytes)
     file = tmp_path / f"a{ending}"
     write_volume(file, scan(0))
     file.write_bytes(file.read_bytes()[:-n_bytes])
-    for read in (read_image, require_whole):
+    for read in (read_image, check_complete):
         with pytest.raises(ValueError, match=rf"a{ending} cannot be read as an image"):
             read(file)
 

@@ -12,7 +12,7 @@ CHUNK = 1 << 22  # bytes
 T = TypeVar("T")
 
 
-def or_refuse(file: Path, read: Callable[[], T]) -> T:
+def read_or_raise(file: Path, read: Callable[[], T]) -> T:
     """Return what `read` returns. ValueError, with the file's name, if it fails."""
     try:
         return read()
@@ -25,10 +25,10 @@ def or_refuse(file: Path, read: Callable[[], T]) -> T:
         ) from error
 
 
-def require_whole(file: Path) -> None:
+def check_complete(file: Path) -> None:
     """Raise ValueError for a NIfTI or compressed file that is damaged or cut short, without reading it as an
     image."""
-    or_refuse(Path(file), lambda: _check_size(Path(file)))
+    read_or_raise(Path(file), lambda: _check_size(Path(file)))
 
 
 def is_nifti(file: Path) -> bool:
