@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nnunet_mamba.nnunet.console import LogFn
 
-FINAL, LATEST, PREVIOUS, BEST = (f"checkpoint_{name}.pth" for name in ("final", "latest", "previous", "best"))
+FINAL, BEST, LATEST = CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
+PREVIOUS = "checkpoint_previous.pth"  # our trainers' own: the latest but one
 
 
 def usable_checkpoint(fold: Path, log: LogFn) -> Path | None:

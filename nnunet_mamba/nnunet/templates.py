@@ -62,9 +62,7 @@ def read_template(path: Path) -> Template:
         raise ValueError(f"{path} is not JSON ({error}).") from error
     problem = _find_problem(content)
     if problem:
-        raise ValueError(
-            f"{path} is no plans template: {problem} nnunet_mamba.nnunet.templates describes one."
-        )
+        raise ValueError(f"{path} is not a plans template: {problem} See nnunet_mamba.nnunet.templates.")
     return Template(path.stem, **{**content, "datasets": tuple(content["datasets"])})
 
 

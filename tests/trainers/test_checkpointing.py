@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nnunet_mamba.nnunet.checkpoints import FINAL, LATEST, PREVIOUS
 from nnunet_mamba.trainers import checkpointing, nnUNetTrainerMMUNet
-from nnunet_mamba.trainers.checkpointing import (
-    FINAL,
-    LATEST,
-    PREVIOUS,
-    atomic_checkpoint,
-    restore_previous,
-)
+from nnunet_mamba.trainers.checkpointing import atomic_checkpoint, restore_previous
 
 
 def write(folder: Path, content: str, name: str = LATEST) -> None:
