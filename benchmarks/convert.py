@@ -22,7 +22,7 @@ import SimpleITK as sitk
 from records import heading, surroundings, write
 
 from nnunet_mamba.study.datasets.convert import convert
-from nnunet_mamba.study.datasets.decathlon import read_decathlon
+from nnunet_mamba.study.datasets.readers import read_decathlon
 from nnunet_mamba.study.datasets.source import read_description
 from nnunet_mamba.study.datasets.splits import group_by, make_split
 

@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.nnunet.dataset_json import check_labels, sorted_channels
-from nnunet_mamba.study.datasets.nnunet_raw import read_source
+from nnunet_mamba.study.datasets.readers import read_source
 
 SWAPPED = {"10": "T2", "1": "T1", "0": "FLAIR", "2": "PD"}
 

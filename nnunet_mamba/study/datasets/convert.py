@@ -20,7 +20,7 @@ from typing import Any
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.cpu import usable_cpus
 from nnunet_mamba.nnunet.paths import FOLDERS
-from nnunet_mamba.study.datasets.cases import Job, convert_case, file_names
+from nnunet_mamba.study.datasets.case_io import Job, convert_case, file_names
 from nnunet_mamba.study.datasets.source import NO_NOTES, Case, Fault, InvalidDatasetError, Source, some
 from nnunet_mamba.study.datasets.splits import Fold, Group, Split, group_by, k_folds
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from nnunet_mamba.io.images import is_picture
 from nnunet_mamba.nnunet.dataset_json import label_values, plain_name, sorted_channels
-from nnunet_mamba.study.datasets.decathlon import is_decathlon, listed_images, read_decathlon
 from nnunet_mamba.study.datasets.layout import (
     DEEPEST_ROOT,
     Files,
@@ -19,6 +18,7 @@ from nnunet_mamba.study.datasets.layout import (
     read_parts,
     shown,
 )
+from nnunet_mamba.study.datasets.readers import is_decathlon, listed_images, read_decathlon
 from nnunet_mamba.study.datasets.source import (
     Case,
     Fault,

@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.images import is_tiff, spacing_file
 from nnunet_mamba.study.datasets.convert import description
-from nnunet_mamba.study.datasets.nnunet_raw import read_nnunet_raw
+from nnunet_mamba.study.datasets.readers import read_nnunet_raw
 from nnunet_mamba.study.datasets.source import (
     Case,
     InvalidDatasetError,

@@ -29,8 +29,8 @@ from nnunet_mamba.nnunet.console import (
 from nnunet_mamba.nnunet.heartbeat import Heartbeat
 from nnunet_mamba.nnunet.subprocesses import run_child, stopped_by_signals
 from nnunet_mamba.study.datasets.convert import convert
-from nnunet_mamba.study.datasets.nnunet_raw import read_source
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
+from nnunet_mamba.study.datasets.readers import read_source
 from nnunet_mamba.study.datasets.source import ACCEPTABLE, InvalidDatasetError
 from nnunet_mamba.study.datasets.splits import Fold, Split, draw_split
 from nnunet_mamba.study.quickstart.commands import (

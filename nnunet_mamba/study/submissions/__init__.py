@@ -1,8 +1,7 @@
 """Predictions as the archives that challenges take: their names, values and grids, checked before upload."""
 
+from nnunet_mamba.study.submissions.archive import Verdict, check_archive, pack
 from nnunet_mamba.study.submissions.cases import Expected, expected_files, facts_beside
-from nnunet_mamba.study.submissions.check import Verdict, check_archive
-from nnunet_mamba.study.submissions.pack import pack
 from nnunet_mamba.study.submissions.rules import SUBMISSIONS, Rules, rules_of, with_template
 
 __all__ = [

@@ -4,6 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from releases import build
+
+from nnunet_mamba.study.datasets import convert
 
 
 @pytest.fixture(name="write_image")
@@ -70,3 +73,28 @@ def nnunet_raw(tmp_path):
     }
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
+
+
+@pytest.fixture
+def release(tmp_path):
+    """A function: the sources of a miniature release."""
+    return lambda name: build(name, tmp_path / "release")
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def converted_cases(monkeypatch) -> list[str]:
+    """Names of the cases that are converted from now on."""
+    seen: list[str] = []
+
+    def note(case, *rest):
+        seen.append(case.name)
+        return convert_case(case, *rest)
+
+    convert_case = convert.convert_case
+    monkeypatch.setattr(convert, "convert_case", note)
+    return seen

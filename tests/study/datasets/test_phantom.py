@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_mamba.study.datasets.nnunet_raw import read_source
 from nnunet_mamba.study.datasets.phantom import LABELS, SPACING_MM, draw_phantom, write_phantom_dataset
+from nnunet_mamba.study.datasets.readers import read_source
 
 FOREGROUND = {name: value for name, value in LABELS.items() if value}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_mamba.study.datasets.convert import convert
-from nnunet_mamba.study.datasets.nnunet_raw import read_source
+from nnunet_mamba.study.datasets.readers import read_source
 from nnunet_mamba.study.datasets.splits import Fold, Split, draw_split
 
 NAMES = tuple(f"made_{k}" for k in range(10))
