@@ -13,7 +13,7 @@ from pathlib import Path
 
 from records import heading, surroundings, write
 from releases import build
-from test_faults import DAMAGES, Damage
+from test_issues import DAMAGES, Damage
 
 from nnunet_mamba.cli import main as command
 

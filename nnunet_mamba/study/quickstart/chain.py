@@ -69,8 +69,8 @@ def refuse_what_cannot_run(settings: Settings, workspace: Workspace) -> None:
     """Raise ValueError for data that are no dataset, or a trainer that nnU-Net does not find."""
     if settings.data is not None:
         source = read_source(settings.data)
-        if source.faults:
-            raise InvalidDatasetError(source.faults)
+        if source.issues:
+            raise InvalidDatasetError(source.issues)
     if settings.trainer != DEMO_TRAINER:
         ask_for_trainer(settings.trainer, shared_variables(workspace))
 
@@ -156,7 +156,7 @@ class Chain:
         source = read_source(data).without_test()
         self.indented(f"checking {len(source.cases)} labelled cases of {data}")
         split = draw_split(
-            source.labelled(),
+            source.labelled_names(),
             n_unseen=self.settings.n_unseen,
             n_validation=N_VALIDATION,
             seed=self.settings.seed,

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,9 +18,10 @@ import numpy as np
 
 from nnunet_mamba.io.atomic import atomic_write
 from nnunet_mamba.io.images import Grid, Header, read_header, read_values, write_label_map
-from nnunet_mamba.study.datasets.source import Notes, some
-from nnunet_mamba.study.submissions.cases import ENDINGS, Expected, predictions_in, require_same_labels
-from nnunet_mamba.study.submissions.rules import Rules
+from nnunet_mamba.io.messages import join_names
+from nnunet_mamba.study.datasets.source import CaseProgressFn, Notes
+from nnunet_mamba.study.submissions.cases import ENDINGS, ExpectedFile, check_same_labels, find_predictions
+from nnunet_mamba.study.submissions.rules import ChallengeRules
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip archive knows
 READABLE = 0o644 << 16
@@ -34,8 +35,10 @@ DAMAGED = (
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """problems  for which the challenge would refuse, or score wrongly
+class CheckResult:
+    """Result of a check.
+
+    problems  for which the challenge would refuse the archive, or score it wrongly
     warnings  that may be right, and mostly are not
     """
 
@@ -43,48 +46,48 @@ class Verdict:
     warnings: tuple[str, ...] = ()
 
 
-def pack(
+def write_archive(
     predictions: Path,
-    expected: Sequence[Expected],
-    rules: Rules,
-    facts: Notes,
+    expected: Sequence[ExpectedFile],
+    rules: ChallengeRules,
+    notes: Notes,
     out: Path,
-    progress: Callable[[int, int], None] | None = None,
-) -> Verdict:
-    """Write `out` if nothing is wrong, and nothing otherwise; the warnings come back.
+    progress: CaseProgressFn | None = None,
+) -> CheckResult:
+    """Write `out` from predictions and return the warnings; if there is a problem, nothing is written.
 
-    ValueError with every problem, each with its file. What was written is read again and checked before it
-    gets its name.
+    ValueError with every problem, each with its file. The archive is read again and checked before it gets
+    its name.
     """
     out = Path(out)
     if out.exists():
         raise FileExistsError(f"{out} exists already; remove it, or choose another name.")
     images = {file.image.parent.resolve().parent for file in expected}
-    require_same_labels(rules, [Path(predictions), *images])
-    files = predictions_in(Path(predictions), expected, facts.moved)
+    check_same_labels(rules, [Path(predictions), *images])
+    files = find_predictions(Path(predictions), expected, notes.moved)
     with atomic_write(out) as draft:
-        problems = _write(draft, expected, files, rules, progress)
-        verdict = Verdict(tuple(problems)) if problems else check_archive(draft, expected, rules)
-        if verdict.problems:
-            raise ValueError("\n  ".join(["nothing was written:", *verdict.problems]))
-    return verdict
+        problems = _write_members(draft, expected, files, rules, progress)
+        result = CheckResult(tuple(problems)) if problems else check_archive(draft, expected, rules)
+        if result.problems:
+            raise ValueError("\n  ".join(["nothing was written:", *result.problems]))
+    return result
 
 
-def _write(
+def _write_members(
     draft: Path,
-    expected: Sequence[Expected],
+    expected: Sequence[ExpectedFile],
     files: dict[str, Path],
-    rules: Rules,
-    progress: Callable[[int, int], None] | None,
+    rules: ChallengeRules,
+    progress: CaseProgressFn | None,
 ) -> list[str]:
-    """Fill the draft; what is wrong with predictions comes back."""
+    """Write the members of the draft, and return problems of the predictions."""
     problems: list[str] = []
-    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(draft, "w") as archive:
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(draft, "w") as archive:
         for done, file in enumerate(expected, start=1):
-            target = Path(scratch, Path(file.member).name)
-            problems += [
-                f"{files[file.case]}: {p}" for p in _translate(files[file.case], file, rules, target)
-            ]
+            target = Path(folder, Path(file.member).name)
+            prediction = files[file.case]
+            found = _write_challenge_labels(prediction, file, rules, target)
+            problems += [f"{prediction}: {problem}" for problem in found]
             if not problems:
                 entry = zipfile.ZipInfo(file.member, EPOCH)
                 entry.create_system, entry.external_attr = 3, READABLE  # the same on every system
@@ -97,13 +100,15 @@ def _write(
     return problems
 
 
-def _translate(prediction: Path, file: Expected, rules: Rules, target: Path) -> list[str]:
-    """Write the challenge's labels with the image's own header; problems, if there are any."""
+def _write_challenge_labels(
+    prediction: Path, file: ExpectedFile, rules: ChallengeRules, target: Path
+) -> list[str]:
+    """Write the challenge's labels with the image's own header, or return the prediction's problems."""
     try:
         header, labels = read_header(prediction, file.reader), read_values(prediction)
     except ValueError as error:
         return [str(error)]
-    problems, _ = problems_of_map(header, labels, file.grid(), rules.labels)
+    problems, _ = find_map_problems(header, labels, file.read_grid(), rules.labels)
     if not problems:
         theirs = np.zeros(max(rules.labels) + 1, np.min_scalar_type(max(rules.labels.values())))
         theirs[list(rules.labels)] = list(rules.labels.values())
@@ -111,24 +116,24 @@ def _translate(prediction: Path, file: Expected, rules: Rules, target: Path) -> 
     return problems
 
 
-def check_archive(archive: Path, expected: Sequence[Expected], rules: Rules) -> Verdict:
-    """Names first, then every label map that has a right name."""
+def check_archive(archive: Path, expected: Sequence[ExpectedFile], rules: ChallengeRules) -> CheckResult:
+    """Check the names of an archive's files, and every label map that has a right name."""
     try:
         with zipfile.ZipFile(archive) as content:
             names = [entry.filename for entry in content.infolist() if not entry.is_dir()]
-            problems = problems_of_names(names, expected)
-            there = [file for file in expected if file.member in names]
-            verdicts = [_check_member(content, file, rules) for file in there]
+            problems = find_name_problems(names, expected)
+            present = [file for file in expected if file.member in names]
+            results = [_check_member(content, file, rules) for file in present]
     except zipfile.BadZipFile as error:
         raise ValueError(f"{archive} is no whole zip archive ({error}); write it again.") from error
-    problems += [problem for verdict, _ in verdicts for problem in verdict.problems]
-    warnings = [warning for verdict, _ in verdicts for warning in verdict.warnings]
-    found = set().union(*(values for _, values in verdicts))
-    return Verdict(tuple(problems), (*warnings, *never_found(rules, found)))
+    problems += [problem for result, _ in results for problem in result.problems]
+    warnings = [warning for result, _ in results for warning in result.warnings]
+    found = set().union(*(values for _, values in results))
+    return CheckResult(tuple(problems), (*warnings, *find_absent_labels(rules, found)))
 
 
-def problems_of_names(names: Collection[str], expected: Iterable[Expected]) -> list[str]:
-    """Of the archive's files: missing, elsewhere, twice, or too many."""
+def find_name_problems(names: Collection[str], expected: Iterable[ExpectedFile]) -> list[str]:
+    """Return problems of the files' names: missing, elsewhere, twice, or too many."""
     due = {file.member for file in expected}
     counts = Counter(names)
     missing, extra = sorted(due - set(counts)), sorted(set(counts) - due)
@@ -141,16 +146,16 @@ def problems_of_names(names: Collection[str], expected: Iterable[Expected]) -> l
             missing.remove(name)
             extra.remove(other)
     if missing:
-        problems.append(f"{len(missing)} cases are missing: {some(missing)}")
+        problems.append(f"{len(missing)} cases are missing: {join_names(sorted(missing))}")
     if extra:
-        problems.append(f"{len(extra)} files do not belong there: {some(extra)}")
+        problems.append(f"{len(extra)} files do not belong there: {join_names(sorted(extra))}")
     return problems
 
 
-def problems_of_map(
+def find_map_problems(
     header: Header, labels: np.ndarray, grid: Grid, allowed: Collection[int]
 ) -> tuple[list[str], set[int]]:
-    """What is wrong with a label map, and the values in it (none where they could not be looked at)."""
+    """Return problems of a label map, and the values in it (none if they could not be read)."""
     if header.n_components > 1:
         return ["several values per voxel; expected labels, not probabilities"], set()
     if labels.ndim != len(grid.size):
@@ -163,18 +168,21 @@ def problems_of_map(
         return [*problems, f"values that are no labels, such as {broken[0]:g}"], set()
     values = {int(value) for value in found}
     if unknown := sorted(values - set(allowed)):
-        shown = ", ".join(map(str, unknown[:5]))
-        problems.append(f"unknown labels {shown}; expected {', '.join(map(str, sorted(allowed)))}")
+        first = ", ".join(map(str, unknown[:5]))
+        problems.append(f"unknown labels {first}; expected {', '.join(map(str, sorted(allowed)))}")
     return problems, values
 
 
-def never_found(rules: Rules, found: Collection[int]) -> list[str]:
-    """A warning of labels that occur in no case."""
+def find_absent_labels(rules: ChallengeRules, found: Collection[int]) -> list[str]:
+    """Return a warning about labels that occur in no case, if there are any."""
     absent = sorted(set(rules.labels.values()) - set(found))
     return [f"no case holds the labels {', '.join(map(str, absent))}"] if absent and found else []
 
 
-def _check_member(content: zipfile.ZipFile, file: Expected, rules: Rules) -> tuple[Verdict, set[int]]:
+def _check_member(
+    content: zipfile.ZipFile, file: ExpectedFile, rules: ChallengeRules
+) -> tuple[CheckResult, set[int]]:
+    """Check one label map, and return its values, too."""
     with tempfile.TemporaryDirectory() as folder:
         ending = next(ending for ending in ENDINGS if file.member.endswith(ending))
         copy = Path(folder, f"labels{ending}")
@@ -184,9 +192,9 @@ def _check_member(content: zipfile.ZipFile, file: Expected, rules: Rules) -> tup
             header, labels = read_header(copy, file.reader), read_values(copy)
         except (*DAMAGED, ValueError) as error:
             reason = str(error).replace(str(copy), PurePosixPath(file.member).name)
-            return Verdict((f"{file.member}: {reason}",)), set()
-        problems, values = problems_of_map(header, labels, file.grid(), rules.labels.values())
+            return CheckResult((f"{file.member}: {reason}",)), set()
+        problems, values = find_map_problems(header, labels, file.read_grid(), rules.labels.values())
         if header.is_float:
             problems.append(f"labels stored as {labels.dtype}; expected whole numbers")
     warnings = [f"{file.member}: background only"] if values == {0} else []
-    return Verdict(tuple(f"{file.member}: {problem}" for problem in problems), tuple(warnings)), values
+    return CheckResult(tuple(f"{file.member}: {problem}" for problem in problems), tuple(warnings)), values

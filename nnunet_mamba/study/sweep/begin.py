@@ -38,7 +38,7 @@ def begin(file: Path, *, adopt: bool = False, seed: int | None = None) -> Frozen
 def check_words(study: Study) -> None:
     """ValueError for names of metrics, protocols, templates, splits and a baseline that nobody knows."""
     from nnunet_mamba.nnunet.templates import load_template
-    from nnunet_mamba.study.datasets.specs import spec_of
+    from nnunet_mamba.study.datasets.specs import get_spec
     from nnunet_mamba.study.datasets.splits import find_split
     from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
     from nnunet_mamba.study.statistics.methods import Method, choose_baseline
@@ -50,7 +50,7 @@ def check_words(study: Study) -> None:
             load_template(plans.template)
     for dataset in study.datasets:
         if dataset.convert:
-            release = spec_of(dataset.convert.name)[0]
+            release = get_spec(dataset.convert.name)[0]
             find_split(dataset.split or "5fold", release)
     if study.baseline:
         methods = [Method(each.trainer, each.plans, each.configuration) for each in study.methods]

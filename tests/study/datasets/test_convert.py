@@ -178,11 +178,11 @@ def test_the_last_line_is_the_next_command(release, raw, capsys):
 
 
 def test_many_faults_are_a_few_lines_of_each_kind(release, raw, capsys, tmp_path):
-    from nnunet_mamba.study.datasets.source import Fault, InvalidDatasetError
+    from nnunet_mamba.study.datasets.source import InvalidDatasetError, Issue
 
-    faults = [Fault("missing", f"c{n}", f"no image {n}") for n in range(177)]
-    faults += [Fault("empty", "c200", "nothing in it")]
-    said = str(InvalidDatasetError(faults, tmp_path / "faults.txt")).splitlines()
+    issues = [Issue("missing", f"c{n}", f"no image {n}") for n in range(177)]
+    issues += [Issue("empty", "c200", "nothing in it")]
+    said = str(InvalidDatasetError(issues, tmp_path / "faults.txt")).splitlines()
     assert said[0] == "faults in the data (177 missing, 1 empty):"
     assert said[1:] == [
         *(f"  missing: no image {n}" for n in range(5)),
@@ -301,10 +301,14 @@ def test_a_split_that_leaks_is_refused_with_names(release, raw, monkeypatch, cap
     """Taming Mambas' folds over frames, here over the patients of the miniature."""
     from nnunet_mamba.study.datasets import splits
 
-    torn = splits.PublishedSplit(
-        frozenset(f"patient{n:03d}" for n in (1, 2, 3, 4, 90)), frozenset(), frozenset(), "", torn=True
+    paper = splits.PublishedSplit(
+        frozenset(f"patient{n:03d}" for n in (1, 2, 3, 4, 90)),
+        frozenset(),
+        frozenset(),
+        "",
+        split_by_image=True,
     )
-    monkeypatch.setattr(splits, "published", lambda dataset: {"torn": torn})
+    monkeypatch.setattr(splits, "get_published_splits", lambda dataset: {"torn": paper})
     assert run("acdc", release("acdc"), raw, "--split", "torn") == 2
     said = capsys.readouterr().err
     assert "The split torn leaks:" in said and "patient0" in said

@@ -38,7 +38,7 @@ from nnunet_mamba.study.datasets.source import ACCEPTABLE, KINDS
 class Damage:
     """What is done to one file of a release, and what becomes of it.
 
-    file   within the release; mended by putting its bytes back, or by removing what was not there
+    file   within the release; fixed by putting its bytes back, or by removing what was not there
     case   that is faulty; it is named, and so is `says`
     """
 
@@ -357,20 +357,20 @@ def test_the_command_goes_on_names_the_file_and_writes_no_dataset(make_bench, da
 
 
 @every
-def test_once_mended_the_others_are_not_converted_anew(make_bench, damage):
+def test_once_fixed_the_others_are_not_converted_anew(make_bench, damage):
     bench = make_bench(damage.release)
     whole = bench.release.with_name("whole")
     shutil.copytree(bench.release, whole)
     damage.do(bench.release / damage.file)
     bench.run()
     kept = bench.files()
-    mend(bench.release, whole)
+    restore(bench.release, whole)
     assert bench.run() == 0
     assert kept.items() <= bench.files().items()
     assert len(bench.files()) > len(kept) or damage.case == "FLARE22_Tr_0009"
 
 
-def mend(damaged: Path, whole: Path) -> None:
+def restore(damaged: Path, whole: Path) -> None:
     """Make the one folder like the other, touching only what differs."""
     for file in [file for file in damaged.rglob("*") if file.is_file()]:
         twin = whole / file.relative_to(damaged)

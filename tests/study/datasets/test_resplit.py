@@ -84,7 +84,7 @@ def test_the_releases_own_test_cases_stay_where_they_are(raw):
 def test_a_moved_case_without_its_label_stays_a_test_case(raw):
     lost, *_ = split_by(raw, "nnformer").test
     (raw / "labelsTs" / f"{lost}.nii.gz").unlink()
-    assert lost not in read_pool(raw).labelled()
+    assert lost not in read_pool(raw).labelled_names()
     split_by(raw, "5fold")
     assert files(raw / "imagesTs") == {f"{lost}_0000.nii.gz"}
 

@@ -13,7 +13,7 @@ from tiny_files import affine, write_nifti
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.io.images import read_header, read_values
-from nnunet_mamba.study.submissions import SUBMISSIONS, rules_of
+from nnunet_mamba.study.submissions import SUBMISSIONS, get_rules
 
 SHAPE = (2, 3, 4)  # z, y, x
 CASES = {
@@ -50,7 +50,7 @@ class Dataset:
         self.name, self.folder = name, folder
         self.images, self.predictions = folder / "imagesTs", folder / "predictions"
         self.out = folder / "out.zip"
-        self.n_labels = max(rules_of(name).labels)
+        self.n_labels = max(get_rules(name).labels)
         case, _ = CASES[name]
         digit = case[-1]
         self.cases = (case, case[:-1] + str((int(digit) + 1) % 10))
@@ -161,7 +161,7 @@ def test_brats_gets_its_own_labels_back(dataset, name, enhancing):
 def test_regions_that_nnunet_writes_by_other_values_are_refused(dataset, capsys):
     """With the order 3, 2, 1 a voxel of the whole tumour alone is 3, which BraTS takes for enhancing."""
     made = dataset("brats23")
-    labels = dict(rules_of("brats23").spec.labels)
+    labels = dict(get_rules("brats23").spec.labels)
     for order, code in (([3, 2, 1], 2), ([1, 2, 3], 0)):
         description = {"labels": labels, "regions_class_order": order}
         (made.predictions / "dataset.json").write_text(json.dumps(description))
@@ -171,7 +171,7 @@ def test_regions_that_nnunet_writes_by_other_values_are_refused(dataset, capsys)
 
 def test_the_labels_of_brats_are_the_inverse_of_its_conversion():
     for name in ("brats21", "brats23"):
-        rules = rules_of(name)
+        rules = get_rules(name)
         assert all(rules.spec.pixels.recode[theirs] == ours for ours, theirs in rules.labels.items())
 
 
@@ -301,7 +301,7 @@ def other_labels(made):
 
 
 def labels_exchanged(made):
-    labels = dict(rules_of(made.name).spec.labels)
+    labels = dict(get_rules(made.name).spec.labels)
     labels["spleen"], labels["liver"] = labels["liver"], labels["spleen"]
     (made.predictions / "dataset.json").write_text(json.dumps({"labels": labels}))
 
