@@ -16,13 +16,13 @@ def dataset(raw: Path) -> Path:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below the folder, hidden ones too."""
+    """Return the bytes of every file below the folder, hidden ones too."""
     files = (file for file in folder.rglob("*") if file.is_file())
     return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
 def interrupt_at(k: int, monkeypatch) -> None:
-    """Ctrl-C while the k-th case (from 1) is at work."""
+    """Interrupt the conversion, as Ctrl-C does, at the k-th case (from 1)."""
     count = iter(range(1, 1000))
 
     def stop(case, *rest):

@@ -122,12 +122,12 @@ def _open(archive: Path) -> Iterator[tuple[Callable[[str], Any], list[Member]]]:
     try:
         if _get_ending(archive) == ".zip":
             with zipfile.ZipFile(archive) as file:
-                yield file.open, [_zip_member(archive, info) for info in file.infolist()]
+                yield file.open, [_read_zip_member(archive, info) for info in file.infolist()]
         else:
             with tarfile.open(archive) as file:
                 infos = file.getmembers()
                 _check_end(file)
-                yield file.extractfile, [_tar_member(archive, info) for info in infos]
+                yield file.extractfile, [_read_tar_member(archive, info) for info in infos]
     except (NotImplementedError, RuntimeError) as error:  # encrypted, or packed in a way Python does not know
         raise ValueError(
             f"{archive} cannot be unpacked ({error}). Unpack it, and give the folder."
@@ -144,12 +144,12 @@ def _check_end(file: tarfile.TarFile) -> None:
             raise tarfile.ReadError("its end is missing")
 
 
-def _zip_member(archive: Path, info: zipfile.ZipInfo) -> Member:
+def _read_zip_member(archive: Path, info: zipfile.ZipInfo) -> Member:
     link = stat.S_ISLNK(info.external_attr >> 16)
     return _build_member(archive, info.filename, info.file_size, plain=not link, is_folder=info.is_dir())
 
 
-def _tar_member(archive: Path, info: tarfile.TarInfo) -> Member:
+def _read_tar_member(archive: Path, info: tarfile.TarInfo) -> Member:
     plain = info.isfile() or info.isdir()
     return _build_member(archive, info.name, info.size, plain=plain, is_folder=info.isdir())
 
@@ -165,7 +165,7 @@ def _build_member(archive: Path, name: str, n_bytes: int, *, plain: bool, is_fol
         if path.root or path.drive or ".." in path.parts:
             raise ValueError(
                 f"{archive} holds {name!r}, which would be written outside of its folder. "
-                "This is no honest archive; nothing was unpacked."
+                "Such an archive is not safe; nothing was unpacked."
             )
     return Member(name, n_bytes, is_folder)
 

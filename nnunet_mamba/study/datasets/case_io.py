@@ -131,6 +131,7 @@ def open_image(file: Path, task: ConversionTask, n_files: int = 1) -> OpenedFile
 
 
 def _open_picture(file: Path, task: ConversionTask, n_files: int) -> OpenedFile:
+    """Open a picture, and convert its colours and size where the task says so."""
     if task.reader == TIFF:
         raise ValueError(f"{file} is a volume in a TIFF file, of which nnU-Net takes the dataset as it is.")
     convert = task.source.pixels.image
@@ -179,7 +180,9 @@ def find_image_issues(case: Case, images: Sequence[OpenedFile], task: Conversion
     """Yield issues with the number of channels, headers, values and grids of a case's images."""
     found, expected = sum(image.n_channels for image in images), len(task.source.channel_names)
     if found != expected:
-        message = f"{images[0].file} and its kin hold {found} channels, the dataset has {expected}"
+        message = (
+            f"{images[0].file} and the case's other images hold {found} channels, the dataset has {expected}"
+        )
         yield Issue("shape", case.name, message)
     for image in images:
         yield from _find_header_issues(case, image)
@@ -214,6 +217,7 @@ def find_label_issues(
 
 
 def _find_header_issues(case: Case, opened: OpenedFile) -> Iterator[Issue]:
+    """Yield issues for a header that contradicts itself, and for several values per voxel."""
     if opened.contradiction:
         message = f"the header of {opened.file} contradicts itself: {opened.contradiction}"
         yield Issue("header", case.name, f"{message}; readers take the one or the other")
@@ -225,6 +229,7 @@ def _find_header_issues(case: Case, opened: OpenedFile) -> Iterator[Issue]:
 def _find_grid_issues(
     case: Case, one: OpenedFile, other: OpenedFile, task: ConversionTask
 ) -> Iterator[Issue]:
+    """Yield an issue if two grids differ; another order of the axes only where nnU-Net does not reorient."""
     difference = one.grid.difference(other.grid)
     if not difference:
         return

@@ -161,12 +161,12 @@ class Draft:
         """Return whether an earlier attempt has converted `case` from the same files, with all its output."""
         outputs = (self.folder / target for target in list_targets(case, self.task.source, self.test))
         signature, issues = self.done.get(case.name, ("", []))
-        unchanged = signature == self._signature(case) and self._is_accepted(issues)
+        unchanged = signature == self._compute_signature(case) and self._is_accepted(issues)
         return unchanged and all(map(Path.exists, outputs))
 
     def convert(self, case: Case) -> list[Issue]:
         """Convert a case unless an earlier attempt has, and return its issues."""
-        signature = self._signature(case)  # before the files are read: they may change meanwhile
+        signature = self._compute_signature(case)  # before the files are read: they may change meanwhile
         if self.has_converted(case):
             return self.done[case.name][1]
         issues = convert_case(case, self.task, self.folder, get_part(case, self.test))
@@ -198,7 +198,7 @@ class Draft:
             file.unlink(missing_ok=True)
         self.folder.rename(self.target)
 
-    def _signature(self, case: Case) -> str:
+    def _compute_signature(self, case: Case) -> str:
         """Return a text that changes with the case's files and with the options of the conversion."""
         states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in case.files]
         task = self.task

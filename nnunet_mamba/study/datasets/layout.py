@@ -139,7 +139,7 @@ def _find_empty_folders(parts: Sequence[Part], files: Files, folders: Files) -> 
     unmatched = {folder for _, folder in folders if folder.parent in parents} - set(of_cases) - filled
     for folder in sorted(unmatched):
         names = join_names(sorted(other.name for other in of_cases if other.parent == folder.parent))
-        message = f"{folder} lies beside {names}, and is not named as they are: rename it, or take it away"
+        message = f"{folder} is next to {names}, but its name has another form: rename or remove it"
         yield Issue("missing", folder.name, message)
 
 

@@ -43,7 +43,7 @@ def read_pool(folder: Path) -> Source:
     description = read_description(folder)
     _finish_moves(folder, Notes.from_json(description).moved, description.get("file_ending", ""))
     source = read_nnunet_raw(folder, description)
-    cases = tuple(replace(case, role=_role(case, source.notes)) for case in source.cases)
+    cases = tuple(replace(case, role=_get_role(case, source.notes)) for case in source.cases)
     labelled = [replace(case, role="train") for case in cases if case.role != "test"]
     issues = [*source.issues, *find_count_issues(labelled, description, folder)]
     if issues:
@@ -51,7 +51,8 @@ def read_pool(folder: Path) -> Source:
     return replace(source, cases=cases)
 
 
-def _role(case: Case, notes: Notes) -> str:
+def _get_role(case: Case, notes: Notes) -> str:
+    """Return the role of a case before an earlier split moved it."""
     if case.role == "test" and (case.name not in notes.moved or not case.labels):
         return "test"
     return "val" if case.name in notes.validation else "train"
@@ -102,40 +103,40 @@ def resplit(
     found = find_leaks(split, group)
     if found and not allow_leaks:
         raise LeakError(f"The split {name}", found)
-    moves = _moves(source, split, folder)
+    moves = _plan_moves(source, split, folder)
     planned = (preprocessed / "dataset_fingerprint.json").exists()
     if moves and planned:
         raise ValueError(
             f"{len(moves)} files would change sides, but {preprocessed} was made of the present training "
             "cases. Remove that folder, split, then plan and preprocess anew."
         )
-    _write(folder, source, split, moves)
+    _write_split(folder, source, split, moves)
     if planned:
         write_json(preprocessed / SPLITS, split.to_json())
     return split
 
 
-def _moves(source: Source, split: Split, folder: Path) -> list[tuple[Path, Path]]:
+def _plan_moves(source: Source, split: Split, folder: Path) -> list[tuple[Path, Path]]:
     """Return the files that the split puts elsewhere, with their new paths."""
     test = set(split.test)
     moves = []
     for case in source.cases:
         part = "Ts" if case.role == "test" or case.name in test else "Tr"
-        for file in (*case.files, *_spacing_files(case)):
+        for file in (*case.files, *_list_spacing_files(case)):
             target = folder / f"{file.parent.name[:-2]}{part}" / file.name
             if target != file:
                 moves.append((file, target))
     return moves
 
 
-def _spacing_files(case: Case) -> set[Path]:
+def _list_spacing_files(case: Case) -> set[Path]:
     """Return the files with the spacing of volumes in TIFF files; without them nnU-Net assumes 1 mm."""
     tiffs = [file for file in case.files if is_tiff(file)]
     beside = {spacing_file(file, is_image=file in case.images) for file in tiffs}
     return {file for file in beside if file.is_file()}
 
 
-def _write(folder: Path, source: Source, split: Split, moves: Iterable[tuple[Path, Path]]) -> None:
+def _write_split(folder: Path, source: Source, split: Split, moves: Iterable[tuple[Path, Path]]) -> None:
     """Write the split and move the files.
 
     Cases are noted before they move, so that an interrupted command can be repeated.
@@ -164,7 +165,7 @@ def read_splits(file: Path) -> Split:
         return Split(tuple(Fold(tuple(fold["train"]), tuple(fold["val"])) for fold in folds))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f'{file} is no splits file ({error!r}); expected [{{"train": [...], "val": [...]}}, ...].'
+            f'{file} is not a splits file ({error!r}); expected [{{"train": [...], "val": [...]}}, ...].'
         ) from error
 
 

@@ -73,7 +73,7 @@ def nnunet_layout(case: str) -> Layout:
     )
 
 
-def amos(number: str) -> Layout:
+def amos_layout(number: str) -> Layout:
     """Return AMOS22's layout for cases whose number matches the expression."""
     case = f"<case:amos_{number}>"
     return (
@@ -146,7 +146,7 @@ SKIN_OPEN = (
 )
 
 
-def skin(data: str, truth: str, test: str) -> tuple[Layout, ...]:
+def skin_layouts(data: str, truth: str, test: str) -> tuple[Layout, ...]:
     """Return the layouts of ISIC's folders, and of MALUNet's archive, which VM-UNet uses."""
     case = r"<case:ISIC_\d{7}>"
     official = tuple(
@@ -214,7 +214,7 @@ DATASETS: dict[str, DatasetSpec] = {
         218,
         "AMOS2022_postChallenge_task1",
         channels=("CT",),
-        layouts=(amos(CT),),
+        layouts=(amos_layout(CT),),
         published={"train": 200, "val": 100, "test": 200},
         papers="MM-UNet (5 folds over the 300 labelled)",
         aliases=("amos", "amos22", "amos2022", "amos_ct", "amos22_task1"),
@@ -226,7 +226,7 @@ DATASETS: dict[str, DatasetSpec] = {
         219,
         "AMOS2022_postChallenge_task2",
         channels=("either_CT_or_MR",),
-        layouts=(amos(r"0\d{3}"),),
+        layouts=(amos_layout(r"0\d{3}"),),
         published={"train": 240, "val": 120, "test": 240},
         papers="nnU-Net Revisited (5 folds over 360)",
         aliases=("amos22_task2", "amos_ct_mr"),
@@ -238,7 +238,7 @@ DATASETS: dict[str, DatasetSpec] = {
         217,
         "AMOS2022_postChallenge_MR",
         channels=("MRI",),
-        layouts=(amos(MR),),
+        layouts=(amos_layout(MR),),
         published={"train": 40, "val": 20, "test": 40},
         papers="",
         aliases=("amos_mr",),
@@ -439,7 +439,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "ISIC 2017: skin lesions, dermoscopy",
         705,
         "ISIC2017",
-        layouts=skin("ISIC-2017_{}_Data", "ISIC-2017_{}_Part1_GroundTruth", "Test_v2"),
+        layouts=skin_layouts("ISIC-2017_{}_Data", "ISIC-2017_{}_Part1_GroundTruth", "Test_v2"),
         published={"train": 2000, "val": 150, "test": 600},
         papers="VM-UNet (1500/650 of 2150)",
         aliases=("isic2017",),
@@ -450,7 +450,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "ISIC 2018 task 1: skin lesions, dermoscopy",
         706,
         "ISIC2018",
-        layouts=skin("ISIC2018_Task1-2_{}_Input", "ISIC2018_Task1_{}_GroundTruth", "Test"),
+        layouts=skin_layouts("ISIC2018_Task1-2_{}_Input", "ISIC2018_Task1_{}_GroundTruth", "Test"),
         published={"train": 2594, "val": 100, "test": 1000},
         papers="VM-UNet (1886/808 of 2694)",
         aliases=("isic2018",),

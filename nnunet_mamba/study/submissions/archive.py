@@ -125,7 +125,7 @@ def check_archive(archive: Path, expected: Sequence[ExpectedFile], rules: Challe
             present = [file for file in expected if file.member in names]
             results = [_check_member(content, file, rules) for file in present]
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{archive} is no whole zip archive ({error}); write it again.") from error
+        raise ValueError(f"{archive} is not a complete zip archive ({error}); write it again.") from error
     problems += [problem for result, _ in results for problem in result.problems]
     warnings = [warning for result, _ in results for warning in result.warnings]
     found = set().union(*(values for _, values in results))
@@ -134,9 +134,9 @@ def check_archive(archive: Path, expected: Sequence[ExpectedFile], rules: Challe
 
 def find_name_problems(names: Collection[str], expected: Iterable[ExpectedFile]) -> list[str]:
     """Return problems of the files' names: missing, elsewhere, twice, or too many."""
-    due = {file.member for file in expected}
+    expected_names = {file.member for file in expected}
     counts = Counter(names)
-    missing, extra = sorted(due - set(counts)), sorted(set(counts) - due)
+    missing, extra = sorted(expected_names - set(counts)), sorted(set(counts) - expected_names)
     problems = [f"{name} is {n} times in the archive" for name, n in counts.items() if n > 1]
     elsewhere = {PurePosixPath(name).name: name for name in extra}
     for name in list(missing):
@@ -165,7 +165,7 @@ def find_map_problems(
         problems.append(f"not on the grid of its image, {difference}")
     found = {value for part in labels for value in np.unique(part).tolist()}
     if broken := sorted(value for value in found if not float(value).is_integer()):
-        return [*problems, f"values that are no labels, such as {broken[0]:g}"], set()
+        return [*problems, f"values that are not labels, such as {broken[0]:g}"], set()
     values = {int(value) for value in found}
     if unknown := sorted(values - set(allowed)):
         first = ", ".join(map(str, unknown[:5]))

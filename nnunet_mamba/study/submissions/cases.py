@@ -81,13 +81,13 @@ def list_expected_files(
             f"Expected names like {form_of(rules.case)}; take them out, or give their form as `case` in a "
             "template."
         )
-    due = sorted(set(found) - set(notes.moved))
-    if not due:
+    names = sorted(set(found) - set(notes.moved))
+    if not names:
         raise ValueError(
             f"{images} holds no case to submit: a split moved all {len(found)} there for the test."
         )
     reader = find_reader([*([predictions] if predictions else []), Path(images).resolve().parent], rules)
-    members = {case: build_member_name(case, rules, notes.phases) for case in due}
+    members = {case: build_member_name(case, rules, notes.phases) for case in names}
     taken: dict[str, str] = {}
     for case, member in members.items():
         other = taken.setdefault(member, case)
@@ -212,14 +212,14 @@ def find_predictions(
         other = found.setdefault(remove_ending(file), file)
         if other != file:
             raise ValueError(f"{folder} holds {other.name} and {file.name} for one case; remove one.")
-    due = {file.case for file in expected}
+    cases = {file.case for file in expected}
     problems = []
-    if missing := due - set(found):
+    if missing := cases - set(found):
         names = join_names(sorted(missing))
         problems.append(f"no prediction of {len(missing)} cases ({names}): predict them")
-    if extra := set(found) - due - set(ignored):
+    if extra := set(found) - cases - set(ignored):
         names = join_names(sorted(extra))
         problems.append(f"{len(extra)} predictions of cases without an image ({names}): take them out")
     if problems:
-        raise ValueError(f"{folder} has not the cases that are due: {'; '.join(problems)}.")
-    return {case: found[case] for case in sorted(due)}
+        raise ValueError(f"{folder} does not hold exactly the expected cases: {'; '.join(problems)}.")
+    return {case: found[case] for case in sorted(cases)}

@@ -106,7 +106,7 @@ def apply_template(rules: ChallengeRules, file: Path) -> ChallengeRules:
     try:
         changes = json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}).") from error
+        raise ValueError(f"{file} is not valid JSON ({error}).") from error
     if not isinstance(changes, dict) or set(changes) - set(OVERRIDABLE):
         raise ValueError(f"{file} should be an object with some of the keys {', '.join(OVERRIDABLE)}.")
     for key in ("case", "name", "folder"):
@@ -126,5 +126,5 @@ def apply_template(rules: ChallengeRules, file: Path) -> ChallengeRules:
         try:
             re.compile(changes["case"])
         except (re.error, TypeError) as error:
-            raise ValueError(f"{file}: case is no regular expression ({error}).") from error
+            raise ValueError(f"{file}: case is not a regular expression ({error}).") from error
     return replace(rules, **changes)

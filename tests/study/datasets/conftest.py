@@ -20,7 +20,7 @@ def describe_decathlon_fixture():
 
 
 def write_image(file: Path, array: np.ndarray) -> None:
-    """(z, y, x), or (channel, z, y, x) as a 4D image."""
+    """Write (z, y, x), or (channel, z, y, x) as a 4D image."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if array.ndim == 4:
         volumes = [sitk.GetImageFromArray(channel) for channel in array]
@@ -77,7 +77,7 @@ def nnunet_raw(tmp_path):
 
 @pytest.fixture
 def release(tmp_path):
-    """A function: the sources of a miniature release."""
+    """Return a function that builds a miniature release and returns its sources."""
     return lambda name: build(name, tmp_path / "release")
 
 
@@ -88,7 +88,7 @@ def raw(tmp_path) -> Path:
 
 @pytest.fixture
 def converted_cases(monkeypatch) -> list[str]:
-    """Names of the cases that are converted from now on."""
+    """Return a list that collects the names of the cases that are converted."""
     seen: list[str] = []
 
     def note(case, *rest):

@@ -17,7 +17,7 @@ Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
 def zipped(folder: Path, archive: Path) -> Path:
-    """The folder with its own name at the top of the archive."""
+    """Pack the folder with its own name at the top of the archive."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in sorted(folder.rglob("*")):
             file.write(path, path.relative_to(folder.parent))
@@ -61,7 +61,7 @@ def test_isic_from_its_six_archives_at_once(release, raw, tmp_path):
 
 
 def test_archives_without_a_top_folder(release, raw, tmp_path):
-    """As Kaggle's of BraTS 2021."""
+    """Kaggle's of BraTS 2021 are such."""
     (top,) = release("brats21")
     archive = tmp_path / "BraTS2021_Training_Data.tar"
     with tarfile.open(archive, "w") as file:
@@ -175,7 +175,7 @@ def zip_with(file: Path, name: str, mode: int = 0) -> None:
 
 
 def tar_with(file: Path, name: str, kind: bytes = tarfile.REGTYPE) -> None:
-    """kind: of `tarfile`'s types; a link leads to /etc/passwd."""
+    """Write an archive with one member of a type of `tarfile`; a link leads to /etc/passwd."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, "" if kind == tarfile.REGTYPE else "/etc/passwd"
     with tarfile.open(file, "w") as archive:
@@ -184,7 +184,7 @@ def tar_with(file: Path, name: str, kind: bytes = tarfile.REGTYPE) -> None:
 
 
 def assert_refused(archive: Path, tmp_path: Path, capsys, says: str) -> None:
-    """Nothing is written, neither where it should be nor outside."""
+    """Assert that the command refuses the archive and writes nothing, neither inside nor outside."""
     before = tree(tmp_path)
     for options in ([], ["--dry-run"]):
         assert run("msd", [archive], tmp_path / "a" / "b" / "raw", *options) == 2

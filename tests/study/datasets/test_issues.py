@@ -36,7 +36,7 @@ from nnunet_mamba.study.datasets.source import ACCEPTABLE, KINDS
 
 @dataclass(frozen=True)
 class Damage:
-    """What is done to one file of a release, and what becomes of it.
+    """Damage to one file of a release, and its consequences.
 
     file   within the release; fixed by putting its bytes back, or by removing what was not there
     case   that is faulty; it is named, and so is `says`
@@ -533,7 +533,7 @@ def test_a_mask_that_was_saved_in_grey_colours_is_read(make_bench):
 
 
 def test_large_values_of_images_are_no_fault(make_bench):
-    """As those of amos_0540, which is scaled into the millions."""
+    """The values of amos_0540 are scaled into the millions."""
     bench = make_bench("flare22")
     write_volume(bench.release / FLARE_IMAGE, scan(0, np.float64) * 1e6)
     assert bench.run() == 0

@@ -84,7 +84,7 @@ def test_stripes_finer_than_the_pixels_of_a_smaller_picture_become_grey():
 
 @pytest.fixture
 def convert(tmp_path):
-    """A function: convert a release of which one file was replaced, and return the dataset's folder."""
+    """Return a function that converts a release with one file replaced, and returns the dataset's folder."""
 
     def run(name, file, write, code=0):
         sources = BUILDERS[name](tmp_path / "release")

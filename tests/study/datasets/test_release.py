@@ -13,7 +13,7 @@ from nnunet_mamba.cli import main
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """A function: convert a release to which something was done; return what was said of it."""
+    """Return a function that converts a changed release and returns the command's output."""
 
     def run(name, change, code=1) -> str:
         sources = BUILDERS[name](tmp_path / "release")
@@ -69,12 +69,12 @@ BRATS = "RSNA_ASNR_MICCAI_BraTS2021_TrainingData/BraTS2021_00003"
 )
 def test_a_folder_of_a_case_that_is_named_otherwise(convert, name, source, target):
     said = convert(name, moved(source, target))
-    assert f"{Path(target).name} lies beside" in said and "is not named as they are" in said
+    assert f"{Path(target).name} is next to" in said and "its name has another form" in said
 
 
 def test_an_empty_folder_of_a_case_that_was_never_there(convert):
     said = convert("brats21", lambda release: (release / BRATS).with_name("BraTS2021_0007").mkdir())
-    assert "BraTS2021_0007 lies beside" in said
+    assert "BraTS2021_0007 is next to" in said
 
 
 def test_an_empty_folder_of_a_video(convert):
@@ -88,7 +88,7 @@ def test_an_empty_folder_of_a_video(convert):
 
 
 def test_a_mask_of_one_tool_of_which_other_frames_have_one(convert):
-    """Without it the frame's tool would be background."""
+    """A missing mask would make the frame's tool background."""
     tool = "instrument_1_4_training/instrument_dataset_1/ground_truth/Left_Prograsp_Forceps_labels"
     said = convert("endovis17", lambda release: (release / tool / "frame000.png").unlink())
     assert "case video1_frame000 has no label in" in said and "Left_Prograsp_Forceps_labels" in said

@@ -184,7 +184,7 @@ def test_a_dataset_of_other_converters_is_told_its_release(raw, capsys):
 def test_a_file_that_is_no_split(raw, tmp_path, capsys, text):
     (tmp_path / "folds.json").write_text(text)
     assert main(["plans", "split", "27", "--check", str(tmp_path / "folds.json")]) == 2
-    assert "is no splits file" in capsys.readouterr().err
+    assert "is not a splits file" in capsys.readouterr().err
 
 
 def test_a_dataset_is_found_by_its_number(raw):
@@ -200,7 +200,7 @@ def test_the_name_of_the_splits_file_is_nnunets():
 
 
 def test_the_check_knows_patients_by_their_names_where_nothing_was_noted(raw, capsys):
-    """As another converter leaves ACDC: the trap of Taming Mambas' folds must not pass as clean."""
+    """Another converter leaves ACDC so: the trap of Taming Mambas' folds must not pass as clean."""
     describe(raw)
     folds = [{"train": NAMES[::2], "val": NAMES[1::2]}]
     (raw / "splits_final.json").write_text(json.dumps(folds))

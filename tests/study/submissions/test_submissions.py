@@ -27,7 +27,7 @@ CASES = {
 
 
 def save(file: Path, array: np.ndarray, spacing=(0.7, 0.8, 5.0), vector: bool = False) -> None:
-    """On an oblique grid, as clinics have them."""
+    """Write a volume on an oblique grid, which is common in clinics."""
     image = sitk.GetImageFromArray(array, isVector=vector)
     if image.GetDimension() == 3:
         turn = np.deg2rad(30)
@@ -322,9 +322,9 @@ def no_predictions(made):
         (wrong_size, "img0061.nii.gz: not on the grid of its image, size"),
         (unknown_label, r"img0061.nii.gz: unknown labels 17; expected 0, 1, "),
         (negative_label, "unknown labels -1"),
-        (probabilities, "values that are no labels, such as 0.25"),
-        (not_a_number, "values that are no labels, such as nan"),
-        (infinite, "values that are no labels, such as inf"),
+        (probabilities, "values that are not labels, such as 0.25"),
+        (not_a_number, "values that are not labels, such as nan"),
+        (infinite, "values that are not labels, such as inf"),
         (four_axes, "img0061.nii.gz: 4D, but its image is 3D"),
         (one_map_per_label, "several values per voxel"),
         (missing, r"no prediction of 1 cases \(img0062\)"),
@@ -397,12 +397,12 @@ def test_patterns_that_make_no_names_are_refused(dataset, capsys, options, reaso
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ('{"names": ""}', "some of the keys case, name, folder, values"),
         ('{"values": [1]}', "values should map labels to labels"),
         ('{"values": {"1": 65536}}', "values should be 0 to 65535"),
         ('{"values": {"1": -1}}', "values should be 0 to 65535"),
-        ('{"case": "("}', "no regular expression"),
+        ('{"case": "("}', "not a regular expression"),
     ],
 )
 def test_templates_that_cannot_be_read_are_refused(dataset, tmp_path, capsys, content, reason):
@@ -483,7 +483,7 @@ def test_what_is_no_archive_is_refused(dataset, capsys):
     made = dataset()
     made.out.write_bytes(b"PK")
     assert made.check(made.out) == 2
-    assert "no whole zip archive" in capsys.readouterr().err
+    assert "not a complete zip archive" in capsys.readouterr().err
 
 
 def test_the_documentation_names_every_challenge():
