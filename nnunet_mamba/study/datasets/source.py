@@ -32,7 +32,6 @@ ACCEPTABLE = ("geometry", "header", "empty", "extra")  # kinds that nnU-Net can 
 MOST_OF_A_KIND = 5  # issues listed in a message
 NOTES = "nnunet_mamba"  # key of dataset.json
 CaseProgressFn = Callable[[int, int], None]  # called with the numbers of cases done, and in all
-ROLES = ("train", "val", "test")  # val: the release's own validation cases, labelled
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ class Case:
 
     images  one file per channel, or a single file with all channels
     labels  the files from which the label is made, mostly one; none for a test case
+    role    train, val (the release's own validation cases, labelled) or test
     """
 
     name: str
