@@ -1,4 +1,4 @@
-"""Every fault that the tests put into a release by hand, and the words in which `convert` tells it.
+"""Record the message of `convert` for every fault that the tests put into a release by hand.
 
 PYTHONPATH=tests:tests/study/datasets python benchmarks/bad_inputs.py --record benchmarks/results/bad_inputs
 """
@@ -13,25 +13,25 @@ from pathlib import Path
 
 from records import heading, surroundings, write
 from releases import build
-from test_faults import DAMAGES, Damage
+from test_issues import DAMAGES, Damage
 
 from nnunet_mamba.cli import main as command
 
 
-def told(damage: Damage, scratch: Path) -> dict[str, object]:
-    """Exit code and message for one damaged release."""
-    sources = build(damage.release, scratch / "release")
-    damage.do(scratch / "release" / damage.file)
+def convert_damaged(damage: Damage, workspace: Path) -> dict[str, object]:
+    """Return exit code and message for one damaged release."""
+    sources = build(damage.release, workspace / "release")
+    damage.do(workspace / "release" / damage.file)
     errors = io.StringIO()
     with redirect_stderr(errors), redirect_stdout(io.StringIO()):
-        code = command(["convert", damage.release, *map(str, sources), "--raw", str(scratch / "raw")])
+        code = command(["convert", damage.release, *map(str, sources), "--raw", str(workspace / "raw")])
     line = next(line for line in errors.getvalue().splitlines() if damage.kind + ": " in line)
     return {
         "release": damage.release,
         "done": str(damage).split("-")[-1],
         "file": damage.file,
         "code": code,
-        "message": line.strip().replace(f"{scratch}/release/", "").replace(f"{scratch}/", ""),
+        "message": line.strip().replace(f"{workspace}/release/", "").replace(f"{workspace}/", ""),
     }
 
 
@@ -49,8 +49,8 @@ def main() -> None:
     args = parser.parse_args()
     record = {**surroundings("cpu"), "rows": []}
     for damage in DAMAGES:
-        with tempfile.TemporaryDirectory() as scratch:
-            record["rows"].append(told(damage, Path(scratch).resolve()))
+        with tempfile.TemporaryDirectory() as workspace:
+            record["rows"].append(convert_damaged(damage, Path(workspace).resolve()))
     write(args.record, record, page(record))
 
 

@@ -22,15 +22,15 @@ import SimpleITK as sitk
 from records import heading, surroundings, write
 
 from nnunet_mamba.study.datasets.convert import convert
-from nnunet_mamba.study.datasets.decathlon import read_decathlon
+from nnunet_mamba.study.datasets.readers import read_decathlon
 from nnunet_mamba.study.datasets.source import read_description
-from nnunet_mamba.study.datasets.splits import group_by, make_split
+from nnunet_mamba.study.datasets.splits import build_group_fn, make_split
 
 N_CT = 6
 
 
 def make_ct(folder: Path) -> Path:
-    """Task99_CT: organs as blocks in noise."""
+    """Write Task99_CT: organs as blocks in noise."""
     rng = np.random.default_rng(0)
     pairs = []
     for part in ("imagesTr", "labelsTr", "imagesTs"):
@@ -49,7 +49,7 @@ def make_ct(folder: Path) -> Path:
 
 def ours(task: Path, target: Path, *, link: bool, workers: int) -> None:
     source = read_decathlon(task, read_description(task))
-    split = make_split("5fold", source, group_by(None))
+    split = make_split("5fold", source, build_group_fn(None))
     convert(source, target / source.name, split, link=link, workers=workers)
 
 
@@ -60,8 +60,8 @@ def nnunets(task: Path, target: Path) -> None:
     convert_msd_dataset(str(task), num_processes=os.cpu_count() or 1)
 
 
-def seconds(work: Callable[[Path], object], scratch: Path) -> float:
-    target = Path(tempfile.mkdtemp(dir=scratch))
+def seconds(work: Callable[[Path], object], workspace: Path) -> float:
+    target = Path(tempfile.mkdtemp(dir=workspace))
     start = time.perf_counter()
     work(target)
     spent = time.perf_counter() - start
@@ -69,7 +69,7 @@ def seconds(work: Callable[[Path], object], scratch: Path) -> float:
     return spent
 
 
-def compare(task: Path, scratch: Path, rounds: int) -> dict[str, float]:
+def compare(task: Path, workspace: Path, rounds: int) -> dict[str, float]:
     n = os.cpu_count() or 1
     ways: dict[str, Callable[[Path], object]] = {
         "plain copy": lambda target: shutil.copytree(task, target / "copy"),
@@ -78,7 +78,7 @@ def compare(task: Path, scratch: Path, rounds: int) -> dict[str, float]:
         "convert --symlink": lambda target: ours(task, target, link=True, workers=n),
         "nnU-Net's converter": lambda target: nnunets(task, target),
     }
-    times = [{name: seconds(work, scratch) for name, work in ways.items()} for _ in range(rounds)]
+    times = [{name: seconds(work, workspace) for name, work in ways.items()} for _ in range(rounds)]
     return {name: min(row[name] for row in times) for name in ways}
 
 
@@ -90,15 +90,15 @@ def main() -> None:
     args = parser.parse_args()
     record = {**surroundings("cpu"), "rows": []}
     with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        hippocampus = Path(shutil.copytree(args.data, scratch / args.data.name))
+        workspace = Path(name)
+        hippocampus = Path(shutil.copytree(args.data, workspace / args.data.name))
         (hippocampus / "imagesTs").mkdir(exist_ok=True)  # nnU-Net's converter asks for it
         description = read_description(hippocampus)
         (hippocampus / "dataset.json").write_text(json.dumps({"test": [], **description}))
-        for task in (hippocampus, make_ct(scratch / "Task99_CT")):
+        for task in (hippocampus, make_ct(workspace / "Task99_CT")):
             files = list(task.rglob("*.nii.gz"))
             n_bytes = sum(file.stat().st_size for file in files)
-            for way, spent in compare(task, scratch, args.rounds).items():
+            for way, spent in compare(task, workspace, args.rounds).items():
                 row = {"task": task.name, "cases": len(files) // 2, "way": way, "seconds": spent}
                 record["rows"].append({**row, "mb": n_bytes / 1e6})
                 print(json.dumps(record["rows"][-1]), flush=True)

@@ -338,7 +338,7 @@ def type_mask(kind: str) -> bytes:
 
 
 def endovis17(folder: Path) -> list[Path]:
-    """What the challenge's downloads unpack to. The last mask of video 4 is in colours."""
+    """Folders of the challenge's downloads, unpacked. The last mask of video 4 is in colours."""
     for video in range(1, 9):
         part = "instrument_1_4" if video < 5 else "instrument_5_8"
         _training_video(folder / f"{part}_training" / f"instrument_dataset_{video}", video)

@@ -1,21 +1,21 @@
-"""nnunet-mamba convert: a downloaded data set becomes nnU-Net's, checked and split."""
+"""nnunet-mamba convert: convert a downloaded data set to nnU-Net's, checked and split."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_mamba.study.datasets.convert import Converted
+    from nnunet_mamba.study.datasets.convert import Conversion
     from nnunet_mamba.study.datasets.source import InvalidDatasetError, Source
     from nnunet_mamba.study.datasets.splits import Split
 
-SAMPLE = 3  # files of a folder that a dry run names
+SAMPLE = 3  # files of a folder that a dry run lists
 
 
 def add(commands: Any) -> None:
@@ -61,53 +61,57 @@ def add(commands: Any) -> None:
 
 def convert(args: argparse.Namespace) -> int:
     if args.list:
-        return _list()
+        return _print_data_sets()
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
-    from nnunet_mamba.study.datasets.specs import spec_of
+    from nnunet_mamba.study.datasets.specs import get_spec
 
-    spec_of(args.name)
+    get_spec(args.name)
     from nnunet_mamba.nnunet.paths import nnunet_folder
-    from nnunet_mamba.study.datasets.archives import outlined, unpacked
+    from nnunet_mamba.study.datasets.archives import outline_archives, unpack_archives
     from nnunet_mamba.study.datasets.release import read_release
     from nnunet_mamba.study.datasets.source import InvalidDatasetError
 
     raw = args.raw or nnunet_folder("nnUNet_raw")
-    if args.unless_there and (there := _present(args, raw)):
-        print(f"{there} is there")
+    if args.unless_there and (existing := _find_existing(args, raw)):
+        print(f"{existing} is there")
         return 0
     known = _check_request(args, raw)
-    scratch = raw / f".{known}.unpacked"
-    reader = outlined(args.source) if args.dry_run else unpacked(args.source, scratch)
+    workspace = raw / f".{known}.unpacked"
+    opener = outline_archives(args.source) if args.dry_run else unpack_archives(args.source, workspace)
     try:
-        with reader as folders:
-            source = read_release(known, folders)
-            return _convert(args, known, source, raw, scratch, folders)
-    except InvalidDatasetError as error:  # which leaves what was unpacked to the next attempt
+        with opener as folders:
+            source = _renumber(read_release(known, folders), raw, args.dataset_id)
+            split = _make_split(args, known, source)
+            _print_plan(source, split, raw, known)
+            if args.dry_run:
+                return _print_dry_run(source, split, folders)
+            return _convert(args, known, source, split, raw, workspace)
+    except InvalidDatasetError as error:  # unpacked files stay for the next attempt
         print(error, file=sys.stderr)
-        print(_remedy(error, raw), file=sys.stderr)
+        print(_describe_fix(error, raw), file=sys.stderr)
         return 1
 
 
-def _remedy(error: InvalidDatasetError, raw: Path) -> str:
+def _describe_fix(error: InvalidDatasetError, raw: Path) -> str:
     from nnunet_mamba.study.datasets.source import ACCEPTABLE
 
-    acceptable = sorted({fault.kind for fault in error.faults} & set(ACCEPTABLE))
+    acceptable = sorted({issue.kind for issue in error.issues} & set(ACCEPTABLE))
     return (
-        "Nothing was written as a dataset yet. Mend or fetch these files and run the command again: what is "
-        f"whole is kept, in hidden folders of {raw}. Or go on without them: --leave-out-faulty"
+        "Nothing was written as a dataset yet. Fix these files or fetch them again, and repeat the command: "
+        f"converted cases are kept, in hidden folders of {raw}. Or go on without them: --leave-out-faulty"
         + (f", or with them: --accept {acceptable[0]}." if acceptable else ".")
     )
 
 
 def _check_request(args: argparse.Namespace, raw: Path) -> str:
-    """The data set's name; ValueError for what can be known to fail before gigabytes are unpacked."""
+    """Return the data set's name; ValueError for errors that can be found before gigabytes are unpacked."""
     from nnunet_mamba.study.datasets.archives import is_archive
-    from nnunet_mamba.study.datasets.convert import check_place, renamed
-    from nnunet_mamba.study.datasets.specs import spec_of
+    from nnunet_mamba.study.datasets.convert import check_target, replace_number
+    from nnunet_mamba.study.datasets.specs import get_spec
     from nnunet_mamba.study.datasets.splits import find_split
 
-    known, spec = spec_of(args.name)
+    known, spec = get_spec(args.name)
     find_split(args.split, known)
     archives = [source for source in args.source if is_archive(source)]
     if args.symlink and archives:
@@ -119,50 +123,66 @@ def _check_request(args: argparse.Namespace, raw: Path) -> str:
             raise ValueError(f"{option} must be positive, got {numbers}.")
     number = spec.number if args.dataset_id is None else args.dataset_id
     if number is not None:
-        name = renamed(f"Dataset000_{spec.folder}", number)
+        name = replace_number(f"Dataset000_{spec.folder}", number)
         if spec.folder is not None:
-            check_place(raw / name)
+            check_target(raw / name)
     return known
 
 
-def _present(args: argparse.Namespace, raw: Path) -> Path | None:
-    """The dataset of the number that is asked for, whatever it was made of."""
-    from nnunet_mamba.study.datasets.specs import spec_of
+def _find_existing(args: argparse.Namespace, raw: Path) -> Path | None:
+    """Return the dataset with the requested number, whatever it was made of."""
+    from nnunet_mamba.study.datasets.specs import get_spec
 
-    number = spec_of(args.name)[1].number if args.dataset_id is None else args.dataset_id
+    number = get_spec(args.name)[1].number if args.dataset_id is None else args.dataset_id
     found = raw.glob(f"Dataset{number:03d}_*/dataset.json") if number is not None else iter(())
     return next((file.parent for file in found), None)
 
 
+def _renumber(source: Source, raw: Path, number: int | None) -> Source:
+    """Return the source with the user's number. ValueError if its dataset exists already."""
+    from nnunet_mamba.study.datasets.convert import check_target, replace_number
+
+    if number is not None:
+        source = replace(source, name=replace_number(source.name, number))
+    check_target(raw / source.name)
+    return source
+
+
+def _make_split(args: argparse.Namespace, known: str, source: Source) -> Split:
+    """Return the split that the user chose. LeakError if it leaks."""
+    from nnunet_mamba.study.datasets.splits import LeakError, build_group_fn, find_leaks, make_split
+
+    group = build_group_fn(source.notes.group)
+    split = make_split(args.split, source, group, known, partial=args.partial)
+    if leaks := find_leaks(split, group):
+        raise LeakError(f"The split {args.split}", leaks)
+    return split
+
+
+def _print_dry_run(source: Source, split: Split, folders: list[Path]) -> int:
+    """Print issues and files, and return the exit code."""
+    from nnunet_mamba.study.datasets.convert import plan_files
+    from nnunet_mamba.study.datasets.source import summarize_issues
+
+    for line in summarize_issues(source.issues):
+        print(line)
+    _print_files(plan_files(source, split), [folder.resolve() for folder in folders])
+    print("nothing was written; the same command without --dry-run converts")
+    return 1 if source.issues else 0
+
+
 def _convert(
-    args: argparse.Namespace, known: str, source: Source, raw: Path, scratch: Path, folders: list[Path]
+    args: argparse.Namespace, known: str, source: Source, split: Split, raw: Path, workspace: Path
 ) -> int:
+    """Write the dataset, print a summary, and return the exit code."""
     from SimpleITK import ProcessObject
 
-    from nnunet_mamba.study.datasets import convert as engine
+    from nnunet_mamba.study.datasets.convert import convert as convert_source
     from nnunet_mamba.study.datasets.specs import DATASETS
-    from nnunet_mamba.study.datasets.splits import LeakError, group_by, leaks, make_split
 
-    if args.dataset_id is not None:
-        source = replace(source, name=engine.renamed(source.name, args.dataset_id))
-    engine.check_place(raw / source.name)
-    group = group_by(source.notes.group)
-    split = make_split(args.split, source, group, known, partial=args.partial)
-    found = leaks(split, group)
-    if found:
-        raise LeakError(f"The split {args.split}", found)
-    _say_plan(source, split, raw, DATASETS[known].published)
-    if args.dry_run:
-        from nnunet_mamba.study.datasets.source import summary
-
-        for line in summary(source.faults):
-            print(line)
-        _say_files(engine.plan_files(source, split), [folder.resolve() for folder in folders])
-        print("nothing was written; the same command without --dry-run converts")
-        return 1 if source.faults else 0
     accept = {*args.accept, *DATASETS[known].accept}
-    ProcessObject.SetGlobalWarningDisplay(False)  # of each of ACDC's files that its sform is odd
-    done = engine.convert(
+    ProcessObject.SetGlobalWarningDisplay(False)  # one for each of ACDC's files, about its odd sform
+    done = convert_source(
         source,
         raw / source.name,
         split,
@@ -170,22 +190,22 @@ def _convert(
         accept=accept,
         leave_out=args.leave_out_faulty,
         resize=tuple(args.resize) if args.resize else None,
-        scratch=scratch,
+        workspace=workspace,
         workers=args.workers,
-        progress=_progress(),
+        progress=_build_progress(),
     )
-    _say_done(done, accept, DATASETS[known].accept)
-    return 1 if {fault.kind for fault in done.faults} - accept else 0
+    _print_summary(done, accept, DATASETS[known].accept)
+    return 1 if {issue.kind for issue in done.issues} - accept else 0
 
 
-def _list() -> int:
+def _print_data_sets() -> int:
     from nnunet_mamba.study.datasets.specs import DATASETS
-    from nnunet_mamba.study.datasets.splits import published
+    from nnunet_mamba.study.datasets.splits import get_published_splits
 
     for name, spec in DATASETS.items():
         number = f"Dataset{spec.number:03d}_{spec.folder}" if spec.number else "Dataset###_Name of the task"
         counts = ", ".join(f"{n} {part}" for part, n in spec.published.items())
-        splits = ", ".join(published(name))
+        splits = ", ".join(get_published_splits(name))
         print(f"{name:24s} {spec.title}")
         print(f"{'':24s} {number}" + (f"; {counts}" if counts else ""))
         print(f"{'':24s} from {spec.obtain}; {spec.licence}")
@@ -194,23 +214,26 @@ def _list() -> int:
     return 0
 
 
-def _say_plan(source: Source, split: Split, raw: Path, published: Mapping[str, int]) -> None:
-    from nnunet_mamba.study.datasets.source import some
+def _print_plan(source: Source, split: Split, raw: Path, known: str) -> None:
+    from nnunet_mamba.io.messages import join_names
+    from nnunet_mamba.study.datasets.specs import DATASETS
 
-    print(f"{source.name} in {raw}: {len(source.labelled())} labelled cases, {len(source.cases)} in all")
-    for role, n in published.items():
+    print(
+        f"{source.name} in {raw}: {len(source.labelled_names())} labelled cases, {len(source.cases)} in all"
+    )
+    for role, n in DATASETS[known].published.items():
         found = sum(case.role == role for case in source.cases)
         if found != n:
             print(f"  note: {found} of the release's {n} {role} cases are here")
     sizes = [f"{len(fold.train)}/{len(fold.val)}" for fold in split.folds]
     print(f"  training/validation: {', '.join(sizes)}; kept for the test: {len(split.test)}")
-    if source.strays:
-        names = [file.name for file in source.strays]
-        print(f"  note: {len(names)} images beside these were not taken: {some(names)}")
+    if source.unmatched:
+        names = [file.name for file in source.unmatched]
+        print(f"  note: {len(names)} images beside these were not taken: {join_names(sorted(names))}")
 
 
-def _say_files(files: Iterable[tuple[Path, str]], folders: list[Path]) -> None:
-    """The first files of each folder of nnU-Net's, and how many more it gets."""
+def _print_files(files: Iterable[tuple[Path, str]], folders: list[Path]) -> None:
+    """Print the first files of each of nnU-Net's folders, and the number of the others."""
     by_folder: dict[str, list[tuple[Path, str]]] = {}
     for file, target in files:
         by_folder.setdefault(target.partition("/")[0], []).append((file, target))
@@ -222,32 +245,34 @@ def _say_files(files: Iterable[tuple[Path, str]], folders: list[Path]) -> None:
             print(f"  and {len(members) - SAMPLE} more files for {name}")
 
 
-def _say_done(done: Converted, accept: set[str], usual: Collection[str]) -> None:
-    """`usual`: kinds of faults that every copy of the data set has, which are only counted."""
-    from nnunet_mamba.study.datasets.source import summary
+def _print_summary(done: Conversion, accept: set[str], usual: Collection[str]) -> None:
+    """Print issues and counts; issues of the `usual` kinds, which every copy has, are only counted."""
+    from nnunet_mamba.study.datasets.source import summarize_issues
 
-    told = [fault for fault in done.faults if fault.kind not in usual]
-    for line in summary(told, lambda fault: "accepted, " if fault.kind in accept else "left out, "):
+    unusual = [issue for issue in done.issues if issue.kind not in usual]
+    for line in summarize_issues(
+        unusual, lambda issue: "accepted, " if issue.kind in accept else "left out, "
+    ):
         print(line)
     for kind in usual:
-        n = sum(fault.kind == kind for fault in done.faults)
+        n = sum(issue.kind == kind for issue in done.issues)
         print(f"  accepted, as every copy of this data set has it: {n} {kind}")
-    n_training = len(done.source.labelled()) - len(done.split.test)
+    n_training = len(done.source.labelled_names()) - len(done.split.test)
     n_test = len(done.source.cases) - n_training
     print(f"-> {done.folder}: {n_training} cases in imagesTr, {n_test} in imagesTs")
     number = int(done.folder.name[7:10])
     print(f"next: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")
 
 
-def _progress() -> Callable[[int, int], None]:
-    """Says how far it is, ten times in all."""
-    start, said = time.monotonic(), 0
+def _build_progress() -> Callable[[int, int], None]:
+    """Return a function that prints the progress ten times in all."""
+    start, printed = time.monotonic(), 0
 
-    def tell(done: int, total: int) -> None:
-        nonlocal said
-        if done * 10 // total > said:
-            said = done * 10 // total
+    def report_progress(done: int, total: int) -> None:
+        nonlocal printed
+        if done * 10 // total > printed:
+            printed = done * 10 // total
             rate = done / max(time.monotonic() - start, 1e-9)
             print(f"  {done}/{total} cases, {rate:.1f} a second", flush=True)
 
-    return tell
+    return report_progress

@@ -1,4 +1,4 @@
-"""nnunet-mamba plans split: another split for a dataset, or the check of the one it has."""
+"""nnunet-mamba plans split: give a dataset another split, or check the one it has."""
 
 import argparse
 from dataclasses import replace
@@ -37,19 +37,19 @@ def add(commands: Any) -> None:
 def split(args: argparse.Namespace) -> int:
     from nnunet_mamba.nnunet.paths import dataset_name, nnunet_folder
     from nnunet_mamba.study.datasets.resplit import read_pool, resplit
-    from nnunet_mamba.study.datasets.specs import DATASETS, likely_group, spec_of
+    from nnunet_mamba.study.datasets.specs import DATASETS, get_spec, guess_group
 
     name = dataset_name(args.dataset)
     folder = nnunet_folder("nnUNet_raw") / name
     preprocessed = nnunet_folder("nnUNet_preprocessed") / name
-    if args.unless_there and (there := _present(folder, preprocessed)):
-        print(f"{there} is there")
+    if args.unless_there and (existing := _find_splits(folder, preprocessed)):
+        print(f"{existing} is there")
         return 0
     source = read_pool(folder)
-    release = spec_of(args.release)[0] if args.release else source.notes.release
+    release = get_spec(args.release)[0] if args.release else source.notes.release
     group = args.group or source.notes.group
     if group is None:
-        group = DATASETS[release].group if release in DATASETS else likely_group(source)
+        group = DATASETS[release].group if release in DATASETS else guess_group(source)
     source = replace(source, notes=replace(source.notes, release=release, group=group))
     if args.check is not None:
         return _check(args.check, folder, preprocessed, source)
@@ -61,26 +61,26 @@ def split(args: argparse.Namespace) -> int:
 
 
 def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
-    """nnU-Net trains by the file among the preprocessed data, which its planner copies from the raw ones."""
-    from nnunet_mamba.study.datasets.resplit import SPLITS, faults_of_split, read_splits
-    from nnunet_mamba.study.datasets.splits import group_by
+    """Print the problems of a split and return the exit code; for Path(), of the one in use."""
+    from nnunet_mamba.study.datasets.resplit import SPLITS, find_split_problems, read_splits
+    from nnunet_mamba.study.datasets.splits import build_group_fn
 
-    found = _present(folder, preprocessed) if file == Path() else file
+    found = _find_splits(folder, preprocessed) if file == Path() else file
     if found is None or not found.is_file():
         sought = [file] if file != Path() else [preprocessed / SPLITS, folder / SPLITS]
         raise ValueError(f"There is no {' nor '.join(map(str, sought))} to check.")
     moved = set(source.notes.moved)
-    pool = [name for name in source.labelled() if name not in moved]
-    faults = faults_of_split(read_splits(found), pool, moved, group_by(source.notes.group))
+    pool = [name for name in source.labelled_names() if name not in moved]
+    problems = find_split_problems(read_splits(found), pool, moved, build_group_fn(source.notes.group))
     by = f"patients ({source.notes.group})" if source.notes.group else "cases"
-    print("\n  ".join([f"{found}, by {by}: {'wrong' if faults else 'no leak'}", *faults]))
+    print("\n  ".join([f"{found}, by {by}: {'wrong' if problems else 'no leak'}", *problems]))
     if not (source.notes.group or source.notes.release):
         print("  note: each case was taken for a patient of its own; if that is wrong, give --group")
-    return 1 if faults else 0
+    return 1 if problems else 0
 
 
-def _present(folder: Path, preprocessed: Path) -> Path | None:
-    """The file that nnU-Net trains by; its planner copies the raw dataset's."""
+def _find_splits(folder: Path, preprocessed: Path) -> Path | None:
+    """Return the file that nnU-Net trains by: the preprocessed data's, else the raw one, its original."""
     from nnunet_mamba.study.datasets.resplit import SPLITS
 
     return next((place / SPLITS for place in (preprocessed, folder) if (place / SPLITS).is_file()), None)

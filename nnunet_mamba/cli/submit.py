@@ -1,4 +1,4 @@
-"""nnunet-mamba submit: predictions become the archive that a challenge takes."""
+"""nnunet-mamba submit: write the archive that a challenge takes from predictions, or check one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_mamba.study.submissions import Rules, Verdict
+    from nnunet_mamba.study.submissions import ChallengeRules, CheckResult
 
 
 def add(commands: Any) -> None:
@@ -34,10 +34,24 @@ def add(commands: Any) -> None:
 
 
 def submit(args: argparse.Namespace) -> int:
-    from nnunet_mamba.study.submissions import check_archive, expected_files, facts_beside, pack
+    from nnunet_mamba.study.submissions import check_archive, list_expected_files, read_notes, write_archive
 
     if args.list:
-        return _list()
+        return _print_challenges()
+    _check_arguments(args)
+    rules = _build_rules(args)
+    notes = read_notes(args.images, args.phases)
+    expected = list_expected_files(args.images, rules, notes, args.predictions)
+    if notes.moved:
+        print(f"left out: {len(notes.moved)} labelled cases that a split keeps for the test")
+    if args.check is not None:
+        return _print_result(check_archive(args.check, expected, rules), args.check, len(expected))
+    result = write_archive(args.predictions, expected, rules, notes, args.out, _print_progress)
+    return _print_result(result, args.out, len(expected))
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Raise ValueError for arguments that are missing or exclude each other."""
     if args.name is None or args.images is None:
         raise ValueError("expected NAME and --images DIR, or --list.")
     if args.check is None and (args.predictions is None or args.out is None):
@@ -46,41 +60,34 @@ def submit(args: argparse.Namespace) -> int:
         raise ValueError("--check reads an archive; it takes neither PRED nor --out.")
     if args.out is not None and args.out.suffix != ".zip":
         raise ValueError(f"--out {args.out} should end in .zip.")
-    rules = _rules(args)
-    facts = facts_beside(args.images, args.phases)
-    expected = expected_files(args.images, rules, facts, args.predictions)
-    if facts.moved:
-        print(f"left out: {len(facts.moved)} labelled cases that a split keeps for the test")
-    if args.check is not None:
-        return _say(check_archive(args.check, expected, rules), args.check, len(expected))
-    verdict = pack(args.predictions, expected, rules, facts, args.out, _progress)
-    return _say(verdict, args.out, len(expected))
 
 
-def _rules(args: argparse.Namespace) -> Rules:
-    from nnunet_mamba.study.submissions import rules_of, with_template
+def _build_rules(args: argparse.Namespace) -> ChallengeRules:
+    """Return the challenge's rules with the user's template and options."""
+    from nnunet_mamba.study.submissions import apply_template, get_rules
 
-    rules = rules_of(args.name)
-    rules = with_template(rules, args.template) if args.template else rules
+    rules = get_rules(args.name)
+    rules = apply_template(rules, args.template) if args.template else rules
     rules = rules if args.pattern is None else replace(rules, name=args.pattern)
     return rules if args.folder is None else replace(rules, folder=args.folder)
 
 
-def _say(verdict: Verdict, archive: Path, n_cases: int) -> int:
-    for warning in verdict.warnings:
+def _print_result(result: CheckResult, archive: Path, n_cases: int) -> int:
+    """Print warnings and problems, and return the exit code."""
+    for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for problem in verdict.problems:
+    for problem in result.problems:
         print(f"problem: {problem}", file=sys.stderr)
-    print(f"{n_cases} cases, {len(verdict.problems)} problems, {len(verdict.warnings)} warnings -> {archive}")
-    return 1 if verdict.problems else 0
+    print(f"{n_cases} cases, {len(result.problems)} problems, {len(result.warnings)} warnings -> {archive}")
+    return 1 if result.problems else 0
 
 
-def _progress(done: int, total: int) -> None:
+def _print_progress(done: int, total: int) -> None:
     if done % 20 == 0:
         print(f"  {done}/{total} cases", flush=True)
 
 
-def _list() -> int:
+def _print_challenges() -> int:
     from nnunet_mamba.study.submissions import SUBMISSIONS
 
     for name, rules in SUBMISSIONS.items():

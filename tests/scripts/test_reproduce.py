@@ -12,7 +12,7 @@ from nnunet_mamba.cli import main
 from nnunet_mamba.networks.family import axes_of
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.plans import load_template
-from nnunet_mamba.study.datasets.specs import spec_of
+from nnunet_mamba.study.datasets.specs import get_spec
 from nnunet_mamba.study.datasets.splits import find_split
 from nnunet_mamba.study.evaluation.protocols import check_metrics, get_protocol
 from nnunet_mamba.study.statistics.methods import choose_baseline, twin_of
@@ -70,7 +70,7 @@ def test_a_study_trains_every_method_on_every_fold_and_compares_them(read, file)
 @every_table
 def test_releases_and_splits_are_known_by_these_names(read, file):
     for dataset in read(file).datasets:
-        name, spec = spec_of(dataset.convert.name)
+        name, spec = get_spec(dataset.convert.name)
         assert spec.folder is None or dataset.name.endswith(f"_{spec.folder}")
         find_split(dataset.split or "5fold", name)
         assert bool(dataset.group) == bool(spec.group), f"{name}: patients are {spec.group}"
@@ -84,7 +84,7 @@ def test_a_release_lies_where_the_study_looks_for_it(read, file, tmp_path):
     """Dry-run each conversion on a miniature, which is too small for most splits of papers."""
     for dataset in read(file).datasets:
         release, root = dataset.convert, tmp_path / "releases" / dataset.name
-        build(spec_of(release.name)[0], root)
+        build(get_spec(release.name)[0], root)
         below = Path(release.sources[0]).relative_to(tmp_path).parts[1:]  # the variable
         home = next(root.rglob(below[0])) if below else root
         assert main(["convert", release.name, str(home), *release.options, "--dry-run"]) == 0
@@ -97,7 +97,7 @@ def test_templates_are_made_for_these_data_and_planners_are_nnunets(read, file):
         assert plans.planner is None or PLANS_OF_PLANNER[plans.planner] == plans.name
         if plans.template:
             template = load_template(plans.template)
-            names = [spec_of(dataset.convert.name)[0] for dataset in study.datasets]
+            names = [get_spec(dataset.convert.name)[0] for dataset in study.datasets]
             assert {name.removesuffix("8") for name in names} <= {
                 name.removesuffix("8") for name in template.datasets
             }

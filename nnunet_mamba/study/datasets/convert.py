@@ -1,7 +1,7 @@
-"""A `Source` becomes an nnU-Net raw dataset, case by case: checked, resumable, complete or absent.
+"""Conversion of a `Source` to an nnU-Net raw dataset, case by case: checked, resumable, complete or absent.
 
-The dataset grows in a hidden folder beside its place and takes its name at the very end. What an interrupted
-or refused conversion has written stays there, and the next attempt goes on from it.
+The dataset is written to a hidden folder beside its place and renamed at the very end. If a conversion is
+interrupted or refused, its files stay there, and the next attempt continues from them.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,24 +18,32 @@ from typing import Any
 
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.cpu import usable_cpus
+from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.nnunet.paths import FOLDERS
-from nnunet_mamba.study.datasets.cases import Job, convert_case, file_names
-from nnunet_mamba.study.datasets.source import NO_NOTES, Case, Fault, InvalidDatasetError, Source, some
-from nnunet_mamba.study.datasets.splits import Fold, Group, Split, group_by, k_folds
+from nnunet_mamba.study.datasets.archives import check_free_space
+from nnunet_mamba.study.datasets.case_io import ConversionTask, build_file_names, convert_case
+from nnunet_mamba.study.datasets.source import (
+    NO_NOTES,
+    Case,
+    CaseProgressFn,
+    InvalidDatasetError,
+    Issue,
+    Source,
+)
+from nnunet_mamba.study.datasets.splits import Fold, GroupFn, Split, build_group_fn, draw_folds
 
-PARTS = {"Tr": "training and validation", "Ts": "test"}
-FAULTS = "faults.txt"
-Progress = Callable[[int, int], None]
+PARTS = ("Tr", "Ts")  # training and validation, test
+ISSUES_FILE = "faults.txt"
 
 
 @dataclass(frozen=True)
-class Converted:
-    """What was written, and the faults that were accepted or whose cases were left out."""
+class Conversion:
+    """Dataset that was written, and the issues that were accepted or whose cases were left out."""
 
     folder: Path
     source: Source
     split: Split
-    faults: tuple[Fault, ...]
+    issues: tuple[Issue, ...]
 
 
 def convert(
@@ -48,100 +55,100 @@ def convert(
     accept: Iterable[str] = (),
     leave_out: bool = False,
     resize: tuple[int, int] | None = None,
-    scratch: Path | None = None,
+    workspace: Path | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
-) -> Converted:
-    """Check every file of `source` and lay it out as the nnU-Net raw dataset `folder`.
+    progress: CaseProgressFn | None = None,
+) -> Conversion:
+    """Check every file of `source` and write it as the nnU-Net raw dataset `folder`.
 
     Args:
         split: its test cases, and all that are unlabelled, go to imagesTs, the others to imagesTr.
-        link: make links (copies where that cannot be) of files that nnU-Net can read as they are.
-        accept: kinds of faults (`ACCEPTABLE`) with which a case is taken all the same.
-        leave_out: go on without the cases that have other faults.
+        link: link files that nnU-Net can read unchanged; copy them where links are impossible.
+        accept: kinds of issues (`ACCEPTABLE`) with which a case is converted all the same.
+        leave_out: continue without the cases that have other issues.
         resize: (y, x) of pictures.
-        scratch: files below it will not be needed any more, so that they need not be copied.
+        workspace: folder of temporary files, which are hard-linked instead of copied.
         workers: threads; None: as many as processors, 8 at most.
         progress: called with (cases done, cases in all).
 
-    Raises InvalidDatasetError, ValueError if the dataset is there already or there is no room.
+    Raises InvalidDatasetError, and ValueError if the dataset exists already or the disk is too full.
     """
-    check_place(folder)
-    job = Job(source, link, frozenset(accept), resize, scratch)
-    cases = whole_cases(source, job.accepted)
-    draft = Draft(folder, job, split)
-    copied = [case for case in cases if not (link or draft.holds(case))]
-    _require_room(folder.parent, [file for case in copied for file in case.files if not job.is_ours(file)])
-    faults = [*source.faults, *_convert_all(cases, draft, workers or default_workers(), progress)]
-    forbidden = [fault for fault in faults if fault.kind not in job.accepted]
-    lost = {fault.case for fault in forbidden}
+    check_target(folder)
+    task = ConversionTask(source, link, frozenset(accept), resize, workspace)
+    cases = select_complete_cases(source, task.accepted)
+    draft = Draft(folder, task, split)
+    copied = [case for case in cases if not (link or draft.has_converted(case))]
+    needed = [file for case in copied for file in case.files if not task.is_temporary(file)]
+    check_free_space(
+        folder.parent, sum(file.stat().st_size for file in needed), "make room, or use --symlink"
+    )
+    issues = [*source.issues, *_convert_all(cases, draft, workers or min(usable_cpus(), 8), progress)]
+    forbidden = [issue for issue in issues if issue.kind not in task.accepted]
+    lost = {issue.case for issue in forbidden}
     kept = replace(source, cases=tuple(case for case in cases if case.name not in lost))
-    if forbidden and not (leave_out and kept.labelled()):
-        raise InvalidDatasetError(forbidden, draft.list_faults(forbidden))
-    split = without(split, lost, group_by(source.notes.group))
+    if forbidden and not (leave_out and kept.labelled_names()):
+        raise InvalidDatasetError(forbidden, draft.write_issues(forbidden))
+    split = remove_cases(split, lost, build_group_fn(source.notes.group))
     validation = tuple(case.name for case in kept.cases if case.role == "val")
     kept = replace(kept, notes=replace(kept.notes, moved=split.test, validation=validation))
-    draft.complete(kept, split)
-    return Converted(folder, kept, split, tuple(faults))
+    draft.finish(kept, split)
+    return Conversion(folder, kept, split, tuple(issues))
 
 
-def whole_cases(source: Source, accepted: frozenset[str]) -> tuple[Case, ...]:
-    """Those whose files are all there, and only once."""
-    wrong = {fault.case for fault in source.faults if fault.kind not in accepted}
+def select_complete_cases(source: Source, accepted: frozenset[str]) -> tuple[Case, ...]:
+    """Return the cases without an issue of a kind that is not accepted."""
+    wrong = {issue.case for issue in source.issues if issue.kind not in accepted}
     return tuple(case for case in source.cases if case.name not in wrong)
 
 
-def without(split: Split, lost: set[str | None], group: Group) -> Split:
-    """The split of the cases that are left: several folds are drawn again, one keeps its sides.
+def remove_cases(split: Split, lost: set[str | None], group: GroupFn) -> Split:
+    """Return the split without the `lost` cases: several folds are drawn again, a single one keeps its sides.
 
-    ValueError if a side is empty then.
+    ValueError if training or validation is empty then.
     """
     if not lost:
         return split
 
-    def rest(names: Iterable[str]) -> tuple[str, ...]:
+    def keep(names: Iterable[str]) -> tuple[str, ...]:
         return tuple(name for name in names if name not in lost)
 
-    folds = tuple(Fold(rest(fold.train), rest(fold.val)) for fold in split.folds)
+    folds = tuple(Fold(keep(fold.train), keep(fold.val)) for fold in split.folds)
     if len(folds) > 1:
-        folds = k_folds(sorted({name for fold in folds for name in fold.train + fold.val}), group)
+        folds = draw_folds(sorted({name for fold in folds for name in fold.train + fold.val}), group)
     if not all(fold.train and fold.val for fold in folds):
         raise ValueError("Without the cases that have faults, nothing is left to train or to validate on.")
-    return Split(folds, rest(split.test))
+    return Split(folds, keep(split.test))
 
 
-def default_workers() -> int:
-    return min(usable_cpus(), 8)
-
-
-def part_of(case: Case, test: Container[str]) -> str:
+def get_part(case: Case, test: Container[str]) -> str:
+    """Return the suffix of nnU-Net's folders for a case: Tr or Ts."""
     return "Ts" if case.role == "test" or case.name in test else "Tr"
 
 
-def targets(case: Case, source: Source, test: Container[str]) -> list[str]:
-    """Where the files of a case go, relative to the dataset."""
-    part, (images, label) = part_of(case, test), file_names(case, source)
+def list_targets(case: Case, source: Source, test: Container[str]) -> list[str]:
+    """Return the paths of a case's files, relative to the dataset."""
+    part, (images, label) = get_part(case, test), build_file_names(case, source)
     return [f"images{part}/{name}" for name in images] + ([f"labels{part}/{label}"] if case.labels else [])
 
 
 def plan_files(source: Source, split: Split) -> Iterator[tuple[Path, str]]:
-    """Each file of the release, and what will be made of it."""
+    """Yield each file of the release with the names of the files made from it."""
     for case in source.cases:
-        goals = targets(case, source, split.test)
-        images = goals[:-1] if case.labels else goals
+        targets = list_targets(case, source, split.test)
+        images = targets[:-1] if case.labels else targets
         if len(images) == len(case.images):
             yield from zip(case.images, images, strict=True)
         else:
             yield case.images[0], ", ".join(images)
         for file in case.labels:
-            yield file, goals[-1]
+            yield file, targets[-1]
 
 
 class Draft:
-    """The folder of a dataset that is not complete yet, and which of its cases are."""
+    """Folder of an incomplete dataset, with a record of the cases that are converted."""
 
-    def __init__(self, target: Path, job: Job, split: Split) -> None:
-        self.target, self.job, self.test = target, job, frozenset(split.test)
+    def __init__(self, target: Path, task: ConversionTask, split: Split) -> None:
+        self.target, self.task, self.test = target, task, frozenset(split.test)
         self.folder = target.with_name(f".{target.name}.partial")
         for part in PARTS:
             for kind in ("images", "labels"):
@@ -150,88 +157,92 @@ class Draft:
         self.done = self._read_record()
         self.lock = Lock()
 
-    def holds(self, case: Case) -> bool:
-        """Whether an earlier attempt has converted it from the same files, and what it wrote is there."""
-        made = (self.folder / target for target in targets(case, self.job.source, self.test))
-        signature, faults = self.done.get(case.name, ("", []))
-        return signature == self._signature(case) and self._accepts(faults) and all(map(Path.exists, made))
+    def has_converted(self, case: Case) -> bool:
+        """Return whether an earlier attempt has converted `case` from the same files, with all its output."""
+        outputs = (self.folder / target for target in list_targets(case, self.task.source, self.test))
+        signature, issues = self.done.get(case.name, ("", []))
+        unchanged = signature == self._compute_signature(case) and self._is_accepted(issues)
+        return unchanged and all(map(Path.exists, outputs))
 
-    def take(self, case: Case) -> list[Fault]:
-        """Convert a case, unless an earlier attempt has."""
-        signature = self._signature(case)  # before the files are read: they may change meanwhile
-        if self.holds(case):
+    def convert(self, case: Case) -> list[Issue]:
+        """Convert a case unless an earlier attempt has, and return its issues."""
+        signature = self._compute_signature(case)  # before the files are read: they may change meanwhile
+        if self.has_converted(case):
             return self.done[case.name][1]
-        faults = convert_case(case, self.job, self.folder, part_of(case, self.test))
-        if self._accepts(faults):
-            accepted = [[fault.kind, fault.what] for fault in faults]
+        issues = convert_case(case, self.task, self.folder, get_part(case, self.test))
+        if self._is_accepted(issues):
+            accepted = [[issue.kind, issue.message] for issue in issues]
             with self.lock, self.record.open("a") as record:
                 record.write(json.dumps([case.name, signature, accepted]) + "\n")
-        return faults
+        return issues
 
-    def _accepts(self, faults: Iterable[Fault]) -> bool:
-        return all(fault.kind in self.job.accepted for fault in faults)
+    def _is_accepted(self, issues: Iterable[Issue]) -> bool:
+        return all(issue.kind in self.task.accepted for issue in issues)
 
-    def complete(self, source: Source, split: Split) -> None:
-        """Describe the dataset, remove what does not belong to it, and give it its name."""
-        expected = {name for case in source.cases for name in targets(case, source, self.test)}
+    def finish(self, source: Source, split: Split) -> None:
+        """Write the description and split, remove files that do not belong, and rename the folder."""
+        expected = {name for case in source.cases for name in list_targets(case, source, self.test)}
         found = {file.relative_to(self.folder).as_posix() for file in self.folder.glob("*T[rs]/*")}
         if expected - found:
-            raise ValueError(f"{self.folder} has lost {some(expected - found)}; run the command again.")
+            lost = join_names(sorted(expected - found))
+            raise ValueError(f"{self.folder} has lost {lost}; run the command again.")
         for name in found - expected:
             (self.folder / name).unlink()
         for folder in self.folder.glob("*Ts"):
             if not any(folder.iterdir()):
                 folder.rmdir()
         n_training = sum(path.startswith("labelsTr/") for path in expected)
-        write_json(self.folder / "dataset.json", description(source, n_training))
+        write_json(self.folder / "dataset.json", describe_dataset(source, n_training))
         write_json(self.folder / "splits_final.json", split.to_json())
-        for file in (self.record, self.folder / FAULTS):
+        for file in (self.record, self.folder / ISSUES_FILE):
             file.unlink(missing_ok=True)
         self.folder.rename(self.target)
 
-    def _signature(self, case: Case) -> str:
-        """Changes with the files, and with what is to become of them."""
+    def _compute_signature(self, case: Case) -> str:
+        """Return a text that changes with the case's files and with the options of the conversion."""
         states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in case.files]
-        job = self.job
-        kept = (job.link, job.resize, job.reader, job.source.pixels.recode, sorted(job.source.label_values))
-        return repr((part_of(case, self.test), *kept, states))
+        task = self.task
+        values = (task.source.pixels.recode, sorted(task.source.label_values))
+        return repr((get_part(case, self.test), task.link, task.resize, task.reader, *values, states))
 
-    def list_faults(self, faults: Iterable[Fault]) -> Path:
-        """All of them in a file."""
-        file = self.folder / FAULTS
-        file.write_text("".join(f"{fault}\n" for fault in faults))
+    def write_issues(self, issues: Iterable[Issue]) -> Path:
+        """Write all issues to a file of the folder, and return its path."""
+        file = self.folder / ISSUES_FILE
+        file.write_text("".join(f"{issue}\n" for issue in issues))
         return file
 
-    def _read_record(self) -> dict[str, tuple[str, list[Fault]]]:
-        """Case -> of what it was made, and the faults with which it was taken."""
+    def _read_record(self) -> dict[str, tuple[str, list[Issue]]]:
+        """Return the signature and the accepted issues of each converted case."""
         done = {}
         for line in self.record.read_text().splitlines() if self.record.exists() else []:
             try:
                 name, signature, accepted = json.loads(line)
             except ValueError:  # the last line of an interrupted run
                 continue
-            done[name] = signature, [Fault(kind, name, what) for kind, what in accepted]
+            done[name] = signature, [Issue(kind, name, message) for kind, message in accepted]
         return done
 
 
-def _convert_all(cases: Sequence[Case], draft: Draft, workers: int, progress: Progress | None) -> list[Fault]:
-    """Faults in the order of the cases."""
-    faults: dict[str, list[Fault]] = {}
+def _convert_all(
+    cases: Sequence[Case], draft: Draft, workers: int, progress: CaseProgressFn | None
+) -> list[Issue]:
+    """Convert the cases in threads, and return their issues in the order of the cases."""
+    issues: dict[str, list[Issue]] = {}
     with ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(draft.take, case): case for case in cases}
+        waiting = {pool.submit(draft.convert, case): case for case in cases}
         try:
             for done, future in enumerate(as_completed(waiting), start=1):
-                faults[waiting[future].name] = future.result()
+                issues[waiting[future].name] = future.result()
                 if progress:
                     progress(done, len(cases))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return [fault for case in cases for fault in faults[case.name]]
+    return [issue for case in cases for issue in issues[case.name]]
 
 
-def description(source: Source, n_training: int) -> dict[str, Any]:
-    """nnU-Net's dataset.json."""
+def describe_dataset(source: Source, n_training: int) -> dict[str, Any]:
+    """Return the contents of nnU-Net's dataset.json."""
     return {
         "channel_names": dict(source.channel_names),
         "labels": dict(source.labels),
@@ -242,8 +253,8 @@ def description(source: Source, n_training: int) -> dict[str, Any]:
     }
 
 
-def check_place(folder: Path) -> None:
-    """ValueError if the dataset is there already, or another one with its number, by which nnU-Net goes."""
+def check_target(folder: Path) -> None:
+    """Raise ValueError if the dataset exists, or another one with its number, by which nnU-Net finds it."""
     if folder.exists():
         raise ValueError(f"{folder} exists already; remove it, or choose another number with --dataset-id.")
     others = [Path(os.environ[name]) for name in FOLDERS[1:] if os.environ.get(name)]
@@ -253,18 +264,8 @@ def check_place(folder: Path) -> None:
                 raise ValueError(f"{other} has this number already; choose another one with --dataset-id.")
 
 
-def renamed(name: str, number: int) -> str:
-    """Dataset###_Name with another number (1 to 999)."""
+def replace_number(name: str, number: int) -> str:
+    """Return Dataset###_Name with another number (1 to 999)."""
     if not 0 < number < 1000:
         raise ValueError(f"A dataset's number has three digits, 1 to 999; got {number}.")
     return re.sub(r"^Dataset\d{3}", f"Dataset{number:03d}", name)
-
-
-def _require_room(root: Path, files: Sequence[Path]) -> None:
-    needed = sum(file.stat().st_size for file in files)
-    free = shutil.disk_usage(root).free
-    if needed > free:
-        raise ValueError(
-            f"{root} has {free / 2**30:.1f} GiB left, but {needed / 2**30:.1f} GiB are needed; "
-            "make room, or use --symlink."
-        )

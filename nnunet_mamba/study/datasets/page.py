@@ -1,17 +1,17 @@
-"""The table of docs/datasets.md: python -m nnunet_mamba.study.datasets.page docs/datasets.md"""
+"""Table and details of docs/datasets.md: python -m nnunet_mamba.study.datasets.page docs/datasets.md"""
 
 import sys
 from pathlib import Path
 
-from nnunet_mamba.study.datasets.layout import shown
+from nnunet_mamba.study.datasets.layout import describe_pattern
 from nnunet_mamba.study.datasets.specs import DATASETS
-from nnunet_mamba.study.datasets.splits import published
+from nnunet_mamba.study.datasets.splits import get_published_splits
 
 BEGIN, END = "<!-- {}: printed from specs.py -->\n", "<!-- end -->\n"
 
 
-def table() -> str:
-    """A row per data set."""
+def format_table() -> str:
+    """Return a table in Markdown, a row per data set."""
     rows = [
         "| `NAME` | data set | nnU-Net dataset | cases | licence | splits of its own | used by |",
         "|---|---|---|---|---|---|---|",
@@ -19,22 +19,21 @@ def table() -> str:
     for name, spec in DATASETS.items():
         number = f"{spec.number:03d}_{spec.folder}" if spec.number else "the task's"
         counts = ", ".join(f"{n} {part}" for part, n in spec.published.items())
-        splits = ", ".join(f"`{split}`" for split in published(name))
+        splits = ", ".join(f"`{split}`" for split in get_published_splits(name))
         rows.append(
             f"| `{name}` | {spec.title} | {number} | {counts} | {spec.licence} | {splits} | {spec.papers} |"
         )
     return "\n".join(rows) + "\n"
 
 
-def details() -> str:
-    """Where each data set is obtained, what its release looks like, what is open."""
+def format_details() -> str:
+    """Return a paragraph per data set: where it is obtained, its release's layout, and open points."""
     pieces = []
     for name, spec in DATASETS.items():
         lines = [f"**`{name}`** {spec.obtain}."]
         for layout in spec.layouts:
-            paths = {
-                shown(pattern): None for part in layout for pattern in (part.images[0], part.label) if pattern
-            }
+            patterns = [pattern for part in layout for pattern in (part.images[0], part.label) if pattern]
+            paths = dict.fromkeys(map(describe_pattern, patterns))
             lines.append(f"- layout: {', '.join(f'`{path}`' for path in paths)}")
         if not spec.layouts:
             lines.append("- layout: a Decathlon task: `dataset.json`, `imagesTr`, `labelsTr`, `imagesTs`")
@@ -49,17 +48,17 @@ def details() -> str:
     return "\n\n".join(pieces) + "\n"
 
 
-PIECES = {"table": table, "details": details}
+PIECES = {"table": format_table, "details": format_details}
 
 
-def refreshed(page: str) -> str:
-    """`page` with what is between its marks printed anew."""
-    for name, printed in PIECES.items():
+def update_page(page: str) -> str:
+    """Return `page` with the text between its marks printed anew."""
+    for name, format_piece in PIECES.items():
         head, rest = page.split(BEGIN.format(name))
-        page = head + BEGIN.format(name) + printed() + END + rest.split(END, 1)[1]
+        page = head + BEGIN.format(name) + format_piece() + END + rest.split(END, 1)[1]
     return page
 
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
-    file.write_text(refreshed(file.read_text()))
+    file.write_text(update_page(file.read_text()))

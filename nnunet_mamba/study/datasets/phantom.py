@@ -1,4 +1,4 @@
-"""A segmentation task made from nothing: small 3D scans of a made-up abdomen, in nnU-Net's raw layout.
+"""Synthetic segmentation task: small 3D scans of an imaginary abdomen, in nnU-Net's raw layout.
 
 Three labels lie in a textured body: a large superquadric organ, an ellipsoidal gland beside it, and a bent
 vessel that leaves the gland. Grey values alone do not tell them apart: the organs are as bright as many
@@ -27,7 +27,7 @@ TEXTURE = 0.08  # standard deviation of the smooth variation of the tissue
 
 @dataclass(frozen=True)
 class Phantom:
-    """One scan: `image` (float32) and `labels` (uint8) on the same grid (z, y, x)."""
+    """Scan: `image` (float32) and `labels` (uint8) on the same grid (z, y, x)."""
 
     image: np.ndarray
     labels: np.ndarray
@@ -36,7 +36,7 @@ class Phantom:
 def write_phantom_dataset(folder: Path, *, n_train: int, n_test: int, seed: int) -> Path:
     """Write `n_train` + `n_test` labelled phantoms as the nnU-Net raw dataset `folder` (Dataset###_Name).
 
-    The test cases lie in imagesTs with their answers in labelsTs, where nnU-Net does not look. Case k depends
+    The test cases are in imagesTs and their labels in labelsTs, where nnU-Net does not look. Case k depends
     on (seed, k) only, so that a larger data set of the same seed begins with the smaller one.
     """
     if n_train < 1 or n_test < 0:
@@ -67,31 +67,33 @@ def write_case(folder: Path, part: str, name: str, phantom: Phantom) -> None:
 
 
 def draw_phantom(rng: np.random.Generator) -> Phantom:
-    """One random scan of about 19 x 32 x 32 voxels: small enough for one patch of a network for CPUs."""
+    """Draw a random scan of about 19 x 32 x 32 voxels: small enough for one patch of a network for CPUs."""
     grid = (int(rng.integers(18, 21)), int(rng.integers(30, 34)), int(rng.integers(30, 34)))
-    mm = grid_positions(grid)
-    body = superquadric(mm, centre=(0, 0, 0), radii=extent_mm(grid) * 0.47, power=3.0)
-    wall = body & ~superquadric(mm, centre=(0, 0, 0), radii=extent_mm(grid) * 0.47 - 2.5, power=3.0)
+    mm = get_positions_mm(grid)
+    body = draw_superquadric(mm, centre=(0, 0, 0), radii=get_extent_mm(grid) * 0.47, power=3.0)
+    wall = body & ~draw_superquadric(mm, centre=(0, 0, 0), radii=get_extent_mm(grid) * 0.47 - 2.5, power=3.0)
     labels = draw_labels(mm, rng)
     labels[~body | wall] = 0
-    signal = np.where(body, GREY, 0.05) + np.where(body, smooth_noise(grid, 2.0, rng) * TEXTURE, 0)
+    signal = np.where(body, GREY, 0.05) + np.where(body, draw_smooth_noise(grid, 2.0, rng) * TEXTURE, 0)
     signal[wall] = BRIGHT
     for level, n_nodules in ((BRIGHT, 16), (DARK, 8)):
         signal[draw_nodules(mm, n_nodules, rng) & body & (labels == 0)] = level
     for label, level in ((1, BRIGHT), (2, BRIGHT), (3, DARK)):
         signal[labels == label] = level * rng.normal(1, 0.03)
-    return Phantom(spoil(signal, rng), labels)
+    return Phantom(add_artefacts(signal, rng), labels)
 
 
 def draw_labels(mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The three bodies with random size, pose and squareness: (3, z, y, x) positions -> (z, y, x) uint8."""
-    turned = np.tensordot(random_rotation(rng, 0.3), mm, axes=1)
+    """Draw the three organs with random size, pose and squareness: (3, z, y, x) -> (z, y, x) uint8."""
+    turned = np.tensordot(draw_rotation(rng, 0.3), mm, axes=1)
     side = rng.choice((-1, 1))  # nnU-Net mirrors patches, so that no side can carry meaning
     organ_at = np.array([0, -3, 8 * side]) + rng.normal(0, 1.5, 3)
     gland_at = organ_at + np.array([rng.uniform(-5, 5), rng.uniform(11, 14), -rng.uniform(15, 18) * side])
-    organ = superquadric(turned, organ_at, rng.uniform((10, 9, 8), (14, 12, 11)), power=rng.uniform(2, 4))
-    gland = superquadric(turned, gland_at, rng.uniform((8, 7, 7), (11, 8.5, 8.5)), power=2.0)
-    vessel = tube(
+    organ = draw_superquadric(
+        turned, organ_at, rng.uniform((10, 9, 8), (14, 12, 11)), power=rng.uniform(2, 4)
+    )
+    gland = draw_superquadric(turned, gland_at, rng.uniform((8, 7, 7), (11, 8.5, 8.5)), power=2.0)
+    vessel = draw_tube(
         turned, gland_at, organ_at + np.array([0, -6, -16 * side]), radius=rng.uniform(4.6, 5.4), rng=rng
     )
     labels = np.zeros(mm.shape[1:], np.uint8)
@@ -101,52 +103,55 @@ def draw_labels(mm: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_nodules(mm: np.ndarray, n_nodules: int, rng: np.random.Generator) -> np.ndarray:
-    """Balls of 2 to 4 mm radius anywhere: as bright or dark as a label, but none of them."""
+    """Return a mask of balls of 2 to 4 mm radius anywhere: as bright or dark as a label, but none of them."""
     reach = mm.reshape(3, -1).max(1)
     mask = np.zeros(mm.shape[1:], bool)
     for _ in range(n_nodules):
-        mask |= superquadric(mm, rng.uniform(-reach, reach), np.full(3, rng.uniform(2, 4)), power=2.0)
+        mask |= draw_superquadric(mm, rng.uniform(-reach, reach), np.full(3, rng.uniform(2, 4)), power=2.0)
     return mask
 
 
-def tube(
+def draw_tube(
     mm: np.ndarray, start: np.ndarray, end: np.ndarray, radius: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """A bent tube of `radius` mm from start to end: a quadratic Bezier curve, thickened."""
+    """Return a mask of a bent tube of `radius` mm from start to end: a quadratic Bezier curve, thickened."""
     bend = (start + end) / 2 + rng.normal(0, 4, 3)
     t = np.linspace(0, 1, 40)[:, None]
     points = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
     mask = np.zeros(mm.shape[1:], bool)
     for point in points:
-        mask |= superquadric(mm, point, np.full(3, radius), power=2.0)
+        mask |= draw_superquadric(mm, point, np.full(3, radius), power=2.0)
     return mask
 
 
-def superquadric(
+def draw_superquadric(
     mm: np.ndarray, centre: np.ndarray | tuple[float, ...], radii: np.ndarray, power: float
 ) -> np.ndarray:
-    """{x : sum |(x - centre) / radii|^power <= 1}: an ellipsoid for power 2, nearer to a box above it."""
+    """Return the mask {x : sum |(x - centre) / radii|^power <= 1}.
+
+    An ellipsoid for power 2, nearer to a box above it.
+    """
     column = (3, 1, 1, 1)
     scaled = (mm - np.reshape(centre, column)) / np.reshape(radii, column)
     return (np.abs(scaled) ** power).sum(0) <= 1
 
 
-def spoil(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What a scanner does: partial volume, a smooth bias field of about 15 %, Rician noise, any scale."""
-    bias = np.exp(0.15 * smooth_noise(signal.shape, 14.0, rng))
+def add_artefacts(signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add partial volume, a smooth bias field of about 15 % and Rician noise, and scale by chance."""
+    bias = np.exp(0.15 * draw_smooth_noise(signal.shape, 14.0, rng))
     seen = gaussian_filter(signal, 0.5) * bias
     noise = rng.normal(0, NOISE, (2, *signal.shape))
     return (np.hypot(seen + noise[0], noise[1]) * rng.uniform(300, 500)).astype(np.float32)
 
 
-def smooth_noise(grid: tuple[int, ...], sigma_vox: float, rng: np.random.Generator) -> np.ndarray:
-    """Correlated noise of zero mean and unit standard deviation."""
+def draw_smooth_noise(grid: tuple[int, ...], sigma_vox: float, rng: np.random.Generator) -> np.ndarray:
+    """Return correlated noise of zero mean and unit standard deviation."""
     noise = gaussian_filter(rng.normal(size=grid), sigma_vox, mode="wrap")
     return (noise - noise.mean()) / noise.std()
 
 
-def random_rotation(rng: np.random.Generator, spread: float) -> np.ndarray:
-    """A rotation (3, 3) by about `spread` radians about a random axis (Rodrigues' formula)."""
+def draw_rotation(rng: np.random.Generator, spread: float) -> np.ndarray:
+    """Draw a rotation (3, 3) by about `spread` radians about a random axis (Rodrigues' formula)."""
     axis = rng.normal(size=3)
     x, y, z = axis / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
@@ -154,11 +159,12 @@ def random_rotation(rng: np.random.Generator, spread: float) -> np.ndarray:
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-def grid_positions(grid: tuple[int, int, int]) -> np.ndarray:
-    """Voxel centres in mm from the grid's centre: (3, z, y, x)."""
+def get_positions_mm(grid: tuple[int, int, int]) -> np.ndarray:
+    """Return the voxels' centres in mm from the grid's centre: (3, z, y, x)."""
     index = np.indices(grid) - (np.reshape(grid, (3, 1, 1, 1)) - 1) / 2
     return index * np.reshape(SPACING_MM, (3, 1, 1, 1))
 
 
-def extent_mm(grid: tuple[int, int, int]) -> np.ndarray:
+def get_extent_mm(grid: tuple[int, int, int]) -> np.ndarray:
+    """Return the size of the grid in mm."""
     return np.array(grid) * np.array(SPACING_MM)

@@ -1,4 +1,4 @@
-"""From the pictures of 2D challenges to what nnU-Net trains on: colours as uint8, one label per pixel.
+"""Pictures of 2D challenges as nnU-Net trains on them: colours as uint8, one label per pixel.
 
 Arrays have axes (y, x) or (y, x, colours).
 """
@@ -25,25 +25,27 @@ SMALLEST_INTERIOR_PX = 16
 PERCENTILES = (1, 99)  # of the pixels that are not zero, become 0 and 255
 
 
-def colours(file: Path) -> np.ndarray:
-    """(y, x, 3) uint8 of a picture of 8 bits, grey or coloured, with or without transparency."""
-    picture = three_channels(read_picture(file))
+def read_colours(file: Path) -> np.ndarray:
+    """Return (y, x, 3) uint8 of a picture of 8 bits, grey or coloured, with or without transparency."""
+    picture = to_three_channels(read_picture(file))
     if picture.dtype != np.uint8:
         raise ValueError(f"{file} has values of {picture.dtype}; expected a picture of 8 bits per colour.")
     return picture
 
 
-def three_channels(picture: np.ndarray) -> np.ndarray:
-    """Grey three times, colours as they are."""
+def to_three_channels(picture: np.ndarray) -> np.ndarray:
+    """Return grey three times, colours unchanged: (y, x) or (y, x, 3) -> (y, x, 3)."""
     return picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
 
 
-def microscopy(file: Path) -> np.ndarray:
-    """(y, x, 3) uint8 of a micrograph of any depth, each channel stretched between its percentiles, as the
-    NeurIPS 2022 Cell Segmentation challenge's baseline does."""
-    picture = three_channels(read_picture(file))
+def read_microscopy(file: Path) -> np.ndarray:
+    """Return (y, x, 3) uint8 of a micrograph of any depth, each channel stretched between its percentiles.
+
+    The baseline of the NeurIPS 2022 Cell Segmentation challenge does the same.
+    """
+    picture = to_three_channels(read_picture(file))
     _check_finite(picture, file)
-    return np.stack([_stretched(channel) for channel in np.moveaxis(picture, -1, 0)], -1)
+    return np.stack([_stretch_contrast(channel) for channel in np.moveaxis(picture, -1, 0)], -1)
 
 
 def _check_finite(picture: np.ndarray, file: Path) -> None:
@@ -51,7 +53,7 @@ def _check_finite(picture: np.ndarray, file: Path) -> None:
         raise ValueError(f"{file} holds values that are NaN or infinite; fetch it again, or remove the case.")
 
 
-def _stretched(channel: np.ndarray) -> np.ndarray:
+def _stretch_contrast(channel: np.ndarray) -> np.ndarray:
     visible = channel[channel > 0]
     low, high = np.percentile(visible, PERCENTILES) if visible.size else (0, 0)
     if high - low <= 1e-3:
@@ -59,9 +61,11 @@ def _stretched(channel: np.ndarray) -> np.ndarray:
     return (np.clip((channel - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
-def interior_and_boundary(files: Sequence[Path]) -> np.ndarray:
-    """Instances -> 1 within a cell, 2 on its rim and one pixel around it, as the challenge's baseline has it;
-    interiors below 16 pixels are dropped."""
+def read_interior_and_boundary(files: Sequence[Path]) -> np.ndarray:
+    """Return a map with 1 within a cell, and 2 on its rim and one pixel around it, from a map of instances.
+
+    The definition is that of the challenge's baseline; interiors below 16 pixels are dropped.
+    """
     from skimage.measure import label
     from skimage.morphology import dilation, disk
     from skimage.segmentation import find_boundaries
@@ -78,42 +82,45 @@ def interior_and_boundary(files: Sequence[Path]) -> np.ndarray:
     return np.where(rim, BOUNDARY, np.where(interior & large[pieces], INTERIOR, 0))
 
 
-def endoscopy(file: Path) -> np.ndarray:
-    """(1024, 1280, 3) uint8: the camera's field without the black frame of the recording."""
-    return field_of_view(colours(file))
+def read_endoscopy(file: Path) -> np.ndarray:
+    """Return (1024, 1280, 3) uint8: the camera's field without the black frame of the recording."""
+    return crop_field_of_view(read_colours(file))
 
 
-def field_of_view(picture: np.ndarray) -> np.ndarray:
+def crop_field_of_view(picture: np.ndarray) -> np.ndarray:
+    """Return the camera's field of a frame; other pictures are returned unchanged."""
     return picture[FIELD] if picture.shape[:2] == FRAME else picture
 
 
-def instruments(files: Sequence[Path]) -> np.ndarray:
-    """Labels of the tools: from one mask per tool, the later over the earlier in the order of their folders;
-    or as they are, where the release has one file for all types."""
+def read_instruments(files: Sequence[Path]) -> np.ndarray:
+    """Return labels of the tools, from one mask per tool or from one file with all types.
+
+    Where masks overlap, the later in the order of their folders wins.
+    """
     if files[0].parent.name == "TypeSegmentation":
-        return field_of_view(one_channel(read_picture(files[0]), files[0]))
+        return crop_field_of_view(one_channel(read_picture(files[0]), files[0]))
     labels: np.ndarray | None = None
     for file in sorted(files):
-        picture = field_of_view(read_picture(file))
+        picture = crop_field_of_view(read_picture(file))
         mask = np.atleast_3d(picture).max(axis=-1) > 0  # a few masks were saved in colours
         labels = np.zeros(mask.shape, np.uint8) if labels is None else labels
         if labels.shape != mask.shape:
             raise ValueError(f"{file} has the size {mask.shape}, other masks of this frame {labels.shape}.")
-        labels[mask] = instrument_of(file.parent.name)
+        labels[mask] = get_instrument_label(file.parent.name)
     assert labels is not None
     return labels
 
 
-def instrument_of(folder: str) -> int:
-    """Left_Prograsp_Forceps_labels -> 2"""
+def get_instrument_label(folder: str) -> int:
+    """Return the label of the tool in a folder's name: Left_Prograsp_Forceps_labels -> 2."""
     for name, number in INSTRUMENTS.items():
         if name in folder.lower():
             return number
     raise ValueError(f"The folder {folder} names no known tool; known are {', '.join(INSTRUMENTS)}.")
 
 
-def resized(picture: np.ndarray, size: tuple[int, int], *, labels: bool) -> np.ndarray:
-    """Pictures by interpolation, labels by the nearest pixel; dtype and range stay."""
+def resize_picture(picture: np.ndarray, size: tuple[int, int], *, labels: bool) -> np.ndarray:
+    """Return the picture in another size, by interpolation or for labels the nearest pixel; dtype stays."""
     from skimage.transform import resize
 
     order = 0 if labels else 1

@@ -1,4 +1,4 @@
-"""A downloaded release -> `Source`, by the data set's spec."""
+"""Readers of downloaded releases: from folders to a `Source`, by the data set's specification."""
 
 from __future__ import annotations
 
@@ -8,65 +8,67 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.images import is_picture
+from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.nnunet.dataset_json import label_values, plain_name, sorted_channels
-from nnunet_mamba.study.datasets.decathlon import is_decathlon, listed_images, read_decathlon
 from nnunet_mamba.study.datasets.layout import (
     DEEPEST_ROOT,
     Files,
-    fits,
+    describe_pattern,
+    find_missing_listed,
+    has_images,
     list_tree,
-    missing_of_list,
     read_parts,
-    shown,
 )
+from nnunet_mamba.study.datasets.readers import is_decathlon, list_images, read_decathlon
 from nnunet_mamba.study.datasets.source import (
     Case,
-    Fault,
+    Issue,
     Notes,
     Source,
+    collect_label_values,
     read_description,
-    some,
 )
 from nnunet_mamba.study.datasets.specs import DATASETS, DatasetSpec, Layout
 
 
 def read_release(name: str, folders: Sequence[Path]) -> Source:
-    """The cases of the release `name` (of `DATASETS`) in one or more folders, wherever its layout begins.
+    """Read the release `name` (of `DATASETS`) from one or more folders, wherever its layout begins.
 
-    ValueError if the layout is not there, or there more than once.
+    ValueError if the layout is not found, or found more than once.
     """
     spec = DATASETS[name]
     read = _read_layout(spec, folders) if spec.layouts else _read_task(spec, folders)
-    source = replace(_described(spec, read), notes=Notes(name, spec.group))
+    source = replace(_apply_spec(spec, read), notes=Notes(name, spec.group))
     return spec.annotate(source) if spec.annotate else source
 
 
 def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
-    files, below = list_tree(folders)
-    named_files, named_below = list_tree(folders, named=True)
-    either_way, below = [*files, *named_files], [*below, *named_below]
+    """Read the cases of the first layout of the specification that the folders have."""
+    files, subfolders = list_tree(folders)
+    named_files, named_subfolders = list_tree(folders, named=True)
+    all_files, subfolders = [*files, *named_files], [*subfolders, *named_subfolders]
     for layout in spec.layouts:
-        if any(fits(part, either_way) for part in layout if part.role == "train"):
-            cases, faults = read_parts(layout, either_way, below)
-            beside = (file for folder in folders for file in _descriptions(folder))
-            descriptions = {file: read_description(file.parent) for file in beside}
+        if any(has_images(part, all_files) for part in layout if part.role == "train"):
+            cases, issues = read_parts(layout, all_files, subfolders)
+            found = (file for folder in folders for file in _find_descriptions(folder))
+            descriptions = {file: read_description(file.parent) for file in found}
             for file, description in descriptions.items():
-                _check_meaning(spec, description, file)
-            told = {fault.case for fault in faults}
-            faults += [fault for fault in _of_lists(layout, descriptions) if fault.case not in told]
-            return Source(
-                "", {}, {}, spec.file_ending, tuple(cases), tuple(faults), strays=_strays(cases, files)
-            )
-    expected = " or ".join(shown(layout[0].images[0]) for layout in spec.layouts)
+                _check_numbers(spec, description, file)
+            reported = {issue.case for issue in issues}
+            listed = _find_missing_in_lists(layout, descriptions)
+            issues += [issue for issue in listed if issue.case not in reported]
+            unmatched = _find_unmatched(cases, files)
+            return Source("", {}, {}, spec.file_ending, tuple(cases), tuple(issues), unmatched=unmatched)
+    expected = " or ".join(describe_pattern(layout[0].images[0]) for layout in spec.layouts)
     raise ValueError(
-        f"{_given(folders)} does not hold {spec.title}: expected {expected}, at its top or some folders "
-        f"below; it holds {some(path for path, _ in files) or 'no files'}. The release: {spec.obtain}"
+        f"{_join_paths(folders)} does not hold {spec.title}: expected {expected}, at its top or some folders "
+        f"below; it holds {join_names(sorted(path for path, _ in files)) or 'no files'}. "
+        f"The release: {spec.obtain}"
     )
 
 
-def _check_meaning(spec: DatasetSpec, description: Mapping[str, Any], file: Path) -> None:
-    """Raise ValueError for a dataset.json of the release that gives another number to a label or channel of
-    the specification."""
+def _check_numbers(spec: DatasetSpec, description: Mapping[str, Any], file: Path) -> None:
+    """Raise ValueError if the release's dataset.json numbers a label or channel unlike the specification."""
     known, theirs = label_values({"labels": spec.stored_labels or spec.labels}), label_values(description)
     places = {plain_name(name): place for place, name in enumerate(spec.channels or ())}
     channels = sorted_channels(description.get("modality") or {}, file)
@@ -87,44 +89,44 @@ def _check_meaning(spec: DatasetSpec, description: Mapping[str, Any], file: Path
         )
 
 
-def _of_lists(layout: Layout, descriptions: Mapping[Path, dict[str, Any]]) -> Iterator[Fault]:
-    """Cases that a dataset.json of the release lists, and that are not there."""
+def _find_missing_in_lists(layout: Layout, descriptions: Mapping[Path, dict[str, Any]]) -> Iterator[Issue]:
+    """Yield issues for missing cases that a dataset.json of the release lists."""
     for file, description in descriptions.items():
         if is_decathlon(description):
-            yield from missing_of_list(layout, listed_images(description), file.parent)
+            yield from find_missing_listed(layout, list_images(description), file.parent)
 
 
-def _strays(cases: Sequence[Case], files: Files) -> tuple[Path, ...]:
-    """Images beside those of the cases that no pattern fits: perhaps misnamed, perhaps not wanted."""
+def _find_unmatched(cases: Sequence[Case], files: Files) -> tuple[Path, ...]:
+    """Return images beside those of the cases that match no pattern: perhaps misnamed, perhaps not wanted."""
     used = {file for case in cases for file in case.files}
-    beside = {file.parent for file in used}
+    parents = {file.parent for file in used}
     return tuple(
         file
         for _, file in files
-        if file.parent in beside and file not in used and (is_picture(file) or ".nii" in file.name)
+        if file.parent in parents and file not in used and (is_picture(file) or ".nii" in file.name)
     )
 
 
 def _read_task(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
-    """The one Decathlon task in the folders, which must be the one of the spec."""
-    found = [file.parent for folder in folders for file in _descriptions(folder)]
+    """Read the only Decathlon task in the folders, which must be that of the specification."""
+    found = [file.parent for folder in folders for file in _find_descriptions(folder)]
     tasks = [(folder, read_description(folder)) for folder in found]
     tasks = [(folder, description) for folder, description in tasks if is_decathlon(description)]
     if len(tasks) != 1:
-        names = f"{len(tasks)}: {some(str(folder) for folder, _ in tasks)}" if tasks else "none"
+        names = f"{len(tasks)}: {_join_paths([folder for folder, _ in tasks])}" if tasks else "none"
         raise ValueError(
             f"Expected one Decathlon task, a folder with dataset.json, imagesTr and labelsTr, in "
-            f"{_given(folders)}; there is {names}. The release: {spec.obtain}"
+            f"{_join_paths(folders)}; there is {names}. The release: {spec.obtain}"
         )
-    _check_meaning(spec, tasks[0][1], tasks[0][0] / "dataset.json")
+    _check_numbers(spec, tasks[0][1], tasks[0][0] / "dataset.json")
     source = read_decathlon(*tasks[0])
-    if spec.labels and source.label_values != _values(spec.labels):
+    if spec.labels and source.label_values != collect_label_values(spec.labels):
         raise ValueError(f"{tasks[0][0]} is {source.name}, with other labels than {spec.title}.")
     return source
 
 
-def _descriptions(folder: Path) -> list[Path]:
-    """The dataset.json of least depth."""
+def _find_descriptions(folder: Path) -> list[Path]:
+    """Return the dataset.json files of least depth."""
     for depth in range(DEEPEST_ROOT):
         found = sorted(folder.resolve().glob("*/" * depth + "dataset.json"))
         if found:
@@ -132,8 +134,8 @@ def _descriptions(folder: Path) -> list[Path]:
     return []
 
 
-def _described(spec: DatasetSpec, source: Source) -> Source:
-    """What the spec says takes the place of what the release says."""
+def _apply_spec(spec: DatasetSpec, source: Source) -> Source:
+    """Return the source with the specification's entries in place of the release's."""
     changes: dict[str, Any] = {"pixels": spec.pixels}
     if spec.number is not None:
         changes["name"] = f"Dataset{spec.number:03d}_{spec.folder}"
@@ -149,9 +151,5 @@ def _described(spec: DatasetSpec, source: Source) -> Source:
     return replace(source, extra=extra, **changes)
 
 
-def _values(labels: Mapping[str, Any]) -> set[int]:
-    return Source("", {}, labels, "", ()).label_values  # type: ignore[return-value]
-
-
-def _given(folders: Sequence[Path]) -> str:
-    return some(map(str, folders))
+def _join_paths(folders: Sequence[Path]) -> str:
+    return join_names(sorted(map(str, folders)))

@@ -1,7 +1,7 @@
-"""A labelled data set before it is nnU-Net's: which files make a case, and what was wrong with their names.
+"""Description of a labelled data set before it is nnU-Net's: the files of each case, and issues found so far.
 
-Readers of layouts (`layout.py`, `decathlon.py`, `nnunet_raw.py`) list a folder as a `Source`; `convert.py`
-opens the files and writes the dataset.
+Readers (`layout.py`, `readers.py`) list a folder as a `Source`; `convert.py` opens the files and writes the
+dataset.
 """
 
 from __future__ import annotations
@@ -28,28 +28,36 @@ KINDS: Mapping[str, str] = {
     "labels": "a label file with values that are unknown, or no whole numbers",
     "empty": "a label file with background only",
 }
-ACCEPTABLE = ("geometry", "header", "empty", "extra")  # what nnU-Net can train with
-SHOWN_OF_A_KIND = 5  # faults, in a message
+ACCEPTABLE = ("geometry", "header", "empty", "extra")  # kinds that nnU-Net can train with
+MOST_OF_A_KIND = 5  # issues listed in a message
 NOTES = "nnunet_mamba"  # key of dataset.json
-ROLES = ("train", "val", "test")  # val: the release's own validation cases, labelled
+CaseProgressFn = Callable[[int, int], None]  # called with the numbers of cases done, and in all
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What is wrong, and where; `case` None: not in one case."""
+class Issue:
+    """Problem found in a release; users read it as a fault.
 
-    kind: str  # of KINDS
+    kind     of `KINDS`
+    case     its name, None if the issue does not concern a single case
+    message  names the file
+    """
+
+    kind: str
     case: str | None
-    what: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.what}"
+        return f"{self.kind}: {self.message}"
 
 
 @dataclass(frozen=True)
 class Case:
-    """images  one file per channel, or a single file that holds them all
-    labels  the files of which the label is made, mostly one; none for a test case
+    """Files of one case.
+
+    images  one file per channel, or a single file with all channels
+    labels  the files from which the label is made, mostly one; none for a test case
+    role    train, val (the release's own validation cases, labelled) or test
     """
 
     name: str
@@ -64,11 +72,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Pixels:
-    """How the values of files become nnU-Net's; by default they stay.
+    """Functions that turn the values of files into nnU-Net's; by default the values stay.
 
     image   file -> (y, x, colours) uint8, for pictures of any kind
     label   files -> values, where a label is drawn from several files or from instances
-    recode  value in the files -> label; a value that it lacks is a fault
+    recode  value in the files -> label; a value without an entry is an issue
     """
 
     image: Callable[[Path], np.ndarray] | None = None
@@ -76,15 +84,15 @@ class Pixels:
     recode: Mapping[int, int] = field(default_factory=dict)
 
 
-AS_THEY_ARE = Pixels()
+UNCHANGED_PIXELS = Pixels()
 
 
 @dataclass(frozen=True)
 class Notes:
-    """What later commands need to know of a dataset; kept in its dataset.json, where nnU-Net does not look.
+    """Facts about a dataset for later commands; kept in its dataset.json under a key that nnU-Net ignores.
 
     release  its name in `specs.DATASETS`
-    group    what names the patient at the beginning of a case's name, as a regular expression
+    group    regular expression of the patient at the beginning of a case's name
     moved    labelled cases that a split keeps for the test
     validation  the release's own validation cases
     phases   of ACDC: case -> ED or ES
@@ -97,10 +105,12 @@ class Notes:
     phases: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the entry for dataset.json, without empty fields."""
         return {NOTES: {key: value for key, value in asdict(self).items() if value}}
 
     @classmethod
-    def of(cls, description: Mapping[str, Any]) -> Notes:
+    def from_json(cls, description: Mapping[str, Any]) -> Notes:
+        """Return the notes in the contents of a dataset.json; unknown keys are ignored."""
         known = {field.name for field in fields(cls)}
         noted = description.get(NOTES)
         found = {key: noted[key] for key in known & set(noted)} if isinstance(noted, dict) else {}
@@ -113,86 +123,92 @@ NO_NOTES = Notes()
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled data set, described in nnU-Net's words."""
+    """Labelled data set in nnU-Net's terms.
 
-    name: str  # Dataset###_Name
+    name    Dataset###_Name
+    labels  name -> integer, or a list of integers for a region
+    unmatched  images that belong to no case
+    extra   more entries of dataset.json
+    """
+
+    name: str
     channel_names: Mapping[str, str]
-    labels: Mapping[str, Any]  # name -> integer, or a list of integers for a region
+    labels: Mapping[str, Any]
     file_ending: str
     cases: tuple[Case, ...]
-    faults: tuple[Fault, ...] = ()
-    strays: tuple[Path, ...] = ()  # images that belong to no case
-    extra: Mapping[str, Any] = field(default_factory=dict)  # more of dataset.json
-    pixels: Pixels = AS_THEY_ARE
+    issues: tuple[Issue, ...] = ()
+    unmatched: tuple[Path, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    pixels: Pixels = UNCHANGED_PIXELS
     notes: Notes = NO_NOTES
 
     @property
     def label_values(self) -> frozenset[int]:
         """Every value that a label file of nnU-Net may hold."""
-        values: set[int] = set()
-        for value in self.labels.values():
-            values.update(value if isinstance(value, list | tuple) else (value,))
-        return frozenset(int(value) for value in values)
+        return collect_label_values(self.labels)
 
     def without_test(self) -> Source:
-        """Without what cannot be scored."""
+        """Return the source without its test cases, which cannot be scored."""
         return replace(self, cases=tuple(case for case in self.cases if case.role != "test"))
 
-    def labelled(self) -> tuple[str, ...]:
-        """The cases that can be trained on."""
+    def labelled_names(self) -> tuple[str, ...]:
+        """Return the names of the cases that can be trained on."""
         return tuple(case.name for case in self.cases if case.role != "test")
 
 
 class InvalidDatasetError(ValueError):
-    """A data set with faults that were not accepted."""
+    """Error for a data set with issues that were not accepted."""
 
-    def __init__(self, faults: Iterable[Fault], listing: Path | None = None) -> None:
-        """`listing`: the file that holds them all."""
-        self.faults = tuple(faults)
-        counts = Counter(fault.kind for fault in self.faults)
+    def __init__(self, issues: Iterable[Issue], listing: Path | None = None) -> None:
+        """Make the message from the first issues of each kind; `listing` is a file that holds all of them."""
+        self.issues = tuple(issues)
+        counts = Counter(issue.kind for issue in self.issues)
         head = ", ".join(f"{n} {kind}" for kind, n in counts.items())
-        lines = [f"faults in the data ({head}):", *summary(self.faults)]
-        if listing is not None and max(counts.values(), default=0) > SHOWN_OF_A_KIND:
+        lines = [f"faults in the data ({head}):", *summarize_issues(self.issues)]
+        if listing is not None and max(counts.values(), default=0) > MOST_OF_A_KIND:
             lines.append(f"  all are in {listing}")
         super().__init__("\n".join(lines))
 
 
-def summary(faults: Iterable[Fault], mark: Callable[[Fault], str] = lambda fault: "") -> Iterator[str]:
-    """Yield lines about the first faults of each kind, `mark` before each, and how many more there are."""
-    by_kind: dict[str, list[Fault]] = {}
-    for fault in faults:
-        by_kind.setdefault(fault.kind, []).append(fault)
+def summarize_issues(
+    issues: Iterable[Issue], prefix: Callable[[Issue], str] = lambda issue: ""
+) -> Iterator[str]:
+    """Yield a line for each of the first issues of a kind, after `prefix`, and one that counts the others."""
+    by_kind: dict[str, list[Issue]] = {}
+    for issue in issues:
+        by_kind.setdefault(issue.kind, []).append(issue)
     for kind, found in by_kind.items():
-        yield from (f"  {mark(fault)}{fault}" for fault in found[:SHOWN_OF_A_KIND])
-        if len(found) > SHOWN_OF_A_KIND:
-            yield f"  {kind}: and {len(found) - SHOWN_OF_A_KIND} more"
+        yield from (f"  {prefix(issue)}{issue}" for issue in found[:MOST_OF_A_KIND])
+        if len(found) > MOST_OF_A_KIND:
+            yield f"  {kind}: and {len(found) - MOST_OF_A_KIND} more"
 
 
-def faults_of_names(cases: Iterable[Case]) -> list[Fault]:
-    """Cases that share a name; also those that differ in capitals only, one file on some systems."""
+def find_name_issues(cases: Iterable[Case]) -> list[Issue]:
+    """Return an issue for each case whose name another case has.
+
+    Names that differ in capitals only count as equal: on some systems they are one file.
+    """
     first: dict[str, Case] = {}
-    faults = []
+    issues = []
     for case in cases:
         other = first.setdefault(case.name.lower(), case)
         if other is not case:
             files = f"{other.images[0]} and {case.images[0]}"
-            faults.append(Fault("duplicate", case.name, f"two cases are named {case.name}: {files}"))
-    return faults
+            issues.append(Issue("duplicate", case.name, f"two cases are named {case.name}: {files}"))
+    return issues
 
 
-def fewer_than_counted(
-    cases: Iterable[Case], description: Mapping[str, Any], folder: Path
-) -> Iterator[Fault]:
-    """A fault if numTraining counts cases of which there is neither an image nor a label."""
+def find_count_issues(cases: Iterable[Case], description: Mapping[str, Any], folder: Path) -> Iterator[Issue]:
+    """Yield an issue if numTraining counts cases of which neither image nor label exists."""
     found = {case.name for case in cases if case.role == "train"}
     counted = description.get("numTraining")
     if isinstance(counted, int) and len(found) < counted:
-        what = f"{folder / 'dataset.json'} counts {counted} training cases, but {len(found)} are there"
-        yield Fault("missing", None, what)
+        message = f"{folder / 'dataset.json'} counts {counted} training cases, but {len(found)} are there"
+        yield Issue("missing", None, message)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The contents of dataset.json."""
+    """Return the contents of dataset.json. ValueError if it is missing or damaged."""
     file = folder / "dataset.json"
     if not file.is_file():
         raise ValueError(
@@ -212,8 +228,14 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
+def collect_label_values(labels: Mapping[str, Any]) -> frozenset[int]:
+    """Return every value of the labels and regions of a dataset.json."""
+    lists = (value if isinstance(value, list | tuple) else (value,) for value in labels.values())
+    return frozenset(int(value) for values in lists for value in values)
+
+
 def check_labels_consecutive(labels: Source, where: Path) -> None:
-    """nnU-Net numbers its outputs 0, 1, 2, ...: so must the labels be numbered."""
+    """Raise ValueError unless labels are numbered 0, 1, 2, ..., as nnU-Net numbers its outputs."""
     values = sorted(labels.label_values)
     if values != list(range(len(values))):
         raise ValueError(
@@ -222,8 +244,11 @@ def check_labels_consecutive(labels: Source, where: Path) -> None:
         )
 
 
-def visible_files(folder: Path, ending: str) -> list[Path]:
-    """The files of `folder` with this ending, sorted, without the hidden ones that macOS archives carry."""
+def list_visible_files(folder: Path, ending: str) -> list[Path]:
+    """Return the files of `folder` with this ending, sorted, without the hidden ones of macOS archives.
+
+    ValueError if there are none.
+    """
     if not folder.is_dir():
         raise ValueError(
             f"{folder} is missing; a dataset has the folders imagesTr and labelsTr beside dataset.json."
@@ -237,24 +262,20 @@ def visible_files(folder: Path, ending: str) -> list[Path]:
 
 
 def is_filled(folder: Path) -> bool:
+    """Return whether the folder exists and is not empty."""
     return folder.is_dir() and any(folder.iterdir())
 
 
-def letters_only(name: str) -> str:
-    """`name` without signs: nnU-Net parses folder names by their underscores."""
+def remove_signs(name: str) -> str:
+    """Return `name` without signs: nnU-Net parses folder names by their underscores."""
     return re.sub(r"[^A-Za-z0-9]+", "", name) or "Data"
 
 
-def same_word(a: str, b: str) -> bool:
-    """Whether two names differ by capitals and signs at most."""
-    return letters_only(a).lower() == letters_only(b).lower()
+def is_same_word(a: str, b: str) -> bool:
+    """Return whether two names differ by capitals and signs at most."""
+    return remove_signs(a).lower() == remove_signs(b).lower()
 
 
-def stem(file: Path, ending: str) -> str:
+def remove_ending(file: Path, ending: str) -> str:
+    """Return the file's name without `ending`."""
     return file.name[: -len(ending)]
-
-
-def some(names: Iterable[str]) -> str:
-    """At most five of the names, sorted."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")

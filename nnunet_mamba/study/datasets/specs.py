@@ -1,7 +1,7 @@
-"""The data sets that can be converted, one `DatasetSpec` each. To add one, write it here, with a test.
+"""Table of the data sets that can be converted, one `DatasetSpec` each. To add one, write it here and a test.
 
-Layouts, counts and licences are those of the releases as people describe and read them in public; what could
-not be confirmed is in `open_points`. docs/datasets.md is printed from this table.
+Layouts, counts and licences are those of the releases as they are described in public; `open_points` names
+what could not be confirmed. docs/datasets.md is printed from this table.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from typing import Any
 from nnunet_mamba.io.images import ITK, NIBABEL_REORIENTING
 from nnunet_mamba.io.messages import unknown
 from nnunet_mamba.study.datasets import pictures
-from nnunet_mamba.study.datasets.acdc import name_phases
+from nnunet_mamba.study.datasets.acdc import select_phases
 from nnunet_mamba.study.datasets.layout import Part
-from nnunet_mamba.study.datasets.source import AS_THEY_ARE, Pixels, Source, same_word
+from nnunet_mamba.study.datasets.source import UNCHANGED_PIXELS, Pixels, Source, is_same_word
 
 Layout = tuple[Part, ...]
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One data set.
+    """Specification of one data set.
 
     number, folder  of nnU-Net's name, Dataset###_Folder; None: as the Decathlon task says
     channels, labels  of dataset.json; a list of integers is a region. None: as the Decathlon task says
     stored_labels  name -> value in the files, where `labels` are regions of these
-    layouts   ways in which the release lies about, the first that fits is taken; none: a Decathlon
-              task, whose own dataset.json describes it
-    group     what names the patient at the beginning of a case's name, where a patient has several
-    accept    kinds of faults that are in the nature of the data
+    layouts   forms of the release, the first that fits is taken; none: a Decathlon task, whose own
+              dataset.json describes it
+    group     regular expression of the patient at the beginning of a case's name, if patients have several
+    accept    kinds of issues that every copy of the data has
     reader    of nnU-Net, where its own choice would read these files wrongly
-    published  cases of the release by part, for information
+    published  numbers of cases in the release by part, for information
     regions_class_order  for labels that are regions
-    annotate  what else the release tells of its cases
+    annotate  function that adds other facts of the release to a source
     """
 
     title: str
@@ -50,7 +50,7 @@ class DatasetSpec:
     labels: Mapping[str, Any] | None = None
     stored_labels: Mapping[str, int] | None = None
     file_ending: str = ".nii.gz"
-    pixels: Pixels = AS_THEY_ARE
+    pixels: Pixels = UNCHANGED_PIXELS
     group: str | None = None
     accept: tuple[str, ...] = ()
     reader: str | None = None
@@ -61,20 +61,20 @@ class DatasetSpec:
 
 
 def numbered(*names: str) -> dict[str, int]:
-    """The names, from background on."""
+    """Return the names with their numbers, from background on."""
     return {name: number for number, name in enumerate(("background", *names))}
 
 
 def nnunet_layout(case: str) -> Layout:
-    """Volumes of one channel that are in nnU-Net's layout already."""
+    """Return nnU-Net's layout of volumes with one channel."""
     return (
         Part((f"imagesTr/<case:{case}>_0000.nii.gz",), "labelsTr/<case>.nii.gz"),
         Part((f"imagesTs/<case:{case}>_0000.nii.gz",), "labelsTs/<case>.nii.gz", role="test"),
     )
 
 
-def amos(number: str) -> Layout:
-    """Cases whose number fits the expression."""
+def amos_layout(number: str) -> Layout:
+    """Return AMOS22's layout for cases whose number matches the expression."""
     case = f"<case:amos_{number}>"
     return (
         Part((f"imagesTr/{case}.nii.gz",), "labelsTr/<case>.nii.gz"),
@@ -135,7 +135,7 @@ SKIN: dict[str, Any] = {
     "channels": RGB,
     "labels": numbered("lesion"),
     "file_ending": ".png",
-    "pixels": Pixels(image=pictures.colours, recode={0: 0, 1: 1, 255: 1}),  # 1: masks of one bit per pixel
+    "pixels": Pixels(image=pictures.read_colours, recode={0: 0, 1: 1, 255: 1}),  # 1: in one-bit masks
     "licence": "CC-0 (segmentation)",
     "obtain": "https://challenge.isic-archive.com/data, images and ground truth of the segmentation task",
 }
@@ -146,8 +146,8 @@ SKIN_OPEN = (
 )
 
 
-def skin(data: str, truth: str, test: str) -> tuple[Layout, ...]:
-    """ISIC's folders, and those of MALUNet's archive, which VM-UNet uses."""
+def skin_layouts(data: str, truth: str, test: str) -> tuple[Layout, ...]:
+    """Return the layouts of ISIC's folders, and of MALUNet's archive, which VM-UNet uses."""
     case = r"<case:ISIC_\d{7}>"
     official = tuple(
         Part(
@@ -165,7 +165,7 @@ def skin(data: str, truth: str, test: str) -> tuple[Layout, ...]:
 
 
 def glioma_layout(case: str, sign: str, channels: tuple[str, ...], ending: str) -> Layout:
-    """A folder per case; those in a folder named after validation data have no labels."""
+    """Return a layout with a folder per case; those below a folder of validation data lack labels."""
 
     def part(top: str, role: str) -> Part:
         places = [f"<top:{top}><case:{case}>/<case>", *["<top><case>/<case>"] * len(channels)]
@@ -179,19 +179,25 @@ def glioma_layout(case: str, sign: str, channels: tuple[str, ...], ending: str) 
 
 
 def endoscopy_layout() -> Layout:
-    """Eight videos to train on; of these and two more the test frames. A video is one surgery."""
+    """Return EndoVis 2017's layout: training frames of eight videos, test frames of these and two more.
+
+    A video is one surgery.
+    """
     images = "<top:(?:.*/)?>instrument_dataset_<video:{}>/left_frames/<frame:frame{}>.png"
     masks = "<top:(?:.*/)?>instrument_dataset_<video>/ground_truth/<tool:[^/]+>/<frame>.png"
     truth = "<top:(?:.*/)?>instrument_dataset_<video>/<gt:(?:gt/)?>TypeSegmentation/<frame>.png"
     case = "video{video}_{frame}"
     return (
-        Part((images.format("[1-8]", r"(?:[01]\d\d|2[01]\d|22[0-4])"),), masks, case=case, several=True),
+        Part(
+            (images.format("[1-8]", r"(?:[01]\d\d|2[01]\d|22[0-4])"),), masks, case=case, several_labels=True
+        ),
         Part((images.format("[1-8]", r"2(?:2[5-9]|[3-9]\d)"),), truth, "test", case),
         Part((images.format("9|10", r"\d{3}"),), truth, "test", case),
     )
 
 
 def cells_layout() -> Layout:
+    """Return the layout of the NeurIPS 2022 Cell Segmentation challenge."""
     pictures_of = "{}/images/<n:cell_\\d+>.<e:png|bmp|tif|tiff|jpg|jpeg>"
     return tuple(
         Part((pictures_of.format(folder),), f"{folder}/labels/<n>_label.tiff", role, case)
@@ -208,7 +214,7 @@ DATASETS: dict[str, DatasetSpec] = {
         218,
         "AMOS2022_postChallenge_task1",
         channels=("CT",),
-        layouts=(amos(CT),),
+        layouts=(amos_layout(CT),),
         published={"train": 200, "val": 100, "test": 200},
         papers="MM-UNet (5 folds over the 300 labelled)",
         aliases=("amos", "amos22", "amos2022", "amos_ct", "amos22_task1"),
@@ -220,7 +226,7 @@ DATASETS: dict[str, DatasetSpec] = {
         219,
         "AMOS2022_postChallenge_task2",
         channels=("either_CT_or_MR",),
-        layouts=(amos(r"0\d{3}"),),
+        layouts=(amos_layout(r"0\d{3}"),),
         published={"train": 240, "val": 120, "test": 240},
         papers="nnU-Net Revisited (5 folds over 360)",
         aliases=("amos22_task2", "amos_ct_mr"),
@@ -232,7 +238,7 @@ DATASETS: dict[str, DatasetSpec] = {
         217,
         "AMOS2022_postChallenge_MR",
         channels=("MRI",),
-        layouts=(amos(MR),),
+        layouts=(amos_layout(MR),),
         published={"train": 40, "val": 20, "test": 40},
         papers="",
         aliases=("amos_mr",),
@@ -292,7 +298,7 @@ DATASETS: dict[str, DatasetSpec] = {
         ),
         published={"train": 200, "test": 100},
         group=r"patient\d{3}",
-        annotate=name_phases,
+        annotate=select_phases,
         reader=ITK,  # the sform of these files is a unit matrix, the true spacing is in qform and pixdim
         accept=("header",),
         licence="citation required; CC BY-NC-SA 4.0 on a copy (open)",
@@ -401,7 +407,7 @@ DATASETS: dict[str, DatasetSpec] = {
         labels=numbered(*(name.replace("_", " ") for name in pictures.INSTRUMENTS)),
         file_ending=".png",
         layouts=(endoscopy_layout(),),
-        pixels=Pixels(image=pictures.endoscopy, label=pictures.instruments),
+        pixels=Pixels(image=pictures.read_endoscopy, label=pictures.read_instruments),
         group=r"video\d+",
         accept=("empty",),
         published={"train": 1800, "test": 1200},
@@ -421,7 +427,7 @@ DATASETS: dict[str, DatasetSpec] = {
         labels=numbered("interior", "boundary"),
         file_ending=".png",
         layouts=(cells_layout(),),
-        pixels=Pixels(image=pictures.microscopy, label=pictures.interior_and_boundary),
+        pixels=Pixels(image=pictures.read_microscopy, label=pictures.read_interior_and_boundary),
         published={"train": 1000, "test": 101},
         licence="CC BY-NC-ND as remembered (open)",
         obtain="https://zenodo.org/records/10719375, Training-labeled.zip and Tuning.zip",
@@ -433,7 +439,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "ISIC 2017: skin lesions, dermoscopy",
         705,
         "ISIC2017",
-        layouts=skin("ISIC-2017_{}_Data", "ISIC-2017_{}_Part1_GroundTruth", "Test_v2"),
+        layouts=skin_layouts("ISIC-2017_{}_Data", "ISIC-2017_{}_Part1_GroundTruth", "Test_v2"),
         published={"train": 2000, "val": 150, "test": 600},
         papers="VM-UNet (1500/650 of 2150)",
         aliases=("isic2017",),
@@ -444,7 +450,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "ISIC 2018 task 1: skin lesions, dermoscopy",
         706,
         "ISIC2018",
-        layouts=skin("ISIC2018_Task1-2_{}_Input", "ISIC2018_Task1_{}_GroundTruth", "Test"),
+        layouts=skin_layouts("ISIC2018_Task1-2_{}_Input", "ISIC2018_Task1_{}_GroundTruth", "Test"),
         published={"train": 2594, "val": 100, "test": 1000},
         papers="VM-UNet (1886/808 of 2694)",
         aliases=("isic2018",),
@@ -454,17 +460,20 @@ DATASETS: dict[str, DatasetSpec] = {
 }
 
 
-def likely_group(source: Source) -> str | None:
-    """The pattern of patients of the one data set that names its patients as all these cases are named."""
+def guess_group(source: Source) -> str | None:
+    """Return the pattern of patients that all cases match, if only one of the data sets' patterns does."""
     names = [case.name for case in source.cases]
     patterns = {spec.group for spec in DATASETS.values() if spec.group is not None}
     fitting = [pattern for pattern in patterns if all(re.match(pattern, name) for name in names)]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def spec_of(name: str) -> tuple[str, DatasetSpec]:
-    """The data set by its name or an alias; capitals and signs do not matter. ValueError for others."""
+def get_spec(name: str) -> tuple[str, DatasetSpec]:
+    """Return name and specification of a data set by its name or an alias; capitals and signs do not matter.
+
+    ValueError for unknown names.
+    """
     for known, spec in DATASETS.items():
-        if any(same_word(name, word) for word in (known, *spec.aliases)):
+        if any(is_same_word(name, word) for word in (known, *spec.aliases)):
             return known, spec
     raise ValueError(unknown("data set", name, DATASETS, "nnunet-mamba convert --list"))

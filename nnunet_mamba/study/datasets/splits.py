@@ -1,7 +1,7 @@
-"""Who trains, who validates, who is never seen: published splits, and nnU-Net's own by patients.
+"""Splits of a data set in training, validation and test: published ones, and nnU-Net's own by patients.
 
-A group is what must not be torn apart: the images of one patient, the frames of one video. The pattern of a
-dataset tells it from a case's name; without one, each case is its own group.
+A group is a set of cases that must stay together: the images of one patient, the frames of one video. The
+pattern of a data set finds it in a case's name; without one, each case is its own group.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mamba.io.messages import form_of, unknown
-from nnunet_mamba.study.datasets.source import Case, Source, same_word, some
+from nnunet_mamba.io.messages import form_of, join_names, unknown
+from nnunet_mamba.study.datasets.source import Case, Source, is_same_word
 
 PUBLISHED = Path(__file__).with_name("published_splits.json")
 SEED = 12345  # nnU-Net's, of its cross-validation
@@ -25,11 +25,13 @@ N_FOLDS = 5
 FEWEST_TRAINING = 3  # cases that must remain after the unseen and the validation cases are taken
 FOLDS, OFFICIAL = "5fold", "official"
 RATIO = re.compile(r"[1-9]\d*(:[1-9]\d*){1,2}")
-Group = Callable[[str], str]
+GroupFn = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Fold:
+    """Names of the cases to train and to validate on."""
+
     train: tuple[str, ...]
     val: tuple[str, ...]
 
@@ -42,35 +44,36 @@ class Split:
     test: tuple[str, ...] = ()
 
     def to_json(self) -> list[dict[str, list[str]]]:
-        """nnU-Net's splits_final.json."""
+        """Return the contents of nnU-Net's splits_final.json."""
         return [{"train": list(fold.train), "val": list(fold.val)} for fold in self.folds]
 
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """A split of a paper, in cases or in groups (patients); `val` empty: five folds over `train`.
+    """Split of a paper, in cases or in groups (patients); `val` empty: five folds over `train`.
 
-    torn  the paper's folds were drawn over images, not patients
+    split_by_image  the paper's folds were drawn over images, not patients
     """
 
     train: frozenset[str]
     val: frozenset[str]
     test: frozenset[str]
     source: str
-    torn: bool = False
+    split_by_image: bool = False
     aliases: tuple[str, ...] = ()
 
 
 class LeakError(ValueError):
-    """A split that puts images of one patient on both sides."""
+    """Error for a split that puts images of one patient on both sides."""
 
-    def __init__(self, what: str, found: Sequence[str]) -> None:
-        remedy = "Use folds by patients; to reproduce the paper: nnunet-mamba plans split --allow-leaks."
-        super().__init__("\n  ".join([f"{what} leaks:", *found, remedy]))
+    def __init__(self, name: str, leaks: Sequence[str]) -> None:
+        """Make the message for the split `name` from the result of `find_leaks`."""
+        fix = "Use folds by patients; to reproduce the paper: nnunet-mamba plans split --allow-leaks."
+        super().__init__("\n  ".join([f"{name} leaks:", *leaks, fix]))
 
 
-def group_by(pattern: str | None) -> Group:
-    """A function from a case's name to its group. ValueError (when called) for names without a match."""
+def build_group_fn(pattern: str | None) -> GroupFn:
+    """Return a function from a case's name to its group; it raises ValueError for names without a match."""
     if pattern is None:
         return lambda name: name
 
@@ -87,67 +90,68 @@ def group_by(pattern: str | None) -> Group:
 
 
 def make_split(
-    name: str, source: Source, group: Group, dataset: str | None = None, *, partial: bool = False
+    name: str, source: Source, group: GroupFn, dataset: str | None = None, *, partial: bool = False
 ) -> Split:
-    """The split `name` of the labelled cases of `source`.
+    """Make the split `name` of the labelled cases of `source`.
 
-    "5fold", "official", a ratio such as "7:3" or "70:10:20" (training, validation, test; drawn by groups), or
-    one that was published for `dataset`.
+    Args:
+        name: "5fold"; "official"; a ratio such as "7:3" or "70:10:20" (training, validation, test; drawn by
+            groups); or a split that was published for `dataset`.
+        partial: allow a published split to name missing cases, and train on cases that it does not name.
 
-    ValueError for unknown names, and for cases that a published split names and that are not there, or the
-    reverse; cases with faults may be missing, and with `partial` any, and those it does not name are trained
-    on.
+    ValueError for unknown names, and unless the cases are those of a published split; cases with issues may
+    be missing.
     """
     paper = find_split(name, dataset)
-    names = sorted(set(source.labelled()))
+    names = sorted(set(source.labelled_names()))
     if paper is not None:
-        faulty = {fault.case for fault in source.faults if fault.case}
-        return _as_published(paper, names, faulty, group, partial=partial)
+        faulty = {issue.case for issue in source.issues if issue.case}
+        return _apply_published_split(paper, names, faulty, group, partial=partial)
     if name == FOLDS:
-        return Split(k_folds(names, group))
+        return Split(draw_folds(names, group))
     if name == OFFICIAL:
-        return _official(source.cases)
-    return _by_ratio(names, group, [int(part) for part in name.split(":")])
+        return _build_official_split(source.cases)
+    return _split_by_ratio(names, group, [int(part) for part in name.split(":")])
 
 
 def find_split(name: str, dataset: str | None) -> PublishedSplit | None:
-    """The published split of this name, None for those that every data set has. ValueError for others."""
+    """Return the published split `name`, None for a name that every data set has. ValueError for others."""
     if name in (FOLDS, OFFICIAL) or RATIO.fullmatch(name):
         return None
-    known = published(dataset)
+    known = get_published_splits(dataset)
     for word, split in known.items():
-        if any(same_word(name, other) for other in (word, *split.aliases)):
+        if any(is_same_word(name, other) for other in (word, *split.aliases)):
             return split
     choice = [FOLDS, OFFICIAL, "A:B", "A:B:C", *known]
     raise ValueError(unknown(f"split of {dataset or 'this dataset'}", name, choice))
 
 
 @lru_cache
-def _all_published() -> dict[str, dict[str, PublishedSplit]]:
+def _read_published_splits() -> dict[str, dict[str, PublishedSplit]]:
     table = json.loads(PUBLISHED.read_text())
     return {
-        dataset: {name: _parse(entry) for name, entry in entries.items()}
+        dataset: {name: _parse_published_split(entry) for name, entry in entries.items()}
         for dataset, entries in table.items()
     }
 
 
-def _parse(entry: Mapping[str, Any]) -> PublishedSplit:
-    """Numbers stand for names by the entry's `name`, such as "patient{:03d}"."""
+def _parse_published_split(entry: Mapping[str, Any]) -> PublishedSplit:
+    """Return the split of an entry, whose numbers become names by its format, such as "patient{:03d}"."""
     train, val, test = (
         frozenset(entry["name"].format(n) for n in entry.get(part, ())) for part in ("train", "val", "test")
     )
     return PublishedSplit(
-        train, val, test, entry["source"], entry.get("torn", False), tuple(entry.get("aliases", ()))
+        train, val, test, entry["source"], entry.get("split_by_image", False), tuple(entry.get("aliases", ()))
     )
 
 
-def published(dataset: str | None) -> dict[str, PublishedSplit]:
-    """The published splits of a dataset by name."""
-    return _all_published().get(dataset or "", {})
+def get_published_splits(dataset: str | None) -> dict[str, PublishedSplit]:
+    """Return the published splits of a dataset by name."""
+    return _read_published_splits().get(dataset or "", {})
 
 
-def k_folds(names: Sequence[str], group: Group, k: int = N_FOLDS) -> tuple[Fold, ...]:
-    """Cross-validation with nnU-Net's seed over sorted groups; where each case is a group, nnU-Net's own."""
+def draw_folds(names: Sequence[str], group: GroupFn, k: int = N_FOLDS) -> tuple[Fold, ...]:
+    """Draw folds over sorted groups with nnU-Net's seed; they are nnU-Net's own if each case is a group."""
     from sklearn.model_selection import KFold
 
     groups = sorted({group(name) for name in names})
@@ -155,18 +159,18 @@ def k_folds(names: Sequence[str], group: Group, k: int = N_FOLDS) -> tuple[Fold,
         raise ValueError(f"Folds need at least 2 patients to tell apart; there is {len(groups)}.")
     k = min(k, len(groups))
     folds = KFold(k, shuffle=True, random_state=SEED).split(groups)
-    return tuple(_fold(names, group, {groups[i] for i in val}) for _, val in folds)
+    return tuple(_build_fold(names, group, {groups[i] for i in val}) for _, val in folds)
 
 
-def _fold(names: Sequence[str], group: Group, val: set[str]) -> Fold:
+def _build_fold(names: Sequence[str], group: GroupFn, val: set[str]) -> Fold:
     return Fold(
         tuple(sorted(name for name in names if group(name) not in val)),
         tuple(sorted(name for name in names if group(name) in val)),
     )
 
 
-def _official(cases: Sequence[Case]) -> Split:
-    """The release's own validation cases as the one fold."""
+def _build_official_split(cases: Sequence[Case]) -> Split:
+    """Return the split whose only fold validates on the release's own validation cases."""
     by_role = {
         role: tuple(sorted(case.name for case in cases if case.role == role)) for role in ("train", "val")
     }
@@ -175,8 +179,8 @@ def _official(cases: Sequence[Case]) -> Split:
     return Split((Fold(by_role["train"], by_role["val"]),))
 
 
-def _by_ratio(names: Sequence[str], group: Group, parts: Sequence[int]) -> Split:
-    """Groups in a random order that depends on the sorted names only, cut at the ratio."""
+def _split_by_ratio(names: Sequence[str], group: GroupFn, parts: Sequence[int]) -> Split:
+    """Cut the groups at the ratio, in a random order that depends on the sorted names only."""
     groups = sorted({group(name) for name in names})
     shuffled = [str(g) for g in np.random.default_rng(SEED).permutation(groups)]
     cuts = [round(len(groups) * sum(parts[: i + 1]) / sum(parts)) for i in range(len(parts))]
@@ -186,13 +190,14 @@ def _by_ratio(names: Sequence[str], group: Group, parts: Sequence[int]) -> Split
     test = pieces[2] if len(pieces) == 3 else set()
     rest = [name for name in names if group(name) not in test]
     return Split(
-        (_fold(rest, group, pieces[1]),), tuple(sorted(name for name in names if group(name) in test))
+        (_build_fold(rest, group, pieces[1]),), tuple(sorted(name for name in names if group(name) in test))
     )
 
 
-def _as_published(
-    split: PublishedSplit, names: Sequence[str], faulty: set[str], group: Group, *, partial: bool
+def _apply_published_split(
+    split: PublishedSplit, names: Sequence[str], faulty: set[str], group: GroupFn, *, partial: bool
 ) -> Split:
+    """Return a paper's split of these cases; see `make_split`."""
     members = split.train | split.val | split.test
     in_groups = not members & set(names)  # the paper lists patients, or patients are cases
 
@@ -200,27 +205,27 @@ def _as_published(
         return group(name) if in_groups else name
 
     present = {key(name) for name in names}
-    for lost, what in (
+    for lost, problem in (
         (members - present - {key(name) for name in faulty}, "names cases that are not there"),
         (present - members, "does not name all cases"),
     ):
         if lost and not partial:
             raise ValueError(
-                f"The split ({split.source}) {what}, {len(lost)} in all: {some(lost)}. Complete the data, "
-                "choose another split, or take it as far as it goes: --partial."
+                f"The split ({split.source}) {problem}, {len(lost)} in all: {join_names(sorted(lost))}. "
+                "Complete the data, choose another split, or take it as far as it goes: --partial."
             )
     pool = [name for name in names if key(name) not in split.test]
     test = tuple(name for name in names if key(name) in split.test)
     if not split.val:
-        return Split(k_folds(pool, (lambda name: name) if split.torn else group), test)
-    fold = _fold(pool, key, set(split.val))
+        return Split(draw_folds(pool, (lambda name: name) if split.split_by_image else group), test)
+    fold = _build_fold(pool, key, set(split.val))
     if not (fold.train and fold.val):
         raise ValueError(f"Of the split ({split.source}), no case to train or none to validate on is there.")
     return Split((fold,), test)
 
 
 def draw_split(names: Sequence[str], *, n_unseen: int, n_validation: int, seed: int) -> Split:
-    """One fold and unseen cases, a random choice that depends on the sorted names and the seed only."""
+    """Draw one fold and unseen cases by chance; the choice depends on the sorted names and the seed only."""
     n_cases = len(names)
     most = n_cases - n_validation - FEWEST_TRAINING
     if not 1 <= n_unseen <= most:
@@ -234,8 +239,8 @@ def draw_split(names: Sequence[str], *, n_unseen: int, n_validation: int, seed: 
     return Split((fold,), tuple(sorted(unseen)))
 
 
-def leaks(split: Split, group: Group) -> list[str]:
-    """What a network would see in training and be judged on, in words; empty if nothing leaks."""
+def find_leaks(split: Split, group: GroupFn) -> list[str]:
+    """Return a text for each leak: groups with images in training and in validation or test."""
     found = []
     test = {group(name) for name in split.test}
     for k, fold in enumerate(split.folds):

@@ -29,8 +29,8 @@ from nnunet_mamba.nnunet.console import (
 from nnunet_mamba.nnunet.heartbeat import Heartbeat
 from nnunet_mamba.nnunet.subprocesses import run_child, stopped_by_signals
 from nnunet_mamba.study.datasets.convert import convert
-from nnunet_mamba.study.datasets.nnunet_raw import read_source
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
+from nnunet_mamba.study.datasets.readers import read_source
 from nnunet_mamba.study.datasets.source import ACCEPTABLE, InvalidDatasetError
 from nnunet_mamba.study.datasets.splits import Fold, Split, draw_split
 from nnunet_mamba.study.quickstart.commands import (
@@ -69,8 +69,8 @@ def check_settings(settings: Settings, workspace: Workspace) -> None:
     """Raise ValueError for data that are no dataset, or a trainer that nnU-Net does not find."""
     if settings.data is not None:
         source = read_source(settings.data)
-        if source.faults:
-            raise InvalidDatasetError(source.faults)
+        if source.issues:
+            raise InvalidDatasetError(source.issues)
     if settings.trainer != DEMO_TRAINER:
         ask_for_trainer(settings.trainer, shared_variables(workspace))
 
@@ -158,7 +158,7 @@ class Chain:
         source = read_source(data).without_test()
         self.log_indented(f"checking {len(source.cases)} labelled cases of {data}")
         split = draw_split(
-            source.labelled(),
+            source.labelled_names(),
             n_unseen=self.settings.n_unseen,
             n_validation=N_VALIDATION,
             seed=self.settings.seed,

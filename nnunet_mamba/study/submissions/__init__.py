@@ -1,19 +1,17 @@
 """Predictions as the archives that challenges take: their names, values and grids, checked before upload."""
 
-from nnunet_mamba.study.submissions.cases import Expected, expected_files, facts_beside
-from nnunet_mamba.study.submissions.check import Verdict, check_archive
-from nnunet_mamba.study.submissions.pack import pack
-from nnunet_mamba.study.submissions.rules import SUBMISSIONS, Rules, rules_of, with_template
+from nnunet_mamba.study.submissions.archive import CheckResult, check_archive, write_archive
+from nnunet_mamba.study.submissions.cases import list_expected_files, read_notes
+from nnunet_mamba.study.submissions.rules import SUBMISSIONS, ChallengeRules, apply_template, get_rules
 
 __all__ = [
     "SUBMISSIONS",
-    "Expected",
-    "Rules",
-    "Verdict",
+    "ChallengeRules",
+    "CheckResult",
+    "apply_template",
     "check_archive",
-    "expected_files",
-    "facts_beside",
-    "pack",
-    "rules_of",
-    "with_template",
+    "get_rules",
+    "list_expected_files",
+    "read_notes",
+    "write_archive",
 ]

@@ -1,4 +1,4 @@
-"""Which files a submission must hold: the cases of imagesTs, under the names that the rules give them."""
+"""Cases of a submission: those of imagesTs, with the names of their files in the archive."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.images import Grid, read_header, reader_of
-from nnunet_mamba.io.messages import form_of
+from nnunet_mamba.io.messages import form_of, join_names
 from nnunet_mamba.nnunet.dataset_json import check_labels, is_of_a_release
-from nnunet_mamba.study.datasets.acdc import phases_of_release
-from nnunet_mamba.study.datasets.source import Notes, read_description, some
-from nnunet_mamba.study.submissions.rules import Rules, all_values
+from nnunet_mamba.study.datasets.acdc import read_phases
+from nnunet_mamba.study.datasets.source import Notes, collect_label_values, read_description
+from nnunet_mamba.study.submissions.rules import ChallengeRules
 
 ENDINGS = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
-class Expected:
-    """A case, the file that it is in the archive, and an image on whose grid it must be.
+class ExpectedFile:
+    """File that a submission must hold.
 
+    member  its path in the archive
+    image   an image on whose grid it must be
     reader  of nnU-Net, whose view of headers counts
     """
 
@@ -30,24 +32,25 @@ class Expected:
     image: Path
     reader: str = ""
 
-    def grid(self) -> Grid:
+    def read_grid(self) -> Grid:
+        """Return the grid of the case's image."""
         return read_header(self.image, self.reader).grid
 
 
-def facts_beside(images: Path, phases: Path | None = None) -> Notes:
-    """What is known of the cases: the notes in the dataset.json beside the folder `images`, if there is one.
+def read_notes(images: Path, phases: Path | None = None) -> Notes:
+    """Return the notes in the dataset.json beside the folder `images`, empty ones if there is none.
 
-    phases  another dataset.json, or a folder of ACDC's release, from which the phases come
+    phases: another dataset.json, or a folder of ACDC's release, with the phases.
     """
     folder = Path(images).resolve().parent
-    notes = Notes.of(read_description(folder)) if (folder / "dataset.json").is_file() else Notes()
+    notes = Notes.from_json(read_description(folder)) if (folder / "dataset.json").is_file() else Notes()
     if phases is None:
         return notes
     if phases.is_dir() and not (phases / "dataset.json").is_file():
-        return replace(notes, phases=phases_of_release(phases))
+        return replace(notes, phases=read_phases(phases))
     if phases.is_file() and phases.name != "dataset.json":
-        raise ValueError(f"{phases} is no dataset.json; give one, or the folder of ACDC's release.")
-    found = Notes.of(read_description(phases if phases.is_dir() else phases.parent)).phases
+        raise ValueError(f"{phases} is not a dataset.json; give one, or the folder of ACDC's release.")
+    found = Notes.from_json(read_description(phases if phases.is_dir() else phases.parent)).phases
     if not found:
         raise ValueError(
             f"{phases} says nothing of phases; convert ACDC's release again, or give its folder."
@@ -55,59 +58,61 @@ def facts_beside(images: Path, phases: Path | None = None) -> Notes:
     return replace(notes, phases=found)
 
 
-def expected_files(
-    images: Path, rules: Rules, facts: Notes, predictions: Path | None = None
-) -> list[Expected]:
-    """One per case in `images`, sorted; without labelled cases that a split keeps there.
+def list_expected_files(
+    images: Path, rules: ChallengeRules, notes: Notes, predictions: Path | None = None
+) -> list[ExpectedFile]:
+    """Return a file per case in `images`, sorted, without labelled cases that a split keeps there.
 
-    nnU-Net's reader is that of the dataset.json beside the predictions or the images, else the data set's.
-    The files may be nnU-Net's (CASE_0000.nii.gz, a file per channel) or the release's (CASE.nii.gz).
-    ValueError for names that fit no case, and for cases that would get the same name.
+    Images may be nnU-Net's (CASE_0000.nii.gz, a file per channel) or the release's (CASE.nii.gz). nnU-Net's
+    reader is that of the dataset.json beside the predictions or the images, else the data set's.
+    ValueError for names that match no case, and for cases that would get the same name.
     """
     found: dict[str, Path] = {}
-    strangers = []
-    for file in image_files(images):
-        case = case_of(without_ending(file), rules.case)
+    unknown = []
+    for file in list_image_files(images):
+        case = match_case(remove_ending(file), rules.case)
         if case is None:
-            strangers.append(file.name)
+            unknown.append(file.name)
         else:
             found.setdefault(case, file)
-    if strangers:
+    if unknown:
         raise ValueError(
-            f"{images} holds files that fit no case of {rules.title}: {some(strangers)}. Expected names like "
-            f"{form_of(rules.case)}; take them out, or give their form as `case` in a template."
+            f"{images} holds files that fit no case of {rules.title}: {join_names(sorted(unknown))}. "
+            f"Expected names like {form_of(rules.case)}; take them out, or give their form as `case` in a "
+            "template."
         )
-    due = sorted(set(found) - set(facts.moved))
-    if not due:
+    names = sorted(set(found) - set(notes.moved))
+    if not names:
         raise ValueError(
             f"{images} holds no case to submit: a split moved all {len(found)} there for the test."
         )
-    reader = reader_near([*([predictions] if predictions else []), Path(images).resolve().parent], rules)
-    expected = [Expected(case, member(case, rules, facts.phases), found[case], reader) for case in due]
+    reader = find_reader([*([predictions] if predictions else []), Path(images).resolve().parent], rules)
+    members = {case: build_member_name(case, rules, notes.phases) for case in names}
     taken: dict[str, str] = {}
-    for file_ in expected:
-        other = taken.setdefault(file_.member, file_.case)
-        if other != file_.case:
-            raise ValueError(f"{other} and {file_.case} would both be {file_.member}; correct the pattern.")
-    return expected
+    for case, member in members.items():
+        other = taken.setdefault(member, case)
+        if other != case:
+            raise ValueError(f"{other} and {case} would both be {member}; correct the pattern.")
+    return [ExpectedFile(case, member, found[case], reader) for case, member in members.items()]
 
 
-def reader_near(folders: Iterable[Path], rules: Rules) -> str:
+def find_reader(folders: Iterable[Path], rules: ChallengeRules) -> str:
     """Return nnU-Net's reader by its first dataset.json in `folders`, else by the specification."""
-    found = next(iter(_descriptions(folders).values()), None)
+    found = next(iter(_read_descriptions(folders).values()), None)
     return reader_of(found) if found else rules.spec.reader or ""
 
 
-def _descriptions(folders: Iterable[Path]) -> dict[Path, dict[str, Any]]:
-    """nnU-Net's dataset.json of each folder that has one; those of releases are passed over."""
+def _read_descriptions(folders: Iterable[Path]) -> dict[Path, dict[str, Any]]:
+    """Return nnU-Net's dataset.json of each folder that has one; those of releases are ignored."""
     files = (folder / "dataset.json" for folder in folders)
     found = {file: read_description(file.parent) for file in files if file.is_file()}
     return {file: content for file, content in found.items() if not is_of_a_release(content)}
 
 
-def image_files(folder: Path) -> list[Path]:
+def list_image_files(folder: Path) -> list[Path]:
+    """Return the NIfTI files of a folder, sorted, without hidden ones. ValueError if there are none."""
     if not Path(folder).is_dir():
-        raise ValueError(f"{folder} is no folder; expected one with files CASE_0000.nii.gz.")
+        raise ValueError(f"{folder} is not a folder; expected one with files CASE_0000.nii.gz.")
     visible = (file for file in Path(folder).iterdir() if not file.name.startswith("."))
     files = sorted(file for file in visible if file.name.endswith(ENDINGS))
     if not files:
@@ -115,20 +120,21 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def without_ending(file: Path) -> str:
+def remove_ending(file: Path) -> str:
+    """Return the file's name without .nii or .nii.gz."""
     return next(file.name.removesuffix(ending) for ending in ENDINGS if file.name.endswith(ending))
 
 
-def case_of(stem: str, pattern: str) -> str | None:
-    """The case that a file is of, with or without the number of a channel."""
+def match_case(stem: str, pattern: str) -> str | None:
+    """Return the case of a file's stem, with or without the number of a channel; None if it matches none."""
     for case in (stem, re.sub(r"_\d{4}$", "", stem)):
         if re.fullmatch(pattern, case):
             return case
     return None
 
 
-def member(case: str, rules: Rules, phases: Mapping[str, str]) -> str:
-    """The path of a case's file in the archive."""
+def build_member_name(case: str, rules: ChallengeRules, phases: Mapping[str, str]) -> str:
+    """Return the path of a case's file in the archive. ValueError if the pattern makes no file name."""
     match = re.fullmatch(rules.case, case)
     assert match is not None
     words: dict[str, Any] = {"case": case, **match.groupdict()}
@@ -157,19 +163,24 @@ def member(case: str, rules: Rules, phases: Mapping[str, str]) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def require_same_labels(rules: Rules, folders: Iterable[Path]) -> None:
-    """Refuse predictions with other labels: a right form would hide wrong organs. The first of `folders` with
-    a dataset.json that has labels tells; nnU-Net lays one beside predictions. Values given by the user settle
-    the matter."""
-    told = {file: content for file, content in _descriptions(folders).items() if content.get("labels")}
-    if rules.values or not told:
+def check_same_labels(rules: ChallengeRules, folders: Iterable[Path]) -> None:
+    """Raise ValueError if predictions have other labels: their form would be right, and their organs wrong.
+
+    The labels are those of the first of `folders` with a dataset.json that has some; nnU-Net writes one
+    beside predictions. Values given by the user are not checked.
+    """
+    descriptions = _read_descriptions(folders).items()
+    described = {file: content for file, content in descriptions if content.get("labels")}
+    if rules.values or not described:
         return
-    file, description = next(iter(told.items()))
+    file, description = next(iter(described.items()))
     ours, theirs, order = rules.spec.labels or {}, description["labels"], rules.spec.regions_class_order
     check_labels(theirs, file)
-    same = all_values(theirs) == all_values(ours) and comparable(theirs) == comparable(ours)
+    same = collect_label_values(theirs) == collect_label_values(ours)
+    same = same and normalize_labels(theirs) == normalize_labels(ours)
     if order and "regions_class_order" in description:
-        same = same and written(theirs, description["regions_class_order"]) == written(ours, order)
+        written = get_region_values(theirs, description["regions_class_order"])
+        same = same and written == get_region_values(ours, order)
     if not same:
         regions = f", regions written as {list(order)}" if order else ""
         raise ValueError(
@@ -178,30 +189,37 @@ def require_same_labels(rules: Rules, folders: Iterable[Path]) -> None:
         )
 
 
-def comparable(labels: Mapping[str, Any]) -> dict[str, Any]:
-    """Labels by name, whatever their capitals and whether their values are lists, tuples or texts."""
-    return {name.lower(): sorted(all_values({name: value})) for name, value in labels.items()}
+def normalize_labels(labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Return labels that compare equal whatever their capitals and the types of their values."""
+    return {name.lower(): sorted(collect_label_values({name: value})) for name, value in labels.items()}
 
 
-def written(labels: Mapping[str, Any], order: Iterable[Any]) -> dict[str, Any]:
-    """The value that nnU-Net writes for each region, by its name: `order` is regions_class_order."""
+def get_region_values(labels: Mapping[str, Any], order: Iterable[Any]) -> dict[str, Any]:
+    """Return the value that nnU-Net writes for each region, by its name: `order` is regions_class_order."""
     regions = [name.lower() for name in labels if name not in ("background", "ignore")]
     return dict(zip(regions, order, strict=False))
 
 
-def predictions_in(folder: Path, expected: Collection[Expected], ignored: Collection[str]) -> dict[str, Path]:
-    """case -> file. ValueError for missing and unexpected ones; those of `ignored` cases may be there."""
+def find_predictions(
+    folder: Path, expected: Collection[ExpectedFile], ignored: Collection[str]
+) -> dict[str, Path]:
+    """Return the prediction of each case.
+
+    ValueError for missing and superfluous ones; those of `ignored` cases may exist.
+    """
     found: dict[str, Path] = {}
-    for file in image_files(folder):
-        other = found.setdefault(without_ending(file), file)
+    for file in list_image_files(folder):
+        other = found.setdefault(remove_ending(file), file)
         if other != file:
             raise ValueError(f"{folder} holds {other.name} and {file.name} for one case; remove one.")
-    due = {file.case for file in expected}
-    faults = []
-    if missing := due - set(found):
-        faults.append(f"no prediction of {len(missing)} cases ({some(missing)}): predict them")
-    if extra := set(found) - due - set(ignored):
-        faults.append(f"{len(extra)} predictions of cases without an image ({some(extra)}): take them out")
-    if faults:
-        raise ValueError(f"{folder} has not the cases that are due: {'; '.join(faults)}.")
-    return {case: found[case] for case in sorted(due)}
+    cases = {file.case for file in expected}
+    problems = []
+    if missing := cases - set(found):
+        names = join_names(sorted(missing))
+        problems.append(f"no prediction of {len(missing)} cases ({names}): predict them")
+    if extra := set(found) - cases - set(ignored):
+        names = join_names(sorted(extra))
+        problems.append(f"{len(extra)} predictions of cases without an image ({names}): take them out")
+    if problems:
+        raise ValueError(f"{folder} does not hold exactly the expected cases: {'; '.join(problems)}.")
+    return {case: found[case] for case in sorted(cases)}

@@ -1,8 +1,8 @@
-"""What each challenge takes, one `Rules` each. To add one, write it here, with a test.
+"""Table of the challenges' rules, one `ChallengeRules` each. To add one, write it here, with a test.
 
-Which cases are due is no rule: it is the user's own imagesTs that tells, since test sets changed over the
-years. Where a challenge's own words could not be found, `open_points` says so, and every field can be
-overridden by a template.
+The cases of a submission are not part of the rules: test sets changed over the years, so they are those of
+the user's imagesTs. If a challenge's own words could not be found, `open_points` says so. A template can
+override every field.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.messages import unknown
-from nnunet_mamba.study.datasets.specs import DATASETS, DatasetSpec, spec_of
+from nnunet_mamba.study.datasets.source import collect_label_values
+from nnunet_mamba.study.datasets.specs import DATASETS, DatasetSpec, get_spec
 
 
 @dataclass(frozen=True)
-class Rules:
-    """One submission.
+class ChallengeRules:
+    """Rules for the submissions to one challenge.
 
     dataset  whose labels and recoding hold, in `datasets.specs.DATASETS`
     case     the whole name of a case of imagesTs, as a regular expression
-    name     of its file in the archive: {case}, {phase} of ACDC, or a named group of `case` stand for theirs
+    name     of a case's file in the archive, from {case}, {phase} of ACDC, and the named groups of `case`
     folder   of these files in the archive; "" for none
-    values   nnU-Net's label -> the challenge's, if not what the data set's recoding says
+    values   nnU-Net's label -> the challenge's, if not as in the data set's recoding
     """
 
     title: str
@@ -44,8 +45,8 @@ class Rules:
 
     @property
     def labels(self) -> Mapping[int, int]:
-        """nnU-Net's label -> the challenge's, background included."""
-        return {0: 0, **self.values} if self.values else values_back(self.spec)
+        """Challenge's label for each of nnU-Net's, background included."""
+        return {0: 0, **self.values} if self.values else invert_recoding(self.spec)
 
 
 AMOS: dict[str, Any] = {
@@ -55,10 +56,10 @@ AMOS: dict[str, Any] = {
     "open_points": "Pages differ on how many cases are due today; the cases of --images count.",
 }
 BRATS = "the challenges' checking code: the name of the patient's folder"
-SUBMISSIONS: Mapping[str, Rules] = {
-    "amos22_ct": Rules("AMOS22, task 1: CT", "amos22_ct", **AMOS),
-    "amos22_ct_mr": Rules("AMOS22, task 2: CT and MR", "amos22_ct_mr", **AMOS),
-    "synapse": Rules(
+SUBMISSIONS: Mapping[str, ChallengeRules] = {
+    "amos22_ct": ChallengeRules("AMOS22, task 1: CT", "amos22_ct", **AMOS),
+    "amos22_ct_mr": ChallengeRules("AMOS22, task 2: CT and MR", "amos22_ct_mr", **AMOS),
+    "synapse": ChallengeRules(
         "Synapse / BTCV, 13 organs",
         "synapse",
         case=r"(?:img|label)?(?P<number>\d{4})",
@@ -66,7 +67,7 @@ SUBMISSIONS: Mapping[str, Rules] = {
         source="the names of the released labels",
         open_points="No public text states the form of a submission; override what the page asks for.",
     ),
-    "acdc": Rules(
+    "acdc": ChallengeRules(
         "ACDC",
         "acdc",
         case=r"(?P<patient>patient\d{3})_frame\d{2}",
@@ -74,16 +75,16 @@ SUBMISSIONS: Mapping[str, Rules] = {
         source="patient101_ED.nii.gz, patient101_ES.nii.gz in comments of public code",
         open_points="The challenge's own words were not found.",
     ),
-    "brats21": Rules("BraTS 2021", "brats21", case=r"BraTS2021_\d{5}", source=BRATS),
-    "brats23": Rules("BraTS 2023 GLI", "brats23", case=r"BraTS-GLI-\d{5}-\d{3}", source=BRATS),
+    "brats21": ChallengeRules("BraTS 2021", "brats21", case=r"BraTS2021_\d{5}", source=BRATS),
+    "brats23": ChallengeRules("BraTS 2023 GLI", "brats23", case=r"BraTS-GLI-\d{5}-\d{3}", source=BRATS),
 }
 OVERRIDABLE = ("case", "name", "folder", "values")
 
 
-def rules_of(name: str) -> Rules:
-    """By the name of the data set or an alias of it. ValueError for others."""
+def get_rules(name: str) -> ChallengeRules:
+    """Return the rules by the name of the data set or an alias of it. ValueError for others."""
     try:
-        known, _ = spec_of(name)
+        known, _ = get_spec(name)
     except ValueError:
         known = name
     if known not in SUBMISSIONS:
@@ -91,27 +92,21 @@ def rules_of(name: str) -> Rules:
     return SUBMISSIONS[known]
 
 
-def values_back(spec: DatasetSpec) -> dict[int, int]:
-    """nnU-Net's label -> the release's: the inverse of its recoding."""
+def invert_recoding(spec: DatasetSpec) -> dict[int, int]:
+    """Return the release's label for each of nnU-Net's: the inverse of the recoding."""
     back = {ours: theirs for theirs, ours in spec.pixels.recode.items()}
     assert len(back) == len(spec.pixels.recode), f"{spec.title} joins labels; they cannot be told apart again"
     if back:
         return back
-    return {value: value for value in sorted(all_values(spec.labels or {}))}
+    return {value: value for value in sorted(collect_label_values(spec.labels or {}))}
 
 
-def all_values(labels: Mapping[str, Any]) -> set[int]:
-    """Of the labels and regions of a dataset.json."""
-    lists = (value if isinstance(value, list | tuple) else [value] for value in labels.values())
-    return {int(value) for some in lists for value in some}
-
-
-def with_template(rules: Rules, file: Path) -> Rules:
-    """The rules with what a JSON file overrides: an object with some of case, name, folder, values."""
+def apply_template(rules: ChallengeRules, file: Path) -> ChallengeRules:
+    """Return the rules with the entries of a JSON file: an object with some of case, name, folder, values."""
     try:
         changes = json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}).") from error
+        raise ValueError(f"{file} is not valid JSON ({error}).") from error
     if not isinstance(changes, dict) or set(changes) - set(OVERRIDABLE):
         raise ValueError(f"{file} should be an object with some of the keys {', '.join(OVERRIDABLE)}.")
     for key in ("case", "name", "folder"):
@@ -131,5 +126,5 @@ def with_template(rules: Rules, file: Path) -> Rules:
         try:
             re.compile(changes["case"])
         except (re.error, TypeError) as error:
-            raise ValueError(f"{file}: case is no regular expression ({error}).") from error
+            raise ValueError(f"{file}: case is not a regular expression ({error}).") from error
     return replace(rules, **changes)

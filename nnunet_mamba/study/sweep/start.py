@@ -50,7 +50,7 @@ def start(file: Path, *, adopt: bool = False, seed: int | None = None) -> RunGra
 def check_names(study: Study) -> None:
     """Raise ValueError for unknown names of metrics, protocols, templates, splits and the baseline."""
     from nnunet_mamba.nnunet.templates import load_template
-    from nnunet_mamba.study.datasets.specs import spec_of
+    from nnunet_mamba.study.datasets.specs import get_spec
     from nnunet_mamba.study.datasets.splits import find_split
     from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
     from nnunet_mamba.study.statistics.methods import choose_baseline
@@ -62,7 +62,7 @@ def check_names(study: Study) -> None:
             load_template(plans.template)
     for dataset in study.datasets:
         if dataset.convert:
-            release = spec_of(dataset.convert.name)[0]
+            release = get_spec(dataset.convert.name)[0]
             find_split(dataset.split or "5fold", release)
     if study.baseline:
         choose_baseline(study.methods, study.baseline)

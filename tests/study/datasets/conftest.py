@@ -4,6 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from releases import build
+
+from nnunet_mamba.study.datasets import convert
 
 
 @pytest.fixture(name="write_image")
@@ -17,7 +20,7 @@ def describe_decathlon_fixture():
 
 
 def write_image(file: Path, array: np.ndarray) -> None:
-    """(z, y, x), or (channel, z, y, x) as a 4D image."""
+    """Write (z, y, x), or (channel, z, y, x) as a 4D image."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if array.ndim == 4:
         volumes = [sitk.GetImageFromArray(channel) for channel in array]
@@ -70,3 +73,28 @@ def nnunet_raw(tmp_path):
     }
     (folder / "dataset.json").write_text(json.dumps(description))
     return folder
+
+
+@pytest.fixture
+def release(tmp_path):
+    """Return a function that builds a miniature release and returns its sources."""
+    return lambda name: build(name, tmp_path / "release")
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def converted_cases(monkeypatch) -> list[str]:
+    """Return a list that collects the names of the cases that are converted."""
+    seen: list[str] = []
+
+    def note(case, *rest):
+        seen.append(case.name)
+        return convert_case(case, *rest)
+
+    convert_case = convert.convert_case
+    monkeypatch.setattr(convert, "convert_case", note)
+    return seen

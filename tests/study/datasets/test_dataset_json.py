@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.nnunet.dataset_json import check_labels, sorted_channels
-from nnunet_mamba.study.datasets.nnunet_raw import read_source
+from nnunet_mamba.study.datasets.readers import read_source
 
 SWAPPED = {"10": "T2", "1": "T1", "0": "FLAIR", "2": "PD"}
 
@@ -73,15 +73,15 @@ def test_a_list_of_the_decathlon_that_was_cut_is_a_fault(decathlon):
     for file in lost.values():
         (decathlon / file).unlink()
     change(decathlon, training=description["training"], numTraining=10)
-    (fault,) = read_source(decathlon).faults
-    assert fault.kind == "missing" and "counts 10 training cases, but 9 are there" in fault.what
+    (issue,) = read_source(decathlon).issues
+    assert issue.kind == "missing" and "counts 10 training cases, but 9 are there" in issue.message
 
 
 def test_cases_that_numtraining_counts_and_nobody_has_are_a_fault(nnunet_raw):
     for file in nnunet_raw.glob("*Tr/c*"):
         file.unlink()
-    (fault,) = read_source(nnunet_raw).faults
-    assert fault.kind == "missing" and "counts 6 training cases, but 5 are there" in fault.what
+    (issue,) = read_source(nnunet_raw).issues
+    assert issue.kind == "missing" and "counts 6 training cases, but 5 are there" in issue.message
 
 
 def test_a_case_that_vanished_is_a_fault_of_a_new_split_too(nnunet_raw, nnunet_folders, capsys):

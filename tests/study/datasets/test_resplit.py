@@ -84,7 +84,7 @@ def test_the_releases_own_test_cases_stay_where_they_are(raw):
 def test_a_moved_case_without_its_label_stays_a_test_case(raw):
     lost, *_ = split_by(raw, "nnformer").test
     (raw / "labelsTs" / f"{lost}.nii.gz").unlink()
-    assert lost not in read_pool(raw).labelled()
+    assert lost not in read_pool(raw).labelled_names()
     split_by(raw, "5fold")
     assert files(raw / "imagesTs") == {f"{lost}_0000.nii.gz"}
 
@@ -184,7 +184,7 @@ def test_a_dataset_of_other_converters_is_told_its_release(raw, capsys):
 def test_a_file_that_is_no_split(raw, tmp_path, capsys, text):
     (tmp_path / "folds.json").write_text(text)
     assert main(["plans", "split", "27", "--check", str(tmp_path / "folds.json")]) == 2
-    assert "is no splits file" in capsys.readouterr().err
+    assert "is not a splits file" in capsys.readouterr().err
 
 
 def test_a_dataset_is_found_by_its_number(raw):
@@ -200,7 +200,7 @@ def test_the_name_of_the_splits_file_is_nnunets():
 
 
 def test_the_check_knows_patients_by_their_names_where_nothing_was_noted(raw, capsys):
-    """As another converter leaves ACDC: the trap of Taming Mambas' folds must not pass as clean."""
+    """Another converter leaves ACDC so: the trap of Taming Mambas' folds must not pass as clean."""
     describe(raw)
     folds = [{"train": NAMES[::2], "val": NAMES[1::2]}]
     (raw / "splits_final.json").write_text(json.dumps(folds))

@@ -12,7 +12,7 @@ from tiny_files import DIRECTION, ORIGIN_MM, PICTURE, SPACING_MM, blocks, disc, 
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.io.images import read_picture
-from nnunet_mamba.study.datasets.specs import DATASETS, spec_of
+from nnunet_mamba.study.datasets.specs import DATASETS, get_spec
 
 AMOS_LABELS = {
     "background": 0, "spleen": 1, "right kidney": 2, "left kidney": 3, "gall bladder": 4, "esophagus": 5,
@@ -540,9 +540,9 @@ def test_brats_labels_are_those_of_nnunets_own_converter(converted, tmp_path):
 def test_names_and_aliases(name):
     if name == "brats2024":
         with pytest.raises(ValueError, match=r"Unknown data set 'brats2024'. .*Choose one of amos22_ct, "):
-            spec_of(name)
+            get_spec(name)
     else:
-        assert spec_of(name)[0] in DATASETS
+        assert get_spec(name)[0] in DATASETS
 
 
 def test_no_two_data_sets_share_a_number_or_a_name():

@@ -5,30 +5,30 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba.study.datasets.source import Case, Fault, Source
+from nnunet_mamba.study.datasets.source import Case, Issue, Source
 from nnunet_mamba.study.datasets.splits import (
     Fold,
     Split,
+    build_group_fn,
+    draw_folds,
     draw_split,
-    group_by,
-    k_folds,
-    leaks,
+    find_leaks,
+    get_published_splits,
     make_split,
-    published,
 )
 
 SPECIFIED = Path(__file__).parents[4] / "shared" / "specs" / "splits.json"
-PATIENT = group_by(r"patient\d{3}")
+PATIENT = build_group_fn(r"patient\d{3}")
 FRAMES = [f"patient{n:03d}_frame{frame:02d}" for n in range(1, 101) for frame in (1, 10)]
 BTCV = [f"img{n:04d}" for n in (*range(1, 11), *range(21, 41))]
 BRATS = [f"BRATS_{n:03d}" for n in range(1, 485)]
 
 
-def source(names, *, roles=None, faults=()):
+def source(names, *, roles=None, issues=()):
     roles = roles or {}
     file = Path("image.nii.gz")
     cases = tuple(Case(name, (file,), (file,), roles.get(name, "train")) for name in names)
-    return Source("Dataset001_Made", {}, {}, ".nii.gz", cases, faults)
+    return Source("Dataset001_Made", {}, {}, ".nii.gz", cases, issues)
 
 
 def members(fold):
@@ -39,7 +39,7 @@ def test_folds_of_single_cases_are_nnunets_own():
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     names = [f"case_{n:02d}" for n in range(23)]
-    split = make_split("5fold", source(names), group_by(None))
+    split = make_split("5fold", source(names), build_group_fn(None))
     expected = [{key: [str(n) for n in fold[key]] for key in fold} for fold in generate_crossval_split(names)]
     assert split.to_json() == expected
 
@@ -54,9 +54,9 @@ def test_folds_keep_patients_whole_and_validate_every_case_once():
 
 
 def test_three_patients_make_three_folds_and_one_patient_none():
-    assert len(k_folds(FRAMES[:6], PATIENT)) == 3
+    assert len(draw_folds(FRAMES[:6], PATIENT)) == 3
     with pytest.raises(ValueError, match="at least 2 patients"):
-        k_folds(FRAMES[:2], PATIENT)
+        draw_folds(FRAMES[:2], PATIENT)
 
 
 def test_a_ratio_divides_patients():
@@ -64,18 +64,18 @@ def test_a_ratio_divides_patients():
     (fold,) = split.folds
     assert (len(fold.train), len(fold.val), len(split.test)) == (140, 20, 40)
     assert sorted((*fold.train, *fold.val, *split.test)) == FRAMES
-    assert not leaks(split, PATIENT)
+    assert not find_leaks(split, PATIENT)
 
 
 def test_seven_to_three_gives_vm_unets_numbers():
     """2150 -> 1505/645 is the nearest to the authors' 1500/650 that the ratio itself gives."""
-    split = make_split("7:3", source([f"ISIC_{n:07d}" for n in range(2150)]), group_by(None))
+    split = make_split("7:3", source([f"ISIC_{n:07d}" for n in range(2150)]), build_group_fn(None))
     assert (len(split.folds[0].train), len(split.folds[0].val)) == (1505, 645)
 
 
 def test_a_ratio_is_cut_at_the_nearest_case():
     """7/10 of 11 cases are 7.7."""
-    split = make_split("7:3", source([f"c{n:02d}" for n in range(11)]), group_by(None))
+    split = make_split("7:3", source([f"c{n:02d}" for n in range(11)]), build_group_fn(None))
     assert (len(split.folds[0].train), len(split.folds[0].val)) == (8, 3)
 
 
@@ -98,14 +98,16 @@ def test_a_ratio_without_cases_for_a_part_is_refused():
 
 def test_official_takes_the_releases_own_validation_part():
     names = ["a", "b", "c"]
-    split = make_split("official", source(names, roles={"b": "val"}), group_by(None))
+    split = make_split("official", source(names, roles={"b": "val"}), build_group_fn(None))
     assert split == Split((Fold(("a", "c"), ("b",)),))
     with pytest.raises(ValueError, match="no training and validation part"):
-        make_split("official", source(names), group_by(None))
+        make_split("official", source(names), build_group_fn(None))
 
 
 def test_unlabelled_test_cases_are_in_no_fold():
-    split = make_split("5fold", source([f"c{n}" for n in range(6)], roles={"c0": "test"}), group_by(None))
+    split = make_split(
+        "5fold", source([f"c{n}" for n in range(6)], roles={"c0": "test"}), build_group_fn(None)
+    )
     assert "c0" not in {name for fold in split.folds for name in fold.train + fold.val}
 
 
@@ -123,7 +125,7 @@ def test_unlabelled_test_cases_are_in_no_fold():
     ],
 )
 def test_published_sizes(dataset, name, sizes):
-    split = published(dataset)[name]
+    split = get_published_splits(dataset)[name]
     assert (len(split.train), len(split.val), len(split.test)) == sizes
     assert not split.train & split.val and not (split.train | split.val) & split.test
 
@@ -150,7 +152,10 @@ def test_published_sizes(dataset, name, sizes):
 def test_numbers_of_published_cases_have_the_sums_of_the_authors_lists(datasets, sums):
     """A case on the wrong side changes two of them. The last ones of UNETR are 35 + ... + 40 = 225."""
     for dataset in datasets:
-        parts = {name: (split.train, split.val, split.test) for name, split in published(dataset).items()}
+        parts = {
+            name: (split.train, split.val, split.test)
+            for name, split in get_published_splits(dataset).items()
+        }
         found = {name: tuple(sum(int(m[-3:]) for m in part) for part in of) for name, of in parts.items()}
         assert found == sums
 
@@ -167,7 +172,7 @@ def test_numbers_of_published_cases_have_the_sums_of_the_authors_lists(datasets,
 )
 def test_published_splits_are_the_specified_ones(key, dataset, name, pool):
     specified = json.loads(SPECIFIED.read_text())[key]
-    split = make_split(name, source(pool), PATIENT if dataset == "acdc" else group_by(None), dataset)
+    split = make_split(name, source(pool), PATIENT if dataset == "acdc" else build_group_fn(None), dataset)
     short = (lambda n: n[:10]) if dataset == "acdc" else (lambda n: n)
     assert {short(n) for n in split.test} == set(specified.get("test", []))
     if "val" in specified:
@@ -190,20 +195,20 @@ def test_nnformers_acdc_split_holds_the_frames_that_its_authors_list():
 
 def test_a_published_split_names_what_is_missing_and_what_is_too_much():
     with pytest.raises(ValueError, match=r"names cases that are not there, 1 in all: img0040\. Complete"):
-        make_split("transunet", source(BTCV[:-1]), group_by(None), "synapse")
+        make_split("transunet", source(BTCV[:-1]), build_group_fn(None), "synapse")
     with pytest.raises(ValueError, match=r"does not name all cases, 1 in all: img0041\. Complete"):
-        make_split("transunet", source([*BTCV, "img0041"]), group_by(None), "synapse")
+        make_split("transunet", source([*BTCV, "img0041"]), build_group_fn(None), "synapse")
 
 
 @pytest.mark.parametrize("there", [BTCV[:24], BTCV[24:]], ids=["no validation", "no training"])
 def test_a_part_of_a_published_split_needs_training_and_validation(there):
     with pytest.raises(ValueError, match="no case to train or none to validate on is there"):
-        make_split("unetr", source(there), group_by(None), "synapse", partial=True)
+        make_split("unetr", source(there), build_group_fn(None), "synapse", partial=True)
 
 
 def test_a_case_with_a_fault_may_be_missing_from_a_published_split():
-    broken = source(BTCV[:-1], faults=(Fault("missing", "img0040", "it has no label"),))
-    split = make_split("transunet", broken, group_by(None), "synapse")
+    broken = source(BTCV[:-1], issues=(Issue("missing", "img0040", "it has no label"),))
+    split = make_split("transunet", broken, build_group_fn(None), "synapse")
     assert len(split.folds[0].train + split.folds[0].val) == 17
 
 
@@ -231,7 +236,7 @@ def test_taming_mambas_folds_over_frames_leak_most_of_their_validation_images():
         seen = {PATIENT(name) for name in fold.train}
         shared.append(sum(PATIENT(name) in seen for name in fold.val))
     assert shared == [24, 26, 28, 30, 30]
-    found = leaks(split, PATIENT)
+    found = find_leaks(split, PATIENT)
     assert len(found) == 5
     assert found[0].startswith(
         "fold 0: 24 of 32 validation images have images of their patient in training: "
@@ -241,17 +246,17 @@ def test_taming_mambas_folds_over_frames_leak_most_of_their_validation_images():
 
 def test_the_same_pool_split_by_patients_does_not_leak():
     split = make_split("taming", source(FRAMES), PATIENT, "acdc")
-    assert not leaks(split, PATIENT)
+    assert not find_leaks(split, PATIENT)
     assert len(split.test) == 40 and len(split.folds) == 5
 
 
 def test_leaks_into_the_test_set_are_named():
     split = Split((Fold(("patient001_frame01",), ("patient002_frame01",)),), ("patient001_frame12",))
-    assert leaks(split, PATIENT) == [
+    assert find_leaks(split, PATIENT) == [
         "fold 0: 1 of 1 test images have images of their patient in training: patient001"
     ]
     split = Split((Fold(("patient003_frame01",), ("patient002_frame01",)),), ("patient002_frame12",))
-    assert leaks(split, PATIENT) == ["fold 0: patients of the test set in validation: patient002"]
+    assert find_leaks(split, PATIENT) == ["fold 0: patients of the test set in validation: patient002"]
 
 
 NAMES = [f"made_{k}" for k in range(10)]

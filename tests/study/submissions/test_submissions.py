@@ -13,7 +13,7 @@ from tiny_files import affine, write_nifti
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.io.images import read_header, read_values
-from nnunet_mamba.study.submissions import SUBMISSIONS, rules_of
+from nnunet_mamba.study.submissions import SUBMISSIONS, get_rules
 
 SHAPE = (2, 3, 4)  # z, y, x
 CASES = {
@@ -27,7 +27,7 @@ CASES = {
 
 
 def save(file: Path, array: np.ndarray, spacing=(0.7, 0.8, 5.0), vector: bool = False) -> None:
-    """On an oblique grid, as clinics have them."""
+    """Write a volume on an oblique grid, which is common in clinics."""
     image = sitk.GetImageFromArray(array, isVector=vector)
     if image.GetDimension() == 3:
         turn = np.deg2rad(30)
@@ -50,7 +50,7 @@ class Dataset:
         self.name, self.folder = name, folder
         self.images, self.predictions = folder / "imagesTs", folder / "predictions"
         self.out = folder / "out.zip"
-        self.n_labels = max(rules_of(name).labels)
+        self.n_labels = max(get_rules(name).labels)
         case, _ = CASES[name]
         digit = case[-1]
         self.cases = (case, case[:-1] + str((int(digit) + 1) % 10))
@@ -161,7 +161,7 @@ def test_brats_gets_its_own_labels_back(dataset, name, enhancing):
 def test_regions_that_nnunet_writes_by_other_values_are_refused(dataset, capsys):
     """With the order 3, 2, 1 a voxel of the whole tumour alone is 3, which BraTS takes for enhancing."""
     made = dataset("brats23")
-    labels = dict(rules_of("brats23").spec.labels)
+    labels = dict(get_rules("brats23").spec.labels)
     for order, code in (([3, 2, 1], 2), ([1, 2, 3], 0)):
         description = {"labels": labels, "regions_class_order": order}
         (made.predictions / "dataset.json").write_text(json.dumps(description))
@@ -171,7 +171,7 @@ def test_regions_that_nnunet_writes_by_other_values_are_refused(dataset, capsys)
 
 def test_the_labels_of_brats_are_the_inverse_of_its_conversion():
     for name in ("brats21", "brats23"):
-        rules = rules_of(name)
+        rules = get_rules(name)
         assert all(rules.spec.pixels.recode[theirs] == ours for ours, theirs in rules.labels.items())
 
 
@@ -301,7 +301,7 @@ def other_labels(made):
 
 
 def labels_exchanged(made):
-    labels = dict(rules_of(made.name).spec.labels)
+    labels = dict(get_rules(made.name).spec.labels)
     labels["spleen"], labels["liver"] = labels["liver"], labels["spleen"]
     (made.predictions / "dataset.json").write_text(json.dumps({"labels": labels}))
 
@@ -322,9 +322,9 @@ def no_predictions(made):
         (wrong_size, "img0061.nii.gz: not on the grid of its image, size"),
         (unknown_label, r"img0061.nii.gz: unknown labels 17; expected 0, 1, "),
         (negative_label, "unknown labels -1"),
-        (probabilities, "values that are no labels, such as 0.25"),
-        (not_a_number, "values that are no labels, such as nan"),
-        (infinite, "values that are no labels, such as inf"),
+        (probabilities, "values that are not labels, such as 0.25"),
+        (not_a_number, "values that are not labels, such as nan"),
+        (infinite, "values that are not labels, such as inf"),
         (four_axes, "img0061.nii.gz: 4D, but its image is 3D"),
         (one_map_per_label, "several values per voxel"),
         (missing, r"no prediction of 1 cases \(img0062\)"),
@@ -397,12 +397,12 @@ def test_patterns_that_make_no_names_are_refused(dataset, capsys, options, reaso
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ('{"names": ""}', "some of the keys case, name, folder, values"),
         ('{"values": [1]}', "values should map labels to labels"),
         ('{"values": {"1": 65536}}', "values should be 0 to 65535"),
         ('{"values": {"1": -1}}', "values should be 0 to 65535"),
-        ('{"case": "("}', "no regular expression"),
+        ('{"case": "("}', "not a regular expression"),
     ],
 )
 def test_templates_that_cannot_be_read_are_refused(dataset, tmp_path, capsys, content, reason):
@@ -483,7 +483,7 @@ def test_what_is_no_archive_is_refused(dataset, capsys):
     made = dataset()
     made.out.write_bytes(b"PK")
     assert made.check(made.out) == 2
-    assert "no whole zip archive" in capsys.readouterr().err
+    assert "not a complete zip archive" in capsys.readouterr().err
 
 
 def test_the_documentation_names_every_challenge():

@@ -1,4 +1,4 @@
-"""Cases that a release implies, by its folders, its lists, or its other files, and that are not there."""
+"""Releases: cases that one implies and that are missing, and a dataset.json that contradicts the spec."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from nnunet_mamba.cli import main
 
 @pytest.fixture
 def convert(tmp_path, capsys):
-    """A function: convert a release to which something was done; return what was said of it."""
+    """Return a function that converts a changed release and returns the command's output."""
 
     def run(name, change, code=1) -> str:
         sources = BUILDERS[name](tmp_path / "release")
@@ -69,12 +69,12 @@ BRATS = "RSNA_ASNR_MICCAI_BraTS2021_TrainingData/BraTS2021_00003"
 )
 def test_a_folder_of_a_case_that_is_named_otherwise(convert, name, source, target):
     said = convert(name, moved(source, target))
-    assert f"{Path(target).name} lies beside" in said and "is not named as they are" in said
+    assert f"{Path(target).name} is next to" in said and "its name has another form" in said
 
 
 def test_an_empty_folder_of_a_case_that_was_never_there(convert):
     said = convert("brats21", lambda release: (release / BRATS).with_name("BraTS2021_0007").mkdir())
-    assert "BraTS2021_0007 lies beside" in said
+    assert "BraTS2021_0007 is next to" in said
 
 
 def test_an_empty_folder_of_a_video(convert):
@@ -88,7 +88,7 @@ def test_an_empty_folder_of_a_video(convert):
 
 
 def test_a_mask_of_one_tool_of_which_other_frames_have_one(convert):
-    """Without it the frame's tool would be background."""
+    """A missing mask would make the frame's tool background."""
     tool = "instrument_1_4_training/instrument_dataset_1/ground_truth/Left_Prograsp_Forceps_labels"
     said = convert("endovis17", lambda release: (release / tool / "frame000.png").unlink())
     assert "case video1_frame000 has no label in" in said and "Left_Prograsp_Forceps_labels" in said
@@ -123,3 +123,45 @@ def test_hidden_folders_and_files_beside_cases_are_none(convert):
         put((release / BRATS).parent / "name_mapping.csv", "")
 
     convert("brats21", do, code=0)
+
+
+def convert_described(name, folder, changes) -> int:
+    sources = BUILDERS[name](folder / "release")
+    (file,) = (folder / "release").rglob("dataset.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return main(["convert", name, *map(str, sources), "--raw", str(folder / "raw")])
+
+
+@pytest.mark.parametrize("name", ["msd_braintumour", "msd_braintumour_regions"])
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {
+                "labels": {
+                    "0": "background",
+                    "1": "enhancing tumour",
+                    "2": "non-enhancing tumor",
+                    "3": "edema",
+                }
+            },
+            "the label 'enhancingtumor' as 1",
+        ),
+        ({"modality": {"0": "T1w", "1": "FLAIR", "2": "t1gd", "3": "T2w"}}, "the channel 'T1w' as 0"),
+    ],
+)
+def test_other_numbers_than_known_are_refused(tmp_path, capsys, name, changes, says):
+    assert convert_described(name, tmp_path, changes) == 2
+    message = capsys.readouterr().err
+    assert says in message and "as it is known" in message
+
+
+def test_amos_with_exchanged_organs_is_refused(tmp_path, capsys):
+    labels = {"0": "background", "1": "liver", "6": "spleen"}
+    assert convert_described("amos22_ct", tmp_path, {"labels": labels}) == 2
+    assert "the label 'liver' as 1, the label 'spleen' as 6" in capsys.readouterr().err
+
+
+def test_another_spelling_and_names_that_are_not_known_are_taken(tmp_path):
+    labels = {"0": "background", "1": "Edema", "2": "non enhancing tumour", "3": "enhancing tumour"}
+    assert convert_described("msd_braintumour", tmp_path, {"labels": labels}) == 0

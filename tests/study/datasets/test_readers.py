@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_mamba.study.datasets.convert import convert
-from nnunet_mamba.study.datasets.nnunet_raw import read_source
+from nnunet_mamba.study.datasets.readers import read_source
 from nnunet_mamba.study.datasets.splits import Fold, Split, draw_split
 
 NAMES = tuple(f"made_{k}" for k in range(10))
@@ -23,9 +23,9 @@ def test_a_decathlon_task_is_told_in_nnunets_words(decathlon):
     assert source.name == "Dataset007_Made"
     assert source.labels == {"background": 0, "front": 1, "back": 2}
     assert source.channel_names == {"0": "MRI"}
-    assert source.labelled() == NAMES
+    assert source.labelled_names() == NAMES
     assert source.cases[3].images == (decathlon.resolve() / "imagesTr" / "made_3.nii.gz",)
-    assert not source.faults
+    assert not source.issues
 
 
 def test_another_folder_name_takes_the_name_in_the_file(decathlon):
@@ -47,12 +47,12 @@ def test_an_nnunet_dataset_keeps_its_name_regions_and_channels(nnunet_raw):
     assert [file.name for file in source.cases[1].images] == ["b_0000.nii.gz", "b_0001.nii.gz"]
     assert source.label_values == {0, 1, 2}
     assert source.extra == {"regions_class_order": [1, 2]}
-    assert not source.faults
+    assert not source.issues
 
 
 def test_an_nnunet_dataset_is_taken_over_with_its_regions(nnunet_raw, tmp_path):
     source = read_source(nnunet_raw)
-    split = draw_split(source.labelled(), n_unseen=1, n_validation=2, seed=0)
+    split = draw_split(source.labelled_names(), n_unseen=1, n_validation=2, seed=0)
     raw = convert(source, tmp_path / "out" / "Dataset012_Two", split).folder
     assert json.loads((raw / "dataset.json").read_text())["regions_class_order"] == [1, 2]
     assert len(list((raw / "imagesTs").iterdir())) == 2
@@ -87,7 +87,7 @@ def test_hidden_files_of_macos_archives_are_no_cases(decathlon):
     for part in ("imagesTr", "labelsTr"):
         (decathlon / part / "._made_0.nii.gz").write_bytes(b"resource fork")
     source = read_source(decathlon)
-    assert len(source.cases) == 10 and not source.faults
+    assert len(source.cases) == 10 and not source.issues
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
@@ -110,39 +110,39 @@ def test_a_broken_description(tmp_path, text, message):
         read_source(tmp_path)
 
 
-def the_fault(folder) -> tuple[str, str | None, str]:
-    (fault,) = read_source(folder).faults
-    return fault.kind, fault.case, fault.what
+def the_issue(folder) -> tuple[str, str | None, str]:
+    (issue,) = read_source(folder).issues
+    return issue.kind, issue.case, issue.message
 
 
 def test_a_decathlon_case_without_its_label(decathlon):
     (decathlon / "labelsTr" / "made_4.nii.gz").unlink()
-    kind, case, what = the_fault(decathlon)
+    kind, case, what = the_issue(decathlon)
     assert (kind, case) == ("missing", "made_4")
     assert "labelsTr/made_4.nii.gz is listed in" in what and "but missing" in what
-    assert "made_4" not in read_source(decathlon).labelled()
+    assert "made_4" not in read_source(decathlon).labelled_names()
 
 
 def test_decathlon_files_that_the_list_does_not_name(decathlon, describe_decathlon):
     describe_decathlon(decathlon, list(NAMES[:9]))
-    faults = read_source(decathlon).faults
-    assert [(fault.kind, fault.case) for fault in faults] == [("missing", "made_9"), ("extra", "made_9")]
-    assert all("is not in the training list of" in fault.what for fault in faults)
+    issues = read_source(decathlon).issues
+    assert [(issue.kind, issue.case) for issue in issues] == [("missing", "made_9"), ("extra", "made_9")]
+    assert all("is not in the training list of" in issue.message for issue in issues)
 
 
 def test_an_nnunet_image_without_its_label_and_the_reverse(nnunet_raw):
     label = nnunet_raw / "labelsTr" / "c.nii.gz"
     label.rename(nnunet_raw / "labelsTr" / "z.nii.gz")
     source = read_source(nnunet_raw)
-    assert [(fault.kind, fault.case) for fault in source.faults] == [("missing", "c"), ("extra", "z")]
-    assert "c_0000.nii.gz has no label in" in source.faults[0].what
-    assert "z.nii.gz has no image in" in source.faults[1].what
-    assert source.labelled() == ("a", "b", "d", "e", "f")
+    assert [(issue.kind, issue.case) for issue in source.issues] == [("missing", "c"), ("extra", "z")]
+    assert "c_0000.nii.gz has no label in" in source.issues[0].message
+    assert "z.nii.gz has no image in" in source.issues[1].message
+    assert source.labelled_names() == ("a", "b", "d", "e", "f")
 
 
 def test_an_nnunet_case_that_lacks_a_channel(nnunet_raw):
     (nnunet_raw / "imagesTr" / "b_0001.nii.gz").unlink()
-    kind, case, what = the_fault(nnunet_raw)
+    kind, case, what = the_issue(nnunet_raw)
     assert (kind, case) == ("missing", "b")
     assert "should have the images b_0000.nii.gz, b_0001.nii.gz; it has b_0000.nii.gz" in what
 
@@ -156,7 +156,7 @@ def test_a_picture_holds_its_three_colours_in_one_file(tmp_path):
     description = {"channel_names": colours, "labels": {"background": 0, "cell": 1}, "file_ending": ".png"}
     (folder / "dataset.json").write_text(json.dumps(description))
     source = read_source(folder)
-    assert (source.labelled(), source.faults) == (("a",), ())
+    assert (source.labelled_names(), source.issues) == (("a",), ())
 
 
 def test_an_nnunet_dataset_under_another_name(nnunet_raw):

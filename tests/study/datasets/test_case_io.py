@@ -55,7 +55,7 @@ class Bench:
         return folder, folder / "imagesTr" / f"{case}_0000.nii.gz", folder / "labelsTr" / f"{case}.nii.gz"
 
     def fits(self) -> bool:
-        """As nnU-Net reads them."""
+        """Return whether the label covers the bright voxels of the image as nnU-Net reads them."""
         folder, image, label = self.written()
         description = json.loads((folder / "dataset.json").read_text())
         reader = determine_reader_writer_from_dataset_json(description, verbose=False)()

@@ -36,9 +36,9 @@ from nnunet_mamba.study.datasets.source import ACCEPTABLE, KINDS
 
 @dataclass(frozen=True)
 class Damage:
-    """What is done to one file of a release, and what becomes of it.
+    """Damage to one file of a release, and its consequences.
 
-    file   within the release; mended by putting its bytes back, or by removing what was not there
+    file   within the release; fixed by putting its bytes back, or by removing what was not there
     case   that is faulty; it is named, and so is `says`
     """
 
@@ -357,20 +357,20 @@ def test_the_command_goes_on_names_the_file_and_writes_no_dataset(make_bench, da
 
 
 @every
-def test_once_mended_the_others_are_not_converted_anew(make_bench, damage):
+def test_once_fixed_the_others_are_not_converted_anew(make_bench, damage):
     bench = make_bench(damage.release)
     whole = bench.release.with_name("whole")
     shutil.copytree(bench.release, whole)
     damage.do(bench.release / damage.file)
     bench.run()
     kept = bench.files()
-    mend(bench.release, whole)
+    restore(bench.release, whole)
     assert bench.run() == 0
     assert kept.items() <= bench.files().items()
     assert len(bench.files()) > len(kept) or damage.case == "FLARE22_Tr_0009"
 
 
-def mend(damaged: Path, whole: Path) -> None:
+def restore(damaged: Path, whole: Path) -> None:
     """Make the one folder like the other, touching only what differs."""
     for file in [file for file in damaged.rglob("*") if file.is_file()]:
         twin = whole / file.relative_to(damaged)
@@ -533,7 +533,7 @@ def test_a_mask_that_was_saved_in_grey_colours_is_read(make_bench):
 
 
 def test_large_values_of_images_are_no_fault(make_bench):
-    """As those of amos_0540, which is scaled into the millions."""
+    """The values of amos_0540 are scaled into the millions."""
     bench = make_bench("flare22")
     write_volume(bench.release / FLARE_IMAGE, scan(0, np.float64) * 1e6)
     assert bench.run() == 0
