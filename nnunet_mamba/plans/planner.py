@@ -19,7 +19,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_mamba.memory.profile import Profile
-from nnunet_mamba.networks.family import axes_of
+from nnunet_mamba.networks.family import supported_ndims
 from nnunet_mamba.nnunet.dataset_json import sorted_channels
 from nnunet_mamba.plans.architecture import with_network
 from nnunet_mamba.plans.files import check_plans_name, dataset_folder, read_json, write_plans
@@ -115,7 +115,7 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         self.UNet_reference_val_corresp_bs_2d = self.UNet_reference_val_corresp_bs_3d = 1
         self.UNet_reference_val_corresp_GB = gpu_memory_target_in_gb
         self.network, self.replace = network, replace
-        self.axes = axes_of(network)
+        self.axes = supported_ndims(network)
         self.budget = budget_bytes(gpu_memory_target_in_gb)
         self.dataset_json: dict[str, Any] = _with_sorted_channels(self.dataset_json)
         channels = self.dataset_json["channel_names"]

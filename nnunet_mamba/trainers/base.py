@@ -61,7 +61,7 @@ class MambaTrainer(RecipeTrainer):
         stages = asked_checkpoint_stages(self.checkpoint_stages)
         super().initialize()
         network: Any = unwrap_model(self.network)
-        network.recompute(stages)
+        network.set_activation_checkpointing(stages)
 
     @classmethod
     def own_output_strides(cls) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ from monai.inferers import sliding_window_inference
 from nnunet_mamba import create_network, list_networks
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.default_sizes import PATCH, default_features, default_sizes
-from nnunet_mamba.networks.family import axes_of, get_config
+from nnunet_mamba.networks.family import supported_ndims, get_config
 from nnunet_mamba.plans.topology import topology
 
 PATCHES = [
@@ -103,7 +103,7 @@ def test_networks_of_their_own_topology_have_their_papers_features():
                 papers = create_network(
                     name, input_channels=3, num_classes=2, features_per_stage=config.features
                 )
-            assert len(axes_of(name)) == 1
+            assert len(supported_ndims(name)) == 1
             assert {k: v.shape for k, v in network.state_dict().items()} == {
                 k: v.shape for k, v in papers.state_dict().items()
             }

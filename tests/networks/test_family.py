@@ -17,7 +17,7 @@ from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
-from nnunet_mamba.networks.family import FAMILY, axes_of, get_config
+from nnunet_mamba.networks.family import FAMILY, supported_ndims, get_config
 from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
@@ -668,7 +668,7 @@ def test_full_resolution_cost_is_known():
     ],
 )
 def test_the_axes_that_a_network_works_on(name, axes):
-    assert axes_of(name) == axes
+    assert supported_ndims(name) == axes
 
 
 @pytest.mark.parametrize("name", ["vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d", "segmamba"])

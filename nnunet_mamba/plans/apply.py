@@ -15,7 +15,7 @@ from math import prod
 from typing import Any
 
 from nnunet_mamba.networks.default_sizes import default_features
-from nnunet_mamba.networks.family import axes_of
+from nnunet_mamba.networks.family import supported_ndims
 from nnunet_mamba.nnunet.templates import TOPOLOGY, Template
 from nnunet_mamba.plans.architecture import require_sizes, resized, with_network
 from nnunet_mamba.plans.budget import CUT_KEYS, cut
@@ -96,8 +96,8 @@ def _targets(
     for name in wanted:
         if name not in configurations:
             notes.append(f"{name}: the dataset has no such configuration.")
-        elif network is not None and len(resolve(plans, name)["patch_size"]) not in axes_of(network):
-            axes = " or ".join(f"{n}D" for n in axes_of(network))
+        elif network is not None and len(resolve(plans, name)["patch_size"]) not in supported_ndims(network):
+            axes = " or ".join(f"{n}D" for n in supported_ndims(network))
             notes.append(f"{name}: {network} works in {axes}; left as it was planned.")
         else:
             targets.append(name)
