@@ -15,9 +15,9 @@ from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
-from nnunet_mamba.networks.swin_umamba import SwinUMamba, SwinUMambaConfig, SwinUMambaD, SwinUMambaDConfig
+from nnunet_mamba.networks.swin_umambas import SwinUMamba, SwinUMambaConfig, SwinUMambaD, SwinUMambaDConfig
 from nnunet_mamba.networks.unet import UNet
-from nnunet_mamba.networks.vm_unet import MambaUNet, MambaUNetConfig, VMUNet, VMUNetConfig
+from nnunet_mamba.networks.vm_unets import MambaUNet, MambaUNetConfig, VMUNet, VMUNetConfig
 from nnunet_mamba.ops.precision import set_mixer_precision
 from nnunet_mamba.scan_order import scan_order
 

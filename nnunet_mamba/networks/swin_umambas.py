@@ -15,7 +15,7 @@ from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.unetr import UNETRDecoder
 from nnunet_mamba.networks.geometry import Sizes, per_stage, read_fixed_features
 from nnunet_mamba.networks.unet import UNet
-from nnunet_mamba.networks.vm_unet import (
+from nnunet_mamba.networks.vm_unets import (
     MULTIPLE,
     ConcatenatingDecoder,
     VSSConfig,
