@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.checkpoints import convert_state_dict
-from nnunet_mamba.checkpoints.content import weights_in
+from nnunet_mamba.checkpoints.convert import select_weights
 from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.networks.finite import check_finite, tensors_of
 
@@ -77,7 +77,7 @@ def import_folder(folder: Path, out: Path | None = None) -> Path:
         for path in checkpoints:
             fold = path.parent.name.removeprefix("fold_")
             checkpoint = load_restricted(path)
-            _load(network, convert_state_dict(weights_in(checkpoint, path).tensors, source), path)
+            _load(network, convert_state_dict(select_weights(checkpoint, path).tensors, source), path)
             axes = checkpoint.get("inference_allowed_mirroring_axes")
             (target / path.parent.name).mkdir(exist_ok=True)
             torch.save(
@@ -108,7 +108,7 @@ def import_weights(
     Args:
         source: one of NETWORKS.
         out: the file to write.
-        entry: which of the dicts of weights in the file to take, such as "model_ema" (see `weights_in`).
+        entry: which of the dicts of weights in the file to take, such as "model_ema" (see `select_weights`).
         channels: input channels, where one was repeated to three (VM-UNet, Mamba-UNet).
 
     Raises ValueError where `out` exists, where weights are not finite, and where they do not fit the network
@@ -123,7 +123,7 @@ def import_weights(
         )
     if Path(out).exists():
         raise ValueError(f"{out} exists already; name another file or remove it.")
-    taken = weights_in(load_restricted(path), path, entry)
+    taken = select_weights(load_restricted(path), path, entry)
     weights = convert_state_dict(taken.tensors, source)
     name = NETWORKS[source][-1] if "encoder.stem.0.weight" not in weights else NETWORKS[source][0]
     arguments = _arguments(name, weights)

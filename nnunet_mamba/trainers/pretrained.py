@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from nnunet_mamba.checkpoints.content import weights_in
+from nnunet_mamba.checkpoints.convert import select_weights
 from nnunet_mamba.checkpoints.vmamba import NETWORKS, load_vmamba
 from nnunet_mamba.io.torch_load import load_restricted
 
@@ -29,5 +29,5 @@ def start_from_vmamba(network: nn.Module, network_name: str, *, has_weights: boo
             f"Training {network_name} from scratch. Its paper starts from VMamba's ImageNet weights: set "
             f"{VARIABLE} to the file vssmtiny_dp01_ckpt_epoch_292.pth (or the small one) to do so."
         )
-    weights = weights_in(load_restricted(Path(path).expanduser()), path)
+    weights = select_weights(load_restricted(Path(path).expanduser()), path)
     return f"{load_vmamba(network, weights.tensors, network_name)} From {path}, {weights}."
