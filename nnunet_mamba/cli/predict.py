@@ -15,7 +15,7 @@ from nnunet_mamba.nnunet.paths import find_dataset
 NOT_CHECKED = ("-device", "-step_size", "-npp", "-nps", "-prev_stage_predictions", "-num_parts", "-part_id")
 SHOWN = 8  # lines about what was trained
 FOLDS = ("0", "1", "2", "3", "4")  # nnU-Net's default
-NNUNETS_OPTIONS = """\
+NNUNET_OPTIONS = """\
 options of nnUNetv2_predict, passed on:
   -i FOLDER  -o FOLDER   images (CASE_0000.nii.gz, ...), and where the label maps go
   -d DATASET -c CONFIG   number or name; 2d, 3d_fullres, ...
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
         usage="nnunet-mamba predict [--batch-size N] [--threads N] (options of nnUNetv2_predict)",
         description="nnUNetv2_predict with mirrored copies and tiles in batches; finds our trainers without "
         "`register`.\nExit code 1: cases have no label map, and are named; 2: weights hold NaN or infinity.",
-        epilog=NNUNETS_OPTIONS,
+        epilog=NNUNET_OPTIONS,
     )
     p.add_argument(
         "--batch-size",
@@ -59,7 +59,7 @@ def add(commands: Any) -> None:
 
 def predict(args: argparse.Namespace) -> int:
     check_request(args.others)
-    from nnunet_mamba.inference import run_nnunets_predict
+    from nnunet_mamba.inference import run_nnunet_predict
     from nnunet_mamba.nnunet.commands import EXTERNAL, trainer_folders
 
     os.environ[EXTERNAL] = trainer_folders()
@@ -69,7 +69,7 @@ def predict(args: argparse.Namespace) -> int:
         print(f"nnunet-mamba predict: {error}", file=sys.stderr)
         failed.append(case)
 
-    run_nnunets_predict(args.others, note, batch_size=args.batch_size, n_threads=args.threads)
+    run_nnunet_predict(args.others, note, batch_size=args.batch_size, n_threads=args.threads)
     if failed:
         print(f"No label map was written for {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0

@@ -181,7 +181,7 @@ class GuardedTrainer(nnUNetTrainer):
             fold = f"fold {self.fold} of {type(self).__name__}"
             self._is_validating = True
             with batched_validation(
-                self.print_to_log_file, self._validated_cases(), fold, most_exporters=self.most_validated
+                self.print_to_log_file, self._validated_cases(), fold, max_exporters=self.most_validated
             ):
                 super().perform_actual_validation(save_probabilities)
         except NonFiniteError as error:
