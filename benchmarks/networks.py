@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba import create_network, list_networks
 from nnunet_mamba.io.cpu import wait_passively
-from nnunet_mamba.memory.training import nnunets_loss
+from nnunet_mamba.memory.simulate import nnunet_loss
 from nnunet_mamba.networks.baselines import BASELINES, create_baseline
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import get_config
@@ -189,7 +189,7 @@ def training_steps(network: nn.Module, x: Tensor, n_classes: int, n_steps: int) 
     with torch.no_grad():
         outputs = autocast(network, x)
     targets = [torch.randint(n_classes, (len(x), 1, *y.shape[2:]), device=x.device) for y in outputs]
-    loss = nnunets_loss(len(targets))
+    loss = nnunet_loss(len(targets))
     losses = []
 
     def step() -> None:
@@ -238,7 +238,7 @@ def sliding_window(network: nn.Module, sizes: dict[str, Any], device: torch.devi
 def load_the_operators(device: torch.device) -> None:
     """First calls and imports, so that the memory of code counts for no network; cuDNN as nnU-Net has it."""
     torch.backends.cudnn.benchmark = True
-    nnunets_loss(1)
+    nnunet_loss(1)
     u = torch.randn(1, 8, 8, device=device, requires_grad=True)
     y = causal_conv1d(u, torch.randn(8, 4, device=device), activation="silu")
     selective_scan(y, y, -torch.rand(8, 4, device=device), y[:, :4], y[:, 4:], z=y).sum().backward()

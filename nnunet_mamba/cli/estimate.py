@@ -73,7 +73,7 @@ def estimate(args: argparse.Namespace) -> int:
     print(
         f"{args.network}, batch {batch}, patch {patch}, {precision}, on {args.device} ({profile.description})"
     )
-    _print_memory(result.memory_bytes, measured=bool(profile.scratch))
+    _print_memory(result.memory_bytes, measured=bool(profile.workspace))
     _print_seconds(result.seconds)
     return 0
 
@@ -94,7 +94,7 @@ def _job(args: argparse.Namespace, plans: dict, path: Path) -> tuple[dict[str, A
 
 
 def _print_memory(parts: dict[str, int], measured: bool) -> None:
-    note = "" if measured else ", tensors alone: scratch and allocator of this device are not measured"
+    note = "" if measured else ", tensors alone: workspace and allocator of this device are not measured"
     print(f"peak memory  {sum(parts.values()) / 2**20:8.0f} MiB{note}")
     for name, size in parts.items():
         if size or measured:
