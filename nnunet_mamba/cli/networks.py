@@ -86,10 +86,10 @@ def channels_and_classes(args: argparse.Namespace, plans: dict, path: Path) -> t
     description = path.with_name("dataset.json")
     if not description.is_file():
         raise ValueError(f"{description} does not exist; give --channels and --classes.")
-    from nnunet_mamba.plans import files
+    from nnunet_mamba.plans import architecture
 
     configuration_of(plans, args.configuration)
-    channels, classes = files.channels_and_classes(
+    channels, classes = architecture.channels_and_classes(
         plans, args.configuration, json.loads(description.read_text())
     )
     return args.channels or channels, args.classes or classes

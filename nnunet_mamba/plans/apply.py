@@ -1,9 +1,12 @@
-"""A template, a network and a budget laid over the plans that nnU-Net made for a dataset.
+"""Templates, networks and budgets applied to the plans that nnU-Net made for a dataset.
 
-What preprocessing depends on (spacing, normalisation, reader, transposition, data_identifier) stays, so data
-that were preprocessed for the dataset's plans serve the others unchanged. A configuration that changes keeps
-its own self as `<name>_planned` and inherits all but patch, batch and architecture from it. nnU-Net merges
-one level deep, so an architecture is repeated whole.
+The settings of preprocessing (spacing, normalisation, reader, transposition, data_identifier) stay, so data
+that were preprocessed for the dataset's plans serve the new ones too. The original of a configuration that
+changes is kept as `<name>_planned`; the new one inherits all but patch, batch and architecture from it.
+nnU-Net merges one level deep, so the architecture is repeated whole.
+
+nnU-Net plans for a GPU of 8 GB. A template with a budget (voxels per patch, patches per batch, features) is
+for a smaller computer; the topology follows from the smaller patch by nnU-Net's own rule.
 """
 
 from __future__ import annotations
@@ -17,20 +20,23 @@ from typing import Any
 from nnunet_mamba.networks.default_sizes import default_features
 from nnunet_mamba.networks.family import supported_ndims
 from nnunet_mamba.nnunet.templates import TOPOLOGY, Template
-from nnunet_mamba.plans.architecture import require_sizes, resized, with_network
-from nnunet_mamba.plans.budget import CUT_KEYS, cut
+from nnunet_mamba.plans.architecture import check_sizes, resize_architecture, with_network
 from nnunet_mamba.plans.files import check_plans_name, resolve
-from nnunet_mamba.plans.memory import GIB, StepMemory
-from nnunet_mamba.plans.topology import shorten, topology
+from nnunet_mamba.plans.memory import GIB, StepMemory, StepSizes
+from nnunet_mamba.plans.topology import fit_patch, plan_topology, shorten_patch
 
-HALF = 0.5  # of a patch, which the median image should fill
-PLANNED = "_planned"  # behind the name of a configuration as nnU-Net planned it
+CUT_KEYS = ("patch_size", "batch_size", "architecture")
+MIN_FILLED = 0.5  # share of a patch that the median image should fill
+PLANNED = "_planned"  # suffix of a configuration as nnU-Net planned it
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What an overlay sets in one configuration; `architecture` is nnU-Net's block, `warning` a sentence on
-    what the user will hardly want."""
+class ConfigurationChange:
+    """New patch, batch and architecture of a configuration.
+
+    architecture  nnU-Net's block
+    warning       a sentence on sizes that are probably not intended
+    """
 
     patch: tuple[int, ...]
     batch: int
@@ -40,14 +46,16 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Overlay:
-    """plans      the whole new file
-    changed    configuration -> what it holds now
-    notes      what the user should know, a sentence each
+class AppliedTemplate:
+    """Result of applying a template.
+
+    plans      content of the new file
+    changed    configuration -> its new sizes
+    notes      sentences for the user
     """
 
     plans: dict[str, Any]
-    changed: Mapping[str, Choice] = field(default_factory=dict)
+    changed: Mapping[str, ConfigurationChange] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -60,36 +68,36 @@ def apply_template(
     memory: StepMemory | None = None,
     budget: int | None = None,
     fit_images: bool = False,
-) -> Overlay:
-    """The plans `name`: those of a dataset with a template over them.
+) -> AppliedTemplate:
+    """Apply a template to the plans of a dataset, as new plans `name`.
 
     Args:
-        network: of ours, named in the architecture by its dotted path; None: the dataset's stays there.
-        memory, budget: make batch and then patch smaller until `memory` says that a step fits into `budget`
-            bytes.
-        fit_images: cut a patch to the median image where it is longer, with nnU-Net's topology for it.
+        network: one of ours, named in the architecture by its dotted path; None: keep the dataset's.
+        memory, budget: make batch and then patch smaller until a step takes at most `budget` bytes by
+            `memory`.
+        fit_images: crop a patch to the median image where it is longer, with nnU-Net's topology for it.
 
-    Raises ValueError if no configuration of the dataset takes the template.
+    Raises ValueError if the template fits no configuration of the dataset.
     """
     check_plans_name(name)
     targets, notes = _targets(plans, template, network)
     changed = {}
     for target in targets:
         own = resolve(plans, target)
-        choice = _choose(own, template, target, fit_images=fit_images)
+        change = _apply_to(own, template, target, fit_images=fit_images)
         if memory is not None and budget is not None:
-            choice = fit(choice, own["spacing"], memory, budget)
+            change = fit_to_memory(change, own["spacing"], memory, budget)
         if network is not None:
-            architecture = with_network(choice.architecture, network, choice.patch)
-            choice = replace(choice, architecture=architecture)
-        changed[target] = choice
-    return Overlay(_overlaid(plans, name, changed), changed, tuple(notes))
+            architecture = with_network(change.architecture, network, change.patch)
+            change = replace(change, architecture=architecture)
+        changed[target] = change
+    return AppliedTemplate(_with_changes(plans, name, changed), changed, tuple(notes))
 
 
 def _targets(
     plans: Mapping[str, Any], template: Template, network: str | None
 ) -> tuple[list[str], list[str]]:
-    """Names of the configurations to change, and a note on each that cannot be changed."""
+    """Return the names of the configurations to change, and a note on each that cannot be changed."""
     configurations = plans["configurations"]
     wanted = list(template.configurations) or [name for name in configurations if _is_own(plans, name)]
     targets, notes = [], []
@@ -110,92 +118,143 @@ def _targets(
 
 
 def _is_own(plans: Mapping[str, Any], name: str) -> bool:
-    """Whether a configuration has patch, batch or architecture of its own, and is not kept for another."""
+    """Return True if a configuration has its own patch, batch or architecture, and is not the original of
+    another."""
     own = plans["configurations"][name]
     inherits = "inherits_from" in own and not any(key in own for key in CUT_KEYS)
     kept = name.endswith(PLANNED) and name.removesuffix(PLANNED) in plans["configurations"]
     return not inherits and not kept
 
 
-def _choose(own: Mapping[str, Any], template: Template, name: str, *, fit_images: bool) -> Choice:
-    """What a template makes of a resolved configuration."""
+def _apply_to(
+    own: Mapping[str, Any], template: Template, name: str, *, fit_images: bool
+) -> ConfigurationChange:
+    """Return the sizes of a resolved configuration under a template."""
     if template.budget:
-        small = cut(own, template.budget[f"{len(own['patch_size'])}d"])
-        return Choice(tuple(small["patch_size"]), small["batch_size"], small["architecture"])
+        small = cut_to_budget(own, template.budget[f"{len(own['patch_size'])}d"])
+        return ConfigurationChange(tuple(small["patch_size"]), small["batch_size"], small["architecture"])
     pinned = template.configurations[name]
     patch = tuple(pinned.get("patch_size", own["patch_size"]))
     batch = pinned.get("batch_size", own["batch_size"])
     if "patch_size" not in pinned:
-        return Choice(patch, batch, deepcopy(own["architecture"]))
-    require_sizes(own["architecture"]["arch_kwargs"])
+        return ConfigurationChange(patch, batch, deepcopy(own["architecture"]))
+    check_sizes(own["architecture"]["arch_kwargs"])
     within, warning = _within_image(patch, own), ""
     filled = prod(within) / prod(patch)
     if fit_images and within != patch:
-        fitted = _replanned(Choice(within, batch, own["architecture"]), own["spacing"])
+        fitted = _with_topology(ConfigurationChange(within, batch, own["architecture"]), own["spacing"])
         return replace(fitted, notes=(f"patch {list(patch)} -> {list(fitted.patch)}, as the images are",))
-    if filled < HALF:
-        fitted = _replanned(Choice(within, batch, own["architecture"]), own["spacing"])
+    if filled < MIN_FILLED:
+        fitted = _with_topology(ConfigurationChange(within, batch, own["architecture"]), own["spacing"])
         image = "x".join(str(round(size)) for size in own["median_image_size_in_voxels"])
         warning = (
-            f"the template's patch of {'x'.join(map(str, patch))} dwarfs the images: the median one, {image} "
-            f"voxels, fills {filled:.0%} of it; the rest is padding, which costs memory and time. "
+            f"the template's patch of {'x'.join(map(str, patch))} is much larger than the images: the median "
+            f"one, {image} voxels, fills {filled:.0%} of it; the rest is padding and costs memory and time. "
             f"--fit-images takes {'x'.join(map(str, fitted.patch))} instead."
         )
     if "strides" in pinned:
         strides, kernels, channels = (pinned[key] for key in TOPOLOGY)
-        architecture = resized(own["architecture"], patch, strides, kernels, channels)
-        return Choice(patch, batch, architecture, warning=warning)
-    return replace(_replanned(Choice(patch, batch, own["architecture"]), own["spacing"]), warning=warning)
+        architecture = resize_architecture(own["architecture"], patch, strides, kernels, channels)
+        return ConfigurationChange(patch, batch, architecture, warning=warning)
+    return replace(
+        _with_topology(ConfigurationChange(patch, batch, own["architecture"]), own["spacing"]),
+        warning=warning,
+    )
 
 
 def _within_image(patch: tuple[int, ...], own: Mapping[str, Any]) -> tuple[int, ...]:
-    """The part of a patch that the dataset's median image fills, where the plans tell its size."""
+    """Return the part of a patch that the median image fills, the patch if the plans do not have its size."""
     image = own.get("median_image_size_in_voxels", patch)
     return tuple(min(size, round(extent)) for size, extent in zip(patch, image, strict=True))
 
 
-def _replanned(choice: Choice, spacing: list[float]) -> Choice:
-    """A choice with nnU-Net's topology for its patch, which is padded to fit it."""
-    strides, kernels, padded = topology(spacing, choice.patch)
+def _with_topology(change: ConfigurationChange, spacing: list[float]) -> ConfigurationChange:
+    """Return a copy with nnU-Net's topology for its patch, which is padded to a multiple of the strides."""
+    strides, kernels, padded = plan_topology(spacing, change.patch)
     channels = default_features(len(strides), len(padded))
-    architecture = resized(choice.architecture, padded, strides, kernels, channels)
-    return replace(choice, patch=tuple(padded), architecture=architecture)
+    architecture = resize_architecture(change.architecture, padded, strides, kernels, channels)
+    return replace(change, patch=tuple(padded), architecture=architecture)
 
 
-def fit(choice: Choice, spacing: list[float], memory: StepMemory, budget: int) -> Choice:
-    """A choice whose training step fits into `budget` bytes: its batch down to 2, then its patch shortened by
-    nnU-Net's rule, with nnU-Net's topology for the shorter one. ValueError if the shortest is too large."""
-    fitted = choice
-    while not (batch := memory.batch_that_fits(_job(memory, fitted), budget, max(fitted.batch, 2))):
-        patch = shorten(spacing, list(fitted.patch), choice.patch)
+def fit_to_memory(
+    change: ConfigurationChange, spacing: list[float], memory: StepMemory, budget: int
+) -> ConfigurationChange:
+    """Return a copy whose training step fits into `budget` bytes. ValueError if that is impossible.
+
+    The batch becomes smaller, down to 2, then the patch shorter by nnU-Net's rule, with nnU-Net's topology.
+    """
+    fitted = change
+    while not (batch := memory.find_batch(_step_sizes(memory, fitted), budget, max(fitted.batch, 2))):
+        patch = shorten_patch(spacing, list(fitted.patch), change.patch)
         if patch is None:
+            smallest = memory.simulate(_step_sizes(memory, fitted), 2)
             raise ValueError(
-                f"{memory.network} takes {memory.exact(_job(memory, fitted), 2) / GIB:.1f} GiB for two "
+                f"{memory.network} takes {smallest / GIB:.1f} GiB for two "
                 f"patches of {list(fitted.patch)}, the shortest, and the budget is {budget / GIB:.1f} GiB. "
                 f"Choose a smaller network, or a card with more memory."
             )
-        fitted = _replanned(replace(fitted, patch=tuple(patch)), spacing)
-    notes = [f"patch {list(choice.patch)} -> {list(fitted.patch)}"] if fitted.patch != choice.patch else []
-    notes += [f"batch {choice.batch} -> {batch}"] if batch != choice.batch else []
-    return replace(fitted, batch=batch, notes=(*choice.notes, *notes))
+        fitted = _with_topology(replace(fitted, patch=tuple(patch)), spacing)
+    notes = [f"patch {list(change.patch)} -> {list(fitted.patch)}"] if fitted.patch != change.patch else []
+    notes += [f"batch {change.batch} -> {batch}"] if batch != change.batch else []
+    return replace(fitted, batch=batch, notes=(*change.notes, *notes))
 
 
-def _job(memory: StepMemory, choice: Choice) -> Any:
-    return memory.job(choice.patch, choice.architecture)
+def _step_sizes(memory: StepMemory, change: ConfigurationChange) -> StepSizes:
+    """Return the sizes that determine the memory of a training step."""
+    return memory.step_sizes(change.patch, change.architecture)
 
 
-def _overlaid(plans: Mapping[str, Any], name: str, changed: Mapping[str, Choice]) -> dict[str, Any]:
-    """A copy of the plans under another name, with some configurations replaced by heirs of themselves."""
+def _with_changes(
+    plans: Mapping[str, Any], name: str, changed: Mapping[str, ConfigurationChange]
+) -> dict[str, Any]:
+    """Return a copy of the plans under another name, in which changed configurations inherit from their
+    originals."""
     overlaid = {**deepcopy(dict(plans)), "plans_name": name}
     configurations = overlaid["configurations"]
-    for target, choice in changed.items():
+    for target, change in changed.items():
         kept = f"{target}{PLANNED}"
         if configurations[target].get("inherits_from") != kept:
             configurations[kept] = configurations[target]
         configurations[target] = {
             "inherits_from": kept,
-            "patch_size": list(choice.patch),
-            "batch_size": choice.batch,
-            "architecture": deepcopy(dict(choice.architecture)),
+            "patch_size": list(change.patch),
+            "batch_size": change.batch,
+            "architecture": deepcopy(dict(change.architecture)),
         }
     return overlaid
+
+
+def shrink_plans(plans: Mapping[str, Any], template: Template) -> dict[str, Any]:
+    """Return a copy of nnU-Net `plans` whose configurations are within the budgets of `template`, by axes.
+
+    Nothing grows: a configuration within the budget keeps its patch and batch, and shrinking twice equals
+    shrinking once. A configuration that inherits patch, batch and architecture still does.
+    """
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager = PlansManager(deepcopy(dict(plans)))  # resolves `inherits_from`
+    shrunk = deepcopy(dict(plans))
+    for name, own in shrunk["configurations"].items():
+        if "inherits_from" in own and not any(key in own for key in CUT_KEYS):
+            continue
+        resolved = manager.get_configuration(name).configuration
+        own.update(cut_to_budget(resolved, template.budget[f"{len(resolved['patch_size'])}d"]))
+    return shrunk
+
+
+def cut_to_budget(configuration: Mapping[str, Any], budget: Mapping[str, int]) -> dict[str, Any]:
+    """Return patch, batch and architecture of a resolved configuration, cut to `budget`."""
+    spacing, architecture = configuration["spacing"], configuration["architecture"]
+    check_sizes(architecture["arch_kwargs"])
+    before = architecture["arch_kwargs"]["features_per_stage"]
+    patch = fit_patch(spacing, configuration["patch_size"], budget["max_patch_vox"])
+    strides, kernel_sizes, _ = plan_topology(spacing, patch)
+    n_stages, base = min(len(strides), len(before)), min(budget["base_features"], before[0])
+    features = [min(base * 2**stage, budget["max_features"]) for stage in range(n_stages)]
+    return {
+        "patch_size": patch,
+        "batch_size": min(configuration["batch_size"], budget["max_batch_size"]),
+        "architecture": resize_architecture(
+            architecture, patch, strides[:n_stages], kernel_sizes[:n_stages], features
+        ),
+    }

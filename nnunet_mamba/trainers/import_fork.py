@@ -23,6 +23,7 @@ from nnunet_mamba.checkpoints import convert_state_dict
 from nnunet_mamba.checkpoints.convert import select_weights
 from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.networks.finite import check_finite, tensors_of
+from nnunet_mamba.plans.architecture import network_arguments
 
 # a fork's trainer, or the beginning of its name -> whose code, our trainer. What Taming Mambas calls SegMamba
 # is its network with one scan; ge-xing's SegMamba, ours of that name, was never trained by a fork of nnU-Net.
@@ -193,20 +194,10 @@ def _our_trainer(fork_trainer: str) -> tuple[str, str]:
 
 def _network(trainer: str, plans: dict, dataset: dict, configuration: str) -> torch.nn.Module:
     """The network that nnU-Net builds for prediction."""
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     from nnunet_mamba import trainers
 
-    manager = PlansManager(plans)
-    settings = manager.get_configuration(configuration)
-    return getattr(trainers, trainer).build_network_architecture(
-        manager,
-        settings,
-        determine_num_input_channels(manager, settings, dataset),
-        manager.get_label_manager(dataset).num_segmentation_heads,
-        enable_deep_supervision=False,
-    )
+    arguments = network_arguments(plans, configuration, dataset)
+    return getattr(trainers, trainer).build_network_architecture(*arguments, enable_deep_supervision=False)
 
 
 def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
