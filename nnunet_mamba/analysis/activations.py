@@ -1,34 +1,35 @@
-"""How features are spread inside and outside of the residual branches [1, fig. 2b].
+"""Activations of a network: features inside and outside of the residual branches [1], and inputs of scans.
 
-Of a block act(x + M(F(x))), with its parts where its placement has them:
+The parts of a block act(x + M(F(x))), where its placement has them:
 
-    skip      x, on the way around
+    skip      x, around the branch
     convs     F(x), after the convolutions
-    mixer     what the mixer puts out: M(F(x)) inside, M(x) of an ssm block
+    mixer     output of the mixer: M(F(x)) inside, M(x) of an ssm block
     mixed     the same without the mixer's own residual, if it has one
-    out       what the block puts out, outside of the branch
+    out       output of the block, outside of the branch
 
-[1] Xie et al., MM-UNet, arXiv:2503.17540.
+[1] Xie et al., MM-UNet, arXiv:2503.17540, fig. 2b.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.meta import MetaBlock
-from nnunet_mamba.blocks.vss import VSSBlock
+from nnunet_mamba.blocks.vss import SS2D, VSSBlock
 
-BINS, REACH = 120, 6.0  # histograms count from -REACH to REACH; what lies beyond is in the outermost bins
+BINS, REACH = 120, 6.0  # histograms are from -REACH to REACH; the outermost bins have all values beyond
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Of the values of one part of one block, over all voxels and channels."""
+class FeatureSpread:
+    """Distribution of the values of one part of a block, over all voxels and channels."""
 
     block: str
     part: str
@@ -38,15 +39,15 @@ class Spread:
     histogram: Tensor  # (BINS,) fractions
 
 
-def spreads(network: nn.Module, data: Tensor) -> list[Spread]:
-    """In the order in which the network computes them. ValueError for a network without residual blocks."""
-    found: list[Spread] = []
+def measure_spreads(network: nn.Module, data: Tensor) -> list[FeatureSpread]:
+    """Measure the features of all residual blocks, in order of computation. ValueError if there are none."""
+    found: list[FeatureSpread] = []
     hooks = []
     for name, block in network.named_modules():
-        for part, inside, module in parts_of(block):
-            hooks.append(module.register_forward_hook(_keeper(found, name, part, inside)))
+        for part, inside, module in branch_parts(block):
+            hooks.append(module.register_forward_hook(_measuring_hook(found, name, part, inside)))
     if not hooks:
-        raise ValueError(f"{type(network).__name__} has no residual blocks of this package to look into.")
+        raise ValueError(f"{type(network).__name__} has no residual blocks of this package to inspect.")
     try:
         with torch.no_grad():
             network(data)
@@ -56,8 +57,8 @@ def spreads(network: nn.Module, data: Tensor) -> list[Spread]:
     return found
 
 
-def parts_of(block: nn.Module) -> list[tuple[str, bool, nn.Module]]:
-    """(part, inside the branch, module whose output it is)."""
+def branch_parts(block: nn.Module) -> list[tuple[str, bool, nn.Module]]:
+    """Return the parts of a block as (part, inside the branch, module whose output it is)."""
     if isinstance(block, VSSBlock):
         return [("mixer", True, block.self_attention), ("out", False, block)]
     if not isinstance(block, MetaBlock):
@@ -72,16 +73,84 @@ def parts_of(block: nn.Module) -> list[tuple[str, bool, nn.Module]]:
     return [*parts, ("out", False, block)]
 
 
-def _keeper(found: list[Spread], name: str, part: str, inside: bool) -> Callable[..., None]:
+def _measuring_hook(found: list[FeatureSpread], name: str, part: str, inside: bool) -> Callable[..., None]:
+    """Return a forward hook that measures an output."""
+
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        found.append(spread(name, part, inside, output))
+        found.append(measure_spread(name, part, inside, output))
 
     return keep
 
 
-def spread(block: str, part: str, inside: bool, values: Tensor) -> Spread:
-    """Counted at once, so that no features need to be kept."""
+def measure_spread(block: str, part: str, inside: bool, values: Tensor) -> FeatureSpread:
+    """Measure values at once, so that no features need to be kept."""
     values = values.detach().float()
     counts = torch.histc(values.clamp(-REACH, REACH), BINS, -REACH, REACH)
     variance, mean = torch.var_mean(values, correction=0)
-    return Spread(block, part, inside, float(mean), float(variance), counts / counts.sum())
+    return FeatureSpread(block, part, inside, float(mean), float(variance), counts / counts.sum())
+
+
+@dataclass(frozen=True)
+class ScanInput:
+    """Input of one Mamba block for one patch.
+
+    grid    of its tokens
+    stride  voxels of the patch per token, by axis
+    """
+
+    name: str
+    stage: int
+    block: Mamba | SS2D
+    x: Tensor
+    grid: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def record_scan_inputs(network: nn.Module, data: Tensor) -> list[ScanInput]:
+    """Run the network on `data` (1, C, *grid) and record the inputs of its Mamba blocks over voxels.
+
+    Blocks whose tokens are channels (U-Mamba Enc's deepest stages) are left out. ValueError if there are no
+    others.
+    """
+    grid, recorded = tuple(data.shape[2:]), []
+
+    def keeper(name: str) -> Any:
+        def keep(block: nn.Module, inputs: tuple[Any, ...]) -> None:
+            assert isinstance(block, Mamba | SS2D)
+            tokens_grid = inputs[1] if isinstance(block, Mamba) else tuple(inputs[0].shape[1:3])
+            if len(tokens_grid) == len(grid):
+                stride = token_stride(network, grid, tokens_grid)
+                stage = stride_stage(network, stride)
+                recorded.append(ScanInput(name, stage, block, inputs[0].detach(), tuple(tokens_grid), stride))
+
+        return keep
+
+    blocks = [(name, block) for name, block in network.named_modules() if isinstance(block, Mamba | SS2D)]
+    hooks = [block.register_forward_pre_hook(keeper(name)) for name, block in blocks]
+    try:
+        with torch.no_grad():
+            network(data)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not recorded:
+        what = "no Mamba block at all" if not blocks else "Mamba blocks over channels only"
+        raise ValueError(
+            f"{type(network).__name__} has {what} on this patch; there is no scan over voxels to inspect. "
+            "Choose a network with one (no ...NoSSM twin, no baseline), or only features and field."
+        )
+    return recorded
+
+
+def token_stride(network: nn.Module, grid: Sequence[int], tokens_grid: Sequence[int]) -> tuple[int, ...]:
+    """Return the voxels per token by axis, for a patch of `grid` that the network pads."""
+    multiple: Any = getattr(network, "multiple", (1,) * len(grid))
+    padded = [n + -n % m for n, m in zip(grid, multiple, strict=True)]
+    return tuple(-(-n // tokens) for n, tokens in zip(padded, tokens_grid, strict=True))
+
+
+def stride_stage(network: nn.Module, stride: tuple[int, ...]) -> int:
+    """Return the stage of a stride, 0 for the full resolution: as in the plans if the network has their
+    strides, else by powers of two."""
+    strides: Any = getattr(network, "output_strides", ())
+    return strides.index(stride) if stride in strides else max(stride).bit_length() - 1

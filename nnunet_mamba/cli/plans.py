@@ -69,11 +69,13 @@ def add_make(verbs: Any) -> None:
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
+    """Add --device, for estimates of memory."""
     text = "cpu, cuda (default), or the profile (.json) of another device, for estimates of memory"
     p.add_argument("--device", default="cuda", help=text)
 
 
 def add_replace(p: argparse.ArgumentParser) -> None:
+    """Add --replace, for plans of the same name."""
     p.add_argument("--replace", action="store_true", help="overwrite other plans of that name")
 
 
@@ -254,9 +256,11 @@ def make(args: argparse.Namespace) -> int:
 
 
 def describe(patch: Any, batch: int, architecture: Any) -> str:
+    """Return patch, batch and number of stages as text."""
     stages = architecture["arch_kwargs"].get("features_per_stage")  # networks of own topology have none there
     return f"{times(patch)}, batch {batch}" + (f", {len(stages)} stages" if stages else "")
 
 
 def times(sizes: Any) -> str:
+    """Return sizes as "40x56x40"."""
     return "x".join(str(size) for size in sizes)
