@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.meta import MetaBlock
@@ -48,13 +49,18 @@ def measure_spreads(network: nn.Module, data: Tensor) -> list[FeatureSpread]:
             hooks.append(module.register_forward_hook(_measuring_hook(found, name, part, inside)))
     if not hooks:
         raise ValueError(f"{type(network).__name__} has no residual blocks of this package to inspect.")
+    _run_with_hooks(network, data, hooks)
+    return found
+
+
+def _run_with_hooks(network: nn.Module, data: Tensor, hooks: Sequence[RemovableHandle]) -> None:
+    """Run the network without gradients, then remove the hooks."""
     try:
         with torch.no_grad():
             network(data)
     finally:
         for hook in hooks:
             hook.remove()
-    return found
 
 
 def branch_parts(block: nn.Module) -> list[tuple[str, bool, nn.Module]]:
@@ -76,10 +82,10 @@ def branch_parts(block: nn.Module) -> list[tuple[str, bool, nn.Module]]:
 def _measuring_hook(found: list[FeatureSpread], name: str, part: str, inside: bool) -> Callable[..., None]:
     """Return a forward hook that measures an output."""
 
-    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def measure(module: nn.Module, inputs: Any, output: Tensor) -> None:
         found.append(measure_spread(name, part, inside, output))
 
-    return keep
+    return measure
 
 
 def measure_spread(block: str, part: str, inside: bool, values: Tensor) -> FeatureSpread:
@@ -114,8 +120,8 @@ def record_scan_inputs(network: nn.Module, data: Tensor) -> list[ScanInput]:
     """
     grid, recorded = tuple(data.shape[2:]), []
 
-    def keeper(name: str) -> Any:
-        def keep(block: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def recorder(name: str) -> Any:
+        def record(block: nn.Module, inputs: tuple[Any, ...]) -> None:
             assert isinstance(block, Mamba | SS2D)
             tokens_grid = inputs[1] if isinstance(block, Mamba) else tuple(inputs[0].shape[1:3])
             if len(tokens_grid) == len(grid):
@@ -123,16 +129,12 @@ def record_scan_inputs(network: nn.Module, data: Tensor) -> list[ScanInput]:
                 stage = stride_stage(network, stride)
                 recorded.append(ScanInput(name, stage, block, inputs[0].detach(), tuple(tokens_grid), stride))
 
-        return keep
+        return record
 
     blocks = [(name, block) for name, block in network.named_modules() if isinstance(block, Mamba | SS2D)]
-    hooks = [block.register_forward_pre_hook(keeper(name)) for name, block in blocks]
-    try:
-        with torch.no_grad():
-            network(data)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    _run_with_hooks(
+        network, data, [block.register_forward_pre_hook(recorder(name)) for name, block in blocks]
+    )
     if not recorded:
         what = "no Mamba block at all" if not blocks else "Mamba blocks over channels only"
         raise ValueError(

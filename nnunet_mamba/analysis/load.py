@@ -214,10 +214,10 @@ def first_voxel(middle: int, size: int, full: int) -> int:
 def crop_with_zeros(data: Tensor, corner: Sequence[int], grid: Sequence[int]) -> Tensor:
     """Crop data (C, *) to (C, *grid) from `corner` on, with zeros outside of the data."""
     cut = data.new_zeros(len(data), *grid)
-    here, there = [slice(None)], [slice(None)]
+    target, source = [slice(None)], [slice(None)]
     for first, n, full in zip(corner, grid, data.shape[1:], strict=True):
         start, stop = max(first, 0), min(first + n, full)
-        here.append(slice(start - first, stop - first))
-        there.append(slice(start, stop))
-    cut[tuple(here)] = data[tuple(there)]
+        target.append(slice(start - first, stop - first))
+        source.append(slice(start, stop))
+    cut[tuple(target)] = data[tuple(source)]
     return cut

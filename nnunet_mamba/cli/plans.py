@@ -257,7 +257,7 @@ def make(args: argparse.Namespace) -> int:
 
 def describe(patch: Any, batch: int, architecture: Any) -> str:
     """Return patch, batch and number of stages as text."""
-    stages = architecture["arch_kwargs"].get("features_per_stage")  # networks of own topology have none there
+    stages = architecture["arch_kwargs"].get("features_per_stage")  # not of networks of fixed topology
     return f"{times(patch)}, batch {batch}" + (f", {len(stages)} stages" if stages else "")
 
 

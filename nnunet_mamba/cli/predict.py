@@ -106,14 +106,14 @@ def check_request(words: Sequence[str]) -> None:
         if not model.is_dir():
             raise ValueError(f"{model} does not exist. {_trained(dataset, model.name)}")
     if lacking := [fold for fold in given.f if not (model / f"fold_{fold}" / given.chk).is_file()]:
-        there = "\n".join(["There are:", *_options(model)])
-        raise ValueError(f"{model.name} has no {given.chk} of fold {', '.join(lacking)}. {there}")
+        options = "\n".join(["There are:", *_options(model)])
+        raise ValueError(f"{model.name} has no {given.chk} of fold {', '.join(lacking)}. {options}")
 
 
-def _trained(dataset: Path, asked: str) -> str:
-    """List the options for the trained models of a dataset, a line each, those similar to `asked` first."""
+def _trained(dataset: Path, wanted: str) -> str:
+    """List the options for the trained models of a dataset, a line each, those similar to `wanted` first."""
     names = sorted(path.name for path in dataset.iterdir() if path.name.count("__") == 2)
-    near = closest(asked, names)
+    near = closest(wanted, names)
     lines = [
         line
         for name in (*near, *(name for name in names if name not in near))

@@ -70,7 +70,7 @@ def estimate_network(
         patch=sizes["patch_size"],
         precision=precision,
         workspace=profile.workspace or None,
-        # fake tensors on CUDA need a GPU, for autograd asks for the device
+        # fake tensors on CUDA need a GPU, for autograd queries the device
         device="cuda" if profile.device == "cuda" and torch.cuda.is_available() else "cpu",
         backend=profile.backend,
     )

@@ -65,7 +65,7 @@ class LiveMemory(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         allocated = [self._track(tensor.untyped_storage(), self.kind) for tensor in _tensors(result)]
         workspace = self.observe(func, args, result, sum(allocated))
-        # autograd adds gradients in place, of which no mode is told
+        # autograd adds gradients in place, which no dispatch mode sees
         if not (self._in_backward and func is ADD):
             self._update_peak(workspace)
         return result

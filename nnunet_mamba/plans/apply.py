@@ -122,8 +122,8 @@ def _is_own(plans: Mapping[str, Any], name: str) -> bool:
     another."""
     own = plans["configurations"][name]
     inherits = "inherits_from" in own and not any(key in own for key in CUT_KEYS)
-    kept = name.endswith(PLANNED) and name.removesuffix(PLANNED) in plans["configurations"]
-    return not inherits and not kept
+    is_original = name.endswith(PLANNED) and name.removesuffix(PLANNED) in plans["configurations"]
+    return not inherits and not is_original
 
 
 def _apply_to(
@@ -212,11 +212,11 @@ def _with_changes(
     overlaid = {**deepcopy(dict(plans)), "plans_name": name}
     configurations = overlaid["configurations"]
     for target, change in changed.items():
-        kept = f"{target}{PLANNED}"
-        if configurations[target].get("inherits_from") != kept:
-            configurations[kept] = configurations[target]
+        original = f"{target}{PLANNED}"
+        if configurations[target].get("inherits_from") != original:
+            configurations[original] = configurations[target]
         configurations[target] = {
-            "inherits_from": kept,
+            "inherits_from": original,
             "patch_size": list(change.patch),
             "batch_size": change.batch,
             "architecture": deepcopy(dict(change.architecture)),

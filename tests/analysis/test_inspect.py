@@ -171,7 +171,7 @@ def test_a_network_that_the_plans_name_is_found_under_any_trainer(
 def test_a_persons_own_trainer_is_found_as_nnunet_finds_it(
     make_checkpoint, image, tmp_path, monkeypatch, capsys
 ):
-    """It derives from ours and has words of its own; without its class, the checkpoint is refused by name."""
+    """It derives from ours and has arguments of its own; without its class, the error names the trainer."""
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "my_trainers.py").write_text(

@@ -138,7 +138,7 @@ class PerVoxel(nn.Module):
         self.sizes.append(len(x))
         if len(x) > self.most:
             raise self.error
-        ramp = torch.arange(x.shape[-1], dtype=x.dtype)  # so that an unmirrored output is told apart
+        ramp = torch.arange(x.shape[-1], dtype=x.dtype)  # so that an unmirrored output is distinguishable
         return torch.cat([x + ramp, x * 2, -x], 1)
 
 

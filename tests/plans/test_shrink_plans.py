@@ -85,7 +85,7 @@ def test_every_plan_fits_the_budget_and_its_own_strides(make_plans, spacing, pat
     assert all(size <= original for size, original in zip(small.patch_size, patch, strict=True))
     total_stride = [prod(axis) for axis in zip(*small.pool_op_kernel_sizes, strict=True)]
     assert all(size % stride == 0 for size, stride in zip(small.patch_size, total_stride, strict=True))
-    kwargs = network_kwargs(small)  # refuses lengths that disagree
+    kwargs = network_kwargs(small)  # raises for lengths that disagree
     assert len(kwargs["strides"]) == len(kwargs["features_per_stage"]) >= 2
 
 
