@@ -42,7 +42,7 @@ CASES: list[tuple[str, int | str]] = [
 
 
 def plan_of(name: str, stages: int | str, plan: str) -> dict[str, Any]:
-    """Arguments of `create_network`."""
+    """Return the arguments of `create_network`."""
     sizes = arguments(name, ndim_of(name), plan)
     return {**sizes, "deep_supervision": True, "checkpoint_stages": stages}
 
@@ -58,7 +58,7 @@ def training(name: str, stages: int | str, args: argparse.Namespace) -> Training
 
 
 def measure_memory(name: str, stages: int | str, args: argparse.Namespace) -> float:
-    """MiB."""
+    """Return the peak memory in MiB."""
     device = torch.device(args.device)
     load_the_operators(device)
     nnunet_loss(1)
@@ -74,7 +74,7 @@ def measure_memory(name: str, stages: int | str, args: argparse.Namespace) -> fl
 
 
 def measure_time(name: str, stages: int | str, args: argparse.Namespace) -> float:
-    """Milliseconds, the fastest of the steps behind the first: others were disturbed."""
+    """Return the milliseconds of the fastest step after the first."""
     job = training(name, stages, args)
     times = [seconds(job.step, torch.device(args.device)) for _ in range(args.steps + 1)]
     return 1e3 * min(times[1:])
