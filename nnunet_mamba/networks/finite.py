@@ -94,7 +94,7 @@ def check_loaded_weights(network: nn.Module, _: object = None) -> None:
 
 
 def _note_new_weights(network: Any, _: object) -> None:
-    """Have new weights checked with the next output, when case and layer are known; a hook of
+    """Let the next output check new weights, when case and layer are known; a hook of
     `load_state_dict`. A network that nnU-Net compiles for prediction is checked at once, for hooks on its
     output do not run."""
     network.has_checked_weights = False
