@@ -25,11 +25,10 @@ from networks import PLANS, arguments, load_the_operators, ndim_of, seconds
 
 from nnunet_mamba import create_network
 from nnunet_mamba.memory.estimate import estimate
-from nnunet_mamba.memory.measure import describe
-from nnunet_mamba.memory.measure_memory import EXACT_MALLOC, peak_bytes
-from nnunet_mamba.memory.measure_time import LAYERS, Case
+from nnunet_mamba.memory.measure import EXACT_MALLOC, describe_device, peak_bytes
 from nnunet_mamba.memory.profile import Profile, load_profile
-from nnunet_mamba.memory.training import Training, nnunets_loss, random_batch
+from nnunet_mamba.memory.simulate import TrainingStep, nnunet_loss, random_batch
+from nnunet_mamba.memory.time_model import LAYERS, TimedLayer
 
 CASES: list[tuple[str, int | str]] = [
     *(
@@ -43,28 +42,28 @@ CASES: list[tuple[str, int | str]] = [
 
 
 def plan_of(name: str, stages: int | str, plan: str) -> dict[str, Any]:
-    """Arguments of `create_network`."""
+    """Return the arguments of `create_network`."""
     sizes = arguments(name, ndim_of(name), plan)
     return {**sizes, "deep_supervision": True, "checkpoint_stages": stages}
 
 
-def training(name: str, stages: int | str, args: argparse.Namespace) -> Training:
+def training(name: str, stages: int | str, args: argparse.Namespace) -> TrainingStep:
     device, sizes = torch.device(args.device), plan_of(name, stages, args.plan)
     network = create_network(name, **sizes).to(device)
     batch = PLANS[args.plan][ndim_of(name)]["batch"]
     x, targets = random_batch(
         network, batch, sizes["input_channels"], sizes["num_classes"], sizes["patch_size"], device
     )
-    return Training(network, x, targets, load_profile(args.profile).precision)
+    return TrainingStep(network, x, targets, load_profile(args.profile).precision)
 
 
 def measure_memory(name: str, stages: int | str, args: argparse.Namespace) -> float:
-    """MiB."""
+    """Return the peak memory in MiB."""
     device = torch.device(args.device)
     load_the_operators(device)
-    nnunets_loss(1)
+    nnunet_loss(1)
     for layer in ("conv3d 16", "mamba"):
-        Case(*LAYERS[layer], device, "fp32", backward=True).run()
+        TimedLayer(*LAYERS[layer], device, "fp32", backward=True).run()
 
     def train() -> None:
         job = training(name, stages, args)
@@ -75,7 +74,7 @@ def measure_memory(name: str, stages: int | str, args: argparse.Namespace) -> fl
 
 
 def measure_time(name: str, stages: int | str, args: argparse.Namespace) -> float:
-    """Milliseconds, the fastest of the steps behind the first: others were disturbed."""
+    """Return the milliseconds of the fastest step after the first."""
     job = training(name, stages, args)
     times = [seconds(job.step, torch.device(args.device)) for _ in range(args.steps + 1)]
     return 1e3 * min(times[1:])
@@ -191,7 +190,7 @@ def main() -> None:
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     record = {
         "command": f"python benchmarks/estimate.py {' '.join(sys.argv[1:])}",
-        "device": describe(torch.device(args.device)),
+        "device": describe_device(torch.device(args.device)),
         "profile": profile.description,
         "plan": {f"{ndim}d": sizes for ndim, sizes in PLANS[args.plan].items()},
         "timed_steps": args.steps,

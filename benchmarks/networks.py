@@ -1,4 +1,4 @@
-"""Every network of the table beside nnU-Net's own: parameters, forward time, training step, peak memory.
+"""Comparison of every network with nnU-Net's own: parameters, forward time, training step, peak memory.
 
     python benchmarks/networks.py --record benchmarks/results/networks_cpu
     python benchmarks/networks.py --device cuda --inference --record benchmarks/results/networks_cuda
@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba import create_network, list_networks
 from nnunet_mamba.io.cpu import wait_passively
-from nnunet_mamba.memory.training import nnunets_loss
+from nnunet_mamba.memory.simulate import nnunet_loss
 from nnunet_mamba.networks.baselines import BASELINES, create_baseline
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import get_config
@@ -80,7 +80,7 @@ PLANS = {  # name -> number of axes -> plan
 
 
 def parts_of(name: str) -> tuple[str, dict[str, str], str]:
-    """Network, words of its config and backend ("" for the default) of `name:word=value@backend`."""
+    """Parse network, words of its config and backend ("" for the default) of `name:word=value@backend`."""
     network, _, backend = name.partition("@")
     network, *words = network.split(":")
     return network, dict(word.split("=", 1) for word in words), backend
@@ -95,7 +95,7 @@ def ndim_of(name: str) -> int:
 
 
 def all_names(device: str) -> list[str]:
-    """Our networks; on CUDA also what to compare them with."""
+    """Return our networks, and on CUDA the baselines."""
     names = list_networks()
     if device == "cuda":
         names += [RESENC_M, "swin_unetr"]
@@ -106,7 +106,7 @@ def all_names(device: str) -> list[str]:
 
 
 def build(name: str, ndim: int, plan_name: str) -> nn.Module:
-    """A network with deep supervision, if it has that."""
+    """Build a network, with deep supervision if it has that."""
     name, words, _ = parts_of(name)
     sizes = {key: value for key, value in PLANS[plan_name][ndim].items() if key != "batch"}
     if name in BASELINES:
@@ -141,7 +141,7 @@ def residual_encoder(sizes: dict[str, Any], ndim: int) -> nn.Module:
 
 
 def arguments(name: str, ndim: int, plan_name: str) -> dict[str, Any]:
-    """Of `create_network`; networks of fixed topology take no strides and kernels."""
+    """Return the arguments of `create_network`; networks of fixed topology take no strides and kernels."""
     sizes = {key: value for key, value in PLANS[plan_name][ndim].items() if key != "batch"}
     if isinstance(get_config(name), FixedConfig):
         papers = ndim == 2 or plan_name == "published"
@@ -154,7 +154,7 @@ def arguments(name: str, ndim: int, plan_name: str) -> dict[str, Any]:
 
 
 def measure(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
-    """The numbers of one network, in this process."""
+    """Measure one network in this process."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
@@ -183,13 +183,13 @@ def measure(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def training_steps(network: nn.Module, x: Tensor, n_classes: int, n_steps: int) -> list[float]:
-    """Seconds of each. FloatingPointError if a loss is not finite."""
+    """Measure the seconds of each step. FloatingPointError if a loss is not finite."""
     optimizer = torch.optim.SGD(network.parameters(), 1e-2, momentum=0.99, nesterov=True, weight_decay=3e-5)
     scaler = torch.amp.GradScaler(x.device.type, enabled=x.is_cuda)
     with torch.no_grad():
         outputs = autocast(network, x)
     targets = [torch.randint(n_classes, (len(x), 1, *y.shape[2:]), device=x.device) for y in outputs]
-    loss = nnunets_loss(len(targets))
+    loss = nnunet_loss(len(targets))
     losses = []
 
     def step() -> None:
@@ -216,7 +216,7 @@ def autocast(network: nn.Module, x: Tensor) -> Any:
 
 
 def sliding_window(network: nn.Module, sizes: dict[str, Any], device: torch.device) -> float:
-    """Seconds of nnU-Net's prediction of one volume, once warm."""
+    """Measure the seconds of nnU-Net's prediction of one volume, after a warm-up."""
     from types import SimpleNamespace
 
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -236,9 +236,9 @@ def sliding_window(network: nn.Module, sizes: dict[str, Any], device: torch.devi
 
 
 def load_the_operators(device: torch.device) -> None:
-    """First calls and imports, so that the memory of code counts for no network; cuDNN as nnU-Net has it."""
+    """Make first calls and imports, whose memory must not count for a network; set cuDNN as nnU-Net does."""
     torch.backends.cudnn.benchmark = True
-    nnunets_loss(1)
+    nnunet_loss(1)
     u = torch.randn(1, 8, 8, device=device, requires_grad=True)
     y = causal_conv1d(u, torch.randn(8, 4, device=device), activation="silu")
     selective_scan(y, y, -torch.rand(8, 4, device=device), y[:, :4], y[:, 4:], z=y).sum().backward()
@@ -255,14 +255,14 @@ def seconds(call: Any, device: torch.device) -> float:
 
 
 def memory(device: torch.device) -> int:
-    """Highest so far, bytes: of the process, or of what torch allocated on a GPU."""
+    """Return the peak bytes so far: of the process, or of torch's allocations on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def in_a_process(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
-    """`measure` in a new process; {"error": ...} where it fails."""
+    """Run `measure` in a new process; {"error": ...} where it fails."""
     command = [sys.executable, __file__, "--child", name, str(ndim), "--plan", args.plan]
     command += ["--device", args.device, "--threads", str(args.threads), "--steps", str(args.steps)]
     command += ["--inference"] if args.inference else []
@@ -278,7 +278,7 @@ def in_a_process(name: str, ndim: int, args: argparse.Namespace) -> dict[str, An
 
 
 def compare(names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A row per network, those of one dimension between two of the control; ratios added."""
+    """Return a row per network, those of one dimension between two of the control; ratios added."""
     rows = []
     for ndim in sorted({ndim_of(name) for name in names}, reverse=True):
         group = [name for name in names if ndim_of(name) == ndim and name != CONTROL]
@@ -320,7 +320,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """The record as a page of Markdown."""
+    """Format the record as a page of Markdown."""
     plans = "; ".join(
         f"{kind}: features {sizes['features_per_stage']}, patch {sizes['patch_size']}, batch {sizes['batch']}"
         for kind, sizes in record["plan"].items()

@@ -1,4 +1,4 @@
-"""What `nnunet-mamba plans make` plans for published fingerprints, beside nnU-Net's own planner.
+"""Plans of `nnunet-mamba plans make` for published fingerprints, compared with nnU-Net's own planner.
 
     python benchmarks/planner.py --record benchmarks/results/planner
 
@@ -28,7 +28,7 @@ CARDS_GB = (8, 24)
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of one dataset: median spacing and shape, axis 0 the coarsest; n training cases."""
+    """Fingerprint of a dataset: median spacing and shape, axis 0 the coarsest; n training cases."""
 
     spacing_mm: tuple[float, float, float]
     shape: tuple[float, float, float]
@@ -49,7 +49,7 @@ FINGERPRINTS = {
 
 
 def write_dataset(root: Path, number: int, name: str, fingerprint: Fingerprint) -> str:
-    """nnU-Net's folders with a dataset of that fingerprint and no images; returns its name."""
+    """Write nnU-Net's folders with a dataset of that fingerprint and no images, and return its name."""
     dataset = f"Dataset{number:03d}_{name}"
     raw, preprocessed = root / "raw" / dataset, root / "preprocessed" / dataset
     for folder in (raw, preprocessed):
@@ -77,7 +77,7 @@ def write_dataset(root: Path, number: int, name: str, fingerprint: Fingerprint) 
 
 
 def nnunets_plans(dataset: str) -> dict[str, Any]:
-    """Of nnU-Net's default planner, 8 GB, its network on torch's meta device."""
+    """Plan with nnU-Net's default planner for 8 GB, its network on torch's meta device."""
     import torch
     from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
 

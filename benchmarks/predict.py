@@ -1,4 +1,4 @@
-"""nnU-Net's sliding window by nnU-Net's predictor and by the batched one, side by side.
+"""Comparison of nnU-Net's predictor with the batched one on nnU-Net's sliding window.
 
     python benchmarks/predict.py --threads 1 --record benchmarks/results/predict_cpu
     python benchmarks/predict.py --device cuda --record benchmarks/results/predict_cuda
@@ -59,7 +59,7 @@ def predictor(kind: Any, network: nn.Module, sizes: dict[str, Any], args: Any, *
 
 
 def compare(name: str, plan_name: str, batch_size: int | None, args: argparse.Namespace) -> dict[str, Any]:
-    """Turns of stock and batched prediction."""
+    """Measure stock and batched prediction in turns."""
     sizes, volume = (PLANS | CUDA_PLANS)[plan_name]
     torch.manual_seed(0)
     network = create_network(name, **{key: value for key, value in sizes.items() if key != "batch"})
@@ -86,7 +86,7 @@ def compare(name: str, plan_name: str, batch_size: int | None, args: argparse.Na
 
 
 def clocked(one: Any, x: torch.Tensor, device: torch.device) -> tuple[float, float]:
-    """Seconds of one prediction: of the clock, and of this process's processors."""
+    """Measure the seconds of one prediction: wall time, and CPU time of this process."""
     before = time.process_time()
     of_the_clock = seconds(lambda: one.predict_sliding_window_return_logits(x), device)
     return of_the_clock, time.process_time() - before

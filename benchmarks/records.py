@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from nnunet_mamba.memory.measure import cpu_name
+from nnunet_mamba.memory.measure import read_cpu_name
 
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "triton", "mamba_ssm")
 
 
 def surroundings(device: str) -> dict[str, Any]:
     """The command that runs, the machine and the versions of what takes part."""
-    cpu = f"{cpu_name()} ({os.cpu_count()} cores)"
+    cpu = f"{read_cpu_name()} ({os.cpu_count()} cores)"
     return {
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}",
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu,

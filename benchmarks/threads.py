@@ -29,7 +29,7 @@ from records import heading, publish, surroundings
 
 from nnunet_mamba import create_network, selective_scan
 from nnunet_mamba.io.cpu import PASSIVE_WAITING, default_threads, usable_cpus
-from nnunet_mamba.memory.training import Training, random_batch
+from nnunet_mamba.memory.simulate import TrainingStep, random_batch
 
 NETWORKS = ("mm_unet", "nnunet", "scan")
 SPIN = "while True: pass"
@@ -67,7 +67,7 @@ def training_step(network: str) -> Callable[[], object]:
     sizes = {key: value for key, value in PLANS["small"][3].items() if key != "batch"}
     model = create_network(network, **sizes, deep_supervision=True)
     job = (PLANS["small"][3]["batch"], 1, sizes["num_classes"], sizes["patch_size"], torch.device("cpu"))
-    return Training(model, *random_batch(model, *job)).step
+    return TrainingStep(model, *random_batch(model, *job)).step
 
 
 def scan_step() -> Callable[[], object]:

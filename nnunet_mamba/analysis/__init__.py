@@ -1,1 +1,1 @@
-"""Looking into a trained network: what its scans see, where its features lie, how far its gradients reach."""
+"""Analysis of a trained network: its scans, the distribution of its features, its receptive field."""

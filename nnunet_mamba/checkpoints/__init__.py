@@ -1,4 +1,4 @@
-"""Other people's weights for our networks."""
+"""Weights of other repositories for our networks."""
 
 from nnunet_mamba.checkpoints.convert import convert_state_dict
 

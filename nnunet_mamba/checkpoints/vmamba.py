@@ -1,6 +1,6 @@
-"""VMamba's ImageNet weights (its first version, tiny and small) as the beginning of our VSS U-Nets.
+"""VMamba's ImageNet weights (its first version, tiny and small) as initial values of our VSS U-Nets.
 
-Which weights go where is as the U-Nets' own code has it, except that nothing is dropped without a word.
+They go where the U-Nets' own code puts them; weights that are not used are reported.
 
 [1] Liu et al., VMamba, arXiv:2401.10166.
 """
@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba.checkpoints.renaming import Rule, rename
-from nnunet_mamba.checkpoints.vss_sources import ENCODER
+from nnunet_mamba.checkpoints.key_maps import ENCODER, Rule, rename_keys
 from nnunet_mamba.networks.finite import check_finite
 
 D_STATE = 16  # of VMamba's first version; the later ones have 1
@@ -31,7 +30,7 @@ _NEWER_NAMES: list[Rule] = [  # the same weights, as VMamba's code of February 2
     (r"^classifier\.", ""),
 ]
 _STAGES = [rule for rule in ENCODER if "layers" in rule[0]]
-_DECODERS: dict[str, list[Rule]] = {  # the encoder's stages serve the decoder a second time, mirrored
+_DECODERS: dict[str, list[Rule]] = {  # the encoder's stages initialise the decoder too, mirrored
     "vm_unet": [(r"^layers\.(\d+)\.blocks\.", lambda key: f"decoder.layers.{3 - int(key[1])}.")],
     "mamba_unet": [
         (r"^layers\.([0-2])\.blocks\.", lambda key: f"decoder.layers.{2 - int(key[1])}."),
@@ -45,11 +44,11 @@ NETWORKS = tuple(_DECODERS)
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What came of loading: keys of the network, and of the file."""
+    """Result of loading: keys of the network, and of the file."""
 
     network: str
     loaded: tuple[str, ...]
-    untouched: tuple[str, ...]  # of the network, left as initialised
+    untouched: tuple[str, ...]  # of the network, with their own initialisation
     unused: tuple[str, ...]  # of the file
 
     def __str__(self) -> str:
@@ -63,10 +62,10 @@ class LoadReport:
 
 
 def load_vmamba(network: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> LoadReport:
-    """Fill `network`, which `create_network(name, ...)` built, from VMamba's state dict.
+    """Load VMamba's state dict into `network`, which `create_network(name, ...)` built.
 
-    Raises ValueError for files of other versions of VMamba, other networks than NETWORKS, widths that do not
-    fit, and weights that are not finite; the network is then as it was.
+    Raises ValueError, and leaves the network unchanged, for other versions of VMamba, other networks than
+    NETWORKS, other widths, and weights that are not finite.
     """
     targets = network.state_dict()
     weights, unused = select_vmamba(state_dict, targets, name)
@@ -77,8 +76,11 @@ def load_vmamba(network: nn.Module, state_dict: Mapping[str, Tensor], name: str)
 
 
 def convert_vmamba(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The part of a network's state dict that the file fills; config: `name` and other arguments of
-    create_network."""
+    """Return the part of a network's state dict that the file has.
+
+    Args:
+        config: `name` and other arguments of create_network.
+    """
     from nnunet_mamba.networks import create_network
 
     if "name" not in config:
@@ -91,42 +93,43 @@ def convert_vmamba(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) 
 def select_vmamba(
     state_dict: Mapping[str, Tensor], targets: Mapping[str, Tensor], name: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Weights by our names, and the keys of the file that have no place."""
+    """Return the weights by our names, and the keys of the file that are not used."""
     if name not in NETWORKS:
         raise ValueError(f"VMamba's weights are for {', '.join(NETWORKS)}; {name} has no place for them.")
-    theirs = rename(state_dict, _NEWER_NAMES)
-    _refuse_other_versions(theirs)
-    rules = _encoder_rules(name, targets)
+    theirs = rename_keys(state_dict, _NEWER_NAMES)
+    _check_version(theirs)
+    encoder = _encoder_rules(name, targets)
     weights, unused = {}, []
     for key, value in theirs.items():
-        places = {next(iter(rename({key: value}, some))) for some in (rules, _DECODERS[name])}
-        fitting = [place for place in places if place in targets and place != key]
-        if not fitting:
+        names = {next(iter(rename_keys({key: value}, rules))) for rules in (encoder, _DECODERS[name])}
+        ours = [renamed for renamed in names if renamed in targets and renamed != key]
+        if not ours:
             unused.append(key)
-        for place in fitting:
-            if targets[place].shape != value.shape:
+        for renamed in ours:
+            if targets[renamed].shape != value.shape:
                 raise ValueError(
-                    f"{key} of the file has shape {tuple(value.shape)}, and {place} of {name} has "
-                    f"{tuple(targets[place].shape)}: use VMamba's weights of the same width, and a network "
+                    f"{key} of the file has shape {tuple(value.shape)}, and {renamed} of {name} has "
+                    f"{tuple(targets[renamed].shape)}: use VMamba's weights of the same width, and a network "
                     f"with its paper's features."
                 )
-            weights[place] = value
+            weights[renamed] = value
     return weights, tuple(unused)
 
 
 def _encoder_rules(name: str, targets: Mapping[str, Tensor]) -> list[Rule]:
-    """Where the encoder takes its weights from. Patch embeddings of other channels than VMamba's three are
-    left as they are; Swin-UMamba, whose embedding stands behind a stem, takes the bias of its norm alone, as
-    its code does."""
+    """Return the rules for the encoder. A patch embedding whose input is not VMamba's three channels keeps
+    its own initialisation; of Swin-UMamba's, which follows a stem, only the bias of its norm is loaded, as in
+    its code."""
     if name == "swin_umamba":
-        inner = [(pattern, str(place).replace("encoder.", "encoder.vss.")) for pattern, place in _STAGES]
+        inner = [(pattern, str(ours).replace("encoder.", "encoder.vss.")) for pattern, ours in _STAGES]
         return [*inner, (r"^patch_embed\.norm\.bias$", "encoder.vss.patch_embed.norm.bias")]
     if targets["encoder.patch_embed.proj.weight"].shape[1] == 3:
         return ENCODER
     return _STAGES
 
 
-def _refuse_other_versions(state_dict: Mapping[str, Tensor]) -> None:
+def _check_version(state_dict: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the weights are of VMamba's first version."""
     states = {value.shape[-1] for key, value in state_dict.items() if key.endswith(".A_logs")}
     if not states:
         raise ValueError("This is no state dict of VMamba: it has no A_logs.")
@@ -139,7 +142,7 @@ def _refuse_other_versions(state_dict: Mapping[str, Tensor]) -> None:
 
 
 def _parts(keys: tuple[str, ...]) -> str:
-    """Modules rather than tensors: 'decoder.expands (9), ...'."""
+    """Return keys grouped by module, as "decoder.expands (9), ..."."""
     counts: dict[str, int] = {}
     for key in keys:
         part = re.sub(r"\.\d+\..*$|\.(weight|bias)$", "", key)

@@ -1,4 +1,4 @@
-"""nnunet-mamba estimate: peak memory and time of a training step, before any is taken."""
+"""nnunet-mamba estimate: peak memory and time of a training step, without running it."""
 
 import argparse
 from pathlib import Path
@@ -31,6 +31,7 @@ def add(commands: Any) -> None:
 
 
 def _stages(text: str) -> int | str:
+    """Parse a number, or leave the text for `create_network` to check."""
     return text if text == "all" or not text.isdecimal() else int(text)
 
 
@@ -59,7 +60,7 @@ def estimate(args: argparse.Namespace) -> int:
     from nnunet_mamba.memory.profile import load_profile
 
     profile = load_profile(args.device)
-    sizes, batch = _job(args, plans, path)
+    sizes, batch = _read_sizes(args, plans, path)
     precision = args.precision or profile.precision
     result = predict(
         args.network,
@@ -73,13 +74,13 @@ def estimate(args: argparse.Namespace) -> int:
     print(
         f"{args.network}, batch {batch}, patch {patch}, {precision}, on {args.device} ({profile.description})"
     )
-    _print_memory(result.memory_bytes, measured=bool(profile.scratch))
+    _print_memory(result.memory_bytes, measured=bool(profile.workspace))
     _print_seconds(result.seconds)
     return 0
 
 
-def _job(args: argparse.Namespace, plans: dict, path: Path) -> tuple[dict[str, Any], int]:
-    """Arguments of `create_network`, and the batch."""
+def _read_sizes(args: argparse.Namespace, plans: dict, path: Path) -> tuple[dict[str, Any], int]:
+    """Return the arguments of `create_network`, and the batch size."""
     from nnunet_mamba.plans import network_sizes
 
     configuration = configuration_of(plans, args.configuration)
@@ -94,7 +95,8 @@ def _job(args: argparse.Namespace, plans: dict, path: Path) -> tuple[dict[str, A
 
 
 def _print_memory(parts: dict[str, int], measured: bool) -> None:
-    note = "" if measured else ", tensors alone: scratch and allocator of this device are not measured"
+    """Print the peak and its parts; parts of zero only if the device is measured."""
+    note = "" if measured else ", tensors alone: workspace and allocator of this device are not measured"
     print(f"peak memory  {sum(parts.values()) / 2**20:8.0f} MiB{note}")
     for name, size in parts.items():
         if size or measured:
@@ -102,6 +104,7 @@ def _print_memory(parts: dict[str, int], measured: bool) -> None:
 
 
 def _print_seconds(parts: dict[str, float] | None) -> None:
+    """Print the time of a step and its parts."""
     if parts is None:
         print("time of a step: not measured for this device and precision; see --measure")
         return
@@ -113,6 +116,7 @@ def _print_seconds(parts: dict[str, float] | None) -> None:
 
 
 def _measure(args: argparse.Namespace) -> int:
+    """Measure the device, and write its profile."""
     from nnunet_mamba.memory.measure import measure_profile
 
     if args.device not in ("cpu", "cuda"):

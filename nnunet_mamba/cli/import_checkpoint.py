@@ -1,4 +1,4 @@
-"""nnunet-mamba import-checkpoint: what other repositories trained, for our trainers."""
+"""nnunet-mamba import-checkpoint: trained models of other repositories, for our trainers."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from nnunet_mamba.cli import require_files
 
-SOURCES = ("vm_unet", "mamba_unet", "swin_umamba", "segmamba")  # whose weights alone say how to build them
+SOURCES = ("vm_unet", "mamba_unet", "swin_umamba", "segmamba")  # their weights determine the network's sizes
 
 
 def add(commands: Any) -> None:

@@ -1,4 +1,4 @@
-"""nnunet-mamba inspect: what a trained network's scans and gradients see of an image."""
+"""nnunet-mamba inspect: scan maps, features and receptive field of a trained network on an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nnunet_mamba.cli import require_files
 if TYPE_CHECKING:
     from numpy import ndarray
 
-    from nnunet_mamba.analysis.trained import Patch, Trained
+    from nnunet_mamba.analysis.load import Patch, TrainedNetwork
 
 KINDS = ("scan", "features", "field")
 
@@ -60,14 +60,14 @@ def add(commands: Any) -> None:
 def inspect(args: argparse.Namespace) -> int:
     require_files([args.checkpoint], "a checkpoint of nnU-Net, such as checkpoint_final.pth")
     require_files(args.image, "an image, or one per channel")
-    from nnunet_mamba.analysis.trained import read_patch, read_trained
+    from nnunet_mamba.analysis.load import load_trained, read_patch
 
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"{args.out} is a file; --out takes a folder.")
-    trained = read_trained(args.checkpoint)
+    trained = load_trained(args.checkpoint)
     centre = args.centre or (args.voxel[0] if args.voxel else None)
     patch = read_patch(trained, args.image, centre, args.patch)
-    places = [patch.place(v) for v in args.voxel] if args.voxel else [tuple(n // 2 for n in patch.grid)]
+    places = [patch.locate(v) for v in args.voxel] if args.voxel else [tuple(n // 2 for n in patch.grid)]
     print(f"{trained.trainer}: a patch of {' x '.join(map(str, patch.grid))} voxels at {patch.extent()}")
     numbers: dict[str, Any] = {"patch": patch.data[0].numpy(), "places": places}
     if "scan" in (args.only or KINDS):
@@ -89,20 +89,22 @@ def inspect(args: argparse.Namespace) -> int:
 
 
 def _scans(
-    trained: Trained, patch: Patch, places: Sequence[tuple[int, ...]], stage: int | None, out: Path
+    trained: TrainedNetwork, patch: Patch, places: Sequence[tuple[int, ...]], stage: int | None, out: Path
 ) -> dict[str, ndarray]:
-    from nnunet_mamba.analysis.mixers import attention, watch
-    from nnunet_mamba.analysis.pictures import draw_attention
+    """Write the maps of the scans for each place, and return their numbers."""
+    from nnunet_mamba.analysis.activations import record_scan_inputs
+    from nnunet_mamba.analysis.attention import compute_attention
+    from nnunet_mamba.analysis.figures import draw_attention
 
-    seen = watch(trained.network, patch.data)
-    chosen = [one for one in seen if stage is None or one.stage == stage]
+    inputs = record_scan_inputs(trained.network, patch.data)
+    chosen = [one for one in inputs if stage is None or one.stage == stage]
     if not chosen:
-        stages = sorted({one.stage for one in seen})
+        stages = sorted({one.stage for one in inputs})
         raise ValueError(f"No scan is at stage {stage}; there are scans at {', '.join(map(str, stages))}.")
     out.mkdir(parents=True, exist_ok=True)
     numbers = {}
     for k, place in enumerate(places):
-        found = [attention(one, place) for one in chosen]
+        found = [compute_attention(one, place) for one in chosen]
         for one in found:
             for walk, values in one.maps.items():
                 numbers[f"scan/{k}/{one.name}/{walk}"] = values.float().numpy()
@@ -113,14 +115,15 @@ def _scans(
     return numbers
 
 
-def _features(trained: Trained, patch: Patch, out: Path) -> dict[str, Any]:
-    from nnunet_mamba.analysis.features import spreads
-    from nnunet_mamba.analysis.pictures import draw_spreads
+def _features(trained: TrainedNetwork, patch: Patch, out: Path) -> dict[str, Any]:
+    """Write and print the distribution of the features, and return its numbers."""
+    from nnunet_mamba.analysis.activations import measure_spreads
+    from nnunet_mamba.analysis.figures import draw_feature_spreads
 
-    found = spreads(trained.network, patch.data)
+    found = measure_spreads(trained.network, patch.data)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "features.png"
-    draw_spreads(
+    draw_feature_spreads(
         file, found, f"{trained.trainer}: features inside (solid) and outside (dashed) of the branch"
     )
     print(f"{'block':36s} {'part':8s} {'where':8s} {'mean':>9s} {'variance':>9s}")
@@ -139,14 +142,15 @@ def _features(trained: Trained, patch: Patch, out: Path) -> dict[str, Any]:
 
 
 def _field(
-    trained: Trained, patch: Patch, places: Sequence[tuple[int, ...]], out: Path
+    trained: TrainedNetwork, patch: Patch, places: Sequence[tuple[int, ...]], out: Path
 ) -> dict[str, ndarray]:
-    from nnunet_mamba.analysis.field import receptive_field
-    from nnunet_mamba.analysis.pictures import draw_field
+    """Write the receptive field of each place, and return its numbers."""
+    from nnunet_mamba.analysis.attention import compute_receptive_field
+    from nnunet_mamba.analysis.figures import draw_field
 
     numbers = {}
     for k, place in enumerate(places):
-        field = receptive_field(trained.network, patch.data, place)
+        field = compute_receptive_field(trained.network, patch.data, place)
         out.mkdir(parents=True, exist_ok=True)
         file = out / f"field_{k}.png"
         draw_field(file, field, patch.data[0, 0], f"{trained.trainer}: receptive field of the voxel {place}")

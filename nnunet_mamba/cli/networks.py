@@ -1,4 +1,4 @@
-"""nnunet-mamba networks: the names of the networks, and their size on a plan."""
+"""nnunet-mamba networks: names of the networks, and their sizes for plans."""
 
 import argparse
 import json
@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
 
 
 def add_plans(p: argparse.ArgumentParser, name: str, **options: Any) -> None:
-    """The options that say which plans are meant, and what a network of them takes and gives."""
+    """Add the options that choose a plans file, a configuration, and channels of input and output."""
     p.add_argument(name, metavar="PLANS", help=PLANS_HELP, **options)
     p.add_argument("--configuration", default="3d_fullres", help="of the plans (default: 3d_fullres)")
     text = "input channels (default: as in dataset.json beside the plans)"
@@ -56,6 +56,7 @@ def networks(args: argparse.Namespace) -> int:
 
 
 def _sizes(args: argparse.Namespace, names: list[str]) -> int:
+    """Print the number of parameters of each network for a configuration."""
     path = plans_file(args.plans)
     plans = read_plans(path)
     configuration = configuration_of(plans, args.configuration)
@@ -67,7 +68,7 @@ def _sizes(args: argparse.Namespace, names: list[str]) -> int:
 
 
 def read_plans(path: Path) -> dict:
-    """The content of a plans file. ValueError for other files."""
+    """Read a plans file. ValueError for other files."""
     try:
         plans = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -80,23 +81,23 @@ def read_plans(path: Path) -> dict:
 
 
 def channels_and_classes(args: argparse.Namespace, plans: dict, path: Path) -> tuple[int, int]:
-    """Input and output channels, from the options or else from the dataset.json beside the plans' `path`."""
+    """Return input and output channels, from the options or else from dataset.json beside the plans."""
     if args.channels is not None and args.classes is not None:
         return args.channels, args.classes
     description = path.with_name("dataset.json")
     if not description.is_file():
         raise ValueError(f"{description} does not exist; give --channels and --classes.")
-    from nnunet_mamba.plans import files
+    from nnunet_mamba.plans import architecture
 
     configuration_of(plans, args.configuration)
-    channels, classes = files.channels_and_classes(
+    channels, classes = architecture.channels_and_classes(
         plans, args.configuration, json.loads(description.read_text())
     )
     return args.channels or channels, args.classes or classes
 
 
 def configuration_of(plans: dict, name: str) -> Any:
-    """nnU-Net's ConfigurationManager for one configuration."""
+    """Return nnU-Net's ConfigurationManager for one configuration."""
     check_configuration(plans, name)
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -110,7 +111,7 @@ def check_configuration(plans: dict, name: str) -> None:
 
 
 def _size(name: str, configuration: Any, channels: int, classes: int) -> str:
-    """The number of parameters, or why this network cannot be built on the plan."""
+    """Return the number of parameters, or the reason why this network cannot be built for the plan."""
     import torch
 
     from nnunet_mamba import create_network

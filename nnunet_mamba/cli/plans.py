@@ -69,11 +69,13 @@ def add_make(verbs: Any) -> None:
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
+    """Add --device, for estimates of memory."""
     text = "cpu, cuda (default), or the profile (.json) of another device, for estimates of memory"
     p.add_argument("--device", default="cuda", help=text)
 
 
 def add_replace(p: argparse.ArgumentParser) -> None:
+    """Add --replace, for plans of the same name."""
     p.add_argument("--replace", action="store_true", help="overwrite other plans of that name")
 
 
@@ -101,36 +103,36 @@ def apply(args: argparse.Namespace) -> int:
     check_device(args.device)
     folder = find_dataset("nnUNet_preprocessed", args.dataset, PLAN_IT)
     from nnunet_mamba.nnunet.templates import load_template
+    from nnunet_mamba.plans.apply import apply_template
     from nnunet_mamba.plans.files import read_dataset_plans, write_plans
-    from nnunet_mamba.plans.overlay import apply_template
 
     template = load_template(args.template)
     plans = read_dataset_plans(folder, args.plans)
     name = args.name or "_".join(filter(None, (args.plans, template.name, args.network)))
-    fitting = (
-        {} if args.vram_gb is None else fitting_of(args, plans, folder, args.network or template.network)
-    )
-    overlay = apply_template(
+    network = args.network or template.network
+    fitting = {} if args.vram_gb is None else fit_arguments(args, plans, folder, network)
+    applied = apply_template(
         plans, template, name, network=args.network, fit_images=args.fit_images, **fitting
     )
-    path = write_plans(folder, overlay.plans, replace=args.replace)
-    for configuration, choice in overlay.changed.items():
-        text = describe(choice.patch, choice.batch, choice.architecture)
-        print(f"{configuration}: {text}" + "".join(f"; {note}" for note in choice.notes))
-        if choice.warning:
-            print(f"warning: {configuration}: {choice.warning}", file=sys.stderr)
-    for note in (*overlay.notes, template.note):
+    path = write_plans(folder, applied.plans, replace=args.replace)
+    for configuration, change in applied.changed.items():
+        text = describe(change.patch, change.batch, change.architecture)
+        print(f"{configuration}: {text}" + "".join(f"; {note}" for note in change.notes))
+        if change.warning:
+            print(f"warning: {configuration}: {change.warning}", file=sys.stderr)
+    for note in (*applied.notes, template.note):
         if note:
             print(f"note: {note}")
     print(f"-> {path}")
-    print_training(overlay.plans, list(overlay.changed), args.network or template.network)
+    print_training(applied.plans, list(applied.changed), args.network or template.network)
     return 0
 
 
-def fitting_of(args: argparse.Namespace, plans: dict, folder: Path, network: str) -> dict[str, Any]:
-    """Arguments of `apply_template` that fit a template to --vram-gb."""
+def fit_arguments(args: argparse.Namespace, plans: dict, folder: Path, network: str) -> dict[str, Any]:
+    """Return the arguments of `apply_template` that fit a template to --vram-gb."""
     from nnunet_mamba.memory.profile import load_profile
-    from nnunet_mamba.plans.files import channels_and_classes, read_json
+    from nnunet_mamba.plans.architecture import channels_and_classes
+    from nnunet_mamba.plans.files import read_json
     from nnunet_mamba.plans.memory import RESERVE, StepMemory, budget_bytes
 
     dataset = read_json(folder / "dataset.json", "nnUNetv2_plan_experiment puts it there.")
@@ -143,8 +145,8 @@ def fitting_of(args: argparse.Namespace, plans: dict, folder: Path, network: str
 
 
 def print_training(plans: dict, configurations: list[str], network: str) -> None:
-    """The commands that train the plans, by nnU-Net's own trainer where they name a network of ours."""
-    from nnunet_mamba.plans.architecture import n_outputs, named_network
+    """Print the commands that train the plans, by nnU-Net's own trainer if they name a network of ours."""
+    from nnunet_mamba.plans.architecture import count_outputs, named_network
     from nnunet_mamba.plans.files import resolve
 
     number, name = int(plans["dataset_name"][7:10]), plans["plans_name"]
@@ -153,7 +155,7 @@ def print_training(plans: dict, configurations: list[str], network: str) -> None
         architecture = resolve(plans, configuration)["architecture"]
         command = f"nnUNetv2_train {number} {configuration} 0 -p {name}"
         if named_network(architecture):
-            single = n_outputs(network, len(architecture["arch_kwargs"]["strides"])) == 1
+            single = count_outputs(network, len(architecture["arch_kwargs"]["strides"])) == 1
             stock = " -tr nnUNetTrainerNoDeepSupervision" if single else ""
             print(f"{command}{stock}    # nnU-Net's own trainer and recipe")
         if trainer:
@@ -161,7 +163,7 @@ def print_training(plans: dict, configurations: list[str], network: str) -> None
 
 
 def trainer_of(network: str) -> str | None:
-    """The trainer of this package for a network, of nnU-Net's usual length; None if it has none."""
+    """Return the trainer of this package for a network, of nnU-Net's usual length; None if it has none."""
     from nnunet_mamba import trainers
 
     names = [n for n in trainers.__all__ if getattr(getattr(trainers, n), "network_name", None) == network]
@@ -184,43 +186,43 @@ def check(args: argparse.Namespace) -> int:
     for name in args.configuration or ():
         check_configuration(plans, name)
     from nnunet_mamba.memory.profile import load_profile
-    from nnunet_mamba.plans.check import faults
-    from nnunet_mamba.plans.overlay import PLANNED
+    from nnunet_mamba.plans.apply import PLANNED
+    from nnunet_mamba.plans.check import find_issues
 
     profile = load_profile(args.device)
-    found = faults(plans, path.stem)
-    for fault in found:
-        print(f"fault: {fault}")
-    if found:
+    issues = find_issues(plans, path.stem)
+    for issue in issues:
+        print(f"issue: {issue}")
+    if issues:
         return 1
     names = args.configuration or [name for name in plans["configurations"] if not name.endswith(PLANNED)]
-    unsound = []
+    failing = []
     for name in names:
         configuration_of(plans, name)
-        asked = argparse.Namespace(**{**vars(args), "configuration": name})
-        sizes = channels_and_classes(asked, plans, path)
+        of_this = argparse.Namespace(**{**vars(args), "configuration": name})
+        sizes = channels_and_classes(of_this, plans, path)
         if not print_networks(plans, name, sizes, profile, args.network):
-            unsound.append(name)
-    print(f"{path.name}: " + (f"its own network fails in {', '.join(unsound)}" if unsound else "sound"))
-    return 1 if unsound else 0
+            failing.append(name)
+    print(f"{path.name}: " + (f"its own network fails in {', '.join(failing)}" if failing else "sound"))
+    return 1 if failing else 0
 
 
 def print_networks(plans: dict, name: str, sizes: tuple[int, int], profile: Any, networks: Any) -> bool:
-    """A line for every network on one configuration, as it is ready; whether the plans' own, the first, is
-    among those that can be trained."""
-    from nnunet_mamba.plans.check import rows
+    """Print a line for every network on one configuration as soon as it is checked, and return True if the
+    plans' own, the first, can be trained."""
+    from nnunet_mamba.plans.check import check_networks
     from nnunet_mamba.plans.files import resolve
 
     own = resolve(plans, name)
     head = f"{times(own['patch_size'])}, batch {own['batch_size']}, {sizes[0]} -> {sizes[1]} channels"
     print(f"{name}: {head}; parameters, memory of a step ({profile.precision}, {profile.device}), outputs")
-    refusals = []
-    for row in rows(own, *sizes, profile, networks):
-        refusals.append(row.refusal)
-        label = row.network.rsplit(".", 1)[-1]
-        size = f"{row.parameters:>13,d} {row.memory_bytes / GIB:8.2f} GiB {row.n_outputs:>3d}"
-        print(f"  {label:20s} {row.refusal or size}", flush=True)
-    return not refusals[0]
+    errors = []
+    for found in check_networks(own, *sizes, profile, networks):
+        errors.append(found.error)
+        label = found.network.rsplit(".", 1)[-1]
+        size = f"{found.parameters:>13,d} {found.memory_bytes / GIB:8.2f} GiB {found.n_outputs:>3d}"
+        print(f"  {label:20s} {found.error or size}", flush=True)
+    return not errors[0]
 
 
 def make(args: argparse.Namespace) -> int:
@@ -254,9 +256,11 @@ def make(args: argparse.Namespace) -> int:
 
 
 def describe(patch: Any, batch: int, architecture: Any) -> str:
-    stages = architecture["arch_kwargs"].get("features_per_stage")  # networks of own topology have none there
+    """Return patch, batch and number of stages as text."""
+    stages = architecture["arch_kwargs"].get("features_per_stage")  # not of networks of fixed topology
     return f"{times(patch)}, batch {batch}" + (f", {len(stages)} stages" if stages else "")
 
 
 def times(sizes: Any) -> str:
+    """Return sizes as "40x56x40"."""
     return "x".join(str(size) for size in sizes)

@@ -13,9 +13,9 @@ from nnunet_mamba.io.messages import closest
 from nnunet_mamba.nnunet.paths import find_dataset
 
 NOT_CHECKED = ("-device", "-step_size", "-npp", "-nps", "-prev_stage_predictions", "-num_parts", "-part_id")
-SHOWN = 8  # lines about what was trained
+SHOWN = 8  # most lines that list trained models
 FOLDS = ("0", "1", "2", "3", "4")  # nnU-Net's default
-NNUNETS_OPTIONS = """\
+NNUNET_OPTIONS = """\
 options of nnUNetv2_predict, passed on:
   -i FOLDER  -o FOLDER   images (CASE_0000.nii.gz, ...), and where the label maps go
   -d DATASET -c CONFIG   number or name; 2d, 3d_fullres, ...
@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
         usage="nnunet-mamba predict [--batch-size N] [--threads N] (options of nnUNetv2_predict)",
         description="nnUNetv2_predict with mirrored copies and tiles in batches; finds our trainers without "
         "`register`.\nExit code 1: cases have no label map, and are named; 2: weights hold NaN or infinity.",
-        epilog=NNUNETS_OPTIONS,
+        epilog=NNUNET_OPTIONS,
     )
     p.add_argument(
         "--batch-size",
@@ -59,7 +59,7 @@ def add(commands: Any) -> None:
 
 def predict(args: argparse.Namespace) -> int:
     check_request(args.others)
-    from nnunet_mamba.inference import run_nnunets_predict
+    from nnunet_mamba.inference import run_nnunet_predict
     from nnunet_mamba.nnunet.commands import EXTERNAL, trainer_folders
 
     os.environ[EXTERNAL] = trainer_folders()
@@ -69,15 +69,15 @@ def predict(args: argparse.Namespace) -> int:
         print(f"nnunet-mamba predict: {error}", file=sys.stderr)
         failed.append(case)
 
-    run_nnunets_predict(args.others, note, batch_size=args.batch_size, n_threads=args.threads)
+    run_nnunet_predict(args.others, note, batch_size=args.batch_size, n_threads=args.threads)
     if failed:
         print(f"No label map was written for {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0
 
 
 def check_request(words: Sequence[str]) -> None:
-    """Raise ValueError, before anything heavy is imported, for images or a trained model that are not there,
-    with what was trained instead."""
+    """Raise ValueError, before heavy imports, if the images or the trained model do not exist; the message
+    lists the models that do."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("-i", "-o", "-d", "-c", "-m", *NOT_CHECKED):
         parser.add_argument(name)
@@ -86,34 +86,34 @@ def check_request(words: Sequence[str]) -> None:
     parser.add_argument("-chk", default="checkpoint_final.pth")
     parser.add_argument("-f", nargs="+", default=FOLDS)
     try:
-        asked, _ = parser.parse_known_args(list(words))
+        given, _ = parser.parse_known_args(list(words))
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
-    needed = ("i", "o", *(("m",) if asked.m else ("d", "c")))
-    if missing := [f"-{name}" for name in needed if getattr(asked, name) is None]:
-        raise ValueError(f"{', '.join(missing)} missing; `nnunet-mamba predict --help` tells what they are.")
-    if not Path(asked.i).exists():
-        raise ValueError(f"{asked.i}, for -i, does not exist; expected a folder of images.")
-    if asked.m:
-        model = Path(asked.m)
+    needed = ("i", "o", *(("m",) if given.m else ("d", "c")))
+    if missing := [f"-{name}" for name in needed if getattr(given, name) is None]:
+        raise ValueError(f"{', '.join(missing)} missing; `nnunet-mamba predict --help` describes them.")
+    if not Path(given.i).exists():
+        raise ValueError(f"{given.i}, for -i, does not exist; expected a folder of images.")
+    if given.m:
+        model = Path(given.m)
         if not model.is_dir():
             raise ValueError(
                 f"{model}, for -m, does not exist; expected a folder TRAINER__PLANS__CONFIGURATION."
             )
     else:
-        dataset = find_dataset("nnUNet_results", asked.d, "Nothing was trained on this dataset yet.")
-        model = dataset / f"{asked.tr}__{asked.p}__{asked.c}"
+        dataset = find_dataset("nnUNet_results", given.d, "Nothing was trained on this dataset yet.")
+        model = dataset / f"{given.tr}__{given.p}__{given.c}"
         if not model.is_dir():
             raise ValueError(f"{model} does not exist. {_trained(dataset, model.name)}")
-    if lacking := [fold for fold in asked.f if not (model / f"fold_{fold}" / asked.chk).is_file()]:
-        there = "\n".join(["There are:", *_options(model)])
-        raise ValueError(f"{model.name} has no {asked.chk} of fold {', '.join(lacking)}. {there}")
+    if lacking := [fold for fold in given.f if not (model / f"fold_{fold}" / given.chk).is_file()]:
+        options = "\n".join(["There are:", *_options(model)])
+        raise ValueError(f"{model.name} has no {given.chk} of fold {', '.join(lacking)}. {options}")
 
 
-def _trained(dataset: Path, asked: str) -> str:
-    """The options for what was trained of a dataset, a line each; what resembles `asked` first."""
+def _trained(dataset: Path, wanted: str) -> str:
+    """List the options for the trained models of a dataset, a line each, those similar to `wanted` first."""
     names = sorted(path.name for path in dataset.iterdir() if path.name.count("__") == 2)
-    near = closest(asked, names)
+    near = closest(wanted, names)
     lines = [
         line
         for name in (*near, *(name for name in names if name not in near))
@@ -126,7 +126,7 @@ def _trained(dataset: Path, asked: str) -> str:
 
 
 def _options(model: Path) -> list[str]:
-    """The options for the folds of a model, a line for each kind of checkpoint that some of them have."""
+    """List the options for the folds of a model, a line for each kind of checkpoint that any fold has."""
     if model.name.count("__") == 2:
         trainer, plans, configuration = model.name.split("__")
         names = f"-tr {trainer} -p {plans} -c {configuration}"

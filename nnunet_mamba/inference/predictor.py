@@ -6,14 +6,14 @@ no more than a batch changes within the network's operators; with a batch size o
 bit. A network must keep the items of a batch apart.
 
 Logits are finite, or NonFiniteError names the case, the weights, the tile and the first layer where they are
-not: nnU-Net asks for infinity only, and of NaN its argmax makes background.
+not: nnU-Net checks for infinity only, and its argmax turns NaN into background.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nnunet_mamba.inference.batches import (
-    batch_size_for,
-    groups,
+    choose_batch_size,
+    floor_power_of_two,
     is_out_of_memory,
     mirrorings,
-    power_of_two,
+    split_groups,
 )
-from nnunet_mamba.inference.threads import torch_threads
 from nnunet_mamba.io.cpu import default_threads
 from nnunet_mamba.networks.finite import (
     USE_OTHERS,
@@ -44,21 +43,21 @@ from nnunet_mamba.networks.finite import (
     unwrap_model,
 )
 
-Slicer = tuple[int | slice, ...]  # of (C, x, y, z): where a tile lies; in 2D one slice along x
+Slicer = tuple[int | slice, ...]  # index of a tile in (C, x, y, z); in 2D one slice along x
 
 
 class BatchedPredictor(nnUNetPredictor):
-    """nnUNetPredictor, several patches at once.
+    """nnUNetPredictor that predicts several patches at once.
 
     Args:
         batch_size: patches per forward pass at most, rounded down to a power of two; None: chosen by device,
-            patch and free memory. When memory runs out it is halved, and stays so.
-        n_threads: of the forward pass on the CPU; None: see `cpu.default_threads`. nnU-Net itself has
+            patch and free memory. When memory runs out it is halved for all that follows.
+        n_threads: of the forward pass on the CPU; None: see `cpu.default_threads`. nnU-Net itself takes
             nnUNet_def_n_proc at most.
-        cases: names for error messages, where one image after the other is given to
-            `predict_sliding_window_return_logits`; files bring their own.
-        weights: a name for them in the same messages.
-        others: nnUNetPredictor's.
+        cases: names for error messages if `predict_sliding_window_return_logits` is called directly, in the
+            order of the calls; images from files have their files' names.
+        weights: name of the weights in the same messages.
+        options: nnUNetPredictor's, as `args`.
     """
 
     def __init__(
@@ -75,13 +74,15 @@ class BatchedPredictor(nnUNetPredictor):
                 raise ValueError(f"{name} must be positive, got {value}; leave it out to have it chosen.")
         super().__init__(*args, **options)
         self.n_threads = n_threads
-        self.batch_size = power_of_two(batch_size) if batch_size else 0  # 0: to be chosen with the first tile
-        self._cases: Iterator[str] = iter(cases)  # names of images that are yet to come
-        self.case = ""  # that is being predicted
+        self.batch_size = floor_power_of_two(batch_size) if batch_size else 0  # 0: choose with the first tile
+        self._cases: Iterator[str] = iter(cases)  # names of the images to come
+        self.case = ""  # the image that is being predicted
         self._weights = weights
         self._has_checked_weights = False
         self._checkpoints: Sequence[str] = ()  # files of `list_of_parameters`
-        self._turns: Iterator[tuple[str, str]] = iter(())  # the present case, with weights yet to come
+        self._pending: Iterator[tuple[str, str]] = iter(
+            ()
+        )  # the present case with each set of weights to come
 
     def initialize_from_trained_model_folder(
         self,
@@ -98,7 +99,7 @@ class BatchedPredictor(nnUNetPredictor):
         ]
 
     def _manage_input_and_output_lists(self, *args: Any, **options: Any) -> tuple[list, list | None, list]:
-        """nnU-Net's method of this name, which every prediction of files begins with."""
+        """Override nnU-Net's method, with which every prediction of files starts, to keep their names."""
         inputs, outputs, previous = super()._manage_input_and_output_lists(*args, **options)
         names = [Path(name).name for name in outputs or (files[0] for files in inputs)]
         self._cases = iter(names)
@@ -109,7 +110,7 @@ class BatchedPredictor(nnUNetPredictor):
         _check_image(case, data)
         n_sets = len(self.list_of_parameters)
         numbered = [f"set {number} of {n_sets} of weights" for number in range(1, n_sets + 1)]
-        self._turns = product([case], self._checkpoints or numbered)
+        self._pending = product([case], self._checkpoints or numbered)
         logits = super().predict_logits_from_preprocessed_data(data)
         if not is_finite(logits):
             raise NonFiniteError(f"{case}: the sum of {n_sets} sets of logits exceeds float16's 65504.")
@@ -119,9 +120,9 @@ class BatchedPredictor(nnUNetPredictor):
         return next(self._cases, "the image")
 
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        turn = next(self._turns, None)
-        case, weights = turn or (self._next_case(), self._weights)
-        if turn is None:  # else the image was looked at before the first fold
+        pending = next(self._pending, None)
+        case, weights = pending or (self._next_case(), self._weights)
+        if pending is None:  # else the image was checked before the first fold
             _check_image(case, input_image)
         self._has_checked_weights = False
         threads: AbstractContextManager[None] = nullcontext()
@@ -132,18 +133,18 @@ class BatchedPredictor(nnUNetPredictor):
             with threads:
                 return super().predict_sliding_window_return_logits(input_image)
         except NonFiniteError as error:
-            self._turns = iter(())
+            self._pending = iter(())
             raise type(error)(f"{case}, by {weights}: {error}") from error
 
     @torch.inference_mode()
     def _internal_predict_sliding_window_return_logits(
         self, data: Tensor, slicers: Sequence[Slicer], do_on_device: bool = True
     ) -> Tensor:
-        """nnU-Net's method of this name, which is its loop over tiles. Shape: (C, x, y, z) -> (K, x, y, z)"""
+        """Override nnU-Net's loop over tiles. Shape: (C, x, y, z) -> (K, x, y, z)"""
         try:
             return self._predict_tiles(data, slicers, self.device if do_on_device else torch.device("cpu"))
         except RuntimeError as error:
-            traceback.clear_frames(error.__traceback__)  # their tensors, before nnU-Net's second attempt
+            traceback.clear_frames(error.__traceback__)  # free their tensors before nnU-Net's second attempt
             raise
 
     def _predict_tiles(self, data: Tensor, slicers: Sequence[Slicer], results: torch.device) -> Tensor:
@@ -153,9 +154,9 @@ class BatchedPredictor(nnUNetPredictor):
         weights = torch.zeros(data.shape[1:], dtype=torch.half, device=results)
         weight = self._tile_weight(results)
         if not self.batch_size:
-            self.batch_size = self._choose_batch_size(data[slicers[0]][None].to(self.device))
+            self.batch_size = self._first_batch_size(data[slicers[0]][None].to(self.device))
         with tqdm(total=len(slicers), disable=not self.allow_tqdm) as progress:
-            for group in groups(slicers, self._tiles_at_once):
+            for group in split_groups(slicers, self._tiles_at_once):
                 predicted = self._predict_group(data, group).to(results)
                 predicted *= weight
                 for tile, prediction in zip(group, predicted, strict=True):
@@ -170,25 +171,25 @@ class BatchedPredictor(nnUNetPredictor):
             )
         return logits
 
-    def _choose_batch_size(self, patch: Tensor) -> int:
+    def _first_batch_size(self, patch: Tensor) -> int:
         try:
-            return batch_size_for(self.network, patch)
-        except NonFiniteError:  # the first tile will say it better
+            return choose_batch_size(self.network, patch)
+        except NonFiniteError:  # the first tile will raise it with its place
             return 1
 
     def _predict_group(self, data: Tensor, group: Sequence[Slicer]) -> Tensor:
-        """Predictions of some tiles at once. NonFiniteError with the place of the one to blame."""
+        """Predict some tiles at once. NonFiniteError names the tile whose prediction is not finite."""
         tiles = torch.stack([data[tile] for tile in group]).to(self.device)
         try:
             return self._internal_maybe_mirror_and_predict(tiles)
         except NonFiniteError as error:
             for tile in group if len(group) > 1 else ():
                 self._predict_group(data, [tile])
-            places = " or ".join(_place(tile) for tile in group)
+            places = " or ".join(_voxel_range(tile) for tile in group)
             raise type(error)(f"tile {places} of the preprocessed image: {error}") from error
 
     def _tile_weight(self, device: torch.device) -> Tensor:
-        """nnU-Net's Gaussian, or ones. Shape: the patch's"""
+        """Return nnU-Net's Gaussian, or ones, of the patch's shape."""
         patch = tuple(self.configuration_manager.patch_size)
         if self.use_gaussian:
             return compute_gaussian(patch, sigma_scale=1 / 8, value_scaling_factor=10, device=device)
@@ -202,31 +203,31 @@ class BatchedPredictor(nnUNetPredictor):
 
     @torch.inference_mode()
     def _internal_maybe_mirror_and_predict(self, x: Tensor) -> Tensor:
-        """The mean of the predictions of all mirrored copies. Shape: (B, C, *patch) -> (B, K, *patch)"""
+        """Return the mean prediction of all mirrored copies. Shape: (B, C, *patch) -> (B, K, *patch)"""
         flips = self._mirrorings()
         prediction = None
-        for group in groups(flips, lambda: self.batch_size // len(x)):
+        for group in split_groups(flips, lambda: self.batch_size // len(x)):
             copies = torch.cat([x.flip(axes) for axes in group])
             for axes, one in zip(group, self._forward(copies).split(len(x)), strict=True):
                 prediction = one if prediction is None else prediction.add_(one.flip(axes))
-        assert prediction is not None  # the first copy is always there, as it is
+        assert prediction is not None  # there is always the copy without a flip
         prediction /= len(flips)
         return prediction
 
     def _forward(self, x: Tensor) -> Tensor:
-        """The network's output, which is finite, in as many passes as it takes."""
+        """Return the network's output, in several passes if memory runs out."""
         while True:
             try:
-                return torch.cat([self._checked(part) for part in x.split(self.batch_size)])
+                return torch.cat([self._forward_checked(part) for part in x.split(self.batch_size)])
             except RuntimeError as error:
                 if self.batch_size == 1 or not is_out_of_memory(error):
                     raise
             self.batch_size //= 2  # not in the handler: the error still holds the failed pass's tensors
             empty_cache(self.device)
 
-    def _checked(self, x: Tensor) -> Tensor:
-        """The network's output and, once, its weights: not only our networks', which look at theirs unless
-        they are compiled."""
+    def _forward_checked(self, x: Tensor) -> Tensor:
+        """Return the network's output after a check of it and, once, of the weights. Our networks check
+        theirs too, unless they are compiled; others do not."""
         output: Tensor = self.network(x)
         network = unwrap_model(self.network)
         check_output(network, x, output)
@@ -236,7 +237,19 @@ class BatchedPredictor(nnUNetPredictor):
         return output
 
 
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Let torch compute with `n` threads on the CPU within the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _check_image(case: str, image: Tensor) -> None:
+    """Raise NonFiniteError for an image with NaN or infinity."""
     if not is_finite(image):
         n = int((~torch.isfinite(image)).sum())
         raise NonFiniteError(
@@ -246,7 +259,7 @@ def _check_image(case: str, image: Tensor) -> None:
         )
 
 
-def _place(tile: Slicer) -> str:
-    """Its voxels, as one indexes them: '[0:8, 4:12, 0:8]'."""
+def _voxel_range(tile: Slicer) -> str:
+    """Return the voxels of a tile as an index: "[0:8, 4:12, 0:8]"."""
     along = [f"{at.start}:{at.stop}" if isinstance(at, slice) else str(at) for at in tile[1:]]
     return f"[{', '.join(along)}]"

@@ -1,4 +1,4 @@
-"""Networks by name and sizes -> their step on a device of a profile."""
+"""Estimates of memory and time of a network's training step on a device."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from nnunet_mamba.memory.profile import Profile
-from nnunet_mamba.memory.simulate import BATCH, KEPT, LOSS, WEIGHTS, Step, simulate
+from nnunet_mamba.memory.simulate import BATCH, KEPT, LOSS, WEIGHTS, SimulatedStep, simulate
 from nnunet_mamba.networks.family import create_network
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """memory_bytes  parts of the peak
-    seconds       parts of a step; None where the profile has not measured it in this precision
+    """Memory and time of a training step.
+
+    memory_bytes  parts of the peak
+    seconds       parts of a step; None if the profile has no times in this precision
     outputs       grids of the supervised outputs, the largest first
     """
 
@@ -35,7 +37,7 @@ def estimate(
     precision: str | None = None,
     checkpoint_stages: int | str = 0,
 ) -> Estimate:
-    """The training step, with deep supervision, of a network by name.
+    """Estimate the training step, with deep supervision, of a network by name.
 
     Args:
         sizes: of `create_network`, patch_size among them.
@@ -54,7 +56,7 @@ def estimate_network(
     profile: Profile,
     precision: str | None = None,
 ) -> Estimate:
-    """The training step of a network that was built on torch's meta device.
+    """Estimate the training step of a network that was built on torch's meta device.
 
     Args:
         sizes: input_channels, num_classes and patch_size.
@@ -67,22 +69,23 @@ def estimate_network(
         classes=sizes["num_classes"],
         patch=sizes["patch_size"],
         precision=precision,
-        scratch=profile.scratch or None,
-        # a GPU that is not there cannot even be imitated: autograd asks for it
+        workspace=profile.workspace or None,
+        # fake tensors on CUDA need a GPU, for autograd queries the device
         device="cuda" if profile.device == "cuda" and torch.cuda.is_available() else "cpu",
         backend=profile.backend,
     )
     timed = bool(profile.seconds) and precision == profile.precision
-    return Estimate(_memory(step, profile), profile.times(step.work) if timed else None, step.outputs)
+    return Estimate(_memory_parts(step, profile), profile.times(step.work) if timed else None, step.outputs)
 
 
-def _memory(step: Step, profile: Profile) -> dict[str, int]:
+def _memory_parts(step: SimulatedStep, profile: Profile) -> dict[str, int]:
+    """Return the parts of the peak, in bytes."""
     peak = step.peak
     return {
         "weights, gradients, momentum": peak[WEIGHTS],
         "activations kept for backward": peak[KEPT],
         "batch and loss": peak[BATCH] + peak[LOSS],
         "passing through at the peak": peak["transient"],
-        "scratch of operators": peak["scratch"],
+        "workspace of operators": peak["workspace"],
         "code and process": profile.overhead_bytes + step.kernels * profile.kernel_bytes,
     }

@@ -1,8 +1,7 @@
-"""The bytes that are alive at any moment of a run with fake tensors: which, how many, and when most.
+"""Memory that is allocated at any moment of a run with fake tensors, by kind, and its peak.
 
-Tensors are counted by storage: born as the result of an operator, gone when autograd and Python have let go
-of it. So what autograd keeps, views, and work in place count as they do in a real run, without the memory
-and the time of one.
+Tensors are counted by storage, from the operator that returns it until autograd and Python have released it.
+So tensors that autograd keeps, views, and work in place count as in a real run, without its memory and time.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Observer = Callable[[Any, tuple[Any, ...], Any, int], int]
-BEFORE = "before"  # the kind of what was there before the mode was entered, from its first use on
+BEFORE = "before"  # kind of storages that existed before the mode was entered, from their first use on
 ADD = torch.ops.aten.add.Tensor
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts live bytes by kind while it is entered; `peak` is how many of each there were when most were.
+    """Dispatch mode that counts live bytes by kind; `peak` holds those of the moment with most.
 
     Args:
-        observe: (operator, arguments, result, bytes born with it) -> bytes of scratch that the operator takes
-            for itself while it runs.
+        observe: (operator, arguments, result, bytes allocated for it) -> bytes of workspace that the operator
+            takes while it runs.
     """
 
     def __init__(self, observe: Observer = lambda *_: 0):
@@ -42,8 +41,8 @@ class LiveMemory(TorchDispatchMode):
         self._in_backward = False
 
     @contextmanager
-    def born_as(self, kind: str, *, backward: bool = False) -> Iterator[None]:
-        """Storages that are born inside are of this kind."""
+    def allocate_as(self, kind: str, *, backward: bool = False) -> Iterator[None]:
+        """Count storages that are allocated within the context as this kind."""
         before = self.kind, self._in_backward
         self.kind, self._in_backward = kind, backward
         try:
@@ -51,49 +50,60 @@ class LiveMemory(TorchDispatchMode):
         finally:
             self.kind, self._in_backward = before
 
-    def rename(self, tensors: Iterable[Tensor], kind: str) -> None:
-        """Count these, known or new, as another kind."""
+    def relabel(self, tensors: Iterable[Tensor], kind: str) -> None:
+        """Count the storages of these tensors, known or new, as another kind."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            self._forget(storage._cdata)
-            self._note(storage, kind)
+            self._untrack(storage._cdata)
+            self._track(storage, kind)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         for tensor in _tensors(args):
-            self._note(tensor.untyped_storage(), BEFORE)
+            self._track(tensor.untyped_storage(), BEFORE)
         result = func(*args, **(kwargs or {}))
-        born = [self._note(tensor.untyped_storage(), self.kind) for tensor in _tensors(result)]
-        scratch = self.observe(func, args, result, sum(born))
-        # autograd adds gradients in place, where no mode looks on
+        allocated = [self._track(tensor.untyped_storage(), self.kind) for tensor in _tensors(result)]
+        workspace = self.observe(func, args, result, sum(allocated))
+        # autograd adds gradients in place, which no dispatch mode sees
         if not (self._in_backward and func is ADD):
-            self._compare(scratch)
+            self._update_peak(workspace)
         return result
 
-    def _compare(self, scratch: int) -> None:
-        if self.live.total() + scratch > self.peak.total():
-            self.peak = self.live + Counter({"scratch": scratch})
+    def _update_peak(self, workspace: int) -> None:
+        if self.live.total() + workspace > self.peak.total():
+            self.peak = self.live + Counter({"workspace": workspace})
 
-    def _note(self, storage: Any, kind: str) -> int:
-        """Bytes of the storage if it is new."""
+    def _track(self, storage: Any, kind: str) -> int:
+        """Count a storage, and return its bytes if it is new."""
         key = storage._cdata
         if key in self._storages:
             return 0
         size: int = storage.nbytes()
-        self._storages[key] = (weakref.ref(storage, partial(self._gone, key)), kind, size)
+        self._storages[key] = (weakref.ref(storage, partial(self._on_freed, key)), kind, size)
         self.live[kind] += size
         return size
 
-    def _gone(self, key: int, reference: Any) -> None:
+    def _on_freed(self, key: int, reference: Any) -> None:
         if key in self._storages and self._storages[key][0] is reference:
-            self._forget(key)
+            self._untrack(key)
 
-    def _forget(self, key: int) -> None:
+    def _untrack(self, key: int) -> None:
         if key in self._storages:
             _, kind, size = self._storages.pop(key)
             self.live[kind] -= size
 
 
 def _tensors(nest: Any) -> list[Tensor]:
+    """Return all tensors in nested lists and tuples."""
     return [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]
+
+
+def operator_name(func: Any) -> str:
+    """Return a name such as aten::add or nnunet_mamba::selective_scan."""
+    return str(func._schema.name)
+
+
+def count_bytes(tensors: Any) -> int:
+    """Return the bytes of all tensors in nested lists and tuples."""
+    return sum(t.numel() * t.element_size() for t in _tensors(tensors))

@@ -1,4 +1,8 @@
-"""Measure a device's `Profile`; a minute in all."""
+"""Measurement of a device's `Profile`, which takes a minute.
+
+Besides the times it is the memory that a device takes apart from tensors: single convolutions show the
+workspace and the code of the device's library, a small network the overhead of a process.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,41 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from nnunet_mamba.memory.measure_memory import (
-    EXACT_MALLOC,
-    measure_kernel,
-    measure_overhead,
-    measure_scratch,
-)
-from nnunet_mamba.memory.measure_time import LAYERS, Case, measure_seconds
 from nnunet_mamba.memory.profile import Profile
-from nnunet_mamba.memory.training import nnunets_loss
+from nnunet_mamba.memory.simulate import TrainingStep, nnunet_loss, random_batch, simulate
+from nnunet_mamba.memory.time_model import LAYERS, TimedLayer, measure_seconds
+from nnunet_mamba.networks.family import create_network
 from nnunet_mamba.ops.backends import choose_backend
+
+EXACT_MALLOC = {  # for glibc: each tensor has its own pages, which go back when it is freed
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_TOP_PAD_": "0",
+    "MALLOC_ARENA_MAX": "1",
+}
+SMALL: dict[str, Any] = {  # sizes of a network of a few MiB
+    "input_channels": 1,
+    "num_classes": 3,
+    "features_per_stage": (16, 32, 64),
+    "strides": ((1, 1, 1), (2, 2, 2), (2, 2, 2)),
+    "kernel_sizes": ((3, 3, 3),) * 3,
+    "deep_supervision": True,
+}
+SMALL_BATCH: dict[str, Any] = {"batch": 2, "channels": 1, "classes": 3, "patch": (16, 32, 32)}
 
 
 def measure_profile(device: str, precision: str = "fp32", threads: int | None = None) -> Profile:
-    """Times in a process of their own, memory in another, whose malloc returns what is freed.
+    """Measure times in one process, and memory in another whose malloc returns what is freed.
 
-    Raises ValueError if the device is not here, or does not let itself be measured.
+    Raises ValueError if the device is not available, or if the measurement fails.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("torch finds no CUDA device here; measure where it is, and copy the file.")
@@ -47,38 +64,136 @@ def measure_profile(device: str, precision: str = "fp32", threads: int | None = 
     return Profile(device=device, precision=precision, **parts)
 
 
-def _part(part: str, name: str, precision: str, threads: str) -> dict[str, Any]:
+def _measure_part(part: str, name: str, precision: str, threads: str) -> dict[str, Any]:
+    """Measure the fields of `Profile` for "seconds" or "memory"; the main function of a subprocess."""
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     device = torch.device(name)
     if part == "seconds":
         backend = choose_backend(None, name)
         return {
-            "description": describe(device),
+            "description": describe_device(device),
             "backend": backend,
             "seconds": measure_seconds(device, precision),
         }
-    Case(*LAYERS["mamba"], device, precision, backward=True).run()  # loads code, which is no step's memory
-    nnunets_loss(1)
-    scratch = measure_scratch(device)
+    TimedLayer(
+        *LAYERS["mamba"], device, precision, backward=True
+    ).run()  # loads code, which must not count for a step
+    nnunet_loss(1)
+    workspace = measure_workspace(device)
     kernel = measure_kernel(device)
-    overhead = measure_overhead(device, precision, scratch, kernel)
-    return {"scratch": scratch, "kernel_bytes": kernel, "overhead_bytes": overhead}
+    overhead = measure_overhead(device, precision, workspace, kernel)
+    return {"workspace": workspace, "kernel_bytes": kernel, "overhead_bytes": overhead}
 
 
-def describe(device: torch.device) -> str:
+def describe_device(device: torch.device) -> str:
+    """Return hardware, threads and torch's version."""
     n = torch.get_num_threads()
-    where = f"{cpu_name()}, {n} thread{'s' if n > 1 else ''}"
+    where = f"{read_cpu_name()}, {n} thread{'s' if n > 1 else ''}"
     where = torch.cuda.get_device_name() if device.type == "cuda" else where
     return f"{where}; torch {version('torch')}"
 
 
-def cpu_name() -> str:
+def read_cpu_name() -> str:
+    """Return the CPU's model name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
 
+def peak_bytes(device: torch.device, call: Callable[[], Any]) -> int:
+    """Measure the peak memory of `call` beyond that before it: of torch's allocations on CUDA, of the process
+    on the CPU, where freed memory must go back at once (see `EXACT_MALLOC`)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    before = resident_bytes(reset=True)["VmRSS"]
+    call()
+    return resident_bytes()["VmHWM"] - before
+
+
+def allocated_bytes(device: torch.device) -> int:
+    """Return the bytes that torch has allocated on CUDA, or that the process takes on the CPU."""
+    return torch.cuda.memory_allocated() if device.type == "cuda" else resident_bytes()["VmRSS"]
+
+
+def resident_bytes(*, reset: bool = False) -> dict[str, int]:
+    """Return VmRSS, resident now, and VmHWM, the peak since the last reset. Linux only."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError as error:
+        raise ValueError(f"The peak memory of a process is measured on Linux only ({error}).") from error
+    fields = [line.split() for line in lines if line.startswith(("VmRSS", "VmHWM"))]
+    return {name.rstrip(":"): int(kib) * 1024 for name, kib, _ in fields}
+
+
+def measure_workspace(device: torch.device) -> dict[str, float]:
+    """Measure the factors of `workspace_of` on convolutions whose weights are small beside their input."""
+    same = nn.Conv3d(32, 32, 3, padding=1).to(device)
+    double = nn.ConvTranspose3d(32, 32, 2, 2).to(device)
+    x = torch.randn(2, 32, 48, 48, 48, device=device, requires_grad=True)
+    small = torch.randn(2, 32, 24, 24, 24, device=device)
+    size = x.numel() * x.element_size()
+    return {
+        "conv_forward": max(0.0, _beyond_result(device, lambda: same(x), size) / size),
+        "conv_transposed": max(0.0, _beyond_result(device, lambda: double(small), size) / size),
+        "conv_backward": max(0.0, _backward_workspace(device, same, x) / (2 * size)),
+    }
+
+
+def _beyond_result(device: torch.device, call: Callable[[], Tensor], result_bytes: int) -> int:
+    call()  # the first call loads code
+    return peak_bytes(device, call) - result_bytes
+
+
+def _backward_workspace(device: torch.device, layer: nn.Module, x: Tensor) -> int:
+    y = layer(x)
+    ones = torch.ones_like(y)
+
+    def backward() -> Any:
+        return torch.autograd.grad(y, [x, *layer.parameters()], ones, retain_graph=True)
+
+    backward()
+    return peak_bytes(device, backward) - x.numel() * x.element_size()
+
+
+def measure_kernel(device: torch.device) -> int:
+    """Measure the bytes that remain after a convolution of new sizes, forward or backward."""
+
+    def convolve(channels: int) -> None:
+        x = torch.randn(2, channels, 8, 8, 8, device=device, requires_grad=True)
+        nn.Conv3d(channels, channels, 3, padding=1).to(device)(x).sum().backward()
+
+    convolve(8)
+    convolve(176)  # the largest first, so that its tensors do not count
+    channels = range(16, 176, 16)
+    before = allocated_bytes(device)
+    for n in channels:
+        convolve(n)
+    return max(0, allocated_bytes(device) - before) // (2 * len(channels))
+
+
+def measure_overhead(
+    device: torch.device, precision: str, workspace: Mapping[str, float], kernel_bytes: int
+) -> int:
+    """Measure the bytes that the first training steps take beyond those of their simulation."""
+    with torch.device("meta"):
+        fake = create_network("mm_unet", **SMALL)
+    step = simulate(fake, **SMALL_BATCH, precision=precision, workspace=workspace, device=device.type)
+
+    def train() -> None:
+        network = create_network("mm_unet", **SMALL).to(device)
+        training = TrainingStep(network, *random_batch(network, **SMALL_BATCH, device=device), precision)
+        training.step()
+        training.step()
+
+    return max(0, peak_bytes(device, train) - step.peak.total() - step.kernels * kernel_bytes)
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_part(*sys.argv[1:])))
+    sys.stdout.write(json.dumps(_measure_part(*sys.argv[1:])))

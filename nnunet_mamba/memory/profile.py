@@ -1,4 +1,4 @@
-"""A device, as numbers measured once: how fast it works, and what its libraries take for themselves."""
+"""Profiles of devices: their speed, and the memory that their libraries take, measured once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnunet_mamba.io.resources import check_device
-from nnunet_mamba.memory.work import GROUPS, UNITS
+from nnunet_mamba.memory.time_model import GROUPS, UNITS
 from nnunet_mamba.ops.backends import BACKENDS
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -16,33 +16,36 @@ PROFILES = Path(__file__).parent / "profiles"
 
 @dataclass(frozen=True)
 class Profile:
-    """device          of torch: cpu or cuda
-    description     the hardware, its threads and the versions of what ran
-    precision       fp32 or fp16: what the times were measured in
+    """Numbers of a device.
+
+    device          of torch: cpu or cuda
+    description     hardware, threads and versions
+    precision       fp32 or fp16, of the times
     backend         of the selective scan
-    scratch         factors of `scratch_of`; none where they are not measured: tensors alone are counted then
-    overhead_bytes  what a first training step takes beside all else
-    kernel_bytes    what a library keeps of each different convolution that it has met
-    seconds         per unit of work; none where they are not measured
+    workspace       factors of `workspace_of`; empty if not measured: then tensors alone are counted
+    overhead_bytes  memory of a first training step apart from all else
+    kernel_bytes    memory that a library keeps for each different convolution
+    seconds         per unit of work; empty if not measured
     """
 
     device: str
     description: str
     precision: str
     backend: str
-    scratch: Mapping[str, float]
+    workspace: Mapping[str, float]
     overhead_bytes: int
     kernel_bytes: int
     seconds: Mapping[str, float]
 
     def times(self, work: Mapping[str, float]) -> dict[str, float]:
-        """Seconds for amounts of work by unit, in groups of units."""
+        """Return the seconds for amounts of work by unit, in groups of units."""
         return {
             group: sum(work.get(unit, 0) * self.seconds[unit] for unit in units)
             for group, units in GROUPS.items()
         }
 
     def save(self, path: Path) -> None:
+        """Write the profile as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
@@ -51,18 +54,22 @@ UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "triton", {}, 0, 0, {}
 
 
 def load_profile(name: str) -> Profile:
-    """A profile of this package by name, or the file of one; "cuda", while not measured, knows tensors alone.
+    """Load a profile of this package by name, or a file of one. ValueError for others.
 
-    ValueError for others."""
+    "cuda", which is not measured, counts tensors alone.
+    """
     check_device(name)
     path = Path(name) if name.endswith(".json") else PROFILES / f"{name}.json"
     return _read(path) if path.is_file() else UNMEASURED_CUDA
 
 
 def _read(path: Path) -> Profile:
-    """ValueError for what `save` did not write, or wrote when units of work were others."""
+    """Read a file. ValueError if `save` did not write it, or wrote it with other units of work."""
     try:
-        profile = Profile(**json.loads(path.read_text()))
+        content = json.loads(path.read_text())
+        if "scratch" in content:  # its name in files of earlier versions
+            content["workspace"] = content.pop("scratch")
+        profile = Profile(**content)
         units = set(profile.seconds)
         if profile.device not in ("cpu", "cuda") or profile.backend not in BACKENDS:
             raise ValueError(f"device {profile.device!r}, backend {profile.backend!r}")

@@ -1,4 +1,4 @@
-"""The networks. A plans file can name each by its dotted path, nnunet_mamba.networks.<name>."""
+"""Networks by name. A plans file can name each by its dotted path, nnunet_mamba.networks.<name>."""
 
 from functools import partial
 from typing import Any

@@ -1,7 +1,7 @@
-"""Networks of MONAI that papers of this family compare with, in the frame of ours.
+"""Networks of MONAI with which papers of this family compare, wrapped as a `UNet`.
 
-They take the patch of the plans and no other size: their topology is their own. A new one is a row of
-`BASELINES`. MONAI is imported when a network is built.
+Their topology is fixed; of the plans they take the patch alone. A new one is a row of `BASELINES`. MONAI is
+imported when a network is built.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nnunet_mamba.networks.unet import UNet
 
 @dataclass(frozen=True)
 class Baseline:
-    """One network of MONAI.
+    """Network of MONAI.
 
     class_name       in `monai.networks.nets`
-    multiple         what every axis of its input must be a multiple of
+    multiple         every axis of its input must be a multiple of it
     options          arguments besides channels, classes and axes
     output_strides   voxels of the input per voxel of each of its outputs
     fixed_grid       its weights fit one size of input only
-    unused           modules that its forward pass never calls; taken out, since DDP waits for the gradient of
+    unused           modules that its forward pass never calls; removed, since DDP waits for the gradient of
                      every parameter, and since not every release of MONAI has them
     since            the first release of MONAI that has it
     """
@@ -68,7 +68,7 @@ BASELINES: dict[str, Baseline] = {
 
 
 class MonaiNetwork(nn.Module):
-    """A network of MONAI in the place of a decoder: features -> list of logits, the largest first."""
+    """Decoder that is a network of MONAI: x -> list of logits, the largest first."""
 
     def __init__(self, network: nn.Module, deep_supervision: bool):
         super().__init__()
@@ -77,7 +77,7 @@ class MonaiNetwork(nn.Module):
     def train(self, mode: bool = True) -> MonaiNetwork:
         super().train(mode)
         if hasattr(self.network, "do_ds"):
-            self.network.training = True  # MedNeXt, which has no dropout, gives all its logits only then
+            self.network.training = True  # MedNeXt returns all its logits only then; it has no dropout
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -87,7 +87,7 @@ class MonaiNetwork(nn.Module):
 
 
 class BaselineUNet(UNet):
-    """A baseline for inputs of any size, or of `grid` alone where that is given."""
+    """Baseline for inputs of any size, or of the size `grid` if that is given."""
 
     def __init__(
         self, row: Baseline, network: nn.Module, ndim: int, deep_supervision: bool, grid: Grid | None
@@ -97,7 +97,7 @@ class BaselineUNet(UNet):
             MonaiNetwork(network, deep_supervision),
             multiple=(row.multiple,) * ndim,
             output_strides=tuple((stride,) * ndim for stride in row.output_strides),
-            n_levels=0,
+            n_stages=0,
         )
         self.grid = grid
         self.train()
@@ -106,8 +106,8 @@ class BaselineUNet(UNet):
         super().check(grid)
         if self.grid is not None and grid != self.grid:
             raise ValueError(
-                f"This network was built for a patch of {self.grid}, to which its position embedding "
-                f"belongs; got {grid}. Build it with the patch_size that you need."
+                f"This network was built for patches of {self.grid}, the size of its position embedding; "
+                f"got {grid}. Build it with the patch_size that you need."
             )
 
 
@@ -119,33 +119,35 @@ def create_baseline(
     patch_size: Sequence[int],
     deep_supervision: bool = False,
 ) -> UNet:
-    """A network of MONAI by its name in `BASELINES`, for patches of 2 or 3 axes.
+    """Build a network of MONAI by its name in `BASELINES`, for patches of 2 or 3 axes.
 
-    Patches that it cannot take are padded with zeros and the logits cropped. Raises ValueError for unknown
-    names and for patches too small, ImportError if the installed MONAI has no such network.
+    Patches that it does not take are padded with zeros and the logits cropped. Raises ValueError for unknown
+    names and for patches that are too small, ImportError if the installed MONAI has no such network.
     """
     if name not in BASELINES:
         raise ValueError(unknown("baseline", name, BASELINES))
     row, grid = BASELINES[name], tuple(int(size) for size in patch_size)
-    _refuse_single_voxel(row, grid)
+    _check_patch(row, grid)
     build = _monai_class(row)
     padded = tuple(-(-size // row.multiple) * row.multiple for size in grid)
     options = dict(row.options)
     if "img_size" in inspect.signature(build).parameters:
         options["img_size"] = padded
     network = build(spatial_dims=len(grid), in_channels=input_channels, out_channels=num_classes, **options)
-    _take_out(network, row.unused)
+    _remove_modules(network, row.unused)
     return BaselineUNet(row, network, len(grid), deep_supervision, grid if row.fixed_grid else None)
 
 
-def _take_out(network: nn.Module, names: tuple[str, ...]) -> None:
+def _remove_modules(network: nn.Module, names: tuple[str, ...]) -> None:
+    """Replace modules of these names by the identity."""
     for module in list(network.modules()):
         for name in names:
             if hasattr(module, name):
                 setattr(module, name, nn.Identity())
 
 
-def _refuse_single_voxel(row: Baseline, grid: Grid) -> None:
+def _check_patch(row: Baseline, grid: Grid) -> None:
+    """Raise ValueError for a patch that is reduced to one voxel."""
     if all(size <= row.multiple for size in grid):
         raise ValueError(
             f"Patch {grid} is too small for {row.class_name}: reduced by {row.multiple} it is one voxel, too "
@@ -154,6 +156,7 @@ def _refuse_single_voxel(row: Baseline, grid: Grid) -> None:
 
 
 def _monai_class(row: Baseline) -> Callable[..., nn.Module]:
+    """Import a network's class. ImportError if the installed MONAI has none."""
     import monai
     from monai.networks import nets
 

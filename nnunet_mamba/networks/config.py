@@ -1,4 +1,4 @@
-"""What distinguishes the members of the family, as data. Sizes come from nnU-Net's plans."""
+"""Configs: the settings that distinguish the networks. Sizes come from nnU-Net's plans."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ Config = TypeVar("Config", bound="NetworkConfig")
 
 @dataclass(frozen=True)
 class Mixer:
-    """The sequence mixer: its kind, its walks (see `scan_order`), what it hands on (see `blocks.mixers`; a
-    choice of the kind `mamba` only) and the sizes of its Mamba blocks. `mamba_trans` takes at most as many
-    states as channels."""
+    """Settings of the sequence mixers.
+
+    kind          mamba, mamba_trans or vss
+    order         name of the scan order, see `scan_order`
+    mixer_output  what a mixer of the kind `mamba` returns, see `blocks.mixers`
+    d_state       states per channel; `mamba_trans` takes at most as many as channels
+    d_conv        taps of the convolution
+    expand        inner channels per channel
+    """
 
     kind: str = "mamba"
     order: str = "uni"
@@ -27,14 +33,14 @@ class Mixer:
     expand: int = 2
 
     def module_options(self) -> dict[str, Any]:
-        """Keyword arguments of the mixer's module."""
+        """Return the keyword arguments of the mixer's module."""
         others = {"kind"} if self.kind == "mamba" else {"kind", "mixer_output"}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A row of the table of networks: what tells one network from another of its class."""
+    """Settings of a network: a row of the table in `networks.family`."""
 
     mixer: Mixer | None = None
 
@@ -56,7 +62,7 @@ class NetworkConfig:
             )
 
     def with_overrides(self: Config, **overrides: Any) -> Config:
-        """A copy with fields of this class or of its mixer replaced. ValueError for other names."""
+        """Return a copy with fields of this class or of its mixer replaced. ValueError for other names."""
         own, mixer = {f.name for f in fields(self)}, {f.name for f in fields(Mixer)}
         unknown = sorted(set(overrides) - own - mixer)
         if unknown:
@@ -72,16 +78,16 @@ class NetworkConfig:
         return replace(config, mixer=replace(config.mixer, **to_mixer))
 
     def without_ssm(self: Config) -> Config:
-        """The twin in which every mixer, with its norms and projections, is the identity."""
+        """Return the twin in which every mixer, with its norms and projections, is the identity."""
         return replace(self, mixer=None)
 
 
 @dataclass(frozen=True)
 class FixedConfig(NetworkConfig):
-    """A network whose topology is its own, whatever nnU-Net's plans say; inputs are padded to fit it.
+    """Settings of a network of fixed topology, which ignores that of nnU-Net's plans and pads its inputs.
 
     ndim              axes of its grids
-    features          the paper's channels per stage, from the largest grid down
+    features          channels per stage in the paper, from the largest grid down
     strides           of each stage, the same for all axes
     output_strides    voxels of the input per voxel of each deeply supervised output, the largest first
     """
@@ -93,36 +99,38 @@ class FixedConfig(NetworkConfig):
 
     @classmethod
     def plan_strides(cls) -> tuple[int, ...]:
-        """What stands under `strides` in a plan that names this network. nnU-Net reads there which
-        resolutions are supervised (all but the last), so it is the way from output to output, and on to the
-        coarsest grid."""
+        """Return `strides` for a plan that names this network.
+
+        nnU-Net derives the supervised resolutions from them (all but the last), so they are the steps from
+        output to output, and then to the coarsest grid.
+        """
         totals = (*cls.output_strides, math.prod(cls.strides))
         return (totals[0], *(below // above for above, below in pairwise(totals)))
 
 
 @dataclass(frozen=True)
 class MetaConfig(NetworkConfig):
-    """A network of the meta-architecture; the defaults are nnU-Net's plain U-Net.
+    """Settings of a network of the meta-architecture; the defaults are nnU-Net's plain U-Net.
 
     Placements are `plain` (stacked convolutions, no residual) and those of `MetaBlock`. In `encoder` (stages
     before the bottleneck, from full resolution down) and `decoder` (from the bottleneck up) the last word
     repeats.
 
-    stem          what stands before stage 0 at full resolution: none, a convolution, or a residual group
+    stem          before stage 0, at full resolution: none, a convolution, or a residual group
     downsample    by the first convolution of a stage's `block`, or by a conv-norm-act `layer` before it
     skip          around residual blocks: `projection` (identity where shapes allow, ResNet-D), or U-Mamba's
                   `conv` (a biased pointwise convolution without norm in the first block of every group)
     plan_counts   n_conv_per_stage of the plans is read as convolutions in F, or as blocks of two convolutions
-    mixer_per     a mixer in every block, or one behind the last block of a stage
+    mixer_per     a mixer in every block, or one after the last block of a stage
     upsample      transpose, or nearest (then pointwise convolution)
-    n_supervised  how many resolutions have logits, from the largest; None: all above the bottleneck
-    init          he, or zero_residual: then every residual block begins as the identity
-    quirks        deviations kept only to equal a paper's code, all U-Mamba's:
+    n_supervised  number of resolutions with logits, from the largest; None: all above the bottleneck
+    init          he, or zero_residual: then every residual block starts as the identity
+    quirks        deviations that reproduce a paper's code, all U-Mamba's:
                   single_deep_blocks     one block in each stage of the deeper half of the encoder, and in
                                          the last stages of the decoder
                   no_top_skip_2d         2D decoders do not use the skip at full resolution
                   every_second_stage_2d  2D encoders have a mixer in every second stage, the last included
-                  channel_tokens         channels are the tokens where a grid has no more voxels than that
+                  channel_tokens         channels are the tokens of stages with at most as many voxels
     """
 
     stem: str = "none"

@@ -1,4 +1,4 @@
-"""Sizes of a U-Net without plans: what nnU-Net's default planner makes of a patch of isotropic voxels."""
+"""Sizes of a U-Net without plans: those of nnU-Net's default planner for a patch of isotropic voxels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def default_sizes(patch: Sequence[int]) -> dict[str, Any]:
 
 
 def _halving(grid: Sequence[int]) -> tuple[int, ...]:
-    """The strides of the next stage, () if there is none."""
+    """Return the strides of the next stage, () if there is none."""
     long = [size >= 2 * MIN_EDGE_VOX for size in grid]
     if not any(long) or (sum(long) == 1 and max(grid) < 3 * MIN_EDGE_VOX):
         return ()
@@ -44,5 +44,5 @@ def _halving(grid: Sequence[int]) -> tuple[int, ...]:
 
 
 def default_features(n_stages: int, ndim: int) -> list[int]:
-    """Return the channels per stage, as nnU-Net has them."""
+    """Return nnU-Net's channels per stage."""
     return [min(BASE_FEATURES * 2**stage, MAX_FEATURES[ndim]) for stage in range(n_stages)]

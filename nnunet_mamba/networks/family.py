@@ -1,5 +1,7 @@
-"""The table of networks, and the one function that builds them. A new member is a row here, and one in
-`nnunet.catalogue`, which has its title and paper."""
+"""Table of the networks, and the function that builds them.
+
+A new network is a row here, and one in `nnunet.catalogue`, which has its title and paper.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,9 @@ from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
+from nnunet_mamba.networks.swin_umambas import SwinUMamba, SwinUMambaConfig, SwinUMambaD, SwinUMambaDConfig
 from nnunet_mamba.networks.unet import UNet
-from nnunet_mamba.networks.vss_unets import (
-    MambaUNet,
-    MambaUNetConfig,
-    SwinUMamba,
-    SwinUMambaConfig,
-    SwinUMambaD,
-    SwinUMambaDConfig,
-    VMUNet,
-    VMUNetConfig,
-)
+from nnunet_mamba.networks.vm_unets import MambaUNet, MambaUNetConfig, VMUNet, VMUNetConfig
 from nnunet_mamba.ops.precision import set_mixer_precision
 from nnunet_mamba.scan_order import scan_order
 
@@ -94,28 +88,28 @@ CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
 
 
 def list_networks() -> list[str]:
-    """The names that `create_network` knows: the family, and the twins without SSM."""
+    """List the names that `create_network` knows: the family, and the twins without SSM."""
     return [*FAMILY, *(f"{name}{NO_SSM}" for name, config in FAMILY.items() if config.mixer is not None)]
 
 
 def get_config(name: str) -> NetworkConfig:
-    """The row of a network, or that of its twin without SSM. ValueError for unknown names."""
+    """Return the config of a network, or of its twin without SSM. ValueError for unknown names."""
     if name not in list_networks():
         raise ValueError(unknown("network", name, list_networks(), "nnunet-mamba networks"))
     base = name.removesuffix(NO_SSM)
     return FAMILY[base] if base == name else FAMILY[base].without_ssm()
 
 
-def axes_of(name: str) -> tuple[int, ...]:
-    """The numbers of axes, 2 or 3, of the grids that a network works on. ValueError for unknown names."""
+def supported_ndims(name: str) -> tuple[int, ...]:
+    """Return the numbers of axes (2, 3 or both) that a network takes. ValueError for unknown names."""
     config = get_config(name)
     if isinstance(config, FixedConfig):
         return (config.ndim,)
-    return tuple(ndim for ndim in (2, 3) if _walks(config, ndim))
+    return tuple(ndim for ndim in (2, 3) if _has_scan_order(config, ndim))
 
 
-def _walks(config: NetworkConfig, ndim: int) -> bool:
-    """Whether the scan order of a network, if it has one, exists on a grid of `ndim` axes."""
+def _has_scan_order(config: NetworkConfig, ndim: int) -> bool:
+    """Return True if the scan order of a network exists on a grid of `ndim` axes, or if it has none."""
     try:
         return config.mixer is None or bool(scan_order(config.mixer.order, ndim))
     except ValueError:
@@ -139,27 +133,27 @@ def create_network(
     mixer_precision: str | None = None,
     **overrides: Any,
 ) -> UNet:
-    """A network by name, sized as nnU-Net's plans say, else as its paper or nnU-Net's default planner does.
+    """Build a network by name, sized by nnU-Net's plans, else by its paper or nnU-Net's default planner.
 
     Args:
         input_channels, num_classes: channels of the images (B, input_channels, *grid) and of the logits
             (B, num_classes, *grid), the background among them.
         features_per_stage, strides, kernel_sizes: one entry per stage, full resolution first; a stride or
-            kernel is a list of 2 or 3 numbers (one number: the same for all axes). Networks whose topology
-            is their own (`FixedConfig`) need none of the three; without features they have their paper's. Of
-            other networks give all three or none: then they are those of nnU-Net's default plan for
-            `patch_size` of isotropic voxels, of 128 x 128 x 128 without one.
+            kernel is a list of 2 or 3 numbers (one number: the same for all axes). Networks of fixed topology
+            (`FixedConfig`) need none of the three; their default features are those of the paper. For other
+            networks give all three or none: the default is nnU-Net's default plan for `patch_size` isotropic
+            voxels, 128 x 128 x 128 if that is not given either.
         n_conv_per_stage, n_conv_per_stage_decoder: a number, or one per stage (decoder: deepest first).
         n_blocks_per_stage: residual blocks per stage, from nnU-Net's ResEnc plans.
-        patch_size: voxels per axis of the images that it will mostly see; one that is too small for the
-            strides is refused, one that they do not divide is padded. Inputs of other sizes work too, except
-            where weights depend on the patch (`umamba_enc`).
+        patch_size: voxels per axis of the training patches. A patch that is too small for the strides is
+            refused, one that they do not divide is padded. Inputs of other sizes work too, except where
+            weights depend on the patch (`umamba_enc`).
         deep_supervision: return a list of logits, the largest first; may be changed in `network.decoder`.
-        checkpoint_stages: of so many stages, from the largest grid down, in encoder and decoder, or of
-            "all", activations are recomputed in backward instead of kept: less memory, a slower step.
-        mixer_precision: how much of the mixers is computed in float32 under autocast: all with "float32",
-            the recurrence alone with "mixed". By default "float32", and "mixed" of VSS blocks, as their
-            authors have them.
+        checkpoint_stages: number of stages of encoder and decoder, from the largest grid down, or "all",
+            whose activations are recomputed in backward instead of kept: less memory, a slower step.
+        mixer_precision: the part of the mixers that is computed in float32 under autocast: all with
+            "float32", the recurrence alone with "mixed". Default: "float32", and "mixed" for VSS blocks, as
+            in their authors' code.
         overrides: fields of the network's config (such as `MetaConfig`) and of `Mixer`: order="multi",
             d_state=8.
 
@@ -182,6 +176,6 @@ def create_network(
         patch_size,
     )
     network = CLASSES[type(config)](config.with_overrides(**overrides), sizes, deep_supervision)
-    network.recompute(checkpoint_stages)
+    network.set_activation_checkpointing(checkpoint_stages)
     set_mixer_precision(network, mixer_precision)
     return network

@@ -1,7 +1,7 @@
-"""Numbers that are not finite: whether there are any, in which tensors, and from which layer they come.
+"""Checks for NaN and infinity: whether there are any, in which tensors, and from which layer they come.
 
-Of a network that puts out NaN an argmax makes background, and nothing else tells. So weights are checked
-where they come in, the loss where a network is trained, and its output everywhere else.
+An argmax turns NaN into background without an error. So weights are checked when they are loaded, the loss
+in training, and the output of a network everywhere else.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ USE_OTHERS = "Take an earlier checkpoint, or train anew (in float32 or bfloat16,
 
 
 class NonFiniteError(ValueError):
-    """NaN or infinity among numbers that a result would rest on."""
+    """NaN or infinity among numbers on which a result depends."""
 
 
 class NonFiniteWeightsError(NonFiniteError):
-    """NaN or infinity among the weights, so that no result of this network can be right."""
+    """NaN or infinity among the weights: no result of this network can be right."""
 
 
 class _FirstNonFinite(Exception):
-    """Ends the second pass at the layer that was looked for."""
+    """Exception that ends the second pass at the first layer with such an output."""
 
 
 def is_finite(value: Any) -> bool:
-    """Whether all numbers in `value`, a tensor or nested sequence of them, are finite.
+    """Return True if all numbers in `value`, a tensor or nested sequence of them, are finite.
 
-    A sum is finite only if every summand is. It is one pass without a copy, so it is asked first; values so
-    large that their sum overflows are then looked at one by one.
+    A sum is finite only if every summand is. It takes one pass without a copy, so it comes first; where it
+    is not finite, which large values can cause too, every value is checked.
     """
     if isinstance(value, (list, tuple)):
         return all(is_finite(item) for item in value)
@@ -44,19 +44,19 @@ def is_finite(value: Any) -> bool:
         return True
     if not (value.is_floating_point() or value.is_complex()):
         return True
-    if value.itemsize == 1:  # float8, of which torch only knows the conversion
+    if value.itemsize == 1:  # float8, which torch can only convert
         value = value.float()
     total = value.sum(dtype=torch.promote_types(value.dtype, torch.float32))
     return bool(torch.isfinite(total)) or bool(torch.isfinite(value).all())
 
 
 def non_finite_names(tensors: Mapping[str, Any]) -> list[str]:
-    """Names of tensors that hold NaN or infinity."""
+    """Return the names of the tensors that hold NaN or infinity."""
     return [name for name, value in tensors.items() if not is_finite(value)]
 
 
 def check_finite(tensors: Mapping[str, Any], holder: object, advice: str) -> None:
-    """Raise NonFiniteWeightsError, with the names, for tensors that hold NaN or infinity."""
+    """Raise NonFiniteWeightsError, with their names, if tensors of `holder` hold NaN or infinity."""
     if names := non_finite_names(tensors):
         raise NonFiniteWeightsError(
             f"{holder}: {len(names)} of {len(tensors)} tensors hold NaN or infinity: {join_names(names, 3)}. "
@@ -65,23 +65,23 @@ def check_finite(tensors: Mapping[str, Any], holder: object, advice: str) -> Non
 
 
 def tensors_of(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, each under one name."""
+    """Return parameters and buffers, each under one name."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def unwrap_model(network: nn.Module) -> nn.Module:
-    """The network inside the wrappers of DDP (`module`) and torch.compile (`_orig_mod`)."""
+    """Return the network inside the wrappers of DDP (`module`) and torch.compile (`_orig_mod`)."""
     for wrapper in ("module", "_orig_mod", "module"):
         network = getattr(network, wrapper, network)
     return network
 
 
 def guard_output(network: nn.Module) -> nn.Module:
-    """The network itself; from now on it raises NonFiniteError rather than return such logits, or any logits
-    by weights that hold NaN or infinity, which some layers take in without a trace.
+    """Let a network raise NonFiniteError instead of returning NaN or infinity, and return the network.
 
-    Not in training, where the loss is watched, and not while torch compiles, exports or traces it, when there
-    are no numbers yet.
+    It raises NonFiniteWeightsError, too, for such weights, even where the output does not show them. It
+    checks nothing in training, where the loss is checked, nor while torch compiles, exports or traces it,
+    when there are no numbers yet.
     """
     network.register_load_state_dict_post_hook(_note_new_weights)
     network.register_forward_hook(_check_hook, with_kwargs=True)
@@ -89,19 +89,21 @@ def guard_output(network: nn.Module) -> nn.Module:
 
 
 def check_loaded_weights(network: nn.Module, _: object = None) -> None:
-    """Hook of `load_state_dict`, whoever calls it: raise NonFiniteWeightsError for NaN and infinity."""
+    """Raise NonFiniteWeightsError for NaN and infinity; a hook of `load_state_dict`."""
     check_finite(tensors_of(network), "the weights loaded", USE_OTHERS)
 
 
 def _note_new_weights(network: Any, _: object) -> None:
-    """Hook of `load_state_dict`: have the weights looked at with the next output, when case and layer are
-    known; of a network that nnU-Net compiles for prediction, which cannot do that, at once."""
+    """Let the next output check new weights, when case and layer are known; a hook of
+    `load_state_dict`. A network that nnU-Net compiles for prediction is checked at once, for hooks on its
+    output do not run."""
     network.has_checked_weights = False
     if os.environ.get(COMPILE, "").lower() in ("true", "1", "t"):
         check_loaded_weights(network)
 
 
 def _check_hook(network: Any, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+    """Check output and weights after a forward pass; a forward hook."""
     if network.training or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
     check_output(network, next(iter((*inputs, *named.values()))), output)
@@ -111,7 +113,7 @@ def _check_hook(network: Any, inputs: tuple[Any, ...], named: dict[str, Any], ou
 
 
 def check_output(network: nn.Module, data: Tensor, output: Any) -> None:
-    """Raise NonFiniteError, with the layer and weights to blame, unless the output for `data` is finite."""
+    """Raise NonFiniteError, with the layer and weights to blame, if the output for `data` is not finite."""
     if is_finite(output):
         return
     if not is_finite(data):
@@ -128,20 +130,20 @@ def check_output(network: nn.Module, data: Tensor, output: Any) -> None:
 
 @torch.no_grad()
 def first_non_finite_layer(network: nn.Module, data: Tensor) -> str | None:
-    """A sentence on the layer where a second forward pass meets the first value that is not finite; None if
-    it meets none. The pass runs as nnU-Net's does: under autocast on CUDA, without elsewhere."""
-    with _watched(network), torch.autocast("cuda", enabled=data.is_cuda):
+    """Return a sentence on the first layer whose output is not finite in a second forward pass, None if
+    there is none. The pass runs as nnU-Net's does: under autocast on CUDA, without elsewhere."""
+    with _stopping_hooks(network), torch.autocast("cuda", enabled=data.is_cuda):
         try:
             network(data)
-        except (_FirstNonFinite, NonFiniteWeightsError) as found:  # the latter by the guard, of the weights
+        except (_FirstNonFinite, NonFiniteWeightsError) as found:  # the latter by `guard_output`
             return str(found)
     return None
 
 
 @contextmanager
-def _watched(network: nn.Module) -> Iterator[None]:
-    """Within it a forward pass ends with `_FirstNonFinite` at the first layer to put out such a value."""
-    handles = [  # on the network itself before the guard of its output, which would begin a third pass
+def _stopping_hooks(network: nn.Module) -> Iterator[None]:
+    """Let forward passes raise `_FirstNonFinite` at the first layer whose output is not finite."""
+    handles = [  # on the network itself before the guard of its output, which would start a third pass
         module.register_forward_hook(_stop_at(name), prepend=module is network)
         for name, module in network.named_modules()
     ]
@@ -153,7 +155,7 @@ def _watched(network: nn.Module) -> Iterator[None]:
 
 
 def _stop_at(name: str) -> Callable[..., None]:
-    """A hook that knows its layer by name; hooks of inner layers run before those of outer ones."""
+    """Return a forward hook for the layer `name`; hooks of inner layers run before those of outer ones."""
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if not is_finite(output):

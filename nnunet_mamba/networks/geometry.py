@@ -1,4 +1,4 @@
-"""The sizes of a network, checked: what nnU-Net's plans say, one entry per stage."""
+"""Checks of a network's sizes, which come from nnU-Net's plans with one entry per stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PerStage = int | Sequence[int]
 
 @dataclass(frozen=True)
 class Sizes:
-    """The arguments of `create_network` as given, unchecked."""
+    """Arguments of `create_network` as given, unchecked."""
 
     input_channels: int
     num_classes: int
@@ -29,7 +29,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Stages from full resolution to the bottleneck; `convs` counts what the plans count."""
+    """Checked sizes per stage, from full resolution to the bottleneck.
+
+    convs           convolutions or blocks per stage, as `MetaConfig.plan_counts` reads the plans
+    convs_decoder   the same of the decoder, deepest first, one fewer than stages
+    blocks          residual blocks per stage, of nnU-Net's ResEnc plans
+    """
 
     input_channels: int
     num_classes: int
@@ -37,8 +42,8 @@ class Geometry:
     strides: tuple[Grid, ...]
     kernels: tuple[Grid, ...]
     convs: tuple[int, ...]
-    convs_decoder: tuple[int, ...]  # deepest first, one fewer than stages
-    blocks: tuple[int, ...] | None  # residual blocks per stage, where the plans are nnU-Net's ResEnc plans
+    convs_decoder: tuple[int, ...]
+    blocks: tuple[int, ...] | None
     patch: Grid | None = None
 
     @property
@@ -51,14 +56,14 @@ class Geometry:
 
     @property
     def total_strides(self) -> tuple[Grid, ...]:
-        """Voxels of the input per voxel of each stage."""
+        """Return the voxels of the input per voxel of each stage."""
         return tuple(
             tuple(math.prod(s[axis] for s in self.strides[: stage + 1]) for axis in range(self.ndim))
             for stage in range(self.n_stages)
         )
 
-    def grid(self, level: int) -> Grid:
-        """Voxels per axis of a stage, for the patch of the plans, padded to what the strides divide."""
+    def grid(self, stage: int) -> Grid:
+        """Return the voxels per axis of a stage for the plans' patch, padded to a multiple of the strides."""
         if self.patch is None:
             raise ValueError(
                 "patch_size is missing: the weights of this network depend on it, for its deepest stages "
@@ -67,12 +72,12 @@ class Geometry:
         total = self.total_strides
         return tuple(
             -(-size // whole) * whole // part
-            for size, whole, part in zip(self.patch, total[-1], total[level], strict=True)
+            for size, whole, part in zip(self.patch, total[-1], total[stage], strict=True)
         )
 
 
 def read_geometry(sizes: Sizes) -> Geometry:
-    """Check the arguments of `create_network` against each other. Raises ValueError with what to do."""
+    """Check the arguments of `create_network` against each other. ValueError says how to correct them."""
     _check_counts(sizes)
     features = sizes.features_per_stage
     if features is None or sizes.strides is None or sizes.kernel_sizes is None:
@@ -86,14 +91,14 @@ def read_geometry(sizes: Sizes) -> Geometry:
     n_stages = len(features)
     if n_stages < 2:
         raise ValueError(f"A U-Net has at least 2 stages, got features_per_stage={list(features)}.")
-    ndim = _ndim(sizes.strides, sizes.kernel_sizes, sizes.patch_size)
+    ndim = _count_axes(sizes.strides, sizes.kernel_sizes, sizes.patch_size)
     blocks = sizes.n_blocks_per_stage
     geometry = Geometry(
         sizes.input_channels,
         sizes.num_classes,
         tuple(features),
-        _grids("strides", sizes.strides, n_stages, ndim),
-        _grids("kernel_sizes", sizes.kernel_sizes, n_stages, ndim),
+        _per_axis("strides", sizes.strides, n_stages, ndim),
+        _per_axis("kernel_sizes", sizes.kernel_sizes, n_stages, ndim),
         per_stage("n_conv_per_stage", sizes.n_conv_per_stage, n_stages),
         per_stage("n_conv_per_stage_decoder", sizes.n_conv_per_stage_decoder, n_stages - 1),
         None if blocks is None else per_stage("n_blocks_per_stage", blocks, n_stages),
@@ -107,10 +112,9 @@ def read_geometry(sizes: Sizes) -> Geometry:
 
 
 def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
-    """Channels per stage of a network whose topology is its own: those given, or its paper's.
+    """Return the channels per stage of a network of fixed topology: those given, or its paper's.
 
-    Raises ValueError for sizes that it does not have: other strides, kernels or counts of convolutions, other
-    numbers of axes or stages.
+    Raises ValueError for strides, kernels, counts of convolutions, axes or stages that are not its own.
     """
     _check_counts(sizes)
     features, n_stages = tuple(sizes.features_per_stage or config.features), len(config.features)
@@ -122,7 +126,7 @@ def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
     own = {"strides": (config.strides, config.plan_strides()), "kernel_sizes": ((3,) * n_stages,)}
     for name, choices in own.items():
         given = getattr(sizes, name)
-        if given is not None and not any(_same(given, choice, config.ndim) for choice in choices):
+        if given is not None and not any(_is_isotropic(given, choice, config.ndim) for choice in choices):
             raise ValueError(
                 f"{name} of this network are {list(choices[0])}, not {list(given)}; leave them out."
             )
@@ -138,8 +142,8 @@ def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
 
 
 def check_grid(grid: Grid, total_strides: tuple[Grid, ...]) -> None:
-    """Refuse a patch that the strides would shrink to nothing: each axis needs a voxel in the bottleneck, and
-    the bottleneck more than one, for its instance norm."""
+    """Raise ValueError for a patch that the strides shrink too much: each axis needs a voxel in the
+    bottleneck, and the bottleneck more than one in all, for its instance norm."""
     total = total_strides[-1]
     bottleneck = [-(-size // t) for size, t in zip(grid, total, strict=True)]
     if any(size < t for size, t in zip(grid, total, strict=True)) or math.prod(bottleneck) == 1:
@@ -152,14 +156,15 @@ def check_grid(grid: Grid, total_strides: tuple[Grid, ...]) -> None:
 def _check_counts(sizes: Sizes) -> None:
     if sizes.input_channels < 1 or sizes.num_classes < 1:
         raise ValueError(
-            f"Need at least one channel and one class, got input_channels={sizes.input_channels} and "
+            f"Expected at least one channel and one class, got input_channels={sizes.input_channels} and "
             f"num_classes={sizes.num_classes}."
         )
 
 
-def _ndim(
+def _count_axes(
     strides: Sequence[PerStage], kernel_sizes: Sequence[PerStage], patch_size: Sequence[int] | None
 ) -> int:
+    """Return the number of axes on which all sizes agree."""
     lengths = {len(entry) for entry in (*strides, *kernel_sizes) if not isinstance(entry, int)}
     lengths |= {len(patch_size)} if patch_size is not None else set()
     if len(lengths) != 1 or not lengths <= {2, 3}:
@@ -170,7 +175,8 @@ def _ndim(
     return lengths.pop()
 
 
-def _grids(name: str, entries: Sequence[PerStage], n_stages: int, ndim: int) -> tuple[Grid, ...]:
+def _per_axis(name: str, entries: Sequence[PerStage], n_stages: int, ndim: int) -> tuple[Grid, ...]:
+    """Return one number per axis and stage. ValueError unless there is an entry for each stage."""
     if len(entries) != n_stages:
         raise ValueError(
             f"{name} has {len(entries)} entries, but features_per_stage has {n_stages}; both are per stage."
@@ -178,14 +184,14 @@ def _grids(name: str, entries: Sequence[PerStage], n_stages: int, ndim: int) -> 
     return tuple((entry,) * ndim if isinstance(entry, int) else tuple(entry) for entry in entries)
 
 
-def _same(given: Sequence[PerStage], own: Sequence[int], ndim: int) -> bool:
-    """Whether strides or kernels are `own`, the same for all axes."""
+def _is_isotropic(given: Sequence[PerStage], own: Sequence[int], ndim: int) -> bool:
+    """Return True if strides or kernels are `own`, the same for all axes."""
     as_grids = [(entry,) * ndim if isinstance(entry, int) else tuple(entry) for entry in given]
     return as_grids == [(size,) * ndim for size in own]
 
 
 def per_stage(name: str, entries: PerStage, n_wanted: int) -> tuple[int, ...]:
-    """A number for all stages, or one each, as one each. ValueError for others."""
+    """Return one number per stage, of a number for all stages or one each. ValueError for others."""
     counts = (entries,) * n_wanted if isinstance(entries, int) else tuple(entries)
     if len(counts) != n_wanted or min(counts) < 1:
         raise ValueError(f"{name} must be a positive number or {n_wanted} of them, got {entries!r}.")

@@ -1,4 +1,4 @@
-"""The meta U-Net: nnU-Net's topology, with a stage built as its `MetaConfig` says."""
+"""Meta U-Net: nnU-Net's topology, with stages built as a `MetaConfig` says."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from nnunet_mamba.networks.unet import UNet
 
 
 class StageBuilder:
-    """Builds stages of blocks for one network; a level is a resolution, 0 the full one."""
+    """Builder of the stages of one network; stage 0 has the full resolution."""
 
     def __init__(self, config: MetaConfig, geometry: Geometry):
         self.config, self.geometry, self.ndim = config, geometry, geometry.ndim
 
-    def mixer(self, level: int) -> nn.Module:
-        mixer, channels = self.config.mixer, self.geometry.features[level]
+    def build_mixer(self, stage: int) -> nn.Module:
+        """Build a mixer for the channels of a stage."""
+        mixer, channels = self.config.mixer, self.geometry.features[stage]
         assert mixer is not None
         if "channel_tokens" in self.config.quirks:
-            grid = self.geometry.grid(level)
+            grid = self.geometry.grid(stage)
             if math.prod(grid) <= channels:
                 return ChannelMixer(channels, grid, **mixer.module_options())
         return MIXERS[mixer.kind](channels, self.ndim, **mixer.module_options())
 
-    def stage(
-        self, placement: str, level: int, in_channels: int, stride: Grid, convs: int, blocks: int
+    def build_stage(
+        self, placement: str, stage: int, in_channels: int, stride: Grid, convs: int, blocks: int
     ) -> nn.Sequential:
-        """A stage that ends with the channels of `level`: `blocks` blocks of `convs` convolutions each."""
-        channels, kernel = self.geometry.features[level], self.geometry.kernels[level]
+        """Build `blocks` blocks of `convs` convolutions each, with the channels of `stage`."""
+        channels, kernel = self.geometry.features[stage], self.geometry.kernels[stage]
         if placement == "plain":
             return nn.Sequential(StackedConvs(in_channels, channels, kernel, stride, convs))
         config = self.config
@@ -48,37 +49,37 @@ class StageBuilder:
             in_channels, stride = channels, (1,) * self.ndim
         for block in range(blocks):
             first = (in_channels, stride) if block == 0 else (channels, (1,) * self.ndim)
-            steps += self.blocks(placement, level, *first, convs, group_start=block == 0)
+            steps += self.build_blocks(placement, stage, *first, convs, group_start=block == 0)
         if config.mixer and config.mixer_per == "stage" and placement != "cnn":
-            steps.append(self.mixer(level))
+            steps.append(self.build_mixer(stage))
         return nn.Sequential(*steps)
 
-    def blocks(
+    def build_blocks(
         self,
         placement: str,
-        level: int,
+        stage: int,
         in_channels: int,
         stride: Grid,
         convs: int,
         group_start: bool,
     ) -> list[nn.Module]:
-        """One meta-block; two for `ssm`, which the paper calls two sequential Mamba-based modules."""
+        """Build one meta-block; two for `ssm`, the paper's "two sequential Mamba-based modules"."""
         config = self.config
-        channels, kernel = self.geometry.features[level], self.geometry.kernels[level]
+        channels, kernel = self.geometry.features[stage], self.geometry.kernels[stage]
         has_mixer = config.mixer is not None and config.mixer_per == "block" and placement != "cnn"
         if placement == "ssm":
-            return [MetaBlock("ssm", None, self.mixer(level)) for _ in range(2)] if has_mixer else []
+            return [MetaBlock("ssm", None, self.build_mixer(stage)) for _ in range(2)] if has_mixer else []
         if config.skip == "conv":
             skip = pointwise(in_channels, channels, self.ndim, stride) if group_start else nn.Identity()
         else:
             skip = projection_skip(in_channels, channels, stride)
         branch = StackedConvs(in_channels, channels, kernel, stride, convs, last_act=False)
         within = placement if has_mixer else "cnn"
-        return [MetaBlock(within, branch, self.mixer(level) if has_mixer else None, skip)]
+        return [MetaBlock(within, branch, self.build_mixer(stage) if has_mixer else None, skip)]
 
 
 class Encoder(CheckpointedStages):
-    """Stem and stages; gives the features of every stage, full resolution first."""
+    """Stem and stages; returns the features of every stage, full resolution first."""
 
     def __init__(self, config: MetaConfig, geometry: Geometry, builder: StageBuilder):
         super().__init__()
@@ -90,26 +91,28 @@ class Encoder(CheckpointedStages):
             self.stem = (
                 StackedConvs(channels, features[0], geometry.kernels[0], no_stride, n_convs=1)
                 if config.stem == "conv"
-                else builder.stage("cnn", 0, channels, no_stride, convs[0], blocks[0])
+                else builder.build_stage("cnn", 0, channels, no_stride, convs[0], blocks[0])
             )
             channels = features[0]
         stages = []
         for s, placement in enumerate(encoder_placements(config, geometry)):
-            stages.append(builder.stage(placement, s, channels, geometry.strides[s], convs[s], blocks[s]))
+            stages.append(
+                builder.build_stage(placement, s, channels, geometry.strides[s], convs[s], blocks[s])
+            )
             channels = features[s]
         self.stages = nn.Sequential(*stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = self.run(0, self.stem, x)
         features = []
-        for level, stage in enumerate(self.stages):
-            x = self.run(level, stage, x)
+        for i, stage in enumerate(self.stages):
+            x = self.run(i, stage, x)
             features.append(x)
         return features
 
 
 class Decoder(CheckpointedStages):
-    """Upsampling, skips and stages from the bottleneck up; `seg_layers` are the heads of the last stages.
+    """Upsampling, skips and stages from the bottleneck up, with heads (`seg_layers`) on the last stages.
 
     The heads do not depend on `deep_supervision`, so a state_dict fits either way.
     """
@@ -123,35 +126,37 @@ class Decoder(CheckpointedStages):
         features = geometry.features[::-1]  # deepest first
         stages, upsamplings, heads = [], [], []
         for i, placement in enumerate(_per_stage(config.decoder, n_decoder)):
-            level = geometry.n_stages - 2 - i
+            stage = geometry.n_stages - 2 - i
             joined = features[i + 1] * (2 if i < self.n_skips else 1)
-            stages.append(builder.stage(placement, level, joined, (1,) * geometry.ndim, convs[i], blocks[i]))
+            stages.append(
+                builder.build_stage(placement, stage, joined, (1,) * geometry.ndim, convs[i], blocks[i])
+            )
             upsamplings.append(
-                upsampling(config.upsample, features[i], features[i + 1], geometry.strides[level + 1])
+                upsampling(config.upsample, features[i], features[i + 1], geometry.strides[stage + 1])
             )
             heads.append(pointwise(features[i + 1], geometry.num_classes, geometry.ndim))
         self.stages = nn.ModuleList(_unwrapped(stage) for stage in stages)
-        self.transpconvs = nn.ModuleList(upsamplings)  # nnU-Net's name for what enlarges
+        self.transpconvs = nn.ModuleList(upsamplings)  # nnU-Net's name, whatever upsamples
         self.seg_layers = nn.ModuleList(heads[-(config.n_supervised or n_decoder) :])
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """-> logits, the largest first; only those without deep supervision."""
+        """Return the logits, the largest first; the largest alone without deep supervision."""
         x, logits = features[-1], []
         without_head = len(self.stages) - len(self.seg_layers)
         for i in range(len(self.stages)):
-            x = self.run(len(self.stages) - 1 - i, partial(self.enlarge, i), x, features[-2 - i])
+            x = self.run(len(self.stages) - 1 - i, partial(self.upsample, i), x, features[-2 - i])
             if i == len(self.stages) - 1 or (self.deep_supervision and i >= without_head):
                 logits.append(self.seg_layers[i - without_head](x))
         return logits[::-1]
 
-    def enlarge(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
-        """Stage `i` of the decoder, counted from the deepest."""
+    def upsample(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
+        """Run stage `i` of the decoder, counted from the deepest."""
         x = self.transpconvs[i](x)
         return self.stages[i](torch.cat((x, skip), 1) if i < self.n_skips else x)
 
 
 class MetaUNet(UNet):
-    """Encoder, bottleneck and decoder of meta-blocks."""
+    """U-Net of meta-blocks."""
 
     def __init__(self, config: MetaConfig, sizes: Sizes, deep_supervision: bool = False):
         geometry = read_geometry(sizes)
@@ -161,7 +166,7 @@ class MetaUNet(UNet):
             Decoder(config, geometry, builder, deep_supervision),
             multiple=geometry.total_strides[-1],
             output_strides=geometry.total_strides,
-            n_levels=geometry.n_stages,
+            n_stages=geometry.n_stages,
         )
         self.apply(self.initialize)
         if config.init == "zero_residual":
@@ -173,8 +178,8 @@ class MetaUNet(UNet):
 
     @staticmethod
     def initialize(module: nn.Module) -> None:
-        """He's initialisation for convolutions over the grid, as nnU-Net has it. It is applied to every
-        submodule and leaves norms, linear layers and all that belongs to a mixer as they are."""
+        """Initialise convolutions over the grid by He's method, as nnU-Net does. Applied to every submodule,
+        it leaves norms, linear layers and the parts of mixers as they are."""
         if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
             nn.init.kaiming_normal_(module.weight, a=0.01)
             if module.bias is not None:
@@ -182,7 +187,7 @@ class MetaUNet(UNet):
 
 
 def zero_residuals(network: nn.Module) -> None:
-    """Let every residual block put out its skip alone: the last norm of its branch begins at zero."""
+    """Zero the last norm of every residual branch, so that each block starts as its skip."""
     for block in network.modules():
         if isinstance(block, MetaBlock) and block.placement != "ssm":
             last = cast(ConvNormAct, cast(StackedConvs, block.convs).convs[-1]).norm
@@ -191,7 +196,7 @@ def zero_residuals(network: nn.Module) -> None:
 
 
 def encoder_placements(config: MetaConfig, geometry: Geometry) -> tuple[str, ...]:
-    """One word per stage, the bottleneck included."""
+    """Return the placement of each stage, the bottleneck included."""
     n_stages = geometry.n_stages
     words = (*_per_stage(config.encoder, n_stages - 1), config.bottleneck)
     if "every_second_stage_2d" in config.quirks and geometry.ndim == 2:
@@ -200,7 +205,7 @@ def encoder_placements(config: MetaConfig, geometry: Geometry) -> tuple[str, ...
 
 
 def encoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], list[int]]:
-    """Convolutions per block and blocks per stage."""
+    """Return convolutions per block and blocks per stage."""
     if geometry.blocks is not None:
         if (
             "plain" in (*config.encoder, config.bottleneck)
@@ -222,7 +227,7 @@ def encoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], l
 
 
 def decoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], list[int]]:
-    """Convolutions per block and blocks per stage, deepest first."""
+    """Return convolutions per block and blocks per stage, deepest first."""
     n_decoder = geometry.n_stages - 1
     if config.plan_counts == "convs":
         return list(geometry.convs_decoder), [1] * n_decoder
@@ -234,10 +239,10 @@ def decoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], l
 
 
 def _per_stage(words: Sequence[str], n_stages: int) -> tuple[str, ...]:
-    """One word per stage; the last one repeats."""
+    """Return one word per stage; the last one repeats."""
     return (*words, *[words[-1]] * n_stages)[:n_stages]
 
 
 def _unwrapped(stage: nn.Sequential) -> nn.Module:
-    """A stage of one module as that module: the names of nnU-Net's decoder."""
+    """Return the only module of a stage instead of the stage, for the names of nnU-Net's decoder."""
     return stage[0] if len(stage) == 1 and isinstance(stage[0], StackedConvs) else stage

@@ -23,10 +23,12 @@ from nnunet_mamba.networks.unet import UNet
 
 @dataclass(frozen=True)
 class SegMambaConfig(FixedConfig):
-    """mixer        its order may say {n_slices}, which stands for the stage's
+    """Config of SegMamba.
+
+    mixer        its order may contain {n_slices}, which stands for the stage's n_slices
     depths       Mamba layers per stage
     n_slices     per stage, pieces of the sequence that take turns in the walk across slices
-    hidden_size  channels of the decoder's deepest level; None: twice those of the last stage
+    hidden_size  channels of the decoder's deepest stage; None: twice those of the encoder's last stage
     """
 
     depths: tuple[int, ...] = (2, 2, 2, 2)
@@ -45,7 +47,7 @@ def _conv_norm_relu(channels: int, kernel: int) -> nn.Sequential:
 
 
 class GatedSpatialConvolution(nn.Module):
-    """x + fuse(local(x) + point(x)). It is called gated, but its code adds where the paper multiplies."""
+    """Residual convolutions x + fuse(local(x) + point(x)): the code adds where the paper multiplies."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -58,7 +60,7 @@ class GatedSpatialConvolution(nn.Module):
 
 
 class Encoder(CheckpointedStages):
-    """Gives the input itself, level 0, and of every stage a normalised, mixed copy of what it hands on."""
+    """Encoder that returns the input (stage 0) and a normalised, projected copy of each stage's output."""
 
     def __init__(self, config: SegMambaConfig, input_channels: int, features: Sequence[int]):
         super().__init__()
@@ -83,11 +85,12 @@ class Encoder(CheckpointedStages):
     def forward(self, x: Tensor) -> list[Tensor]:
         features = [x]
         for stage in range(len(self.stages)):
-            x, output = self.run(stage + 1, partial(self.reduce, stage), x)
+            x, output = self.run(stage + 1, partial(self.downsample, stage), x)
             features.append(output)
         return features
 
-    def reduce(self, stage: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    def downsample(self, stage: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the output of a stage, and its copy for the decoder."""
         x = self.stages[stage](self.convolutions[stage](self.downsamples[stage](x)))
         return x, self.outputs[stage](x)
 
@@ -99,7 +102,7 @@ def _mamba_layer(mixer: Mixer | None, channels: int, n_slices: int) -> MetaBlock
 
 
 class SegMamba(UNet):
-    """Convolutions and Mamba layers in turn, a UNETR decoder; one output."""
+    """SegMamba: convolutions and Mamba layers in turn, a UNETR decoder; one output."""
 
     def __init__(self, config: SegMambaConfig, sizes: Sizes, deep_supervision: bool = False):
         features = read_fixed_features(config, sizes)
@@ -115,7 +118,7 @@ class SegMamba(UNet):
             ),
             multiple=(16, 16, 16),
             output_strides=((1, 1, 1),),
-            n_levels=len(features) + 1,
+            n_stages=len(features) + 1,
         )
 
     def check(self, grid: Grid) -> None:

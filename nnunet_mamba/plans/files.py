@@ -1,4 +1,4 @@
-"""Plans files of nnU-Net: found by dataset, checked by name, written whole or not at all."""
+"""Plans files of nnU-Net: reading, resolving configurations, and atomic writing."""
 
 from __future__ import annotations
 
@@ -9,42 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.atomic import write_text
-from nnunet_mamba.nnunet import paths
 
 
-def dataset_folder(dataset: str) -> Path:
-    """Return the folder in nnUNet_preprocessed of a dataset, by its number, name or folder.
-
-    ValueError if nnU-Net's variable is not set, or if there is no such folder, or more than one.
-    """
-    remedy = f"nnUNetv2_extract_fingerprint -d {dataset} makes it."
-    return paths.find_dataset("nnUNet_preprocessed", dataset, remedy)
-
-
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file. ValueError, which ends with `remedy`, if there is none."""
+def read_json(path: Path, fix: str) -> dict[str, Any]:
+    """Read the object in a JSON file. ValueError, which ends with `fix`, if there is none."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist. {remedy}") from None
+        raise ValueError(f"{path} does not exist. {fix}") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}). {remedy}") from error
+        raise ValueError(f"{path} is not JSON ({error}). {fix}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object. {remedy}")
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object. {fix}")
     return content
 
 
 def read_dataset_plans(folder: Path, plans_name: str) -> dict[str, Any]:
-    """The plans `plans_name` of a dataset's folder. ValueError if they are missing or no plans."""
-    remedy = "Plan the dataset first: nnUNetv2_plan_and_preprocess -d ID."
-    plans = read_json(folder / f"{plans_name}.json", remedy)
+    """Read the plans `plans_name` in a dataset's folder. ValueError if they are missing or invalid."""
+    fix = "Plan the dataset first: nnUNetv2_plan_and_preprocess -d ID."
+    plans = read_json(folder / f"{plans_name}.json", fix)
     if not isinstance(plans.get("configurations"), dict):
-        raise ValueError(f"{folder / plans_name}.json has no configurations. {remedy}")
+        raise ValueError(f"{folder / plans_name}.json has no configurations. {fix}")
     return plans
 
 
 def resolve(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A configuration with all that it inherits. ValueError if nnU-Net cannot resolve it."""
+    """Return a configuration with all that it inherits. ValueError if nnU-Net cannot resolve it."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     try:
@@ -53,18 +43,8 @@ def resolve(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise ValueError(f"Configuration {name} of the plans cannot be resolved: {error}") from error
 
 
-def channels_and_classes(plans: Mapping[str, Any], name: str, dataset: Mapping[str, Any]) -> tuple[int, int]:
-    """Input and output channels of a configuration, as nnU-Net counts them; `dataset` is its dataset.json."""
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    manager = PlansManager(deepcopy(dict(plans)))
-    channels = determine_num_input_channels(manager, manager.get_configuration(name), dataset)
-    return int(channels), int(manager.get_label_manager(dataset).num_segmentation_heads)
-
-
 def check_plans_name(name: str) -> None:
-    """ValueError for names that nnU-Net's folders TRAINER__PLANS__CONFIGURATION cannot hold."""
+    """Raise ValueError for a name that nnU-Net's folders TRAINER__PLANS__CONFIGURATION cannot contain."""
     if not name or "__" in name or name.strip("_") != name or Path(name).name != name:
         raise ValueError(
             f"{name!r} cannot name plans: expected a file name without ending, slash, double underscore, or "
@@ -73,7 +53,7 @@ def check_plans_name(name: str) -> None:
 
 
 def write_plans(folder: Path, plans: Mapping[str, Any], *, replace: bool) -> Path:
-    """Write plans to the file of their name in `folder`, whole or not at all, and return it.
+    """Write plans atomically to the file of their name in `folder`, and return its path.
 
     ValueError if a file of that name holds other plans, unless `replace`.
     """

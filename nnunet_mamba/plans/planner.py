@@ -1,8 +1,8 @@
 """nnU-Net's planner with the memory of our networks in its loop.
 
-nnU-Net's planner makes the patch smaller until two of them fit and then enlarges the batch; what fits it asks
-an estimate that is made for its own U-Net. Here the estimate is that of `StepMemory` against the budget of a
-card. Spacing, preprocessing and the rules for patch and topology are nnU-Net's own.
+nnU-Net's planner makes the patch smaller until two of them fit, and then the batch larger, by an estimate of
+memory for its own U-Net. Here the estimate is `StepMemory`'s, compared with the budget of a GPU. Spacing,
+preprocessing and the rules for patch and topology are nnU-Net's own.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_mamba.memory.profile import Profile
-from nnunet_mamba.networks.family import axes_of
+from nnunet_mamba.networks.family import supported_ndims
 from nnunet_mamba.nnunet.dataset_json import sorted_channels
+from nnunet_mamba.nnunet.paths import find_dataset
 from nnunet_mamba.plans.architecture import with_network
-from nnunet_mamba.plans.files import check_plans_name, dataset_folder, read_json, write_plans
+from nnunet_mamba.plans.files import check_plans_name, read_json, write_plans
 from nnunet_mamba.plans.memory import GIB, StepMemory, budget_bytes
 
 DEFAULT = "nnUNetPlans"  # of nnU-Net's own planner
-NO_MATTER = 0.5  # an estimate that never shrinks a patch, for a configuration that is dropped
-PREPROCESSING = (  # what preprocessed data depend on
+EXTRACT = "nnUNetv2_extract_fingerprint -d {} makes it."
+ALWAYS_FITS = 0.5  # an estimate that shrinks no patch, for configurations that are dropped
+PREPROCESSING = (  # settings on which preprocessed data depend
     "preprocessor_name",
     "spacing",
     "normalization_schemes",
@@ -39,16 +41,18 @@ PREPROCESSING = (  # what preprocessed data depend on
 )
 
 
-def default_name(network: str, vram_gb: float) -> str:
-    """Such as nnUNetMambaPlans_24G_mm_unet."""
+def default_plans_name(network: str, vram_gb: float) -> str:
+    """Return a name such as nnUNetMambaPlans_24G_mm_unet."""
     return f"nnUNetMambaPlans_{vram_gb:g}G_{network}"
 
 
 @dataclass(frozen=True)
-class Planned:
-    """plans         as nnU-Net reads them
+class PlannedDataset:
+    """New plans of a dataset.
+
+    plans         as nnU-Net reads them
     path          their file
-    memory_bytes  configuration -> peak of a training step, simulated
+    memory_bytes  configuration -> simulated peak of a training step
     """
 
     plans: dict[str, Any]
@@ -58,17 +62,17 @@ class Planned:
 
 def make_plans(
     dataset: str, network: str, vram_gb: float, profile: Profile, *, name: str | None = None, replace: bool
-) -> Planned:
-    """Plan a dataset, whose fingerprint nnU-Net has extracted, for a network on a card of `vram_gb` GiB.
+) -> PlannedDataset:
+    """Plan a dataset, whose fingerprint nnU-Net has extracted, for a network on a GPU of `vram_gb` GiB.
 
-    Raises ValueError if the network or the budget is impossible.
+    Raises ValueError if the network cannot be planned, or does not fit.
     """
-    name = name or default_name(network, vram_gb)
+    name = name or default_plans_name(network, vram_gb)
     check_plans_name(name)
     budget_bytes(vram_gb)
     if name == DEFAULT:
         raise ValueError(f"{DEFAULT} are the plans of nnU-Net's own planner; choose another --name.")
-    folder = dataset_folder(dataset)
+    folder = find_dataset("nnUNet_preprocessed", dataset, EXTRACT.format(dataset))
     try:
         with redirect_stdout(io.StringIO()):  # nnU-Net prints every configuration it tries
             planner = MambaPlanner(
@@ -80,14 +84,14 @@ def make_plans(
             f"nnU-Net cannot plan {folder.name}: {error} Planning needs the raw dataset and its fingerprint: "
             f"nnUNetv2_extract_fingerprint -d ID."
         ) from error
-    return Planned(plans, folder / f"{name}.json", planner.memory_bytes(plans))
+    return PlannedDataset(plans, folder / f"{name}.json", planner.memory_bytes(plans))
 
 
 class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
-    """Plans for `network` with the peak memory of its training step.
+    """nnU-Net's planner that uses the peak memory of a training step of `network`.
 
-    The numbers of the loop are chosen so that it compares items: with a reference of 1 for a batch of 1, an
-    estimate of 1/n says that n items fit. nnU-Net shrinks the patch while n < 2 and takes a batch of n.
+    The reference values of nnU-Net's loop are set so that it counts items: with a reference of 1 for a batch
+    of 1, an estimate of 1/n means that n items fit. nnU-Net shrinks the patch while n < 2, then takes n.
     """
 
     def __init__(
@@ -107,7 +111,7 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
             dataset_name_or_id,
             gpu_memory_target_in_gb,
             preprocessor_name,
-            plans_name or default_name(network, gpu_memory_target_in_gb),
+            plans_name or default_plans_name(network, gpu_memory_target_in_gb),
             overwrite_target_spacing,
             suppress_transpose,
         )
@@ -115,9 +119,9 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         self.UNet_reference_val_corresp_bs_2d = self.UNet_reference_val_corresp_bs_3d = 1
         self.UNet_reference_val_corresp_GB = gpu_memory_target_in_gb
         self.network, self.replace = network, replace
-        self.axes = axes_of(network)
+        self.axes = supported_ndims(network)
         self.budget = budget_bytes(gpu_memory_target_in_gb)
-        self.dataset_json: dict[str, Any] = _with_sorted_channels(self.dataset_json)
+        self.dataset_json: dict[str, Any] = _sort_channels(self.dataset_json)
         channels = self.dataset_json["channel_names"]
         labels = LabelManager(self.dataset_json["labels"], self.dataset_json.get("regions_class_order"))
         self.memory = StepMemory(network, len(channels), labels.num_segmentation_heads, profile)
@@ -132,31 +136,31 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         arch_kwargs: dict[str, Any],
         arch_kwargs_req_import: Sequence[str],
     ) -> float:
-        """1/n, where n items of this patch fit into the budget. ValueError if no patch can ever fit."""
+        """Return 1/n if n items of this patch fit into the budget. ValueError if no patch fits."""
         patch = tuple(int(size) for size in patch_size)
         if len(patch) not in self.axes:
-            return NO_MATTER
-        self._refuse_dead_end(patch, len(arch_kwargs["strides"]))
-        job = self.memory.job(patch, {"arch_kwargs": arch_kwargs})
-        n = self._items(job)
+            return ALWAYS_FITS
+        self._check_progress(patch, len(arch_kwargs["strides"]))
+        step = self.memory.step_sizes(patch, {"arch_kwargs": arch_kwargs})
+        n = self._count_items(step)
         return 1 / (int(n) if n >= 2 else max(n, 1e-9))
 
-    def _items(self, job: Any) -> float:
+    def _count_items(self, step: Any) -> float:
         try:
-            return self.memory.largest_batch(job, self.budget)
+            return self.memory.largest_batch(step, self.budget)
         except ValueError as error:
-            raise ValueError(self._too_large(str(error))) from error
+            raise ValueError(self._too_large_message(str(error))) from error
 
-    def _refuse_dead_end(self, patch: tuple[int, ...], n_stages: int) -> None:
-        """nnU-Net's loop would shorten a patch to nothing, or go on for ever where it cannot."""
+    def _check_progress(self, patch: tuple[int, ...], n_stages: int) -> None:
+        """Raise ValueError where nnU-Net's loop would shorten a patch to nothing, or not end."""
         if patch in self._tried or min(patch) < 1 or n_stages < 2:
-            raise ValueError(self._too_large("It cannot be shortened any more."))
+            raise ValueError(self._too_large_message("It cannot be shortened any more."))
         self._tried.append(patch)
 
-    def _too_large(self, reason: str) -> str:
+    def _too_large_message(self, reason: str) -> str:
         smallest = list(self._tried[-1]) if self._tried else "none"
         return (
-            f"{self.network} does not fit into {self.budget / GIB:.2f} GiB, what is counted of "
+            f"{self.network} does not fit into {self.budget / GIB:.2f} GiB, the counted part of "
             f"{self.UNet_vram_target_GB:g} GiB. The last patch tried is {smallest}. {reason} "
             f"Choose a smaller network, or a larger card."
         )
@@ -169,31 +173,31 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         approximate_n_voxels_dataset: float,
         _cache: dict[str, float],
     ) -> dict[str, Any]:
-        """nnU-Net's, with our network in it and a batch that its own simulation has confirmed."""
+        """Return nnU-Net's configuration with our network, and a batch confirmed by its simulation."""
         self._tried.clear()
         plan: dict[str, Any] = super().get_plans_for_configuration(
-            spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _Forgetful()
+            spacing, median_shape, data_identifier, approximate_n_voxels_dataset, _NoCache()
         )
         if len(spacing) in self.axes:
-            job = self.memory.job(plan["patch_size"], plan["architecture"])
-            plan["batch_size"] = self.memory.batch_that_fits(job, self.budget, int(plan["batch_size"]))
+            step = self.memory.step_sizes(plan["patch_size"], plan["architecture"])
+            plan["batch_size"] = self.memory.find_batch(step, self.budget, int(plan["batch_size"]))
             if not plan["batch_size"]:
-                raise ValueError(self._too_large("Its simulation takes more than was estimated."))
-            plan["architecture"] = with_network(plan["architecture"], self.network, job.patch)
+                raise ValueError(self._too_large_message("Its simulation takes more than was estimated."))
+            plan["architecture"] = with_network(plan["architecture"], self.network, step.patch)
         return plan
 
     def memory_bytes(self, plans: Mapping[str, Any]) -> dict[str, int]:
-        """Configuration of `plans` -> peak of a training step; without those that inherit theirs."""
+        """Return the peak bytes of a training step by configuration, without those that inherit theirs."""
         return {
-            name: self.memory.exact(
-                self.memory.job(own["patch_size"], own["architecture"]), own["batch_size"]
+            name: self.memory.simulate(
+                self.memory.step_sizes(own["patch_size"], own["architecture"]), own["batch_size"]
             )
             for name, own in plans["configurations"].items()
             if "patch_size" in own
         }
 
     def save_plans(self, plans: dict[str, Any]) -> None:
-        """Writes them, without the configurations that the network cannot work on."""
+        """Write the plans, without the configurations that the network does not take."""
         recursive_fix_for_json_export(plans)
         plans["configurations"] = {
             name: own
@@ -202,27 +206,28 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         }
         if not plans["configurations"]:
             raise ValueError(f"{self.network} works in 3D, and the images of {self.dataset_name} are 2D.")
-        folder = dataset_folder(self.dataset_name)
-        share_data(plans, folder)
+        folder = find_dataset("nnUNet_preprocessed", self.dataset_name, EXTRACT.format(self.dataset_name))
+        share_preprocessed_data(plans, folder)
         write_plans(folder, plans, replace=self.replace)
 
 
-def _with_sorted_channels(description: dict[str, Any]) -> dict[str, Any]:
-    """A dataset.json of which nnU-Net may pair the normalisation of channels by their order."""
+def _sort_channels(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a dataset.json with its channels in order, by which nnU-Net pairs them with normalisations."""
     channels = description.get("channel_names") or description["modality"]
     return {**description, "channel_names": sorted_channels(channels, "dataset.json")}
 
 
-class _Forgetful(dict[str, float]):
-    """nnU-Net's cache, which would hide that it asks for the same patch again; `StepMemory` has its own."""
+class _NoCache(dict[str, float]):
+    """Cache that stores nothing: nnU-Net's would hide that a patch is estimated again. `StepMemory` has
+    its own."""
 
     def __setitem__(self, key: str, value: float) -> None:
         pass
 
 
-def share_data(plans: dict[str, Any], folder: Path) -> None:
-    """Let configurations use the data of nnU-Net's default plans, made or to be made, where preprocessing is
-    the same; it is for 2d and 3d_fullres unless the default plans in `folder` say otherwise."""
+def share_preprocessed_data(plans: dict[str, Any], folder: Path) -> None:
+    """Let configurations use the data of nnU-Net's default plans, present or future, if preprocessing is the
+    same; it is for 2d and 3d_fullres unless the default plans in `folder` differ."""
     path = folder / f"{DEFAULT}.json"
     default = read_json(path, "Remove it.") if path.is_file() else None
     for name, own in plans["configurations"].items():
@@ -231,20 +236,21 @@ def share_data(plans: dict[str, Any], folder: Path) -> None:
         if default is None:
             same = name in ("2d", "3d_fullres")
         else:
-            same = _same_data(plans, own, default, default.get("configurations", {}).get(name))
+            same = _is_same_preprocessing(plans, own, default, default.get("configurations", {}).get(name))
         if same:
             own["data_identifier"] = f"{DEFAULT}_{name}"
 
 
-def _same_data(
+def _is_same_preprocessing(
     plans: Mapping[str, Any],
     own: Mapping[str, Any],
     default: Mapping[str, Any],
     other: Mapping[str, Any] | None,
 ) -> bool:
-    whole = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
+    """Return True if a configuration is preprocessed like the default plans' one of its name."""
+    of_all = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
     return (
         other is not None
         and all(own.get(key) == other.get(key) for key in PREPROCESSING)
-        and all(plans.get(key) == default.get(key) for key in whole)
+        and all(plans.get(key) == default.get(key) for key in of_all)
     )

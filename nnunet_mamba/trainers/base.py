@@ -192,7 +192,7 @@ class GuardedTrainer(nnUNetTrainer):
                 self.print_to_log_file,
                 self._validated_cases(),
                 fold,
-                most_exporters=self.max_validation_cases,
+                max_exporters=self.max_validation_cases,
             ):
                 super().perform_actual_validation(save_probabilities)
         except NonFiniteError as error:

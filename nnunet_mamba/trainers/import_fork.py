@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.checkpoints import convert_state_dict
-from nnunet_mamba.checkpoints.content import weights_in
+from nnunet_mamba.checkpoints.convert import select_weights
 from nnunet_mamba.io.atomic import atomic_directory, atomic_write
 from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.networks.finite import check_finite, tensors_of
 from nnunet_mamba.nnunet.checkpoints import CHECKPOINTS
 from nnunet_mamba.nnunet.paths import Method, parse_method
+from nnunet_mamba.plans.architecture import network_arguments
 
 # a fork's trainer, or a prefix of its name -> source of the weights, our trainer. Taming Mambas' SegMamba is
 # its network with one scan; ge-xing's SegMamba, ours of that name, was never trained by a fork of nnU-Net.
@@ -80,7 +81,7 @@ def import_folder(folder: Path, out: Path | None = None) -> Path:
         for path in checkpoints:
             fold = path.parent.name.removeprefix("fold_")
             checkpoint = load_restricted(path)
-            _load(network, convert_state_dict(weights_in(checkpoint, path).tensors, source), path)
+            _load(network, convert_state_dict(select_weights(checkpoint, path).tensors, source), path)
             axes = checkpoint.get("inference_allowed_mirroring_axes")
             (target / path.parent.name).mkdir(exist_ok=True)
             torch.save(
@@ -111,7 +112,7 @@ def import_weights(
     Args:
         source: one of NETWORKS.
         out: the file to write.
-        entry: which of the dicts of weights in the file to take, such as "model_ema" (see `weights_in`).
+        entry: which of the dicts of weights in the file to take, such as "model_ema" (see `select_weights`).
         channels: input channels, where one was repeated to three (VM-UNet, Mamba-UNet).
 
     Raises ValueError if `out` exists, if weights are not finite, and if they do not fit the network strictly.
@@ -125,7 +126,7 @@ def import_weights(
         )
     if Path(out).exists():
         raise ValueError(f"{out} exists already; name another file or remove it.")
-    taken = weights_in(load_restricted(path), path, entry)
+    taken = select_weights(load_restricted(path), path, entry)
     weights = convert_state_dict(taken.tensors, source)
     name = NETWORKS[source][-1] if "encoder.stem.0.weight" not in weights else NETWORKS[source][0]
     arguments = _infer_arguments(name, weights)
@@ -197,20 +198,10 @@ def _find_trainer(fork_trainer: str) -> tuple[str, str]:
 
 def _network(trainer: str, plans: dict, dataset: dict, configuration: str) -> torch.nn.Module:
     """Return the network that nnU-Net builds for prediction."""
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     from nnunet_mamba import trainers
 
-    manager = PlansManager(plans)
-    settings = manager.get_configuration(configuration)
-    return getattr(trainers, trainer).build_network_architecture(
-        manager,
-        settings,
-        determine_num_input_channels(manager, settings, dataset),
-        manager.get_label_manager(dataset).num_segmentation_heads,
-        enable_deep_supervision=False,
-    )
+    arguments = network_arguments(plans, configuration, dataset)
+    return getattr(trainers, trainer).build_network_architecture(*arguments, enable_deep_supervision=False)
 
 
 def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

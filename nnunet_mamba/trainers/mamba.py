@@ -15,7 +15,7 @@ import torch
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import nn
 
-from nnunet_mamba.checkpoints.content import weights_in
+from nnunet_mamba.checkpoints.convert import select_weights
 from nnunet_mamba.checkpoints.vmamba import NETWORKS as VMAMBA_NETWORKS
 from nnunet_mamba.checkpoints.vmamba import load_vmamba
 from nnunet_mamba.io.torch_load import load_restricted
@@ -161,7 +161,7 @@ class MambaTrainer(RecipeTrainer):
         stages = read_checkpoint_stages(self.checkpoint_stages)
         super().initialize()
         network: Any = unwrap_model(self.network)
-        network.recompute(stages)
+        network.set_activation_checkpointing(stages)
 
     @classmethod
     def own_output_strides(cls) -> tuple[int, ...] | None:
@@ -237,5 +237,5 @@ def initialize_from_vmamba(network: nn.Module, network_name: str, *, has_weights
             f"Training {network_name} from scratch. Its paper starts from VMamba's ImageNet weights: set "
             f"{VMAMBA} to the file vssmtiny_dp01_ckpt_epoch_292.pth (or the small one) to do so."
         )
-    weights = weights_in(load_restricted(Path(path).expanduser()), path)
+    weights = select_weights(load_restricted(Path(path).expanduser()), path)
     return f"{load_vmamba(network, weights.tensors, network_name)} From {path}, {weights}."

@@ -42,9 +42,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from nnunet_mamba.analysis.features import Spread, spreads
-from nnunet_mamba.analysis.mixers import watch
-from nnunet_mamba.analysis.scan_rows import scans_of
+from nnunet_mamba.analysis.activations import FeatureSpread, measure_spreads, record_scan_inputs
+from nnunet_mamba.analysis.attention import iterate_scans
 from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.meta import MetaBlock
 
@@ -147,8 +146,8 @@ def residual_blocks(network: Any) -> dict[str, MetaBlock]:
 
 def measure_features(network: Any, batch: Tensor) -> list[Stage]:
     """Scales, variances and step sizes, per residual block of the encoder."""
-    parts: dict[str, dict[str, Spread]] = {}
-    for one in spreads(network, batch):
+    parts: dict[str, dict[str, FeatureSpread]] = {}
+    for one in measure_spreads(network, batch):
         parts.setdefault(one.block, {})[one.part] = one
     deltas = step_sizes(network, batch[:1])
     stages = []
@@ -172,12 +171,12 @@ def step_sizes(network: nn.Module, case: Tensor) -> list[float]:
     if not any(isinstance(module, Mamba) for module in network.modules()):
         return []
     return [
-        mean(scan.delta.median().item() for scan in scans_of(seen.block, seen.x, seen.grid))
-        for seen in watch(network, case)
+        mean(scan.delta.median().item() for scan in iterate_scans(seen.block, seen.x, seen.grid))
+        for seen in record_scan_inputs(network, case)
     ]
 
 
-def root_mean_square(part: Spread) -> float:
+def root_mean_square(part: FeatureSpread) -> float:
     return (part.variance + part.mean**2) ** 0.5
 
 

@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from nnunet_mamba import trainers
-from nnunet_mamba.analysis.features import BINS, spread, spreads
-from nnunet_mamba.analysis.field import receptive_field
-from nnunet_mamba.analysis.mixers import attention, on_patch, watch
-from nnunet_mamba.analysis.trained import cut_out, first_of, read_patch, read_trained
+from nnunet_mamba.analysis.activations import BINS, measure_spread, measure_spreads, record_scan_inputs
+from nnunet_mamba.analysis.attention import compute_attention, compute_receptive_field, upsample_to_patch
+from nnunet_mamba.analysis.load import crop_with_zeros, first_voxel, load_trained, read_patch
 from nnunet_mamba.cli import main
 from nnunet_mamba.plans.architecture import with_network
 
@@ -93,38 +92,38 @@ def test_scans_of_every_kind_of_network(make_checkpoint, make_plans, image, name
     plans = make_plans()
     if name == "nnUNetTrainerVMUNet":
         plans["configurations"]["2d"]["patch_size"] = [32, 32]
-    trained = read_trained(make_checkpoint(name, configuration, plans))
+    trained = load_trained(make_checkpoint(name, configuration, plans))
     patch = read_patch(trained, [image])
     place = tuple(n // 2 for n in patch.grid)
-    for seen in watch(trained.network, patch.data)[:3]:
-        found = attention(seen, place)
+    for seen in record_scan_inputs(trained.network, patch.data)[:3]:
+        found = compute_attention(seen, place)
         assert len(found.maps) == len(seen.block.paths)
-        assert on_patch(found.total, found.stride, patch.grid).shape == patch.grid
+        assert upsample_to_patch(found.total, found.stride, patch.grid).shape == patch.grid
         assert found.total[found.place] > 0
 
 
 def test_stages_are_those_of_the_plans(make_checkpoint, make_plans, image):
-    trained = read_trained(make_checkpoint(plans=make_plans(n_stages=3)))
-    seen = watch(trained.network, read_patch(trained, [image]).data)
+    trained = load_trained(make_checkpoint(plans=make_plans(n_stages=3)))
+    seen = record_scan_inputs(trained.network, read_patch(trained, [image]).data)
     assert [(one.stage, one.grid) for one in seen] == [(1, (8, 8, 8)), (2, (4, 4, 4))]
 
 
 def test_what_a_network_pads_is_no_part_of_the_maps(make_checkpoint, image):
     """17 voxels become 20, which are 10 and 5 tokens."""
-    trained = read_trained(make_checkpoint())
+    trained = load_trained(make_checkpoint())
     patch = read_patch(trained, [image], size=(17, 16, 16))
-    seen = watch(trained.network, patch.data)
+    seen = record_scan_inputs(trained.network, patch.data)
     assert [(one.stage, one.stride, one.grid[0]) for one in seen] == [(1, (2, 2, 2), 10), (2, (4, 4, 4), 5)]
-    found = attention(seen[1], (16, 0, 0))
+    found = compute_attention(seen[1], (16, 0, 0))
     assert found.place == (4, 0, 0)
-    assert on_patch(found.total, found.stride, patch.grid).shape == (17, 16, 16)
+    assert upsample_to_patch(found.total, found.stride, patch.grid).shape == (17, 16, 16)
 
 
 def test_channel_tokens_are_left_out(make_checkpoint, make_plans, image):
     """U-Mamba Enc's deepest stage has no more voxels than channels: it scans channels."""
     plans = make_plans(n_stages=3, patch=(8, 8, 8), features=8)
-    trained = read_trained(make_checkpoint("nnUNetTrainerUMambaEnc", plans=plans))
-    seen = watch(trained.network, read_patch(trained, [image]).data)
+    trained = load_trained(make_checkpoint("nnUNetTrainerUMambaEnc", plans=plans))
+    seen = record_scan_inputs(trained.network, read_patch(trained, [image]).data)
     assert all(len(one.grid) == 3 for one in seen)
     assert 2 not in {one.stage for one in seen}
 
@@ -165,14 +164,14 @@ def test_a_network_that_the_plans_name_is_found_under_any_trainer(
     file = make_checkpoint("nnUNetTrainerUMambaBot", plans=plans)
     content = torch.load(file, weights_only=False)
     torch.save({**content, "trainer_name": "nnUNetTrainer_5epochs"}, file)
-    trained = read_trained(file)
-    assert len(watch(trained.network, read_patch(trained, [image]).data)) == 1
+    trained = load_trained(file)
+    assert len(record_scan_inputs(trained.network, read_patch(trained, [image]).data)) == 1
 
 
 def test_a_persons_own_trainer_is_found_as_nnunet_finds_it(
     make_checkpoint, image, tmp_path, monkeypatch, capsys
 ):
-    """It derives from ours and has words of its own; without its class, the checkpoint is refused by name."""
+    """It derives from ours and has arguments of its own; without its class, the error names the trainer."""
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "my_trainers.py").write_text(
@@ -188,9 +187,9 @@ def test_a_persons_own_trainer_is_found_as_nnunet_finds_it(
     said = capsys.readouterr().err
     assert "nnUNetTrainerMine, which nnU-Net does not find; set nnUNet_extTrainer" in said
     monkeypatch.setenv("nnUNet_extTrainer", str(folder))
-    trained = read_trained(file)
+    trained = load_trained(file)
     assert trained.trainer == "nnUNetTrainerMine"
-    assert len(watch(trained.network, read_patch(trained, [image]).data)) > 1
+    assert len(record_scan_inputs(trained.network, read_patch(trained, [image]).data)) > 1
 
 
 def test_other_files_and_other_trainers_are_refused(make_checkpoint, image, tmp_path, capsys):
@@ -235,28 +234,28 @@ def test_a_voxel_keeps_its_place_through_resampling_and_cropping(make_checkpoint
     image = sitk.GetImageFromArray(values)
     image.SetSpacing((1.0, 1.0, 2.0))
     sitk.WriteImage(image, str(tmp_path / "thick_0000.nii.gz"))
-    trained = read_trained(make_checkpoint())
+    trained = load_trained(make_checkpoint())
     patch = read_patch(trained, [tmp_path / "thick_0000.nii.gz"], centre=(2, 3, 3))
     assert (patch.cropped, patch.scale, patch.corner) == ((2, 3, 3), (2.0, 1.0, 1.0), (0, 0, 0))
-    assert patch.place((2, 3, 3)) == (1, 0, 0)
-    assert patch.place((6, 10, 18)) == (9, 7, 15)
+    assert patch.locate((2, 3, 3)) == (1, 0, 0)
+    assert patch.locate((6, 10, 18)) == (9, 7, 15)
     assert patch.extent() == "z 2 to 9, y 3 to 18, x 3 to 18"
 
 
 def test_patches_stay_within_the_image_or_surround_it():
-    assert [first_of(middle, 4, 10) for middle in (0, 5, 9)] == [0, 3, 6]
-    assert first_of(1, 7, 3) == -2
+    assert [first_voxel(middle, 4, 10) for middle in (0, 5, 9)] == [0, 3, 6]
+    assert first_voxel(1, 7, 3) == -2
     data = torch.arange(3.0)[None]
-    assert cut_out(data, (-2,), (7,)).tolist() == [[0, 0, 0, 1, 2, 0, 0]]
+    assert crop_with_zeros(data, (-2,), (7,)).tolist() == [[0, 0, 0, 1, 2, 0, 0]]
 
 
 def test_a_coarse_map_is_repeated_onto_the_patch():
     coarse = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    assert on_patch(coarse, (2, 2), (4, 3)).tolist() == [[1, 1, 2], [1, 1, 2], [3, 3, 4], [3, 3, 4]]
+    assert upsample_to_patch(coarse, (2, 2), (4, 3)).tolist() == [[1, 1, 2], [1, 1, 2], [3, 3, 4], [3, 3, 4]]
 
 
 def test_spreads_by_hand():
-    found = spread("block", "out", False, torch.tensor([[-1.0, 1.0], [1.0, 99.0]]))
+    found = measure_spread("block", "out", False, torch.tensor([[-1.0, 1.0], [1.0, 99.0]]))
     assert (found.mean, found.variance) == (25.0, pytest.approx(1826.0))
     assert found.histogram.sum() == pytest.approx(1)
     assert found.histogram[-1] == 0.25  # 99 lies beyond the last edge
@@ -264,8 +263,8 @@ def test_spreads_by_hand():
 
 
 def test_parts_of_a_block_are_told_apart(make_checkpoint, image):
-    trained = read_trained(make_checkpoint())
-    found = spreads(trained.network, read_patch(trained, [image]).data)
+    trained = load_trained(make_checkpoint())
+    found = measure_spreads(trained.network, read_patch(trained, [image]).data)
     inside = {one.part: one.inside for one in found}
     assert inside == {"skip": False, "convs": True, "mixed": True, "mixer": True, "out": False}
     deviations = {one.part: one.variance**0.5 for one in found if one.block == found[0].block}
@@ -280,7 +279,7 @@ def test_the_field_of_a_convolution_is_its_kernel():
     conv = nn.Conv1d(1, 2, 3, padding=1, bias=False)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([[[0.0, 0, 0]], [[1, -2, 3]]]))
-    field = receptive_field(conv, torch.ones(1, 1, 7), (3,))
+    field = compute_receptive_field(conv, torch.ones(1, 1, 7), (3,))
     assert field.label == 1
     assert field.gradient.tolist() == [0, 0, 1, 2, 3, 0, 0]
     assert (field.radius(1 / 3), field.radius(0.5), field.radius(1.0)) == (0, 1, 1)

@@ -1,10 +1,12 @@
-"""Refusals; that converted weights are the right ones is shown in tests/networks/test_golden.py."""
+"""Errors, and the state dict in a file. tests/networks/test_golden.py checks converted weights."""
 
 import pytest
 import torch
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
+from nnunet_mamba.checkpoints.convert import WRAPPERS, select_weights
+from nnunet_mamba.io.torch_load import Stub
 
 
 def test_an_unknown_source_is_named():
@@ -46,3 +48,61 @@ def test_a_network_whose_operations_were_counted_loads_its_weights():
     )  # fmt: skip
     counted = {"total_ops": torch.zeros(1), "encoder.stages.0.total_params": torch.zeros(1)}
     network.load_state_dict({**network.state_dict(), **counted})
+
+
+WEIGHTS = {"layer.weight": torch.ones(2), "layer.bias": torch.zeros(2)}
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_weights_lie_under_any_of_the_usual_names(wrapper):
+    content = {"epoch": 3, "optimizer_state_dict": OPTIMIZER, wrapper: WEIGHTS, "args": {"lr": 0.1}}
+    found = select_weights(content, "best.pth")
+    assert found.tensors == WEIGHTS
+    assert (str(found), found.others) == (f"entry {wrapper}", ())
+
+
+def test_as_trained_comes_before_as_averaged():
+    for trained, averaged in (("model", "ema"), ("model_state_dict", "model_ema"), ("net", "state_dict_ema")):
+        found = select_weights({averaged: WEIGHTS, trained: WEIGHTS}, "best.pth")
+        assert str(found) == f"entry {trained} ({averaged} left aside)"
+
+
+def test_what_holds_no_weights_is_no_entry():
+    """A pickled module, which is not loaded, and a dict of options."""
+    for other in (Stub(), {"depth": 3}, {}, "vm_unet"):
+        assert select_weights({"model": other, "state_dict": WEIGHTS}, "best.pth").entry == "state_dict"
+
+
+def test_an_entry_of_any_name_can_be_chosen_and_is_asked_for():
+    content = {"student": WEIGHTS, "teacher": WEIGHTS, "epoch": 3}
+    assert select_weights(content, "best.pth", "teacher").entry == "teacher"
+    with pytest.raises(ValueError, match=r"expected tensors, found .*one of student, teacher by .*--weights"):
+        select_weights(content, "best.pth")
+    with pytest.raises(ValueError, match=r"best.pth has no 'ema'; it has student, teacher"):
+        select_weights(content, "best.pth", "ema")
+
+
+@pytest.mark.parametrize("wrap", [lambda weights: weights, lambda weights: {"model_state_dict": weights}])
+def test_counts_of_operations_are_left_out_at_every_level(wrap):
+    counts = {"total_ops": torch.zeros(1), "total_params": 7, "layer.total_ops": torch.full((1,), torch.nan)}
+    assert select_weights(wrap({**WEIGHTS, **counts}), "best.pth").tensors == WEIGHTS
+
+
+def test_weights_that_are_not_finite_are_named_with_file_and_entry():
+    broken = {**WEIGHTS, "layer.bias": torch.tensor([0.0, torch.nan])}
+    with pytest.raises(
+        ValueError, match=r"^best.pth, entry model \(model_ema left aside\): 1 of 2 .*: layer.bias\."
+    ):
+        select_weights({"model": broken, "model_ema": WEIGHTS}, "best.pth")
+    with pytest.raises(ValueError, match=r"^best.pth, the whole file: 1 of 2 "):
+        select_weights(broken, "best.pth")
+    assert (
+        select_weights({"model": broken, "model_ema": WEIGHTS}, "best.pth", "model_ema").entry == "model_ema"
+    )
+
+
+def test_numbers_and_texts_beside_weights_are_left_out(tmp_path):
+    weights = {"a": torch.ones(2)}
+    for content in ({**weights, "epoch": 3, "arch": "x", "best": None}, {"model": {**weights, "epoch": 3}}):
+        assert select_weights(content, "file").tensors.keys() == {"a"}

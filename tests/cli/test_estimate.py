@@ -51,7 +51,7 @@ def test_cuda_is_said_to_be_unmeasured(capsys, plans_file):
     assert main(["estimate", str(plans_file), "--network", "nnunet", "--device", "cuda"]) == 0
     printed = capsys.readouterr().out
     assert "tensors alone" in printed
-    assert "scratch of operators" not in printed
+    assert "workspace of operators" not in printed
     assert "not measured for this device" in printed
 
 

@@ -68,8 +68,8 @@ def test_apply_refuses_to_overwrite_unless_told(capsys, dataset):
 
 
 def test_apply_fits_a_card(capsys, dataset, monkeypatch):
-    monkeypatch.setattr(StepMemory, "exact", lambda self, job, batch: batch * job.n_vox)
-    monkeypatch.setattr(StepMemory, "weights", lambda self, job: 0)
+    monkeypatch.setattr(StepMemory, "simulate", lambda self, step, batch: batch * step.n_vox)
+    monkeypatch.setattr(StepMemory, "weight_bytes", lambda self, step: 0)
     vram = 3 * 48 * 40 / 0.7 / 2**30  # three slices; volumes shrink to two of as many voxels
     assert main(["plans", "apply", "cpu", "999", "--vram-gb", str(vram)]) == 0
     printed = capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_check_of_sound_plans(capsys, dataset):
     assert main([*command, "--configuration", "3d_fullres"]) == 0
     printed = capsys.readouterr().out
     assert "3d_fullres: 32x48x40, batch 9, 1 -> 3 channels" in printed
-    names = [line.split()[0] for line in printed.splitlines() if line.startswith("  ")]
+    names = [fit_line.split()[0] for fit_line in printed.splitlines() if fit_line.startswith("  ")]
     assert names == ["PlainConvUNet", "mm_unet", "vm_unet"]
     assert "This network works in 2D" in printed
     assert "nnUNetPlans.json: sound" in printed
@@ -114,7 +114,7 @@ def test_check_of_faulty_plans(capsys, dataset):
     path = dataset / "nnUNetPlans.json"
     path.rename(dataset / "renamed.json")
     assert main(["plans", "check", str(dataset / "renamed.json")]) == 1
-    assert "fault: plans_name is 'nnUNetPlans', but the file is renamed.json" in capsys.readouterr().out
+    assert "issue: plans_name is 'nnUNetPlans', but the file is renamed.json" in capsys.readouterr().out
 
 
 def test_check_of_plans_whose_own_network_cannot_be_built(capsys, dataset):

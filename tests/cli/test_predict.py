@@ -1,4 +1,4 @@
-"""nnunet-mamba predict refuses what cannot go well before it imports anything heavy."""
+"""nnunet-mamba predict checks its arguments before it imports anything heavy."""
 
 import subprocess
 import sys
@@ -64,9 +64,9 @@ OF_ANOTHER = ["  -tr nnUNetTrainer -p nnUNetPlans -c 2d -f 0 -chk checkpoint_bes
 )
 def test_what_was_trained_is_told_as_options(trained, capsys, changes, said, lines):
     assert main(["predict", *words({**trained, **changes})]) == 2
-    first, *told = capsys.readouterr().err.splitlines()
+    first, *printed = capsys.readouterr().err.splitlines()
     assert said in first and first.endswith((" Trained there are:", " There are:"))
-    assert told == lines if lines else sorted(told) == sorted(OF_OURS + OF_ANOTHER)
+    assert printed == lines if lines else sorted(printed) == sorted(OF_OURS + OF_ANOTHER)
 
 
 def test_of_many_the_most_alike_come_first_and_the_rest_is_counted(trained, tmp_path, capsys):
@@ -75,8 +75,8 @@ def test_of_many_the_most_alike_come_first_and_the_rest_is_counted(trained, tmp_
         (tmp_path / "results" / "Dataset004_Hippocampus" / file).parent.mkdir(parents=True)
         (tmp_path / "results" / "Dataset004_Hippocampus" / file).touch()
     assert main(["predict", *words({**trained, "-tr": "nnUNetTrainerMMUnet"})]) == 2
-    _, *told = capsys.readouterr().err.splitlines()
-    assert told[:2] == OF_OURS and len(told) == 9 and told[-1] == "  and 15 more"
+    _, *printed = capsys.readouterr().err.splitlines()
+    assert printed[:2] == OF_OURS and len(printed) == 9 and printed[-1] == "  and 15 more"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import nn
 
 from nnunet_mamba import create_network, list_networks
 from nnunet_mamba.inference import BatchedPredictor
-from nnunet_mamba.inference.threads import torch_threads
+from nnunet_mamba.inference.predictor import torch_threads
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.networks.finite import NonFiniteError, NonFiniteWeightsError
@@ -138,7 +138,7 @@ class PerVoxel(nn.Module):
         self.sizes.append(len(x))
         if len(x) > self.most:
             raise self.error
-        ramp = torch.arange(x.shape[-1], dtype=x.dtype)  # so that an unmirrored output is told apart
+        ramp = torch.arange(x.shape[-1], dtype=x.dtype)  # so that an unmirrored output is distinguishable
         return torch.cat([x + ramp, x * 2, -x], 1)
 
 

@@ -26,7 +26,7 @@ PARTS = [
     "activations kept for backward",
     "batch and loss",
     "passing through at the peak",
-    "scratch of operators",
+    "workspace of operators",
     "code and process",
 ]
 
@@ -45,7 +45,7 @@ def test_a_precision_that_was_not_timed_has_no_time():
 def test_an_unmeasured_device_counts_tensors_alone():
     result = estimate("mm_unet", SIZES, batch=2, profile=UNMEASURED_CUDA)
     assert result.seconds is None
-    assert result.memory_bytes["scratch of operators"] == 0
+    assert result.memory_bytes["workspace of operators"] == 0
     assert result.memory_bytes["code and process"] == 0
 
 

@@ -50,13 +50,13 @@ def test_a_view_keeps_the_whole_storage():
     assert corner.numel() == 1
 
 
-def test_scratch_counts_only_while_its_operator_runs():
-    memory = LiveMemory(lambda func, args, result, born: 5 * KIB if "relu" in str(func) else 0)
+def test_workspace_counts_only_while_its_operator_runs():
+    memory = LiveMemory(lambda func, args, result, allocated: 5 * KIB if "relu" in str(func) else 0)
     with FakeTensorMode(), memory:
         a = kib(2)
         a.relu_()  # 2 + 5
         b = kib(4)  # 6
-    assert memory.peak == Counter(transient=2 * KIB, scratch=5 * KIB)
+    assert memory.peak == Counter(transient=2 * KIB, workspace=5 * KIB)
     assert memory.live.total() == 6 * KIB
     del a, b
 
@@ -65,12 +65,12 @@ def test_kinds_follow_the_block_of_birth_and_names_given_later():
     memory = LiveMemory()
     with FakeTensorMode():
         before = kib(1)
-        memory.rename([before], "weights")
+        memory.relabel([before], "weights")
         with memory:
-            with memory.born_as("kept"):
+            with memory.allocate_as("kept"):
                 a = kib(2)
             b = kib(3)
-            memory.rename([b], "weights")
+            memory.relabel([b], "weights")
             c = kib(1)
     assert memory.peak == Counter(weights=4 * KIB, kept=2 * KIB, transient=KIB)
     del a, c
@@ -81,7 +81,7 @@ def test_what_autograd_keeps_is_alive_until_backward():
     with FakeTensorMode():
         w = torch.empty(KIB // 4, requires_grad=True)
         with memory:
-            with memory.born_as("kept"):
+            with memory.allocate_as("kept"):
                 y = (w * 2).exp().sum()  # exp keeps its result; the product, needed by no one, goes
             assert memory.live["kept"] == KIB + 4
             del y
@@ -108,7 +108,7 @@ def test_the_training_of_two_convolutions_by_hand():
     with FakeTensorMode():
         first, second = (nn.Conv3d(*channels, 3, padding=1, bias=False) for channels in ((1, 2), (2, 1)))
         x = torch.empty(2, 1, 8, 8, 16)
-        memory.rename([first.weight, second.weight], "weights")
+        memory.relabel([first.weight, second.weight], "weights")
         with memory:
             loss = second(first(x).relu_()).sum()
             loss.backward()
@@ -119,6 +119,6 @@ def test_the_training_of_two_convolutions_by_hand():
 
 def test_an_error_ends_the_block_of_birth():
     memory = LiveMemory()
-    with pytest.raises(RuntimeError), memory.born_as("kept", backward=True):
+    with pytest.raises(RuntimeError), memory.allocate_as("kept", backward=True):
         raise RuntimeError
     assert (memory.kind, memory._in_backward) == ("transient", False)

@@ -11,7 +11,7 @@ from nnunet_mamba import create_network
 from nnunet_mamba.memory.measure import measure_profile
 from nnunet_mamba.memory.profile import UNMEASURED_CUDA, Profile, load_profile
 from nnunet_mamba.memory.simulate import simulate
-from nnunet_mamba.memory.work import UNITS
+from nnunet_mamba.memory.time_model import UNITS
 
 PROFILE = Profile("cpu", "a test", "fp32", "numba", {"conv_forward": 1.0}, 10, 2, dict.fromkeys(UNITS, 0.5))
 OTHER_UNITS = json.dumps(asdict(replace(PROFILE, seconds={"call": 1.0})))
@@ -23,6 +23,12 @@ def test_a_profile_is_saved_and_loaded(tmp_path):
     assert load_profile(str(tmp_path / "mine.json")) == PROFILE
 
 
+def test_the_earlier_name_of_the_workspace_is_read(tmp_path):
+    content = asdict(PROFILE)
+    (tmp_path / "mine.json").write_text(json.dumps({**content, "scratch": content.pop("workspace")}))
+    assert load_profile(str(tmp_path / "mine.json")) == PROFILE
+
+
 def test_times_are_amounts_times_rates_by_group():
     times = PROFILE.times({"conv_flop": 4, "conv_byte": 2, "scan_element": 6})
     assert times == {"convolutions": 3.0, "matrix products": 0, "scans": 3.0, "norms and all else": 0}
@@ -31,7 +37,7 @@ def test_times_are_amounts_times_rates_by_group():
 def test_the_profile_of_the_cpu_is_there_and_complete():
     profile = load_profile("cpu")
     assert set(profile.seconds) == set(UNITS)
-    assert set(profile.scratch) == {"conv_forward", "conv_transposed", "conv_backward"}
+    assert set(profile.workspace) == {"conv_forward", "conv_transposed", "conv_backward"}
     assert profile.overhead_bytes > 0
 
 
@@ -65,7 +71,7 @@ def test_more_states_take_longer():
 
 def test_cuda_without_a_measurement_knows_tensors_alone():
     assert load_profile("cuda") == UNMEASURED_CUDA
-    assert not UNMEASURED_CUDA.scratch and not UNMEASURED_CUDA.seconds
+    assert not UNMEASURED_CUDA.workspace and not UNMEASURED_CUDA.seconds
 
 
 def test_an_unknown_profile_says_how_to_measure_one():

@@ -81,12 +81,12 @@ def test_checkpointing_lowers_the_peak_and_adds_work(name):
     assert recomputed.work["scan_element"] <= plain.work["scan_element"] + forward + 1
 
 
-def test_scratch_adds_to_the_peak():
+def test_workspace_adds_to_the_peak():
     factors = {"conv_forward": 1.0, "conv_transposed": 2.0, "conv_backward": 1.0}
-    with_scratch, without = simulate(fake(), **JOB, scratch=factors), simulate(fake(), **JOB)
-    assert without.peak["scratch"] == 0
-    assert with_scratch.peak["scratch"] > 0
-    assert with_scratch.peak.total() > without.peak.total()
+    with_workspace, without = simulate(fake(), **JOB, workspace=factors), simulate(fake(), **JOB)
+    assert without.peak["workspace"] == 0
+    assert with_workspace.peak["workspace"] > 0
+    assert with_workspace.peak.total() > without.peak.total()
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch", "triton", "mamba_ssm"])

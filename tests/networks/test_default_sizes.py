@@ -8,8 +8,8 @@ from monai.inferers import sliding_window_inference
 from nnunet_mamba import create_network, list_networks
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.default_sizes import PATCH, default_features, default_sizes
-from nnunet_mamba.networks.family import axes_of, get_config
-from nnunet_mamba.plans.topology import topology
+from nnunet_mamba.networks.family import get_config, supported_ndims
+from nnunet_mamba.plans.topology import plan_topology
 
 PATCHES = [
     (128, 128, 128), (64, 64, 64), (40, 56, 40), (32, 128, 128), (8, 8, 8), (4, 16, 64), (50, 17, 33),
@@ -20,7 +20,7 @@ PATCHES = [
 @pytest.mark.parametrize("patch", PATCHES, ids=str)
 def test_they_are_what_nnunet_makes_of_isotropic_voxels(patch):
     sizes = default_sizes(patch)
-    strides, kernels, _ = topology((1.0,) * len(patch), patch)
+    strides, kernels, _ = plan_topology((1.0,) * len(patch), patch)
     assert [list(step) for step in sizes["strides"]] == strides
     assert [list(kernel) for kernel in sizes["kernel_sizes"]] == kernels
     assert sizes["features_per_stage"] == default_features(len(strides), len(patch))
@@ -103,7 +103,7 @@ def test_networks_of_their_own_topology_have_their_papers_features():
                 papers = create_network(
                     name, input_channels=3, num_classes=2, features_per_stage=config.features
                 )
-            assert len(axes_of(name)) == 1
+            assert len(supported_ndims(name)) == 1
             assert {k: v.shape for k, v in network.state_dict().items()} == {
                 k: v.shape for k, v in papers.state_dict().items()
             }

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from nnunet_mamba import create_network, list_networks, networks
-from nnunet_mamba.analysis.features import spreads
+from nnunet_mamba.analysis.activations import measure_spreads
 from nnunet_mamba.blocks.mamba import SelectiveSSM
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
-from nnunet_mamba.networks.family import FAMILY, axes_of, get_config
+from nnunet_mamba.networks.family import FAMILY, get_config, supported_ndims
 from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
@@ -317,7 +317,7 @@ def branches(ndim, **reading):
     torch.manual_seed(0)
     network = create_network("mm_unet", **plan(ndim=ndim, features_per_stage=[8, 16, 32]), **reading)
     x = torch.randn(2, 1, *[16] * ndim)
-    inside = [one for one in spreads(network, x) if one.part == "mixer"]
+    inside = [one for one in measure_spreads(network, x) if one.part == "mixer"]
     network(x).square().mean().backward()
     blocks = [block for block in network.encoder.modules() if isinstance(block, MetaBlock)]
     gradients = [block.convs.convs[0].conv.weight.grad.norm() for block in blocks]
@@ -668,7 +668,7 @@ def test_full_resolution_cost_is_known():
     ],
 )
 def test_the_axes_that_a_network_works_on(name, axes):
-    assert axes_of(name) == axes
+    assert supported_ndims(name) == axes
 
 
 @pytest.mark.parametrize("name", ["vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d", "segmamba"])

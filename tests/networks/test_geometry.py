@@ -23,7 +23,7 @@ def test_stages_have_the_grid_of_the_padded_patch():
         )
     )
     assert geometry.total_strides == ((1, 1, 1), (1, 2, 2), (2, 4, 4))
-    assert [geometry.grid(level) for level in range(3)] == [(10, 12, 20), (10, 6, 10), (5, 3, 5)]
+    assert [geometry.grid(stage) for stage in range(3)] == [(10, 12, 20), (10, 6, 10), (5, 3, 5)]
 
 
 def test_padding_is_at_the_far_ends_so_that_cropping_takes_it_away():

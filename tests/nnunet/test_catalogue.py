@@ -22,7 +22,7 @@ def test_it_has_every_network_with_its_axes_and_its_twin():
     assert list(catalogue.FAMILY) == list(family.FAMILY)
     assert list(catalogue.BASELINES) == list(baselines.BASELINES)
     for name, row in catalogue.FAMILY.items():
-        assert row.ndims == family.axes_of(name), name
+        assert row.ndims == family.supported_ndims(name), name
         assert row.has_ssm == (family.FAMILY[name].mixer is not None), name
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nnunet_mamba.io.resources import template_names
 from nnunet_mamba.nnunet.templates import load_template, read_template
-from nnunet_mamba.plans.topology import topology
+from nnunet_mamba.plans.topology import plan_topology
 
 PINNED = [
     (name, configuration, pinned)
@@ -52,7 +52,7 @@ SPACINGS = {  # of published plans; those of U-Mamba's are not known
 @pytest.mark.parametrize("name", SPACINGS)
 def test_published_topologies_are_those_of_nnunets_rule(name):
     pinned = load_template(name).configurations["3d_fullres"]
-    strides, kernels, padded = topology(SPACINGS[name], pinned["patch_size"])
+    strides, kernels, padded = plan_topology(SPACINGS[name], pinned["patch_size"])
     assert (strides, kernels, padded) == (pinned["strides"], pinned["kernel_sizes"], pinned["patch_size"])
 
 

@@ -6,7 +6,7 @@ import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.plans import network_kwargs
-from nnunet_mamba.plans.architecture import n_outputs
+from nnunet_mamba.plans.architecture import count_outputs
 
 
 def kwargs_of(plans: dict) -> dict:
@@ -104,4 +104,4 @@ def test_a_network_puts_out_no_more_resolutions_than_its_plan_has_above_the_bott
     network, n_stages, expected
 ):
     """Three of MM-UNet, where there are three; a network of its own topology has its own."""
-    assert n_outputs(network, n_stages) == expected
+    assert count_outputs(network, n_stages) == expected

@@ -7,7 +7,7 @@ import pytest
 from nnunet_mamba import list_networks
 from nnunet_mamba.memory.profile import load_profile
 from nnunet_mamba.plans.architecture import with_network
-from nnunet_mamba.plans.check import expected_grids, faults, rows
+from nnunet_mamba.plans.check import check_networks, find_issues, target_grids
 from nnunet_mamba.plans.files import resolve
 
 
@@ -31,7 +31,7 @@ def three_dimensional(plans) -> dict:
 
 
 def test_sound_plans_have_no_fault(three_dimensional):
-    assert faults(three_dimensional, "mine") == []
+    assert find_issues(three_dimensional, "mine") == []
 
 
 def break_ct(plans):
@@ -64,7 +64,7 @@ def test_each_fault_is_found_alone(three_dimensional, spoil, complaint):
     import re
 
     spoil(three_dimensional)
-    found = faults(three_dimensional, "mine")
+    found = find_issues(three_dimensional, "mine")
     assert len(found) == 1
     assert re.search(complaint if "\\" in complaint else re.escape(complaint), found[0])
 
@@ -72,14 +72,14 @@ def test_each_fault_is_found_alone(three_dimensional, spoil, complaint):
 def test_intensity_properties_make_ct_sound(three_dimensional):
     break_ct(three_dimensional)
     three_dimensional["foreground_intensity_properties_per_channel"] = {"0": {"mean": 1.0}}
-    assert faults(three_dimensional, "mine") == []
+    assert find_issues(three_dimensional, "mine") == []
     fullres(three_dimensional)["normalization_schemes"] *= 2
-    (fault,) = faults(three_dimensional, "mine")
-    assert "channel 1 has CTNormalization" in fault  # each channel needs its own
+    (issue,) = find_issues(three_dimensional, "mine")
+    assert "channel 1 has CTNormalization" in issue  # each channel needs its own
 
 
 def checked(plans: dict, configuration: str, networks: list[str] | None = None) -> dict:
-    found = rows(resolve(plans, configuration), 1, 3, load_profile("cuda"), networks)
+    found = check_networks(resolve(plans, configuration), 1, 3, load_profile("cuda"), networks)
     return {row.network.rsplit(".", 1)[-1]: row for row in found}
 
 
@@ -88,7 +88,7 @@ def test_the_plans_own_network_comes_first_and_equals_ours(plans):
     assert list(found) == ["PlainConvUNet", "nnunet", "mm_unet", "vm_unet"]
     assert found["PlainConvUNet"].parameters == found["nnunet"].parameters > 0
     assert found["PlainConvUNet"].memory_bytes == pytest.approx(found["nnunet"].memory_bytes, rel=0.1)
-    assert "This network works in 2D" in found["vm_unet"].refusal
+    assert "This network works in 2D" in found["vm_unet"].error
 
 
 def test_a_network_of_ours_in_the_plans_is_checked_once(plans):
@@ -99,7 +99,7 @@ def test_a_network_of_ours_in_the_plans_is_checked_once(plans):
 
 
 def test_all_networks_are_tried_by_default(plans):
-    wanted = rows(resolve(plans, "3d_fullres"), 1, 3, load_profile("cuda"))
+    wanted = check_networks(resolve(plans, "3d_fullres"), 1, 3, load_profile("cuda"))
     first = next(wanted)
     assert first.network.endswith("PlainConvUNet")
     assert len(list_networks()) > 20  # the rest is not simulated here, for it takes half a minute
@@ -115,8 +115,8 @@ def test_every_networks_outputs_are_what_nnunet_supervises(plans, name):
     own.update(patch_size=[64, 64])
     own["architecture"] = with_network(own["architecture"], name, own["patch_size"])
     row = checked(plans, "2d", [name])[name]
-    assert row.refusal == ""
-    assert row.n_outputs == len(expected_grids(name, own))
+    assert row.error == ""
+    assert row.n_outputs == len(target_grids(name, own))
 
 
 def test_strides_that_are_not_those_of_the_outputs_are_refused(plans):
@@ -124,12 +124,12 @@ def test_strides_that_are_not_those_of_the_outputs_are_refused(plans):
     own.update(patch_size=[64, 64])
     own["architecture"] = with_network(own["architecture"], "swin_umamba", own["patch_size"])
     own["architecture"]["arch_kwargs"]["strides"] = [[2, 2]] * 5  # the network's, half a step too far
-    assert "Its outputs have the grids" in checked(plans, "2d", ["swin_umamba"])["swin_umamba"].refusal
+    assert "Its outputs have the grids" in checked(plans, "2d", ["swin_umamba"])["swin_umamba"].error
 
 
 def test_a_foreign_network_that_cannot_run_is_a_row_and_no_crash(plans):
     """The fixture's 2d has a patch of three axes."""
-    assert "conv2d" in checked(plans, "2d", [])["PlainConvUNet"].refusal
+    assert "conv2d" in checked(plans, "2d", [])["PlainConvUNet"].error
 
 
 def test_the_plans_are_left_as_they_were(plans):

@@ -12,10 +12,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.memory.profile import load_profile
 from nnunet_mamba.networks.default_sizes import default_features
-from nnunet_mamba.plans.check import faults
+from nnunet_mamba.plans.check import find_issues
 from nnunet_mamba.plans.memory import GIB, RESERVE, StepMemory, budget_bytes
-from nnunet_mamba.plans.planner import MambaPlanner, default_name, make_plans, share_data
-from nnunet_mamba.plans.topology import topology
+from nnunet_mamba.plans.planner import MambaPlanner, default_plans_name, make_plans, share_preprocessed_data
+from nnunet_mamba.plans.topology import plan_topology
 
 CUDA = load_profile("cuda")
 MADE_BY = (  # keys of a configuration that tell how its data are made
@@ -73,8 +73,8 @@ def bytes_per_voxel(monkeypatch):
     """A function: memory that is so many bytes for each voxel of the batch, and no more."""
 
     def set_bytes(n: float) -> None:
-        monkeypatch.setattr(StepMemory, "exact", lambda self, job, batch: round(n * batch * job.n_vox))
-        monkeypatch.setattr(StepMemory, "weights", lambda self, job: 0)
+        monkeypatch.setattr(StepMemory, "simulate", lambda self, step, batch: round(n * batch * step.n_vox))
+        monkeypatch.setattr(StepMemory, "weight_bytes", lambda self, step: 0)
 
     return set_bytes
 
@@ -114,7 +114,7 @@ def test_the_network_is_in_the_plans_and_they_are_sound(write_dataset, bytes_per
     plans = made(dataset, "umamba_enc", 24)
     path = nnunet_folders.preprocessed / dataset / "nnUNetMambaPlans_24G_umamba_enc.json"
     written = json.loads(path.read_text())
-    assert faults(written, path.stem) == []
+    assert find_issues(written, path.stem) == []
     assert set(written["configurations"]) == {"2d", "3d_lowres", "3d_fullres", "3d_cascade_fullres"}
     cascade = PlansManager(written).get_configuration("3d_cascade_fullres").configuration
     for own in (plans["configurations"]["3d_fullres"], cascade):
@@ -143,7 +143,7 @@ def test_preprocessed_data_are_shared_where_they_are_the_same(
         configurations = made(dataset, replace=True)["configurations"]
         return {name: own["data_identifier"] for name, own in configurations.items() if "spacing" in own}
 
-    own = default_name("mm_unet", 8)
+    own = default_plans_name("mm_unet", 8)
     expected = {
         "2d": "nnUNetPlans_2d",
         "3d_fullres": "nnUNetPlans_3d_fullres",
@@ -167,7 +167,7 @@ def test_data_made_in_another_way_are_not_shared(tmp_path, key):
     (default if key in MADE_BY_PLANS else default["configurations"]["3d_fullres"])[key] = "another"
     for written, identifier in ((default, "mine"), (plans, "nnUNetPlans_3d_fullres")):
         (tmp_path / "nnUNetPlans.json").write_text(json.dumps(written))
-        share_data(plans, tmp_path)
+        share_preprocessed_data(plans, tmp_path)
         assert own["data_identifier"] == identifier
 
 
@@ -196,7 +196,7 @@ def test_memory_is_planned_for_the_heads_that_nnunet_trains(write_dataset, nnune
         (
             "mm_unet",
             1e12,
-            r"mm_unet does not fit into 5.60 GiB, what is counted of 8 GiB. The last patch tried is",
+            r"mm_unet does not fit into 5.60 GiB, the counted part of 8 GiB. The last patch tried is",
         ),
         ("segmamba", 1e12, "segmamba does not fit"),
         ("vm_unet", 1e12, "vm_unet does not fit"),
@@ -256,8 +256,8 @@ def test_a_card_without_memory_is_refused(write_dataset, vram_gb):
 
 
 def test_names(write_dataset):
-    assert default_name("mm_unet", 24) == "nnUNetMambaPlans_24G_mm_unet"
-    assert default_name("mm_unet", 7.5) == "nnUNetMambaPlans_7.5G_mm_unet"
+    assert default_plans_name("mm_unet", 24) == "nnUNetMambaPlans_24G_mm_unet"
+    assert default_plans_name("mm_unet", 7.5) == "nnUNetMambaPlans_7.5G_mm_unet"
     dataset = write_dataset("ACDC")
     for name, complaint in [("a__b", "cannot name plans"), ("nnUNetPlans", "choose another --name")]:
         with pytest.raises(ValueError, match=complaint):
@@ -305,9 +305,9 @@ def test_the_simulated_step_of_the_plans_fits_and_one_more_item_does_not(write_d
     budget = (1 - RESERVE) * 6 * GIB
     memory = StepMemory("nnunet", 1, 4, CUDA)
     for name, own in planned.plans["configurations"].items():
-        job = memory.job(own["patch_size"], own["architecture"])
-        assert planned.memory_bytes[name] == memory.exact(job, own["batch_size"]) <= budget
-        assert memory.exact(job, own["batch_size"] + 1) > budget
+        step = memory.step_sizes(own["patch_size"], own["architecture"])
+        assert planned.memory_bytes[name] == memory.simulate(step, own["batch_size"]) <= budget
+        assert memory.simulate(step, own["batch_size"] + 1) > budget
 
 
 def test_the_line_of_memory_counts_voxels_of_the_padded_patch(bytes_per_voxel):
@@ -316,9 +316,9 @@ def test_the_line_of_memory_counts_voxels_of_the_padded_patch(bytes_per_voxel):
     memory, strides = StepMemory("nnunet", 1, 2, CUDA), [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
     sizes = {"strides": strides, "kernel_sizes": [3, 3, 3], "features_per_stage": [4, 8, 16]}
     counts = {"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2}
-    job = memory.job((9, 11, 20), {"arch_kwargs": {**sizes, **counts}})
-    assert job.n_vox == 2400
-    assert memory.line(job) == (0, pytest.approx(3 * 2400))
+    step = memory.step_sizes((9, 11, 20), {"arch_kwargs": {**sizes, **counts}})
+    assert step.n_vox == 2400
+    assert memory.fit_line(step) == (0, pytest.approx(3 * 2400))
 
 
 @pytest.mark.parametrize("network", ["umamba_enc", "mm_unet"])
@@ -326,14 +326,14 @@ def test_memory_is_a_line_within_one_percent(network):
     """Of two simulations of one patch; asked for a patch of a third of its voxels, and other batches."""
     memory, spacing = StepMemory(network, 1, 14, CUDA), (3.0, 0.76, 0.76)
 
-    def job(*patch: int):
-        strides, kernels, padded = topology(spacing, patch)
+    def step(*patch: int):
+        strides, kernels, padded = plan_topology(spacing, patch)
         assert padded == list(patch)
         kwargs = {"strides": strides, "kernel_sizes": kernels, "features_per_stage": default_features(6, 3)}
         counts = {"n_conv_per_stage": [2] * 6, "n_conv_per_stage_decoder": [2] * 5}
-        return memory.job(patch, {"arch_kwargs": {**kwargs, **counts}})
+        return memory.step_sizes(patch, {"arch_kwargs": {**kwargs, **counts}})
 
-    memory.line(job(48, 192, 192))
+    memory.fit_line(step(48, 192, 192))
     for patch, batch in [((40, 128, 128), 2), ((48, 160, 160), 5)]:
-        fixed, per_item = memory.line(job(*patch))
-        assert fixed + batch * per_item == pytest.approx(memory.exact(job(*patch), batch), rel=0.01)
+        fixed, per_item = memory.fit_line(step(*patch))
+        assert fixed + batch * per_item == pytest.approx(memory.simulate(step(*patch), batch), rel=0.01)

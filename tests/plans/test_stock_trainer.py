@@ -12,8 +12,8 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 
 from nnunet_mamba import trainers
 from nnunet_mamba.plans import load_template
-from nnunet_mamba.plans.architecture import n_outputs, with_network
-from nnunet_mamba.plans.overlay import apply_template
+from nnunet_mamba.plans.apply import apply_template
+from nnunet_mamba.plans.architecture import with_network
 from nnunet_mamba.trainers.variants import make_variant
 
 CASES = [  # network, configuration, nnU-Net's trainer
@@ -77,17 +77,17 @@ def test_nnunets_own_trainer_takes_a_step(make_trainer, named_plans, network, co
     assert all(torch.isfinite(p).all() for p in trainer.network.parameters())
     assert any(not torch.equal(b, a) for b, a in zip(before, after, strict=True))
     if trainer.enable_deep_supervision:
-        assert n_outputs(network, len(trainer.configuration_manager.pool_op_kernel_sizes)) > 1
+        assert count_outputs(network, len(trainer.configuration_manager.pool_op_kernel_sizes)) > 1
 
 
 @pytest.mark.parametrize("network", ["vm_unet", "mamba_unet", "segmamba"])
 def test_networks_of_one_output_are_those_without_deep_supervision(network):
-    assert n_outputs(network, 6) == 1
+    assert count_outputs(network, 6) == 1
 
 
 @pytest.mark.parametrize(("network", "expected"), [("mm_unet", 3), ("umamba_bot", 5), ("swin_umamba", 4)])
 def test_the_number_of_outputs(network, expected):
-    assert n_outputs(network, 6) == expected
+    assert count_outputs(network, 6) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_mamba.analysis.features import spreads
+from nnunet_mamba.analysis.activations import measure_spreads
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
 
@@ -61,7 +61,7 @@ def test_the_small_twin_adds_six_hundredths_of_what_the_twin_adds(build):
     x = torch.randn(1, 1, 16, 16, 16)
     twin, small = (build(f"nnUNetTrainerMMUNetNoSSM{suffix}_bench") for suffix in ("", "_small"))
     added = [
-        {one.block: one.variance**0.5 for one in spreads(network, x) if one.part == "convs"}
+        {one.block: one.variance**0.5 for one in measure_spreads(network, x) if one.part == "convs"}
         for network in (twin, small)
     ]
     first = next(iter(added[0]))

@@ -9,7 +9,7 @@ import pytest
 from releases import build
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.networks.family import axes_of
+from nnunet_mamba.networks.family import supported_ndims
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.study.datasets.specs import get_spec
@@ -120,7 +120,7 @@ def test_trainers_exist_and_their_networks_work_on_these_grids(read, file):
     for method in read(file).methods:
         trainer = getattr(trainers, method.trainer)
         if issubclass(trainer, MambaTrainer):
-            assert (2 if method.configuration == "2d" else 3) in axes_of(trainer.network_name)
+            assert (2 if method.configuration == "2d" else 3) in supported_ndims(trainer.network_name)
 
 
 @every_study

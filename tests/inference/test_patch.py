@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.inference import BatchedPredictor, batched_validation
-from nnunet_mamba.inference.stand_in import VALIDATION
+from nnunet_mamba.inference.patch import VALIDATION
 from nnunet_mamba.networks.finite import NonFiniteWeightsError
 from nnunet_mamba.nnunet.commands import trainer_folders
 from nnunet_mamba.trainers import nnUNetTrainerMMUNet

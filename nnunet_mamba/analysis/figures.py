@@ -1,4 +1,4 @@
-"""Pictures of the analyses, PNGs on white. Volumes are shown in the plane of their first axis."""
+"""Figures of the analyses, as PNG files. Volumes are shown in the plane of their first axis."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from nnunet_mamba.analysis.features import BINS, REACH, Spread
-from nnunet_mamba.analysis.field import Field
-from nnunet_mamba.analysis.mixers import Attention, on_patch
+from nnunet_mamba.analysis.activations import BINS, REACH, FeatureSpread
+from nnunet_mamba.analysis.attention import Attention, ReceptiveField, upsample_to_patch
 
 STYLE: dict[Any, Any] = {"font.size": 8.0, "font.family": "sans-serif", "axes.titlesize": 8.5}
 DPI = 150
-DECADES = 3  # below the largest value, in which a map is shown
+DECADES = 3  # shown of a map, below its largest value
 COLOURS = {"skip": "#9aa5b4", "convs": "#2b6cb0", "mixed": "#d69e2e", "mixer": "#c05621", "out": "#1c2430"}
 MARK = "#00b3a4"
 
@@ -27,9 +26,9 @@ MARK = "#00b3a4"
 def draw_attention(
     file: Path, found: Sequence[Attention], patch: Tensor, place: Sequence[int], title: str
 ) -> None:
-    """A row per block: the image, a map per walk, their sum; logarithmic, each on its own scale. What is
-    smaller by `DECADES`, or not seen at all, is black."""
-    image = plane(patch, place)
+    """Draw a row per block: the image, a map per walk, their sum; logarithmic, each on its own scale. Values
+    smaller by more than `DECADES`, zero included, are black."""
+    image = select_plane(patch, place)
     columns = max(len(one.maps) for one in found) + 2
     with matplotlib.rc_context(STYLE):
         width = min(max(1.9 * image.shape[1] / image.shape[0], 1.3), 3.0)
@@ -40,17 +39,17 @@ def draw_attention(
             for ax in row:
                 ax.set_axis_off()
             show_image(row[0], image, place)
-            row[0].set_title(f"stage {one.stage}\n{short(one.name)}", fontsize=7)
+            row[0].set_title(f"stage {one.stage}\n{shorten_name(one.name)}", fontsize=7)
             maps = [*one.maps.items(), ("sum of walks", one.total)]
             for ax, (walk, values) in zip(row[1:], maps, strict=False):
-                show_map(ax, plane(on_patch(values, one.stride, patch.shape), place))
-                mark(ax, place)
+                show_map(ax, select_plane(upsample_to_patch(values, one.stride, patch.shape), place))
+                mark_voxel(ax, place)
                 ax.set_title(walk)
         figure.savefig(file, dpi=DPI)
 
 
-def draw_spreads(file: Path, found: Sequence[Spread], title: str) -> None:
-    """Histograms per block, and the variances of all blocks side by side."""
+def draw_feature_spreads(file: Path, found: Sequence[FeatureSpread], title: str) -> None:
+    """Draw a histogram per block, and the variances of all blocks side by side."""
     blocks = list(dict.fromkeys(one.block for one in found))
     columns = min(4, len(blocks) + 1)
     rows = -(-(len(blocks) + 1) // columns)
@@ -72,7 +71,8 @@ def draw_spreads(file: Path, found: Sequence[Spread], title: str) -> None:
         figure.savefig(file, dpi=DPI)
 
 
-def draw_variances(ax: Any, found: Sequence[Spread], blocks: Sequence[str]) -> None:
+def draw_variances(ax: Any, found: Sequence[FeatureSpread], blocks: Sequence[str]) -> None:
+    """Plot the variances of each part over the blocks."""
     for part, colour in COLOURS.items():
         points = [(blocks.index(one.block), one.variance) for one in found if one.part == part]
         if points:
@@ -87,8 +87,8 @@ def draw_variances(ax: Any, found: Sequence[Spread], blocks: Sequence[str]) -> N
     ax.legend(fontsize=6, frameon=False)
 
 
-def draw_field(file: Path, field: Field, patch: Tensor, title: str) -> None:
-    """The gradient in every plane through the voxel, and how it falls with distance."""
+def draw_field(file: Path, field: ReceptiveField, patch: Tensor, title: str) -> None:
+    """Draw the gradient in every plane through the voxel, and its mass within a distance."""
     values = field.gradient
     n_planes = 3 if values.ndim == 3 else 1
     with matplotlib.rc_context(STYLE):
@@ -97,7 +97,7 @@ def draw_field(file: Path, field: Field, patch: Tensor, title: str) -> None:
         axes = figure.subplots(1, n_planes + 2, width_ratios=[1] * (n_planes + 1) + [1.3])
         for ax in axes[:-1]:
             ax.set_axis_off()
-        show_image(axes[0], plane(patch, field.place), field.place)
+        show_image(axes[0], select_plane(patch, field.place), field.place)
         axes[0].set_title("input")
         for axis, ax in enumerate(axes[1:-1]):
             shown = np.take(values.numpy(), field.place[axis], axis) if n_planes == 3 else values.numpy()
@@ -114,27 +114,30 @@ def draw_field(file: Path, field: Field, patch: Tensor, title: str) -> None:
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """Create a figure of a size in inches, without pyplot's global state."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def plane(volume: Tensor, place: Sequence[int]) -> np.ndarray:
-    """(y, x) at the voxel; a picture as it is."""
+def select_plane(volume: Tensor, place: Sequence[int]) -> np.ndarray:
+    """Return the plane (y, x) of a volume at the voxel, or a picture as it is."""
     return (volume[place[0]] if volume.ndim == 3 else volume).numpy()
 
 
 def show_image(ax: Any, image: np.ndarray, place: Sequence[int]) -> None:
+    """Show an image with the voxel marked."""
     ax.imshow(image, cmap="gray", interpolation="nearest")
-    mark(ax, place)
+    mark_voxel(ax, place)
 
 
-def mark(ax: Any, place: Sequence[int]) -> None:
+def mark_voxel(ax: Any, place: Sequence[int]) -> None:
+    """Mark the voxel by a cross."""
     ax.plot(place[-1], place[-2], marker="+", color=MARK, markersize=9, markeredgewidth=1.4)
 
 
 def show_map(ax: Any, values: np.ndarray) -> None:
-    """`DECADES` below the largest; smaller values are dark, as is a plane that is zero throughout."""
+    """Show `DECADES` below the largest value; smaller values are dark, as is a plane of zeros."""
     top = float(values.max())
     if top <= 0:
         ax.imshow(np.zeros_like(values), cmap="inferno", vmin=0, vmax=1)
@@ -143,6 +146,6 @@ def show_map(ax: Any, values: np.ndarray) -> None:
     ax.imshow(np.maximum(values, top * 10.0**-DECADES), cmap="inferno", norm=norm, interpolation="nearest")
 
 
-def short(name: str) -> str:
-    """The end of a module's dotted name."""
+def shorten_name(name: str) -> str:
+    """Return the end of a module's dotted name."""
     return name if len(name) <= 22 else "…" + name[-21:]

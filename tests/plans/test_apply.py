@@ -10,10 +10,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_mamba import create_network
 from nnunet_mamba.memory.profile import load_profile
 from nnunet_mamba.plans import load_template, network_kwargs, shrink_plans
-from nnunet_mamba.plans.check import faults
+from nnunet_mamba.plans.apply import ConfigurationChange, apply_template, fit_to_memory
+from nnunet_mamba.plans.check import find_issues
 from nnunet_mamba.plans.files import write_plans
 from nnunet_mamba.plans.memory import StepMemory
-from nnunet_mamba.plans.overlay import Choice, apply_template, fit
 
 KEPT = {
     "data_identifier",
@@ -159,12 +159,12 @@ def test_a_volume_template_on_slices_is_refused(abdomen):
         overlaid(abdomen, "umamba_abdomen_ct")
 
 
-def test_a_patch_that_dwarfs_the_images_is_warned_of_with_what_fits(abdomen):
+def test_a_patch_much_larger_than_the_images_is_warned_of_with_one_that_fits(abdomen):
     """The hippocampus: 36x50x35 voxels are 3 % of 128^3."""
     abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [36, 50, 35]
     template = load_template("taming_braintumour")
     changed = apply_template(abdomen, template, "new_plans").changed["3d_fullres"]
-    assert changed.warning.startswith("the template's patch of 128x128x128 dwarfs the images")
+    assert changed.warning.startswith("the template's patch of 128x128x128 is much larger than the images")
     assert "the median one, 36x50x35 voxels, fills 3% of it" in changed.warning
     fitted = apply_template(abdomen, template, "new_plans", fit_images=True).changed["3d_fullres"]
     assert changed.patch == (128, 128, 128) and not fitted.warning
@@ -186,8 +186,8 @@ def test_a_patch_within_the_images_stays_as_the_paper_has_it(abdomen):
     abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [300, 300, 300]
     template = load_template("umamba_abdomen_ct")
     plain, fitted = (
-        apply_template(abdomen, template, "new_plans", fit_images=fit).changed["3d_fullres"]
-        for fit in (False, True)
+        apply_template(abdomen, template, "new_plans", fit_images=fit_to_memory).changed["3d_fullres"]
+        for fit_to_memory in (False, True)
     )
     assert plain == fitted
 
@@ -202,7 +202,7 @@ def test_the_file_is_sound_and_never_overwrites_another(abdomen, tmp_path):
     plans = overlaid(abdomen, "umamba_abdomen_ct", network="mm_unet")
     path = write_plans(tmp_path, plans, replace=False)
     assert path.name == "new_plans.json"
-    assert faults(json.loads(path.read_text()), path.stem) == []
+    assert find_issues(json.loads(path.read_text()), path.stem) == []
     assert write_plans(tmp_path, plans, replace=False) == path  # the same again
     other = overlaid(abdomen, "cpu")
     with pytest.raises(ValueError, match="holds other plans"):
@@ -215,10 +215,10 @@ def test_the_file_is_sound_and_never_overwrites_another(abdomen, tmp_path):
 class LinearMemory(StepMemory):
     """Each voxel of an item takes one byte, the network none."""
 
-    def exact(self, job, batch):
-        return batch * job.n_vox
+    def simulate(self, step, batch):
+        return batch * step.n_vox
 
-    def weights(self, job):
+    def weight_bytes(self, step):
         return 0
 
 
@@ -254,8 +254,8 @@ def test_a_larger_batch_is_cut_to_what_fits(abdomen, one_byte_per_voxel):
 
 def test_a_batch_of_one_becomes_the_two_that_fit_and_costs_no_patch(abdomen, one_byte_per_voxel):
     own = resolved(abdomen, "3d_fullres")
-    choice = Choice(tuple(own["patch_size"]), 1, own["architecture"])
-    fitted = fit(choice, own["spacing"], one_byte_per_voxel, budget=2 * 64 * 160 * 160)
+    choice = ConfigurationChange(tuple(own["patch_size"]), 1, own["architecture"])
+    fitted = fit_to_memory(choice, own["spacing"], one_byte_per_voxel, budget=2 * 64 * 160 * 160)
     assert (fitted.patch, fitted.batch, fitted.notes) == ((64, 160, 160), 2, ("batch 1 -> 2",))
 
 

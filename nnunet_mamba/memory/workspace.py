@@ -1,7 +1,7 @@
-"""Memory of operators that no tensor shows: scratch while they run, and compiled code.
+"""Workspace of operators, the memory beside their tensors that they take while they run.
 
-Convolutions: what a device's library needs, as multiples of the input and the output that are measured once.
-Scans: what the code in `nnunet_mamba.ops` allocates, by its own sizes.
+Convolutions: multiples of input and output, measured once for a device's library. Scans: the temporary
+tensors of the code in `nnunet_mamba.ops`, from its sizes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_mamba.memory.work import name_of, nbytes
+from nnunet_mamba.memory.live_memory import count_bytes, operator_name
 from nnunet_mamba.ops import triton_cut
 from nnunet_mamba.ops.torch_scan import CHUNK
 from nnunet_mamba.ops.triton_cut import WIDTH, Cut, Sizes
@@ -24,16 +24,20 @@ PROCESSORS = 132  # of an H100
 AT_ONCE = {"forward": 16, "backward": 8}  # programs of one, as the registers of Triton's kernels allow
 
 
-def scratch_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[str, float]) -> int:
-    """Bytes. `factors`, 0 where they are missing: conv_forward (of the weights and the larger of input and
-    output), conv_transposed (of the output), conv_backward (of the weights, the output's gradient and, where
-    its gradient is asked for, the input)."""
-    name = name_of(func)
+def workspace_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[str, float]) -> int:
+    """Return the bytes of workspace of one call of an operator.
+
+    Args:
+        factors: conv_forward (of the weights and the larger of input and output), conv_transposed (of the
+            output), conv_backward (of the weights, the output's gradient and, if its gradient is needed, the
+            input); 0 if missing.
+    """
+    name = operator_name(func)
     if name == "aten::convolution":
-        return int(_of_convolution(args[0], args[1], args[6], result, factors))
+        return int(_convolution_bytes(args[0], args[1], args[6], result, factors))
     if name == "aten::convolution_backward":
         grad, x, weight, wanted = args[0], args[1], args[2], args[10]
-        sizes = nbytes(grad) + (nbytes(x) if wanted[0] else 0) + nbytes(weight)
+        sizes = count_bytes(grad) + (count_bytes(x) if wanted[0] else 0) + count_bytes(weight)
         return int(factors.get("conv_backward", 0) * sizes)
     if name in SCANS:
         names = [argument.name for argument in func._schema.arguments]
@@ -41,40 +45,42 @@ def scratch_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping[s
     return 0
 
 
-def _of_convolution(
+def _convolution_bytes(
     x: Tensor, weight: Tensor, transposed: bool, y: Tensor, factors: Mapping[str, float]
 ) -> float:
     if transposed:
-        return factors.get("conv_transposed", 0) * nbytes(y)
+        return factors.get("conv_transposed", 0) * count_bytes(y)
     if math.prod(weight.shape[2:]) == 1:  # a matrix product
         return 0
-    return factors.get("conv_forward", 0) * (max(nbytes(x), nbytes(y)) + nbytes(weight))
+    return factors.get("conv_forward", 0) * (max(count_bytes(x), count_bytes(y)) + count_bytes(weight))
 
 
-def kernel_of(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """What tells one convolution's code from another's, where a library compiles it for its sizes."""
-    name = name_of(func)
+def kernel_key(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """Return a key for the code of a convolution, which a library compiles for its sizes; None for others."""
+    name = operator_name(func)
     if name not in ("aten::convolution", "aten::convolution_backward"):
         return None
     first = name.endswith("backward")
     return name, tuple(args[first].shape), tuple(args[first + 1].shape), repr(args[first + 3 :])
 
 
-def _of_scan(args: Mapping[str, Any]) -> int:
-    """Of the forward pass."""
+def _scan_bytes(args: Mapping[str, Any]) -> int:
+    """Return the workspace of a scan's forward pass."""
     u, delta, A, B, backend = (args[name] for name in ("u", "delta", "A", "B", "backend"))
     if backend != "triton":
         return 0
-    cut, work = _cut("forward", delta, A, B), _work_bytes(u)
-    return work * (_ends(cut) + _summed(cut, u.element_size() < work, delta[0].numel(), slots=1))
+    cut, work = _scan_cut("forward", delta, A, B), _sum_bytes(u)
+    return work * (
+        _count_ends(cut) + _count_partial_sums(cut, u.element_size() < work, delta[0].numel(), slots=1)
+    )
 
 
-def _of_scan_backward(args: Mapping[str, Any]) -> int:
+def _scan_backward_bytes(args: Mapping[str, Any]) -> int:
     """Walks run one after the other; what they share, each adds to from a tensor of its own."""
     dy, u, delta, A, B, C, z = (args[name] for name in ("dy", "u", "delta", "A", "B", "C", "z"))
     if args["backend"] == "triton":
-        return _of_triton_backward(dy, u, delta, A, B, z)
-    work, walks = _work_bytes(u), len(delta)
+        return _triton_backward_bytes(dy, u, delta, A, B, z)
+    work, walks = _sum_bytes(u), len(delta)
     of_one = sum(t is not None for t in (z, u if len(u) < walks else None)) if walks > 1 else 0
     if args["backend"] == "torch":
         chunk = dy.shape[0] * min(CHUNK, dy.shape[1]) * A[0].numel()
@@ -84,8 +90,10 @@ def _of_scan_backward(args: Mapping[str, Any]) -> int:
     return (sums + (of_one + copy) * dy.numel()) * work
 
 
-def _of_triton_backward(dy: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, z: Tensor | None) -> int:
-    cut, work = _cut("backward", delta, A, B), _work_bytes(u)
+def _triton_backward_bytes(
+    dy: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, z: Tensor | None
+) -> int:
+    cut, work = _scan_cut("backward", delta, A, B), _sum_bytes(u)
     s, tokens, launched = cut.sizes, B[0].numel(), math.prod(cut.grid)
     of_tokens = 2 * cut.walks_at_once * s.channel_blocks * tokens if s.channel_blocks > 1 else 0
     of_programs = 0
@@ -93,40 +101,40 @@ def _of_triton_backward(dy: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tens
         of_programs = cut.walks_at_once * cut.programs * s.channels * (s.n + 1 + s.state_blocks)
     sums = 2 * s.walks * tokens if B.element_size() < work else 0  # else they are the results
     outputs = [(u, len(u)), (delta, len(delta)), *([] if z is None else [(z, 1)])]
-    summed = sum(_summed(cut, t.element_size() < work, dy.numel(), slots) for t, slots in outputs)
+    summed = sum(_count_partial_sums(cut, t.element_size() < work, dy.numel(), slots) for t, slots in outputs)
     walked_back = launched * WIDTH * s.states * triton_cut.CHUNK // triton_cut.UNROLL["backward"]
     copy = 0 if dy.is_contiguous() else dy.numel() * dy.element_size()
-    return work * (of_tokens + of_programs + sums + summed + _ends(cut) + walked_back) + copy
+    return work * (of_tokens + of_programs + sums + summed + _count_ends(cut) + walked_back) + copy
 
 
-def _cut(phase: str, delta: Tensor, A: Tensor, B: Tensor) -> Cut:
+def _scan_cut(phase: str, delta: Tensor, A: Tensor, B: Tensor) -> Cut:
     """delta (k, b, l, d); A (k, d, n); B (k, b, g, l, n)"""
     walks, batch, length, channels = delta.shape
     sizes = Sizes(walks, batch, length, channels, groups=B.shape[2], n=A.shape[2])
     return triton_cut.cut(sizes, phase, PROCESSORS, AT_ONCE[phase])
 
 
-def _ends(cut: Cut) -> int:
-    """Values: states and step sizes at the ends of segments."""
+def _count_ends(cut: Cut) -> int:
+    """Count the values of states and step sizes at the ends of segments."""
     s = cut.sizes
     return 0 if cut.segments == 1 else cut.at_once * cut.programs * s.channels * (s.states + 1)
 
 
-def _summed(cut: Cut, narrow: bool, numel: int, slots: int) -> int:
-    """Values beyond the result, for one that pieces add up to: a tensor for each piece that runs with others,
-    and sums where the result is `narrow`er than they are."""
+def _count_partial_sums(cut: Cut, narrow: bool, numel: int, slots: int) -> int:
+    """Count the values beside a result to which pieces add up: a tensor for each piece that runs at the same
+    time as others, and the sums if the result is `narrow`er than they are."""
     pieces = cut.sizes.pieces
     if pieces == slots:
         return 0
     return numel * ((pieces if cut.together else 0) + (slots if narrow else 0))
 
 
-def _work_bytes(u: Tensor) -> int:
-    """Of a value of sums."""
+def _sum_bytes(u: Tensor) -> int:
+    """Return the bytes of a value of sums."""
     return 8 if u.element_size() == 8 else 4
 
 
 SCANS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
-    "nnunet_mamba::selective_scan": _of_scan,
-    "nnunet_mamba::selective_scan_backward": _of_scan_backward,
+    "nnunet_mamba::selective_scan": _scan_bytes,
+    "nnunet_mamba::selective_scan_backward": _scan_backward_bytes,
 }

@@ -1,7 +1,7 @@
-"""The batched predictor in the place of nnU-Net's, within nnU-Net's own functions.
+"""nnU-Net's prediction and validation with the batched predictor patched into nnU-Net's modules.
 
-Those functions look up `nnUNetPredictor`, and what exports a prediction, in their module when they run; while
-one of these contexts is open they find ours. Nothing of them is copied.
+nnU-Net's functions look up `nnUNetPredictor` and the function that exports a prediction in their module when
+they run; within these contexts they find ours. None of their code is copied.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ def batched_validation(
     cases: Iterable[str] = (),
     weights: str = "the network",
     *,
-    most_exporters: int | None = None,
+    max_exporters: int | None = None,
 ) -> Iterator[None]:
-    """Let a trainer's final validation predict with our predictor, which refuses logits that are not finite:
-    one patch at a time as nnU-Net does, or several if the environment asks for it.
+    """Let a trainer's final validation use our predictor, which raises NonFiniteError for NaN and infinity.
+
+    It predicts one patch at a time as nnU-Net does, or several if VALIDATION is set in the environment.
 
     Args:
         cases: their names, in the order in which they are predicted.
-        weights: what predicts, for messages.
-        most_exporters: processes that write label maps, if fewer than nnU-Net's number of them; each takes
-            seconds to start.
+        weights: name of the weights, for messages.
+        max_exporters: limit for the processes that write label maps, of which each takes seconds to start;
+            None: nnU-Net's number.
     """
     batched = os.environ.get(VALIDATION, "").lower() in YES
     if batched:
@@ -54,25 +55,25 @@ def batched_validation(
         cases=cases,
         weights=weights,
     )
-    n_exporters = min(trainer_module.default_num_processes, most_exporters or sys.maxsize)
-    with _standing_in(trainer_module, nnUNetPredictor=predictor, default_num_processes=n_exporters):
+    n_exporters = min(trainer_module.default_num_processes, max_exporters or sys.maxsize)
+    with _patched(trainer_module, nnUNetPredictor=predictor, default_num_processes=n_exporters):
         yield
 
 
-def run_nnunets_predict(
+def run_nnunet_predict(
     arguments: Sequence[str],
     on_failure: Callable[[str, str], object],
     *,
     batch_size: int | None = None,
     n_threads: int | None = None,
 ) -> None:
-    """`nnUNetv2_predict ARGUMENTS`, or `nnUNetv2_predict_from_modelfolder` where -m is among them.
+    """Run `nnUNetv2_predict ARGUMENTS`, or `nnUNetv2_predict_from_modelfolder` if -m is among them.
 
     Args:
-        on_failure: gets a case whose logits are not finite, and what there is to say of it. It has no label
-            map then, and the next case follows.
+        on_failure: called with a case whose logits are not finite, and a message. The case gets no label map,
+            and the next one follows.
 
-    Raises NonFiniteWeightsError where the weights are to blame: every case would fail alike.
+    Raises NonFiniteWeightsError if the weights are to blame: every case would fail alike.
     """
     from_folder = "-m" in arguments
     entry = "predict_entry_point_modelfolder" if from_folder else "predict_entry_point"
@@ -81,16 +82,16 @@ def run_nnunets_predict(
         "nnUNetPredictor": predictor,
         "export_prediction_from_logits": export_unless_failed,
     }
-    with _standing_in(predict_from_raw_data, **ours), _argv(["nnunet-mamba predict", *arguments]):
+    with _patched(predict_from_raw_data, **ours), _patched_argv(["nnunet-mamba predict", *arguments]):
         getattr(predict_from_raw_data, entry)()
 
 
 class CaseByCasePredictor(BatchedPredictor):
-    """Returns no logits at all for a case that fails, so that the next one follows.
+    """BatchedPredictor that returns empty logits for a case that fails, so that the next one follows.
 
     Args:
-        on_failure: gets a case that failed, and what there is to say of it.
-        others: BatchedPredictor's.
+        on_failure: called with a case that failed, and a message.
+        options: BatchedPredictor's, as `args`.
     """
 
     def __init__(self, on_failure: Callable[[str, str], object], *args: Any, **options: Any) -> None:
@@ -110,7 +111,7 @@ class CaseByCasePredictor(BatchedPredictor):
 def export_unless_failed(
     logits: Any, properties: Any, configuration: Any, plans: Any, dataset: dict, target: str, *others: Any
 ) -> None:
-    """nnU-Net's export; where there are no logits, remove what an earlier prediction of the case has left."""
+    """Export logits as nnU-Net does; if they are empty, remove the files of an earlier prediction."""
     if len(logits):
         export_prediction_from_logits(logits, properties, configuration, plans, dataset, target, *others)
         return
@@ -119,8 +120,8 @@ def export_unless_failed(
 
 
 @contextmanager
-def _standing_in(module: ModuleType, **ours: Any) -> Iterator[None]:
-    """Within it the module has these in place of its own of the same names."""
+def _patched(module: ModuleType, **ours: Any) -> Iterator[None]:
+    """Replace names of a module by ours within the context."""
     stock = {name: getattr(module, name) for name in ours}
     vars(module).update(ours)
     try:
@@ -130,7 +131,8 @@ def _standing_in(module: ModuleType, **ours: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _argv(arguments: list[str]) -> Iterator[None]:
+def _patched_argv(arguments: list[str]) -> Iterator[None]:
+    """Replace sys.argv within the context."""
     before, sys.argv = sys.argv, arguments
     try:
         yield

@@ -4,15 +4,15 @@ import torch
 from torch import nn
 
 from nnunet_mamba.memory.live_memory import LiveMemory
-from nnunet_mamba.memory.work import GROUPS, UNITS, work_of
+from nnunet_mamba.memory.time_model import GROUPS, UNITS, count_work
 from nnunet_mamba.ops import causal_conv1d, selective_scan
 
 
 def work(call):
     total = dict.fromkeys(UNITS, 0)
 
-    def observe(func, args, result, born):
-        for unit, amount in work_of(func, args, result, born).items():
+    def observe(func, args, result, allocated):
+        for unit, amount in count_work(func, args, result, allocated).items():
             total[unit] += amount
         return 0
 

@@ -8,7 +8,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba.networks.default_sizes import default_features
 from nnunet_mamba.plans import load_template, network_kwargs, shrink_plans
-from nnunet_mamba.plans.budget import cut
+from nnunet_mamba.plans.apply import cut_to_budget
 
 CPU = load_template("cpu")
 
@@ -38,7 +38,7 @@ def test_hippocampus_becomes_the_small_plan_that_is_known_to_train_on_two_cores(
 
 def test_features_double_up_to_those_of_the_budget(hippocampus):
     budget = {**CPU.budget["3d"], "base_features": 16, "max_features": 50}
-    small = cut(resolved(hippocampus, "3d_fullres").configuration, budget)
+    small = cut_to_budget(resolved(hippocampus, "3d_fullres").configuration, budget)
     assert small["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 50, 50]
 
 
@@ -85,7 +85,7 @@ def test_every_plan_fits_the_budget_and_its_own_strides(make_plans, spacing, pat
     assert all(size <= original for size, original in zip(small.patch_size, patch, strict=True))
     total_stride = [prod(axis) for axis in zip(*small.pool_op_kernel_sizes, strict=True)]
     assert all(size % stride == 0 for size, stride in zip(small.patch_size, total_stride, strict=True))
-    kwargs = network_kwargs(small)  # refuses lengths that disagree
+    kwargs = network_kwargs(small)  # raises for lengths that disagree
     assert len(kwargs["strides"]) == len(kwargs["features_per_stage"]) >= 2
 
 

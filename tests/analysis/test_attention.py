@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from nnunet_mamba.analysis import scan_rows
-from nnunet_mamba.analysis.scan_rows import Scan, scans_of, walk_name
+from nnunet_mamba.analysis import attention
+from nnunet_mamba.analysis.attention import Scan, iterate_scans, walk_name
 from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.vss import SS2D
 from nnunet_mamba.ops.reference import selective_scan_reference
@@ -39,8 +39,8 @@ def mamba(order: str, channels: int = 4) -> Mamba:
 @pytest.mark.parametrize("order", ["uni", "bi", "multi", "m,-m", "n,-o,p"])
 @pytest.mark.parametrize("chunk", [4, 256])
 def test_rows_are_those_of_the_dense_matrix(order, chunk, monkeypatch):
-    monkeypatch.setattr(scan_rows, "CHUNK", chunk)
-    for scan in scans_of(mamba(order), tokens(4), GRID):
+    monkeypatch.setattr(attention, "CHUNK", chunk)
+    for scan in iterate_scans(mamba(order), tokens(4), GRID):
         for sequence in range(len(scan.u)):
             matrix = dense(scan, sequence)
             for step in range(len(scan.tokens)):
@@ -52,7 +52,7 @@ def test_the_matrices_make_the_blocks_own_output(order):
     """out = W_out (sum_k (M_k u_k + D_k u_k) silu(z))."""
     block, x = mamba(order), tokens(4)
     total = torch.zeros(1, L, 8, dtype=torch.float64)
-    for ssm, scan in zip([block, *block.further], scans_of(block, x, GRID), strict=True):
+    for ssm, scan in zip([block, *block.further], iterate_scans(block, x, GRID), strict=True):
         for g in range(len(scan.u)):
             y = torch.einsum("tsd,sd->td", dense(scan, g), scan.u[g]) + ssm.D * scan.u[g]
             total[0, g * len(scan.tokens) + scan.tokens] += y
@@ -65,7 +65,7 @@ def test_the_matrices_make_the_output_of_a_vision_block():
     block, grid = SS2D(4, order="HW,WH,-HW,-WH", d_state=3).double(), (3, 4)
     x = torch.randn(1, *grid, 4, dtype=torch.float64)
     total = torch.zeros(1, 12, 8, dtype=torch.float64)
-    for D, scan in zip(block.Ds.view(4, -1), scans_of(block, x, grid), strict=True):
+    for D, scan in zip(block.Ds.view(4, -1), iterate_scans(block, x, grid), strict=True):
         y = torch.einsum("tsd,sd->td", dense(scan, 0), scan.u[0]) + D * scan.u[0]
         total[0, scan.tokens] += y
     z = block.in_proj(x).chunk(2, dim=-1)[1]
@@ -96,21 +96,23 @@ def by_hand(order: str, grid: tuple[int, ...], B: torch.Tensor | None = None) ->
 )
 def test_a_row_folds_back_onto_the_grid(order, expected):
     """Of the voxel (1, 1) on a grid of 2 x 3: it counts itself most, then what the walk met last."""
-    torch.testing.assert_close(by_hand(order, (2, 3)).map_of(4), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(
+        by_hand(order, (2, 3)).attention_map(4), torch.tensor(expected, dtype=torch.float64)
+    )
 
 
 def test_a_single_voxel_that_speaks_is_the_only_one_heard():
     """B is 0 but at the voxel (0, 2), six steps before (2, 0) in memory order; 1/2**6 is left."""
     B = torch.zeros(12, dtype=torch.float64)
     B[2] = 1
-    heard = by_hand("HW", (3, 4), B).map_of(8)
+    heard = by_hand("HW", (3, 4), B).attention_map(8)
     assert heard.nonzero().tolist() == [[0, 2]]
     assert heard[0, 2] == pytest.approx(1 / 64)
 
 
 def test_slices_do_not_hear_each_other():
-    for scan in scans_of(mamba("m,-m"), tokens(4), GRID):
-        heard = scan.map_of(7 + 15)  # slice 1, row 1, column 2
+    for scan in iterate_scans(mamba("m,-m"), tokens(4), GRID):
+        heard = scan.attention_map(7 + 15)  # slice 1, row 1, column 2
         assert heard.shape == GRID
         assert not heard[0].any() and heard[1, 1, 2] > 0
 

@@ -5,20 +5,20 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba.memory.live_memory import LiveMemory
-from nnunet_mamba.memory.scratch import kernel_of, scratch_of
+from nnunet_mamba.memory.workspace import kernel_key, workspace_of
 from nnunet_mamba.ops import selective_scan
 from nnunet_mamba.ops.backends import force_backend
 
 FACTORS = {"conv_forward": 1.0, "conv_transposed": 2.0, "conv_backward": 1.0}
 
 
-def scratches(call):
-    """Name of each operator with scratch -> its bytes, and the kernels met."""
+def workspaces(call):
+    """Name of each operator with workspace -> its bytes, and the kernels met."""
     found, kernels = {}, set()
 
-    def observe(func, args, result, born):
-        size = scratch_of(func, args, result, FACTORS)
-        kernels.add(kernel_of(func, args))
+    def observe(func, args, result, allocated):
+        size = workspace_of(func, args, result, FACTORS)
+        kernels.add(kernel_key(func, args))
         if size:
             found[func._schema.name.split("::")[1]] = size
         return size
@@ -32,38 +32,38 @@ def test_a_convolution_copies_the_larger_of_its_ends_and_both_in_backward():
     x = torch.ones(1, 2, 8, 8, requires_grad=True)
     conv = torch.nn.Conv2d(2, 4, 3, padding=1)
     weight = 4 * 2 * 9 * 4
-    found, kernels = scratches(lambda: conv(x).sum().backward())
+    found, kernels = workspaces(lambda: conv(x).sum().backward())
     assert found == {"convolution": 1024 + weight, "convolution_backward": 1024 + 512 + weight}
     assert len(kernels) == 2
 
 
 def test_the_input_of_the_first_convolution_has_no_gradient_to_copy():
     conv = torch.nn.Conv2d(2, 4, 3, padding=1)
-    found, _ = scratches(lambda: conv(torch.ones(1, 2, 8, 8)).sum().backward())
+    found, _ = workspaces(lambda: conv(torch.ones(1, 2, 8, 8)).sum().backward())
     assert found["convolution_backward"] == 1024 + 4 * 2 * 9 * 4
 
 
 def test_pointwise_and_transposed_convolutions():
     x = torch.ones(1, 2, 8, 8)
-    assert scratches(lambda: torch.nn.Conv2d(2, 4, 1)(x))[0] == {}
-    assert scratches(lambda: torch.nn.ConvTranspose2d(2, 2, 2, 2)(x))[0] == {"convolution": 2 * 2 * 256 * 4}
+    assert workspaces(lambda: torch.nn.Conv2d(2, 4, 1)(x))[0] == {}
+    assert workspaces(lambda: torch.nn.ConvTranspose2d(2, 2, 2, 2)(x))[0] == {"convolution": 2 * 2 * 256 * 4}
 
 
 def test_the_same_convolution_twice_is_one_kernel():
     conv, x = torch.nn.Conv2d(2, 2, 3), torch.ones(1, 2, 8, 8)
-    assert len(scratches(lambda: (conv(x), conv(x)))[1]) == 1
-    assert len(scratches(lambda: (conv(x), conv(x[..., 1:])))[1]) == 2
+    assert len(workspaces(lambda: (conv(x), conv(x)))[1]) == 1
+    assert len(workspaces(lambda: (conv(x), conv(x[..., 1:])))[1]) == 2
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
-def test_scans_need_scratch_in_backward(backend):
+def test_scans_need_workspace_in_backward(backend):
     u = torch.ones(1, 8, 64, requires_grad=True)
     A, B = -torch.ones(8, 4), torch.ones(1, 4, 64)
-    found, _ = scratches(lambda: selective_scan(u, u, A, B, B, backend=backend).square().sum().backward())
+    found, _ = workspaces(lambda: selective_scan(u, u, A, B, B, backend=backend).square().sum().backward())
     assert found["selective_scan_backward"] >= 2 * 64 * 4 * 4  # dB and dC
 
 
-def triton_scratches(length, n, channels=64, dtype=torch.float32):
+def triton_workspaces(length, n, channels=64, dtype=torch.float32):
     with FakeTensorMode(), force_backend("triton"):
         u = torch.empty(1, length, channels, dtype=dtype).transpose(1, 2).requires_grad_()
         A, B = torch.empty(channels, n), torch.empty(1, length, n, dtype=dtype).transpose(1, 2)
@@ -72,20 +72,20 @@ def triton_scratches(length, n, channels=64, dtype=torch.float32):
             y = selective_scan(u, u, A, B, B)
             y.backward(torch.empty_like(y))
 
-        found, _ = scratches(step)
+        found, _ = workspaces(step)
     return found.get("selective_scan", 0), found["selective_scan_backward"]
 
 
 def test_tritons_scan_by_hand():
     """64 tokens, 64 channels, 16 states: two blocks of channels, each one program, which is all that adds to
     dA, dD and dbias. Each leaves its own dB and dC, and walks back through 16 states per chunk."""
-    forward, backward = triton_scratches(64, 16)
+    forward, backward = triton_workspaces(64, 16)
     assert forward == 0
     assert backward == 4 * (2 * 2 * 64 * 16 + 2 * 32 * 16 * 16)
 
 
 def test_tritons_long_scans_are_cut_into_segments_that_hand_states_over():
-    forward, backward = triton_scratches(1024, 16)  # 16 segments of 2 blocks
+    forward, backward = triton_workspaces(1024, 16)  # 16 segments of 2 blocks
     assert forward == 4 * 32 * 32 * (16 + 1)
     per_program = 32 * (16 * 16 + 16 + 2)
     assert backward == 4 * (2 * 2 * 1024 * 16 + 32 * per_program) + forward
@@ -93,13 +93,13 @@ def test_tritons_long_scans_are_cut_into_segments_that_hand_states_over():
 
 def test_tritons_scan_of_many_states_adds_up_results_of_its_pieces():
     """40 states are 3 pieces of 16, which run together: y, du and ddelta of each."""
-    forward, backward = triton_scratches(64, 40)
+    forward, backward = triton_workspaces(64, 40)
     assert forward == 4 * 3 * 64 * 64
     walked_back = 3 * 2 * 32 * 16 * 16
     assert backward == 4 * (2 * 2 * 64 * 40 + 3 * 2 * 64 * 64 + walked_back)
 
 
 def test_tritons_sums_are_in_float32_beside_results_in_half():
-    half, single = (triton_scratches(64, 40, dtype=dtype) for dtype in (torch.float16, torch.float32))
+    half, single = (triton_workspaces(64, 40, dtype=dtype) for dtype in (torch.float16, torch.float32))
     assert half[0] - single[0] == 4 * 64 * 64
     assert half[1] - single[1] == 4 * 2 * (64 * 64 + 64 * 40)  # du and ddelta, dB and dC

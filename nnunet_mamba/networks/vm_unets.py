@@ -1,4 +1,4 @@
-"""The U-Nets of visual state space blocks, 2D.
+"""VM-UNet [1] and Mamba-UNet [2], 2D, and the parts that they share with Swin-UMamba [3].
 
 Shape: (B, input_channels, H, W) -> logits (B, num_classes, H, W), or with deep supervision a list of them.
 Inside, channels are last.
@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.checkpointing import CheckpointedStages
-from nnunet_mamba.blocks.unetr import UNETRDecoder
 from nnunet_mamba.blocks.vss import PatchEmbed, PatchExpand, PatchMerging, vss_stage
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.geometry import Sizes, per_stage, read_fixed_features
@@ -32,7 +31,9 @@ MULTIPLE = (32, 32)
 
 @dataclass(frozen=True)
 class VSSConfig(FixedConfig):
-    """depths     VSS blocks per stage of the encoder
+    """Config of a U-Net of VSS blocks.
+
+    depths     VSS blocks per stage of the encoder
     drop_path  the highest rate of stochastic depth; it rises from 0 with depth
     """
 
@@ -45,48 +46,41 @@ class VSSConfig(FixedConfig):
     strides: ClassVar[tuple[int, ...]] = (4, 2, 2, 2)
 
     def mixer_sizes(self) -> MixerSizes:
-        """Arguments of SS2D."""
+        """Return the arguments of SS2D; None without a mixer."""
         return self.mixer.module_options() if self.mixer else None
 
 
 @dataclass(frozen=True)
 class VMUNetConfig(VSSConfig):
-    """depths_decoder  VSS blocks per stage of the decoder, deepest first"""
+    """Config of VM-UNet.
+
+    depths_decoder  VSS blocks per stage of the decoder, deepest first
+    """
 
     depths_decoder: tuple[int, ...] = (2, 2, 2, 1)
 
 
 @dataclass(frozen=True)
 class MambaUNetConfig(VSSConfig):
-    """depths_decoder  VSS blocks per level of the decoder, deepest first; None: the encoder's, mirrored"""
+    """Config of Mamba-UNet.
+
+    depths_decoder  VSS blocks per stage of the decoder, deepest first; None: the encoder's, mirrored
+    """
 
     depths_decoder: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True)
-class SwinUMambaConfig(VSSConfig):
-    depths: tuple[int, ...] = (2, 2, 9, 2)
-
-    features: ClassVar[tuple[int, ...]] = (48, 96, 192, 384, 768)
-    strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 2, 2)
-    output_strides: ClassVar[tuple[int, ...]] = (1, 2, 4, 8)
-
-
-@dataclass(frozen=True)
-class SwinUMambaDConfig(VSSConfig):
-    """depths_decoder  VSS blocks per level of the decoder, deepest first"""
-
-    depths: tuple[int, ...] = (2, 2, 9, 2)
-    depths_decoder: tuple[int, ...] = (2, 2, 2)
-
-    output_strides: ClassVar[tuple[int, ...]] = (1, 4, 8, 16)
-
-
 class VSSEncoder(CheckpointedStages):
-    """(B, C, H, W) -> maps of every stage, channels last: `skips_before` its blocks and at last its result,
-    as in [1] and [2], or behind them.
+    """Patch embedding and stages of VSS blocks.
 
-    A single input channel is repeated to three where `grey_as_colour`, as in [1] and [2].
+    Args:
+        patch: edge of the patches that become tokens, in voxels.
+        skips_before: return the map before the blocks of each stage, and at last the encoder's output, as in
+            [1] and [2]; else the map after the blocks of each stage.
+        grey_as_colour: repeat a single input channel to three, as in [1] and [2].
+        first_stage: number of the first stage, for activation checkpointing.
+
+    Shape: (B, C, H, W) -> list of (B, h, w, channels)
     """
 
     def __init__(
@@ -98,16 +92,16 @@ class VSSEncoder(CheckpointedStages):
         patch: int = 4,
         skips_before: bool = False,
         grey_as_colour: bool = False,
-        first_level: int = 0,
+        first_stage: int = 0,
     ):
         super().__init__()
         if any(below != 2 * above for above, below in pairwise(features)):
             raise ValueError(f"From one VSS stage to the next features double; got {list(features)}.")
         depths = per_stage("depths", config.depths, len(features))
-        self.skips_before, self.first_level = skips_before, first_level
+        self.skips_before, self.first_stage = skips_before, first_stage
         self.repeats = 3 if grey_as_colour and in_channels == 1 else 1
         self.patch_embed = PatchEmbed(self.repeats * in_channels, features[0], patch)
-        rates = split(rising(config.drop_path, sum(depths)), depths)
+        rates = split_by_stage(linear_rates(config.drop_path, sum(depths)), depths)
         self.layers = nn.ModuleList(
             vss_stage(f, stage, config.mixer_sizes()) for f, stage in zip(features, rates, strict=True)
         )
@@ -118,18 +112,18 @@ class VSSEncoder(CheckpointedStages):
         x = x.repeat(1, self.repeats, 1, 1) if self.repeats > 1 else x
         maps = []
         for stage in range(len(self.layers)):
-            before, x = self.run(self.first_level + stage, partial(self.reduce, stage), x)
+            before, x = self.run(self.first_stage + stage, partial(self.downsample, stage), x)
             maps.append(before if self.skips_before else x)
         return [*maps, x] if self.skips_before else maps
 
-    def reduce(self, stage: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The map of a stage before and behind its blocks."""
+    def downsample(self, stage: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the map of a stage before and after its blocks."""
         x = self.downsamples[stage - 1](x) if stage else self.patch_embed(x)
         return x, self.layers[stage](x)
 
 
 class AddingDecoder(CheckpointedStages):
-    """VM-UNet's: skips are added before each enlargement, and that of the largest grid is not used [1]."""
+    """Decoder of VM-UNet: a skip is added before each upsampling, and the largest one is not used [1]."""
 
     def __init__(
         self, features: Sequence[int], config: VMUNetConfig, num_classes: int, deep_supervision: bool
@@ -137,7 +131,7 @@ class AddingDecoder(CheckpointedStages):
         super().__init__()
         self.deep_supervision = deep_supervision
         depths = per_stage("depths_decoder", config.depths_decoder, len(features))
-        rates = split(rising(config.drop_path, sum(depths))[::-1], depths)
+        rates = split_by_stage(linear_rates(config.drop_path, sum(depths))[::-1], depths)
         upwards = features[::-1]
         self.layers = nn.ModuleList(
             vss_stage(f, stage, config.mixer_sizes()) for f, stage in zip(upwards, rates, strict=True)
@@ -152,21 +146,21 @@ class AddingDecoder(CheckpointedStages):
         deepest = len(self.expands)
         x = self.run(deepest, self.layers[0], x)
         for i in range(deepest):
-            x = self.run(deepest - 1 - i, partial(self.enlarge, i), x, skips[-1 - i])
+            x = self.run(deepest - 1 - i, partial(self.upsample, i), x, skips[-1 - i])
         return [self.seg_layers[0](channels_first(self.run(0, self.final_expand, x)))]
 
-    def enlarge(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
-        """Stage `i` of the decoder, counted from the deepest."""
+    def upsample(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
+        """Run stage `i` of the decoder, counted from the deepest."""
         return self.layers[i + 1](self.expands[i](x + skip))
 
 
 class ConcatenatingDecoder(CheckpointedStages):
-    """Mamba-UNet's [2] and Swin-UMamba-dagger's [3]: enlarge, concatenate the skip, reduce, VSS blocks.
+    """Decoder of Mamba-UNet [2] and Swin-UMamba-dagger [3]: upsample, concatenate the skip, project, blocks.
 
     Args:
-        rates: drop path of every block, per level, deepest first.
-        norms: whether the deepest and the last map are normalised, as in [2].
-        n_heads: 1, or one per level and one for the enlarged last map; [3] supervises them all.
+        rates: drop path of every block, per stage, deepest first.
+        norms: normalise the deepest and the last map, as in [2].
+        n_heads: 1, or one per stage and one for the upsampled last map; [3] supervises them all.
     """
 
     def __init__(
@@ -188,7 +182,7 @@ class ConcatenatingDecoder(CheckpointedStages):
         self.expands = nn.ModuleList(PatchExpand(below, above) for below, above in pairwise(upwards))
         self.reductions = nn.ModuleList(nn.Linear(2 * f, f) for f in upwards[1:])
         self.layers = nn.ModuleList(
-            vss_stage(f, level, mixer) for f, level in zip(upwards[1:], rates, strict=True)
+            vss_stage(f, stage, mixer) for f, stage in zip(upwards[1:], rates, strict=True)
         )
         self.norm_last = nn.LayerNorm(features[0]) if norms else nn.Identity()
         self.final_expand = PatchExpand(features[0], features[0], 4)
@@ -200,22 +194,22 @@ class ConcatenatingDecoder(CheckpointedStages):
         x, logits = self.norm(maps[-1]), []
         n = len(self.layers)
         for i in range(n):
-            x = self.run(n - 1 - i, partial(self.enlarge, i), x, maps[n - 1 - i])
+            x = self.run(n - 1 - i, partial(self.upsample, i), x, maps[n - 1 - i])
             if self.deep_supervision and len(self.seg_layers) > 1:
                 logits.append(self.seg_layers[i](channels_first(x)))
-        x = self.run(0, self.enlarge_last, x)
+        x = self.run(0, self.upsample_last, x)
         return [self.seg_layers[-1](channels_first(x)), *logits[::-1]]
 
-    def enlarge(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
-        """Stage `i` of the decoder, counted from the deepest."""
+    def upsample(self, i: int, x: Tensor, skip: Tensor) -> Tensor:
+        """Run stage `i` of the decoder, counted from the deepest."""
         return self.layers[i](self.reductions[i](torch.cat((self.expands[i](x), skip), dim=-1)))
 
-    def enlarge_last(self, x: Tensor) -> Tensor:
+    def upsample_last(self, x: Tensor) -> Tensor:
         return self.final_expand(self.norm_last(x))
 
 
 class VMUNet(UNet):
-    """VM-UNet [1]; one output, and always logits."""
+    """VM-UNet [1]; one output, always logits."""
 
     def __init__(self, config: VMUNetConfig, sizes: Sizes, deep_supervision: bool = False):
         features = read_fixed_features(config, sizes)
@@ -223,8 +217,8 @@ class VMUNet(UNet):
             VSSEncoder(sizes.input_channels, features, config, skips_before=True, grey_as_colour=True),
             AddingDecoder(features, config, sizes.num_classes, deep_supervision),
             MULTIPLE,
-            output_grids(config),
-            n_levels=len(features),
+            output_strides(config),
+            n_stages=len(features),
         )
 
 
@@ -235,10 +229,10 @@ class MambaUNet(UNet):
         features = read_fixed_features(config, sizes)
         encoder = VSSEncoder(sizes.input_channels, features, config, skips_before=True, grey_as_colour=True)
         depths = per_stage("depths", config.depths, len(features))
-        rates = split(rising(config.drop_path, sum(depths)), depths)[-2::-1]  # the encoder's at each level
+        rates = split_by_stage(linear_rates(config.drop_path, sum(depths)), depths)[-2::-1]  # the encoder's
         if config.depths_decoder is not None:
             depths_decoder = per_stage("depths_decoder", config.depths_decoder, len(features) - 1)
-            rates = split(rising(config.drop_path, sum(depths_decoder))[::-1], depths_decoder)
+            rates = split_by_stage(linear_rates(config.drop_path, sum(depths_decoder))[::-1], depths_decoder)
         decoder = ConcatenatingDecoder(
             features,
             rates,
@@ -250,104 +244,33 @@ class MambaUNet(UNet):
             deep_supervision=deep_supervision,
         )
         decoder.apply(initialize_linear)
-        super().__init__(encoder, decoder, MULTIPLE, output_grids(config), len(features))
+        super().__init__(encoder, decoder, MULTIPLE, output_strides(config), len(features))
 
 
-class SwinUMambaEncoder(CheckpointedStages):
-    """The input (level 0), a convolutional stem's map and those of the VSS stages, channels first [3]."""
-
-    def __init__(self, in_channels: int, features: Sequence[int], config: SwinUMambaConfig):
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, features[0], 7, 2, 3), nn.InstanceNorm2d(features[0], affine=True)
-        )
-        self.vss = VSSEncoder(features[0], features[1:], config, patch=2, first_level=2)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        stem = self.run(1, self.stem, x)
-        return [x, stem, *(channels_first(y) for y in self.vss(stem))]
-
-
-class SwinUMamba(UNet):
-    """Swin-UMamba [3]: a VSS encoder, UNETR's convolutional decoder, four supervised resolutions."""
-
-    def __init__(self, config: SwinUMambaConfig, sizes: Sizes, deep_supervision: bool = False):
-        features = read_fixed_features(config, sizes)
-        super().__init__(
-            SwinUMambaEncoder(sizes.input_channels, features, config),
-            UNETRDecoder(
-                (sizes.input_channels, *features),
-                features,
-                sizes.num_classes,
-                ndim=2,
-                n_heads=4,
-                deep_supervision=deep_supervision,
-            ),
-            MULTIPLE,
-            output_grids(config),
-            n_levels=len(features) + 1,
-        )
-
-
-class SwinUMambaD(UNet):
-    """Swin-UMamba-dagger [3]: VSS blocks in encoder and decoder, four supervised resolutions.
-
-    One bias begins otherwise than in its code, which sets all to 0: that of the patch embedding has torch's
-    own initialisation. With 0 a black background is a zero vector in every block, where each LayerNorm
-    multiplies the gradient by 1 / sqrt(eps) = 316, and the first gradient exceeds float32.
-    """
-
-    def __init__(self, config: SwinUMambaDConfig, sizes: Sizes, deep_supervision: bool = False):
-        features = read_fixed_features(config, sizes)
-        depths = per_stage("depths_decoder", config.depths_decoder, len(features) - 1)
-        encoder = VSSEncoder(sizes.input_channels, features, config)
-        decoder = ConcatenatingDecoder(
-            features,
-            split(rising(config.drop_path, sum(depths))[::-1], depths),
-            config.mixer_sizes(),
-            sizes.num_classes,
-            norms=False,
-            n_heads=4,
-            head_bias=True,
-            deep_supervision=deep_supervision,
-        )
-        super().__init__(encoder, decoder, MULTIPLE, output_grids(config), len(features))
-        self.apply(initialize_convolution)
-        proj = encoder.patch_embed.proj
-        bound = (proj.in_channels * proj.kernel_size[0] ** 2) ** -0.5
-        nn.init.uniform_(cast(Tensor, proj.bias), -bound, bound)  # not 0 as in [3]; see the class
-
-
-def output_grids(config: FixedConfig) -> tuple[tuple[int, ...], ...]:
+def output_strides(config: FixedConfig) -> tuple[tuple[int, ...], ...]:
+    """Return the strides of the outputs, one entry per axis."""
     return tuple((stride,) * config.ndim for stride in config.output_strides)
 
 
-def rising(rate: float, n: int) -> list[float]:
-    """`n` numbers from 0 to `rate`."""
+def linear_rates(rate: float, n: int) -> list[float]:
+    """Return `n` rates that rise from 0 to `rate`."""
     return torch.linspace(0, rate, n, device="cpu").tolist()
 
 
-def split(rates: Sequence[float], counts: Sequence[int]) -> list[list[float]]:
-    """The rates of consecutive stages with so many blocks."""
+def split_by_stage(rates: Sequence[float], counts: Sequence[int]) -> list[list[float]]:
+    """Split the rates of all blocks into those of each stage, of which `counts` has the blocks."""
     ends = [sum(counts[: i + 1]) for i in range(len(counts))]
     return [list(rates[end - n : end]) for end, n in zip(ends, counts, strict=True)]
 
 
 def channels_first(x: Tensor) -> Tensor:
+    """Permute (B, H, W, C) to (B, C, H, W)."""
     return x.permute(0, 3, 1, 2)
 
 
 def initialize_linear(module: nn.Module) -> None:
-    """Linear layers as in VMamba; all else keeps what it has."""
+    """Initialise linear layers as VMamba does; leave all other modules as they are."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def initialize_convolution(module: nn.Module) -> None:
-    """He's initialisation, depthwise convolutions included, as the code of [3] has it."""
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, a=0.01)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
