@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.messages import closest
-from nnunet_mamba.nnunet.paths import find_dataset
+from nnunet_mamba.nnunet.checkpoints import CHECKPOINTS, FINAL
+from nnunet_mamba.nnunet.paths import find_dataset, parse_method
 
 NOT_CHECKED = ("-device", "-step_size", "-npp", "-nps", "-prev_stage_predictions", "-num_parts", "-part_id")
 SHOWN = 8  # most lines that list trained models
@@ -83,7 +84,7 @@ def check_request(words: Sequence[str]) -> None:
         parser.add_argument(name)
     parser.add_argument("-tr", default="nnUNetTrainer")
     parser.add_argument("-p", default="nnUNetPlans")
-    parser.add_argument("-chk", default="checkpoint_final.pth")
+    parser.add_argument("-chk", default=FINAL)
     parser.add_argument("-f", nargs="+", default=FOLDS)
     try:
         given, _ = parser.parse_known_args(list(words))
@@ -112,7 +113,7 @@ def check_request(words: Sequence[str]) -> None:
 
 def _trained(dataset: Path, wanted: str) -> str:
     """List the options for the trained models of a dataset, a line each, those similar to `wanted` first."""
-    names = sorted(path.name for path in dataset.iterdir() if path.name.count("__") == 2)
+    names = sorted(path.name for path in dataset.iterdir() if parse_method(path.name))
     near = closest(wanted, names)
     lines = [
         line
@@ -127,17 +128,16 @@ def _trained(dataset: Path, wanted: str) -> str:
 
 def _options(model: Path) -> list[str]:
     """List the options for the folds of a model, a line for each kind of checkpoint that any fold has."""
-    if model.name.count("__") == 2:
-        trainer, plans, configuration = model.name.split("__")
-        names = f"-tr {trainer} -p {plans} -c {configuration}"
+    if method := parse_method(model.name):
+        names = f"-tr {method.trainer} -p {method.plans} -c {method.configuration}"
     else:
         names = f"-m {model}"
     lines = []
     done: set[str] = set()
-    for checkpoint in ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth"):
+    for checkpoint in CHECKPOINTS:
         folds = {file.parent.name[5:] for file in model.glob(f"fold_*/{checkpoint}")} - done
         done |= folds
         if folds:
-            chk = "" if checkpoint == "checkpoint_final.pth" else f" -chk {checkpoint}"
+            chk = "" if checkpoint == FINAL else f" -chk {checkpoint}"
             lines.append(f"  {names} -f {' '.join(sorted(folds))}{chk}")
     return lines
