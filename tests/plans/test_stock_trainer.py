@@ -13,7 +13,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 from nnunet_mamba import trainers
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.plans.apply import apply_template
-from nnunet_mamba.plans.architecture import with_network
+from nnunet_mamba.plans.architecture import count_outputs, with_network
 from nnunet_mamba.trainers.variants import make_variant
 
 CASES = [  # network, configuration, nnU-Net's trainer
