@@ -42,6 +42,7 @@ from nnunet_mamba.networks.finite import (
     tensors_of,
     unwrap_model,
 )
+from nnunet_mamba.nnunet.checkpoints import FINAL
 
 Slicer = tuple[int | slice, ...]  # index of a tile in (C, x, y, z); in 2D one slice along x
 
@@ -88,7 +89,7 @@ class BatchedPredictor(nnUNetPredictor):
         self,
         model_training_output_dir: str,
         use_folds: Sequence[int | str] | str | None,
-        checkpoint_name: str = "checkpoint_final.pth",
+        checkpoint_name: str = FINAL,
     ) -> None:
         if use_folds is None:
             use_folds = self.auto_detect_available_folds(model_training_output_dir, checkpoint_name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.nnunet.logs import EpochLog, EpochParser, read_settings, strip_stamp
+from nnunet_mamba.nnunet.logs import EpochLog, EpochParser, read_settings, strip_timestamp
 
 LogFn = Callable[[str], None]
 ProgressFn = Callable[[Mapping[str, Any]], None]  # gets numbers, fit for JSON, by name
@@ -38,7 +38,7 @@ class PlainLines:
         self.bar_said = ""
 
     def __call__(self, line: str) -> None:
-        line = strip_stamp(line)
+        line = strip_timestamp(line)
         bar = BAR.match(line)
         if bar:
             self.show_bar(bar["what"].strip() or "progress", bar["count"])
@@ -145,7 +145,7 @@ class TrainingLines:
         self.n_validated = 0
 
     def __call__(self, line: str) -> None:
-        line = strip_stamp(line)
+        line = strip_timestamp(line)
         epoch = self.parser.feed(line)
         if epoch is not None:
             self.times_s.append(epoch.seconds)

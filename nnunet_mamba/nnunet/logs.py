@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 DEBUG_FILE = "debug.json"
-STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ")
+TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ")
 NUMBER = re.compile(r"nan|-?(?:inf|\d+\.?\d*(?:e[+-]?\d+)?)")
 TRAIN_LOSS, VAL_LOSS, DICE, TIME = HEADS = ("train_loss", "val_loss", "Pseudo dice", "Epoch time:")
 
@@ -51,7 +51,7 @@ class EpochParser:
 
     def feed(self, line: str) -> EpochLog | None:
         """Return the epoch that ends with this line, with or without time stamp; else None."""
-        line = strip_stamp(line)
+        line = strip_timestamp(line)
         if match := re.fullmatch(r"Epoch (\d+)", line):
             self.number, self._values = int(match[1]), {}
         head = next((head for head in HEADS if line.startswith(head)), None)
@@ -82,9 +82,9 @@ def read_epochs(texts: Iterable[str]) -> list[EpochLog]:
     return [epochs[number] for number in sorted(epochs)]
 
 
-def strip_stamp(line: str) -> str:
+def strip_timestamp(line: str) -> str:
     """Return a line without nnU-Net's time stamp and without white space around it."""
-    return STAMP.sub("", line.strip()).strip()
+    return TIMESTAMP.sub("", line.strip()).strip()
 
 
 def parse_numbers(text: str) -> list[float]:

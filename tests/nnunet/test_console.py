@@ -8,7 +8,7 @@ from nnunet_mamba.nnunet.console import (
     rate_limited,
 )
 
-STAMP = "2026-11-21 01:14:14.123456: "
+TIMESTAMP = "2026-11-21 01:14:14.123456: "
 
 
 def test_an_epoch_is_one_line_with_the_time_left(tmp_path):
@@ -24,7 +24,7 @@ def test_an_epoch_is_one_line_with_the_time_left(tmp_path):
         "Epoch time: 8.5 s",
         "Yayy! New best EMA pseudo Dice: 0.61",
     ):
-        lines(STAMP + text)
+        lines(TIMESTAMP + text)
     assert said == ["epoch 10/40   loss -0.4321, validation -0.5   Dice 0.71 0.70   8.5 s   4:15 left"]
 
 
@@ -40,8 +40,8 @@ def test_steps_within_an_epoch_and_compilation_are_shown(tmp_path):
     said = []
     (tmp_path / "debug.json").write_text(json.dumps({"num_epochs": "20"}))
     lines = TrainingLines(said.append, tmp_path / "debug.json")
-    lines(STAMP + "Selective scan on cpu: backend numba")
-    lines(STAMP + "Epoch 2")
+    lines(TIMESTAMP + "Selective scan on cpu: backend numba")
+    lines(TIMESTAMP + "Epoch 2")
     for text in ("training step 4/30", "validation step 1/4", "training steps are fun"):
         lines(text)
     assert said == [
@@ -70,14 +70,14 @@ def test_validation_is_shown_and_dumps_are_not(tmp_path):
         "case_1, shape torch.Size([1])",
         "Mean Validation Dice:  0.8",
     ):
-        lines(STAMP + text)
+        lines(TIMESTAMP + text)
     assert said == ["predicting case_1", "Mean Validation Dice:  0.8"]
 
 
 def test_a_non_finite_loss_is_shown(tmp_path):
     said = []
     TrainingLines(said.append, tmp_path / "none.json")(
-        STAMP + "The loss is not finite in epoch 3, training iteration 2."
+        TIMESTAMP + "The loss is not finite in epoch 3, training iteration 2."
     )
     assert len(said) == 1
 
@@ -110,7 +110,7 @@ def test_an_epoch_is_told_in_numbers(tmp_path):
         "Epoch time: 8 s",
         "predicting case_1",
     ):
-        lines(STAMP + text)
+        lines(TIMESTAMP + text)
     epoch, validation = told
     assert epoch == {
         "epoch": 1,

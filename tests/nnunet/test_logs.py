@@ -7,7 +7,7 @@ import pytest
 
 from nnunet_mamba.nnunet.logs import EpochParser, parse_numbers, read_epochs, read_settings
 
-STAMP = "2026-11-21 02:51:06.593539: "
+TIMESTAMP = "2026-11-21 02:51:06.593539: "
 LINES = (
     "Epoch 7",
     "Current learning rate: 0.01",
@@ -18,7 +18,7 @@ LINES = (
 )
 
 
-@pytest.mark.parametrize("stamp", [STAMP, ""])
+@pytest.mark.parametrize("stamp", [TIMESTAMP, ""])
 def test_the_last_line_of_an_epoch_gives_its_values(stamp):
     parser = EpochParser()
     *before, epoch = (parser.feed(f"{stamp}{line} ") for line in LINES)
@@ -44,8 +44,8 @@ def test_values_before_the_first_epoch_are_of_none():
 
 
 def test_epochs_of_several_logs_come_in_order_complete_and_in_their_last_version():
-    text = "\n".join(STAMP + line for line in LINES)
-    first = text + f"\n{STAMP}Epoch 8\n{STAMP}train_loss 9\n"
+    text = "\n".join(TIMESTAMP + line for line in LINES)
+    first = text + f"\n{TIMESTAMP}Epoch 8\n{TIMESTAMP}train_loss 9\n"
     again = text.replace("0.6627", "0.5") + "\n" + text.replace("Epoch 7", "Epoch 2")
     assert [(epoch.number, epoch.train_loss) for epoch in read_epochs([first, again])] == [
         (2, 0.6627),

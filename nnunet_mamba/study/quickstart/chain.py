@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.nnunet.checkpoints import remove_unreadable_predictions, usable_checkpoint
+from nnunet_mamba.nnunet.checkpoints import FINAL, remove_unreadable_predictions, usable_checkpoint
 from nnunet_mamba.nnunet.commands import Command, ask_for_trainer
 from nnunet_mamba.nnunet.console import (
     LogFn,
@@ -115,7 +115,7 @@ class Chain:
         products = {
             "data": self.workspace.raw / dataset / "splits_final.json",
             "plan": self.workspace.preprocessed / dataset / f"{PLANS}.json",
-            "train": self.workspace.fold(dataset, self.settings) / "checkpoint_final.pth",
+            "train": self.workspace.fold(dataset, self.settings) / FINAL,
             "predict": self.workspace.predictions,
             "score": self.workspace.out / "results.csv",
             "report": self.workspace.out / "never",  # cheap, and it shows the times of this run

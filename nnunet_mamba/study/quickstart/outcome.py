@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.atomic import write_json
+from nnunet_mamba.nnunet.checkpoints import FINAL
 from nnunet_mamba.nnunet.console import duration
 from nnunet_mamba.study.evaluation import Summary, mean_foreground, read_table, scored_labels, summarise
 from nnunet_mamba.study.quickstart.commands import shared_variables
@@ -42,7 +43,7 @@ def collect_report(settings: Settings, workspace: Workspace, dataset: str) -> Qu
     raw = workspace.raw / dataset
     description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
     fold = workspace.fold(dataset, settings)
-    checkpoint = load_checkpoint(fold / "checkpoint_final.pth")
+    checkpoint = load_checkpoint(fold / FINAL)
     curves = read_curves(checkpoint)
     return QuickstartReport(
         title=f"{settings.trainer} on {dataset}",

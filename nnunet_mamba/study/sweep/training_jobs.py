@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from nnunet_mamba.nnunet.checkpoints import FINAL
 from nnunet_mamba.nnunet.commands import MOST_PROCESSES, Command, n_processes
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep.job import Job, compute_checksum
@@ -163,7 +164,7 @@ def train(
         Command("nnUNetv2_train", tuple(arguments), _training_variables(study, seed)),
         needs=tuple(needs),
         after=after,
-        products=(folder / "checkpoint_final.pth", folder / "validation" / "summary.json"),
+        products=(folder / FINAL, folder / "validation" / "summary.json"),
         cache_inputs={**cache_inputs, **own_plans_inputs(names, method.plans)},
         gpus=study.gpus,
         threads=study.threads,
