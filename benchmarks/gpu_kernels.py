@@ -32,7 +32,7 @@ from networks import PLANS, build, ndim_of
 from records import heading, surroundings, write
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_mamba.ops import backends, multi_directional_conv1d, multi_directional_scan, operators
+from nnunet_mamba.ops import backends, custom_ops, multi_directional_conv1d, multi_directional_scan
 
 NETWORKS = ("mm_unet", "mamba_multi", "umamba_enc", "umamba_bot", "vm_unet")
 CAPABILITIES = (80, 90, 120)
@@ -45,10 +45,10 @@ class OnMeta(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         ours = {
-            operators.scan: operators._scan,
-            operators.scan_backward: operators._scan_backward,
-            operators.conv: operators._conv,
-            operators.conv_backward: operators._conv_backward,
+            custom_ops.scan: custom_ops._scan,
+            custom_ops.scan_backward: custom_ops._scan_backward,
+            custom_ops.conv: custom_ops._conv,
+            custom_ops.conv_backward: custom_ops._conv_backward,
         }
         return ours.get(function, function)(*args, **(kwargs or {}))
 
@@ -95,17 +95,17 @@ def microseconds(call: Callable[[], Any], repeats: int = 400) -> float:
     return median(times[20:])
 
 
-def host_time(walks: int, tokens: int) -> dict[str, float]:
+def host_time(k: int, tokens: int) -> dict[str, float]:
     """Microseconds of the CPU."""
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, requires_grad=True)
 
-    reverse = [walk % 2 == 1 for walk in range(walks)]
-    scanned = [random(walks, 1, tokens, 64), random(walks, 1, tokens, 64), random(walks, 64, 16)]
-    scanned += [random(walks, 1, 1, tokens, 16), random(walks, 1, 1, tokens, 16), random(walks, 64)]
-    scanned += [random(1, tokens, 64), random(walks, 64)]
-    filtered = [random(1, 1, tokens, 64), random(walks, 64, 4), random(walks, 64)]
+    reverse = [direction % 2 == 1 for direction in range(k)]
+    scanned = [random(k, 1, tokens, 64), random(k, 1, tokens, 64), random(k, 64, 16)]
+    scanned += [random(k, 1, 1, tokens, 16), random(k, 1, 1, tokens, 16), random(k, 64)]
+    scanned += [random(1, tokens, 64), random(k, 64)]
+    filtered = [random(1, 1, tokens, 64), random(k, 64, 4), random(k, 64)]
 
     def scan() -> torch.Tensor:
         return multi_directional_scan(*scanned, True, reverse=reverse)  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ SLOW = ("reference", "torch")
 LONGEST = {"reference": 1000, "torch": 100_000}  # tokens; longer would take minutes
 
 
-def arguments(size: Size, walks: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
+def arguments(size: Size, k: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
     """Of `multi_directional_scan`, all tensors wanting gradients."""
     torch.manual_seed(0)
     b, d, grid, n = size
@@ -69,23 +69,28 @@ def arguments(size: Size, walks: int, device: str, dtype: torch.dtype) -> dict[s
         return torch.randn(shape, device=device, dtype=kind)
 
     tensors = {
-        "u": random(walks, b, length, d),
-        "delta": random(walks, b, length, d),
-        "A": -torch.rand(walks, d, n, device=device) * 16,
-        "B": random(walks, b, 1, length, n),
-        "C": random(walks, b, 1, length, n),
-        "D": torch.ones(walks, d, device=device),
+        "u": random(k, b, length, d),
+        "delta": random(k, b, length, d),
+        "A": -torch.rand(k, d, n, device=device) * 16,
+        "B": random(k, b, 1, length, n),
+        "C": random(k, b, 1, length, n),
+        "D": torch.ones(k, d, device=device),
         "z": random(b, length, d),
-        "delta_bias": random(walks, d, kind=torch.float32) - 4,
+        "delta_bias": random(k, d, kind=torch.float32) - 4,
     }
-    paths = scan_order("raster", len(grid))[:walks]
+    directions = scan_order("raster", len(grid))[:k]
     memory_order = torch.arange(length, dtype=torch.int32)
-    tables = [path.rows(grid) for path in paths]
-    rows = None
+    tables = [direction.token_indices(grid) for direction in directions]
+    indices = None
     if any(table is not None for table in tables):
-        rows = torch.stack([memory_order if table is None else table for table in tables]).to(device)
+        indices = torch.stack([memory_order if table is None else table for table in tables]).to(device)
     wanting = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
-    return {**wanting, "rows": rows, "reverse": [path.backwards for path in paths], "delta_softplus": True}
+    return {
+        **wanting,
+        "indices": indices,
+        "reverse": [direction.reverse for direction in directions],
+        "delta_softplus": True,
+    }
 
 
 def measure(call: dict[str, Any], dy: torch.Tensor, backend: str) -> tuple[float, float, float]:
@@ -138,18 +143,18 @@ def _channels_first(call: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {k: t.mT if k in sequences else t for k, t in {**own, "z": call["z"]}.items()}
 
 
-def least(size: Size, walks: int, value: int) -> dict[str, float]:
+def least(size: Size, k: int, value: int) -> dict[str, float]:
     """Bytes and exponentials that forward and backward need; each argument and result, of `value` bytes, is
     counted once."""
     b, d, grid, n = size
     tokens = b * math.prod(grid)
-    per_walk, shared, states = d * value, d * value, n * value
+    per_direction, shared, states = d * value, d * value, n * value
     return {
-        "forward_bytes": tokens * (walks * (2 * per_walk + 2 * states) + 2 * shared),  # u, delta, B, C; z, y
+        "forward_bytes": tokens * (k * (2 * per_direction + 2 * states) + 2 * shared),  # u, delta, B, C; z, y
         "backward_bytes": tokens
-        * (walks * (4 * per_walk + 4 * states) + 3 * shared),  # and gradients; dy, dz
-        "forward_exps": tokens * walks * d * n,
-        "backward_exps": 2 * tokens * walks * d * n,
+        * (k * (4 * per_direction + 4 * states) + 3 * shared),  # and gradients; dy, dz
+        "forward_exps": tokens * k * d * n,
+        "backward_exps": 2 * tokens * k * d * n,
     }
 
 
@@ -174,7 +179,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         memory = "" if math.isnan(row["peak_mib"]) else f"{row['peak_mib']:.0f}"
         lines.append(
-            f"| {row['size']} | {row['dtype']} | {row['walks']} | `{row['backend']}` "
+            f"| {row['size']} | {row['dtype']} | {row['directions']} | `{row['backend']}` "
             f"| {row['forward_ms']:.2f} | {row['backward_ms']:.2f} | {row['over_best']:.2f} "
             f"| {memory} | {row['gb_per_s']:.1f} | {row['floor']:.0%} |"
         )
@@ -188,7 +193,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--walks", type=int, nargs="+", help="default: 1 on the CPU; 1, 2, 4 and 8 on CUDA")
+    parser.add_argument(
+        "--directions", type=int, nargs="+", help="default: 1 on the CPU; 1, 2, 4 and 8 on CUDA"
+    )
     parser.add_argument("--sizes", nargs="+", help="names of them; default: the device's")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: float32; on CUDA float16, too")
     parser.add_argument("--native", action="store_true", help="C++ as well; needs g++")
@@ -208,9 +215,9 @@ def main() -> None:
     library = build() if args.native else None
     rates = {"bytes": bandwidth(args.device), "exps": exponentials(args.device)}
     record = {**surroundings(args.device), "rounds": args.rounds, "rates_per_s": rates, "rows": []}
-    walks = args.walks or ((1, 2, 4, 8) if cuda else (1,))
+    directions = args.directions or ((1, 2, 4, 8) if cuda else (1,))
     dtypes = args.dtypes or (("float16", "float32") if cuda else ("float32",))
-    for (name, size), dtype, k in product(sizes.items(), dtypes, walks):
+    for (name, size), dtype, k in product(sizes.items(), dtypes, directions):
         call = arguments(size, k, args.device, DTYPES[dtype])
         found = compare(call, math.prod(size[2]), backends, args.rounds, library)
         need = least(size, k, DTYPES[dtype].itemsize)
@@ -218,7 +225,7 @@ def main() -> None:
         label = f"{name} ({size[0]}, {size[1]}, {math.prod(size[2])}, {size[3]})"
         for backend, result in found.items():
             ratio = {"over_best": (result["forward_ms"] + result["backward_ms"]) / best}
-            kind = {"size": label, "dtype": dtype, "walks": k, "backend": backend}
+            kind = {"size": label, "dtype": dtype, "directions": k, "backend": backend}
             record["rows"].append({**kind, **result, **ratio, **rated(result, need, rates)})
             print(table(record["rows"][-1:]).splitlines()[-1], flush=True)
         if args.record:  # after every size: what is measured stays, whatever comes

@@ -23,7 +23,7 @@ WINDOW = 4  # edge of the windows of (n), of which [1] gives no size
 
 
 @dataclass(frozen=True)
-class ScanPath:
+class ScanDirection:
     """One walk, optionally from its far end.
 
     pattern   `raster` over `axes` from slowest to fastest, or a name of PATTERNS, or `slices`: raster in
@@ -32,7 +32,7 @@ class ScanPath:
     """
 
     axes: tuple[int, ...]
-    backwards: bool = False
+    reverse: bool = False
     pattern: str = "raster"
     n: int = 0
 
@@ -40,10 +40,10 @@ class ScanPath:
         """Into how many sequences, one after the other in memory, the walk divides the tokens."""
         return grid[0] if self.pattern == "slices" else 1
 
-    def rows(self, grid: tuple[int, ...], device: torch.device | None = None) -> Tensor | None:
+    def token_indices(self, grid: tuple[int, ...], device: torch.device | None = None) -> Tensor | None:
         """The token that each step of the forward walk visits, int32 (L,); None stands for memory order.
 
-        `backwards` is not applied: the operators walk a table in either direction.
+        `reverse` is not applied: the operators walk a table in either direction.
         """
         if self.pattern == "slices" or (self.pattern == "raster" and self.axes == tuple(range(len(grid)))):
             return None
@@ -122,7 +122,7 @@ MM_UNET_ROWS = {  # [1]; B6 to B9 are a pattern walked in both directions
 }
 
 
-def scan_order(name: str, ndim: int) -> tuple[ScanPath, ...]:
+def scan_order(name: str, ndim: int) -> tuple[ScanDirection, ...]:
     """The walks that `name` stands for on a grid of `ndim` axes (2 or 3).
 
     uni         memory order
@@ -147,7 +147,7 @@ def scan_order(name: str, ndim: int) -> tuple[ScanPath, ...]:
         **MM_UNET_ROWS,
     }
     try:
-        return tuple(_path(word.strip(), ndim) for word in sets.get(name, name).split(","))
+        return tuple(_parse_direction(word.strip(), ndim) for word in sets.get(name, name).split(","))
     except KeyError as unknown:
         patterns = [pattern for pattern in ("slices", *PATTERNS) if ndim == 3 or pattern != "slices"]
         raise ValueError(
@@ -162,21 +162,21 @@ def _there_and_back(words: Iterable[str]) -> str:
     return ",".join(f"{word},-{word}" for word in words)
 
 
-def _path(word: str, ndim: int) -> ScanPath:
+def _parse_direction(word: str, ndim: int) -> ScanDirection:
     """One walk by its word. KeyError where there is none."""
     if word.startswith("-"):
-        path = _path(word[1:], ndim)
-        return replace(path, backwards=not path.backwards)
+        direction = _parse_direction(word[1:], ndim)
+        return replace(direction, reverse=not direction.reverse)
     if word in LETTERS[ndim]:
-        return _path(LETTERS[ndim][word], ndim)
+        return _parse_direction(LETTERS[ndim][word], ndim)
     memory_order = tuple(range(ndim))
     if sorted(word) == sorted(AXES[ndim]):
-        return ScanPath(tuple(AXES[ndim].index(axis) for axis in word))
+        return ScanDirection(tuple(AXES[ndim].index(axis) for axis in word))
     pieces = re.fullmatch("interleave([1-9][0-9]*)", word)
     if pieces:
-        return ScanPath(memory_order, pattern="interleave", n=int(pieces[1]))
+        return ScanDirection(memory_order, pattern="interleave", n=int(pieces[1]))
     if word == "windows":
-        return ScanPath(memory_order, pattern=word, n=WINDOW)
+        return ScanDirection(memory_order, pattern=word, n=WINDOW)
     if word in ("zigzag", "diagonal") or (word == "slices" and ndim == 3):
-        return ScanPath(memory_order, pattern=word)
+        return ScanDirection(memory_order, pattern=word)
     raise KeyError(word)

@@ -77,7 +77,7 @@ class Problem:
     """Random tensors of one size."""
 
     def __init__(self, size: tuple[int, ...], dtype: torch.dtype, device: str):
-        self.walks, self.batch, self.tokens, self.channels = size
+        self.directions, self.batch, self.tokens, self.channels = size
         self.dtype, self.device = dtype, device
 
     def random(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -87,12 +87,12 @@ class Problem:
         return (-16 * torch.rand(shape, device=self.device)).requires_grad_()
 
     def scan(self) -> Call:
-        k, b, length, d = self.walks, self.batch, self.tokens, self.channels
+        k, b, length, d = self.directions, self.batch, self.tokens, self.channels
         inputs = [self.random(k, b, length, d), self.random(k, b, length, d), self.rates(k, d, 16)]
         inputs += [self.random(k, b, 1, length, 16), self.random(k, b, 1, length, 16)]
         inputs += [self.random(k, d, dtype=torch.float32), self.random(b, length, d)]
         inputs += [self.random(k, d, dtype=torch.float32)]
-        reverse = [walk % 2 == 1 for walk in range(k)]
+        reverse = [direction % 2 == 1 for direction in range(k)]
         return lambda: multi_directional_scan(*inputs, True, reverse=reverse), inputs  # type: ignore[arg-type]
 
     def mamba_ssm(self) -> Call:
@@ -106,9 +106,9 @@ class Problem:
         return lambda: selective_scan_fn(*inputs, True), inputs
 
     def convolution(self) -> Call:
-        k, d = self.walks, self.channels
+        k, d = self.directions, self.channels
         inputs = [self.random(1, self.batch, self.tokens, d), self.random(k, d, 4), self.random(k, d)]
-        reverse = [walk % 2 == 1 for walk in range(k)]
+        reverse = [direction % 2 == 1 for direction in range(k)]
         return lambda: multi_directional_conv1d(*inputs, "silu", reverse=reverse), inputs  # type: ignore[arg-type]
 
     def measure(self, what: str) -> dict[str, Any]:

@@ -20,15 +20,15 @@ def random(*shape: int) -> torch.Tensor:
     return torch.randn(shape, device="cuda", requires_grad=True)
 
 
-def run(walks: int, batch: int, tokens: int, channels: int, states: int, table: bool) -> bool:
+def run(k: int, batch: int, tokens: int, channels: int, states: int, table: bool) -> bool:
     """Whether all that comes out is finite."""
-    rows = torch.stack([torch.randperm(tokens) for _ in range(walks)]).cuda().int() if table else None
-    way = {"reverse": [walk % 2 == 1 for walk in range(walks)], "rows": rows}
+    indices = torch.stack([torch.randperm(tokens) for _ in range(k)]).cuda().int() if table else None
+    way = {"reverse": [direction % 2 == 1 for direction in range(k)], "indices": indices}
     x, z = random(1, batch, tokens, channels), random(batch, tokens, channels)
-    u = multi_directional_conv1d(x, random(walks, channels, 4), random(walks, channels), "silu", **way)
-    A = (-torch.rand(walks, channels, states, device="cuda")).requires_grad_()
-    B, C = (random(walks, batch, 1, tokens, states) for _ in range(2))
-    delta, D, bias = random(walks, batch, tokens, channels), random(walks, channels), random(walks, channels)
+    u = multi_directional_conv1d(x, random(k, channels, 4), random(k, channels), "silu", **way)
+    A = (-torch.rand(k, channels, states, device="cuda")).requires_grad_()
+    B, C = (random(k, batch, 1, tokens, states) for _ in range(2))
+    delta, D, bias = random(k, batch, tokens, channels), random(k, channels), random(k, channels)
     y = multi_directional_scan(u, delta, A, B, C, D, z, bias, True, **way)
     y.sum().backward()
     torch.cuda.synchronize()

@@ -100,7 +100,7 @@ def attention(seen: Seen, place: Sequence[int]) -> Attention:
         token = token * size + at
     maps: dict[str, Tensor] = {}
     for scan in scans_of(seen.block, seen.x, seen.grid):
-        maps[scan.walk] = maps.get(scan.walk, 0) + scan.map_of(token)
+        maps[scan.direction] = maps.get(scan.direction, 0) + scan.map_of(token)
     return Attention(seen.name, seen.stage, own, seen.stride, maps)
 
 

@@ -42,10 +42,10 @@ def draw_attention(
             show_image(row[0], image, place)
             row[0].set_title(f"stage {one.stage}\n{short(one.name)}", fontsize=7)
             maps = [*one.maps.items(), ("sum of walks", one.total)]
-            for ax, (walk, values) in zip(row[1:], maps, strict=False):
+            for ax, (direction, values) in zip(row[1:], maps, strict=False):
                 show_map(ax, plane(on_patch(values, one.stride, patch.shape), place))
                 mark(ax, place)
-                ax.set_title(walk)
+                ax.set_title(direction)
         figure.savefig(file, dpi=DPI)
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from nnunet_mamba.blocks.mamba import Mamba, SelectiveSSM
 from nnunet_mamba.blocks.vss import SS2D
-from nnunet_mamba.ops.reference import causal_conv1d_reference, visited
-from nnunet_mamba.scan_order import AXES, ScanPath
+from nnunet_mamba.ops.reference import causal_conv1d_reference, scan_indices
+from nnunet_mamba.scan_order import AXES, ScanDirection
 
 CHUNK = 256  # steps at once
 
@@ -39,7 +39,7 @@ class Scan:
     tokens    (l,) the token of its sequence that each step visits
     """
 
-    walk: str
+    direction: str
     grid: tuple[int, ...]
     u: Tensor
     delta: Tensor
@@ -81,26 +81,28 @@ def scans_of(block: Mamba | SS2D, x: Tensor, grid: tuple[int, ...]) -> Iterator[
     return _of_mamba(block, x, grid) if isinstance(block, Mamba) else _of_ss2d(block, x, grid)
 
 
-def walk_name(path: ScanPath, ndim: int) -> str:
+def direction_name(direction: ScanDirection, ndim: int) -> str:
     """As `scan_order` spells it."""
-    if path.pattern != "raster":
-        word = path.pattern + (str(path.n) if path.pattern == "interleave" else "")
+    if direction.pattern != "raster":
+        word = direction.pattern + (str(direction.n) if direction.pattern == "interleave" else "")
     else:
-        word = "".join(AXES[ndim][axis] for axis in path.axes)
-    return f"-{word}" if path.backwards else word
+        word = "".join(AXES[ndim][axis] for axis in direction.axes)
+    return f"-{word}" if direction.reverse else word
 
 
 def _of_mamba(block: Mamba, tokens: Tensor, grid: tuple[int, ...]) -> Iterator[Scan]:
     """tokens (1, l, C)."""
     x = F.linear(tokens, block.in_proj.weight.detach().double().chunk(2)[0])
-    for ssm, path in zip([block, *block.further], block.paths, strict=True):
+    for ssm, direction in zip([block, *block.further], block.directions, strict=True):
         assert isinstance(ssm, SelectiveSSM)
         p = {name: parameter.detach().double() for name, parameter in ssm.named_parameters()}
-        sequences = x.reshape(path.n_sequences(grid), -1, x.shape[-1])
-        rows = path.rows(grid, x.device)
+        sequences = x.reshape(direction.n_sequences(grid), -1, x.shape[-1])
+        indices = direction.token_indices(grid, x.device)
         filters = p["conv1d.weight"].squeeze(1)
-        u = causal_conv1d_reference(sequences, filters, p["conv1d.bias"], rows, True, path.backwards)
-        yield _scan(path, grid, u, p["x_proj.weight"], p["dt_proj.weight"], p["dt_proj.bias"], p["A_log"])
+        u = causal_conv1d_reference(sequences, filters, p["conv1d.bias"], indices, True, direction.reverse)
+        yield _make_scan(
+            direction, grid, u, p["x_proj.weight"], p["dt_proj.weight"], p["dt_proj.bias"], p["A_log"]
+        )
 
 
 def _of_ss2d(block: SS2D, x: Tensor, grid: tuple[int, ...]) -> Iterator[Scan]:
@@ -110,10 +112,10 @@ def _of_ss2d(block: SS2D, x: Tensor, grid: tuple[int, ...]) -> Iterator[Scan]:
     padding = (p["conv2d.weight"].shape[-1] - 1) // 2
     u = F.conv2d(u, p["conv2d.weight"], p["conv2d.bias"], padding=padding, groups=u.shape[1])
     u = F.silu(u).permute(0, 2, 3, 1).flatten(1, 2)
-    A_logs = p["A_logs"].unflatten(0, (len(block.paths), -1))
-    for k, path in enumerate(block.paths):
-        yield _scan(
-            path,
+    A_logs = p["A_logs"].unflatten(0, (len(block.directions), -1))
+    for k, direction in enumerate(block.directions):
+        yield _make_scan(
+            direction,
             grid,
             u,
             p["x_proj_weight"][k],
@@ -123,8 +125,8 @@ def _of_ss2d(block: SS2D, x: Tensor, grid: tuple[int, ...]) -> Iterator[Scan]:
         )
 
 
-def _scan(
-    path: ScanPath,
+def _make_scan(
+    direction: ScanDirection,
     grid: tuple[int, ...],
     u: Tensor,
     x_proj: Tensor,
@@ -133,8 +135,10 @@ def _scan(
     A_log: Tensor,
 ) -> Scan:
     """delta, B and C of u [Mamba, alg. 2], in the order of the walk."""
-    tokens = visited(math.prod(grid) // len(u), path.rows(grid, u.device), path.backwards, u.device)
+    tokens = scan_indices(
+        math.prod(grid) // len(u), direction.token_indices(grid, u.device), direction.reverse, u.device
+    )
     u, d_state = u[:, tokens], A_log.shape[1]
     dt, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], d_state, d_state], dim=-1)
     delta = F.softplus(F.linear(dt, dt_proj, dt_bias))
-    return Scan(walk_name(path, len(grid)), grid, u, delta, -A_log.exp(), B, C, tokens)
+    return Scan(direction_name(direction, len(grid)), grid, u, delta, -A_log.exp(), B, C, tokens)

@@ -21,9 +21,9 @@ class CheckpointedStages(nn.Module):
 
     n_checkpointed = 0
 
-    def run(self, level: int, step: Callable[..., Result], *inputs: Any) -> Result:
+    def run(self, stage: int, step: Callable[..., Result], *inputs: Any) -> Result:
         """step(*inputs), the work of one level; in eval mode and without gradients nothing is recomputed."""
-        if level < self.n_checkpointed and self.training and torch.is_grad_enabled():
+        if stage < self.n_checkpointed and self.training and torch.is_grad_enabled():
             result: Result = checkpoint(step, *inputs, use_reentrant=False)
             return result
         return step(*inputs)

@@ -115,10 +115,10 @@ class NearestUpsample(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: Size):
         super().__init__()
         self.conv = pointwise(in_channels, out_channels, len(stride))
-        self.enlarge = nn.Upsample(scale_factor=tuple(float(s) for s in stride), mode="nearest")
+        self.upsample = nn.Upsample(scale_factor=tuple(float(s) for s in stride), mode="nearest")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.enlarge(self.conv(x))
+        return self.upsample(self.conv(x))
 
 
 def upsampling(kind: str, in_channels: int, out_channels: int, stride: Size) -> nn.Module:

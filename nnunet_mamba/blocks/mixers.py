@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.convolution import NORM
 from nnunet_mamba.blocks.mamba import Mamba
-from nnunet_mamba.ops.precision import SequenceMixer, of_a_mixer, within_float16
-from nnunet_mamba.scan_order import ScanPath, scan_order
+from nnunet_mamba.ops.precision import SequenceMixer, clamp_to_float16, with_mixer_precision
+from nnunet_mamba.scan_order import ScanDirection, scan_order
 
 Grid = tuple[int, ...]
 BARE = "bare"
@@ -49,7 +49,7 @@ class LayerNormMamba(SequenceMixer):
     def __init__(
         self,
         features: int,
-        paths: tuple[ScanPath, ...],
+        directions: tuple[ScanDirection, ...],
         channels: int,
         ndim: int,
         mixer_output: str = BARE,
@@ -58,14 +58,14 @@ class LayerNormMamba(SequenceMixer):
         super().__init__()
         assert mixer_output in OUTPUTS
         self.norm = nn.LayerNorm(features)
-        self.mamba = Mamba(features, paths, **sizes)
+        self.mamba = Mamba(features, directions, **sizes)
         self.residual = mixer_output == "residual"
         self.out_norm = NORM[ndim](channels, affine=True) if mixer_output == "norm" else nn.Identity()
         if mixer_output == "scaled":
             with torch.no_grad():
-                self.mamba.out_proj.weight.div_(INITIAL_STD * math.sqrt(len(paths)))
+                self.mamba.out_proj.weight.div_(INITIAL_STD * math.sqrt(len(directions)))
 
-    @of_a_mixer
+    @with_mixer_precision
     def forward(self, x: Tensor) -> Tensor:
         mixed = self.out_norm(self.mix(x))
         return x + mixed if self.residual else mixed
@@ -90,8 +90,10 @@ class ChannelMixer(LayerNormMamba):
     where a grid has no more voxels than channels [1, code]."""
 
     def __init__(self, channels: int, grid: Grid, *, order: str = "uni", **options: Any):
-        paths = tuple(ScanPath((0,), path.backwards) for path in scan_order(order, len(grid)))
-        super().__init__(math.prod(grid), paths, channels, len(grid), **options)
+        directions = tuple(
+            ScanDirection((0,), direction.reverse) for direction in scan_order(order, len(grid))
+        )
+        super().__init__(math.prod(grid), directions, channels, len(grid), **options)
         self.grid = grid
 
     def mix(self, x: Tensor) -> Tensor:
@@ -110,15 +112,15 @@ class MambaTrans(nn.Module):
         t <- t + Mamba(LayerNorm(t));    t <- t + W LayerNorm(t)
     """
 
-    def __init__(self, channels: int, path: ScanPath, **sizes: int):
+    def __init__(self, channels: int, direction: ScanDirection, **sizes: int):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, (path,), **sizes)
+        self.mamba = Mamba(channels, (direction,), **sizes)
         self.head = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        tokens = within_float16(tokens + self.mamba(self.norm1(tokens), grid))
-        return within_float16(tokens + self.head(self.norm2(tokens)))
+        tokens = clamp_to_float16(tokens + self.mamba(self.norm1(tokens), grid))
+        return clamp_to_float16(tokens + self.head(self.norm2(tokens)))
 
 
 class MambaTransMixer(SequenceMixer):
@@ -136,25 +138,26 @@ class MambaTransMixer(SequenceMixer):
 
     def __init__(self, channels: int, ndim: int, *, order: str = "uni", d_state: int = 256, **sizes: int):
         super().__init__()
-        paths = scan_order(order, ndim)
-        if len(paths) > 1 and len(paths) % 2:
+        directions = scan_order(order, ndim)
+        if len(directions) > 1 and len(directions) % 2:
             raise ValueError(
-                f"This mixer takes one walk or pairs of them; scan order {order!r} has {len(paths)}."
+                f"This mixer takes one walk or pairs of them; scan order {order!r} has {len(directions)}."
             )
-        self.norm = nn.LayerNorm(channels) if len(paths) <= 2 else nn.Identity()
+        self.norm = nn.LayerNorm(channels) if len(directions) <= 2 else nn.Identity()
         self.walks = nn.ModuleList(
-            MambaTrans(channels, path, d_state=min(d_state, channels), **sizes) for path in paths
+            MambaTrans(channels, direction, d_state=min(d_state, channels), **sizes)
+            for direction in directions
         )
-        self.pair_norms = nn.ModuleList(nn.LayerNorm(channels) for _ in paths[1::2])
+        self.pair_norms = nn.ModuleList(nn.LayerNorm(channels) for _ in directions[1::2])
 
-    @of_a_mixer
+    @with_mixer_precision
     def forward(self, x: Tensor) -> Tensor:
         tokens, grid = self.norm(to_tokens(x)), tuple(x.shape[2:])
         if not self.pair_norms:
             return to_map(self.walks[0](tokens, grid), x)
         pairs = zip(self.pair_norms, self.walks[::2], self.walks[1::2], strict=True)
         both = ((norm, there(tokens, grid) + back(tokens, grid)) for norm, there, back in pairs)
-        sums = [norm(within_float16(tokens)) for norm, tokens in both]
+        sums = [norm(clamp_to_float16(tokens)) for norm, tokens in both]
         return to_map(sum(sums[1:], sums[0]) / len(sums), x)
 
 

@@ -55,26 +55,26 @@ class UNETRDecoder(CheckpointedStages):
         self.skips = nn.ModuleList(
             residual_block(c, f, ndim) for c, f in zip(channels, features, strict=False)
         )
-        levels = [*features, *channels[len(features) :]]
+        widths = [*features, *channels[len(features) :]]
         two = (2,) * ndim
         self.ups = nn.ModuleList(
-            CONV_TRANSPOSE[ndim](below, here, two, two, bias=False) for here, below in pairwise(levels)
+            CONV_TRANSPOSE[ndim](below, here, two, two, bias=False) for here, below in pairwise(widths)
         )  # by level
-        self.blocks = nn.ModuleList(residual_block(2 * here, here, ndim) for here in levels[:-1])
-        self.last = residual_block(levels[0], levels[0], ndim)
-        self.seg_layers = nn.ModuleList(pointwise(f, num_classes, ndim) for f in levels[:n_heads])
+        self.blocks = nn.ModuleList(residual_block(2 * here, here, ndim) for here in widths[:-1])
+        self.last = residual_block(widths[0], widths[0], ndim)
+        self.seg_layers = nn.ModuleList(pointwise(f, num_classes, ndim) for f in widths[:n_heads])
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         """-> logits, the largest first; only those without deep supervision."""
-        skips = [self.run(level, skip, inputs[level]) for level, skip in enumerate(self.skips)]
+        skips = [self.run(stage, skip, inputs[stage]) for stage, skip in enumerate(self.skips)]
         skips += inputs[len(self.skips) :]
         x, logits = skips[-1], []
-        for level in reversed(range(len(self.ups))):
-            x = self.run(level, partial(self.enlarge, level), x, skips[level])
-            if level == 0 or (self.deep_supervision and level < len(self.seg_layers)):
-                logits.append(self.seg_layers[level](x))
+        for stage in reversed(range(len(self.ups))):
+            x = self.run(stage, partial(self.upsample, stage), x, skips[stage])
+            if stage == 0 or (self.deep_supervision and stage < len(self.seg_layers)):
+                logits.append(self.seg_layers[stage](x))
         return logits[::-1]
 
-    def enlarge(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
-        x = self.blocks[level](torch.cat((self.ups[level](x), skip), 1))
-        return self.last(x) if level == 0 else x
+    def upsample(self, stage: int, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.blocks[stage](torch.cat((self.ups[stage](x), skip), 1))
+        return self.last(x) if stage == 0 else x

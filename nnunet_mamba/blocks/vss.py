@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.mamba import initial_dt_bias, input_dependent_scans, walk_tables
-from nnunet_mamba.ops.precision import HALF, MIXED, SequenceMixer, of_a_mixer
+from nnunet_mamba.blocks.mamba import initial_dt_bias, input_dependent_scans, stack_token_indices
+from nnunet_mamba.ops.precision import HALF, MIXED, SequenceMixer, with_mixer_precision
 from nnunet_mamba.scan_order import scan_order
 
 
@@ -35,26 +35,26 @@ class SS2D(SequenceMixer):
         super().__init__()
         if d_conv % 2 == 0:
             raise ValueError(f"d_conv: the 2D convolution of a VSS block needs an odd width, got {d_conv}.")
-        self.paths = scan_order(order, 2)
-        n_walks, inner, dt_rank = len(self.paths), expand * channels, math.ceil(channels / 16)
+        self.directions = scan_order(order, 2)
+        n_directions, inner, dt_rank = len(self.directions), expand * channels, math.ceil(channels / 16)
         bound = inner**-0.5
         self.x_proj_weight = nn.Parameter(
-            torch.empty(n_walks, dt_rank + 2 * d_state, inner).uniform_(-bound, bound)
+            torch.empty(n_directions, dt_rank + 2 * d_state, inner).uniform_(-bound, bound)
         )
         bound = dt_rank**-0.5
-        self.dt_projs_weight = nn.Parameter(torch.empty(n_walks, inner, dt_rank).uniform_(-bound, bound))
-        self.dt_projs_bias = nn.Parameter(initial_dt_bias(n_walks, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(n_directions, inner, dt_rank).uniform_(-bound, bound))
+        self.dt_projs_bias = nn.Parameter(initial_dt_bias(n_directions, inner))
         states = torch.arange(1, d_state + 1, dtype=torch.float32)
-        self.A_logs = nn.Parameter(states.log().repeat(n_walks * inner, 1))
-        self.Ds = nn.Parameter(torch.ones(n_walks * inner))
+        self.A_logs = nn.Parameter(states.log().repeat(n_directions * inner, 1))
+        self.Ds = nn.Parameter(torch.ones(n_directions * inner))
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=(d_conv - 1) // 2, groups=inner)
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, channels, bias=False)
 
-    @of_a_mixer
+    @with_mixer_precision
     def forward(self, x: Tensor) -> Tensor:
-        grid, n_walks = tuple(x.shape[1:3]), len(self.paths)
+        grid, n_directions = tuple(x.shape[1:3]), len(self.directions)
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv2d(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).flatten(1, 2)  # (b, l, E)
         u = u.float() if u.dtype in HALF else u
@@ -63,10 +63,10 @@ class SS2D(SequenceMixer):
             self.x_proj_weight,
             self.dt_projs_weight,
             self.dt_projs_bias,
-            self.A_logs.unflatten(0, (n_walks, -1)),
-            self.Ds.unflatten(0, (n_walks, -1)),
-            walk_tables(self.paths, grid, u.device),
-            [path.backwards for path in self.paths],
+            self.A_logs.unflatten(0, (n_directions, -1)),
+            self.Ds.unflatten(0, (n_directions, -1)),
+            stack_token_indices(self.directions, grid, u.device),
+            [direction.reverse for direction in self.directions],
         )
         norm = self.out_norm
         y = F.layer_norm(y, u.shape[-1:], norm.weight.to(u.dtype), norm.bias.to(u.dtype), norm.eps)

@@ -14,12 +14,12 @@ from torch.utils.flop_counter import flop_registry
 
 # Units of work; a profile knows the seconds of each.
 CONV, CONV_TRAFFIC, DEPTHWISE, MATMUL = "conv_flop", "conv_byte", "depthwise_byte", "matmul_flop"
-SCAN, WALK = "scan_element", "walk_element"
+SCAN, CONV1D = "scan_element", "walk_element"
 NORM_TRAFFIC, TRAFFIC, CALL = "norm_byte", "byte", "call"
 GROUPS = {  # as a reader wants to see them
     "convolutions": (CONV, CONV_TRAFFIC, DEPTHWISE),
     "matrix products": (MATMUL,),
-    "scans": (SCAN, WALK),
+    "scans": (SCAN, CONV1D),
     "norms and all else": (NORM_TRAFFIC, TRAFFIC, CALL),
 }
 UNITS = tuple(unit for units in GROUPS.values() for unit in units)
@@ -70,16 +70,16 @@ def _scan(first: int, times: float) -> Callable[..., dict[str, int]]:
     """`first` is where delta (k, b, l, d) and then A (k, d, n) stand among the arguments."""
 
     def count(func: Any, args: tuple[Any, ...], result: Any) -> dict[str, int]:
-        (walks, batch, length, channels), n_states = args[first].shape, args[first + 1].shape[2]
-        rows = walks * batch * length * -(-channels // ROW)
+        (directions, batch, length, channels), n_states = args[first].shape, args[first + 1].shape[2]
+        rows = directions * batch * length * -(-channels // ROW)
         return {SCAN: round(times * rows * ROW * n_states)}
 
     return count
 
 
-def _walk(first: int) -> Callable[..., dict[str, int]]:
+def _conv1d(first: int) -> Callable[..., dict[str, int]]:
     """`first` is where x (k or 1, b, l, d) and weight (k, d, w) stand."""
-    return lambda func, args, result: {WALK: args[first + 1].numel() * math.prod(args[first].shape[1:3])}
+    return lambda func, args, result: {CONV1D: args[first + 1].numel() * math.prod(args[first].shape[1:3])}
 
 
 def _other(func: Any, args: tuple[Any, ...], result: Any) -> dict[str, int]:
@@ -101,6 +101,6 @@ OPERATORS: dict[str, Callable[..., dict[str, int]]] = {
     "aten::baddbmm": _matmul,
     "nnunet_mamba::selective_scan": _scan(1, 1),
     "nnunet_mamba::selective_scan_backward": _scan(2, BACKWARD_SCANS),
-    "nnunet_mamba::causal_conv1d": _walk(0),
-    "nnunet_mamba::causal_conv1d_backward": _walk(1),
+    "nnunet_mamba::causal_conv1d": _conv1d(0),
+    "nnunet_mamba::causal_conv1d_backward": _conv1d(1),
 }

@@ -111,10 +111,10 @@ def axes_of(name: str) -> tuple[int, ...]:
     config = get_config(name)
     if isinstance(config, FixedConfig):
         return (config.ndim,)
-    return tuple(ndim for ndim in (2, 3) if _walks(config, ndim))
+    return tuple(ndim for ndim in (2, 3) if _has_directions(config, ndim))
 
 
-def _walks(config: NetworkConfig, ndim: int) -> bool:
+def _has_directions(config: NetworkConfig, ndim: int) -> bool:
     """Whether the scan order of a network, if it has one, exists on a grid of `ndim` axes."""
     try:
         return config.mixer is None or bool(scan_order(config.mixer.order, ndim))

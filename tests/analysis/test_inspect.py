@@ -98,7 +98,7 @@ def test_scans_of_every_kind_of_network(make_checkpoint, make_plans, image, name
     place = tuple(n // 2 for n in patch.grid)
     for seen in watch(trained.network, patch.data)[:3]:
         found = attention(seen, place)
-        assert len(found.maps) == len(seen.block.paths)
+        assert len(found.maps) == len(seen.block.directions)
         assert on_patch(found.total, found.stride, patch.grid).shape == patch.grid
         assert found.total[found.place] > 0
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import silu
 
 from nnunet_mamba.analysis import scan_rows
-from nnunet_mamba.analysis.scan_rows import Scan, scans_of, walk_name
+from nnunet_mamba.analysis.scan_rows import Scan, direction_name, scans_of
 from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.vss import SS2D
 from nnunet_mamba.ops.reference import selective_scan_reference
@@ -75,13 +75,17 @@ def test_the_matrices_make_the_output_of_a_vision_block():
 
 def by_hand(order: str, grid: tuple[int, ...], B: torch.Tensor | None = None) -> Scan:
     """One channel, one state, delta = 1, A = -ln 2, C = 1: M[t, s] = B_s / 2**(t - s)."""
-    path = scan_order(order, len(grid))[0]
+    direction = scan_order(order, len(grid))[0]
     length = math.prod(grid)
     ones = torch.ones(1, length, 1, dtype=torch.float64)
-    walk = torch.arange(length) if path.rows(grid) is None else path.rows(grid).long()
-    walk = walk.flip(0) if path.backwards else walk
+    steps = (
+        torch.arange(length)
+        if direction.token_indices(grid) is None
+        else direction.token_indices(grid).long()
+    )
+    steps = steps.flip(0) if direction.reverse else steps
     A = torch.tensor([[-math.log(2)]], dtype=torch.float64)
-    return Scan(order, grid, ones, ones, A, ones if B is None else B[walk].view(1, -1, 1), ones, walk)
+    return Scan(order, grid, ones, ones, A, ones if B is None else B[steps].view(1, -1, 1), ones, steps)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +121,8 @@ def test_slices_do_not_hear_each_other():
 
 def test_walks_are_called_as_they_are_spelled():
     for word in ("DHW", "-WDH", "slices", "-windows", "zigzag", "interleave4"):
-        (path,) = scan_order(word, 3)
-        assert walk_name(path, 3) == word
+        (direction,) = scan_order(word, 3)
+        assert direction_name(direction, 3) == word
 
 
 def test_long_walks_need_no_matrix():

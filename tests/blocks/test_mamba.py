@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from nnunet_mamba.blocks.mamba import Mamba, walk_tables
+from nnunet_mamba.blocks.mamba import Mamba, stack_token_indices
 from nnunet_mamba.blocks.mixers import MambaMixer
 from nnunet_mamba.ops import selective_scan
 from nnunet_mamba.scan_order import scan_order
@@ -50,9 +50,9 @@ def test_one_walk_is_the_papers_block():
 def test_the_reverse_walk_is_the_flipped_sequence():
     torch.manual_seed(0)
     forwards, tokens = Mamba(8, scan_order("DHW", 3)).double(), torch.randn(1, 24, 8, dtype=torch.float64)
-    backwards = Mamba(8, scan_order("-DHW", 3)).double()
-    backwards.load_state_dict(forwards.state_dict())
-    torch.testing.assert_close(backwards(tokens, (2, 3, 4)), forwards(tokens.flip(1), (2, 3, 4)).flip(1))
+    reverse_ = Mamba(8, scan_order("-DHW", 3)).double()
+    reverse_.load_state_dict(forwards.state_dict())
+    torch.testing.assert_close(reverse_(tokens, (2, 3, 4)), forwards(tokens.flip(1), (2, 3, 4)).flip(1))
 
 
 def test_a_permuted_walk_is_the_permuted_volume():
@@ -96,13 +96,13 @@ def test_the_mixer_normalises_and_has_no_residual():
 
 
 def test_tables_of_walks_are_made_once_for_a_grid_and_never_of_fake_tensors():
-    paths, cpu = scan_order("zigzag,windows", 2), torch.device("cpu")
+    directions, cpu = scan_order("zigzag,windows", 2), torch.device("cpu")
     with torch.inference_mode():  # a prediction comes first
-        table = walk_tables(paths, (5, 6), cpu)
-    assert walk_tables(paths, (5, 6), cpu) is table
-    assert not table.is_inference()
-    assert walk_tables(paths, (6, 5), cpu) is not table
+        indices = stack_token_indices(directions, (5, 6), cpu)
+    assert stack_token_indices(directions, (5, 6), cpu) is indices
+    assert not indices.is_inference()
+    assert stack_token_indices(directions, (6, 5), cpu) is not indices
     with FakeTensorMode():
-        assert isinstance(walk_tables(paths, (7, 7), cpu), FakeTensor)
-    assert not isinstance(walk_tables(paths, (7, 7), cpu), FakeTensor)
-    assert walk_tables(scan_order("bi", 2), (5, 6), cpu) is None
+        assert isinstance(stack_token_indices(directions, (7, 7), cpu), FakeTensor)
+    assert not isinstance(stack_token_indices(directions, (7, 7), cpu), FakeTensor)
+    assert stack_token_indices(scan_order("bi", 2), (5, 6), cpu) is None

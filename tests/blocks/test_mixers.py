@@ -9,23 +9,23 @@ from nnunet_mamba.scan_order import LETTERS, scan_order
 GRID = (3, 4, 5)
 
 
-def moved(volume: torch.Tensor, walk: torch.Tensor) -> torch.Tensor:
+def moved(volume: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """The tokens of a map (b, C, *grid) in the order of a walk, as a map again."""
-    return volume.flatten(2)[..., walk].view(volume.shape)
+    return volume.flatten(2)[..., steps].view(volume.shape)
 
 
 @pytest.mark.parametrize("letter", [*sorted(set(LETTERS[3]) - {"m"}), "interleave7"])
 def test_every_walk_is_the_plain_scan_of_the_tokens_in_its_order(letter):
     """Tokens put in order, scanned in memory order, and put back: what walking in place must equal."""
     torch.manual_seed(0)
-    plain, walking = MambaMixer(6, 3).double(), MambaMixer(6, 3, order=letter).double()
-    walking.load_state_dict(plain.state_dict())
+    plain, in_place = MambaMixer(6, 3).double(), MambaMixer(6, 3, order=letter).double()
+    in_place.load_state_dict(plain.state_dict())
     x = torch.randn(2, 6, *GRID, dtype=torch.float64)
     (path,) = scan_order(letter, 3)
-    rows = path.rows(GRID)
-    walk = torch.arange(60) if rows is None else rows.long()
-    walk = walk.flip(0) if path.backwards else walk
-    torch.testing.assert_close(walking(x), moved(plain(moved(x, walk)), walk.argsort()))
+    token_indices = path.token_indices(GRID)
+    steps = torch.arange(60) if token_indices is None else token_indices.long()
+    steps = steps.flip(0) if path.reverse_ else steps
+    torch.testing.assert_close(in_place(x), moved(plain(moved(x, steps)), steps.argsort()))
 
 
 @pytest.mark.parametrize("order", ["m", "-m"])

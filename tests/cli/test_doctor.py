@@ -260,7 +260,7 @@ def test_the_kept_verdict_on_the_kernels_is_told(monkeypatch, kept, line):
     monkeypatch.setattr(nnunet_mamba, "available_backends", lambda: states)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(self_check, "kept_verdict", lambda device: kept)
+    monkeypatch.setattr(self_check, "read_verdict", lambda device: kept)
     monkeypatch.delenv("NNUNET_MAMBA_BACKEND", raising=False)
     assert doctor.render(list(doctor._backends())).splitlines()[1] == line
 

@@ -95,8 +95,8 @@ def test_tritons_scan_of_many_states_adds_up_results_of_its_pieces():
     """40 states are 3 pieces of 16, which run together: y, du and ddelta of each."""
     forward, backward = triton_scratches(64, 40)
     assert forward == 4 * 3 * 64 * 64
-    walked_back = 3 * 2 * 32 * 16 * 16
-    assert backward == 4 * (2 * 2 * 64 * 40 + 3 * 2 * 64 * 64 + walked_back)
+    kept_states = 3 * 2 * 32 * 16 * 16
+    assert backward == 4 * (2 * 2 * 64 * 40 + 3 * 2 * 64 * 64 + kept_states)
 
 
 def test_tritons_sums_are_in_float32_beside_results_in_half():
