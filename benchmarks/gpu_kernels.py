@@ -7,7 +7,7 @@ Kernels: distinct ones that Triton is asked for in a training step of each netwo
 whose tensors have no memory here. CPU time: of one thread, the median of calls whose launches end in a driver
 that does nothing (`stub_driver`): forward for training and its backward pass, autograd included, of a scan
 and of a convolution as the networks call them; needs a C compiler. Machine code: of each kernel of a scan
-with two walks and 16 states, float32, memory order: registers of a thread, bytes on its stack (spilled),
+with two directions and 16 states, float32, memory order: registers of a thread, bytes on its stack (spilled),
 shared memory of a program, and instructions per step in each inner loop, of which in brackets those of the
 special function unit.
 """
@@ -37,7 +37,11 @@ from nnunet_mamba.ops import backends, custom_ops, multi_directional_conv1d, mul
 NETWORKS = ("mm_unet", "mamba_multi", "umamba_enc", "umamba_bot", "vm_unet")
 CAPABILITIES = (80, 90, 120)
 PROCESSORS = 132  # of an H100
-CALLS = {"short, 1 walk": (1, 100), "1 walk": (1, 300), "2 walks": (2, 300)}  # walks, tokens; 64 channels
+CALLS = {  # directions, tokens; 64 channels
+    "short, 1 direction": (1, 100),
+    "1 direction": (1, 300),
+    "2 directions": (2, 300),
+}
 
 
 class OnMeta(TorchDispatchMode):

@@ -5,9 +5,9 @@
 
 CPU sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 tokens at batch 2 (16 states),
 and VMamba's 56 x 56 tokens. CUDA sizes are full resolution and deep stages of published plans, in float16 and
-in float32, as the networks call it. K walks share a gate: memory order, its reverse, and then those of other
+in float32, as the networks call it. K directions share a gate: memory order, its reverse, and those of other
 axes (at most 12 in 3D, 4 in 2D). With --native, the same scan by hand in C++ (native_scan.cpp, built with g++
-here and now) takes part, on memory that it was given beforehand. The backend mamba_ssm runs once per walk,
+here and now) takes part, on memory that it was given beforehand. The backend mamba_ssm runs once per direction,
 with copies there and back.
 
 Milliseconds, best of the rounds; all take turns within each round, so that a change of the machine's load
@@ -136,7 +136,7 @@ def compare(
 
 
 def _channels_first(call: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The one walk of a call as `selective_scan` has it."""
+    """Return the one direction of a call as `selective_scan` has it."""
     own = {name: call[name][0] for name in ("u", "delta", "A", "D", "delta_bias")}
     own |= {name: call[name][0, :, 0] for name in ("B", "C")}
     sequences = {"u", "delta", "z", "B", "C"}
@@ -172,7 +172,7 @@ def rated(found: dict[str, float], need: dict[str, float], rates: dict[str, floa
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| size (batch, channels, tokens, states) | dtype | walks | backend | forward ms | backward ms "
+        "| size (batch, channels, tokens, states) | dtype | directions | backend | forward ms | backward ms "
         "| over the best | peak MiB | GB/s | share of the floor |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]

@@ -1,4 +1,4 @@
-"""Random scans for tests of the operators: one sequence as mamba_ssm has it, or several walks."""
+"""Random scans for tests of the operators: one sequence as mamba_ssm has it, or several directions."""
 
 import torch
 from torch import Tensor

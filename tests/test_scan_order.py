@@ -1,4 +1,4 @@
-"""Laws of walks."""
+"""Laws of scan orders and directions."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def coordinates(tokens: torch.Tensor, grid: tuple[int, ...]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "grid"), EVERY_ORDER)
-def test_every_path_visits_each_voxel_once(name, grid):
+def test_every_direction_visits_each_voxel_once(name, grid):
     for direction in scan_order(name, len(grid)):
         assert torch.equal(
             scan_indices(direction, grid).sort().values, torch.arange(torch.Size(grid).numel())
@@ -42,7 +42,7 @@ def test_every_path_visits_each_voxel_once(name, grid):
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_a_path_reads_the_permuted_volume_in_memory_order(grid):
+def test_a_direction_reads_the_permuted_volume_in_memory_order(grid):
     volume = torch.randn(grid)
     for direction in scan_order("raster", len(grid)):
         expected = volume.permute(direction.axes).flatten()
@@ -101,7 +101,7 @@ def test_slices_are_sequences_of_their_own():
     assert scan_order("a", 3)[0].n_sequences((5, 3, 4)) == 1
 
 
-def test_small_walks_by_hand():
+def test_small_orders_by_hand():
     def steps(name, grid):
         return scan_indices(scan_order(name, len(grid))[0], grid).tolist()
 
@@ -126,8 +126,8 @@ def test_letters_and_rows_are_the_papers():
 
 
 @pytest.mark.parametrize("name", ["c", "m", "slices", "B4", "B6"])
-def test_walks_that_need_three_axes_are_refused_in_two(name):
-    with pytest.raises(ValueError, match=f"Unknown scan order '{name}' in 2D, which has no walk"):
+def test_directions_that_need_three_axes_are_refused_in_two(name):
+    with pytest.raises(ValueError, match=f"Unknown scan order '{name}' in 2D, which has no direction"):
         scan_order(name, 2)
 
 

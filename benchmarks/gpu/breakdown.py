@@ -6,7 +6,7 @@ alone_ms     from a call until the GPU has finished it, the median
 queued_ms    of a call of many in a row: the GPU's time, or the CPU's for the launches if that is longer
 kernels_us   of the GPU by kernel, the ten longest of forward and backward
 
-mamba_ssm's scan is on tensors as it likes them: channels first, one walk, no copies. A measurement that fails
+mamba_ssm's scan is on tensors as it likes them: channels first, one direction, no copies. A measurement that fails
 is written down as its error.
 """
 
@@ -27,7 +27,7 @@ from nnunet_mamba import available_backends
 from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan
 from nnunet_mamba.ops.backends import force_backend
 
-SIZES = [  # walks, batch, tokens, channels
+SIZES = [  # directions, batch, tokens, channels
     (2, 1, 48 * 192 * 192, 64),
     (2, 2, 32 * 80 * 80, 64),
     (2, 2, 32 * 80 * 80, 128),

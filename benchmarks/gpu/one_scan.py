@@ -1,5 +1,5 @@
 """A bidirectional convolution and scan, forward and backward, for Nsight Compute; `small`: in several shapes,
-with and without a table of rows, for compute-sanitizer.
+with and without token indices, for compute-sanitizer.
 
     ncu python benchmarks/gpu/one_scan.py
     compute-sanitizer python benchmarks/gpu/one_scan.py small
@@ -12,7 +12,7 @@ import torch
 from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan
 from nnunet_mamba.ops.backends import force_backend
 
-SIZES = [(2, 2, 65536, 64, 16)]  # walks, batch, tokens, channels, states
+SIZES = [(2, 2, 65536, 64, 16)]  # directions, batch, tokens, channels, states
 SMALL = [(2, 2, 300, 40, 16), (1, 1, 1, 1, 1), (3, 1, 1000, 33, 5), (2, 1, 77, 100, 20)]
 
 
@@ -43,7 +43,7 @@ def main() -> int:
             with force_backend("triton"):
                 finite = run(*size, table)
             wrong += not finite
-            way = "by a table" if table else "in memory order"
+            way = "permuted" if table else "in memory order"
             print(*size, way, "finite" if finite else "NOT FINITE", flush=True)
     return int(wrong > 0)
 

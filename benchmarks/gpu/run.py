@@ -7,7 +7,7 @@
     check      nnunet-mamba doctor --gpu: the self-check, and a scan beside mamba_ssm's
     correct    the kernels' tests: each output and gradient against float64, memory poisoned with NaN
     kernels    breakdown.py: time per call alone and queued, and of the GPU by kernel, beside mamba_ssm's scan
-    scans      benchmarks/scan.py: one to four walks, half and single precision, peak memory
+    scans      benchmarks/scan.py: one to four directions, half and single precision, peak memory
     networks   benchmarks/networks.py: training steps and peak memory on the published plan, beside nnU-Net
     train      nnUNetv2_train: 3 epochs of 50 steps with float16's scaler; needs a preprocessed Dataset004
     predict    benchmarks/predict.py: the sliding window, nnU-Net's and ours
@@ -72,7 +72,7 @@ STAGES = (
     Stage(
         "scans",
         80,
-        "benchmarks/scan.py --device cuda --rounds 3 --walks 1 2 4 --backends triton RIVALS "
+        "benchmarks/scan.py --device cuda --rounds 3 --directions 1 2 4 --backends triton RIVALS "
         "--record OUT/scan",
         dry="benchmarks/scan.py --rounds 1 --sizes S3 --backends numba --record OUT/scan",
         rivals="mamba_ssm",

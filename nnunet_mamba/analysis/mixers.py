@@ -28,17 +28,17 @@ class Seen:
 
 @dataclass(frozen=True)
 class Attention:
-    """Of one voxel in one block: a map per walk over the block's own grid, and that voxel's place on it."""
+    """Of one voxel in one block: a map per direction over the block's own grid, and that voxel's place on it."""
 
     name: str
     stage: int
     place: tuple[int, ...]
     stride: tuple[int, ...]
-    maps: dict[str, Tensor]  # walk -> (*grid)
+    maps: dict[str, Tensor]  # direction -> (*grid)
 
     @property
     def total(self) -> Tensor:
-        """The sum over walks, whose outputs a block adds."""
+        """The sum over directions, whose outputs a block adds."""
         return torch.stack(list(self.maps.values())).sum(0)
 
 

@@ -27,7 +27,7 @@ MARK = "#00b3a4"
 def draw_attention(
     file: Path, found: Sequence[Attention], patch: Tensor, place: Sequence[int], title: str
 ) -> None:
-    """A row per block: the image, a map per walk, their sum; logarithmic, each on its own scale. What is
+    """A row per block: the image, a map per direction, their sum; logarithmic, each on its own scale. What is
     smaller by `DECADES`, or not seen at all, is black."""
     image = plane(patch, place)
     columns = max(len(one.maps) for one in found) + 2
@@ -41,7 +41,7 @@ def draw_attention(
                 ax.set_axis_off()
             show_image(row[0], image, place)
             row[0].set_title(f"stage {one.stage}\n{short(one.name)}", fontsize=7)
-            maps = [*one.maps.items(), ("sum of walks", one.total)]
+            maps = [*one.maps.items(), ("sum of directions", one.total)]
             for ax, (direction, values) in zip(row[1:], maps, strict=False):
                 show_map(ax, plane(on_patch(values, one.stride, patch.shape), place))
                 mark(ax, place)

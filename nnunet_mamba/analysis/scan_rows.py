@@ -4,7 +4,7 @@ Unrolled, the scan of one channel is y = M u with
 
     M[t, s] = C_t (prod_{s<r<=t} Abar_r) Bbar_s,   Abar_r = exp(delta_r A),   Bbar_s = delta_s B_s,
 
-lower triangular in the order of the walk. Row t says how much token s counts in what the walk gives to token
+lower triangular in the order of the scan. Row t says how much token s counts in what the scan gives to token
 t, before the gate and without the direct term D u_t. l tokens, d channels, n states; M is never built: a row
 takes O(l d) memory. All is in float64.
 
@@ -31,7 +31,7 @@ CHUNK = 256  # steps at once
 
 @dataclass(frozen=True)
 class Scan:
-    """One walk of one block over one map, its steps in the order of the walk.
+    """One direction of one block over one map, its steps in the order of the scan.
 
     u, delta  (g, l, d) of g sequences, one after the other in memory; mostly g = 1
     A         (d, n), negative
@@ -134,7 +134,7 @@ def _make_scan(
     dt_bias: Tensor,
     A_log: Tensor,
 ) -> Scan:
-    """delta, B and C of u [Mamba, alg. 2], in the order of the walk."""
+    """delta, B and C of u [Mamba, alg. 2], in the order of the scan."""
     tokens = scan_indices(
         math.prod(grid) // len(u), direction.token_indices(grid, u.device), direction.reverse, u.device
     )

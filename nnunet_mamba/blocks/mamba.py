@@ -1,9 +1,10 @@
-"""Mamba on tokens of a voxel grid: selective state spaces that walk over voxels.
+"""Mamba on the tokens of a voxel grid: selective state spaces along scan directions.
 
 b batch, l = prod(grid) tokens, C channels, E = expand * C inner channels, n states, r = dt_rank.
 
 [1] Gu and Dao, Mamba, arXiv:2312.00752.
-[2] Zhu et al., Vision Mamba, arXiv:2401.09417: several walks share the projections in and out and the gate.
+[2] Zhu et al., Vision Mamba, arXiv:2401.09417: several directions share the gate and the projections in and
+    out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step sizes [
 
 
 def initial_dt_bias(*shape: int) -> Tensor:
-    """Biases whose softplus is a step size drawn log-uniformly from [DT_MIN, DT_MAX]."""
+    """Return biases whose softplus is a step size drawn log-uniformly from [DT_MIN, DT_MAX]."""
     dt = torch.exp(torch.empty(shape).uniform_(math.log(DT_MIN), math.log(DT_MAX))).clamp(min=DT_FLOOR)
     return dt + torch.log(-torch.expm1(-dt))
 
@@ -33,29 +34,31 @@ def initial_dt_bias(*shape: int) -> Tensor:
 def stack_token_indices(
     directions: Sequence[ScanDirection], grid: tuple[int, ...], device: torch.device
 ) -> Tensor | None:
-    """The rows of each walk, int32 (k, l); None where all walk in memory order. Made once, and kept."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():  # of fake tensors, perhaps
-        return _tables(tuple(directions), grid, device)
-    return _kept_tables(tuple(directions), grid, device)
+    """Return the token indices of directions, int32 (k, l), cached; None if all are in memory order."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():  # perhaps with fake tensors
+        return _make_indices(tuple(directions), grid, device)
+    return _cached_indices(tuple(directions), grid, device)
 
 
-def _tables(
+def _make_indices(
     directions: tuple[ScanDirection, ...], grid: tuple[int, ...], device: torch.device
 ) -> Tensor | None:
-    tables = [direction.token_indices(grid, device) for direction in directions]
-    if all(table is None for table in tables):
+    """Return the token indices of directions, or None if all are in memory order."""
+    indices = [direction.token_indices(grid, device) for direction in directions]
+    if all(own is None for own in indices):
         return None
     n_tokens = math.prod(grid) // directions[0].n_sequences(grid)
     memory_order = torch.arange(n_tokens, dtype=torch.int32, device=device)
-    return torch.stack([memory_order if table is None else table for table in tables])
+    return torch.stack([memory_order if own is None else own for own in indices])
 
 
 @lru_cache(maxsize=32)
-def _kept_tables(
+def _cached_indices(
     directions: tuple[ScanDirection, ...], grid: tuple[int, ...], device: torch.device
 ) -> Tensor | None:
+    """Return `_make_indices` of the last few arguments from a cache."""
     with torch.inference_mode(False):  # a training may be the next to use them
-        return _tables(directions, grid, device)
+        return _make_indices(directions, grid, device)
 
 
 def input_dependent_scans(
@@ -69,10 +72,10 @@ def input_dependent_scans(
     reverse: Sequence[bool],
     z: Tensor | None = None,
 ) -> Tensor:
-    """The sum of k scans whose delta, B and C are linear in their input u [1, alg. 2], each along its walk.
+    """Return the sum of k scans whose delta, B and C are linear in their input u [1, alg. 2].
 
     Shapes: u (k, b, l, E), or (1, b, l, E) for all; gate z and the result (b, l, E), tokens in memory order;
-    x_proj (k, r + 2n, E), dt_proj (k, E, r), dt_bias and D (k, E), A_log (k, E, n); rows (k, l).
+    x_proj (k, r + 2n, E), dt_proj (k, E, r), dt_bias and D (k, E), A_log (k, E, n); indices (k, l).
     """
     n_directions, d_state, dt_rank = A_log.shape[0], A_log.shape[2], dt_proj.shape[2]
     unused = -dt_rank % (16 // matmul_dtype(u).itemsize)  # columns: those of B and C begin at 16 bytes
@@ -84,7 +87,7 @@ def input_dependent_scans(
     else:
         projected = torch.matmul(u.flatten(1, 2), x_proj.transpose(1, 2)).unflatten(1, u.shape[1:3])
     dt, _, B, C = projected.split([dt_rank, unused, d_state, d_state], dim=-1)  # (k, b, l, r or n)
-    # Not F.linear: the gradient of so narrow a weight is nine times faster of its transpose in memory
+    # Not F.linear: the gradient of so narrow a weight is nine times faster if it lies transposed in memory
     delta = torch.matmul(dt.flatten(1, 2), dt_proj.transpose(1, 2).contiguous()).unflatten(1, dt.shape[1:3])
     y = multi_directional_scan(
         u,
@@ -103,7 +106,7 @@ def input_dependent_scans(
 
 
 class SelectiveSSM(nn.Module):
-    """One walk's own weights: causal convolution, input-dependent delta, B, C, and A, D [1, alg. 2]."""
+    """Weights of one direction: causal convolution, input-dependent delta, B, C, and A, D [1, alg. 2]."""
 
     def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int):
         super().__init__()
@@ -121,8 +124,10 @@ DirectionalSSM = tuple[SelectiveSSM, ScanDirection]
 
 
 def scan_directions(ssms: Sequence[DirectionalSSM], x: Tensor, z: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """The sum over walks, each with weights of its own, of scan(silu(conv(x))) silu(z); x, gate z (b, l, E)
-    -> (b, l, E), tokens in memory order throughout. All walks divide the tokens into equally many sequences.
+    """Return the sum over directions, each with weights of its own, of scan(silu(conv(x))) silu(z).
+
+    Shape: x, gate z (b, l, E) -> (b, l, E), tokens in memory order throughout. All directions divide the
+    tokens into equally many sequences.
     """
     directions = [direction for _, direction in ssms]
     shape = x.shape
@@ -143,12 +148,12 @@ def scan_directions(ssms: Sequence[DirectionalSSM], x: Tensor, z: Tensor, grid: 
 
 
 class Mamba(SelectiveSSM):
-    """A Mamba block over one or more walks; (b, l, C) -> (b, l, C).
+    """Mamba block over one or more directions; (b, l, C) -> (b, l, C).
 
         x, z = W_in t;    out = W_out sum_k scan_k(x) silu(z)                           [2, alg. 1]
 
-    With one walk this is mamba_ssm's Mamba with its parameter names. Each further walk has a `SelectiveSSM`
-    of its own in `further` and shares the rest.
+    With one direction this is mamba_ssm's Mamba with its parameter names. Each further direction has a
+    `SelectiveSSM` of its own in `further` and shares the rest.
     """
 
     def __init__(

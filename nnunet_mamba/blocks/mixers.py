@@ -1,9 +1,9 @@
 """Sequence mixers on feature maps, (B, C, *grid) -> (B, C, *grid).
 
 `SequenceMixer.mixer_precision` says how much of them is computed in float32. Tokens stay in memory order,
-whatever the walk.
+whatever the direction.
 
-For white noise x, the output of a Mamba block with k walks, M(x) = Mamba(LayerNorm(x)), has a standard
+For white noise x, the output of a Mamba block with k directions, M(x) = Mamba(LayerNorm(x)), has a standard
 deviation of about 0.044 sqrt(k) at initialisation. `mixer_output` is what a `MambaMixer` or `ChannelMixer`
 returns:
 
@@ -32,16 +32,16 @@ from nnunet_mamba.scan_order import ScanDirection, scan_order
 Grid = tuple[int, ...]
 BARE = "bare"
 OUTPUTS = (BARE, "residual", "norm", "scaled")
-INITIAL_STD = 0.0442  # of M(x) with one walk, measured
+INITIAL_STD = 0.0442  # of M(x) with one direction, measured
 
 
 class LayerNormMamba(SequenceMixer):
-    """M(x) = Mamba(LayerNorm(x)) on tokens that a subclass makes of x; returns what `mixer_output` says.
+    """Mixer M(x) = Mamba(LayerNorm(x)) on tokens that a subclass makes of x; `mixer_output` sets its output.
 
     Args:
-        features: of a token.
-        paths: the walks over the tokens.
-        channels, ndim: of x.
+        features: number of features of a token.
+        directions: scan directions over the tokens.
+        channels, ndim: channels and grid axes of x.
         mixer_output: a word of `OUTPUTS`.
         sizes: d_state, d_conv, expand of the Mamba block.
     """
@@ -71,12 +71,12 @@ class LayerNormMamba(SequenceMixer):
         return x + mixed if self.residual else mixed
 
     def mix(self, x: Tensor) -> Tensor:
-        """M(x), of the shape of x."""
+        """Return M(x), of the shape of x."""
         raise NotImplementedError
 
 
 class MambaMixer(LayerNormMamba):
-    """Voxels as tokens and channels as their features; `order` is a name that `scan_order` knows."""
+    """Mixer with voxels as tokens and channels as their features; `order` is a name of `scan_order`."""
 
     def __init__(self, channels: int, ndim: int, *, order: str = "uni", **options: Any):
         super().__init__(channels, scan_order(order, ndim), channels, ndim, **options)
@@ -86,8 +86,10 @@ class MambaMixer(LayerNormMamba):
 
 
 class ChannelMixer(LayerNormMamba):
-    """Channels as tokens and the voxels of a grid of fixed size as their features, as U-Mamba Enc has it
-    where a grid has no more voxels than channels [1, code]."""
+    """Mixer with channels as tokens and the voxels of a grid of fixed size as their features.
+
+    U-Mamba Enc uses it where a grid has no more voxels than channels [1, code].
+    """
 
     def __init__(self, channels: int, grid: Grid, *, order: str = "uni", **options: Any):
         directions = tuple(
@@ -106,7 +108,7 @@ class ChannelMixer(LayerNormMamba):
 
 
 class MambaTrans(nn.Module):
-    """A transformer's layer with Mamba for attention and a single linear layer for its MLP [2, code];
+    """Transformer layer with Mamba for attention and a single linear layer for its MLP [2, code];
     (b, l, C) -> (b, l, C).
 
         t <- t + Mamba(LayerNorm(t));    t <- t + W LayerNorm(t)
@@ -124,14 +126,14 @@ class MambaTrans(nn.Module):
 
 
 class MambaTransMixer(SequenceMixer):
-    """One `MambaTrans` per walk, T_k [2, code]. With t the tokens of x:
+    """Mixer of one `MambaTrans` per direction, T_k [2, code]. With t the tokens of x:
 
-        1 walk          T_1(LayerNorm(t))
-        2 walks         LayerNorm(T_1(LayerNorm(t)) + T_2(LayerNorm(t)))
+        1 direction     T_1(LayerNorm(t))
+        2 directions    LayerNorm(T_1(LayerNorm(t)) + T_2(LayerNorm(t)))
         more, by pairs  mean of LayerNorm(T_k(t) + T_k+1(t)); no norm before
 
     Args:
-        order: a name that `scan_order` knows.
+        order: a name of `scan_order`.
         d_state: states per inner channel, but at most `channels`.
         sizes: d_conv, expand of the Mamba blocks.
     """
@@ -141,10 +143,11 @@ class MambaTransMixer(SequenceMixer):
         directions = scan_order(order, ndim)
         if len(directions) > 1 and len(directions) % 2:
             raise ValueError(
-                f"This mixer takes one walk or pairs of them; scan order {order!r} has {len(directions)}."
+                f"This mixer takes one direction or pairs of them; scan order {order!r} has "
+                f"{len(directions)}."
             )
         self.norm = nn.LayerNorm(channels) if len(directions) <= 2 else nn.Identity()
-        self.walks = nn.ModuleList(
+        self.walks = nn.ModuleList(  # by direction; the name is part of checkpoints' keys
             MambaTrans(channels, direction, d_state=min(d_state, channels), **sizes)
             for direction in directions
         )
@@ -162,12 +165,12 @@ class MambaTransMixer(SequenceMixer):
 
 
 def to_tokens(x: Tensor) -> Tensor:
-    """(b, C, *grid) -> (b, l, C), in memory order of the grid."""
+    """Bring a map (b, C, *grid) into the form (b, l, C), in memory order of the grid."""
     return x.flatten(2).transpose(1, 2)
 
 
 def to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """(b, l, C) -> the shape (b, C, *grid) of `like`."""
+    """Bring tokens (b, l, C) into the shape (b, C, *grid) of `like`."""
     return tokens.transpose(1, 2).contiguous().view(like.shape)
 
 

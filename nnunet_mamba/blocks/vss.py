@@ -1,4 +1,4 @@
-"""Visual state space blocks of VMamba's first version, and what goes between them; channels last,
+"""Visual state space blocks of VMamba's first version, and the layers between them; channels last,
 (B, H, W, C).
 
 [1] Liu et al., VMamba, arXiv:2401.10166, code of January 2024. Names of parameters are that code's.
@@ -19,14 +19,15 @@ from nnunet_mamba.scan_order import scan_order
 
 
 class SS2D(SequenceMixer):
-    """Selective scan over a 2D map, (B, H, W, C) -> (B, H, W, C). For each of K walks, with E = expand * C:
+    """Selective scan over a 2D map, (B, H, W, C) -> (B, H, W, C). For each of K directions, with
+    E = expand * C:
 
         u, z = W_in x;   u <- silu(conv2d(u));   y = sum_k scan_k(u);   out = W_out(LayerNorm(y) silu(z))
 
-    By its default "mixed" it computes as the authors' code does under autocast: u, the recurrence, its sum
-    and norm in float32, products in half precision. One walk's weights are a slice of the first axis of
-    x_proj_weight (K, r + 2n, E), dt_projs_weight (K, E, r), dt_projs_bias (K, E), A_logs (K E, n) and Ds
-    (K E).
+    With its default precision, "mixed", it computes as the authors' code does under autocast: u, the
+    recurrence, its sum and norm in float32, products in half precision. One direction's weights are a slice
+    of the first axis of x_proj_weight (K, r + 2n, E), dt_projs_weight (K, E, r), dt_projs_bias (K, E), A_logs
+    (K E, n) and Ds (K E).
     """
 
     mixer_precision = MIXED
@@ -74,8 +75,8 @@ class SS2D(SequenceMixer):
 
 
 class DropPath(nn.Module):
-    """In training, zeros for a whole sample with probability `rate`, and the rest scaled to keep the mean
-    (Huang et al., Stochastic depth, arXiv:1603.09382)."""
+    """Stochastic depth: in training, zeros for a whole sample with probability `rate`, and the rest scaled to
+    keep the mean (Huang et al., arXiv:1603.09382)."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -89,7 +90,7 @@ class DropPath(nn.Module):
 
 
 class VSSBlock(nn.Module):
-    """x + DropPath(SS2D(LayerNorm(x)))."""
+    """Block x + DropPath(SS2D(LayerNorm(x)))."""
 
     def __init__(self, channels: int, drop_path: float = 0.0, **mixer: int | str):
         super().__init__()
@@ -104,12 +105,12 @@ class VSSBlock(nn.Module):
 def vss_stage(
     channels: int, drop_rates: Sequence[float], mixer: dict[str, int | str] | None
 ) -> nn.Sequential:
-    """A `VSSBlock` per drop rate; without mixer they are identities, and none is there."""
+    """Return a `VSSBlock` per drop rate; without a mixer they would be identities, so there are none."""
     return nn.Sequential(*(VSSBlock(channels, rate, **mixer) for rate in drop_rates if mixer is not None))
 
 
 class PatchEmbed(nn.Module):
-    """Patches of `patch` x `patch` pixels as tokens: (B, C, H, W) -> (B, H/patch, W/patch, C')."""
+    """Embedding of `patch` x `patch` pixels as tokens: (B, C, H, W) -> (B, H/patch, W/patch, C')."""
 
     def __init__(self, in_channels: int, channels: int, patch: int):
         super().__init__()
@@ -121,7 +122,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Two by two tokens become one: (B, H, W, C) -> (B, H/2, W/2, 2C). Of an odd size the last is dropped."""
+    """Merging of two by two tokens: (B, H, W, C) -> (B, H/2, W/2, 2C). The last of an odd size is dropped."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -135,7 +136,7 @@ class PatchMerging(nn.Module):
 
 
 class PatchExpand(nn.Module):
-    """A token becomes `scale` by `scale`: (B, H, W, C) -> (B, scale H, scale W, C')."""
+    """Expansion of a token to `scale` by `scale`: (B, H, W, C) -> (B, scale H, scale W, C')."""
 
     def __init__(self, in_channels: int, channels: int, scale: int = 2):
         super().__init__()

@@ -50,7 +50,7 @@ def convert_taming_mambas(state_dict: Mapping[str, Tensor], config: Mapping[str,
     n_steps = _steps_per_stage(state_dict, r"^encoder\.stages\.(\d+)\.blocks\.(\d+)\.")
     layer = r"^encoder\.mamba_layers\.(\d+)\."
 
-    def walk(key: re.Match[str]) -> str:
+    def direction_key(key: re.Match[str]) -> str:
         pair, direction = int(key["pair"] or 0), ("fwd", "bwd").index(key["direction"])
         return f"{_last_step(key, n_steps)}walks.{2 * pair + direction}."
 
@@ -61,7 +61,7 @@ def convert_taming_mambas(state_dict: Mapping[str, Tensor], config: Mapping[str,
         state_dict,
         [
             *_TAMING,
-            (rf"{layer}mambas?\.(?:(?P<pair>\d+)\.)?(?P<direction>fwd|bwd)_mamba\.", walk),
+            (rf"{layer}mambas?\.(?:(?P<pair>\d+)\.)?(?P<direction>fwd|bwd)_mamba\.", direction_key),
             (rf"{layer}mambas?\.(?:(?P<pair>\d+)\.)?norm\.", pair_norm),
             (rf"{layer}mamba\.", lambda key: f"{_last_step(key, n_steps)}walks.0."),
             (layer, lambda key: _last_step(key, n_steps)),

@@ -97,7 +97,8 @@ def examine_gpus() -> Iterator[Finding]:
             cases = len(self_check.MANY)
             yield Finding(topic, f"{cases} scans and convolutions agree with float64, with all gradients")
         directions, batch, tokens, channels = self_check.TIMED
-        size = f"{directions} walks, batch {batch}, {tokens} tokens, {channels} channels, 16 states, float32"
+        size = f"{directions} directions, batch {batch}, {tokens} tokens, {channels} channels, 16 states, "
+        size += "float32"
         for backend, times in found.get("milliseconds", {}).items():
             if isinstance(times, str):
                 yield Finding(topic, f"{backend}: not timed, {times} ({size})", absent=True)

@@ -25,7 +25,7 @@ from nnunet_mamba.networks.unet import UNet
 class SegMambaConfig(FixedConfig):
     """mixer        its order may say {n_slices}, which stands for the stage's
     depths       Mamba layers per stage
-    n_slices     per stage, pieces of the sequence that take turns in the walk across slices
+    n_slices     per stage, pieces of the sequence that take turns in the scan across slices
     hidden_size  channels of the decoder's deepest level; None: twice those of the last stage
     """
 

@@ -180,7 +180,7 @@ def test_a_persons_own_trainer_is_found_as_nnunet_finds_it(
         "class nnUNetTrainerMine(nnUNetTrainerMMUNet):\n"
         "    overrides = {'order': 'uni'}\n"
     )
-    file = make_checkpoint("nnUNetTrainerMMUNet_B1")  # one walk too
+    file = make_checkpoint("nnUNetTrainerMMUNet_B1")  # one direction too
     content = torch.load(file, weights_only=False)
     torch.save({**content, "trainer_name": "nnUNetTrainerMine"}, file)
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)

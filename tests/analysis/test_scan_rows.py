@@ -99,7 +99,7 @@ def by_hand(order: str, grid: tuple[int, ...], B: torch.Tensor | None = None) ->
     ],
 )
 def test_a_row_folds_back_onto_the_grid(order, expected):
-    """Of the voxel (1, 1) on a grid of 2 x 3: it counts itself most, then what the walk met last."""
+    """Of the voxel (1, 1) on a grid of 2 x 3: it counts itself most, then what the scan met last."""
     torch.testing.assert_close(by_hand(order, (2, 3)).map_of(4), torch.tensor(expected, dtype=torch.float64))
 
 
@@ -119,13 +119,13 @@ def test_slices_do_not_hear_each_other():
         assert not heard[0].any() and heard[1, 1, 2] > 0
 
 
-def test_walks_are_called_as_they_are_spelled():
+def test_directions_are_called_as_they_are_spelled():
     for word in ("DHW", "-WDH", "slices", "-windows", "zigzag", "interleave4"):
         (direction,) = scan_order(word, 3)
         assert direction_name(direction, 3) == word
 
 
-def test_long_walks_need_no_matrix():
+def test_long_scans_need_no_matrix():
     """2**16 tokens, of which the matrix would take 32 GiB per channel."""
     scan = by_hand("HW", (256, 256))
     row = scan.row(0, 2**16 - 1)

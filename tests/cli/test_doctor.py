@@ -241,8 +241,8 @@ def test_gpu_looks_at_the_kernels_on_each_card(capsys, monkeypatch):
     assert lines[1] == (
         f"  ok     {len(self_check.MANY)} scans and convolutions agree with float64, with all gradients"
     )
-    assert lines[2].startswith("  ok     triton: 1.23 ms forward, 5.68 ms backward (2 walks, batch 2, ")
-    assert lines[3].startswith("  --     mamba_ssm: not timed, OutOfMemoryError: too large (2 walks")
+    assert lines[2].startswith("  ok     triton: 1.23 ms forward, 5.68 ms backward (2 directions, batch 2, ")
+    assert lines[3].startswith("  --     mamba_ssm: not timed, OutOfMemoryError: too large (2 directions")
     assert lines[4:6] == ["GPU 1: a card", "  FAULT  scan: dA off"]
     assert lines[7] == "  FAULT  scan: OutOfMemoryError"
 

@@ -78,7 +78,7 @@ def triton_scratches(length, n, channels=64, dtype=torch.float32):
 
 def test_tritons_scan_by_hand():
     """64 tokens, 64 channels, 16 states: two blocks of channels, each one program, which is all that adds to
-    dA, dD and dbias. Each leaves its own dB and dC, and walks back through 16 states per chunk."""
+    dA, dD and dbias. Each leaves its own dB and dC, and goes back through 16 states per chunk."""
     forward, backward = triton_scratches(64, 16)
     assert forward == 0
     assert backward == 4 * (2 * 2 * 64 * 16 + 2 * 32 * 16 * 16)

@@ -25,7 +25,7 @@ SMALL = {  # one of each kind of mixer
 }
 
 
-SLOW = {"mamba_bi", "vm_unet"}  # to export, by the number of their walks
+SLOW = {"mamba_bi", "vm_unet"}  # to export, by the number of their directions
 
 
 def small(name, **options):
@@ -35,7 +35,7 @@ def small(name, **options):
 
 
 class DirectedScan(nn.Module):
-    """A convolution and a scan along a walk in reverse; (b, d, l) -> (b, d, l)."""
+    """A convolution and a scan in reverse; (b, d, l) -> (b, d, l)."""
 
     def __init__(self, d: int, length: int):
         super().__init__()
@@ -69,8 +69,8 @@ def test_the_recurrence_that_is_exported_is_that_of_the_torch_backend(length):
 
 
 @pytest.mark.parametrize("length", [7, 300, 20000])
-def test_a_walk_is_the_same_in_onnx(length, tmp_path):
-    path = tmp_path / "walk.onnx"
+def test_a_scan_is_the_same_in_onnx(length, tmp_path):
+    path = tmp_path / "scan.onnx"
     assert_equal_as_onnx(DirectedScan(8, length), torch.randn(2, 8, length), path)
     n_nodes = len(pytest.importorskip("onnx").load(path, load_external_data=False).graph.node)
     assert n_nodes < 100, "the graph must not grow with the sequence"

@@ -277,7 +277,7 @@ def test_parameters_of_mm_unet_by_hand():
     per_direction = (
         16 * 4 + 16 + (1 + 32) * 16 + (16 + 16) + 16 * 16 + 16
     )  # conv1d, x_proj, dt_proj, A_log, D; E = 16
-    mixer = 16 + 8 * 32 + 2 * per_direction + 16 * 8  # LayerNorm, in_proj, two walks, out_proj
+    mixer = 16 + 8 * 32 + 2 * per_direction + 16 * 8  # LayerNorm, in_proj, two directions, out_proj
     up, head = 8 * 8 * 4 + 4, 4 + 1
     decoder = (27 * 8 * 4 + 4 + norm[4]) + (27 * 4 * 4 + 4 + norm[4]) + (8 * 4 + norm[4])
     assert count(network) == stage0 + down + branch + mixer + up + decoder + head
@@ -302,7 +302,7 @@ def test_the_twin_differs_by_its_mixers_and_by_nothing_else(name):
 
 
 def test_where_mm_unet_has_its_mixers():
-    """Not at full resolution, in every encoder stage and the bottleneck, not in the decoder; two walks
+    """Not at full resolution, in every encoder stage and the bottleneck, not in the decoder; two directions
     each."""
     network = create_network("mm_unet", **plan(4))
     places = [key for key, module in network.named_modules() if isinstance(module, MambaMixer)]
@@ -370,7 +370,7 @@ def test_u_mambas_deep_stages_have_one_block(n_stages, encoder, decoder):
     assert len(network.encoder.stem) == 2
 
 
-def test_taming_mambas_walks_are_all_whose_fastest_axis_is_not_the_first_there_and_back():
+def test_taming_mambas_directions_are_all_whose_fastest_axis_is_not_the_first_there_and_back():
     directions = {
         (direction.axes, direction.reverse) for direction in scan_order(FAMILY["mamba_multi"].mixer.order, 3)
     }
@@ -378,7 +378,7 @@ def test_taming_mambas_walks_are_all_whose_fastest_axis_is_not_the_first_there_a
 
 
 @pytest.mark.parametrize("name", ["vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d"])
-def test_vss_walks_are_rows_and_columns_and_then_their_reverses(name):
+def test_vss_directions_are_rows_and_columns_and_then_their_reverses(name):
     """In VMamba's order, by which the weights of its four directions are numbered."""
     rows, columns = scan_order("HW,WH", 2)
     directions = scan_order(FAMILY[name].mixer.order, 2)
@@ -546,7 +546,7 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
         (
             "mm_unet",
             {"order": "spiral"},
-            "Unknown scan order .spiral. in 3D, which has no walk .spiral.; choose one of uni, bi",
+            "Unknown scan order .spiral. in 3D, which has no direction .spiral.; choose one of uni, bi",
         ),
         ("mm_unet", {"kind": "vss"}, "kind: this network has no mixer 'vss'; choose from mamba, mamba_t"),
         (
@@ -580,7 +580,7 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
         ),
         ("mm_unet", {"patch_size": [4, 4, 4]}, "too small for 3 stages"),
         ("umamba_enc", {}, "patch_size is missing: the weights of this network depend on it"),
-        ("mamba_bi", {"order": "a,b,c"}, "one walk or pairs of them; scan order 'a,b,c' has 3"),
+        ("mamba_bi", {"order": "a,b,c"}, "one direction or pairs of them; scan order 'a,b,c' has 3"),
     ],
 )
 def test_bad_arguments_say_what_came_and_what_to_do(name, change, message):

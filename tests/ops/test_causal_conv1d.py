@@ -1,4 +1,4 @@
-"""The causal convolution against torch's own, and along walks."""
+"""The causal convolution against torch's own, and in every direction."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def plain(x, weight, bias, activation):
 
 @pytest.mark.parametrize("backend", ["reference", "numba", "torch"])
 @pytest.mark.parametrize("activation", [None, "silu"])
-@pytest.mark.parametrize("walk", ["memory", "reverse", "permuted"])
+@pytest.mark.parametrize("direction", ["memory", "reverse", "permuted"])
 @pytest.mark.parametrize(
     ("b", "d", "length", "taps"), [(2, 40, 70, 4), (1, 300, 9, 3), (3, 5, 2, 4), (1, 1, 1, 1)]
 )

@@ -11,7 +11,7 @@ from nnunet_mamba.ops import mamba_ssm_scan, reference, scan
 
 
 def stand_in(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-    """mamba_ssm's selective_scan_fn: channels first, one walk, forwards; B, C (b, n, l) or (b, g, n, l)."""
+    """mamba_ssm's selective_scan_fn: channels first, forwards; B, C (b, n, l) or (b, g, n, l)."""
     assert u.dtype == delta.dtype == B.dtype == C.dtype
     assert all(t is None or t.dtype == torch.float32 for t in (A, D, delta_bias))
     B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
@@ -32,7 +32,7 @@ def installed(monkeypatch):
 
 @pytest.mark.parametrize("indices", [False, True], ids=["memory order", "permuted"])
 @pytest.mark.parametrize("shared", [False, True], ids=["own u", "one u"])
-def test_walks_come_back_to_where_they_were(indices, shared):
+def test_directions_come_back_to_where_they_were(indices, shared):
     arguments, options = directions_problem(
         3, 2, 17, 12, 4, g=2, shared=shared, indices=indices, dtype=torch.float32
     )

@@ -1,4 +1,4 @@
-"""Several walks in one call: the sum of what each gives by itself, and gradients of what they share."""
+"""Several directions in one call: the sum of what each gives by itself, and gradients of what they share."""
 
 import pytest
 import torch
@@ -64,9 +64,9 @@ def test_convolutions_equal_the_reference(shared, k):
     assert_equal(convolution_results(arguments, options, "numba"), expected, 1e-12)
 
 
-def test_wrong_numbers_of_walks_are_named():
+def test_wrong_numbers_of_directions_are_named():
     arguments, options = directions_problem(2, 1, 10, 4, 3)
-    with pytest.raises(ValueError, match="delta has 2 walks, so A must have as many"):
+    with pytest.raises(ValueError, match="delta has 2 directions, so A must have as many"):
         multi_directional_scan(**(arguments | {"A": arguments["A"][:1]}), **options)
     with pytest.raises(ValueError, match="reverse 3"):
         multi_directional_scan(**arguments, **(options | {"reverse": [False] * 3}))

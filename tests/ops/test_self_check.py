@@ -156,8 +156,8 @@ def test_what_differs_is_named_with_its_case(monkeypatch):
     found = compare(torch.device("cpu"), cases, "numba")
     single, half = found["differ"]
     assert single == (
-        "scan with 16 states, 1 walk(s), batch 1, 20 tokens, 8 channels, float32: y off by 1.0e-02 of the "
-        "largest value (allowed 1e-04)"
+        "scan with 16 states, 1 direction(s), batch 1, 20 tokens, 8 channels, float32: y off by 1.0e-02 of "
+        "the largest value (allowed 1e-04)"
     )
     assert "float16: y off by" in half
     assert found["fail"] == []

@@ -77,12 +77,12 @@ def cut_into(way: str, monkeypatch) -> None:
 
 
 CASES = {
-    "one walk": {"k": 1, "b": 1, "length": 38, "d": 33, "n": 5},
+    "one direction": {"k": 1, "b": 1, "length": 38, "d": 33, "n": 5},
     "one token": {"k": 1, "b": 1, "length": 1, "d": 1, "n": 1},
     "plain": {"k": 1, "b": 1, "length": 35, "d": 8, "n": 16, "optional": False, "indices": False},
     "two groups": {"k": 1, "b": 1, "length": 33, "d": 12, "n": 3, "g": 2},
-    "two walks, one u": {"k": 2, "b": 2, "length": 33, "d": 10, "n": 2, "shared": True},
-    "three walks": {"k": 3, "b": 1, "length": 9, "d": 4, "n": 4, "indices": False},
+    "two directions, one u": {"k": 2, "b": 2, "length": 33, "d": 10, "n": 2, "shared": True},
+    "three directions": {"k": 3, "b": 1, "length": 9, "d": 4, "n": 4, "indices": False},
     "more states than a tile": {"k": 2, "b": 1, "length": 7, "d": 5, "n": 20, "shared": True},
 }
 

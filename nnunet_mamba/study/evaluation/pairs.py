@@ -104,7 +104,7 @@ class Pair:
 
 
 def boxes_of(array: np.ndarray) -> dict[int, Box]:
-    """Where each label above 0 lies, found in one walk through (*grid) integers."""
+    """Where each label above 0 lies, found in one pass through (*grid) integers."""
     lowest, highest = (int(array.min()), int(array.max())) if array.size else (0, 0)
     if lowest >= 0 and highest <= MOST_BOXES:
         found = ndimage.find_objects(array)
