@@ -7,8 +7,8 @@ CPU sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 
 and VMamba's 56 x 56 tokens. CUDA sizes are full resolution and deep stages of published plans, in float16 and
 in float32, as the networks call it. K directions share a gate: memory order, its reverse, and those of other
 axes (at most 12 in 3D, 4 in 2D). With --native, the same scan by hand in C++ (native_scan.cpp, built with g++
-here and now) takes part, on memory that it was given beforehand. The backend mamba_ssm runs once per direction,
-with copies there and back.
+here and now) takes part, on memory that it was given beforehand. The backend mamba_ssm runs once per
+direction, with copies there and back.
 
 Milliseconds, best of the rounds; all take turns within each round, so that a change of the machine's load
 meets them alike. Peak memory is that of forward and backward beyond their arguments (CUDA only). GB/s counts

@@ -6,8 +6,8 @@ alone_ms     from a call until the GPU has finished it, the median
 queued_ms    of a call of many in a row: the GPU's time, or the CPU's for the launches if that is longer
 kernels_us   of the GPU by kernel, the ten longest of forward and backward
 
-mamba_ssm's scan is on tensors as it likes them: channels first, one direction, no copies. A measurement that fails
-is written down as its error.
+mamba_ssm's scan is on tensors as it likes them: channels first, one direction, no copies. A measurement that
+fails is recorded as its error.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Attention:
-    """Of one voxel in one block: a map per direction over the block's own grid, and that voxel's place on it."""
+    """Of one voxel in one block: a map per direction over the block's grid, and that voxel's place on it."""
 
     name: str
     stage: int

@@ -15,7 +15,7 @@ Config = TypeVar("Config", bound="NetworkConfig")
 
 @dataclass(frozen=True)
 class Mixer:
-    """The sequence mixer: its kind, its directions (see `scan_order`), what it hands on (see `blocks.mixers`; a
+    """The sequence mixer: its kind, its directions (see `scan_order`), its output (see `blocks.mixers`; a
     choice of the kind `mamba` only) and the sizes of its Mamba blocks. `mamba_trans` takes at most as many
     states as channels."""
 

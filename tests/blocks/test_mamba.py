@@ -50,9 +50,9 @@ def test_one_direction_is_the_papers_block():
 def test_the_reverse_direction_is_the_flipped_sequence():
     torch.manual_seed(0)
     forwards, tokens = Mamba(8, scan_order("DHW", 3)).double(), torch.randn(1, 24, 8, dtype=torch.float64)
-    reverse_ = Mamba(8, scan_order("-DHW", 3)).double()
-    reverse_.load_state_dict(forwards.state_dict())
-    torch.testing.assert_close(reverse_(tokens, (2, 3, 4)), forwards(tokens.flip(1), (2, 3, 4)).flip(1))
+    backwards = Mamba(8, scan_order("-DHW", 3)).double()
+    backwards.load_state_dict(forwards.state_dict())
+    torch.testing.assert_close(backwards(tokens, (2, 3, 4)), forwards(tokens.flip(1), (2, 3, 4)).flip(1))
 
 
 def test_a_permuted_direction_is_the_permuted_volume():

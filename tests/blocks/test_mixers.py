@@ -21,10 +21,10 @@ def test_every_direction_is_the_plain_scan_of_the_tokens_in_its_order(letter):
     plain, in_place = MambaMixer(6, 3).double(), MambaMixer(6, 3, order=letter).double()
     in_place.load_state_dict(plain.state_dict())
     x = torch.randn(2, 6, *GRID, dtype=torch.float64)
-    (path,) = scan_order(letter, 3)
-    token_indices = path.token_indices(GRID)
+    (direction,) = scan_order(letter, 3)
+    token_indices = direction.token_indices(GRID)
     steps = torch.arange(60) if token_indices is None else token_indices.long()
-    steps = steps.flip(0) if path.reverse_ else steps
+    steps = steps.flip(0) if direction.reverse else steps
     torch.testing.assert_close(in_place(x), moved(plain(moved(x, steps)), steps.argsort()))
 
 
