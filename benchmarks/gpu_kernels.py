@@ -1,5 +1,5 @@
-"""What can be known of the GPU kernels without a GPU: how many a network needs, what a call costs the CPU,
-and what machine code they become.
+"""Facts about the GPU kernels without a GPU: how many a network needs, what a call costs the CPU, and the
+machine code that they become.
 
     python benchmarks/gpu_kernels.py --record benchmarks/results/gpu_kernels
 
@@ -45,7 +45,7 @@ CALLS = {  # directions, tokens; 64 channels
 
 
 class OnMeta(TorchDispatchMode):
-    """Has our operators run on tensors without memory as they would on a GPU's."""
+    """Mode that runs our operators on tensors without memory as on those of a GPU."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         ours = {
@@ -58,7 +58,7 @@ class OnMeta(TorchDispatchMode):
 
 
 def kernels_of(name: str) -> Counter[str]:
-    """How many kernels of each name a training step of a network asks Triton for."""
+    """Count the kernels by name that a training step of a network asks Triton for."""
     import triton
 
     from nnunet_mamba.ops import triton_conv, triton_scan
@@ -90,7 +90,7 @@ def kernels_of(name: str) -> Counter[str]:
 
 
 def microseconds(call: Callable[[], Any], repeats: int = 400) -> float:
-    """Of this thread, the median."""
+    """Return the median time of a call in this thread."""
     times = []
     for _ in range(repeats + 20):
         start = time.thread_time()
@@ -100,7 +100,7 @@ def microseconds(call: Callable[[], Any], repeats: int = 400) -> float:
 
 
 def host_time(k: int, tokens: int) -> dict[str, float]:
-    """Microseconds of the CPU."""
+    """Return CPU microseconds of a scan and a convolution, forward and backward."""
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, requires_grad=True)
@@ -129,7 +129,7 @@ def host_time(k: int, tokens: int) -> dict[str, float]:
 
 
 def machine_code() -> list[dict[str, Any]]:
-    """Of the kernels of the plans that are kept, for the GPU that the driver names."""
+    """Describe the kernels of the cached plans, for the GPU that the driver names."""
     from nnunet_mamba.ops import triton_conv, triton_scan
 
     scan, conv = list(triton_scan._plans.values())[-1], list(triton_conv._plans.values())[-1]
@@ -164,7 +164,7 @@ def describe(compiled: Any) -> dict[str, Any]:
 
 
 def inner_loops(sass: str) -> list[dict[str, int]]:
-    """Instructions, and those of the special function unit, of each loop that holds no other."""
+    """Count instructions, and those of the special function unit, of each innermost loop."""
     lines: list[str] = []
     labels: dict[str, int] = {}
     for line in sass.splitlines():

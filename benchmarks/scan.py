@@ -60,7 +60,7 @@ LONGEST = {"reference": 1000, "torch": 100_000}  # tokens; longer would take min
 
 
 def arguments(size: Size, k: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Of `multi_directional_scan`, all tensors wanting gradients."""
+    """Return arguments of `multi_directional_scan`; all tensors require gradients."""
     torch.manual_seed(0)
     b, d, grid, n = size
     length = math.prod(grid)
@@ -94,7 +94,7 @@ def arguments(size: Size, k: int, device: str, dtype: torch.dtype) -> dict[str, 
 
 
 def measure(call: dict[str, Any], dy: torch.Tensor, backend: str) -> tuple[float, float, float]:
-    """Milliseconds of one forward and one backward, and MiB of memory beyond what was there."""
+    """Return milliseconds of one forward and one backward, and MiB of memory beyond their arguments."""
     cuda = dy.is_cuda
     wait = torch.cuda.synchronize if cuda else (lambda: None)
     if cuda:
@@ -116,7 +116,7 @@ def measure(call: dict[str, Any], dy: torch.Tensor, backend: str) -> tuple[float
 def compare(
     call: dict[str, Any], length: int, backends: list[str], rounds: int, library: ctypes.CDLL | None
 ) -> dict[str, dict[str, float]]:
-    """Best forward and backward milliseconds by backend, and of C++ as "native"; peak memory."""
+    """Return the best forward and backward milliseconds by backend, and of C++ as "native"; peak memory."""
     dy = torch.ones_like(call["z"])
     usable = [name for name in backends if length <= LONGEST.get(name, length)]
     candidates: dict[str, Any] = {name: partial(measure, call, dy, name) for name in usable}
@@ -144,8 +144,8 @@ def _channels_first(call: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def least(size: Size, k: int, value: int) -> dict[str, float]:
-    """Bytes and exponentials that forward and backward need; each argument and result, of `value` bytes, is
-    counted once."""
+    """Return the bytes and exponentials that forward and backward need; each argument and result, of `value`
+    bytes, is counted once."""
     b, d, grid, n = size
     tokens = b * math.prod(grid)
     per_direction, shared, states = d * value, d * value, n * value
@@ -159,7 +159,7 @@ def least(size: Size, k: int, value: int) -> dict[str, float]:
 
 
 def rated(found: dict[str, float], need: dict[str, float], rates: dict[str, float]) -> dict[str, float]:
-    """GB/s and share of the floor, of forward and backward together."""
+    """Return GB/s and the share of the floor, of forward and backward together."""
     seconds = (found["forward_ms"] + found["backward_ms"]) / 1e3
     floors = [
         max(need[f"{part}_bytes"] / rates["bytes"], need[f"{part}_exps"] / rates["exps"])
@@ -233,7 +233,7 @@ def main() -> None:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """The record as a page of Markdown."""
+    """Return the record as Markdown."""
     rates = record["rates_per_s"]
     measured = f"{rates['bytes'] / 1e9:.0f} GB/s copied, {rates['exps'] / 1e9:.1f} G exponentials/s"
     return f"{heading(record)} Best of {record['rounds']} rounds; {measured}.\n\n{table(record['rows'])}\n"

@@ -1,4 +1,4 @@
-"""Where the time of a scan and of a convolution goes on a GPU, and mamba_ssm's own scan beside them.
+"""Breakdown of the time of a scan and a convolution on a GPU, and mamba_ssm's own scan beside them.
 
     python benchmarks/gpu/breakdown.py RESULT.json [--dry: one small size, on the CPU]
 
@@ -112,7 +112,7 @@ class Problem:
         return lambda: multi_directional_conv1d(*inputs, "silu", reverse=reverse), inputs  # type: ignore[arg-type]
 
     def measure(self, what: str) -> dict[str, Any]:
-        """With our Triton kernels on a GPU, whatever the self-check says of them."""
+        """Measure with our Triton kernels on a GPU, whatever their self-check says."""
         with force_backend("triton" if self.device == "cuda" else None):
             return self._measure(what)
 

@@ -21,7 +21,7 @@ def random(*shape: int) -> torch.Tensor:
 
 
 def run(k: int, batch: int, tokens: int, channels: int, states: int, table: bool) -> bool:
-    """Whether all that comes out is finite."""
+    """Run forward and backward and return whether all results are finite."""
     indices = torch.stack([torch.randperm(tokens) for _ in range(k)]).cuda().int() if table else None
     way = {"reverse": [direction % 2 == 1 for direction in range(k)], "indices": indices}
     x, z = random(1, batch, tokens, channels), random(batch, tokens, channels)
@@ -36,7 +36,7 @@ def run(k: int, batch: int, tokens: int, channels: int, states: int, table: bool
 
 
 def main() -> int:
-    """Exit code 1: something is not finite."""
+    """Return exit code 1 if something is not finite."""
     small, wrong = "small" in sys.argv, 0
     for size in SMALL if small else SIZES:
         for table in (False, True) if small else (False,):

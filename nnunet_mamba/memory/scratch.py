@@ -16,7 +16,7 @@ from nnunet_mamba.memory.work import name_of, nbytes
 from nnunet_mamba.ops import triton_cut
 from nnunet_mamba.ops.constants import CHUNKS, UNROLL, WIDTH
 from nnunet_mamba.ops.precision import accumulation_dtype
-from nnunet_mamba.ops.triton_cut import Cut, Sizes
+from nnunet_mamba.ops.triton_cut import Cut, ScanSizes
 
 CHUNK_TENSORS = 12  # of (b, chunk, d, n) that the torch backend holds at once
 WHOLE_TENSORS = 6  # of (b, l, d), copies in the order of the scan among them
@@ -105,7 +105,7 @@ def _of_triton_backward(dy: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tens
 def _cut(phase: str, delta: Tensor, A: Tensor, B: Tensor) -> Cut:
     """delta (k, b, l, d); A (k, d, n); B (k, b, g, l, n)"""
     directions, batch, length, channels = delta.shape
-    sizes = Sizes(directions, batch, length, channels, groups=B.shape[2], n=A.shape[2])
+    sizes = ScanSizes(directions, batch, length, channels, groups=B.shape[2], n=A.shape[2])
     return triton_cut.cut(sizes, phase, PROCESSORS, AT_ONCE[phase])
 
 

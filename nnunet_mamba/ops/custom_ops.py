@@ -80,6 +80,7 @@ def _scan(u, delta, A, B, C, D, z, bias, indices, softplus, reverse, keep, backe
 
 
 def _scan_shapes(u, delta, A, B, C, D, z, bias, indices, softplus, reverse, keep, backend):
+    """Return empty results of `_scan`."""
     k, b, length, d = delta.shape
     shape = (k, b, chunk_count(backend, length), A.shape[2], d) if keep else (0,)
     return u.new_empty(u.shape[1:]), u.new_empty(shape, dtype=accumulation_dtype(u))
@@ -96,6 +97,7 @@ def _scan_backward(
 
 
 def _scan_backward_shapes(dy, u, delta, A, B, C, D, z, bias, indices, states, softplus, reverse, backend):
+    """Return empty results of `_scan_backward`."""
     present = [t.new_empty(t.shape) for t in (u, delta, A, B, C)]
     absent = {0: A.shape[:2], 1: (0,), 2: A.shape[:2]}
     d, dz, dbias = (
@@ -176,6 +178,7 @@ def _conv(x, weight, bias, indices, silu, reverse, backend) -> Tensor:
 
 
 def _conv_shapes(x, weight, bias, indices, silu, reverse, backend):
+    """Return an empty result of `_conv`."""
     return x.new_empty((len(weight), *x.shape[1:]))
 
 
@@ -187,6 +190,7 @@ def _conv_backward(dy, x, weight, bias, indices, silu, reverse, backend) -> tupl
 
 
 def _conv_backward_shapes(dy, x, weight, bias, indices, silu, reverse, backend):
+    """Return empty results of `_conv_backward`."""
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[:2])
 
 

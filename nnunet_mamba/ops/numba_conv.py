@@ -24,7 +24,7 @@ from nnunet_mamba.ops.numba_tasks import (
     readable,
     token_at,
 )
-from nnunet_mamba.ops.simd import Row, Variable, Vec, row_operation
+from nnunet_mamba.ops.simd import RowBuilder, Variable, Vec, row_operation
 
 TAKES_ALL_DIRECTIONS = False
 BLOCK = 256
@@ -33,7 +33,7 @@ STEPS = 4
 USUAL_TAPS = 4
 
 
-class Problem(NamedTuple):
+class ConvProblem(NamedTuple):
     """Call as integers: sizes, addresses (0: absent), strides in bytes of tensors that need not be
     contiguous."""
 
@@ -59,7 +59,7 @@ class Problem(NamedTuple):
     dbias: int  # (b, blocks, block)
 
 
-class Scratch(NamedTuple):
+class ConvScratch(NamedTuple):
     """Offsets of the arrays in a thread's scratch memory, in bytes; tables hold addresses of rows."""
 
     sources: int  # (w - 1 + chunk,) rows that the chunk's steps read
@@ -74,12 +74,12 @@ class Scratch(NamedTuple):
 
 
 @row_operation
-def note(row: Row, table, k, number):
+def note(row: RowBuilder, table, k, number):
     """Write a number to a table."""
     row.note(table, k, number)
 
 
-def _filtered(row: Row, at, t, steps: int, taps, sources, weight, width, bias) -> list[Variable]:
+def _filtered(row: RowBuilder, at, t, steps: int, taps, sources, weight, width, bias) -> list[Variable]:
     """Return bias + sum over the taps, for the steps t, t + 1, ..."""
     totals = [row.variable(row.load(bias, at)) for _ in range(steps)]
     for k in row.repeat_mostly(taps, USUAL_TAPS):
@@ -89,13 +89,13 @@ def _filtered(row: Row, at, t, steps: int, taps, sources, weight, width, bias) -
     return totals
 
 
-def _source(row: Row, sources, t, k, s: int, at) -> Vec:
+def _source(row: RowBuilder, sources, t, k, s: int, at) -> Vec:
     """Return the values that tap k reads at step t + s."""
     return row.load(row.noted(sources, row.plus(row.builder.add(t, k), s)), at)
 
 
 @row_operation
-def filter_rows(row: Row, width, n_steps, taps, sources, weight, bias, targets):
+def filter_rows(row: RowBuilder, width, n_steps, taps, sources, weight, bias, targets):
     """Compute targets[t] = bias + sum over k of weight[k] sources[t + k]."""
     for t, steps in row.groups(n_steps, STEPS):
         for at in row.lanes(width):
@@ -105,7 +105,7 @@ def filter_rows(row: Row, width, n_steps, taps, sources, weight, bias, targets):
 
 
 @row_operation
-def filter_rows_silu(row: Row, width, n_steps, taps, sources, weight, bias, targets):
+def filter_rows_silu(row: RowBuilder, width, n_steps, taps, sources, weight, bias, targets):
     """Compute `filter_rows`, then SiLU."""
     for t, steps in row.groups(n_steps, STEPS):
         for at in row.lanes(width):
@@ -116,7 +116,7 @@ def filter_rows_silu(row: Row, width, n_steps, taps, sources, weight, bias, targ
 
 
 @row_operation
-def slopes_silu(row: Row, width, n_steps, taps, sources, weight, bias, gradients, d_before):
+def slopes_silu(row: RowBuilder, width, n_steps, taps, sources, weight, bias, gradients, d_before):
     """Compute d_before[t] = gradients[t] silu'(x), x being the result of `filter_rows`."""
     for t, steps in row.groups(n_steps, STEPS):
         for at in row.lanes(width):
@@ -128,7 +128,7 @@ def slopes_silu(row: Row, width, n_steps, taps, sources, weight, bias, gradients
 
 
 @row_operation
-def add_products(row: Row, width, n_steps, taps, sources, d_before, dweight, dbias):
+def add_products(row: RowBuilder, width, n_steps, taps, sources, d_before, dweight, dbias):
     """Add sums over t of d_before[t] to dbias and of d_before[t] sources[t + k] to dweight[k]."""
     for t, steps in row.groups(n_steps, STEPS):
         for at in row.lanes(width):
@@ -255,7 +255,7 @@ def conv_backward(tag, p, s, indices, first, last, thread, scratch):
                 _put_back(tag, p, s, indices, item, block, lanes, start, n_steps, scratch)
 
 
-class _Call(Tasks):
+class _ConvCall(Tasks):
     """Tensors of one call, in the form that the kernels take."""
 
     def __init__(
@@ -275,21 +275,21 @@ class _Call(Tasks):
 
     def problem(
         self, y: Tensor, dy: Tensor | None = None, dweight: Tensor | None = None, dbias: Tensor | None = None
-    ) -> Problem:
+    ) -> ConvProblem:
         """Return the call as integers."""
         sizes = (self.length, self.channels, self.taps, self.chunk, self.block, self.blocks, self.size)
         places = (self.place(t)[0] for t in (self.weight, self.bias, y, dweight, dbias))
-        return Problem(
+        return ConvProblem(
             *sizes, int(self.silu), int(self.reverse), *self.place(self.x, 2), *self.place(dy, 2), *places
         )
 
-    def scratch(self) -> tuple[Scratch, int]:
+    def scratch(self) -> tuple[ConvScratch, int]:
         """Return the offsets of a thread's arrays, and how many values they hold."""
         table = -(-8 * (self.chunk + self.taps) // self.size)
         seen, row = (self.taps - 1 + self.chunk) * self.block, self.block
         sizes = (table, table, table, row, row, seen, self.chunk * row, self.chunk * row, seen)
         ends = list(accumulate(sizes))
-        return Scratch(*(self.size * start for start in (0, *ends[:-1]))), ends[-1]
+        return ConvScratch(*(self.size * start for start in (0, *ends[:-1]))), ends[-1]
 
 
 def forward(
@@ -302,7 +302,7 @@ def forward(
     y: Tensor,
 ) -> None:
     """Fill y (b, l, d), contiguous and in the accumulation dtype."""
-    call = _Call(x, weight, bias, indices, silu, reverse)
+    call = _ConvCall(x, weight, bias, indices, silu, reverse)
     scratch, size = call.scratch()
     call.run(conv_forward, size, call.problem(y), scratch)
 
@@ -317,7 +317,7 @@ def backward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return gradients of x (b, l, d), weight (d, w), bias (d,) in the accumulation dtype."""
-    call = _Call(x, weight, bias, indices, silu, reverse)
+    call = _ConvCall(x, weight, bias, indices, silu, reverse)
     dy, dx = readable(dy, call.dtype), call.empty(*x.shape)
     dweight, dbias = call.sums(call.taps), call.sums(1)
     scratch, size = call.scratch()

@@ -22,8 +22,8 @@ from torch import Tensor
 from nnunet_mamba.ops.numba_scan_kernels import (
     CHUNK,
     Gradients,
-    Problem,
-    Scratch,
+    ScanProblem,
+    ScanScratch,
     scan_backward,
     scan_forward,
 )
@@ -35,7 +35,7 @@ TAKES_ALL_DIRECTIONS = False
 BLOCK = 64
 
 
-class _Call(Tasks):
+class _ScanCall(Tasks):
     """Tensors of one call, in the form that the kernels take."""
 
     def __init__(self, u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: bool):
@@ -50,7 +50,7 @@ class _Call(Tasks):
         )
         self.softplus, self.reverse = softplus, reverse
 
-    def problem(self, states: Tensor | None, y: Tensor | None) -> Problem:
+    def problem(self, states: Tensor | None, y: Tensor | None) -> ScanProblem:
         """Return the call as integers."""
         sizes = (self.length, self.n, self.block, self.blocks, self.group, self.groups, self.size)
         place = self.place
@@ -62,7 +62,7 @@ class _Call(Tasks):
             *place(self.C, 3),
         )
         rest = (place(t)[0] for t in (self.A, self.D, self.bias, states, y))
-        return Problem(*sizes, int(self.softplus), int(self.reverse), *sequences, *rest)
+        return ScanProblem(*sizes, int(self.softplus), int(self.reverse), *sequences, *rest)
 
     @property
     def places(self) -> int:
@@ -70,12 +70,12 @@ class _Call(Tasks):
         one state."""
         return (self.n // TILE_STATES + self.n % TILE_STATES) * VECTOR
 
-    def scratch(self, for_backward: bool) -> tuple[Scratch, int]:
+    def scratch(self, for_backward: bool) -> tuple[ScanScratch, int]:
         """Return the offsets of a thread's arrays, and how many values they hold; forward needs only the
         first."""
         state = self.n * self.block
         sizes = {
-            **dict.fromkeys(Scratch._fields, self.block),
+            **dict.fromkeys(ScanScratch._fields, self.block),
             **dict.fromkeys(("step", "step_u", "slope", "out"), CHUNK * self.block),
             **dict.fromkeys(("B", "C"), CHUNK * self.n),
             **dict.fromkeys(("h", "dh"), state),
@@ -83,8 +83,8 @@ class _Call(Tasks):
             **dict.fromkeys(("sums_B", "sums_C"), CHUNK * self.places),
             **dict.fromkeys(("before", "decays"), CHUNK * TILE * VECTOR),
         }
-        ends = list(accumulate(sizes[name] for name in Scratch._fields))
-        scratch = Scratch(*(self.size * start for start in (0, *ends[:-1])))
+        ends = list(accumulate(sizes[name] for name in ScanScratch._fields))
+        scratch = ScanScratch(*(self.size * start for start in (0, *ends[:-1])))
         return scratch, ends[-1] if for_backward else scratch.dh // self.size
 
     def parts(self) -> int:
@@ -100,7 +100,7 @@ def forward(
     u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: bool, states: Tensor | None
 ) -> Tensor:
     """Return y (b, l, d) in u's dtype; fill `states`, those before each chunk (b, chunks, n, d)."""
-    call = _Call(u, delta, A, B, C, D, z, bias, indices, softplus, reverse)
+    call = _ScanCall(u, delta, A, B, C, D, z, bias, indices, softplus, reverse)
     y = call.empty(*u.shape)
     scratch, size = call.scratch(for_backward=False)
     call.run(scan_forward, size, call.problem(states, y), scratch)
@@ -126,7 +126,7 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Return gradients of A, B, C, D, z (empty without z) and bias, in the accumulation dtype; fill du and
     ddelta (b, l, d), contiguous and of that dtype."""
-    call = _Call(u, delta, A, B, C, D, z, bias, indices, softplus, reverse)
+    call = _ScanCall(u, delta, A, B, C, D, z, bias, indices, softplus, reverse)
     parts, dy = call.parts(), readable(dy, call.dtype)
     dz = call.empty(*((0,) if z is None else u.shape))
     dB, dC = (call.empty(parts, call.batch, call.groups, call.length, call.n) for _ in range(2))

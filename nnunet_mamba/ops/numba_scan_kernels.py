@@ -24,7 +24,7 @@ from nnunet_mamba.ops.numba_tasks import compiled, fetch, fill, move, prefetch_r
 CHUNK = CHUNKS["numba"]
 
 
-class Problem(NamedTuple):
+class ScanProblem(NamedTuple):
     """Call as integers: sizes, addresses of first values (0: absent), strides in bytes."""
 
     length: int
@@ -78,7 +78,7 @@ class Gradients(NamedTuple):
     dbias: int
 
 
-class Scratch(NamedTuple):
+class ScanScratch(NamedTuple):
     """Offsets of the arrays in a thread's scratch memory, in bytes; zeros at first, since sums remain
     there."""
 

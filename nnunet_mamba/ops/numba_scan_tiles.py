@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from llvmlite import ir
 
-from nnunet_mamba.ops.simd import Row, Variable, Vec, row_operation
+from nnunet_mamba.ops.simd import RowBuilder, Variable, Vec, row_operation
 
 TILE_STATES = 4
 TILE_VECTORS = 2
@@ -26,7 +26,7 @@ class Tile:
     """Tile of `states` states by `vectors` vectors of channels, held in registers."""
 
     def __init__(
-        self, row: Row, width: ir.Value, vector: ir.Value, vectors: int, state: ir.Value, states: int
+        self, row: RowBuilder, width: ir.Value, vector: ir.Value, vectors: int, state: ir.Value, states: int
     ):
         self.row, self.width = row, width
         self.vector, self.state, self.states = vector, state, range(states)
@@ -74,12 +74,12 @@ class Tile:
         self.row.store(address, place, self.row.load(address, place) + self.row.fold(products))
 
 
-def _place(row: Row, state: ir.Value) -> ir.Value:
+def _place(row: RowBuilder, state: ir.Value) -> ir.Value:
     """Return the index of the partial sums of the tile that starts at `state`, whole or of one state."""
     return row.builder.add(row.over(state, TILE_STATES), row.modulo(state, TILE_STATES))
 
 
-def _places(row: Row, n: ir.Value) -> ir.Value:
+def _places(row: RowBuilder, n: ir.Value) -> ir.Value:
     """Return the number of vectors of partial sums per step."""
     return _place(row, n)
 
@@ -92,7 +92,7 @@ def _dot(a: list[Vec], b: list[Vec]) -> Vec:
     return total
 
 
-def _tiles(row: Row, width: ir.Value, n: ir.Value) -> Iterator[Tile]:
+def _tiles(row: RowBuilder, width: ir.Value, n: ir.Value) -> Iterator[Tile]:
     """Loop over the tiles of an array (n, width)."""
     for vector, vectors in row.groups(row.over(width, row.count), TILE_VECTORS):
         for state, states in row.groups(n, TILE_STATES):
@@ -100,7 +100,7 @@ def _tiles(row: Row, width: ir.Value, n: ir.Value) -> Iterator[Tile]:
 
 
 @row_operation
-def prepare(row: Row, width, delta, u, bias, step, step_u, out):
+def prepare(row: RowBuilder, width, delta, u, bias, step, step_u, out):
     """Compute step = delta + bias; step_u = step u; out = 0."""
     for at in row.lanes(width):
         value = row.load(delta, at) + row.load(bias, at)
@@ -110,7 +110,7 @@ def prepare(row: Row, width, delta, u, bias, step, step_u, out):
 
 
 @row_operation
-def prepare_softplus(row: Row, width, delta, u, bias, step, step_u, out):
+def prepare_softplus(row: RowBuilder, width, delta, u, bias, step, step_u, out):
     """Compute step = softplus(delta + bias); step_u = step u; out = 0."""
     for at in row.lanes(width):
         value, _ = row.softplus(row.load(delta, at) + row.load(bias, at))
@@ -120,7 +120,7 @@ def prepare_softplus(row: Row, width, delta, u, bias, step, step_u, out):
 
 
 @row_operation
-def prepare_softplus_and_slope(row: Row, width, delta, u, bias, step, step_u, out, slope):
+def prepare_softplus_and_slope(row: RowBuilder, width, delta, u, bias, step, step_u, out, slope):
     """Compute `prepare_softplus` and slope, the derivative of step."""
     for at in row.lanes(width):
         value, derivative = row.softplus(row.load(delta, at) + row.load(bias, at))
@@ -131,7 +131,7 @@ def prepare_softplus_and_slope(row: Row, width, delta, u, bias, step, step_u, ou
 
 
 @row_operation
-def prepare_gate(row: Row, width, z, dy, dout, dy_slope):
+def prepare_gate(row: RowBuilder, width, z, dy, dout, dy_slope):
     """Compute the gradients of y silu(z): dout = dy silu(z); dy_slope = dy silu'(z), which times y is dz."""
     for at in row.lanes(width):
         z_v, dy_v = row.load(z, at), row.load(dy, at)
@@ -141,7 +141,7 @@ def prepare_gate(row: Row, width, z, dy, dout, dy_slope):
 
 
 @row_operation
-def advance(row: Row, width, n, n_steps, A, step, step_u, B, C, h, out):
+def advance(row: RowBuilder, width, n, n_steps, A, step, step_u, B, C, h, out):
     """Advance h over a chunk by h = 2**(step A) h + step_u B; add the sum over the states of C h to out."""
     for tile in _tiles(row, width, n):
         states = tile.load(h)
@@ -160,7 +160,7 @@ def advance(row: Row, width, n, n_steps, A, step, step_u, B, C, h, out):
 
 @row_operation
 def retreat(
-    row: Row, width, n, n_steps, A, step, step_u, B, C, h, out, dout, dh, dA, through_u, through_decay,
+    row: RowBuilder, width, n, n_steps, A, step, step_u, B, C, h, out, dout, dh, dA, through_u, through_decay,
     sums_B, sums_C, before, decays
 ):  # fmt: skip
     """Repeat `advance` over a chunk, then go back through it.
@@ -197,7 +197,7 @@ def retreat(
 
 
 def _recall(
-    row: Row, tile: Tile, n, n_steps, A, step, step_u, B, C, h, out, dout, sums_C, before, decays
+    row: RowBuilder, tile: Tile, n, n_steps, A, step, step_u, B, C, h, out, dout, sums_C, before, decays
 ) -> None:
     """Repeat `advance` for one tile; keep states and decays, and add to the sums of dC."""
     states = tile.load(h)
@@ -221,7 +221,7 @@ def _recall(
 
 
 @row_operation
-def add_sums(row: Row, n, k, sums, target, begun):
+def add_sums(row: RowBuilder, n, k, sums, target, begun):
     """Write step k's partial sums (see `Tile.add_sum`) to target (n,), or add them if `begun`; clear the
     partial sums."""
     for state, states in row.groups(n, TILE_STATES):
@@ -231,14 +231,14 @@ def add_sums(row: Row, n, k, sums, target, begun):
 
 
 @row_operation
-def finish(row: Row, width, out, D, u, y):
+def finish(row: RowBuilder, width, out, D, u, y):
     """Compute y = out + D u."""
     for at in row.lanes(width):
         row.store(y, at, row.load(D, at).times_plus(row.load(u, at), row.load(out, at)))
 
 
 @row_operation
-def finish_gated(row: Row, width, out, D, u, z, y):
+def finish_gated(row: RowBuilder, width, out, D, u, z, y):
     """Compute y = (out + D u) silu(z)."""
     for at in row.lanes(width):
         z_v = row.load(z, at)
@@ -247,7 +247,7 @@ def finish_gated(row: Row, width, out, D, u, z, y):
 
 
 @row_operation
-def finish_gate(row: Row, width, out, D, u, dy_slope, dz):
+def finish_gate(row: RowBuilder, width, out, D, u, dy_slope, dz):
     """Compute dz = (out + D u) dy_slope."""
     for at in row.lanes(width):
         value = row.load(D, at).times_plus(row.load(u, at), row.load(out, at))
@@ -255,7 +255,7 @@ def finish_gate(row: Row, width, out, D, u, dy_slope, dz):
 
 
 @row_operation
-def settle(row: Row, width, u, step, slope, D, dout, through_u, through_decay, du, ddelta, dD, dbias):
+def settle(row: RowBuilder, width, u, step, slope, D, dout, through_u, through_decay, du, ddelta, dD, dbias):
     """Turn the gradients of step_u and of the exponents into those of u, delta, D, bias; clear the former."""
     for at in row.lanes(width):
         u_v, dout_v, through = row.load(u, at), row.load(dout, at), row.load(through_u, at)

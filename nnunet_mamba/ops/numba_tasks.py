@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nnunet_mamba.ops.huge_pages import empty
 from nnunet_mamba.ops.precision import accumulation_dtype
-from nnunet_mamba.ops.simd import CACHE_LINE, VECTOR, Row, row_operation
+from nnunet_mamba.ops.simd import CACHE_LINE, VECTOR, RowBuilder, row_operation
 
 _logger = logging.getLogger("nnunet_mamba")
 
@@ -58,13 +58,13 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @row_operation
-def move(row: Row, count, source, target):
+def move(row: RowBuilder, count, source, target):
     """Copy `count` values."""
     row.move(source, target, count)
 
 
 @row_operation
-def fill(row: Row, width, target, ones):
+def fill(row: RowBuilder, width, target, ones):
     """Fill a row with zeros, or with ones if `ones` is 1."""
     value = row.from_integer(ones)
     for at in row.lanes(width):
@@ -72,13 +72,13 @@ def fill(row: Row, width, target, ones):
 
 
 @row_operation
-def prefetch_read(row: Row, width, source):
+def prefetch_read(row: RowBuilder, width, source):
     """Prefetch a row to read it."""
     row.prefetch(source, width, write=False)
 
 
 @row_operation
-def prefetch_write(row: Row, width, target):
+def prefetch_write(row: RowBuilder, width, target):
     """Prefetch a row to write to it."""
     row.prefetch(target, width, write=True)
 

@@ -3,8 +3,7 @@
     python -m nnunet_mamba.ops.self_check DEVICE [wide]        prints the result of `examine` as JSON
 
 Small scans and convolutions, outputs and all gradients, are compared with the torch backend in float64. That
-runs in a process of its own, since a kernel that writes to a wrong address makes CUDA unusable in its
-process.
+runs in a process of its own, since a kernel that writes to a wrong address leaves CUDA unusable.
 """
 
 from __future__ import annotations
@@ -37,13 +36,8 @@ SCAN = ("y", "du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias")
 CONVOLUTION = ("y", "dx", "dweight", "dbias")
 TIMED = (2, 2, 32 * 80 * 80, 128)  # directions, batch, tokens, channels; 16 states, float32
 NO_PROCESS = "busy or unavailable"  # CUDA's words for a card that takes no second process
-TEMPORARY = (
-    NO_PROCESS,
-    "out of memory",
-    "OutOfMemory",
-    "exit code -9",
-    "did not end",
-)  # words of failures that may be gone the next time
+# Words of failures that may be gone the next time.
+TEMPORARY = (NO_PROCESS, "out of memory", "OutOfMemory", "exit code -9", "did not end")
 _logger = logging.getLogger("nnunet_mamba")
 _checking = threading.Lock()
 
@@ -98,8 +92,7 @@ MANY = (
 
 
 def compute_results(case: KernelCase, device: torch.device, backend: str) -> dict[str, Tensor]:
-    """Return outputs and gradients by name, in float64 for the torch backend; inputs are equal for all
-    backends."""
+    """Return outputs and gradients by name, in float64 for the torch backend; all get the same numbers."""
     random = torch.Generator().manual_seed(0)
     k, b, length, d, n, g = case.directions, case.batch, case.length, case.channels, case.states, case.groups
     exact = torch.float64 if backend == "torch" else None
@@ -146,8 +139,7 @@ def _of_one_multiprocessor(really: bool) -> Iterator[None]:
 def compare(
     device: torch.device, cases: tuple[KernelCase, ...], backend: str = "triton"
 ) -> dict[str, list[str]]:
-    """Return `differ`, the cases with tensors that are off by more than ALLOWED, and `fail`, those that
-    raise."""
+    """Return `differ`, the cases with errors larger than ALLOWED, and `fail`, those that raise."""
     found: dict[str, list[str]] = {"differ": [], "fail": []}
     for case in cases:
         try:
@@ -191,8 +183,7 @@ def time_scan(device: torch.device, backend: str) -> tuple[float, float]:
 
 
 def find_fault(device: int) -> str | None:
-    """Return what is wrong with the Triton kernels on this GPU, or None; check them unless a file has the
-    result."""
+    """Return what is wrong with the Triton kernels on this GPU, or None; check them if no file says it."""
     with _checking:  # by one thread
         return _find_fault(device)
 

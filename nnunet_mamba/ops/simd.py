@@ -84,7 +84,7 @@ class Vec:
     """Vector register of the emitted code: arithmetic on it emits instructions; plain numbers are
     broadcast."""
 
-    def __init__(self, row: Row, value: ir.Value):
+    def __init__(self, row: RowBuilder, value: ir.Value):
         self.row, self.value = row, value
 
     def _emit(self, instruction: str, other: Vec | float) -> Vec:
@@ -124,7 +124,7 @@ class Vec:
         return Vec(self.row, self.row.builder.select(outside, limit, self.value))
 
 
-class Row:
+class RowBuilder:
     """Instruction builder that a row operation gets."""
 
     def __init__(self, builder: ir.IRBuilder, form: _Format):
@@ -365,7 +365,7 @@ class Row:
 class Variable:
     """Vector that loops may change; LLVM keeps it in a register."""
 
-    def __init__(self, row: Row, value: Vec):
+    def __init__(self, row: RowBuilder, value: Vec):
         self.row = row
         self.slot = cgutils.alloca_once(row.builder, row.format.vector)
         self.value = value
@@ -384,7 +384,7 @@ def row_operation(body: Callable[..., None]) -> Any:
 
     def typer(typingctx, tag, *integers):
         def codegen(context, builder, signature, args):
-            body(Row(builder, _FORMATS[tag]), *args[1:])
+            body(RowBuilder(builder, _FORMATS[tag]), *args[1:])
             return context.get_dummy_value()
 
         return types.void(tag, *[types.int64] * len(integers)), codegen

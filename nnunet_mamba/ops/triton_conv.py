@@ -24,7 +24,7 @@ UNROLL = 8  # steps at a time
 AT_ONCE = 32  # programs of a multiprocessor
 SHORTEST = 32  # steps of a segment
 INPUTS = ("x", "weight", "bias", "indices")
-_plans: dict[Any, _Plan] = {}
+_plans: dict[Any, ConvLaunchPlan] = {}
 
 
 def forward(x: Tensor, weight: Tensor, bias, indices, silu: bool, reverse: Sequence[bool]) -> Tensor:
@@ -48,13 +48,13 @@ def _laid_out(x: Tensor, weight: Tensor, bias, indices) -> tuple[Tensor | None, 
     return row_contiguous(x), *(None if t is None else t.contiguous() for t in (weight, bias, indices))
 
 
-def _plan_of(inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]) -> _Plan:
+def _plan_of(inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]) -> ConvLaunchPlan:
     """Return the plan of calls of this kind."""
-    plan: _Plan = cached_plan(_plans, _Plan, inputs, silu, reverse)
+    plan: ConvLaunchPlan = cached_plan(_plans, ConvLaunchPlan, inputs, silu, reverse)
     return plan
 
 
-class _Plan:
+class ConvLaunchPlan:
     """Plan of calls of the same shapes, strides and types: kernels, integers and cuts."""
 
     def __init__(self, inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]):

@@ -16,7 +16,7 @@ CHUNK = CHUNKS["triton"]
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ScanSizes:
     """Sizes of a call: u, delta (directions, batch, length, channels), B (directions, batch, groups, length,
     n)."""
 
@@ -61,7 +61,7 @@ class Cut:
     segments    of a sequence, of `steps` each, a multiple of CHUNK
     """
 
-    sizes: Sizes
+    sizes: ScanSizes
     together: bool
     segments: int
     steps: int
@@ -88,7 +88,7 @@ class Cut:
         return self.programs, self.sizes.groups * self.sizes.channel_blocks, self.at_once
 
 
-def cut(sizes: Sizes, phase: str, processors: int, at_once: int) -> Cut:
+def cut(sizes: ScanSizes, phase: str, processors: int, at_once: int) -> Cut:
     """Cut a call for a GPU of `processors` multiprocessors, each with room for `at_once` programs.
 
     A piece that fills the GPU by itself runs alone: it needs no output of its own.

@@ -19,7 +19,7 @@ from torch import Tensor
 from nnunet_mamba.ops import triton_cut, triton_kernels
 from nnunet_mamba.ops.constants import UNROLL, WIDTH, chunk_count
 from nnunet_mamba.ops.precision import accumulation_dtype
-from nnunet_mamba.ops.triton_cut import CHUNK, Cut, Sizes
+from nnunet_mamba.ops.triton_cut import CHUNK, Cut, ScanSizes
 from nnunet_mamba.ops.triton_launch import Kernel, compile_all
 
 TAKES_ALL_DIRECTIONS = True
@@ -30,7 +30,7 @@ CARRY_BLOCK = 64
 ALIGNED = 16  # bytes that one instruction reads
 MOST_PLANS = 4096  # a network has one for each of its layers and sizes of input
 _preparing = threading.Lock()
-_plans: dict[Any, Plan] = {}
+_plans: dict[Any, LaunchPlan] = {}
 
 
 def forward(
@@ -101,9 +101,9 @@ def _laid_out(u, delta, A, B, C, D, z, bias, indices) -> tuple[Tensor | None, ..
 
 def _plan_of(
     inputs: Sequence[Tensor | None], softplus: bool, reverse: Sequence[bool], phases: Sequence[str]
-) -> Plan:
+) -> LaunchPlan:
     """Return the plan of calls of this kind, prepared for the `phases`."""
-    plan: Plan = cached_plan(_plans, Plan, inputs, softplus, reverse)
+    plan: LaunchPlan = cached_plan(_plans, LaunchPlan, inputs, softplus, reverse)
     if not plan.cuts.keys() >= set(phases):
         plan.prepare(phases)
     return plan
@@ -130,7 +130,7 @@ def cached_plan(
     return plans.setdefault(key, make(inputs, flag, reverse))  # another thread may have been faster
 
 
-class Plan:
+class LaunchPlan:
     """Plan of calls of the same shapes, strides and types: kernels, integers and cuts.
 
     Pieces, which are directions' blocks of states, add up to fewer slots of an output: y and dz have one, du
@@ -142,7 +142,7 @@ class Plan:
         u, delta, A, B, C, _, z, *_ = inputs
         assert u is not None and delta is not None and A is not None and B is not None and C is not None
         directions, batch, length, channels = delta.shape
-        self.sizes = s = Sizes(directions, batch, length, channels, groups=B.shape[2], n=A.shape[2])
+        self.sizes = s = ScanSizes(directions, batch, length, channels, groups=B.shape[2], n=A.shape[2])
         self.device, self.dtype = u.device, u.dtype
         self.sums = accumulation_dtype(u)
         self.slots = {"y": 1, "du": len(u), "ddelta": s.directions, "dz": 1}
@@ -308,7 +308,7 @@ def _named(name: str, tensor: Tensor) -> dict[str, int]:
 class _Sum:
     """Gradient (directions, *shape) of which programs write parts, to be summed in a fixed order."""
 
-    def __init__(self, plan: Plan, cut: Cut, shares: int, *shape: int):
+    def __init__(self, plan: LaunchPlan, cut: Cut, shares: int, *shape: int):
         self.total = plan.empty(plan.sizes.directions, *shape)
         self.parts = None if shares == 1 else plan.empty(cut.directions_at_once, shares, *shape)
 

@@ -251,14 +251,14 @@ def test_the_self_check_finds_nothing(cases):
 
 def test_the_self_check_finds_a_broken_kernel(monkeypatch):
     """One that is handed C for B where it computes gradients."""
-    launch = triton_scan.Plan._launch
+    launch = triton_scan.LaunchPlan._launch
 
     def broken(plan, phase, cut, piece, values, **outputs):
         if phase == "backward":
             values["B"] = values["C"]
         launch(plan, phase, cut, piece, values, **outputs)
 
-    monkeypatch.setattr(triton_scan.Plan, "_launch", broken)
+    monkeypatch.setattr(triton_scan.LaunchPlan, "_launch", broken)
     found = self_check.compare(torch.device(DEVICE), SMALL)
     (fault,) = found["differ"]
     assert "du off by" in fault

@@ -117,7 +117,7 @@ def launched(case: self_check.KernelCase, at_once: int) -> set[tuple[str, ...]]:
     with torch.device("meta"):
         u, delta = torch.empty(1 if case.shared else k, b, length, d), torch.empty(k, b, length, d)
         A, B, z = torch.empty(k, d, n), torch.empty(k, b, g, length, n), torch.empty(b, length, d)
-    plan = triton_scan.Plan((u, delta, A, B, B, None, z, None, None), True, [False] * k)
+    plan = triton_scan.LaunchPlan((u, delta, A, B, B, None, z, None, None), True, [False] * k)
     found = set()
     for phase in ("forward", "backward"):
         cut = triton_cut.cut(plan.sizes, phase, 1 if case.small_gpu else 132, at_once)
