@@ -122,7 +122,7 @@ class Run:
         self.failed: list[str] = []
 
     def _environment(self) -> dict[str, str]:
-        """Return the stages' environment: packages of .gpu come first, nothing is kept in the user's folders."""
+        """Return the stages' environment: .gpu's packages first, nothing kept in the user's folders."""
         paths, brought = [str(ROOT)], Path(".gpu").resolve()
         if (brought / "wheels").is_dir():
             site = self.work / "site"

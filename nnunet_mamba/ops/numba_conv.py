@@ -33,7 +33,8 @@ STEPS = 4
 USUAL_TAPS = 4
 
 
-class ConvProblem(NamedTuple):
+# The names Problem and Scratch are pickled in numba's disk cache: renaming them breaks caches that exist.
+class Problem(NamedTuple):
     """Call as integers: sizes, addresses (0: absent), strides in bytes of tensors that need not be
     contiguous."""
 
@@ -59,7 +60,7 @@ class ConvProblem(NamedTuple):
     dbias: int  # (b, blocks, block)
 
 
-class ConvScratch(NamedTuple):
+class Scratch(NamedTuple):
     """Offsets of the arrays in a thread's scratch memory, in bytes; tables hold addresses of rows."""
 
     sources: int  # (w - 1 + chunk,) rows that the chunk's steps read
@@ -275,21 +276,21 @@ class _ConvCall(Tasks):
 
     def problem(
         self, y: Tensor, dy: Tensor | None = None, dweight: Tensor | None = None, dbias: Tensor | None = None
-    ) -> ConvProblem:
+    ) -> Problem:
         """Return the call as integers."""
         sizes = (self.length, self.channels, self.taps, self.chunk, self.block, self.blocks, self.size)
         places = (self.place(t)[0] for t in (self.weight, self.bias, y, dweight, dbias))
-        return ConvProblem(
+        return Problem(
             *sizes, int(self.silu), int(self.reverse), *self.place(self.x, 2), *self.place(dy, 2), *places
         )
 
-    def scratch(self) -> tuple[ConvScratch, int]:
+    def scratch(self) -> tuple[Scratch, int]:
         """Return the offsets of a thread's arrays, and how many values they hold."""
         table = -(-8 * (self.chunk + self.taps) // self.size)
         seen, row = (self.taps - 1 + self.chunk) * self.block, self.block
         sizes = (table, table, table, row, row, seen, self.chunk * row, self.chunk * row, seen)
         ends = list(accumulate(sizes))
-        return ConvScratch(*(self.size * start for start in (0, *ends[:-1]))), ends[-1]
+        return Scratch(*(self.size * start for start in (0, *ends[:-1]))), ends[-1]
 
 
 def forward(

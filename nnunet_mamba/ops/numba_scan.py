@@ -22,8 +22,8 @@ from torch import Tensor
 from nnunet_mamba.ops.numba_scan_kernels import (
     CHUNK,
     Gradients,
-    ScanProblem,
-    ScanScratch,
+    Problem,
+    Scratch,
     scan_backward,
     scan_forward,
 )
@@ -50,7 +50,7 @@ class _ScanCall(Tasks):
         )
         self.softplus, self.reverse = softplus, reverse
 
-    def problem(self, states: Tensor | None, y: Tensor | None) -> ScanProblem:
+    def problem(self, states: Tensor | None, y: Tensor | None) -> Problem:
         """Return the call as integers."""
         sizes = (self.length, self.n, self.block, self.blocks, self.group, self.groups, self.size)
         place = self.place
@@ -62,7 +62,7 @@ class _ScanCall(Tasks):
             *place(self.C, 3),
         )
         rest = (place(t)[0] for t in (self.A, self.D, self.bias, states, y))
-        return ScanProblem(*sizes, int(self.softplus), int(self.reverse), *sequences, *rest)
+        return Problem(*sizes, int(self.softplus), int(self.reverse), *sequences, *rest)
 
     @property
     def places(self) -> int:
@@ -70,12 +70,12 @@ class _ScanCall(Tasks):
         one state."""
         return (self.n // TILE_STATES + self.n % TILE_STATES) * VECTOR
 
-    def scratch(self, for_backward: bool) -> tuple[ScanScratch, int]:
+    def scratch(self, for_backward: bool) -> tuple[Scratch, int]:
         """Return the offsets of a thread's arrays, and how many values they hold; forward needs only the
         first."""
         state = self.n * self.block
         sizes = {
-            **dict.fromkeys(ScanScratch._fields, self.block),
+            **dict.fromkeys(Scratch._fields, self.block),
             **dict.fromkeys(("step", "step_u", "slope", "out"), CHUNK * self.block),
             **dict.fromkeys(("B", "C"), CHUNK * self.n),
             **dict.fromkeys(("h", "dh"), state),
@@ -83,8 +83,8 @@ class _ScanCall(Tasks):
             **dict.fromkeys(("sums_B", "sums_C"), CHUNK * self.places),
             **dict.fromkeys(("before", "decays"), CHUNK * TILE * VECTOR),
         }
-        ends = list(accumulate(sizes[name] for name in ScanScratch._fields))
-        scratch = ScanScratch(*(self.size * start for start in (0, *ends[:-1])))
+        ends = list(accumulate(sizes[name] for name in Scratch._fields))
+        scratch = Scratch(*(self.size * start for start in (0, *ends[:-1])))
         return scratch, ends[-1] if for_backward else scratch.dh // self.size
 
     def parts(self) -> int:

@@ -24,7 +24,8 @@ from nnunet_mamba.ops.numba_tasks import compiled, fetch, fill, move, prefetch_r
 CHUNK = CHUNKS["numba"]
 
 
-class ScanProblem(NamedTuple):
+# The names Problem and Scratch are pickled in numba's disk cache: renaming them breaks caches that exist.
+class Problem(NamedTuple):
     """Call as integers: sizes, addresses of first values (0: absent), strides in bytes."""
 
     length: int
@@ -78,7 +79,7 @@ class Gradients(NamedTuple):
     dbias: int
 
 
-class ScanScratch(NamedTuple):
+class Scratch(NamedTuple):
     """Offsets of the arrays in a thread's scratch memory, in bytes; zeros at first, since sums remain
     there."""
 
