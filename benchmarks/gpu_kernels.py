@@ -182,8 +182,8 @@ def inner_loops(sass: str) -> list[dict[str, int]]:
 
 
 def page(record: dict[str, Any]) -> str:
-    from nnunet_mamba.ops.triton_conv import UNROLL as CONV_UNROLL
     from nnunet_mamba.ops.constants import UNROLL
+    from nnunet_mamba.ops.triton_conv import UNROLL as CONV_UNROLL
 
     lines = [heading(record), "", "| network | kernels of a training step | of them |", "|---|---|---|"]
     for name, kernels in record["kernels"].items():
