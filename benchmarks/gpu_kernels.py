@@ -1,5 +1,5 @@
-"""What can be known of the GPU kernels without a GPU: how many a network needs, what a call costs the CPU,
-and what machine code they become.
+"""Facts about the GPU kernels without a GPU: how many a network needs, what a call costs the CPU, and the
+machine code that they become.
 
     python benchmarks/gpu_kernels.py --record benchmarks/results/gpu_kernels
 
@@ -7,7 +7,7 @@ Kernels: distinct ones that Triton is asked for in a training step of each netwo
 whose tensors have no memory here. CPU time: of one thread, the median of calls whose launches end in a driver
 that does nothing (`stub_driver`): forward for training and its backward pass, autograd included, of a scan
 and of a convolution as the networks call them; needs a C compiler. Machine code: of each kernel of a scan
-with two walks and 16 states, float32, memory order: registers of a thread, bytes on its stack (spilled),
+with two directions and 16 states, float32, memory order: registers of a thread, bytes on its stack (spilled),
 shared memory of a program, and instructions per step in each inner loop, of which in brackets those of the
 special function unit.
 """
@@ -32,29 +32,33 @@ from networks import PLANS, build, ndim_of
 from records import heading, surroundings, write
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_mamba.ops import backends, multi_directional_conv1d, multi_directional_scan, operators
+from nnunet_mamba.ops import backends, custom_ops, multi_directional_conv1d, multi_directional_scan
 
 NETWORKS = ("mm_unet", "mamba_multi", "umamba_enc", "umamba_bot", "vm_unet")
 CAPABILITIES = (80, 90, 120)
 PROCESSORS = 132  # of an H100
-CALLS = {"short, 1 walk": (1, 100), "1 walk": (1, 300), "2 walks": (2, 300)}  # walks, tokens; 64 channels
+CALLS = {  # directions, tokens; 64 channels
+    "short, 1 direction": (1, 100),
+    "1 direction": (1, 300),
+    "2 directions": (2, 300),
+}
 
 
 class OnMeta(TorchDispatchMode):
-    """Has our operators run on tensors without memory as they would on a GPU's."""
+    """Mode that runs our operators on tensors without memory as on those of a GPU."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         ours = {
-            operators.scan: operators._scan,
-            operators.scan_backward: operators._scan_backward,
-            operators.conv: operators._conv,
-            operators.conv_backward: operators._conv_backward,
+            custom_ops.scan: custom_ops._scan,
+            custom_ops.scan_backward: custom_ops._scan_backward,
+            custom_ops.conv: custom_ops._conv,
+            custom_ops.conv_backward: custom_ops._conv_backward,
         }
         return ours.get(function, function)(*args, **(kwargs or {}))
 
 
 def kernels_of(name: str) -> Counter[str]:
-    """How many kernels of each name a training step of a network asks Triton for."""
+    """Count the kernels by name that a training step of a network asks Triton for."""
     import triton
 
     from nnunet_mamba.ops import triton_conv, triton_scan
@@ -86,7 +90,7 @@ def kernels_of(name: str) -> Counter[str]:
 
 
 def microseconds(call: Callable[[], Any], repeats: int = 400) -> float:
-    """Of this thread, the median."""
+    """Return the median time of a call in this thread."""
     times = []
     for _ in range(repeats + 20):
         start = time.thread_time()
@@ -95,17 +99,17 @@ def microseconds(call: Callable[[], Any], repeats: int = 400) -> float:
     return median(times[20:])
 
 
-def host_time(walks: int, tokens: int) -> dict[str, float]:
-    """Microseconds of the CPU."""
+def host_time(k: int, tokens: int) -> dict[str, float]:
+    """Return CPU microseconds of a scan and a convolution, forward and backward."""
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, requires_grad=True)
 
-    reverse = [walk % 2 == 1 for walk in range(walks)]
-    scanned = [random(walks, 1, tokens, 64), random(walks, 1, tokens, 64), random(walks, 64, 16)]
-    scanned += [random(walks, 1, 1, tokens, 16), random(walks, 1, 1, tokens, 16), random(walks, 64)]
-    scanned += [random(1, tokens, 64), random(walks, 64)]
-    filtered = [random(1, 1, tokens, 64), random(walks, 64, 4), random(walks, 64)]
+    reverse = [direction % 2 == 1 for direction in range(k)]
+    scanned = [random(k, 1, tokens, 64), random(k, 1, tokens, 64), random(k, 64, 16)]
+    scanned += [random(k, 1, 1, tokens, 16), random(k, 1, 1, tokens, 16), random(k, 64)]
+    scanned += [random(1, tokens, 64), random(k, 64)]
+    filtered = [random(1, 1, tokens, 64), random(k, 64, 4), random(k, 64)]
 
     def scan() -> torch.Tensor:
         return multi_directional_scan(*scanned, True, reverse=reverse)  # type: ignore[arg-type]
@@ -125,7 +129,7 @@ def host_time(walks: int, tokens: int) -> dict[str, float]:
 
 
 def machine_code() -> list[dict[str, Any]]:
-    """Of the kernels of the plans that are kept, for the GPU that the driver names."""
+    """Describe the kernels of the cached plans, for the GPU that the driver names."""
     from nnunet_mamba.ops import triton_conv, triton_scan
 
     scan, conv = list(triton_scan._plans.values())[-1], list(triton_conv._plans.values())[-1]
@@ -160,7 +164,7 @@ def describe(compiled: Any) -> dict[str, Any]:
 
 
 def inner_loops(sass: str) -> list[dict[str, int]]:
-    """Instructions, and those of the special function unit, of each loop that holds no other."""
+    """Count instructions, and those of the special function unit, of each innermost loop."""
     lines: list[str] = []
     labels: dict[str, int] = {}
     for line in sass.splitlines():
@@ -178,8 +182,8 @@ def inner_loops(sass: str) -> list[dict[str, int]]:
 
 
 def page(record: dict[str, Any]) -> str:
+    from nnunet_mamba.ops.constants import UNROLL
     from nnunet_mamba.ops.triton_conv import UNROLL as CONV_UNROLL
-    from nnunet_mamba.ops.triton_cut import UNROLL
 
     lines = [heading(record), "", "| network | kernels of a training step | of them |", "|---|---|---|"]
     for name, kernels in record["kernels"].items():

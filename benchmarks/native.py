@@ -1,4 +1,4 @@
-"""Builds native_scan.cpp with the machine's own compiler and calls it: the yardstick of `scan.py`."""
+"""Build native_scan.cpp with the machine's compiler and call it, for comparison in `scan.py`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def build() -> ctypes.CDLL:
 
 
 class NativeScan:
-    """One call with softplus, D and z, its inputs channels last and its outputs allocated beforehand.
+    """Call with softplus, D and z, its inputs channels last and its outputs allocated beforehand.
 
     Shapes as in `native_scan.cpp`; the tensors of `call` are those of `selective_scan`.
     """
@@ -67,7 +67,7 @@ class NativeScan:
         self.grads |= {"A": torch.zeros(b, n, d), "D": torch.zeros(b, d), "delta_bias": torch.zeros(b, d)}
 
     def forward(self) -> float:
-        """Milliseconds."""
+        """Run forward and return its milliseconds."""
         start = time.perf_counter()
         self.library.forward(
             self.threads, self.sizes, self.inputs, Outputs(self.y.data_ptr(), self.states.data_ptr())
@@ -75,7 +75,7 @@ class NativeScan:
         return 1e3 * (time.perf_counter() - start)
 
     def backward(self) -> float:
-        """Milliseconds, with the zeros and the last sums that it needs."""
+        """Run backward and return its milliseconds, with the zeros and the last sums that it needs."""
         grads = Grads(self.dy.data_ptr(), *(self.grads[name].data_ptr() for name in ARGUMENTS))
         start = time.perf_counter()
         for name in ("D", "delta_bias"):
@@ -90,7 +90,7 @@ class NativeScan:
         return 1e3 * (time.perf_counter() - start)
 
     def gradients(self) -> dict[str, Tensor]:
-        """In the shapes of `selective_scan`'s arguments."""
+        """Return the gradients in the shapes of `selective_scan`'s arguments."""
         whole = {name: self.grads[name] for name in ("u", "delta", "z")}
         parts = {name: self.grads[name] for name in ("A", "B", "C", "D", "delta_bias")}
         sums = {name: part[0] if len(part) == 1 else part.sum(0) for name, part in parts.items()}

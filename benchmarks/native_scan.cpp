@@ -3,7 +3,7 @@
 // float32, channels last: u, delta, z, y (b, l, d); A (d, n); B, C (b, l, n); D, bias (d,); softplus, D and z
 // always. d must be a multiple of two vectors, n of TILE_N. Vectors are GCC's: 16 lanes with AVX-512, else 8.
 //
-// A task is a batch item and a block of channels. It walks in chunks of CHUNK steps, and each chunk in tiles of
+// A task is a batch item and a block of channels. It works in chunks of CHUNK steps, and each chunk in tiles of
 // TILE_N states by two vectors of channels, whose states stay in registers over the chunk. Forward keeps the
 // state before each chunk; backward recomputes a chunk's states and decays into a scratch that fits the cache.
 

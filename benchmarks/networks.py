@@ -17,7 +17,7 @@ plan, float16 autocast) and `tiny` (a test).
 
 `name:word=value` is a network with a word of its config changed, as `mm_unet:mixer_output=bare`.
 `name@backend` is a network with another backend of its scans: `mm_unet@mamba_ssm` runs on that package's
-kernels, with copies there and back for every walk but the first. Others to compare with: `resenc_m`,
+kernels, with copies there and back for every direction but the first. Others to compare with: `resenc_m`,
 nnU-Net's residual encoder M on the same plan, and MONAI's networks, as `swin_unetr`. --inference adds
 nnU-Net's sliding window over a volume of one and a half patches along each axis, with all mirrored copies.
 """

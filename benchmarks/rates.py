@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numba
 import torch
 
-from nnunet_mamba.ops.simd import Row, row_operation
+from nnunet_mamba.ops.simd import RowBuilder, row_operation
 
 EXP_PER_CLOCK = 16  # of one NVIDIA multiprocessor
 COPIED = 256 * 2**20  # bytes
@@ -35,7 +35,7 @@ def exponentials(device: str) -> float:
 
 
 @row_operation
-def _exp2(row: Row, width, x):
+def _exp2(row: RowBuilder, width, x):
     for at in row.lanes(width):
         row.store(x, at, row.exp2(row.load(x, at)) - 1.0)
 

@@ -5,10 +5,10 @@
 
 CPU sizes are those of the networks: U-Mamba's stages of 89,600, 11,200 and 700 tokens at batch 2 (16 states),
 and VMamba's 56 x 56 tokens. CUDA sizes are full resolution and deep stages of published plans, in float16 and
-in float32, as the networks call it. K walks share a gate: memory order, its reverse, and then those of other
+in float32, as the networks call it. K directions share a gate: memory order, its reverse, and those of other
 axes (at most 12 in 3D, 4 in 2D). With --native, the same scan by hand in C++ (native_scan.cpp, built with g++
-here and now) takes part, on memory that it was given beforehand. The backend mamba_ssm runs once per walk,
-with copies there and back.
+here and now) takes part, on memory that it was given beforehand. The backend mamba_ssm runs once per
+direction, with copies there and back.
 
 Milliseconds, best of the rounds; all take turns within each round, so that a change of the machine's load
 meets them alike. Peak memory is that of forward and backward beyond their arguments (CUDA only). GB/s counts
@@ -59,8 +59,8 @@ SLOW = ("reference", "torch")
 LONGEST = {"reference": 1000, "torch": 100_000}  # tokens; longer would take minutes
 
 
-def arguments(size: Size, walks: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Of `multi_directional_scan`, all tensors wanting gradients."""
+def arguments(size: Size, k: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Return arguments of `multi_directional_scan`; all tensors require gradients."""
     torch.manual_seed(0)
     b, d, grid, n = size
     length = math.prod(grid)
@@ -69,27 +69,32 @@ def arguments(size: Size, walks: int, device: str, dtype: torch.dtype) -> dict[s
         return torch.randn(shape, device=device, dtype=kind)
 
     tensors = {
-        "u": random(walks, b, length, d),
-        "delta": random(walks, b, length, d),
-        "A": -torch.rand(walks, d, n, device=device) * 16,
-        "B": random(walks, b, 1, length, n),
-        "C": random(walks, b, 1, length, n),
-        "D": torch.ones(walks, d, device=device),
+        "u": random(k, b, length, d),
+        "delta": random(k, b, length, d),
+        "A": -torch.rand(k, d, n, device=device) * 16,
+        "B": random(k, b, 1, length, n),
+        "C": random(k, b, 1, length, n),
+        "D": torch.ones(k, d, device=device),
         "z": random(b, length, d),
-        "delta_bias": random(walks, d, kind=torch.float32) - 4,
+        "delta_bias": random(k, d, kind=torch.float32) - 4,
     }
-    paths = scan_order("raster", len(grid))[:walks]
+    directions = scan_order("raster", len(grid))[:k]
     memory_order = torch.arange(length, dtype=torch.int32)
-    tables = [path.rows(grid) for path in paths]
-    rows = None
+    tables = [direction.token_indices(grid) for direction in directions]
+    indices = None
     if any(table is not None for table in tables):
-        rows = torch.stack([memory_order if table is None else table for table in tables]).to(device)
+        indices = torch.stack([memory_order if table is None else table for table in tables]).to(device)
     wanting = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
-    return {**wanting, "rows": rows, "reverse": [path.backwards for path in paths], "delta_softplus": True}
+    return {
+        **wanting,
+        "indices": indices,
+        "reverse": [direction.reverse for direction in directions],
+        "delta_softplus": True,
+    }
 
 
 def measure(call: dict[str, Any], dy: torch.Tensor, backend: str) -> tuple[float, float, float]:
-    """Milliseconds of one forward and one backward, and MiB of memory beyond what was there."""
+    """Return milliseconds of one forward and one backward, and MiB of memory beyond their arguments."""
     cuda = dy.is_cuda
     wait = torch.cuda.synchronize if cuda else (lambda: None)
     if cuda:
@@ -111,7 +116,7 @@ def measure(call: dict[str, Any], dy: torch.Tensor, backend: str) -> tuple[float
 def compare(
     call: dict[str, Any], length: int, backends: list[str], rounds: int, library: ctypes.CDLL | None
 ) -> dict[str, dict[str, float]]:
-    """Best forward and backward milliseconds by backend, and of C++ as "native"; peak memory."""
+    """Return the best forward and backward milliseconds by backend, and of C++ as "native"; peak memory."""
     dy = torch.ones_like(call["z"])
     usable = [name for name in backends if length <= LONGEST.get(name, length)]
     candidates: dict[str, Any] = {name: partial(measure, call, dy, name) for name in usable}
@@ -131,30 +136,30 @@ def compare(
 
 
 def _channels_first(call: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The one walk of a call as `selective_scan` has it."""
+    """Return the one direction of a call as `selective_scan` has it."""
     own = {name: call[name][0] for name in ("u", "delta", "A", "D", "delta_bias")}
     own |= {name: call[name][0, :, 0] for name in ("B", "C")}
     sequences = {"u", "delta", "z", "B", "C"}
     return {k: t.mT if k in sequences else t for k, t in {**own, "z": call["z"]}.items()}
 
 
-def least(size: Size, walks: int, value: int) -> dict[str, float]:
-    """Bytes and exponentials that forward and backward need; each argument and result, of `value` bytes, is
-    counted once."""
+def least(size: Size, k: int, value: int) -> dict[str, float]:
+    """Return the bytes and exponentials that forward and backward need; each argument and result, of `value`
+    bytes, is counted once."""
     b, d, grid, n = size
     tokens = b * math.prod(grid)
-    per_walk, shared, states = d * value, d * value, n * value
+    per_direction, shared, states = d * value, d * value, n * value
     return {
-        "forward_bytes": tokens * (walks * (2 * per_walk + 2 * states) + 2 * shared),  # u, delta, B, C; z, y
+        "forward_bytes": tokens * (k * (2 * per_direction + 2 * states) + 2 * shared),  # u, delta, B, C; z, y
         "backward_bytes": tokens
-        * (walks * (4 * per_walk + 4 * states) + 3 * shared),  # and gradients; dy, dz
-        "forward_exps": tokens * walks * d * n,
-        "backward_exps": 2 * tokens * walks * d * n,
+        * (k * (4 * per_direction + 4 * states) + 3 * shared),  # and gradients; dy, dz
+        "forward_exps": tokens * k * d * n,
+        "backward_exps": 2 * tokens * k * d * n,
     }
 
 
 def rated(found: dict[str, float], need: dict[str, float], rates: dict[str, float]) -> dict[str, float]:
-    """GB/s and share of the floor, of forward and backward together."""
+    """Return GB/s and the share of the floor, of forward and backward together."""
     seconds = (found["forward_ms"] + found["backward_ms"]) / 1e3
     floors = [
         max(need[f"{part}_bytes"] / rates["bytes"], need[f"{part}_exps"] / rates["exps"])
@@ -167,14 +172,14 @@ def rated(found: dict[str, float], need: dict[str, float], rates: dict[str, floa
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| size (batch, channels, tokens, states) | dtype | walks | backend | forward ms | backward ms "
+        "| size (batch, channels, tokens, states) | dtype | directions | backend | forward ms | backward ms "
         "| over the best | peak MiB | GB/s | share of the floor |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         memory = "" if math.isnan(row["peak_mib"]) else f"{row['peak_mib']:.0f}"
         lines.append(
-            f"| {row['size']} | {row['dtype']} | {row['walks']} | `{row['backend']}` "
+            f"| {row['size']} | {row['dtype']} | {row['directions']} | `{row['backend']}` "
             f"| {row['forward_ms']:.2f} | {row['backward_ms']:.2f} | {row['over_best']:.2f} "
             f"| {memory} | {row['gb_per_s']:.1f} | {row['floor']:.0%} |"
         )
@@ -188,7 +193,9 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--walks", type=int, nargs="+", help="default: 1 on the CPU; 1, 2, 4 and 8 on CUDA")
+    parser.add_argument(
+        "--directions", type=int, nargs="+", help="default: 1 on the CPU; 1, 2, 4 and 8 on CUDA"
+    )
     parser.add_argument("--sizes", nargs="+", help="names of them; default: the device's")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: float32; on CUDA float16, too")
     parser.add_argument("--native", action="store_true", help="C++ as well; needs g++")
@@ -208,9 +215,9 @@ def main() -> None:
     library = build() if args.native else None
     rates = {"bytes": bandwidth(args.device), "exps": exponentials(args.device)}
     record = {**surroundings(args.device), "rounds": args.rounds, "rates_per_s": rates, "rows": []}
-    walks = args.walks or ((1, 2, 4, 8) if cuda else (1,))
+    directions = args.directions or ((1, 2, 4, 8) if cuda else (1,))
     dtypes = args.dtypes or (("float16", "float32") if cuda else ("float32",))
-    for (name, size), dtype, k in product(sizes.items(), dtypes, walks):
+    for (name, size), dtype, k in product(sizes.items(), dtypes, directions):
         call = arguments(size, k, args.device, DTYPES[dtype])
         found = compare(call, math.prod(size[2]), backends, args.rounds, library)
         need = least(size, k, DTYPES[dtype].itemsize)
@@ -218,7 +225,7 @@ def main() -> None:
         label = f"{name} ({size[0]}, {size[1]}, {math.prod(size[2])}, {size[3]})"
         for backend, result in found.items():
             ratio = {"over_best": (result["forward_ms"] + result["backward_ms"]) / best}
-            kind = {"size": label, "dtype": dtype, "walks": k, "backend": backend}
+            kind = {"size": label, "dtype": dtype, "directions": k, "backend": backend}
             record["rows"].append({**kind, **result, **ratio, **rated(result, need, rates)})
             print(table(record["rows"][-1:]).splitlines()[-1], flush=True)
         if args.record:  # after every size: what is measured stays, whatever comes
@@ -226,7 +233,7 @@ def main() -> None:
 
 
 def describe(record: dict[str, Any]) -> str:
-    """The record as a page of Markdown."""
+    """Return the record as Markdown."""
     rates = record["rates_per_s"]
     measured = f"{rates['bytes'] / 1e9:.0f} GB/s copied, {rates['exps'] / 1e9:.1f} G exponentials/s"
     return f"{heading(record)} Best of {record['rounds']} rounds; {measured}.\n\n{table(record['rows'])}\n"

@@ -1,4 +1,4 @@
-"""A CUDA driver that does nothing: Triton compiles, binds arguments and launches as on a GPU; nothing runs.
+"""CUDA driver that does nothing: Triton compiles, binds arguments and launches as on a GPU; nothing runs.
 
 For counting kernels and for timing what a launch costs the CPU, on machines without a GPU. Triton builds its
 real launcher against a small library of stubs, for which a C compiler is needed. Outputs are not computed.
@@ -47,10 +47,10 @@ STUB(cuTensorMapEncodeIm2col, (void), )
 
 
 def install(folder: Path, capability: int = 90) -> Any:
-    """Make it Triton's driver for the rest of this process, and return it; `folder` keeps what is built.
+    """Make the stub Triton's driver for the rest of this process and return it; build it in `folder`.
 
-    `capability` is an attribute of what is returned, and may be changed. To be called before Triton's first
-    use. Raises RuntimeError where there is no C compiler.
+    `capability` is an attribute of the driver and may be changed. Call this before Triton's first use. Raises
+    RuntimeError if there is no C compiler.
     """
     (folder / "stubs.c").write_text(STUBS)
     library = folder / "libcuda.so.1"

@@ -1,4 +1,6 @@
-"""Walks over a voxel grid: in which order a feature map is read as a sequence.
+"""Scan orders: the orders in which a feature map is read as a sequence of tokens.
+
+A scan order is a name that stands for one or more directions; a direction gives the token index of each step.
 
 L = prod(grid) tokens, numbered in C order (last axis fastest). Grid axes are called D, H, W in 3D and H, W
 in 2D; a raster order is their names from slowest to fastest: "DHW" is memory order, "-DHW" its reverse. The
@@ -23,27 +25,28 @@ WINDOW = 4  # edge of the windows of (n), of which [1] gives no size
 
 
 @dataclass(frozen=True)
-class ScanPath:
-    """One walk, optionally from its far end.
+class ScanDirection:
+    """Direction of a scan: an order of the tokens, optionally from the last to the first.
 
     pattern   `raster` over `axes` from slowest to fastest, or a name of PATTERNS, or `slices`: raster in
               which each slice of the first axis is a sequence of its own
-    n         what the pattern counts: the edge of its windows, its interleaved pieces
+    n         number of the pattern: the edge of its windows, its interleaved pieces
     """
 
     axes: tuple[int, ...]
-    backwards: bool = False
+    reverse: bool = False
     pattern: str = "raster"
     n: int = 0
 
     def n_sequences(self, grid: tuple[int, ...]) -> int:
-        """Into how many sequences, one after the other in memory, the walk divides the tokens."""
+        """Return the number of sequences, one after the other in memory, that the direction divides the
+        tokens into."""
         return grid[0] if self.pattern == "slices" else 1
 
-    def rows(self, grid: tuple[int, ...], device: torch.device | None = None) -> Tensor | None:
-        """The token that each step of the forward walk visits, int32 (L,); None stands for memory order.
+    def token_indices(self, grid: tuple[int, ...], device: torch.device | None = None) -> Tensor | None:
+        """Return the token of each step, int32 (L,), a permutation; None stands for memory order.
 
-        `backwards` is not applied: the operators walk a table in either direction.
+        `reverse` is not applied: the operators read the indices from either end.
         """
         if self.pattern == "slices" or (self.pattern == "raster" and self.axes == tuple(range(len(grid)))):
             return None
@@ -54,7 +57,7 @@ class ScanPath:
 
 
 def _windows(tokens: Tensor, grid: tuple[int, ...], edge: int) -> Tensor:
-    """Raster over windows, and raster within each; those at the far ends may be smaller."""
+    """Return times of a raster over windows, and within each; windows at the far ends may be smaller."""
     where = _coordinates(tokens, grid)
     time = torch.zeros_like(tokens)
     for x, size in zip(where, grid, strict=True):
@@ -65,7 +68,8 @@ def _windows(tokens: Tensor, grid: tuple[int, ...], edge: int) -> Tensor:
 
 
 def _zigzag(tokens: Tensor, grid: tuple[int, ...], n: int) -> Tensor:
-    """Rows and slices in turn forwards and backwards, so that each step goes to a neighbour."""
+    """Return times of rows and slices in turn forwards and backwards, so that each step goes to a
+    neighbour."""
     time = torch.zeros_like(tokens)
     for x, size in zip(_coordinates(tokens, grid), grid, strict=True):
         time = time * size + torch.where(time % 2 == 0, x, size - 1 - x)
@@ -73,18 +77,21 @@ def _zigzag(tokens: Tensor, grid: tuple[int, ...], n: int) -> Tensor:
 
 
 def _diagonal(tokens: Tensor, grid: tuple[int, ...], n: int) -> Tensor:
-    """Diagonal planes of constant d + h + w, each in memory order."""
+    """Return times of diagonal planes of constant d + h + w, each in memory order."""
     return torch.stack(_coordinates(tokens, grid)).sum(0)
 
 
 def _interleave(tokens: Tensor, grid: tuple[int, ...], n: int) -> Tensor:
-    """The sequence is cut into n equal pieces (the last may be shorter), which take turns token by token: in
-    SegMamba, arXiv:2401.13560, the walk across slices."""
+    """Return times of n equal pieces of the sequence (the last may be shorter) that take turns token by
+    token.
+
+    SegMamba, arXiv:2401.13560, scans across slices like this.
+    """
     piece = -(-len(tokens) // n)
     return tokens % piece * n + tokens // piece
 
 
-# name -> (tokens int64 (L,), grid, n) -> when each token is visited, in any increasing numbers
+# name -> (tokens int64 (L,), grid, n) -> the time of each token, in any increasing numbers
 PATTERNS: dict[str, Callable[[Tensor, tuple[int, ...], int], Tensor]] = {
     "windows": _windows,
     "zigzag": _zigzag,
@@ -94,6 +101,7 @@ PATTERNS: dict[str, Callable[[Tensor, tuple[int, ...], int], Tensor]] = {
 
 
 def _coordinates(tokens: Tensor, grid: tuple[int, ...]) -> list[Tensor]:
+    """Return the coordinates of tokens, one tensor per axis."""
     strides = [math.prod(grid[axis + 1 :]) for axis in range(len(grid))]
     return [tokens // stride % size for stride, size in zip(strides, grid, strict=True)]
 
@@ -109,7 +117,7 @@ LETTERS = {
         **{letter: _LETTERS_2D[letter] for letter in "nop"},
     },
 }
-MM_UNET_ROWS = {  # [1]; B6 to B9 are a pattern walked in both directions
+MM_UNET_ROWS = {  # [1]; B6 to B9 are a pattern and its reverse
     "B1": "a",
     "B2": "a,b",
     "B3": "a,b,k",
@@ -122,16 +130,17 @@ MM_UNET_ROWS = {  # [1]; B6 to B9 are a pattern walked in both directions
 }
 
 
-def scan_order(name: str, ndim: int) -> tuple[ScanPath, ...]:
-    """The walks that `name` stands for on a grid of `ndim` axes (2 or 3).
+def scan_order(name: str, ndim: int) -> tuple[ScanDirection, ...]:
+    """Return the directions that `name` stands for on a grid of `ndim` axes (2 or 3).
 
     uni         memory order
     bi          memory order and its reverse
     multi       every axis fastest once, each forwards and backwards
     raster      all orders of the axes, each forwards and backwards
     B1 ... B9   the rows of MM-UNet's table of scan orders
-    or walks separated by commas: raster orders by their axes, as in "DHW,-DHW,HWD"; slices, windows, zigzag,
-    diagonal; interleaveN (N pieces in turn); or letters of MM-UNet's fig. 3. A leading - reverses a walk.
+    or directions separated by commas: raster orders by their axes, as in "DHW,-DHW,HWD"; slices, windows,
+    zigzag, diagonal; interleaveN (N pieces in turn); or letters of MM-UNet's fig. 3. A leading - reverses a
+    direction.
 
     Raises ValueError for names that are unknown or make no sense in `ndim` axes.
     """
@@ -147,11 +156,11 @@ def scan_order(name: str, ndim: int) -> tuple[ScanPath, ...]:
         **MM_UNET_ROWS,
     }
     try:
-        return tuple(_path(word.strip(), ndim) for word in sets.get(name, name).split(","))
+        return tuple(_parse_direction(word.strip(), ndim) for word in sets.get(name, name).split(","))
     except KeyError as unknown:
         patterns = [pattern for pattern in ("slices", *PATTERNS) if ndim == 3 or pattern != "slices"]
         raise ValueError(
-            f"Unknown scan order {name!r} in {ndim}D, which has no walk {unknown}; choose one of "
+            f"Unknown scan order {name!r} in {ndim}D, which has no direction {unknown}; choose one of "
             f"{', '.join(sets)}, or a list of {', '.join(''.join(p) for p in permutations(axes))}, "
             f"{', '.join(patterns)}N and the letters {', '.join(LETTERS[ndim])}, "
             f"each with a leading - for its reverse."
@@ -159,24 +168,25 @@ def scan_order(name: str, ndim: int) -> tuple[ScanPath, ...]:
 
 
 def _there_and_back(words: Iterable[str]) -> str:
+    """Return directions by their words, each followed by its reverse."""
     return ",".join(f"{word},-{word}" for word in words)
 
 
-def _path(word: str, ndim: int) -> ScanPath:
-    """One walk by its word. KeyError where there is none."""
+def _parse_direction(word: str, ndim: int) -> ScanDirection:
+    """Return a direction by its word. Raises KeyError if there is none."""
     if word.startswith("-"):
-        path = _path(word[1:], ndim)
-        return replace(path, backwards=not path.backwards)
+        direction = _parse_direction(word[1:], ndim)
+        return replace(direction, reverse=not direction.reverse)
     if word in LETTERS[ndim]:
-        return _path(LETTERS[ndim][word], ndim)
+        return _parse_direction(LETTERS[ndim][word], ndim)
     memory_order = tuple(range(ndim))
     if sorted(word) == sorted(AXES[ndim]):
-        return ScanPath(tuple(AXES[ndim].index(axis) for axis in word))
+        return ScanDirection(tuple(AXES[ndim].index(axis) for axis in word))
     pieces = re.fullmatch("interleave([1-9][0-9]*)", word)
     if pieces:
-        return ScanPath(memory_order, pattern="interleave", n=int(pieces[1]))
+        return ScanDirection(memory_order, pattern="interleave", n=int(pieces[1]))
     if word == "windows":
-        return ScanPath(memory_order, pattern=word, n=WINDOW)
+        return ScanDirection(memory_order, pattern=word, n=WINDOW)
     if word in ("zigzag", "diagonal") or (word == "slices" and ndim == 3):
-        return ScanPath(memory_order, pattern=word)
+        return ScanDirection(memory_order, pattern=word)
     raise KeyError(word)

@@ -15,9 +15,9 @@ did not reach. The same is done for the sequence from its far end, and for both 
 
 What differs from the paper, which gives neither code nor sizes: it does not say how it fits, nor to which
 target. A model that may see u_t itself has the identity for an answer, so here it sees only what came before.
-The paper finds large errors at values far from the mean and at the ends of rows, where the walk jumps to the
-other side of the picture, and that the reverse walk repairs the latter. Here the jump shows as an error at
-the beginning of each row, which the reverse walk has on the other side; with both, either side lies between
+The paper finds large errors at values far from the mean and at the ends of rows, where the scan jumps to the
+other side of the picture, and that the reverse scan repairs the latter. Here the jump shows as an error at
+the beginning of each row, which the reverse scan has on the other side; with both, either side lies between
 the two. Values far from the mean are fitted no worse than others in the default picture.
 
 [1] Xie et al., MM-UNet, arXiv:2503.17540.
@@ -64,7 +64,7 @@ def read_picture(file: Path | None) -> np.ndarray:
 
 
 def fit_all(picture: np.ndarray) -> dict[str, np.ndarray]:
-    """What the walk, its reverse, and both together predict, folded back onto the picture."""
+    """What the scan, its reverse, and both together predict, folded back onto the picture."""
     u = picture.flatten()
     there, back = states_before(u), states_before(u[::-1])[::-1]
     features = {"forward": there, "reverse": back, "both": np.concatenate((there, back), axis=1)}

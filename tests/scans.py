@@ -1,4 +1,4 @@
-"""Random scans for tests of the operators: one sequence as mamba_ssm has it, or several walks."""
+"""Random scans for tests of the operators: one sequence as mamba_ssm has it, or several directions."""
 
 import torch
 from torch import Tensor
@@ -33,8 +33,8 @@ def outputs_and_gradients(arguments, dy, **options) -> dict[str, Tensor]:
     )
 
 
-def walks_problem(
-    k, b, length, d, n, *, g=1, shared=False, optional=True, rows=True, dtype=torch.float64, device="cpu"
+def directions_problem(
+    k, b, length, d, n, *, g=1, shared=False, optional=True, indices=True, dtype=torch.float64, device="cpu"
 ) -> tuple[dict[str, Tensor], dict]:
     """Random arguments of `multi_directional_scan` that need gradients, and options."""
     torch.manual_seed(0)
@@ -51,22 +51,24 @@ def walks_problem(
     }
     if optional:
         arguments |= {"D": random(k, d), "z": random(b, length, d), "delta_bias": random(k, d)}
-    return arguments, {"delta_softplus": True, **walks_options(k, length, rows, device)}
+    return arguments, {"delta_softplus": True, **directions_options(k, length, indices, device)}
 
 
-def walks_options(k, length, rows, device="cpu") -> dict:
-    tables = torch.stack([torch.randperm(length) for _ in range(k)]).to(device, torch.int32) if rows else None
-    return {"reverse": [walk % 2 == 1 for walk in range(k)], "rows": tables}
+def directions_options(k, length, indices, device="cpu") -> dict:
+    permutations = (
+        torch.stack([torch.randperm(length) for _ in range(k)]).to(device, torch.int32) if indices else None
+    )
+    return {"reverse": [direction % 2 == 1 for direction in range(k)], "indices": permutations}
 
 
-def walks_results(arguments, options, backend) -> dict[str, Tensor]:
+def directions_results(arguments, options, backend) -> dict[str, Tensor]:
     """Outputs and gradients of `multi_directional_scan`, for the same random gradient of y."""
     y = multi_directional_scan(**arguments, **options, backend=backend)
     return _with_gradients(y, arguments)
 
 
 def convolutions(
-    k, b, length, d, taps, *, shared=False, bias=True, rows=True, dtype=torch.float64, device="cpu"
+    k, b, length, d, taps, *, shared=False, bias=True, indices=True, dtype=torch.float64, device="cpu"
 ):
     """Random arguments of `multi_directional_conv1d` that want gradients, and its options."""
     torch.manual_seed(0)
@@ -77,7 +79,7 @@ def convolutions(
         name: torch.randn(shape, dtype=dtype, device=device).requires_grad_()
         for name, shape in shapes.items()
     }
-    return arguments, walks_options(k, length, rows, device)
+    return arguments, directions_options(k, length, indices, device)
 
 
 def convolution_results(arguments, options, backend, activation="silu") -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Where the time of a scan and of a convolution goes on a GPU, and mamba_ssm's own scan beside them.
+"""Breakdown of the time of a scan and a convolution on a GPU, and mamba_ssm's own scan beside them.
 
     python benchmarks/gpu/breakdown.py RESULT.json [--dry: one small size, on the CPU]
 
@@ -6,8 +6,8 @@ alone_ms     from a call until the GPU has finished it, the median
 queued_ms    of a call of many in a row: the GPU's time, or the CPU's for the launches if that is longer
 kernels_us   of the GPU by kernel, the ten longest of forward and backward
 
-mamba_ssm's scan is on tensors as it likes them: channels first, one walk, no copies. A measurement that fails
-is written down as its error.
+mamba_ssm's scan is on tensors as it likes them: channels first, one direction, no copies. A measurement that
+fails is recorded as its error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nnunet_mamba import available_backends
 from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan
 from nnunet_mamba.ops.backends import force_backend
 
-SIZES = [  # walks, batch, tokens, channels
+SIZES = [  # directions, batch, tokens, channels
     (2, 1, 48 * 192 * 192, 64),
     (2, 2, 32 * 80 * 80, 64),
     (2, 2, 32 * 80 * 80, 128),
@@ -77,7 +77,7 @@ class Problem:
     """Random tensors of one size."""
 
     def __init__(self, size: tuple[int, ...], dtype: torch.dtype, device: str):
-        self.walks, self.batch, self.tokens, self.channels = size
+        self.directions, self.batch, self.tokens, self.channels = size
         self.dtype, self.device = dtype, device
 
     def random(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -87,12 +87,12 @@ class Problem:
         return (-16 * torch.rand(shape, device=self.device)).requires_grad_()
 
     def scan(self) -> Call:
-        k, b, length, d = self.walks, self.batch, self.tokens, self.channels
+        k, b, length, d = self.directions, self.batch, self.tokens, self.channels
         inputs = [self.random(k, b, length, d), self.random(k, b, length, d), self.rates(k, d, 16)]
         inputs += [self.random(k, b, 1, length, 16), self.random(k, b, 1, length, 16)]
         inputs += [self.random(k, d, dtype=torch.float32), self.random(b, length, d)]
         inputs += [self.random(k, d, dtype=torch.float32)]
-        reverse = [walk % 2 == 1 for walk in range(k)]
+        reverse = [direction % 2 == 1 for direction in range(k)]
         return lambda: multi_directional_scan(*inputs, True, reverse=reverse), inputs  # type: ignore[arg-type]
 
     def mamba_ssm(self) -> Call:
@@ -106,13 +106,13 @@ class Problem:
         return lambda: selective_scan_fn(*inputs, True), inputs
 
     def convolution(self) -> Call:
-        k, d = self.walks, self.channels
+        k, d = self.directions, self.channels
         inputs = [self.random(1, self.batch, self.tokens, d), self.random(k, d, 4), self.random(k, d)]
-        reverse = [walk % 2 == 1 for walk in range(k)]
+        reverse = [direction % 2 == 1 for direction in range(k)]
         return lambda: multi_directional_conv1d(*inputs, "silu", reverse=reverse), inputs  # type: ignore[arg-type]
 
     def measure(self, what: str) -> dict[str, Any]:
-        """With our Triton kernels on a GPU, whatever the self-check says of them."""
+        """Measure with our Triton kernels on a GPU, whatever their self-check says."""
         with force_backend("triton" if self.device == "cuda" else None):
             return self._measure(what)
 

@@ -1,4 +1,4 @@
-"""Everything that an NVIDIA GPU has to tell, the most important first, by one command within a time limit.
+"""All measurements on an NVIDIA GPU, the most important first, by one command within a time limit.
 
     python benchmarks/gpu/run.py                        all stages, 480 seconds
     python benchmarks/gpu/run.py correct scans          some of them
@@ -7,7 +7,7 @@
     check      nnunet-mamba doctor --gpu: the self-check, and a scan beside mamba_ssm's
     correct    the kernels' tests: each output and gradient against float64, memory poisoned with NaN
     kernels    breakdown.py: time per call alone and queued, and of the GPU by kernel, beside mamba_ssm's scan
-    scans      benchmarks/scan.py: one to four walks, half and single precision, peak memory
+    scans      benchmarks/scan.py: one to four directions, half and single precision, peak memory
     networks   benchmarks/networks.py: training steps and peak memory on the published plan, beside nnU-Net
     train      nnUNetv2_train: 3 epochs of 50 steps with float16's scaler; needs a preprocessed Dataset004
     predict    benchmarks/predict.py: the sliding window, nnU-Net's and ours
@@ -46,8 +46,8 @@ TAIL = 30  # lines of a stage's output that are printed; all are kept
 
 @dataclass(frozen=True)
 class Stage:
-    """A program and its arguments, in which OUT is the folder of results, and RIVALS is `rivals` where
-    mamba_ssm can be used and nothing elsewhere. What does not begin with a program's name is python's."""
+    """Command of a stage. OUT is the folder of results; RIVALS is `rivals` where mamba_ssm can be used, else
+    nothing. A command that does not begin with a program's name is python's."""
 
     name: str
     seconds: int  # at most
@@ -72,7 +72,7 @@ STAGES = (
     Stage(
         "scans",
         80,
-        "benchmarks/scan.py --device cuda --rounds 3 --walks 1 2 4 --backends triton RIVALS "
+        "benchmarks/scan.py --device cuda --rounds 3 --directions 1 2 4 --backends triton RIVALS "
         "--record OUT/scan",
         dry="benchmarks/scan.py --rounds 1 --sizes S3 --backends numba --record OUT/scan",
         rivals="mamba_ssm",
@@ -110,7 +110,7 @@ STAGES = (
 
 
 class Run:
-    """Results in `out`, packed after each stage; `limit` seconds from now."""
+    """Run of the stages, until `limit` seconds from now; results in `out` are packed after each stage."""
 
     def __init__(self, out: Path, limit: float, dry: bool):
         self.out, self.dry, self.end = out.resolve(), dry, time.monotonic() + limit
@@ -122,7 +122,7 @@ class Run:
         self.failed: list[str] = []
 
     def _environment(self) -> dict[str, str]:
-        """Of the stages: what .gpu holds comes first, and nothing is kept in the user's folders."""
+        """Return the stages' environment: .gpu's packages first, nothing kept in the user's folders."""
         paths, brought = [str(ROOT)], Path(".gpu").resolve()
         if (brought / "wheels").is_dir():
             site = self.work / "site"
@@ -151,7 +151,7 @@ class Run:
         return {**os.environ, **own}
 
     def lacks(self, needed: str) -> str:
-        """What is missing of a stage's `needs`, or nothing."""
+        """Return what a stage `needs` and is missing, or nothing."""
         if needed != "data":
             return "" if not needed or shutil.which(needed) else f"{needed} is not installed"
         folder = Path(self.environment.get("nnUNet_preprocessed", "nowhere"))
@@ -186,7 +186,7 @@ class Run:
 
     @cached_property
     def rival_is_here(self) -> bool:
-        """Whether mamba_ssm's scan can be used; if it was brought and cannot be, that is a failure."""
+        """Return whether mamba_ssm's scan can be used; record a failure if it was brought and cannot be."""
         look = [sys.executable, "-c", "import torch, selective_scan_cuda"]
         done = subprocess.run(look, env=self.environment, capture_output=True, text=True, check=False)
         if done.returncode and any(Path(".gpu/wheels").glob("mamba_ssm-*")):
@@ -200,7 +200,7 @@ class Run:
             log.write(text + "\n")
 
     def pack(self) -> None:
-        """What nnU-Net wrote of the training, too."""
+        """Pack the results, with what nnU-Net wrote of the training."""
         for file in Path(self.environment["nnUNet_results"]).glob("*/*/fold_0/*"):
             if file.name == "progress.png" or file.name.startswith("training_log"):
                 shutil.copy(file, self.results)
@@ -211,7 +211,7 @@ class Run:
 
 
 def run_for(command: Sequence[str], seconds: float, output: Path, environment: dict[str, str]) -> int:
-    """The exit code; 124 if the command and all that it started had to be killed."""
+    """Run a command and return its exit code; 124 if it and all that it started had to be killed."""
     with output.open("w") as file:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True

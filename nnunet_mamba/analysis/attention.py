@@ -4,7 +4,7 @@ Unrolled, the scan of one channel is y = M u with
 
     M[t, s] = C_t (prod_{s<r<=t} Abar_r) Bbar_s,   Abar_r = exp(delta_r A),   Bbar_s = delta_s B_s,
 
-lower triangular in the order of the walk. Row t has the weight of each token s in the output of the walk at
+lower triangular in the order of the scan. Row t has the weight of each token s in the output of the scan at
 token t, before the gate and without the direct term D u_t. l tokens, d channels, n states; M is never built:
 a row takes O(l d) memory. All is in float64.
 
@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from nnunet_mamba.analysis.activations import ScanInput
 from nnunet_mamba.blocks.mamba import Mamba, SelectiveSSM
 from nnunet_mamba.blocks.vss import SS2D
-from nnunet_mamba.ops.reference import causal_conv1d_reference, visited
-from nnunet_mamba.scan_order import AXES, ScanPath
+from nnunet_mamba.ops.reference import causal_conv1d_reference, scan_indices
+from nnunet_mamba.scan_order import AXES, ScanDirection
 
 CHUNK = 256  # steps at once
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Walk of one block over one map, its steps in the order of the walk.
+    """One direction of one block over one map, its steps in the order of the scan.
 
     u, delta  (g, l, d) of g sequences, one after the other in memory; mostly g = 1
     A         (d, n), negative
@@ -41,7 +41,7 @@ class Scan:
     tokens    (l,) the token of its sequence that each step visits
     """
 
-    walk: str
+    direction: str
     grid: tuple[int, ...]
     u: Tensor
     delta: Tensor
@@ -83,27 +83,27 @@ def iterate_scans(block: Mamba | SS2D, x: Tensor, grid: tuple[int, ...]) -> Iter
     return _mamba_scans(block, x, grid) if isinstance(block, Mamba) else _ss2d_scans(block, x, grid)
 
 
-def walk_name(path: ScanPath, ndim: int) -> str:
-    """Return a walk's name, as `scan_order` spells it."""
-    if path.pattern != "raster":
-        word = path.pattern + (str(path.n) if path.pattern == "interleave" else "")
+def direction_name(direction: ScanDirection, ndim: int) -> str:
+    """Return the name of a direction, as `scan_order` spells it."""
+    if direction.pattern != "raster":
+        word = direction.pattern + (str(direction.n) if direction.pattern == "interleave" else "")
     else:
-        word = "".join(AXES[ndim][axis] for axis in path.axes)
-    return f"-{word}" if path.backwards else word
+        word = "".join(AXES[ndim][axis] for axis in direction.axes)
+    return f"-{word}" if direction.reverse else word
 
 
 def _mamba_scans(block: Mamba, tokens: Tensor, grid: tuple[int, ...]) -> Iterator[Scan]:
     """Yield the scans of a Mamba block for its tokens (1, l, C)."""
     x = F.linear(tokens, block.in_proj.weight.detach().double().chunk(2)[0])
-    for ssm, path in zip([block, *block.further], block.paths, strict=True):
+    for ssm, direction in zip([block, *block.further], block.directions, strict=True):
         assert isinstance(ssm, SelectiveSSM)
         p = {name: parameter.detach().double() for name, parameter in ssm.named_parameters()}
-        sequences = x.reshape(path.n_sequences(grid), -1, x.shape[-1])
-        rows = path.rows(grid, x.device)
+        sequences = x.reshape(direction.n_sequences(grid), -1, x.shape[-1])
+        indices = direction.token_indices(grid, x.device)
         filters = p["conv1d.weight"].squeeze(1)
-        u = causal_conv1d_reference(sequences, filters, p["conv1d.bias"], rows, True, path.backwards)
+        u = causal_conv1d_reference(sequences, filters, p["conv1d.bias"], indices, True, direction.reverse)
         yield _build_scan(
-            path, grid, u, p["x_proj.weight"], p["dt_proj.weight"], p["dt_proj.bias"], p["A_log"]
+            direction, grid, u, p["x_proj.weight"], p["dt_proj.weight"], p["dt_proj.bias"], p["A_log"]
         )
 
 
@@ -114,10 +114,10 @@ def _ss2d_scans(block: SS2D, x: Tensor, grid: tuple[int, ...]) -> Iterator[Scan]
     padding = (p["conv2d.weight"].shape[-1] - 1) // 2
     u = F.conv2d(u, p["conv2d.weight"], p["conv2d.bias"], padding=padding, groups=u.shape[1])
     u = F.silu(u).permute(0, 2, 3, 1).flatten(1, 2)
-    A_logs = p["A_logs"].unflatten(0, (len(block.paths), -1))
-    for k, path in enumerate(block.paths):
+    A_logs = p["A_logs"].unflatten(0, (len(block.directions), -1))
+    for k, direction in enumerate(block.directions):
         yield _build_scan(
-            path,
+            direction,
             grid,
             u,
             p["x_proj_weight"][k],
@@ -128,7 +128,7 @@ def _ss2d_scans(block: SS2D, x: Tensor, grid: tuple[int, ...]) -> Iterator[Scan]
 
 
 def _build_scan(
-    path: ScanPath,
+    direction: ScanDirection,
     grid: tuple[int, ...],
     u: Tensor,
     x_proj: Tensor,
@@ -136,27 +136,30 @@ def _build_scan(
     dt_bias: Tensor,
     A_log: Tensor,
 ) -> Scan:
-    """Return a scan with delta, B and C of u [Mamba, alg. 2], in the order of the walk."""
-    tokens = visited(math.prod(grid) // len(u), path.rows(grid, u.device), path.backwards, u.device)
+    """Return a scan with delta, B and C of u [Mamba, alg. 2], in the order of the scan."""
+    tokens = scan_indices(
+        math.prod(grid) // len(u), direction.token_indices(grid, u.device), direction.reverse, u.device
+    )
     u, d_state = u[:, tokens], A_log.shape[1]
     dt, B, C = F.linear(u, x_proj).split([dt_proj.shape[1], d_state, d_state], dim=-1)
     delta = F.softplus(F.linear(dt, dt_proj, dt_bias))
-    return Scan(walk_name(path, len(grid)), grid, u, delta, -A_log.exp(), B, C, tokens)
+    return Scan(direction_name(direction, len(grid)), grid, u, delta, -A_log.exp(), B, C, tokens)
 
 
 @dataclass(frozen=True)
 class Attention:
-    """Maps of one voxel in one block, one per walk over the block's grid, and the voxel's place on it."""
+    """Maps of one voxel in one block, one per direction over the block's grid, and the voxel's place on
+    it."""
 
     name: str
     stage: int
     place: tuple[int, ...]
     stride: tuple[int, ...]
-    maps: dict[str, Tensor]  # walk -> (*grid)
+    maps: dict[str, Tensor]  # direction -> (*grid)
 
     @property
     def total(self) -> Tensor:
-        """Return the sum over walks, whose outputs a block adds."""
+        """Return the sum over directions, whose outputs a block adds."""
         return torch.stack(list(self.maps.values())).sum(0)
 
 
@@ -168,7 +171,7 @@ def compute_attention(recorded: ScanInput, place: Sequence[int]) -> Attention:
         token = token * size + at
     maps: dict[str, Tensor] = {}
     for scan in iterate_scans(recorded.block, recorded.x, recorded.grid):
-        maps[scan.walk] = maps.get(scan.walk, 0) + scan.attention_map(token)
+        maps[scan.direction] = maps.get(scan.direction, 0) + scan.attention_map(token)
     return Attention(recorded.name, recorded.stage, own, recorded.stride, maps)
 
 

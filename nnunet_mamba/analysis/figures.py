@@ -26,8 +26,8 @@ MARK = "#00b3a4"
 def draw_attention(
     file: Path, found: Sequence[Attention], patch: Tensor, place: Sequence[int], title: str
 ) -> None:
-    """Draw a row per block: the image, a map per walk, their sum; logarithmic, each on its own scale. Values
-    smaller by more than `DECADES`, zero included, are black."""
+    """Draw a row per block: the image, a map per direction, their sum; logarithmic, each on its own scale.
+    Values smaller by more than `DECADES`, zero included, are black."""
     image = select_plane(patch, place)
     columns = max(len(one.maps) for one in found) + 2
     with matplotlib.rc_context(STYLE):
@@ -40,11 +40,11 @@ def draw_attention(
                 ax.set_axis_off()
             show_image(row[0], image, place)
             row[0].set_title(f"stage {one.stage}\n{shorten_name(one.name)}", fontsize=7)
-            maps = [*one.maps.items(), ("sum of walks", one.total)]
-            for ax, (walk, values) in zip(row[1:], maps, strict=False):
+            maps = [*one.maps.items(), ("sum of directions", one.total)]
+            for ax, (direction, values) in zip(row[1:], maps, strict=False):
                 show_map(ax, select_plane(upsample_to_patch(values, one.stride, patch.shape), place))
                 mark_voxel(ax, place)
-                ax.set_title(walk)
+                ax.set_title(direction)
         figure.savefig(file, dpi=DPI)
 
 

@@ -19,13 +19,14 @@ Size = Sequence[int]
 
 
 def activation() -> nn.Module:
+    """Return nnU-Net's leaky ReLU."""
     return nn.LeakyReLU(0.01, inplace=True)
 
 
 def convolution(
     in_channels: int, out_channels: int, kernel: Size, stride: Size | None = None, bias: bool = True
 ) -> nn.Module:
-    """A convolution padded so that stride 1 keeps the grid (odd kernels)."""
+    """Return a convolution padded so that stride 1 keeps the grid (odd kernels)."""
     padding = [(k - 1) // 2 for k in kernel]
     stride = tuple(stride or [1] * len(kernel))
     return CONV[len(kernel)](in_channels, out_channels, tuple(kernel), stride, padding, bias=bias)
@@ -34,7 +35,7 @@ def convolution(
 def pointwise(
     in_channels: int, out_channels: int, ndim: int, stride: Size | None = None, bias: bool = True
 ) -> nn.Module:
-    """A convolution that sees one voxel."""
+    """Return a 1x1(x1) convolution."""
     return convolution(in_channels, out_channels, [1] * ndim, stride, bias)
 
 
@@ -60,7 +61,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class StackedConvs(nn.Module):
-    """`n_convs` times convolution, norm, activation; the first changes channels and strides.
+    """Stack of `n_convs` times convolution, norm, activation; the first changes channels and strides.
 
     With `last_act` False the last one ends with its norm: the branch F of a residual block.
     """
@@ -98,7 +99,7 @@ class StackedConvs(nn.Module):
 
 
 def projection_skip(in_channels: int, out_channels: int, stride: Size) -> nn.Module:
-    """The path around a residual block that is the identity wherever it can be (ResNet-D, He et al.,
+    """Return the skip of a residual block, the identity where it can be (ResNet-D, He et al.,
     arXiv:1812.01187): average pooling for strides, then a pointwise convolution and norm for channels."""
     steps: list[nn.Module] = []
     if any(s != 1 for s in stride):
@@ -109,20 +110,21 @@ def projection_skip(in_channels: int, out_channels: int, stride: Size) -> nn.Mod
 
 
 class NearestUpsample(nn.Module):
-    """A pointwise convolution, then nearest-neighbour enlargement: the same numbers as in the reverse order,
-    for an eighth of the work."""
+    """Pointwise convolution, then nearest-neighbour upsampling: the same numbers as in the reverse order, for
+    an eighth of the work."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: Size):
         super().__init__()
         self.conv = pointwise(in_channels, out_channels, len(stride))
-        self.enlarge = nn.Upsample(scale_factor=tuple(float(s) for s in stride), mode="nearest")
+        self.upsample = nn.Upsample(scale_factor=tuple(float(s) for s in stride), mode="nearest")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.enlarge(self.conv(x))
+        return self.upsample(self.conv(x))
 
 
 def upsampling(kind: str, in_channels: int, out_channels: int, stride: Size) -> nn.Module:
-    """`transpose`: transposed convolution with kernel = stride; `nearest`: `NearestUpsample`."""
+    """Return a transposed convolution with kernel = stride for `transpose`, `NearestUpsample` for
+    `nearest`."""
     if kind == "nearest":
         return NearestUpsample(in_channels, out_channels, stride)
     return CONV_TRANSPOSE[len(stride)](in_channels, out_channels, tuple(stride), tuple(stride), bias=True)

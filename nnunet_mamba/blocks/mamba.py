@@ -1,9 +1,10 @@
-"""Mamba on tokens of a voxel grid: selective state spaces that walk over voxels.
+"""Mamba on the tokens of a voxel grid: selective state spaces along scan directions.
 
 b batch, l = prod(grid) tokens, C channels, E = expand * C inner channels, n states, r = dt_rank.
 
 [1] Gu and Dao, Mamba, arXiv:2312.00752.
-[2] Zhu et al., Vision Mamba, arXiv:2401.09417: several walks share the projections in and out and the gate.
+[2] Zhu et al., Vision Mamba, arXiv:2401.09417: several directions share the gate and the projections in and
+    out.
 """
 
 from __future__ import annotations
@@ -18,38 +19,46 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan
-from nnunet_mamba.ops.precision import computed_dtype, within_float16
-from nnunet_mamba.scan_order import ScanPath
+from nnunet_mamba.ops.precision import clamp_to_float16, matmul_dtype
+from nnunet_mamba.scan_order import ScanDirection
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # range of the initial step sizes [1, sec. 3.6]
 
 
 def initial_dt_bias(*shape: int) -> Tensor:
-    """Biases whose softplus is a step size drawn log-uniformly from [DT_MIN, DT_MAX]."""
+    """Return biases whose softplus is a step size drawn log-uniformly from [DT_MIN, DT_MAX]."""
     dt = torch.exp(torch.empty(shape).uniform_(math.log(DT_MIN), math.log(DT_MAX))).clamp(min=DT_FLOOR)
     return dt + torch.log(-torch.expm1(-dt))
 
 
-def walk_tables(paths: Sequence[ScanPath], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
-    """The rows of each walk, int32 (k, l); None where all walk in memory order. Made once, and kept."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():  # of fake tensors, perhaps
-        return _tables(tuple(paths), grid, device)
-    return _kept_tables(tuple(paths), grid, device)
+def stack_token_indices(
+    directions: Sequence[ScanDirection], grid: tuple[int, ...], device: torch.device
+) -> Tensor | None:
+    """Return the token indices of directions, int32 (k, l), cached; None if all are in memory order."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():  # perhaps with fake tensors
+        return _make_indices(tuple(directions), grid, device)
+    return _cached_indices(tuple(directions), grid, device)
 
 
-def _tables(paths: tuple[ScanPath, ...], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
-    tables = [path.rows(grid, device) for path in paths]
-    if all(table is None for table in tables):
+def _make_indices(
+    directions: tuple[ScanDirection, ...], grid: tuple[int, ...], device: torch.device
+) -> Tensor | None:
+    """Return the token indices of directions, or None if all are in memory order."""
+    indices = [direction.token_indices(grid, device) for direction in directions]
+    if all(own is None for own in indices):
         return None
-    n_tokens = math.prod(grid) // paths[0].n_sequences(grid)
+    n_tokens = math.prod(grid) // directions[0].n_sequences(grid)
     memory_order = torch.arange(n_tokens, dtype=torch.int32, device=device)
-    return torch.stack([memory_order if table is None else table for table in tables])
+    return torch.stack([memory_order if own is None else own for own in indices])
 
 
 @lru_cache(maxsize=32)
-def _kept_tables(paths: tuple[ScanPath, ...], grid: tuple[int, ...], device: torch.device) -> Tensor | None:
+def _cached_indices(
+    directions: tuple[ScanDirection, ...], grid: tuple[int, ...], device: torch.device
+) -> Tensor | None:
+    """Return `_make_indices` of the last few arguments from a cache."""
     with torch.inference_mode(False):  # a training may be the next to use them
-        return _tables(paths, grid, device)
+        return _make_indices(directions, grid, device)
 
 
 def input_dependent_scans(
@@ -59,26 +68,26 @@ def input_dependent_scans(
     dt_bias: Tensor,
     A_log: Tensor,
     D: Tensor,
-    rows: Tensor | None,
+    indices: Tensor | None,
     reverse: Sequence[bool],
     z: Tensor | None = None,
 ) -> Tensor:
-    """The sum of k scans whose delta, B and C are linear in their input u [1, alg. 2], each along its walk.
+    """Return the sum of k scans whose delta, B and C are linear in their input u [1, alg. 2].
 
     Shapes: u (k, b, l, E), or (1, b, l, E) for all; gate z and the result (b, l, E), tokens in memory order;
-    x_proj (k, r + 2n, E), dt_proj (k, E, r), dt_bias and D (k, E), A_log (k, E, n); rows (k, l).
+    x_proj (k, r + 2n, E), dt_proj (k, E, r), dt_bias and D (k, E), A_log (k, E, n); indices (k, l).
     """
-    n_walks, d_state, dt_rank = A_log.shape[0], A_log.shape[2], dt_proj.shape[2]
-    unused = -dt_rank % (16 // computed_dtype(u).itemsize)  # columns: those of B and C begin at 16 bytes
+    n_directions, d_state, dt_rank = A_log.shape[0], A_log.shape[2], dt_proj.shape[2]
+    unused = -dt_rank % (16 // matmul_dtype(u).itemsize)  # columns: those of B and C begin at 16 bytes
     if unused:
         rank, states = x_proj.split([dt_rank, 2 * d_state], dim=1)
-        x_proj = torch.cat([rank, x_proj.new_zeros(n_walks, unused, u.shape[-1]), states], 1)
+        x_proj = torch.cat([rank, x_proj.new_zeros(n_directions, unused, u.shape[-1]), states], 1)
     if len(u) == 1:
-        projected = F.linear(u[0], x_proj.flatten(0, 1)).unflatten(-1, (n_walks, -1)).movedim(2, 0)
+        projected = F.linear(u[0], x_proj.flatten(0, 1)).unflatten(-1, (n_directions, -1)).movedim(2, 0)
     else:
         projected = torch.matmul(u.flatten(1, 2), x_proj.transpose(1, 2)).unflatten(1, u.shape[1:3])
     dt, _, B, C = projected.split([dt_rank, unused, d_state, d_state], dim=-1)  # (k, b, l, r or n)
-    # Not F.linear: the gradient of so narrow a weight is nine times faster of its transpose in memory
+    # Not F.linear: the gradient of so narrow a weight is nine times faster if it lies transposed in memory
     delta = torch.matmul(dt.flatten(1, 2), dt_proj.transpose(1, 2).contiguous()).unflatten(1, dt.shape[1:3])
     y = multi_directional_scan(
         u,
@@ -91,13 +100,13 @@ def input_dependent_scans(
         dt_bias,
         delta_softplus=True,
         reverse=reverse,
-        rows=rows,
+        indices=indices,
     )
-    return within_float16(y)
+    return clamp_to_float16(y)
 
 
 class SelectiveSSM(nn.Module):
-    """One walk's own weights: causal convolution, input-dependent delta, B, C, and A, D [1, alg. 2]."""
+    """Weights of one direction: causal convolution, input-dependent delta, B, C, and A, D [1, alg. 2]."""
 
     def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int):
         super().__init__()
@@ -111,44 +120,46 @@ class SelectiveSSM(nn.Module):
             self.dt_proj.bias.copy_(initial_dt_bias(d_inner))
 
 
-Walk = tuple[SelectiveSSM, ScanPath]
+DirectionalSSM = tuple[SelectiveSSM, ScanDirection]
 
 
-def scans(walks: Sequence[Walk], x: Tensor, z: Tensor, grid: tuple[int, ...]) -> Tensor:
-    """The sum over walks, each with weights of its own, of scan(silu(conv(x))) silu(z); x, gate z (b, l, E)
-    -> (b, l, E), tokens in memory order throughout. All walks divide the tokens into equally many sequences.
+def scan_directions(ssms: Sequence[DirectionalSSM], x: Tensor, z: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """Return the sum over directions, each with weights of its own, of scan(silu(conv(x))) silu(z).
+
+    Shape: x, gate z (b, l, E) -> (b, l, E), tokens in memory order throughout. All directions divide the
+    tokens into equally many sequences.
     """
-    paths = [path for _, path in walks]
+    directions = [direction for _, direction in ssms]
     shape = x.shape
-    sequences = (shape[0] * paths[0].n_sequences(grid), -1, shape[2])
+    sequences = (shape[0] * directions[0].n_sequences(grid), -1, shape[2])
     x, z = x.reshape(sequences), z.reshape(sequences)
-    rows = walk_tables(paths, grid, x.device)
-    reverse = [path.backwards for path in paths]
+    indices = stack_token_indices(directions, grid, x.device)
+    reverse = [direction.reverse for direction in directions]
 
-    def of_all(name: str) -> Tensor:
-        own: list[Tensor] = [ssm.get_parameter(name) for ssm, _ in walks]
+    def stacked(name: str) -> Tensor:
+        own: list[Tensor] = [ssm.get_parameter(name) for ssm, _ in ssms]
         return torch.stack(own) if len(own) > 1 else own[0][None]
 
-    filters, bias = of_all("conv1d.weight").squeeze(2), of_all("conv1d.bias")
-    u = multi_directional_conv1d(x[None], filters, bias, "silu", reverse=reverse, rows=rows)
-    x_proj, dt_proj, dt_bias = (of_all(name) for name in ("x_proj.weight", "dt_proj.weight", "dt_proj.bias"))
-    A_log, D = of_all("A_log"), of_all("D")
-    return input_dependent_scans(u, x_proj, dt_proj, dt_bias, A_log, D, rows, reverse, z).reshape(shape)
+    filters, bias = stacked("conv1d.weight").squeeze(2), stacked("conv1d.bias")
+    u = multi_directional_conv1d(x[None], filters, bias, "silu", reverse=reverse, indices=indices)
+    x_proj, dt_proj, dt_bias = (stacked(name) for name in ("x_proj.weight", "dt_proj.weight", "dt_proj.bias"))
+    A_log, D = stacked("A_log"), stacked("D")
+    return input_dependent_scans(u, x_proj, dt_proj, dt_bias, A_log, D, indices, reverse, z).reshape(shape)
 
 
 class Mamba(SelectiveSSM):
-    """A Mamba block over one or more walks; (b, l, C) -> (b, l, C).
+    """Mamba block over one or more directions; (b, l, C) -> (b, l, C).
 
         x, z = W_in t;    out = W_out sum_k scan_k(x) silu(z)                           [2, alg. 1]
 
-    With one walk this is mamba_ssm's Mamba with its parameter names. Each further walk has a `SelectiveSSM`
-    of its own in `further` and shares the rest.
+    With one direction this is mamba_ssm's Mamba with its parameter names. Each further direction has a
+    `SelectiveSSM` of its own in `further` and shares the rest.
     """
 
     def __init__(
         self,
         d_model: int,
-        paths: tuple[ScanPath, ...],
+        directions: tuple[ScanDirection, ...],
         *,
         d_state: int = 16,
         d_conv: int = 4,
@@ -156,16 +167,16 @@ class Mamba(SelectiveSSM):
     ):
         d_inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
         super().__init__(d_inner, d_state, d_conv, dt_rank)
-        self.paths = paths
+        self.directions = directions
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        self.further = nn.ModuleList(SelectiveSSM(d_inner, d_state, d_conv, dt_rank) for _ in paths[1:])
+        self.further = nn.ModuleList(SelectiveSSM(d_inner, d_state, d_conv, dt_rank) for _ in directions[1:])
 
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        together: dict[int, list[Walk]] = {}  # those that divide the tokens alike
-        for ssm, path in zip([self, *self.further], self.paths, strict=True):
-            together.setdefault(path.n_sequences(grid), []).append((cast(SelectiveSSM, ssm), path))
-        parts = [scans(walks, x, z, grid) for walks in together.values()]
-        summed = parts[0] if len(parts) == 1 else within_float16(sum(parts[1:], parts[0]))
-        return within_float16(self.out_proj(summed))
+        together: dict[int, list[DirectionalSSM]] = {}  # those that divide the tokens alike
+        for ssm, direction in zip([self, *self.further], self.directions, strict=True):
+            together.setdefault(direction.n_sequences(grid), []).append((cast(SelectiveSSM, ssm), direction))
+        parts = [scan_directions(ssms, x, z, grid) for ssms in together.values()]
+        summed = parts[0] if len(parts) == 1 else clamp_to_float16(sum(parts[1:], parts[0]))
+        return clamp_to_float16(self.out_proj(summed))

@@ -1,4 +1,4 @@
-"""The meta-block: the whole family in one table and one line of forward."""
+"""Meta-block: all blocks of the family in one table."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ PLACEMENTS = ("cnn", "ssm", "hybrid_inside", "hybrid_outside")
 
 
 class MetaBlock(nn.Module):
-    """A block of the meta-architecture [1]: local convolutions F, a global mixer M, or both.
+    """Block of the meta-architecture [1]: local convolutions F, a global mixer M, or both.
 
         cnn             act(x + F(x))
-        ssm             x + M(x), unless the mixer has that residual of its own
+        ssm             x + M(x), unless the mixer adds x itself
         hybrid_inside   act(x + M(F(x)))      the mixer works within the residual branch
         hybrid_outside  M(act(x + F(x)))      the mixer works on the sum, as U-Mamba's does
 
-    `skip` stands for x where F changes channels or strides. The absent part of a block is the identity; so is
-    all of an `ssm` block without its mixer. Shape: (B, C, *grid) -> (B, C', *grid'), as F and `skip` have it;
-    grid of 2 or 3 axes.
+    `skip` replaces x where F changes channels or strides. The absent part of a block is the identity; so is
+    an `ssm` block without its mixer. Shape: (B, C, *grid) -> (B, C', *grid'), as F and `skip` give it; grid
+    of 2 or 3 axes.
 
     [1] Xie et al., MM-UNet, arXiv:2503.17540, fig. 1b.
     """

@@ -1,5 +1,5 @@
-"""The convolutional decoder of UNETR (Hatamizadeh et al., arXiv:2103.10504), which SegMamba and Swin-UMamba
-took over: instance norms without weights, convolutions without biases; 2D and 3D."""
+"""Convolutional decoder of UNETR (Hatamizadeh et al., arXiv:2103.10504), which SegMamba and Swin-UMamba use:
+instance norms without weights, convolutions without biases; 2D and 3D."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nnunet_mamba.blocks.meta import MetaBlock
 
 
 def residual_block(in_channels: int, out_channels: int, ndim: int) -> MetaBlock:
-    """Two 3x3(x3) convolutions, with a projected skip where channels change."""
+    """Return two 3x3(x3) convolutions, with a projected skip where channels change."""
     one = (1,) * ndim
     branch = StackedConvs(
         in_channels, out_channels, (3,) * ndim, one, 2, last_act=False, bias=False, affine=False
@@ -28,17 +28,18 @@ def residual_block(in_channels: int, out_channels: int, ndim: int) -> MetaBlock:
 
 
 class UNETRDecoder(CheckpointedStages):
-    """Inputs of every level (full resolution first, each half as large as the one before) -> logits.
+    """Decoder from inputs of every stage (full resolution first, each half as large as the one before) to
+    logits.
 
-    Each input passes a residual block on its way into the decoder; those beyond `features` of the blocks are
-    taken as they are. From the deepest level upwards: a transposed convolution, the skip, a residual block;
-    at full resolution another residual block.
+    Each input passes a residual block on its way into the decoder; those beyond the length of `features` do
+    not. From the deepest stage upwards: a transposed convolution, the skip, a residual block; at full
+    resolution another residual block.
 
     Args:
-        channels: of the inputs.
-        features: of the levels within the decoder, as many as inputs, or one fewer: then the deepest input
+        channels: channels of the inputs.
+        features: channels of the decoder's stages, as many as inputs, or one fewer: then the deepest input
             enters as it is.
-        n_heads: levels with logits, from the largest.
+        n_heads: number of stages with logits, from the largest.
     """
 
     def __init__(
@@ -55,26 +56,27 @@ class UNETRDecoder(CheckpointedStages):
         self.skips = nn.ModuleList(
             residual_block(c, f, ndim) for c, f in zip(channels, features, strict=False)
         )
-        levels = [*features, *channels[len(features) :]]
+        widths = [*features, *channels[len(features) :]]
         two = (2,) * ndim
         self.ups = nn.ModuleList(
-            CONV_TRANSPOSE[ndim](below, here, two, two, bias=False) for here, below in pairwise(levels)
-        )  # by level
-        self.blocks = nn.ModuleList(residual_block(2 * here, here, ndim) for here in levels[:-1])
-        self.last = residual_block(levels[0], levels[0], ndim)
-        self.seg_layers = nn.ModuleList(pointwise(f, num_classes, ndim) for f in levels[:n_heads])
+            CONV_TRANSPOSE[ndim](below, here, two, two, bias=False) for here, below in pairwise(widths)
+        )  # by stage
+        self.blocks = nn.ModuleList(residual_block(2 * here, here, ndim) for here in widths[:-1])
+        self.last = residual_block(widths[0], widths[0], ndim)
+        self.seg_layers = nn.ModuleList(pointwise(f, num_classes, ndim) for f in widths[:n_heads])
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
-        """-> logits, the largest first; only those without deep supervision."""
-        skips = [self.run(level, skip, inputs[level]) for level, skip in enumerate(self.skips)]
+        """Return logits, the largest first; only the largest without deep supervision."""
+        skips = [self.run(stage, skip, inputs[stage]) for stage, skip in enumerate(self.skips)]
         skips += inputs[len(self.skips) :]
         x, logits = skips[-1], []
-        for level in reversed(range(len(self.ups))):
-            x = self.run(level, partial(self.enlarge, level), x, skips[level])
-            if level == 0 or (self.deep_supervision and level < len(self.seg_layers)):
-                logits.append(self.seg_layers[level](x))
+        for stage in reversed(range(len(self.ups))):
+            x = self.run(stage, partial(self.upsample, stage), x, skips[stage])
+            if stage == 0 or (self.deep_supervision and stage < len(self.seg_layers)):
+                logits.append(self.seg_layers[stage](x))
         return logits[::-1]
 
-    def enlarge(self, level: int, x: Tensor, skip: Tensor) -> Tensor:
-        x = self.blocks[level](torch.cat((self.ups[level](x), skip), 1))
-        return self.last(x) if level == 0 else x
+    def upsample(self, stage: int, x: Tensor, skip: Tensor) -> Tensor:
+        """Return the features of a stage from those of the stage below and its skip."""
+        x = self.blocks[stage](torch.cat((self.ups[stage](x), skip), 1))
+        return self.last(x) if stage == 0 else x

@@ -1,4 +1,4 @@
-"""Visual state space blocks of VMamba's first version, and what goes between them; channels last,
+"""Visual state space blocks of VMamba's first version, and the layers between them; channels last,
 (B, H, W, C).
 
 [1] Liu et al., VMamba, arXiv:2401.10166, code of January 2024. Names of parameters are that code's.
@@ -13,20 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.mamba import initial_dt_bias, input_dependent_scans, walk_tables
-from nnunet_mamba.ops.precision import HALF, MIXED, SequenceMixer, of_a_mixer
+from nnunet_mamba.blocks.mamba import initial_dt_bias, input_dependent_scans, stack_token_indices
+from nnunet_mamba.ops.precision import HALF, MIXED, SequenceMixer, with_mixer_precision
 from nnunet_mamba.scan_order import scan_order
 
 
 class SS2D(SequenceMixer):
-    """Selective scan over a 2D map, (B, H, W, C) -> (B, H, W, C). For each of K walks, with E = expand * C:
+    """Selective scan over a 2D map, (B, H, W, C) -> (B, H, W, C). For each of K directions, with
+    E = expand * C:
 
         u, z = W_in x;   u <- silu(conv2d(u));   y = sum_k scan_k(u);   out = W_out(LayerNorm(y) silu(z))
 
-    By its default "mixed" it computes as the authors' code does under autocast: u, the recurrence, its sum
-    and norm in float32, products in half precision. One walk's weights are a slice of the first axis of
-    x_proj_weight (K, r + 2n, E), dt_projs_weight (K, E, r), dt_projs_bias (K, E), A_logs (K E, n) and Ds
-    (K E).
+    With its default precision, "mixed", it computes as the authors' code does under autocast: u, the
+    recurrence, its sum and norm in float32, products in half precision. One direction's weights are a slice
+    of the first axis of x_proj_weight (K, r + 2n, E), dt_projs_weight (K, E, r), dt_projs_bias (K, E), A_logs
+    (K E, n) and Ds (K E).
     """
 
     mixer_precision = MIXED
@@ -35,26 +36,26 @@ class SS2D(SequenceMixer):
         super().__init__()
         if d_conv % 2 == 0:
             raise ValueError(f"d_conv: the 2D convolution of a VSS block needs an odd width, got {d_conv}.")
-        self.paths = scan_order(order, 2)
-        n_walks, inner, dt_rank = len(self.paths), expand * channels, math.ceil(channels / 16)
+        self.directions = scan_order(order, 2)
+        n_directions, inner, dt_rank = len(self.directions), expand * channels, math.ceil(channels / 16)
         bound = inner**-0.5
         self.x_proj_weight = nn.Parameter(
-            torch.empty(n_walks, dt_rank + 2 * d_state, inner).uniform_(-bound, bound)
+            torch.empty(n_directions, dt_rank + 2 * d_state, inner).uniform_(-bound, bound)
         )
         bound = dt_rank**-0.5
-        self.dt_projs_weight = nn.Parameter(torch.empty(n_walks, inner, dt_rank).uniform_(-bound, bound))
-        self.dt_projs_bias = nn.Parameter(initial_dt_bias(n_walks, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(n_directions, inner, dt_rank).uniform_(-bound, bound))
+        self.dt_projs_bias = nn.Parameter(initial_dt_bias(n_directions, inner))
         states = torch.arange(1, d_state + 1, dtype=torch.float32)
-        self.A_logs = nn.Parameter(states.log().repeat(n_walks * inner, 1))
-        self.Ds = nn.Parameter(torch.ones(n_walks * inner))
+        self.A_logs = nn.Parameter(states.log().repeat(n_directions * inner, 1))
+        self.Ds = nn.Parameter(torch.ones(n_directions * inner))
         self.in_proj = nn.Linear(channels, 2 * inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, d_conv, padding=(d_conv - 1) // 2, groups=inner)
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, channels, bias=False)
 
-    @of_a_mixer
+    @with_mixer_precision
     def forward(self, x: Tensor) -> Tensor:
-        grid, n_walks = tuple(x.shape[1:3]), len(self.paths)
+        grid, n_directions = tuple(x.shape[1:3]), len(self.directions)
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u = F.silu(self.conv2d(u.permute(0, 3, 1, 2))).permute(0, 2, 3, 1).flatten(1, 2)  # (b, l, E)
         u = u.float() if u.dtype in HALF else u
@@ -63,10 +64,10 @@ class SS2D(SequenceMixer):
             self.x_proj_weight,
             self.dt_projs_weight,
             self.dt_projs_bias,
-            self.A_logs.unflatten(0, (n_walks, -1)),
-            self.Ds.unflatten(0, (n_walks, -1)),
-            walk_tables(self.paths, grid, u.device),
-            [path.backwards for path in self.paths],
+            self.A_logs.unflatten(0, (n_directions, -1)),
+            self.Ds.unflatten(0, (n_directions, -1)),
+            stack_token_indices(self.directions, grid, u.device),
+            [direction.reverse for direction in self.directions],
         )
         norm = self.out_norm
         y = F.layer_norm(y, u.shape[-1:], norm.weight.to(u.dtype), norm.bias.to(u.dtype), norm.eps)
@@ -74,8 +75,8 @@ class SS2D(SequenceMixer):
 
 
 class DropPath(nn.Module):
-    """In training, zeros for a whole sample with probability `rate`, and the rest scaled to keep the mean
-    (Huang et al., Stochastic depth, arXiv:1603.09382)."""
+    """Stochastic depth: in training, zeros for a whole sample with probability `rate`, and the rest scaled to
+    keep the mean (Huang et al., arXiv:1603.09382)."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -89,7 +90,7 @@ class DropPath(nn.Module):
 
 
 class VSSBlock(nn.Module):
-    """x + DropPath(SS2D(LayerNorm(x)))."""
+    """Block x + DropPath(SS2D(LayerNorm(x)))."""
 
     def __init__(self, channels: int, drop_path: float = 0.0, **mixer: int | str):
         super().__init__()
@@ -104,12 +105,12 @@ class VSSBlock(nn.Module):
 def vss_stage(
     channels: int, drop_rates: Sequence[float], mixer: dict[str, int | str] | None
 ) -> nn.Sequential:
-    """A `VSSBlock` per drop rate; without mixer they are identities, and none is there."""
+    """Return a `VSSBlock` per drop rate; without a mixer they would be identities, so there are none."""
     return nn.Sequential(*(VSSBlock(channels, rate, **mixer) for rate in drop_rates if mixer is not None))
 
 
 class PatchEmbed(nn.Module):
-    """Patches of `patch` x `patch` pixels as tokens: (B, C, H, W) -> (B, H/patch, W/patch, C')."""
+    """Embedding of `patch` x `patch` pixels as tokens: (B, C, H, W) -> (B, H/patch, W/patch, C')."""
 
     def __init__(self, in_channels: int, channels: int, patch: int):
         super().__init__()
@@ -121,7 +122,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Two by two tokens become one: (B, H, W, C) -> (B, H/2, W/2, 2C). Of an odd size the last is dropped."""
+    """Merging of two by two tokens: (B, H, W, C) -> (B, H/2, W/2, 2C). The last of an odd size is dropped."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -135,7 +136,7 @@ class PatchMerging(nn.Module):
 
 
 class PatchExpand(nn.Module):
-    """A token becomes `scale` by `scale`: (B, H, W, C) -> (B, scale H, scale W, C')."""
+    """Expansion of a token to `scale` by `scale`: (B, H, W, C) -> (B, scale H, scale W, C')."""
 
     def __init__(self, in_channels: int, channels: int, scale: int = 2):
         super().__init__()

@@ -67,7 +67,7 @@ def convert_taming_mambas(state_dict: Mapping[str, Tensor], config: Mapping[str,
     n_steps = _steps_per_stage(state_dict, r"^encoder\.stages\.(\d+)\.blocks\.(\d+)\.")
     layer = r"^encoder\.mamba_layers\.(\d+)\."
 
-    def walk(key: re.Match[str]) -> str:
+    def direction_key(key: re.Match[str]) -> str:
         pair, direction = int(key["pair"] or 0), ("fwd", "bwd").index(key["direction"])
         return f"{_last_step(key, n_steps)}walks.{2 * pair + direction}."
 
@@ -78,7 +78,7 @@ def convert_taming_mambas(state_dict: Mapping[str, Tensor], config: Mapping[str,
         state_dict,
         [
             *_TAMING,
-            (rf"{layer}mambas?\.(?:(?P<pair>\d+)\.)?(?P<direction>fwd|bwd)_mamba\.", walk),
+            (rf"{layer}mambas?\.(?:(?P<pair>\d+)\.)?(?P<direction>fwd|bwd)_mamba\.", direction_key),
             (rf"{layer}mambas?\.(?:(?P<pair>\d+)\.)?norm\.", pair_norm),
             (rf"{layer}mamba\.", lambda key: f"{_last_step(key, n_steps)}walks.0."),
             (layer, lambda key: _last_step(key, n_steps)),
@@ -117,7 +117,7 @@ UNETR_DECODER: list[Rule] = [
 ]
 _POINT = {"proj": "local.0.0", "proj2": "local.1.0", "proj3": "point.0", "proj4": "fuse.0"}
 _MLP = {"fc1": "1", "fc2": "3"}
-_WALK = {"b": "further.0.", "s": "further.1."}  # backwards, across slices
+_DIRECTION = {"b": "further.0.", "s": "further.1."}  # backwards, across slices
 _LAYER = r"^vit\.stages\.(\d+)\.(\d+)\."
 _SEGMAMBA: list[Rule] = [
     (r"^vit\.downsample_layers\.", "encoder.downsamples."),
@@ -125,11 +125,11 @@ _SEGMAMBA: list[Rule] = [
     (r"^vit\.mlps\.(\d+)\.(fc\d)\.", lambda k: f"encoder.outputs.{k[1]}.{_MLP[k[2]]}."),
     (
         rf"{_LAYER}mamba\.A_([bs])_log",
-        lambda k: f"encoder.stages.{k[1]}.{k[2]}.mixer.mamba.{_WALK[k[3]]}A_log",
+        lambda k: f"encoder.stages.{k[1]}.{k[2]}.mixer.mamba.{_DIRECTION[k[3]]}A_log",
     ),
     (
         rf"{_LAYER}mamba\.(D|conv1d|x_proj|dt_proj)_([bs])",
-        lambda k: f"encoder.stages.{k[1]}.{k[2]}.mixer.mamba.{_WALK[k[4]]}{k[3]}",
+        lambda k: f"encoder.stages.{k[1]}.{k[2]}.mixer.mamba.{_DIRECTION[k[4]]}{k[3]}",
     ),
     (_LAYER, r"encoder.stages.\1.\2.mixer."),
     (r"^out\.conv\.conv\.", "decoder.seg_layers.0."),

@@ -82,9 +82,9 @@ def examine_gpus() -> Iterator[Finding]:
     import torch
 
     from nnunet_mamba.ops import self_check
-    from nnunet_mamba.ops.backends import state_of
+    from nnunet_mamba.ops.backends import backend_status
 
-    state = state_of("triton")
+    state = backend_status("triton")
     if state != "ok":
         yield Finding("GPU", f"triton: {state}", "`nnunet-mamba doctor` looks at the rest")
         return
@@ -97,8 +97,9 @@ def examine_gpus() -> Iterator[Finding]:
         if not faults:
             cases = len(self_check.MANY)
             yield Finding(topic, f"{cases} scans and convolutions agree with float64, with all gradients")
-        walks, batch, tokens, channels = self_check.TIMED
-        size = f"{walks} walks, batch {batch}, {tokens} tokens, {channels} channels, 16 states, float32"
+        directions, batch, tokens, channels = self_check.TIMED
+        size = f"{directions} directions, batch {batch}, {tokens} tokens, {channels} channels, 16 states, "
+        size += "float32"
         for backend, times in found.get("milliseconds", {}).items():
             if isinstance(times, str):
                 yield Finding(topic, f"{backend}: not timed, {times} ({size})", absent=True)
@@ -184,9 +185,9 @@ def _kernels() -> Finding:
     """Return the result of an earlier self-check of the current GPU, if there was one."""
     import torch
 
-    from nnunet_mamba.ops.self_check import kept_verdict
+    from nnunet_mamba.ops.self_check import read_verdict
 
-    kept = kept_verdict(torch.cuda.current_device()) if torch.cuda.is_available() else None
+    kept = read_verdict(torch.cuda.current_device()) if torch.cuda.is_available() else None
     if kept and kept["fault"]:
         what = f"triton: its kernels fail on this GPU ({kept['fault']})"
         return Finding("Scan backends", what, "nnunet-mamba doctor --gpu")

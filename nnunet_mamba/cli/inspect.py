@@ -106,8 +106,8 @@ def _scans(
     for k, place in enumerate(places):
         found = [compute_attention(one, place) for one in chosen]
         for one in found:
-            for walk, values in one.maps.items():
-                numbers[f"scan/{k}/{one.name}/{walk}"] = values.float().numpy()
+            for direction, values in one.maps.items():
+                numbers[f"scan/{k}/{one.name}/{direction}"] = values.float().numpy()
         file = out / f"scan_{k}.png"
         title = f"{trained.trainer}\nrows of the scan matrix for the voxel {place} of the patch"
         draw_attention(file, found, patch.data[0, 0], place, title)

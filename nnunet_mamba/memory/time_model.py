@@ -25,12 +25,12 @@ from nnunet_mamba.networks.family import create_network
 
 # Units of work; a profile has the seconds of each.
 CONV, CONV_TRAFFIC, DEPTHWISE, MATMUL = "conv_flop", "conv_byte", "depthwise_byte", "matmul_flop"
-SCAN, WALK = "scan_element", "walk_element"
+SCAN, CONV1D = "scan_element", "walk_element"
 NORM_TRAFFIC, TRAFFIC, CALL = "norm_byte", "byte", "call"
 GROUPS = {  # for output
     "convolutions": (CONV, CONV_TRAFFIC, DEPTHWISE),
     "matrix products": (MATMUL,),
-    "scans": (SCAN, WALK),
+    "scans": (SCAN, CONV1D),
     "norms and all else": (NORM_TRAFFIC, TRAFFIC, CALL),
 }
 UNITS = tuple(unit for units in GROUPS.values() for unit in units)
@@ -71,17 +71,17 @@ def _scan(first: int, times: float) -> Callable[..., dict[str, int]]:
     """Return the count for a scan whose arguments from `first` on are delta (k, b, l, d) and A (k, d, n)."""
 
     def count(func: Any, args: tuple[Any, ...], result: Any) -> dict[str, int]:
-        (walks, batch, length, channels), n_states = args[first].shape, args[first + 1].shape[2]
-        rows = walks * batch * length * -(-channels // ROW)
+        (directions, batch, length, channels), n_states = args[first].shape, args[first + 1].shape[2]
+        rows = directions * batch * length * -(-channels // ROW)
         return {SCAN: round(times * rows * ROW * n_states)}
 
     return count
 
 
-def _walk(first: int) -> Callable[..., dict[str, int]]:
+def _conv1d(first: int) -> Callable[..., dict[str, int]]:
     """Return the count for a convolution whose arguments from `first` on are x (k or 1, b, l, d) and weight
     (k, d, w)."""
-    return lambda func, args, result: {WALK: args[first + 1].numel() * math.prod(args[first].shape[1:3])}
+    return lambda func, args, result: {CONV1D: args[first + 1].numel() * math.prod(args[first].shape[1:3])}
 
 
 def _other(func: Any, args: tuple[Any, ...], result: Any) -> dict[str, int]:
@@ -103,8 +103,8 @@ OPERATORS: dict[str, Callable[..., dict[str, int]]] = {
     "aten::baddbmm": _matmul,
     "nnunet_mamba::selective_scan": _scan(1, 1),
     "nnunet_mamba::selective_scan_backward": _scan(2, BACKWARD_SCANS),
-    "nnunet_mamba::causal_conv1d": _walk(0),
-    "nnunet_mamba::causal_conv1d_backward": _walk(1),
+    "nnunet_mamba::causal_conv1d": _conv1d(0),
+    "nnunet_mamba::causal_conv1d_backward": _conv1d(1),
 }
 
 

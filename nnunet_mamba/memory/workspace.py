@@ -14,11 +14,12 @@ from torch import Tensor
 
 from nnunet_mamba.memory.live_memory import count_bytes, operator_name
 from nnunet_mamba.ops import triton_cut
-from nnunet_mamba.ops.torch_scan import CHUNK
-from nnunet_mamba.ops.triton_cut import WIDTH, Cut, Sizes
+from nnunet_mamba.ops.constants import CHUNKS, UNROLL, WIDTH
+from nnunet_mamba.ops.precision import accumulation_dtype
+from nnunet_mamba.ops.triton_cut import Cut, ScanSizes
 
-CHUNK_TENSORS = 12  # of (b, CHUNK, d, n) that the torch backend holds at once
-WHOLE_TENSORS = 6  # of (b, l, d), copies in walking order among them
+CHUNK_TENSORS = 12  # of (b, chunk, d, n) that the torch backend holds at once
+WHOLE_TENSORS = 6  # of (b, l, d), copies in the order of the scan among them
 
 PROCESSORS = 132  # of an H100
 AT_ONCE = {"forward": 16, "backward": 8}  # programs of one, as the registers of Triton's kernels allow
@@ -76,16 +77,18 @@ def _scan_bytes(args: Mapping[str, Any]) -> int:
 
 
 def _scan_backward_bytes(args: Mapping[str, Any]) -> int:
-    """Walks run one after the other; what they share, each adds to from a tensor of its own."""
+    """Directions run one after the other; what they share, each adds to from a tensor of its own."""
     dy, u, delta, A, B, C, z = (args[name] for name in ("dy", "u", "delta", "A", "B", "C", "z"))
     if args["backend"] == "triton":
         return _triton_backward_bytes(dy, u, delta, A, B, z)
-    work, walks = _sum_bytes(u), len(delta)
-    of_one = sum(t is not None for t in (z, u if len(u) < walks else None)) if walks > 1 else 0
+    work, directions = _sum_bytes(u), len(delta)
+    of_one = sum(t is not None for t in (z, u if len(u) < directions else None)) if directions > 1 else 0
     if args["backend"] == "torch":
-        chunk = dy.shape[0] * min(CHUNK, dy.shape[1]) * A[0].numel()
+        chunk = dy.shape[0] * min(CHUNKS["torch"], dy.shape[1]) * A[0].numel()
         return (CHUNK_TENSORS * chunk + (WHOLE_TENSORS + of_one) * dy.numel()) * work
-    sums = (B.numel() + C.numel()) * (2 if walks > 1 else 1)  # dB and dC of each thread; then of each walk
+    sums = (B.numel() + C.numel()) * (
+        2 if directions > 1 else 1
+    )  # dB and dC of each thread; then of each direction
     copy = 0 if dy.stride(-1) == 1 else 1
     return (sums + (of_one + copy) * dy.numel()) * work
 
@@ -95,22 +98,22 @@ def _triton_backward_bytes(
 ) -> int:
     cut, work = _scan_cut("backward", delta, A, B), _sum_bytes(u)
     s, tokens, launched = cut.sizes, B[0].numel(), math.prod(cut.grid)
-    of_tokens = 2 * cut.walks_at_once * s.channel_blocks * tokens if s.channel_blocks > 1 else 0
+    of_tokens = 2 * cut.directions_at_once * s.channel_blocks * tokens if s.channel_blocks > 1 else 0
     of_programs = 0
     if cut.programs > 1:
-        of_programs = cut.walks_at_once * cut.programs * s.channels * (s.n + 1 + s.state_blocks)
-    sums = 2 * s.walks * tokens if B.element_size() < work else 0  # else they are the results
+        of_programs = cut.directions_at_once * cut.programs * s.channels * (s.n + 1 + s.state_blocks)
+    sums = 2 * s.directions * tokens if B.element_size() < work else 0  # else they are the results
     outputs = [(u, len(u)), (delta, len(delta)), *([] if z is None else [(z, 1)])]
     summed = sum(_count_partial_sums(cut, t.element_size() < work, dy.numel(), slots) for t, slots in outputs)
-    walked_back = launched * WIDTH * s.states * triton_cut.CHUNK // triton_cut.UNROLL["backward"]
+    kept_states = launched * WIDTH * s.states * CHUNKS["triton"] // UNROLL["backward"]
     copy = 0 if dy.is_contiguous() else dy.numel() * dy.element_size()
-    return work * (of_tokens + of_programs + sums + summed + _count_ends(cut) + walked_back) + copy
+    return work * (of_tokens + of_programs + sums + summed + _count_ends(cut) + kept_states) + copy
 
 
 def _scan_cut(phase: str, delta: Tensor, A: Tensor, B: Tensor) -> Cut:
     """delta (k, b, l, d); A (k, d, n); B (k, b, g, l, n)"""
-    walks, batch, length, channels = delta.shape
-    sizes = Sizes(walks, batch, length, channels, groups=B.shape[2], n=A.shape[2])
+    directions, batch, length, channels = delta.shape
+    sizes = ScanSizes(directions, batch, length, channels, groups=B.shape[2], n=A.shape[2])
     return triton_cut.cut(sizes, phase, PROCESSORS, AT_ONCE[phase])
 
 
@@ -131,7 +134,7 @@ def _count_partial_sums(cut: Cut, narrow: bool, numel: int, slots: int) -> int:
 
 def _sum_bytes(u: Tensor) -> int:
     """Return the bytes of a value of sums."""
-    return 8 if u.element_size() == 8 else 4
+    return accumulation_dtype(u).itemsize
 
 
 SCANS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {

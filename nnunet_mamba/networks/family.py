@@ -105,10 +105,10 @@ def supported_ndims(name: str) -> tuple[int, ...]:
     config = get_config(name)
     if isinstance(config, FixedConfig):
         return (config.ndim,)
-    return tuple(ndim for ndim in (2, 3) if _has_scan_order(config, ndim))
+    return tuple(ndim for ndim in (2, 3) if _has_directions(config, ndim))
 
 
-def _has_scan_order(config: NetworkConfig, ndim: int) -> bool:
+def _has_directions(config: NetworkConfig, ndim: int) -> bool:
     """Return True if the scan order of a network exists on a grid of `ndim` axes, or if it has none."""
     try:
         return config.mixer is None or bool(scan_order(config.mixer.order, ndim))

@@ -27,7 +27,7 @@ class SegMambaConfig(FixedConfig):
 
     mixer        its order may contain {n_slices}, which stands for the stage's n_slices
     depths       Mamba layers per stage
-    n_slices     per stage, pieces of the sequence that take turns in the walk across slices
+    n_slices     per stage, pieces of the sequence that take turns in the scan across slices
     hidden_size  channels of the decoder's deepest stage; None: twice those of the encoder's last stage
     """
 

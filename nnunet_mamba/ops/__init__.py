@@ -1,4 +1,4 @@
-"""The operations, and the one door to their backends. Nothing here knows of images or of nnU-Net."""
+"""Selective scan and causal convolution on several backends, independent of images and of nnU-Net."""
 
 from nnunet_mamba.ops.backends import available_backends
 from nnunet_mamba.ops.scan import (

@@ -1,4 +1,4 @@
-"""Which implementation runs: argument, else NNUNET_MAMBA_BACKEND, else the best for the device."""
+"""Choice of the implementation: the argument, else NNUNET_MAMBA_BACKEND, else the best for the device."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ _logger = logging.getLogger("nnunet_mamba")
 
 @lru_cache
 def _numba_state() -> str:
+    """Return "ok", or why numba cannot be used."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed; run: pip install numba"
     try:
@@ -31,14 +32,17 @@ def _numba_state() -> str:
     return "ok"
 
 
-def interpreting() -> bool:
-    """Whether Triton interprets its kernels on the CPU, for tests."""
+def is_interpreting() -> bool:
+    """Return whether Triton interprets its kernels on the CPU, for tests."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
 @lru_cache
 def _triton_state() -> str:
-    """Triton's first use builds a small launcher with the C compiler; a missing one shows here, not later."""
+    """Return "ok", or why Triton cannot be used.
+
+    Its first use builds a small launcher with the C compiler; a missing compiler is reported here, not later.
+    """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed; on Linux: pip install triton"
     try:
@@ -47,7 +51,7 @@ def _triton_state() -> str:
         if tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2]) < OLDEST_TRITON:
             oldest = ".".join(map(str, OLDEST_TRITON))
             return f"triton {triton.__version__} is too old; {oldest} comes with torch 2.7"
-        if not interpreting():
+        if not is_interpreting():
             if torch.version.cuda is None or not torch.cuda.is_available():
                 return "torch finds no NVIDIA GPU here"
             triton.runtime.driver.active.get_current_target()
@@ -60,7 +64,10 @@ def _triton_state() -> str:
 
 @lru_cache
 def _mamba_ssm_state() -> str:
-    """By its compiled module: newer releases of the package come without it unless asked at installation."""
+    """Return "ok", or why mamba_ssm cannot be used.
+
+    Newer releases of the package come without the compiled module unless it is asked for at installation.
+    """
     if importlib.util.find_spec("mamba_ssm") is None:
         return "mamba_ssm is not installed; the triton backend does without"
     if importlib.util.find_spec("selective_scan_cuda") is None:
@@ -73,52 +80,55 @@ def _mamba_ssm_state() -> str:
 
 
 def available_backends() -> dict[str, str]:
-    """Each backend's name -> "ok", or the reason why it cannot be used here."""
-    return {name: state_of(name) for name in BACKENDS}
+    """Return "ok", or the reason why it cannot be used here, for each backend by name."""
+    return {name: backend_status(name) for name in BACKENDS}
 
 
-def state_of(name: str) -> str:
-    """Looks at nothing that the backend does not need: CPU calls leave CUDA alone, for they may fork."""
-    looks = {"numba": _numba_state, "triton": _triton_state, "mamba_ssm": _mamba_ssm_state}
-    return looks[name]() if name in looks else "ok"
+def backend_status(name: str) -> str:
+    """Return "ok", or why a backend cannot be used.
+
+    Nothing that the backend does not need is touched: CPU calls do not initialise CUDA, since they may fork.
+    """
+    checks = {"numba": _numba_state, "triton": _triton_state, "mamba_ssm": _mamba_ssm_state}
+    return checks[name]() if name in checks else "ok"
 
 
-def asked_for(requested: str | None) -> bool:
-    """Whether a backend is named at all, in the call or in the environment."""
+def is_backend_requested(requested: str | None) -> bool:
+    """Return whether a backend is named at all, in the call or in the environment."""
     return bool(requested or os.environ.get(ENVIRONMENT))
 
 
-_assumed: str | None = None
+_forced: str | None = None
 
 
 @contextmanager
 def force_backend(name: str | None) -> Iterator[None]:
-    """Calls inside choose this backend without asking whether it runs here: for shapes alone. None changes
+    """Make calls inside use this backend without checking that it runs here, for shapes alone; None does
     nothing."""
-    global _assumed
-    before, _assumed = _assumed, name or _assumed
+    global _forced
+    before, _forced = _forced, name or _forced
     try:
         yield
     finally:
-        _assumed = before
+        _forced = before
 
 
 def choose_backend(requested: str | None, device: str) -> str:
-    """The backend for tensors on `device` ("cpu", "cuda", ...).
+    """Return the name of the backend for tensors on `device` ("cpu", "cuda", ...).
 
-    Raises ValueError if the one asked for is unknown, unusable here, or not made for the device.
+    Raises ValueError if the requested one is unknown, cannot be used here, or is not made for the device.
     """
-    if _assumed is not None:
-        return _assumed
+    if _forced is not None:
+        return _forced
     name = requested or os.environ.get(ENVIRONMENT)
     if not name:
         return _best(device)
     if name not in BACKENDS:
         raise ValueError(unknown("backend", name, BACKENDS))
-    state = state_on(name, device)
+    state = device_status(name, device)
     if state != "ok":
         raise ValueError(f"Backend {name!r} was asked for, but {state}.")
-    made_for = {"numba": "cpu", "mamba_ssm": "cuda", "triton": "cpu" if interpreting() else "cuda"}
+    made_for = {"numba": "cpu", "mamba_ssm": "cuda", "triton": "cpu" if is_interpreting() else "cuda"}
     if made_for.get(name, device) != device:
         raise ValueError(
             f"Backend {name!r} runs on {made_for[name]}, but the tensors are on {device}; "
@@ -127,14 +137,14 @@ def choose_backend(requested: str | None, device: str) -> str:
     return name
 
 
-def state_on(name: str, device: str) -> str:
-    """`state_of`, and on a GPU whether Triton's kernels compute what they should."""
-    state = state_of(name)
+def device_status(name: str, device: str) -> str:
+    """Return `backend_status` and, for Triton on a GPU, the result of the kernels' self-check."""
+    state = backend_status(name)
     if (name, device, state) != ("triton", "cuda", "ok"):
         return state
-    from nnunet_mamba.ops.self_check import fault_of
+    from nnunet_mamba.ops.self_check import find_fault
 
-    fault = fault_of(torch.cuda.current_device())
+    fault = find_fault(torch.cuda.current_device())
     return f"its kernels fail here ({fault}); `nnunet-mamba doctor --gpu` looks closer" if fault else "ok"
 
 
@@ -144,11 +154,11 @@ choose_backend._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 @lru_cache
 def _best(device: str) -> str:
-    """The automatic choice, announced once."""
+    """Return the automatic choice for a device; log it once."""
     ranking = {"cpu": ("numba",), "cuda": ("triton", "mamba_ssm")}.get(device, ())
     reasons = []
     for best in (*ranking, "torch"):
-        state = state_on(best, device)
+        state = device_status(best, device)
         if state == "ok":
             break
         reasons.append(f"{best}: {state}")

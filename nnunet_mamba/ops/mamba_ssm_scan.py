@@ -1,7 +1,8 @@
 """The CUDA kernels of the mamba_ssm package, where it is installed: for comparison, and where ours cannot
 run.
 
-They know one walk, forwards, channels first; other walks are copies there and back, as in the papers' code.
+They scan forwards in memory order, channels first; other directions copy the sequences there and back, as the
+papers' code does.
 """
 
 from __future__ import annotations
@@ -9,36 +10,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops.reference import visited
+from nnunet_mamba.ops.reference import scan_indices
 
 MOST_STATES = 256
 
 
-def selective_scan(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool) -> Tensor:
-    """Shapes and arguments as in `reference` -> y (b, l, d) in u's dtype. ValueError for float64 and for more
-    than 256 states, which the kernels do not take."""
+def selective_scan(u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: bool) -> Tensor:
+    """Return y (b, l, d) in u's dtype; shapes and arguments as in `reference`.
+
+    Raises ValueError for float64 and for more than 256 states, which the kernels do not support.
+    """
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    if not takes(u, A):
+    if not is_supported(u, A):
         raise ValueError(
             f"mamba_ssm's kernels take float32 or half precision and at most {MOST_STATES} states, got "
             f"{u.dtype} and {A.shape[1]}; choose another backend."
         )
-    walk = None if rows is None else visited(u.shape[1], rows, reverse, u.device)
-    u_, delta, B, C = (_walked(t, walk, reverse).to(u.dtype).transpose(-1, -2) for t in (u, delta, B, C))
-    z = None if z is None else _walked(z, walk, reverse).to(u.dtype).transpose(-1, -2)
+    order = None if indices is None else scan_indices(u.shape[1], indices, reverse, u.device)
+    u_, delta, B, C = (_reorder(t, order, reverse).to(u.dtype).transpose(-1, -2) for t in (u, delta, B, C))
+    z = None if z is None else _reorder(z, order, reverse).to(u.dtype).transpose(-1, -2)
     A, D, bias = (None if t is None else t.float() for t in (A, D, bias))
     y = selective_scan_fn(u_, delta, A, B, C, D, z, bias, softplus).transpose(-1, -2)
-    return _walked(y, None if walk is None else walk.argsort(), reverse).to(u.dtype)
+    return _reorder(y, None if order is None else order.argsort(), reverse).to(u.dtype)
 
 
-def takes(u: Tensor, A: Tensor) -> bool:
-    """Whether the kernels are made for numbers of this kind and so many states."""
+def is_supported(u: Tensor, A: Tensor) -> bool:
+    """Return whether the kernels support this dtype and this number of states."""
     return u.dtype != torch.float64 and A.shape[-1] <= MOST_STATES
 
 
-def _walked(sequence: Tensor, walk: Tensor | None, reverse: bool) -> Tensor:
-    """(..., l, c) in the order of the steps."""
-    if walk is not None:
-        return sequence.index_select(-2, walk)
+def _reorder(sequence: Tensor, order: Tensor | None, reverse: bool) -> Tensor:
+    """Return a sequence (..., l, c) in the order of the steps."""
+    if order is not None:
+        return sequence.index_select(-2, order)
     return sequence.flip(-2) if reverse else sequence

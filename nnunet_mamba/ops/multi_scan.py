@@ -1,8 +1,8 @@
-"""Several walks by a backend that takes one at a time: sums of outputs, and of what the walks share.
+"""Several scan directions on a backend that takes one at a time; outputs and shared gradients are summed.
 
-Shapes: k walks; u (k or 1, b, l, d); delta (k, b, l, d); A (k, d, n); B, C (k, b, g, l, n); D, bias (k, d);
-z, y (b, l, d); rows (k, l); `reverse`, one bool per walk. Of the convolution: x (k or 1, b, l, d), weight
-(k, d, w), bias (k, d), y (k, b, l, d).
+Shapes: k directions; u (k or 1, b, l, d); delta (k, b, l, d); A (k, d, n); B, C (k, b, g, l, n); D, bias
+(k, d); z, y (b, l, d); indices (k, l); `reverse`, one bool per direction. Convolution: x (k or 1, b, l, d),
+weight (k, d, w), bias (k, d), y (k, b, l, d).
 """
 
 from __future__ import annotations
@@ -14,35 +14,42 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.ops.huge_pages import empty
+from nnunet_mamba.ops.precision import accumulation_dtype
 
 
 def forward(
-    module: Any, u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: Sequence[bool], keep: bool
+    module: Any, u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: Sequence[bool], keep: bool
 ) -> tuple[Tensor, Tensor]:
-    """-> y in u's dtype, and the states that backward starts from (k, b, chunks, n, d), if `keep`."""
+    """Return y in u's dtype and, if `keep`, the states that backward starts from (k, b, chunks, n, d)."""
     k, b, length, d = delta.shape
     shape = (k, b, -(-length // module.CHUNK), A.shape[2], d) if keep else (0,)
-    states = empty(*shape, dtype=dtype_of_sums(u), device=u.device)
-    raised = u if k == 1 else u.to(dtype_of_sums(u))  # sums are rounded once
+    states = empty(*shape, dtype=accumulation_dtype(u), device=u.device)
+    raised = u if k == 1 else u.to(accumulation_dtype(u))  # sums are rounded once
     y = None
-    for walk, (*tensors, backwards) in enumerate(each(raised, delta, A, B, C, D, z, bias, rows, reverse)):
-        y = _add(y, module.forward(*tensors, softplus, backwards, states[walk] if keep else None))
+    for direction, (*tensors, reverse_) in enumerate(
+        split_directions(raised, delta, A, B, C, D, z, bias, indices, reverse)
+    ):
+        y = _add(y, module.forward(*tensors, softplus, reverse_, states[direction] if keep else None))
     assert y is not None
     return y.to(u.dtype), states
 
 
 def backward(
-    module: Any, dy, u, delta, A, B, C, D, z, bias, rows, states, softplus: bool, reverse: Sequence[bool]
+    module: Any, dy, u, delta, A, B, C, D, z, bias, indices, states, softplus: bool, reverse: Sequence[bool]
 ) -> tuple[Tensor, ...]:
-    """-> gradients of u, delta, A, B, C, D, z (empty without z) and bias, in the dtype of the sums."""
+    """Return gradients of u, delta, A, B, C, D, z (empty without z) and bias, in the accumulation dtype."""
     shared = len(u) < len(delta)
-    ddelta, du = (empty(*t.shape, dtype=dtype_of_sums(u), device=u.device) for t in (delta, u))
+    ddelta, du = (empty(*t.shape, dtype=accumulation_dtype(u), device=u.device) for t in (delta, u))
     dz, own = None, []
-    for walk, (*tensors, backwards) in enumerate(each(u, delta, A, B, C, D, z, bias, rows, reverse)):
-        first = not shared or walk == 0
-        du_ = du[walk if not shared else 0] if first else empty(*dy.shape, dtype=du.dtype, device=u.device)
+    for direction, (*tensors, reverse_) in enumerate(
+        split_directions(u, delta, A, B, C, D, z, bias, indices, reverse)
+    ):
+        first = not shared or direction == 0
+        du_ = (
+            du[direction if not shared else 0] if first else empty(*dy.shape, dtype=du.dtype, device=u.device)
+        )
         *grads, dz_, dbias = module.backward(
-            dy, *tensors, states[walk], softplus, backwards, du_, ddelta[walk]
+            dy, *tensors, states[direction], softplus, reverse_, du_, ddelta[direction]
         )
         own.append((*grads, dbias))
         dz = _add(dz, dz_)
@@ -53,21 +60,21 @@ def backward(
     return du, ddelta, dA, dB, dC, dD, dz, dbias
 
 
-def convolve(module: Any, x, weight, bias, rows, silu: bool, reverse: Sequence[bool]) -> Tensor:
-    """-> y in x's dtype."""
-    y = empty(len(weight), *x.shape[1:], dtype=dtype_of_sums(x), device=x.device)
-    for walk, (*tensors, backwards) in enumerate(each_filter(x, weight, bias, rows, reverse)):
-        module.forward(*tensors, silu, backwards, y[walk])
+def convolve(module: Any, x, weight, bias, indices, silu: bool, reverse: Sequence[bool]) -> Tensor:
+    """Return y in x's dtype."""
+    y = empty(len(weight), *x.shape[1:], dtype=accumulation_dtype(x), device=x.device)
+    for direction, (*tensors, reverse_) in enumerate(split_filters(x, weight, bias, indices, reverse)):
+        module.forward(*tensors, silu, reverse_, y[direction])
     return y.to(x.dtype)
 
 
 def convolve_backward(
-    module: Any, dy, x, weight, bias, rows, silu: bool, reverse: Sequence[bool]
+    module: Any, dy, x, weight, bias, indices, silu: bool, reverse: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> gradients of x, weight and bias, in the dtype of the sums."""
+    """Return gradients of x, weight and bias, in the accumulation dtype."""
     shared, total, dxs, rest = len(x) < len(weight), None, [], []
-    for walk, (*tensors, backwards) in enumerate(each_filter(x, weight, bias, rows, reverse)):
-        dx, *grads = module.backward(dy[walk], *tensors, silu, backwards)
+    for direction, (*tensors, reverse_) in enumerate(split_filters(x, weight, bias, indices, reverse)):
+        dx, *grads = module.backward(dy[direction], *tensors, silu, reverse_)
         rest.append(grads)
         if shared:
             total = _add(total, dx)
@@ -77,26 +84,25 @@ def convolve_backward(
     return _stack(dxs) if total is None else total[None], dweight, dbias
 
 
-def each(u, delta, A, B, C, D, z, bias, rows, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
-    """The arguments of each walk."""
-    for walk, backwards in enumerate(reverse):
-        D_, bias_, rows_ = (None if t is None else t[walk] for t in (D, bias, rows))
-        u_ = u[walk if len(u) > 1 else 0]
-        yield u_, delta[walk], A[walk], B[walk], C[walk], D_, z, bias_, rows_, backwards
+def split_directions(
+    u, delta, A, B, C, D, z, bias, indices, reverse: Sequence[bool]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the arguments of each direction's scan."""
+    for direction, reverse_ in enumerate(reverse):
+        D_, bias_, indices_ = (None if t is None else t[direction] for t in (D, bias, indices))
+        u_ = u[direction if len(u) > 1 else 0]
+        yield u_, delta[direction], A[direction], B[direction], C[direction], D_, z, bias_, indices_, reverse_
 
 
-def each_filter(x, weight, bias, rows, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
-    for walk, backwards in enumerate(reverse):
-        bias_, rows_ = (None if t is None else t[walk] for t in (bias, rows))
-        yield x[walk if len(x) > 1 else 0], weight[walk], bias_, rows_, backwards
-
-
-def dtype_of_sums(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+def split_filters(x, weight, bias, indices, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
+    """Yield the arguments of each direction's convolution."""
+    for direction, reverse_ in enumerate(reverse):
+        bias_, indices_ = (None if t is None else t[direction] for t in (bias, indices))
+        yield x[direction if len(x) > 1 else 0], weight[direction], bias_, indices_, reverse_
 
 
 def _add(total: Tensor | None, term: Tensor) -> Tensor:
-    """In place, but for the first."""
+    """Add a term in place; the first one is the total."""
     if total is None:
         return term
     total += term
@@ -104,4 +110,5 @@ def _add(total: Tensor | None, term: Tensor) -> Tensor:
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """Stack tensors along a new first axis; a single one becomes a view."""
     return torch.stack(tuple(tensors)) if len(tensors) > 1 else tensors[0][None]

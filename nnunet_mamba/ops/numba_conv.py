@@ -1,6 +1,6 @@
-"""The causal depthwise convolution on CPUs, with SiLU, in the manner of `numba_scan`: rows in walking order.
+"""The causal depthwise convolution on CPUs, with SiLU, like `numba_scan`: rows in the order of the scan.
 
-A task is one batch item and one block of at most BLOCK channels. It walks in chunks, with tables of the
+A task is one batch item and one block of at most BLOCK channels. It works in chunks, with tables of the
 addresses of a chunk's rows, and filters STEPS rows at once, so that memory is all that it waits for.
 
 Shapes: x, y (b, l, d); weight (d, w); bias (d,).
@@ -22,18 +22,21 @@ from nnunet_mamba.ops.numba_tasks import (
     prefetch_read,
     prefetch_write,
     readable,
-    visit,
+    token_at,
 )
-from nnunet_mamba.ops.simd import Row, Variable, Vec, row_operation
+from nnunet_mamba.ops.simd import RowBuilder, Variable, Vec, row_operation
 
+TAKES_ALL_DIRECTIONS = False
 BLOCK = 256
 CHUNK = 16
 STEPS = 4
 USUAL_TAPS = 4
 
 
+# The names Problem and Scratch are pickled in numba's disk cache: renaming them breaks caches that exist.
 class Problem(NamedTuple):
-    """One call in integers: sizes, addresses (0: absent), strides in bytes of what need not be contiguous."""
+    """Call as integers: sizes, addresses (0: absent), strides in bytes of tensors that need not be
+    contiguous."""
 
     length: int
     channels: int
@@ -58,9 +61,9 @@ class Problem(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Where the arrays of a thread's scratch begin, in bytes; tables hold addresses of rows."""
+    """Offsets of the arrays in a thread's scratch memory, in bytes; tables hold addresses of rows."""
 
-    sources: int  # (w - 1 + chunk,) what the chunk's steps see
+    sources: int  # (w - 1 + chunk,) rows that the chunk's steps read
     targets: int  # (chunk,)
     gradients: int  # (chunk,) of dy
     zeros: int  # (block,), as is the next
@@ -72,12 +75,13 @@ class Scratch(NamedTuple):
 
 
 @row_operation
-def note(row: Row, table, k, number):
+def note(row: RowBuilder, table, k, number):
+    """Write a number to a table."""
     row.note(table, k, number)
 
 
-def _filtered(row: Row, at, t, steps: int, taps, sources, weight, width, bias) -> list[Variable]:
-    """bias + sum over the taps, for the steps t, t + 1, ..."""
+def _filtered(row: RowBuilder, at, t, steps: int, taps, sources, weight, width, bias) -> list[Variable]:
+    """Return bias + sum over the taps, for the steps t, t + 1, ..."""
     totals = [row.variable(row.load(bias, at)) for _ in range(steps)]
     for k in row.repeat_mostly(taps, USUAL_TAPS):
         factor = row.load(weight, row.index(k, width, at))
@@ -86,14 +90,14 @@ def _filtered(row: Row, at, t, steps: int, taps, sources, weight, width, bias) -
     return totals
 
 
-def _source(row: Row, sources, t, k, s: int, at) -> Vec:
-    """What tap k sees at step t + s."""
+def _source(row: RowBuilder, sources, t, k, s: int, at) -> Vec:
+    """Return the values that tap k reads at step t + s."""
     return row.load(row.noted(sources, row.plus(row.builder.add(t, k), s)), at)
 
 
 @row_operation
-def filter_rows(row: Row, width, n_steps, taps, sources, weight, bias, targets):
-    """targets[t] = bias + sum over k of weight[k] sources[t + k]"""
+def filter_rows(row: RowBuilder, width, n_steps, taps, sources, weight, bias, targets):
+    """Compute targets[t] = bias + sum over k of weight[k] sources[t + k]."""
     for t, steps in row.groups(n_steps, STEPS):
         for at in row.lanes(width):
             totals = _filtered(row, at, t, steps, taps, sources, weight, width, bias)
@@ -102,8 +106,8 @@ def filter_rows(row: Row, width, n_steps, taps, sources, weight, bias, targets):
 
 
 @row_operation
-def filter_rows_silu(row: Row, width, n_steps, taps, sources, weight, bias, targets):
-    """As `filter_rows`, then SiLU"""
+def filter_rows_silu(row: RowBuilder, width, n_steps, taps, sources, weight, bias, targets):
+    """Compute `filter_rows`, then SiLU."""
     for t, steps in row.groups(n_steps, STEPS):
         for at in row.lanes(width):
             totals = _filtered(row, at, t, steps, taps, sources, weight, width, bias)
@@ -113,8 +117,8 @@ def filter_rows_silu(row: Row, width, n_steps, taps, sources, weight, bias, targ
 
 
 @row_operation
-def slopes_silu(row: Row, width, n_steps, taps, sources, weight, bias, gradients, d_before):
-    """d_before[t] = gradients[t] silu'(what `filter_rows` gives)"""
+def slopes_silu(row: RowBuilder, width, n_steps, taps, sources, weight, bias, gradients, d_before):
+    """Compute d_before[t] = gradients[t] silu'(x), x being the result of `filter_rows`."""
     for t, steps in row.groups(n_steps, STEPS):
         for at in row.lanes(width):
             totals = _filtered(row, at, t, steps, taps, sources, weight, width, bias)
@@ -125,8 +129,8 @@ def slopes_silu(row: Row, width, n_steps, taps, sources, weight, bias, gradients
 
 
 @row_operation
-def add_products(row: Row, width, n_steps, taps, sources, d_before, dweight, dbias):
-    """dbias += sum over t of d_before[t]; dweight[k] += sum over t of d_before[t] sources[t + k]"""
+def add_products(row: RowBuilder, width, n_steps, taps, sources, d_before, dweight, dbias):
+    """Add sums over t of d_before[t] to dbias and of d_before[t] sources[t + k] to dweight[k]."""
     for t, steps in row.groups(n_steps, STEPS):
         for at in row.lanes(width):
             factors = [row.load(d_before, row.index(row.plus(t, s), width, at)) for s in range(steps)]
@@ -140,23 +144,25 @@ def add_products(row: Row, width, n_steps, taps, sources, d_before, dweight, dbi
 
 
 @compiled
-def _note_sources(tag, p, s, rows, x, lanes, start, n_steps, ahead, scratch):
-    """The rows that a chunk's steps see; asks the memory for those of the chunk that comes next."""
+def _note_sources(tag, p, s, indices, x, lanes, start, n_steps, ahead, scratch):
+    """Note the rows that a chunk's steps read; prefetch those of the next chunk."""
     width = p.block * p.size
     for k in range(n_steps + p.taps - 1):
         t = start - p.taps + 1 + k
         if t < 0:
             note(tag, scratch + s.sources, k, scratch + s.zeros)
         else:
-            row = fetch(tag, lanes, p.block, x + visit(p, rows, t) * p.x_row, scratch + s.spare_x + k * width)
+            row = fetch(
+                tag, lanes, p.block, x + token_at(p, indices, t) * p.x_row, scratch + s.spare_x + k * width
+            )
             note(tag, scratch + s.sources, k, row)
         if 0 <= t + ahead < p.length:
-            prefetch_read(tag, p.block, x + visit(p, rows, t + ahead) * p.x_row)
+            prefetch_read(tag, p.block, x + token_at(p, indices, t + ahead) * p.x_row)
 
 
 @compiled
-def conv_forward(tag, p, s, rows, first, last, thread, scratch):
-    """Tasks first..last-1."""
+def conv_forward(tag, p, s, indices, first, last, thread, scratch):
+    """Compute y of the tasks first..last-1."""
     width = p.block * p.size
     for task in range(first, last):
         item, block = task // p.blocks, task % p.blocks
@@ -165,9 +171,13 @@ def conv_forward(tag, p, s, rows, first, last, thread, scratch):
         weight, bias = p.weight + block * p.taps * width, p.bias + block * width
         for start in range(0, p.length, p.chunk):
             n_steps = min(p.chunk, p.length - start)
-            _note_sources(tag, p, s, rows, x, lanes, start, n_steps, p.chunk, scratch)
+            _note_sources(tag, p, s, indices, x, lanes, start, n_steps, p.chunk, scratch)
             for k in range(n_steps):
-                y = p.y + (item * p.length + visit(p, rows, start + k)) * p.channels * p.size + block * width
+                y = (
+                    p.y
+                    + (item * p.length + token_at(p, indices, start + k)) * p.channels * p.size
+                    + block * width
+                )
                 prefetch_write(tag, p.block, y)
                 note(tag, scratch + s.targets, k, y if lanes == p.block else scratch + s.spare_y + k * width)
             sources, targets = scratch + s.sources, scratch + s.targets
@@ -176,31 +186,31 @@ def conv_forward(tag, p, s, rows, first, last, thread, scratch):
             else:
                 filter_rows(tag, p.block, n_steps, p.taps, sources, weight, bias, targets)
             if lanes != p.block:
-                _put_back(tag, p, s, rows, item, block, lanes, start, n_steps, scratch)
+                _put_back(tag, p, s, indices, item, block, lanes, start, n_steps, scratch)
 
 
 @compiled
-def _put_back(tag, p, s, rows, item, block, lanes, start, n_steps, scratch):
+def _put_back(tag, p, s, indices, item, block, lanes, start, n_steps, scratch):
     """Copy a chunk's rows of `lanes` values from the spare ones to y."""
     width = p.block * p.size
     for k in range(n_steps):
-        y = p.y + (item * p.length + visit(p, rows, start + k)) * p.channels * p.size + block * width
+        y = p.y + (item * p.length + token_at(p, indices, start + k)) * p.channels * p.size + block * width
         move(tag, lanes, scratch + s.spare_y + k * width, y)
 
 
 @compiled
-def _note_gradients(tag, p, s, rows, item, block, lanes, start, n_steps, scratch):
-    """The rows of dy, and from the last step to the first those that dx goes to and those that it sees."""
+def _note_gradients(tag, p, s, indices, item, block, lanes, start, n_steps, scratch):
+    """Note the rows of dy and, from the last step to the first, the rows of dx."""
     width = p.block * p.size
     whole = lanes == p.block
     for k in range(n_steps):
-        r = visit(p, rows, start + k)
+        r = token_at(p, indices, start + k)
         dx = p.y + (item * p.length + r) * p.channels * p.size + block * width
         prefetch_write(tag, p.block, dx)
         note(tag, scratch + s.targets, n_steps - 1 - k, dx if whole else scratch + s.spare_y + k * width)
         dy = p.dy + item * p.dy_batch + block * width
         if start >= p.chunk:
-            prefetch_read(tag, p.block, dy + visit(p, rows, start + k - p.chunk) * p.dy_row)
+            prefetch_read(tag, p.block, dy + token_at(p, indices, start + k - p.chunk) * p.dy_row)
         dy = fetch(tag, lanes, p.block, dy + r * p.dy_row, scratch + s.spare_dy + k * width)
         if p.silu:
             note(tag, scratch + s.gradients, k, dy)
@@ -209,8 +219,8 @@ def _note_gradients(tag, p, s, rows, item, block, lanes, start, n_steps, scratch
 
 
 @compiled
-def _note_gradients_seen(tag, p, s, n_steps, scratch):
-    """Tap k of dx_t sees the gradient of step t + w - 1 - k."""
+def _note_gradient_sources(tag, p, s, n_steps, scratch):
+    """Note the rows that dx reads: tap k of dx_t reads the gradient of step t + w - 1 - k."""
     width = p.block * p.size
     for k in range(n_steps + p.taps - 1):
         step = n_steps + p.taps - 2 - k
@@ -219,8 +229,8 @@ def _note_gradients_seen(tag, p, s, n_steps, scratch):
 
 
 @compiled
-def conv_backward(tag, p, s, rows, first, last, thread, scratch):
-    """Tasks first..last-1, from the last step to the first."""
+def conv_backward(tag, p, s, indices, first, last, thread, scratch):
+    """Compute the gradients of the tasks first..last-1, from the last step to the first."""
     width = p.block * p.size
     sources, targets, d_before = scratch + s.sources, scratch + s.targets, scratch + s.d_before
     for task in range(first, last):
@@ -233,26 +243,32 @@ def conv_backward(tag, p, s, rows, first, last, thread, scratch):
         fill(tag, (p.taps - 1) * p.block, later, 0)
         for start in range((p.length - 1) // p.chunk * p.chunk, -1, -p.chunk):
             n_steps = min(p.chunk, p.length - start)
-            _note_sources(tag, p, s, rows, x, lanes, start, n_steps, -p.chunk, scratch)
-            _note_gradients(tag, p, s, rows, item, block, lanes, start, n_steps, scratch)
+            _note_sources(tag, p, s, indices, x, lanes, start, n_steps, -p.chunk, scratch)
+            _note_gradients(tag, p, s, indices, item, block, lanes, start, n_steps, scratch)
             if p.silu:
                 gradients = scratch + s.gradients
                 slopes_silu(tag, p.block, n_steps, p.taps, sources, weight, bias, gradients, d_before)
             add_products(tag, p.block, n_steps, p.taps, sources, d_before, dweight, dbias)
-            _note_gradients_seen(tag, p, s, n_steps, scratch)
+            _note_gradient_sources(tag, p, s, n_steps, scratch)
             filter_rows(tag, p.block, n_steps, p.taps, sources, weight, scratch + s.no_bias, targets)
             move(tag, min(p.taps - 1, n_steps) * p.block, d_before, later)
             if lanes != p.block:
-                _put_back(tag, p, s, rows, item, block, lanes, start, n_steps, scratch)
+                _put_back(tag, p, s, indices, item, block, lanes, start, n_steps, scratch)
 
 
-class _Call(Tasks):
-    """The tensors of one call, as the kernels want them."""
+class _ConvCall(Tasks):
+    """Tensors of one call, in the form that the kernels take."""
 
     def __init__(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, silu: bool, reverse: bool
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        indices: Tensor | None,
+        silu: bool,
+        reverse: bool,
     ):
-        super().__init__(x, 1, BLOCK, rows)
+        super().__init__(x, 1, BLOCK, indices)
         self.x, self.taps = readable(x, self.dtype), weight.shape[1]
         self.chunk = max(CHUNK, self.taps)
         self.weight, self.bias = self.pad(weight), self.pad(bias)
@@ -261,6 +277,7 @@ class _Call(Tasks):
     def problem(
         self, y: Tensor, dy: Tensor | None = None, dweight: Tensor | None = None, dbias: Tensor | None = None
     ) -> Problem:
+        """Return the call as integers."""
         sizes = (self.length, self.channels, self.taps, self.chunk, self.block, self.blocks, self.size)
         places = (self.place(t)[0] for t in (self.weight, self.bias, y, dweight, dbias))
         return Problem(
@@ -268,7 +285,7 @@ class _Call(Tasks):
         )
 
     def scratch(self) -> tuple[Scratch, int]:
-        """Where a thread's arrays begin, and how many values they hold."""
+        """Return the offsets of a thread's arrays, and how many values they hold."""
         table = -(-8 * (self.chunk + self.taps) // self.size)
         seen, row = (self.taps - 1 + self.chunk) * self.block, self.block
         sizes = (table, table, table, row, row, seen, self.chunk * row, self.chunk * row, seen)
@@ -277,19 +294,31 @@ class _Call(Tasks):
 
 
 def forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, silu: bool, reverse: bool, y: Tensor
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    indices: Tensor | None,
+    silu: bool,
+    reverse: bool,
+    y: Tensor,
 ) -> None:
-    """Fills y (b, l, d), contiguous and in the dtype of the sums."""
-    call = _Call(x, weight, bias, rows, silu, reverse)
+    """Fill y (b, l, d), contiguous and in the accumulation dtype."""
+    call = _ConvCall(x, weight, bias, indices, silu, reverse)
     scratch, size = call.scratch()
     call.run(conv_forward, size, call.problem(y), scratch)
 
 
 def backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, silu: bool, reverse: bool
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    indices: Tensor | None,
+    silu: bool,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> gradients of x (b, l, d), weight (d, w), bias (d,) in the dtype of the sums."""
-    call = _Call(x, weight, bias, rows, silu, reverse)
+    """Return gradients of x (b, l, d), weight (d, w), bias (d,) in the accumulation dtype."""
+    call = _ConvCall(x, weight, bias, indices, silu, reverse)
     dy, dx = readable(dy, call.dtype), call.empty(*x.shape)
     dweight, dbias = call.sums(call.taps), call.sums(1)
     scratch, size = call.scratch()

@@ -1,10 +1,11 @@
-"""The two numba kernels of the selective scan: loops over tasks, chunks and rows around `numba_scan_rows`."""
+"""The two numba kernels of the selective scan: loops over tasks, chunks and rows around
+`numba_scan_tiles`."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from nnunet_mamba.ops.chunks import CHUNKS
+from nnunet_mamba.ops.constants import CHUNKS
 from nnunet_mamba.ops.numba_scan_tiles import (
     add_sums,
     advance,
@@ -18,13 +19,14 @@ from nnunet_mamba.ops.numba_scan_tiles import (
     retreat,
     settle,
 )
-from nnunet_mamba.ops.numba_tasks import compiled, fetch, fill, move, prefetch_read, prefetch_write, visit
+from nnunet_mamba.ops.numba_tasks import compiled, fetch, fill, move, prefetch_read, prefetch_write, token_at
 
 CHUNK = CHUNKS["numba"]
 
 
+# The names Problem and Scratch are pickled in numba's disk cache: renaming them breaks caches that exist.
 class Problem(NamedTuple):
-    """One call in integers: sizes, addresses of first values (0: absent), strides in bytes."""
+    """Call as integers: sizes, addresses of first values (0: absent), strides in bytes."""
 
     length: int
     n: int
@@ -60,7 +62,7 @@ class Problem(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Where backward reads dy and writes the rest; every array but dy contiguous."""
+    """Addresses where backward reads dy and writes the gradients; every array but dy is contiguous."""
 
     items: int  # b
     parts: int  # of dB and dC, so that threads which share a batch item write to different ones
@@ -78,7 +80,8 @@ class Gradients(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Where the arrays of a thread's scratch begin, in bytes; zeros at first, as sums stay."""
+    """Offsets of the arrays in a thread's scratch memory, in bytes; zeros at first, since sums remain
+    there."""
 
     spare_u: int  # spares (block,): rows that end too early in memory, padded with zeros
     spare_delta: int
@@ -107,7 +110,7 @@ class Scratch(NamedTuple):
 
 @compiled
 def _channels(p, task):
-    """Batch item, block, group, first channel and number of channels of a task."""
+    """Return batch item, block, group, first channel and number of channels of a task."""
     per_item = p.groups * p.blocks
     item, block = task // per_item, task % per_item
     group, start = block // p.blocks, (block % p.blocks) * p.block
@@ -116,22 +119,22 @@ def _channels(p, task):
 
 @compiled
 def _kept(p, item, chunk, channel):
-    """Address of the state before a chunk, its first channel of `channel`."""
+    """Return the address of the state before a chunk, from `channel` on."""
     chunks, channels = (p.length + CHUNK - 1) // CHUNK, p.groups * p.group
     return p.states + ((item * chunks + chunk) * p.n * channels + channel) * p.size
 
 
 @compiled
-def _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, ahead, scratch):
-    """Steps, step_u, B and C of a chunk, in walking order, and, going backwards, the slopes of the steps.
+def _prepare_chunk(tag, p, s, indices, item, group, channel, lanes, bias, start, n_steps, ahead, scratch):
+    """Prepare step, step_u, B and C of a chunk in the order of the scan and, in backward, the slopes of step.
 
-    Asks the memory for the inputs of the chunk that comes next, `ahead` steps from this one.
+    Prefetches the inputs of the next chunk, `ahead` steps from this one.
     """
     width, at = p.block * p.size, channel * p.size
     for k in range(n_steps):
-        r = visit(p, rows, start + k)
+        r = token_at(p, indices, start + k)
         if 0 <= start + k + ahead < p.length:
-            then = visit(p, rows, start + k + ahead)
+            then = token_at(p, indices, start + k + ahead)
             prefetch_read(tag, p.block, p.u + item * p.u_batch + then * p.u_row + at)
             prefetch_read(tag, p.block, p.delta + item * p.delta_batch + then * p.delta_row + at)
             if p.z:
@@ -153,8 +156,8 @@ def _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_
 
 
 @compiled
-def scan_forward(tag, p, s, rows, first, last, thread, scratch):
-    """Tasks first..last-1."""
+def scan_forward(tag, p, s, indices, first, last, thread, scratch):
+    """Compute y, and the states before the chunks, of the tasks first..last-1."""
     width = p.block * p.size
     channels = p.groups * p.group
     for task in range(first, last):
@@ -168,16 +171,18 @@ def scan_forward(tag, p, s, rows, first, last, thread, scratch):
                 kept = _kept(p, item, start // CHUNK, channel)
                 for j in range(p.n):
                     move(tag, lanes, scratch + s.h + j * width, kept + j * channels * p.size)
-            _prepare_chunk(tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, CHUNK, scratch)
+            _prepare_chunk(
+                tag, p, s, indices, item, group, channel, lanes, bias, start, n_steps, CHUNK, scratch
+            )
             for k in range(n_steps):
-                r = visit(p, rows, start + k)
+                r = token_at(p, indices, start + k)
                 prefetch_write(tag, p.block, p.y + (item * p.length + r) * channels * p.size + at)
             advance(
                 tag, p.block, p.n, n_steps, A, scratch + s.step, scratch + s.step_u, scratch + s.B,
                 scratch + s.C, scratch + s.h, scratch + s.out
             )  # fmt: skip
             for k in range(n_steps):
-                r = visit(p, rows, start + k)
+                r = token_at(p, indices, start + k)
                 u = fetch(tag, lanes, p.block, p.u + item * p.u_batch + r * p.u_row + at, scratch + s.spare_u)
                 target = p.y + (item * p.length + r) * channels * p.size + at
                 y = target if whole else scratch + s.spare_y
@@ -193,16 +198,16 @@ def scan_forward(tag, p, s, rows, first, last, thread, scratch):
 
 
 @compiled
-def _prepare_gates(tag, p, g, s, rows, item, channel, lanes, start, n_steps, scratch):
-    """The gradients of what the gate multiplies, or, without z, dy itself."""
+def _prepare_gates(tag, p, g, s, indices, item, channel, lanes, start, n_steps, scratch):
+    """Compute the gradients of the gate's factors; without z, copy dy."""
     width, at = p.block * p.size, channel * p.size
     for k in range(n_steps):
-        r = visit(p, rows, start + k)
+        r = token_at(p, indices, start + k)
         target = (item * p.length + r) * p.groups * p.group * p.size + at
         prefetch_write(tag, p.block, g.du + target)
         prefetch_write(tag, p.block, g.ddelta + target)
         if start >= CHUNK:
-            then = visit(p, rows, start + k - CHUNK)
+            then = token_at(p, indices, start + k - CHUNK)
             prefetch_read(tag, p.block, g.dy + item * g.dy_batch + then * g.dy_row + at)
         dy = g.dy + item * g.dy_batch + r * g.dy_row + at
         dy = fetch(tag, lanes, p.block, dy, scratch + s.spare_dy)
@@ -216,12 +221,12 @@ def _prepare_gates(tag, p, g, s, rows, item, channel, lanes, start, n_steps, scr
 
 
 @compiled
-def _settle_chunk(tag, p, g, s, rows, item, channel, lanes, D, dD, dbias, start, n_steps, scratch):
-    """du, ddelta and dz of a chunk, and its part of dD and dbias."""
+def _settle_chunk(tag, p, g, s, indices, item, channel, lanes, D, dD, dbias, start, n_steps, scratch):
+    """Write du, ddelta and dz of a chunk, and add to dD and dbias."""
     width, at, channels = p.block * p.size, channel * p.size, p.groups * p.group
     whole = lanes == p.block
     for k in range(n_steps):
-        r = visit(p, rows, start + k)
+        r = token_at(p, indices, start + k)
         u = fetch(tag, lanes, p.block, p.u + item * p.u_batch + r * p.u_row + at, scratch + s.spare_u)
         target = (item * p.length + r) * channels * p.size + at
         here = scratch + k * width
@@ -242,8 +247,8 @@ def _settle_chunk(tag, p, g, s, rows, item, channel, lanes, D, dD, dbias, start,
 
 
 @compiled
-def scan_backward(tag, p, g, s, rows, first, last, thread, scratch):
-    """Tasks first..last-1."""
+def scan_backward(tag, p, g, s, indices, first, last, thread, scratch):
+    """Compute the gradients of the tasks first..last-1."""
     width = p.block * p.size
     channels, state = p.groups * p.group, p.n * width
     chunks = (p.length + CHUNK - 1) // CHUNK
@@ -264,17 +269,17 @@ def scan_backward(tag, p, g, s, rows, first, last, thread, scratch):
             for j in range(p.n):
                 move(tag, lanes, kept + j * channels * p.size, scratch + s.h + j * width)
             _prepare_chunk(
-                tag, p, s, rows, item, group, channel, lanes, bias, start, n_steps, -CHUNK, scratch
+                tag, p, s, indices, item, group, channel, lanes, bias, start, n_steps, -CHUNK, scratch
             )
-            _prepare_gates(tag, p, g, s, rows, item, channel, lanes, start, n_steps, scratch)
+            _prepare_gates(tag, p, g, s, indices, item, channel, lanes, start, n_steps, scratch)
             retreat(
                 tag, p.block, p.n, n_steps, A, scratch + s.step, scratch + s.step_u, scratch + s.B,
                 scratch + s.C, scratch + s.h, scratch + s.out, scratch + s.dout, scratch + s.dh, dA,
                 scratch + s.through_u, scratch + s.through_decay, scratch + s.sums_B, scratch + s.sums_C,
                 scratch + s.before, scratch + s.decays
             )  # fmt: skip
-            _settle_chunk(tag, p, g, s, rows, item, channel, lanes, D, dD, dbias, start, n_steps, scratch)
+            _settle_chunk(tag, p, g, s, indices, item, channel, lanes, D, dD, dbias, start, n_steps, scratch)
             for k in range(n_steps):
-                at = (first_row + visit(p, rows, start + k)) * p.n * p.size
+                at = (first_row + token_at(p, indices, start + k)) * p.n * p.size
                 add_sums(tag, p.n, k, scratch + s.sums_B, g.dB + at, begun)
                 add_sums(tag, p.n, k, scratch + s.sums_C, g.dC + at, begun)

@@ -1,6 +1,6 @@
-"""The arithmetic of the selective scan on rows of channels, for the kernels in `numba_scan_kernels`.
+"""Arithmetic of the selective scan on rows of channels, for the kernels in `numba_scan_kernels`.
 
-A chunk is up to CHUNK steps in walking order. Within it, arrays per step are (steps, width), B and C
+A chunk is up to CHUNK steps in the order of the scan. Within it, arrays per step are (steps, width), B and C
 (steps, n); A, states and their gradients are (n, width). `n_steps`, `n` and `width` count values.
 
 The two row operations that visit every state work in tiles of TILE_STATES states by TILE_VECTORS vectors of
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from llvmlite import ir
 
-from nnunet_mamba.ops.simd import Row, Variable, Vec, row_operation
+from nnunet_mamba.ops.simd import RowBuilder, Variable, Vec, row_operation
 
 TILE_STATES = 4
 TILE_VECTORS = 2
@@ -23,10 +23,10 @@ TILE = TILE_STATES * TILE_VECTORS
 
 
 class Tile:
-    """Some states of some vectors of channels: `vectors` x `states` registers."""
+    """Tile of `states` states by `vectors` vectors of channels, held in registers."""
 
     def __init__(
-        self, row: Row, width: ir.Value, vector: ir.Value, vectors: int, state: ir.Value, states: int
+        self, row: RowBuilder, width: ir.Value, vector: ir.Value, vectors: int, state: ir.Value, states: int
     ):
         self.row, self.width = row, width
         self.vector, self.state, self.states = vector, state, range(states)
@@ -34,35 +34,38 @@ class Tile:
         self.vectors = range(vectors)
 
     def load(self, address: ir.Value) -> list[list[Variable]]:
-        """From (n, width)."""
+        """Load the tile from an array (n, width)."""
         return [[self.row.variable(self.one(address, j, v)) for v in self.vectors] for j in self.states]
 
     def _at(self, j: int, v: int) -> ir.Value:
+        """Return the position of a vector in an array (n, width)."""
         return self.row.index(self.row.plus(self.state, j), self.width, self.lanes[v])
 
     def one(self, address: ir.Value, j: int, v: int) -> Vec:
-        """One vector of (n, width)."""
+        """Load one vector of an array (n, width)."""
         return self.row.load(address, self._at(j, v))
 
     def store(self, address: ir.Value, values: list[list[Variable]]) -> None:
+        """Store the tile to an array (n, width)."""
         for j in self.states:
             for v in self.vectors:
                 self.row.store(address, self._at(j, v), values[j][v].value)
 
     def at_step(self, address: ir.Value, k: ir.Value) -> list[Vec]:
-        """From (steps, width)."""
+        """Load the vectors of step k from an array (steps, width)."""
         return [self.row.load(address, self.row.index(k, self.width, lane)) for lane in self.lanes]
 
     def store_at_step(self, address: ir.Value, k: ir.Value, values: list[Vec]) -> None:
+        """Store the vectors of step k to an array (steps, width)."""
         for lane, value in zip(self.lanes, values, strict=True):
             self.row.store(address, self.row.index(k, self.width, lane), value)
 
     def coefficient(self, address: ir.Value, k: ir.Value, n: ir.Value, j: int) -> Vec:
-        """From (steps, n), in all lanes."""
+        """Load the value of step k and state j from an array (steps, n) to all lanes."""
         return self.row.broadcast(address, self.row.index(k, n, self.row.plus(self.state, j)))
 
     def kept(self, k: ir.Value, j: int, v: int) -> ir.Value:
-        """Where a vector of step k lies in a scratch of (steps, TILE) vectors."""
+        """Return the position of a vector of step k in scratch memory of (steps, TILE) vectors."""
         return self.row.slot(self.row.plus(self.row.index(k, TILE, 0), j * TILE_VECTORS + v))
 
     def add_sum(self, address: ir.Value, k: ir.Value, n: ir.Value, products: list[Vec]) -> None:
@@ -71,33 +74,34 @@ class Tile:
         self.row.store(address, place, self.row.load(address, place) + self.row.fold(products))
 
 
-def _place(row: Row, state: ir.Value) -> ir.Value:
-    """Which vector of partial sums is that of the tile from `state` on, be it whole or of one state."""
+def _place(row: RowBuilder, state: ir.Value) -> ir.Value:
+    """Return the index of the partial sums of the tile that starts at `state`, whole or of one state."""
     return row.builder.add(row.over(state, TILE_STATES), row.modulo(state, TILE_STATES))
 
 
-def _places(row: Row, n: ir.Value) -> ir.Value:
-    """Vectors of partial sums per step."""
+def _places(row: RowBuilder, n: ir.Value) -> ir.Value:
+    """Return the number of vectors of partial sums per step."""
     return _place(row, n)
 
 
 def _dot(a: list[Vec], b: list[Vec]) -> Vec:
-    """Lane by lane."""
+    """Return the sum of products, lane by lane."""
     total = a[0] * b[0]
     for x, y in zip(a[1:], b[1:], strict=True):
         total = x.times_plus(y, total)
     return total
 
 
-def _tiles(row: Row, width: ir.Value, n: ir.Value) -> Iterator[Tile]:
+def _tiles(row: RowBuilder, width: ir.Value, n: ir.Value) -> Iterator[Tile]:
+    """Loop over the tiles of an array (n, width)."""
     for vector, vectors in row.groups(row.over(width, row.count), TILE_VECTORS):
         for state, states in row.groups(n, TILE_STATES):
             yield Tile(row, width, vector, vectors, state, states)
 
 
 @row_operation
-def prepare(row: Row, width, delta, u, bias, step, step_u, out):
-    """step = delta + bias; step_u = step u; out = 0"""
+def prepare(row: RowBuilder, width, delta, u, bias, step, step_u, out):
+    """Compute step = delta + bias; step_u = step u; out = 0."""
     for at in row.lanes(width):
         value = row.load(delta, at) + row.load(bias, at)
         row.store(step, at, value)
@@ -106,8 +110,8 @@ def prepare(row: Row, width, delta, u, bias, step, step_u, out):
 
 
 @row_operation
-def prepare_softplus(row: Row, width, delta, u, bias, step, step_u, out):
-    """step = softplus(delta + bias); step_u = step u; out = 0"""
+def prepare_softplus(row: RowBuilder, width, delta, u, bias, step, step_u, out):
+    """Compute step = softplus(delta + bias); step_u = step u; out = 0."""
     for at in row.lanes(width):
         value, _ = row.softplus(row.load(delta, at) + row.load(bias, at))
         row.store(step, at, value)
@@ -116,8 +120,8 @@ def prepare_softplus(row: Row, width, delta, u, bias, step, step_u, out):
 
 
 @row_operation
-def prepare_softplus_and_slope(row: Row, width, delta, u, bias, step, step_u, out, slope):
-    """As `prepare_softplus`; slope = the derivative of step"""
+def prepare_softplus_and_slope(row: RowBuilder, width, delta, u, bias, step, step_u, out, slope):
+    """Compute `prepare_softplus` and slope, the derivative of step."""
     for at in row.lanes(width):
         value, derivative = row.softplus(row.load(delta, at) + row.load(bias, at))
         row.store(step, at, value)
@@ -127,8 +131,8 @@ def prepare_softplus_and_slope(row: Row, width, delta, u, bias, step, step_u, ou
 
 
 @row_operation
-def prepare_gate(row: Row, width, z, dy, dout, dy_slope):
-    """Through y silu(z): dout = dy silu(z); dy_slope = dy silu'(z), which times y is dz."""
+def prepare_gate(row: RowBuilder, width, z, dy, dout, dy_slope):
+    """Compute the gradients of y silu(z): dout = dy silu(z); dy_slope = dy silu'(z), which times y is dz."""
     for at in row.lanes(width):
         z_v, dy_v = row.load(z, at), row.load(dy, at)
         s = row.sigmoid(z_v)
@@ -137,8 +141,8 @@ def prepare_gate(row: Row, width, z, dy, dout, dy_slope):
 
 
 @row_operation
-def advance(row: Row, width, n, n_steps, A, step, step_u, B, C, h, out):
-    """A chunk of h = 2**(step A) h + step_u B; out += sum over the states of C h"""
+def advance(row: RowBuilder, width, n, n_steps, A, step, step_u, B, C, h, out):
+    """Advance h over a chunk by h = 2**(step A) h + step_u B; add the sum over the states of C h to out."""
     for tile in _tiles(row, width, n):
         states = tile.load(h)
         for k in row.repeat(n_steps):
@@ -156,19 +160,19 @@ def advance(row: Row, width, n, n_steps, A, step, step_u, B, C, h, out):
 
 @row_operation
 def retreat(
-    row: Row, width, n, n_steps, A, step, step_u, B, C, h, out, dout, dh, dA, through_u, through_decay,
+    row: RowBuilder, width, n, n_steps, A, step, step_u, B, C, h, out, dout, dh, dA, through_u, through_decay,
     sums_B, sums_C, before, decays
 ):  # fmt: skip
-    """A chunk of `advance` once more, then back through it.
+    """Repeat `advance` over a chunk, then go back through it.
 
-    `dh` brings the gradient that later chunks send to the last state and takes that for `h`. Adds to dA, to
+    `dh` holds the gradient of the chunk's last state from later chunks, and then that of `h`. Adds to dA, to
     through_u and through_decay (the gradients of step_u and, but for a factor ln 2, of step by way of the
     decays) and to the partial sums of dB and dC. `before` and `decays` are scratch.
     """
     for tile in _tiles(row, width, n):
         _recall(row, tile, n, n_steps, A, step, step_u, B, C, h, out, dout, sums_C, before, decays)
         gradients, slopes = tile.load(dh), tile.load(dA)
-        for k in row.backwards(n_steps):
+        for k in row.repeat_reversed(n_steps):
             steps, steps_u, douts = (tile.at_step(address, k) for address in (step, step_u, dout))
             u_sums, decay_sums = (tile.at_step(address, k) for address in (through_u, through_decay))
             products = []
@@ -193,9 +197,9 @@ def retreat(
 
 
 def _recall(
-    row: Row, tile: Tile, n, n_steps, A, step, step_u, B, C, h, out, dout, sums_C, before, decays
+    row: RowBuilder, tile: Tile, n, n_steps, A, step, step_u, B, C, h, out, dout, sums_C, before, decays
 ) -> None:
-    """`advance` for one tile; keeps states and decays, and adds to the sums of dC."""
+    """Repeat `advance` for one tile; keep states and decays, and add to the sums of dC."""
     states = tile.load(h)
     for k in row.repeat(n_steps):
         steps, steps_u, outs, douts = (tile.at_step(address, k) for address in (step, step_u, out, dout))
@@ -217,9 +221,9 @@ def _recall(
 
 
 @row_operation
-def add_sums(row: Row, n, k, sums, target, begun):
-    """Step k's partial sums (see `Tile.add_sum`) to target (n,), which is overwritten unless `begun`; clears
-    the partial sums."""
+def add_sums(row: RowBuilder, n, k, sums, target, begun):
+    """Write step k's partial sums (see `Tile.add_sum`) to target (n,), or add them if `begun`; clear the
+    partial sums."""
     for state, states in row.groups(n, TILE_STATES):
         place = row.slot(row.index(k, _places(row, n), _place(row, state)))
         row.add_folded(target, state, row.load(sums, place), states, begun)
@@ -227,15 +231,15 @@ def add_sums(row: Row, n, k, sums, target, begun):
 
 
 @row_operation
-def finish(row: Row, width, out, D, u, y):
-    """y = out + D u"""
+def finish(row: RowBuilder, width, out, D, u, y):
+    """Compute y = out + D u."""
     for at in row.lanes(width):
         row.store(y, at, row.load(D, at).times_plus(row.load(u, at), row.load(out, at)))
 
 
 @row_operation
-def finish_gated(row: Row, width, out, D, u, z, y):
-    """y = (out + D u) silu(z)"""
+def finish_gated(row: RowBuilder, width, out, D, u, z, y):
+    """Compute y = (out + D u) silu(z)."""
     for at in row.lanes(width):
         z_v = row.load(z, at)
         value = row.load(D, at).times_plus(row.load(u, at), row.load(out, at))
@@ -243,16 +247,16 @@ def finish_gated(row: Row, width, out, D, u, z, y):
 
 
 @row_operation
-def finish_gate(row: Row, width, out, D, u, dy_slope, dz):
-    """dz = (out + D u) dy_slope"""
+def finish_gate(row: RowBuilder, width, out, D, u, dy_slope, dz):
+    """Compute dz = (out + D u) dy_slope."""
     for at in row.lanes(width):
         value = row.load(D, at).times_plus(row.load(u, at), row.load(out, at))
         row.store(dz, at, value * row.load(dy_slope, at))
 
 
 @row_operation
-def settle(row: Row, width, u, step, slope, D, dout, through_u, through_decay, du, ddelta, dD, dbias):
-    """From the gradients of step_u and of the exponents to those of u, delta, D, bias; clears the former."""
+def settle(row: RowBuilder, width, u, step, slope, D, dout, through_u, through_decay, du, ddelta, dD, dbias):
+    """Turn the gradients of step_u and of the exponents into those of u, delta, D, bias; clear the former."""
     for at in row.lanes(width):
         u_v, dout_v, through = row.load(u, at), row.load(dout, at), row.load(through_u, at)
         row.store(du, at, through.times_plus(row.load(step, at), dout_v * row.load(D, at)))

@@ -1,9 +1,17 @@
-"""What the numba kernels share: compilation, rows in walking order, the cut of a call into tasks."""
+"""Parts that the numba kernels share: compilation, rows in the order of the scan, tasks and threads.
+
+Threads are our own small pool, since the kernels release the GIL: numba's threading layers abort under
+concurrent calls (workqueue) or kill forked workers (OpenMP), and nnU-Net does both. The pool follows
+`torch.get_num_threads()` and is forgotten in forked children, which start their own.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -14,14 +22,14 @@ from numba.core import event
 from torch import Tensor
 
 from nnunet_mamba.ops.huge_pages import empty
-from nnunet_mamba.ops.simd import CACHE_LINE, VECTOR, Row, row_operation
-from nnunet_mamba.ops.threads import run_in_threads, split
+from nnunet_mamba.ops.precision import accumulation_dtype
+from nnunet_mamba.ops.simd import CACHE_LINE, VECTOR, RowBuilder, row_operation
 
 _logger = logging.getLogger("nnunet_mamba")
 
 
 class _CompileNotice(event.Listener):  # type: ignore[misc]
-    """Says, once per process, that a kernel of ours was not in the cache."""
+    """Listener that warns once per process when one of our kernels has to be compiled."""
 
     given = False
 
@@ -42,7 +50,7 @@ event.register("numba:compile", _CompileNotice())
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """njit without the GIL, cached on disk where a cache folder can be written."""
+    """Compile with numba, without the GIL, cached on disk where a cache folder can be written."""
     try:
         return numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no writable cache folder
@@ -50,38 +58,42 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @row_operation
-def move(row: Row, count, source, target):
+def move(row: RowBuilder, count, source, target):
+    """Copy `count` values."""
     row.move(source, target, count)
 
 
 @row_operation
-def fill(row: Row, width, target, ones):
-    """Zeros, or ones where `ones` is 1."""
+def fill(row: RowBuilder, width, target, ones):
+    """Fill a row with zeros, or with ones if `ones` is 1."""
     value = row.from_integer(ones)
     for at in row.lanes(width):
         row.store(target, at, value)
 
 
 @row_operation
-def prefetch_read(row: Row, width, source):
+def prefetch_read(row: RowBuilder, width, source):
+    """Prefetch a row to read it."""
     row.prefetch(source, width, write=False)
 
 
 @row_operation
-def prefetch_write(row: Row, width, target):
+def prefetch_write(row: RowBuilder, width, target):
+    """Prefetch a row to write to it."""
     row.prefetch(target, width, write=True)
 
 
 @compiled
-def visit(p, rows, t):
-    """The row of memory that step t visits."""
+def token_at(p, indices, t):
+    """Return the row of memory of step t."""
     k = p.length - 1 - t if p.reverse else t
-    return rows[k] if rows.size else k
+    return indices[k] if indices.size else k
 
 
 @compiled
 def fetch(tag, lanes, block, source, scratch):
-    """Address of a readable row of `block` values: the source itself, or its copy where it ends too early."""
+    """Return the address of a readable row of `block` values: the source, or its copy if it ends too
+    early."""
     if lanes == block:
         return source
     move(tag, lanes, source, scratch)
@@ -89,7 +101,7 @@ def fetch(tag, lanes, block, source, scratch):
 
 
 def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """The tensor in `dtype` with its last axis contiguous; itself where it already is."""
+    """Return the tensor in `dtype` with its last axis contiguous; itself if it already is."""
     tensor = tensor.detach()
     if tensor.dtype == dtype and tensor.stride(-1) == 1:
         return tensor
@@ -97,29 +109,31 @@ def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Tasks:
-    """A call cut into tasks: a batch item and a block of at most `largest` channels, padded to whole vectors.
+    """Call cut into tasks: a batch item and a block of at most `largest` channels, padded to whole vectors.
 
     There are no fewer tasks than threads, if the channels allow. Arrays per channel go to the kernels as
     (g * blocks, m, block).
     """
 
-    def __init__(self, u: Tensor, groups: int, largest: int, rows: Tensor | None):
-        self.dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    def __init__(self, u: Tensor, groups: int, largest: int, indices: Tensor | None):
+        self.dtype = accumulation_dtype(u)
         self.tag = np.float64(0) if self.dtype == torch.float64 else np.float32(0)
-        self.rows = np.empty(0, np.int32) if rows is None else rows.numpy()
+        self.indices = np.empty(0, np.int32) if indices is None else indices.numpy()
         self.batch, self.length, self.channels = u.shape
         self.groups, self.group = groups, self.channels // groups
         wanted = max(-(-self.group // largest), torch.get_num_threads() // (self.batch * groups))
         self.block = -(-self.group // (wanted * VECTOR)) * VECTOR
         self.blocks = -(-self.group // self.block)
-        self.ranges = split(self.batch * groups * self.blocks)
+        self.ranges = split_tasks(self.batch * groups * self.blocks)
 
     @property
     def size(self) -> int:
+        """Return the bytes of a value."""
         return self.dtype.itemsize
 
     def pad(self, per_channel: Tensor | None) -> Tensor:
-        """(d, m) or (d,) -> (g * blocks, m, block), zeros behind each group's last channel; None is zeros."""
+        """Bring (d, m) or (d,) into the form (g * blocks, m, block), zeros behind each group; None is
+        zeros."""
         if per_channel is None:
             per_channel = torch.zeros(self.channels)
         grouped = per_channel.detach().to(self.dtype).reshape(self.groups, self.group, -1)
@@ -127,33 +141,68 @@ class Tasks:
         return padded.reshape(self.groups * self.blocks, self.block, -1).transpose(1, 2).contiguous()
 
     def unpad(self, per_task: Tensor) -> Tensor:
-        """(b, g * blocks, m, block) -> (d, m), summed over the batch: the adjoint of `pad`."""
+        """Bring (b, g * blocks, m, block) into the form (d, m), summed over the batch: the adjoint of
+        `pad`."""
         blocks = per_task.sum(0).transpose(1, 2).reshape(self.groups, self.blocks * self.block, -1)
         return blocks[:, : self.group].reshape(self.channels, -1)
 
     def empty(self, *shape: int) -> Tensor:
+        """Return an uninitialised tensor in the accumulation dtype."""
         return empty(*shape, dtype=self.dtype)
 
     def zeros(self, *shape: int) -> Tensor:
+        """Return zeros in the accumulation dtype."""
         return torch.zeros(shape, dtype=self.dtype)
 
     def sums(self, per_channel: int) -> Tensor:
-        """Zeros for what each task sums up: (b, g * blocks, per_channel, block)."""
+        """Return zeros for the sums of each task: (b, g * blocks, per_channel, block)."""
         return self.zeros(self.batch, self.groups * self.blocks, per_channel, self.block)
 
     def place(self, tensor: Tensor | None, n_strides: int = 0) -> tuple[int, ...]:
-        """Address and first strides in bytes; all 0 for None."""
+        """Return the address and the first strides in bytes; all 0 for None."""
         if tensor is None:
             return (0,) * (n_strides + 1)
         return tensor.data_ptr(), *(stride * self.size for stride in tensor.stride()[:n_strides])
 
     def run(self, kernel: Callable[..., None], scratch: int, *arguments: Any) -> None:
-        """kernel(tag, *arguments, rows, first, last, thread, address of `scratch` zeros) in every thread."""
+        """Call kernel(tag, *arguments, indices, first, last, thread, address of `scratch` zeros) in every
+        thread."""
 
         def work(thread: int) -> None:
             # numpy's, as torch would zero this much in threads of its own, which then spin on our cores
             own = np.zeros(scratch * self.size + CACHE_LINE, np.uint8)
             address = -(-own.ctypes.data // CACHE_LINE) * CACHE_LINE
-            kernel(self.tag, *arguments, self.rows, *self.ranges[thread], thread, address)
+            kernel(self.tag, *arguments, self.indices, *self.ranges[thread], thread, address)
 
         run_in_threads(work, len(self.ranges))
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    """Forget the pool in a forked child, which has none of its threads."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def run_in_threads(work: Callable[[int], None], n_parts: int) -> None:
+    """Call work(0) ... work(n_parts - 1) at once, one thread each; the caller takes the last part itself."""
+    global _pool
+    if n_parts > 1 and (_pool is None or _pool._max_workers < n_parts - 1):
+        _pool = ThreadPoolExecutor(n_parts - 1, thread_name_prefix="nnunet_mamba")
+    others = [_pool.submit(work, part) for part in range(n_parts - 1)] if _pool else []
+    work(n_parts - 1)
+    for other in others:
+        other.result()
+
+
+def split_tasks(n_tasks: int) -> list[tuple[int, int]]:
+    """Split the tasks into even ranges [first, last), one per thread that torch may use."""
+    n_parts = max(1, min(torch.get_num_threads(), n_tasks))
+    edges = [n_tasks * part // n_parts for part in range(n_parts + 1)]
+    return list(pairwise(edges))

@@ -1,8 +1,9 @@
 """The selective scan for export to ONNX: one loop over chunks, which becomes ONNX's operator Scan, so that
 the graph is as large for a whole volume as for a few voxels.
 
-Within a chunk, Hillis and Steele's scan: after k rounds each token has the contributions of the 2^k tokens up
-to itself. Few operations, as each is traced, and inference only. Shapes as in `reference`.
+Within a chunk it is Hillis and Steele's scan: after k rounds each token has the contributions of the 2^k
+tokens up to itself. It has few operations, since each is traced, and is for inference only. Shapes as in
+`reference`.
 """
 
 from __future__ import annotations
@@ -11,49 +12,52 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_mamba.ops.reference import visited
+from nnunet_mamba.ops.precision import accumulation_dtype
+from nnunet_mamba.ops.reference import scan_indices
 
 CHUNK = 64
 
 
-def selective_scan(u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: bool) -> Tensor:
-    """-> y (b, l, d) in u's dtype. ImportError with a torch that has no scan of its own to export."""
+def selective_scan(u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: bool) -> Tensor:
+    """Return y (b, l, d) in u's dtype. Raises ImportError if this torch has no scan to export."""
     try:
         from torch._higher_order_ops.scan import scan_op  # not its public wrapper, which compiles: slow
     except ImportError as error:
         raise ImportError("Export to ONNX needs a newer torch (tested: 2.15), with its own scan.") from error
-    work = torch.float64 if u.dtype == torch.float64 else torch.float32
-    walk = visited(u.shape[1], rows, reverse, u.device)
-    u_, step = u.to(work)[:, walk], delta.to(work)[:, walk]
-    B, C = (t.to(work).transpose(1, 2)[:, walk] for t in (B, C))  # (b, l, g, n)
+    work = accumulation_dtype(u)
+    order = scan_indices(u.shape[1], indices, reverse, u.device)
+    u_, step = u.to(work)[:, order], delta.to(work)[:, order]
+    B, C = (t.to(work).transpose(1, 2)[:, order] for t in (B, C))  # (b, l, g, n)
     step = step if bias is None else step + bias.to(work)
     step = F.softplus(step) if softplus else step
     A, channels_per_group = A.to(work), u.shape[2] // B.shape[2]
 
-    def walk_chunk(h, step, drive, B, C, A):
+    def scan_chunk(h, step, drive, B, C, A):
         B, C = (t.repeat_interleave(channels_per_group, dim=2) for t in (B, C))
         states = linear_scan(torch.exp(step[..., None] * A), drive[..., None] * B, h)
         last = states[:, -1].clone(memory_format=torch.contiguous_format)  # strides as `start`'s
         return [last, (states * C).sum(-1)]
 
     start = u_.new_zeros(u.shape[0], *A.shape)
-    sequences = [chunks(t) for t in (step, step * u_, B, C)]
-    _, y = scan_op(walk_chunk, [start], sequences, (A,))
+    sequences = [split_chunks(t) for t in (step, step * u_, B, C)]
+    _, y = scan_op(scan_chunk, [start], sequences, (A,))
     y = y.movedim(0, 1).flatten(1, 2)[:, : u.shape[1]]
     y = y if D is None else y + D.to(work) * u_
-    y = torch.empty_like(y).index_copy(1, walk, y)
+    y = torch.empty_like(y).index_copy(1, order, y)
     return (y if z is None else y * F.silu(z.to(work))).to(u.dtype)
 
 
-def chunks(sequence: Tensor) -> Tensor:
-    """(b, l, ...) -> (chunks, b, CHUNK, ...), with zeros at the end."""
+def split_chunks(sequence: Tensor) -> Tensor:
+    """Cut a sequence (b, l, ...) into chunks (chunks, b, CHUNK, ...), padded with zeros at the end."""
     padding = (0, 0) * (sequence.ndim - 2) + (0, -sequence.shape[1] % CHUNK)
     return F.pad(sequence, padding).unflatten(1, (-1, CHUNK)).movedim(1, 0).contiguous()
 
 
 def linear_scan(decay: Tensor, drive: Tensor, start: Tensor) -> Tensor:
-    """h_t = decay_t h_{t-1} + drive_t with h_{-1} = start; decay, drive (b, l, d, n), start (b, d, n) -> all
-    h."""
+    """Return all h_t = decay_t h_{t-1} + drive_t, with h_{-1} = start.
+
+    Shape: decay, drive (b, l, d, n), start (b, d, n) -> (b, l, d, n).
+    """
     reach = 1
     while reach < decay.shape[1]:
         before = (0, 0, 0, 0, reach, 0)

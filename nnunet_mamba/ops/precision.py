@@ -1,5 +1,4 @@
-"""What half precision may do to a sequence mixer: how much of it is computed in float32, and what leaves it
-fits into float16."""
+"""Half precision in sequence mixers: what is computed in float32, and outputs that fit into float16."""
 
 from __future__ import annotations
 
@@ -18,19 +17,20 @@ PRECISIONS = (FLOAT32, MIXED)
 
 
 class SequenceMixer(nn.Module):
-    """One whose `mixer_precision` says what it computes in float32:
+    """Module whose `mixer_precision` says what it computes in float32:
 
     float32     all of it, whatever surrounds it
     mixed       the recurrence and all sums; under autocast, projections, the convolution before the scan and
-                what is stored between them are in autocast's half precision. Scans, which are not
-                normalised, and what is added to them before a norm are held within float16
+                what is stored between them are in autocast's half precision. Outputs of scans, which are
+                not normalised, and what is added to them before a norm are clamped to float16
     """
 
     mixer_precision = FLOAT32
 
 
 def set_mixer_precision(network: nn.Module, precision: str | None) -> None:
-    """Of all its mixers; None leaves each its own. ValueError for an unknown word."""
+    """Set the precision of all mixers of a network; None changes nothing. Raises ValueError for an unknown
+    word."""
     if precision is None:
         return
     if precision not in PRECISIONS:
@@ -42,26 +42,35 @@ def set_mixer_precision(network: nn.Module, precision: str | None) -> None:
             module.mixer_precision = precision
 
 
-def computed_dtype(tensor: Tensor) -> torch.dtype:
-    """Of a matrix product with the tensor here: its own, or autocast's."""
+def matmul_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype of a matrix product with the tensor here: its own, or autocast's."""
     device = tensor.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return tensor.dtype
 
 
-def within_float16(tensor: Tensor) -> Tensor:
-    """The tensor, infinities of a float16 one replaced by its largest number: a product with zero, or a
-    difference of two, would be NaN for good. NaN stays."""
+def accumulation_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype that scans and convolutions of the tensor sum in: float64 for float64, else
+    float32."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def clamp_to_float16(tensor: Tensor) -> Tensor:
+    """Replace infinities of a float16 tensor by its largest number; other dtypes and NaN stay.
+
+    A product of an infinity with zero, or a difference of two, would be NaN from there on.
+    """
     return tensor.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16) if tensor.dtype == torch.float16 else tensor
 
 
-def of_a_mixer(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
-    """Decorate a `SequenceMixer`'s forward(self, x): y, computed as `mixer_precision` says, comes as x was.
+def with_mixer_precision(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
+    """Decorate a `SequenceMixer`'s forward(self, x) -> y: compute as `mixer_precision` says, return x's
+    dtype.
 
-    Where the surroundings compute in float16 (x is, or autocast is set to), y is held within FLOAT16_LIMIT:
-    the un-normalised output of a scan is known to exceed float16, and one infinity makes the loss NaN for
-    good (bowang-lab/U-Mamba issue 8). In float32, float64 and bfloat16 nothing is changed.
+    Where x or autocast is float16, y is clamped to FLOAT16_LIMIT: the un-normalised output of a scan is known
+    to exceed float16, and one infinity makes the loss NaN from there on (bowang-lab/U-Mamba issue 8). In
+    float32, float64 and bfloat16 nothing is changed.
     """
 
     @wraps(forward)
@@ -69,7 +78,7 @@ def of_a_mixer(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tenso
         device = x.device.type
         if not torch.amp.is_autocast_available(device):  # such as "meta"
             return forward(self, x)
-        limited = torch.float16 in (x.dtype, computed_dtype(x))
+        limited = torch.float16 in (x.dtype, matmul_dtype(x))
         if self.mixer_precision == MIXED:
             y = forward(self, x)
         else:

@@ -1,7 +1,8 @@
-"""The definitions, slow by intent; every backend must match them, outputs and gradients.
+"""Reference implementations, slow on purpose; every backend must match their outputs and gradients.
 
-Shapes: b batch, l tokens, d channels, g groups, n states, w taps; u, delta, z (b, l, d); A (d, n);
-B, C (b, g, l, n); D, bias (d,). `rows` (l,) names the token that step t visits; `reverse` walks it backwards.
+Shapes: b batch, l tokens, d channels, g groups, n states, w taps; u, delta, z (b, l, d); A (d, n); B, C (b,
+g, l, n); D, bias (d,). `indices` (l,) is the token of each step; `reverse` runs from the last step to the
+first.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_mamba.ops.precision import accumulation_dtype
 
-def visited(length: int, rows: Tensor | None, reverse: bool, device: torch.device) -> Tensor:
-    """The token that each step visits (l,)."""
-    walk = torch.arange(length, device=device) if rows is None else rows.to(device).long()
-    return walk.flip(0) if reverse else walk
+
+def scan_indices(length: int, indices: Tensor | None, reverse: bool, device: torch.device) -> Tensor:
+    """Return the token of each step in the order of the scan, int64 (l,)."""
+    order = torch.arange(length, device=device) if indices is None else indices.to(device).long()
+    return order.flip(0) if reverse else order
 
 
 def selective_scan_reference(
@@ -26,21 +29,21 @@ def selective_scan_reference(
     D: Tensor | None,
     z: Tensor | None,
     bias: Tensor | None,
-    rows: Tensor | None,
+    indices: Tensor | None,
     softplus: bool,
     reverse: bool,
 ) -> Tensor:
-    """The selective scan as Mamba's paper writes it [1], one token at a time.
+    """Compute the selective scan as Mamba's paper defines it [1], one token at a time.
 
         h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t    [1, eq. 2a; A by zero-order hold, B by Euler's rule]
         y_t = (C_t h_t + D u_t) silu(z_t)                 [1, eq. 2b, fig. 3: the gate]
 
-    -> y (b, l, d) in u's dtype, computed in float32 (float64 for float64). Memory O(b l d n), time O(l).
+    Returns y (b, l, d) in u's dtype, computed in float32 (float64 for float64). Memory O(b l d n), time O(l).
 
     [1] Gu and Dao, Mamba: linear-time sequence modeling with selective state spaces, arXiv:2312.00752.
     """
     dtype = u.dtype
-    work = torch.float64 if dtype == torch.float64 else torch.float32
+    work = accumulation_dtype(u)
     u, delta, A, B, C = (t.to(work) for t in (u, delta, A, B, C))
     D, z, bias = (None if t is None else t.to(work) for t in (D, z, bias))
     delta = delta if bias is None else delta + bias
@@ -50,7 +53,7 @@ def selective_scan_reference(
     us, deltas = u.unbind(1), delta.unbind(1)
     h = u.new_zeros(u.shape[0], *A.shape)  # (b, d, n)
     ys: list[Tensor] = [h] * u.shape[1]
-    for t in visited(u.shape[1], rows, reverse, u.device).tolist():
+    for t in scan_indices(u.shape[1], indices, reverse, u.device).tolist():
         h = torch.exp(deltas[t][..., None] * A) * h + (deltas[t] * us[t])[..., None] * Bs[t]
         ys[t] = (h * Cs[t]).sum(-1)
     y = torch.stack(ys, dim=1)
@@ -59,19 +62,19 @@ def selective_scan_reference(
 
 
 def causal_conv1d_reference(
-    x: Tensor, weight: Tensor, bias: Tensor | None, rows: Tensor | None, silu: bool, reverse: bool
+    x: Tensor, weight: Tensor, bias: Tensor | None, indices: Tensor | None, silu: bool, reverse: bool
 ) -> Tensor:
-    """Each channel's own filter over the last w steps: y_t = silu(bias + sum_k weight_k x_{t-w+1+k}).
+    """Filter each channel over the last w steps: y_t = silu(bias + sum_k weight_k x_{t-w+1+k}).
 
-    x (b, l, d); weight (d, w); bias (d,) -> (b, l, d) in x's dtype, computed as `selective_scan_reference`
-    is.
+    Shape: x (b, l, d); weight (d, w); bias (d,) -> (b, l, d) in x's dtype. Precision as in
+    `selective_scan_reference`.
     """
-    work = torch.float64 if x.dtype == torch.float64 else torch.float32
-    walk = visited(x.shape[1], rows, reverse, x.device)
+    work = accumulation_dtype(x)
+    order = scan_indices(x.shape[1], indices, reverse, x.device)
     taps = weight.shape[1]
-    walked = F.pad(x.to(work)[:, walk], (0, 0, taps - 1, 0))  # (b, w - 1 + l, d)
-    y = torch.zeros_like(walked[:, taps - 1 :]) if bias is None else bias.to(work)
+    ordered = F.pad(x.to(work)[:, order], (0, 0, taps - 1, 0))  # (b, w - 1 + l, d)
+    y = torch.zeros_like(ordered[:, taps - 1 :]) if bias is None else bias.to(work)
     for k in range(taps):
-        y = y + weight[:, k].to(work) * walked[:, k : k + x.shape[1]]
+        y = y + weight[:, k].to(work) * ordered[:, k : k + x.shape[1]]
     y = F.silu(y) if silu else y
-    return torch.empty_like(y).index_copy(1, walk, y).to(x.dtype)
+    return torch.empty_like(y).index_copy(1, order, y).to(x.dtype)

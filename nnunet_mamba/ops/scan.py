@@ -1,7 +1,8 @@
-"""The door to the selective scan and to the causal convolution: shapes checked, backend chosen.
+"""Public functions of the selective scan and the causal convolution: they check shapes and choose a backend.
 
 `selective_scan` and `causal_conv1d` take what mamba_ssm and causal_conv1d take. `multi_directional_scan` and
-`multi_directional_conv1d` take several walks over the same tokens, channels last, as the networks have them.
+`multi_directional_conv1d` take several scan directions over the same tokens, channels last, as the networks
+have them.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import mamba_ssm_scan, multi_scan, onnx_scan, operators, reference
-from nnunet_mamba.ops.backends import asked_for, choose_backend, state_on
+from nnunet_mamba.ops import custom_ops, mamba_ssm_scan, multi_scan, onnx_scan, reference
+from nnunet_mamba.ops.backends import choose_backend, device_status, is_backend_requested
 
 SEQUENCES = ("u", "delta", "B", "C", "z")
 
@@ -29,21 +30,21 @@ def selective_scan(
     delta_softplus: bool = False,
     *,
     reverse: bool = False,
-    rows: Tensor | None = None,
+    indices: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Mamba's selective scan (S6) over a sequence, or over any walk through its tokens.
+    """Compute Mamba's selective scan (S6) over a sequence, in memory order or any other order of its tokens.
 
         h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t,    y_t = (C_t h_t + D u_t) silu(z_t)
 
-    with delta_t = softplus(delta_t + delta_bias) where asked for. Arguments and shapes are mamba_ssm's:
+    with delta_t = softplus(delta_t + delta_bias) if delta_softplus. Arguments and shapes are mamba_ssm's:
     u, delta, z (b, d, l); A (d, n) real; B, C (b, n, l) or, by groups of d / g channels, (b, g, n, l);
     D, delta_bias (d,) -> y (b, d, l) in u's dtype. Any strides; fastest, and without a copy, if d is
     contiguous.
 
     Args:
-        reverse: walk from the last token to the first.
-        rows: int32 (l,), the token that step t visits, each token once; y stays where its token is.
+        reverse: scan from the last token to the first.
+        indices: int32 (l,), a permutation: the token of step t; y stays where its token is.
         backend: "reference", "numba", "torch", "triton" or "mamba_ssm"; by default NNUNET_MAMBA_BACKEND or
             the best for the device.
 
@@ -55,10 +56,10 @@ def selective_scan(
     _check_kind(tensors)
     _check_scan({name: tuple(t.shape) for name, t in tensors.items() if t is not None})
     u, delta, B, C = (t.transpose(-1, -2)[None] for t in (u, delta, B, C))
-    D, delta_bias, rows = (None if t is None else t[None] for t in (D, delta_bias, rows))
-    _check_rows(rows, 1, u)
+    D, delta_bias, indices = (None if t is None else t[None] for t in (D, delta_bias, indices))
+    _check_indices(indices, 1, u)
     z = None if z is None else z.transpose(-1, -2)
-    y = _scan(u, delta, A[None], B, C, D, z, delta_bias, rows, delta_softplus, [reverse], backend)
+    y = _scan(u, delta, A[None], B, C, D, z, delta_bias, indices, delta_softplus, [reverse], backend)
     return y.transpose(-1, -2)
 
 
@@ -74,23 +75,23 @@ def multi_directional_scan(
     delta_softplus: bool = False,
     *,
     reverse: Sequence[bool],
-    rows: Tensor | None = None,
+    indices: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """The sum of k selective scans, each along its own walk over the same tokens, channels last.
+    """Return the sum of k selective scans, each in its own direction over the same tokens, channels last.
 
-    As `selective_scan`, with u (k, b, l, d), or (1, b, l, d) where all walks share it; delta (k, b, l, d);
+    As `selective_scan`, with u (k, b, l, d), or (1, b, l, d) if all directions share it; delta (k, b, l, d);
     A (k, d, n); B, C (k, b, g, l, n); D, delta_bias (k, d); the gate z (b, l, d) of all; `reverse`, one bool
-    per walk; rows int32 (k, l) -> y (b, l, d). On a GPU no walk's output is stored by itself.
+    per direction; indices int32 (k, l) -> y (b, l, d). On a GPU no direction's output is stored by itself.
     """
-    n_walks = delta.shape[0]
-    own = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias, "rows": rows}
+    n_directions = delta.shape[0]
+    own = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias, "rows": indices}
     counts = {name: t.shape[0] for name, t in own.items() if t is not None}
-    wrong = [name for name, count in counts.items() if count != n_walks]
-    if wrong or u.shape[0] not in (1, n_walks) or len(reverse) != n_walks:
+    wrong = [name for name, count in counts.items() if count != n_directions]
+    if wrong or u.shape[0] not in (1, n_directions) or len(reverse) != n_directions:
         raise ValueError(
-            f"delta has {n_walks} directions, so {', '.join(wrong) or 'u and reverse'} must have as many "
-            f"(u may have 1); got {list(counts.values())}, u {u.shape[0]}, reverse {len(reverse)}."
+            f"delta has {n_directions} directions, so {', '.join(wrong) or 'u and reverse'} must have as "
+            f"many (u may have 1); got {list(counts.values())}, u {u.shape[0]}, reverse {len(reverse)}."
         )
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     _check_kind(tensors)
@@ -98,34 +99,35 @@ def multi_directional_scan(
     _check_scan(
         {name: _channels_first(shape) if name in SEQUENCES else shape for name, shape in of_one.items()}
     )
-    _check_rows(rows, n_walks, u)
-    return _scan(u, delta, A, B, C, D, z, delta_bias, rows, delta_softplus, list(reverse), backend)
+    _check_indices(indices, n_directions, u)
+    return _scan(u, delta, A, B, C, D, z, delta_bias, indices, delta_softplus, list(reverse), backend)
 
 
 def _scan(
-    u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: list[bool], backend: str | None
+    u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: list[bool], backend: str | None
 ) -> Tensor:
+    """Choose the backend and scan; arguments as in `custom_ops`."""
     name = choose_backend(backend, u.device.type)
-    if name == "mamba_ssm" and not asked_for(backend) and not mamba_ssm_scan.takes(u, A):
+    if name == "mamba_ssm" and not is_backend_requested(backend) and not mamba_ssm_scan.is_supported(u, A):
         name = "torch"
-    arguments = (u, delta, A, B, C, D, z, bias, rows, softplus, reverse)
+    arguments = (u, delta, A, B, C, D, z, bias, indices, softplus, reverse)
     if name == "reference":
-        return _walk_by_walk(reference.selective_scan_reference, *arguments)
+        return _sum_directions(reference.selective_scan_reference, *arguments)
     if torch.onnx.is_in_onnx_export():
-        return _walk_by_walk(onnx_scan.selective_scan, *arguments)
+        return _sum_directions(onnx_scan.selective_scan, *arguments)
     if name == "mamba_ssm":
-        return _walk_by_walk(mamba_ssm_scan.selective_scan, *arguments)
+        return _sum_directions(mamba_ssm_scan.selective_scan, *arguments)
     keep = _needs_gradient(u, delta, A, B, C, D, z, bias)
-    scan = operators.Scan.apply if keep and not torch.compiler.is_compiling() else operators.scan
+    scan = custom_ops.ScanFunction.apply if keep and not torch.compiler.is_compiling() else custom_ops.scan
     return scan(*arguments, keep, name)[0]
 
 
-def _walk_by_walk(
-    scan: Callable[..., Tensor], u, delta, A, B, C, D, z, bias, rows, softplus: bool, reverse: list[bool]
+def _sum_directions(
+    scan: Callable[..., Tensor], u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: list[bool]
 ) -> Tensor:
-    """The sum of what `scan` gives for each walk by itself."""
-    each = multi_scan.each(u, delta, A, B, C, D, z, bias, rows, reverse)
-    outputs = [scan(*own, softplus, backwards) for *own, backwards in each]
+    """Return the sum of `scan` of each direction by itself."""
+    split_directions = multi_scan.split_directions(u, delta, A, B, C, D, z, bias, indices, reverse)
+    outputs = [scan(*own, softplus, reverse_) for *own, reverse_ in split_directions]
     return sum(outputs[1:], outputs[0])
 
 
@@ -136,27 +138,27 @@ def causal_conv1d(
     activation: str | None = None,
     *,
     reverse: bool = False,
-    rows: Tensor | None = None,
+    indices: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Depthwise convolution that looks back along a walk: y_t = act(bias + sum_k weight_k x_{t-w+1+k}).
+    """Convolve each channel with the steps before: y_t = act(bias + sum_k weight_k x_{t-w+1+k}).
 
-    x (b, d, l), weight (d, w), bias (d,) -> y (b, d, l) in x's dtype; `activation` is None or "silu". The
-    walk, the backend, precision and errors are as in `selective_scan`; the argument order is the
+    Shape: x (b, d, l), weight (d, w), bias (d,) -> y (b, d, l) in x's dtype. `activation` is None or "silu".
+    Direction, backend, precision and errors are as in `selective_scan`; the argument order is the
     causal_conv1d package's.
     """
     if x.dim() != 3 or weight.dim() != 2:
         raise ValueError(
             f"Expected x (b, d, l) and weight (d, w), got {tuple(x.shape)} and {tuple(weight.shape)}."
         )
-    bias, rows = (None if t is None else t.unsqueeze(0) for t in (bias, rows))
+    bias, indices = (None if t is None else t.unsqueeze(0) for t in (bias, indices))
     y = multi_directional_conv1d(
         x.transpose(-1, -2).unsqueeze(0),
         weight.unsqueeze(0),
         bias,
         activation,
         reverse=[reverse],
-        rows=rows,
+        indices=indices,
         backend=backend,
     )
     return y.squeeze(0).transpose(-1, -2)
@@ -169,56 +171,60 @@ def multi_directional_conv1d(
     activation: str | None = None,
     *,
     reverse: Sequence[bool],
-    rows: Tensor | None = None,
+    indices: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
-    """`causal_conv1d` along k walks at once, channels last: x (k or 1, b, l, d), weight (k, d, w), bias
-    (k, d), rows int32 (k, l) -> y (k, b, l, d)."""
+    """Compute `causal_conv1d` in k directions at once, channels last.
+
+    Shape: x (k or 1, b, l, d), weight (k, d, w), bias (k, d), indices int32 (k, l) -> y (k, b, l, d).
+    """
     if activation not in (None, "silu"):
         raise ValueError(f"Unknown activation {activation!r}; choose None or 'silu'.")
     _check_conv(x, weight, bias, reverse)
-    _check_rows(rows, len(weight), x)
+    _check_indices(indices, len(weight), x)
     silu, name = activation == "silu", choose_backend(backend, x.device.type)
-    if name == "mamba_ssm" and state_on("triton", x.device.type) == "ok":  # it has no convolution
+    if name == "mamba_ssm" and device_status("triton", x.device.type) == "ok":  # it has no convolution
         name = "triton"
     if name in ("numba", "triton") and not torch.onnx.is_in_onnx_export():
-        return operators.conv(x, weight, bias, rows, silu, list(reverse), name)
-    filters = multi_scan.each_filter(x, weight, bias, rows, reverse)
+        return custom_ops.conv(x, weight, bias, indices, silu, list(reverse), name)
+    filters = multi_scan.split_filters(x, weight, bias, indices, reverse)
     convolve: Callable[..., Tensor] = reference.causal_conv1d_reference
-    return torch.stack([convolve(*own, silu, backwards) for *own, backwards in filters])
+    return torch.stack([convolve(*own, silu, reverse_) for *own, reverse_ in filters])
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:
+    """Return whether autograd records a call of these tensors."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def _check_rows(rows: Tensor | None, walks: int, sequence: Tensor) -> None:
-    """rows (k, l) to go with a sequence (..., l, d)."""
-    if rows is None:
+def _check_indices(indices: Tensor | None, directions: int, sequence: Tensor) -> None:
+    """Raise ValueError unless indices are int32 (k, l), on the device of the sequence (..., l, d)."""
+    if indices is None:
         return
     length = sequence.shape[-2]
-    if rows.shape != (walks, length) or rows.dtype != torch.int32:
-        shape = tuple(rows.shape[1:] if walks == 1 else rows.shape)
-        wanted = f"({length},)" if walks == 1 else f"({walks}, {length})"
-        raise ValueError(f"rows must be int32 {wanted}, got {rows.dtype} {shape}.")
-    if rows.device != sequence.device:
+    if indices.shape != (directions, length) or indices.dtype != torch.int32:
+        shape = tuple(indices.shape[1:] if directions == 1 else indices.shape)
+        wanted = f"({length},)" if directions == 1 else f"({directions}, {length})"
+        raise ValueError(f"indices must be int32 {wanted}, got {indices.dtype} {shape}.")
+    if indices.device != sequence.device:
         raise ValueError(
-            f"rows are on {rows.device}, the sequence is on {sequence.device}; move one of them."
+            f"indices are on {indices.device}, the sequence is on {sequence.device}; move one of them."
         )
 
 
 def _check_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: Sequence[bool]) -> None:
+    """Raise ValueError unless the convolution's shapes agree."""
     if x.dim() != 4 or weight.dim() != 3:
         raise ValueError(
             f"Expected x (k or 1, b, l, d) and weight (k, d, w), got {tuple(x.shape)}, {tuple(weight.shape)}."
         )
-    n_walks, d = len(weight), x.shape[3]
-    if len(reverse) != n_walks or len(x) not in (1, n_walks):
+    n_directions, d = len(weight), x.shape[3]
+    if len(reverse) != n_directions or len(x) not in (1, n_directions):
         raise ValueError(
-            f"{n_walks} filters need as many of reverse (got {len(reverse)}) and of x (got {len(x)}), "
+            f"{n_directions} filters need as many of reverse (got {len(reverse)}) and of x (got {len(x)}), "
             "or one x for all."
         )
-    expected = {"weight": (weight, (n_walks, d, weight.shape[2])), "bias": (bias, (n_walks, d))}
+    expected = {"weight": (weight, (n_directions, d, weight.shape[2])), "bias": (bias, (n_directions, d))}
     for name, (tensor, shape) in expected.items():
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(
@@ -228,7 +234,7 @@ def _check_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: Sequenc
 
 
 def _check_kind(tensors: dict[str, Tensor | None]) -> None:
-    """The first holds real numbers, at least one; all are on its device."""
+    """Raise ValueError unless the first is floating point and not empty, A real and all on one device."""
     (name, first), *others = tensors.items()
     assert first is not None
     if not first.is_floating_point() or first.numel() == 0:
@@ -244,11 +250,12 @@ def _check_kind(tensors: dict[str, Tensor | None]) -> None:
 
 
 def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape with its last two axes exchanged."""
     return (*shape[:-2], *shape[:-3:-1])
 
 
 def _check_scan(shapes: dict[str, tuple[int, ...]]) -> None:
-    """Of one walk, as mamba_ssm has them, B and C by groups."""
+    """Raise ValueError unless one direction's shapes agree: mamba_ssm's, with B and C by groups."""
     u, A, B = (shapes[name] for name in ("u", "A", "B"))
     if len(u) != 3 or len(A) != 2 or len(B) != 4:
         raise ValueError(

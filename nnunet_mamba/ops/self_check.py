@@ -1,9 +1,9 @@
-"""Whether the Triton kernels compute what they should, on this GPU and with this software: found out once.
+"""Self-check of the Triton kernels, run once for each GPU and its software.
 
-    python -m nnunet_mamba.ops.self_check DEVICE [wide]        prints what `examine` gives, as JSON
+    python -m nnunet_mamba.ops.self_check DEVICE [wide]        prints the result of `examine` as JSON
 
 Small scans and convolutions, outputs and all gradients, are compared with the torch backend in float64. That
-runs in a process of its own: a kernel that writes where it should not leaves no process fit for CUDA.
+runs in a process of its own, since a kernel that writes to a wrong address leaves CUDA unusable.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.ops.backends import force_backend, state_of
+from nnunet_mamba.ops.backends import backend_status, force_backend
 from nnunet_mamba.ops.scan import multi_directional_conv1d, multi_directional_scan
 
 CACHE = "NNUNET_MAMBA_CACHE"  # environment: the folder; default ~/.cache/nnunet_mamba
@@ -34,79 +34,75 @@ LONGEST = 300  # seconds that a check may take, compilation included
 ALLOWED = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # of a tensor's largest value
 SCAN = ("y", "du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias")
 CONVOLUTION = ("y", "dx", "dweight", "dbias")
-TIMED = (2, 2, 32 * 80 * 80, 128)  # walks, batch, tokens, channels; 16 states, float32
+TIMED = (2, 2, 32 * 80 * 80, 128)  # directions, batch, tokens, channels; 16 states, float32
 NO_PROCESS = "busy or unavailable"  # CUDA's words for a card that takes no second process
-PASSING = (
-    NO_PROCESS,
-    "out of memory",
-    "OutOfMemory",
-    "exit code -9",
-    "did not end",
-)  # in what may go well the next time
+# Words of failures that may be gone the next time.
+TEMPORARY = (NO_PROCESS, "out of memory", "OutOfMemory", "exit code -9", "did not end")
 _logger = logging.getLogger("nnunet_mamba")
 _checking = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Case:
-    """A scan of (walks, batch, length, channels, states), or with `taps` a convolution of one x for all.
+class KernelCase:
+    """Scan of (directions, batch, length, channels, states), or with `taps` a convolution of one x for all.
 
-    A small GPU, of one multiprocessor, is filled by a single walk: walks are launched one after the other,
-    and add to what is there, as those of large layers are on a large GPU.
+    A small GPU, of one multiprocessor, is filled by a single direction: directions are launched one after the
+    other, and add to the memory, as those of large layers do on a large GPU.
     """
 
-    walks: int
+    directions: int
     batch: int
     length: int
     channels: int
     states: int = 16
     groups: int = 1
     taps: int = 0
-    shared: bool = False  # one u for all walks
-    table: bool = False  # of rows, a permutation for each walk
+    shared: bool = False  # one u for all directions
+    permuted: bool = False  # tokens, in an order of its own for each direction
     small_gpu: bool = False
     dtype: torch.dtype = torch.float32
 
     def __str__(self) -> str:
         what = f"convolution with {self.taps} taps" if self.taps else f"scan with {self.states} states"
-        sizes = f"{self.walks} walk(s), batch {self.batch}, {self.length} tokens, {self.channels} channels"
+        sizes = f"{self.directions} direction(s), batch {self.batch}, {self.length} tokens"
+        sizes += f", {self.channels} channels"
         more = [f"{self.groups} groups"] * (self.groups > 1) + ["one u"] * self.shared
-        more += ["by a table"] * self.table + ["walk by walk"] * self.small_gpu
+        more += ["permuted"] * self.permuted + ["direction by direction"] * self.small_gpu
         return ", ".join([what, sizes, *more, str(self.dtype)[6:]])
 
 
 FEW = (
-    Case(1, 2, 131, 40),
-    Case(2, 1, 300, 72, 5, table=True, dtype=torch.float16),
-    Case(2, 1, 600, 64, 20, groups=2, small_gpu=True),
-    Case(2, 1, 300, 200, shared=True, small_gpu=True, dtype=torch.float16),
-    Case(1, 2, 131, 40, taps=4),
-    Case(2, 1, 67, 72, taps=4, table=True, dtype=torch.float16),
+    KernelCase(1, 2, 131, 40),
+    KernelCase(2, 1, 300, 72, 5, permuted=True, dtype=torch.float16),
+    KernelCase(2, 1, 600, 64, 20, groups=2, small_gpu=True),
+    KernelCase(2, 1, 300, 200, shared=True, small_gpu=True, dtype=torch.float16),
+    KernelCase(1, 2, 131, 40, taps=4),
+    KernelCase(2, 1, 67, 72, taps=4, permuted=True, dtype=torch.float16),
 )
 MANY = (
     *FEW,
-    Case(2, 1, 5000, 128),
-    Case(2, 1, 5000, 128, dtype=torch.float16),
-    Case(4, 2, 784, 96, shared=True, table=True, dtype=torch.bfloat16),
-    Case(1, 1, 300, 64, states=64),
-    Case(12, 1, 120, 33, states=3, table=True),
-    Case(1, 1, 1, 1, states=1),
-    Case(4, 2, 784, 96, taps=3, table=True, dtype=torch.bfloat16),
+    KernelCase(2, 1, 5000, 128),
+    KernelCase(2, 1, 5000, 128, dtype=torch.float16),
+    KernelCase(4, 2, 784, 96, shared=True, permuted=True, dtype=torch.bfloat16),
+    KernelCase(1, 1, 300, 64, states=64),
+    KernelCase(12, 1, 120, 33, states=3, permuted=True),
+    KernelCase(1, 1, 1, 1, states=1),
+    KernelCase(4, 2, 784, 96, taps=3, permuted=True, dtype=torch.bfloat16),
 )
 
 
-def results(case: Case, device: torch.device, backend: str) -> dict[str, Tensor]:
-    """By name, in float64 if the backend is torch's; numbers are the same for all backends."""
+def compute_results(case: KernelCase, device: torch.device, backend: str) -> dict[str, Tensor]:
+    """Return outputs and gradients by name, in float64 for the torch backend; all get the same numbers."""
     random = torch.Generator().manual_seed(0)
-    k, b, length, d, n, g = case.walks, case.batch, case.length, case.channels, case.states, case.groups
+    k, b, length, d, n, g = case.directions, case.batch, case.length, case.channels, case.states, case.groups
     exact = torch.float64 if backend == "torch" else None
 
     def normal(*shape: int) -> Tensor:
         values = torch.randn(shape, generator=random).to(case.dtype)
         return values.to(device, exact or case.dtype).requires_grad_()
 
-    tables = [torch.randperm(length, generator=random) for _ in range(k)]
-    rows = torch.stack(tables).to(device, torch.int32) if case.table else None
+    permutations = [torch.randperm(length, generator=random) for _ in range(k)]
+    indices = torch.stack(permutations).to(device, torch.int32) if case.permuted else None
     if case.taps:
         inputs = [normal(1, b, length, d), normal(k, d, case.taps), normal(k, d)]
         compute: Callable[..., Tensor] = partial(multi_directional_conv1d, activation="silu")
@@ -118,7 +114,7 @@ def results(case: Case, device: torch.device, backend: str) -> dict[str, Tensor]
         inputs += [normal(k, d), normal(b, length, d), normal(k, d)]
         compute = partial(multi_directional_scan, delta_softplus=True)
     with force_backend(backend), _of_one_multiprocessor(case.small_gpu and backend == "triton"):
-        y = compute(*inputs, rows=rows, reverse=[walk % 2 == 1 for walk in range(k)])
+        y = compute(*inputs, indices=indices, reverse=[direction % 2 == 1 for direction in range(k)])
         dy = torch.randn(y.shape, generator=random).to(y.device, y.dtype)
         gradients = torch.autograd.grad(y, inputs, dy)
     return dict(zip(CONVOLUTION if case.taps else SCAN, (y.detach(), *gradients), strict=True))
@@ -126,7 +122,7 @@ def results(case: Case, device: torch.device, backend: str) -> dict[str, Tensor]
 
 @contextmanager
 def _of_one_multiprocessor(really: bool) -> Iterator[None]:
-    """Triton's plans are made inside for such a GPU, and forgotten."""
+    """Make Triton's plans inside for a GPU of one multiprocessor, and forget them after."""
     if not really:
         yield
         return
@@ -140,12 +136,14 @@ def _of_one_multiprocessor(really: bool) -> Iterator[None]:
         triton_scan.processors, triton_scan._plans = processors, plans
 
 
-def compare(device: torch.device, cases: tuple[Case, ...], backend: str = "triton") -> dict[str, list[str]]:
-    """`differ`: the cases with what is off by more than ALLOWED; `fail`: those that raise."""
+def compare(
+    device: torch.device, cases: tuple[KernelCase, ...], backend: str = "triton"
+) -> dict[str, list[str]]:
+    """Return `differ`, the cases with errors larger than ALLOWED, and `fail`, those that raise."""
     found: dict[str, list[str]] = {"differ": [], "fail": []}
     for case in cases:
         try:
-            computed, exact = results(case, device, backend), results(case, device, "torch")
+            computed, exact = (compute_results(case, device, name) for name in (backend, "torch"))
             off = {name: _off(computed[name], truth) for name, truth in exact.items()}
         except Exception as error:
             text = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -161,11 +159,12 @@ def compare(device: torch.device, cases: tuple[Case, ...], backend: str = "trito
 
 
 def _off(computed: Tensor, exact: Tensor) -> float:
+    """Return the largest error, relative to the largest value."""
     return float((computed.double() - exact).abs().max() / exact.abs().max().clamp(min=1e-30))
 
 
-def milliseconds(device: torch.device, backend: str) -> tuple[float, float]:
-    """Of the scan TIMED and of its gradients, the shortest of a few runs."""
+def time_scan(device: torch.device, backend: str) -> tuple[float, float]:
+    """Return the time in milliseconds of the scan TIMED and of its gradients, the shortest of a few runs."""
     k, b, length, d = TIMED
     u, delta = (torch.randn(k, b, length, d, device=device, requires_grad=True) for _ in range(2))
     B, C = (torch.randn(k, b, 1, length, 16, device=device, requires_grad=True) for _ in range(2))
@@ -183,15 +182,16 @@ def milliseconds(device: torch.device, backend: str) -> tuple[float, float]:
     return best
 
 
-def fault_of(device: int) -> str | None:
-    """What is wrong with the Triton kernels on this GPU, or None; looked for where no file says it."""
+def find_fault(device: int) -> str | None:
+    """Return what is wrong with the Triton kernels on this GPU, or None; check them if no file says it."""
     with _checking:  # by one thread
-        return _fault_of(device)
+        return _find_fault(device)
 
 
 @lru_cache
-def _fault_of(device: int) -> str | None:
-    kept = kept_verdict(device)
+def _find_fault(device: int) -> str | None:
+    """Return `find_fault`, once per process."""
+    kept = read_verdict(device)
     if kept is None:
         _logger.warning("Checking the GPU kernels, once for this card and software; it may take a minute.")
         found = examine(device)
@@ -199,8 +199,8 @@ def _fault_of(device: int) -> str | None:
     return kept["fault"] or None
 
 
-def kept_verdict(device: int) -> dict[str, str] | None:
-    """That of an earlier process, if there is one: `fault`, empty if there is none."""
+def read_verdict(device: int) -> dict[str, str] | None:
+    """Return the verdict of an earlier process, or None: `fault` is empty if all was right."""
     try:
         kept = json.loads(_file(device).read_text())
         return {"fault": str(kept["fault"])}
@@ -209,9 +209,9 @@ def kept_verdict(device: int) -> dict[str, str] | None:
 
 
 def examine(device: int, wide: bool = False) -> dict[str, Any]:
-    """Compare anew: FEW cases, or if `wide` MANY, and then also take `milliseconds` by backend.
+    """Check the kernels with FEW cases, or if `wide` with MANY, and then also time a scan of each backend.
 
-    The verdict is kept, unless something failed for want of memory, of time or of a process.
+    The verdict is written to a file, unless something failed for lack of memory, time or a process.
     """
     command = [sys.executable, "-m", "nnunet_mamba.ops.self_check", str(device), *["wide"] * wide]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
@@ -230,19 +230,19 @@ def examine(device: int, wide: bool = False) -> dict[str, Any]:
         found = {"differ": [], "fail": [f"they did not end within {seconds} s"]}
     except OSError:
         found = {"differ": [], "fail": [NO_PROCESS]}
-    if any(NO_PROCESS in fault for fault in found["fail"]):  # or none beside this one, in exclusive mode
+    if any(NO_PROCESS in fault for fault in found["fail"]):  # perhaps the card is this process's alone
         found = _here(device, wide)
-    if not any(word in fault for word in PASSING for fault in found["fail"]):
+    if not any(word in fault for word in TEMPORARY for fault in found["fail"]):
         try:
             verdict = "; ".join(found["differ"] + found["fail"])
             write_json(_file(device), {"of": _key(device), "fault": verdict})
         except OSError as error:
-            _logger.info("The GPU's self-check is not kept (%s): each process repeats it.", error)
+            _logger.info("The GPU's self-check could not be saved (%s): each process repeats it.", error)
     return found
 
 
 def _printed(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """What the process found, or how it ended."""
+    """Return what the process printed, or how it ended."""
     try:
         return json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
@@ -251,25 +251,26 @@ def _printed(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def _here(device: int, wide: bool) -> dict[str, Any]:
-    """What `examine` finds, in this process, whatever it is in the middle of."""
+    """Check the kernels in this process, whatever its state of autograd and autocast."""
     of = torch.device("cuda", device)
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cuda", enabled=False):
         found: dict[str, Any] = {**compare(of, MANY if wide else FEW)}
         if wide:
-            usable = ("triton", *(["mamba_ssm"] if state_of("mamba_ssm") == "ok" else []))
+            usable = ("triton", *(["mamba_ssm"] if backend_status("mamba_ssm") == "ok" else []))
             found["milliseconds"] = {backend: _timed(of, backend) for backend in usable}
     return found
 
 
 def _timed(device: torch.device, backend: str) -> list[float] | str:
+    """Return the times of `time_scan`, or its error."""
     try:
-        return list(milliseconds(device, backend))
+        return list(time_scan(device, backend))
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
 def _file(device: int) -> Path:
-    """That keeps the verdict."""
+    """Return the file of a GPU's verdict."""
     folder = os.environ.get(CACHE) or "~/.cache/nnunet_mamba"
     name = hashlib.sha256(_key(device).encode()).hexdigest()[:16]
     # not Path.expanduser, which raises for a user without a home
@@ -277,16 +278,17 @@ def _file(device: int) -> Path:
 
 
 def _key(device: int) -> str:
-    """What a verdict depends on."""
+    """Return a text of all that a verdict depends on."""
     import triton
 
-    own = sorted(Path(__file__).parent.glob("triton_*.py"))
+    here = Path(__file__).parent
+    own = [here / "constants.py", *sorted(here.glob("triton_*.py"))]
     code = hashlib.sha256(b"".join(path.read_bytes() for path in own)).hexdigest()
     return f"{card(device)}, triton {triton.__version__}, kernels {code[:16]}"
 
 
 def card(device: int) -> str:
-    """A GPU and the software below Triton."""
+    """Return the name of a GPU and of the software below Triton."""
     capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
     driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]
     software = f"driver {driver}, CUDA {torch.version.cuda}, torch {torch.__version__}"

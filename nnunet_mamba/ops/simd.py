@@ -2,7 +2,7 @@
 
 numba's own loop vectoriser is fragile (one alias check too many and a loop runs scalar). Here a row operation
 is written once as arithmetic on `Vec` values and becomes straight vector code on any CPU that LLVM knows.
-Everything is an address (int64) of contiguous float32 or float64 values; a `tag` argument carries the type.
+Arguments are addresses (int64) of contiguous float32 or float64 values; a `tag` argument carries the type.
 
     @row_operation
     def scaled(row, width, x, y):            # in numba: scaled(tag, width, address_of_x, address_of_y)
@@ -49,13 +49,13 @@ _ARTANH = [2.0, 0.6666631468190272, 0.4002491028546148, 0.27960602708805665, 0.2
 
 
 def _table_of_32nds() -> list[float]:
-    """2**(i/32), i << 18 taken from its bits: to add (32 x + i) << 18 to them scales it by 2**x."""
+    """Return 2**(i/32), minus i << 18 in its bits: adding (32 x + i) << 18 to them scales it by 2**x."""
     values = np.exp2(np.arange(32) / 32).astype(np.float32)
     return (values.view(np.int32) - (np.arange(32, dtype=np.int32) << 18)).view(np.float32).tolist()
 
 
 class _Format:
-    """What differs between float32 and float64: bits of the fraction, exponent bias, terms of series."""
+    """Float32 or float64: bits of the fraction, exponent bias, terms of series."""
 
     def __init__(self, bits: int):
         self.bits = bits
@@ -76,13 +76,15 @@ _FORMATS = {types.float32: _Format(32), types.float64: _Format(64)}
 
 
 def _int64(number: ir.Value | int) -> ir.Value:
+    """Return an integer as an LLVM value."""
     return ir.Constant(_INT64, number) if isinstance(number, int) else number
 
 
 class Vec:
-    """A vector register in the making: arithmetic on it emits instructions; plain numbers are broadcast."""
+    """Vector register of the emitted code: arithmetic on it emits instructions; plain numbers are
+    broadcast."""
 
-    def __init__(self, row: Row, value: ir.Value):
+    def __init__(self, row: RowBuilder, value: ir.Value):
         self.row, self.value = row, value
 
     def _emit(self, instruction: str, other: Vec | float) -> Vec:
@@ -101,7 +103,7 @@ class Vec:
         return self._emit("fdiv", other)
 
     def times_plus(self, factor: Vec | float, addend: Vec | float) -> Vec:
-        """self * factor + addend, fused where the CPU can."""
+        """Return self * factor + addend, fused where the CPU can."""
         row = self.row
         vector = row.format.vector
         name = f"llvm.fmuladd.v{vector.count}f{row.format.bits}"
@@ -109,11 +111,11 @@ class Vec:
         return Vec(row, row.builder.call(fma, [self.value, row.lift(factor).value, row.lift(addend).value]))
 
     def at_least(self, bound: float) -> Vec:
-        """max(self, bound), except that NaN stays NaN."""
+        """Return max(self, bound), except that NaN stays NaN."""
         return self._bounded("<", bound)
 
     def at_most(self, bound: float) -> Vec:
-        """min(self, bound), except that NaN stays NaN."""
+        """Return min(self, bound), except that NaN stays NaN."""
         return self._bounded(">", bound)
 
     def _bounded(self, beyond: str, bound: float) -> Vec:
@@ -122,8 +124,8 @@ class Vec:
         return Vec(self.row, self.row.builder.select(outside, limit, self.value))
 
 
-class Row:
-    """The instruction builder handed to a row operation."""
+class RowBuilder:
+    """Instruction builder that a row operation gets."""
 
     def __init__(self, builder: ir.IRBuilder, form: _Format):
         self.builder, self.format = builder, form
@@ -139,7 +141,7 @@ class Row:
             yield loop.index
 
     def repeat_mostly(self, count: ir.Value, usual: int) -> Iterator[ir.Value]:
-        """As `repeat`, but straight on where `count` is the usual one, so that equal loads are made once."""
+        """Loop like `repeat`, but unrolled if `count` is the usual one, so that equal loads are made once."""
         as_usual = self.builder.icmp_signed("==", count, _int64(usual))
         with self.builder.if_else(as_usual) as (straight, looping):
             with straight:
@@ -148,66 +150,74 @@ class Row:
             with looping:
                 yield from self.repeat(count)
 
-    def backwards(self, count: ir.Value) -> Iterator[ir.Value]:
+    def repeat_reversed(self, count: ir.Value) -> Iterator[ir.Value]:
         """Loop `count` times; yields the index, from the last."""
         last = self.plus(count, -1)
         for index in self.repeat(count):
             yield self.builder.sub(last, index)
 
     def groups(self, count: ir.Value, size: int) -> Iterator[tuple[ir.Value, int]]:
-        """Loops over 0 .. count - 1 by `size`, then by one; yields the first and how many."""
+        """Loop over 0 .. count - 1 by `size`, then by one; yields the first and how many."""
         whole = self.builder.sub(count, self.modulo(count, size))
         for start, stop, step in ((_int64(0), whole, size), (whole, count, 1)):
             with cgutils.for_range_slice(self.builder, start, stop, _int64(step), intp=_INT64) as (index, _):
                 yield index, step
 
     def lift(self, value: Vec | float) -> Vec:
+        """Return a number as a vector; a vector stays itself."""
         if isinstance(value, Vec):
             return value
         return Vec(self, ir.Constant(self.format.vector, [float(value)] * self.format.vector.count))
 
     def from_integer(self, number: ir.Value) -> Vec:
-        """An integer argument as a value in all lanes."""
+        """Return an integer argument as a value in all lanes."""
         return self._spread(self.builder.sitofp(number, self.format.scalar))
 
     @property
     def count(self) -> int:
-        """Lanes of a vector."""
+        """Return the number of lanes of a vector."""
         return self.format.vector.count
 
     def plus(self, a: ir.Value, b: ir.Value | int) -> ir.Value:
+        """Return a + b."""
         return self.builder.add(a, _int64(b))
 
     def over(self, a: ir.Value, b: int) -> ir.Value:
+        """Return a // b."""
         return self.builder.udiv(a, _int64(b))
 
     def modulo(self, a: ir.Value, b: int) -> ir.Value:
+        """Return a % b."""
         return self.builder.urem(a, _int64(b))
 
     def index(self, a: ir.Value, b: ir.Value | int, c: ir.Value | int) -> ir.Value:
-        """a * b + c"""
+        """Return a * b + c."""
         return self.plus(self.builder.mul(a, _int64(b)), c)
 
     def slot(self, j: ir.Value) -> ir.Value:
-        """Where vector j of an array of whole vectors begins."""
+        """Return the position of vector j of an array of whole vectors."""
         return self.builder.mul(j, _int64(self.count))
 
     def _pointer(self, address: ir.Value, at: ir.Value, kind: ir.Type) -> ir.Value:
+        """Return a pointer to value `at` of an array."""
         return self.builder.inttoptr(self.index(at, self.format.bits // 8, address), kind.as_pointer())
 
     def load(self, address: ir.Value, at: ir.Value) -> Vec:
+        """Load a vector."""
         pointer = self._pointer(address, at, self.format.vector)
         return Vec(self, self.builder.load(pointer, align=self.format.bits // 8))
 
     def store(self, address: ir.Value, at: ir.Value, value: Vec) -> None:
+        """Store a vector."""
         pointer = self._pointer(address, at, self.format.vector)
         self.builder.store(value.value, pointer, align=self.format.bits // 8)
 
     def note(self, table: ir.Value, k: ir.Value, number: ir.Value) -> None:
-        """table[k] = an integer, such as an address"""
+        """Store an integer, such as an address, as table[k]."""
         self.builder.store(number, self.builder.inttoptr(self.index(k, 8, table), _INT64.as_pointer()))
 
     def noted(self, table: ir.Value, k: ir.Value) -> ir.Value:
+        """Load table[k]."""
         return self.builder.load(self.builder.inttoptr(self.index(k, 8, table), _INT64.as_pointer()))
 
     def move(self, source: ir.Value, target: ir.Value, count: ir.Value) -> None:
@@ -222,7 +232,7 @@ class Row:
             self.builder.store(value, self._pointer(target, at, self.format.scalar))
 
     def prefetch(self, address: ir.Value, width: ir.Value, write: bool) -> None:
-        """Ask for a row to be brought into the second-level cache; a wrong address does no harm."""
+        """Prefetch a row into the second-level cache; a wrong address does no harm."""
         name, i32 = "llvm.prefetch.p0", ir.IntType(32)
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, i32, i32, i32])
@@ -232,10 +242,11 @@ class Row:
             self.builder.call(fetch, [pointer, *(i32(number) for number in (int(write), 2, 1))])
 
     def broadcast(self, address: ir.Value, at: ir.Value) -> Vec:
-        """One value from memory in all lanes."""
+        """Load one value to all lanes."""
         return self._spread(self.builder.load(self._pointer(address, at, self.format.scalar)))
 
     def _spread(self, scalar: ir.Value) -> Vec:
+        """Return a vector with a scalar in all lanes."""
         empty = ir.Constant(self.format.vector, ir.Undefined)
         first = self.builder.insert_element(empty, scalar, ir.Constant(ir.IntType(32), 0))
         zeros = ir.Constant(
@@ -244,11 +255,11 @@ class Row:
         return Vec(self, self.builder.shuffle_vector(first, empty, zeros))
 
     def variable(self, value: Vec | float = 0.0) -> Variable:
-        """A vector that loops may change."""
+        """Return a vector that loops may change."""
         return Variable(self, self.lift(value))
 
     def _halves(self, a: ir.Value, b: ir.Value, segments: int, length: int) -> ir.Value:
-        """The segments of a and then of b, each `length` lanes, folded in the middle."""
+        """Fold the segments of a and then of b, each of `length` lanes, in the middle."""
         half = length // 2
         starts = [segment * length for segment in range(segments)]
         low, high = (
@@ -260,7 +271,7 @@ class Row:
         )
 
     def fold(self, vectors: list[Vec]) -> Vec:
-        """One vector, or four as one: a quarter of its lanes each, with the same sum."""
+        """Return one vector as it is, or four as one: a quarter of the lanes each, with the same sum."""
         lanes = self.format.vector.count
         values = [vector.value for vector in vectors]
         segments = 1
@@ -273,7 +284,7 @@ class Row:
         return Vec(self, values[0])
 
     def add_folded(self, address: ir.Value, at: ir.Value, folded: Vec, n_sums: int, begun: ir.Value) -> None:
-        """memory[at : at + n_sums] = the sums in what `fold` made of n_sums vectors; += if `begun`."""
+        """Write the sums in the result of `fold` to memory[at : at + n_sums], or add them if `begun`."""
         value, length = folded.value, self.format.vector.count // n_sums
         while length > 1:
             value = self._halves(value, value, n_sums, length)
@@ -288,7 +299,8 @@ class Row:
         self.builder.store(self.builder.fadd(before, value), pointer, align=self.format.bits // 8)
 
     def exp2(self, x: Vec) -> Vec:
-        """2**x, relative error about one unit in the last place; below 2**-bias it stays at that value."""
+        """Return 2**x, relative error about one unit in the last place; below 2**-bias it stays at that
+        value."""
         form = self.format
         x = x.at_least(1.0 - form.bias).at_most(float(form.bias))
         fraction_bits = 5 if form.exp2_table else 0
@@ -304,15 +316,16 @@ class Row:
         return scale.times_plus(rest * self.polynomial(rest, form.exp2_coefficients[1:]), scale)
 
     def _integers(self, number: int) -> ir.Constant:
+        """Return an integer in all lanes."""
         return ir.Constant(self.format.integer, [number] * self.format.integer.count)
 
     def _plus_bits(self, value: Vec, bits: ir.Value) -> Vec:
-        """The value whose bits are the sum; on an exponent, a product with a power of two."""
+        """Return the value whose bits are the sum; on an exponent, a product with a power of two."""
         total = self.builder.add(self.builder.bitcast(value.value, self.format.integer), bits)
         return Vec(self, self.builder.bitcast(total, self.format.vector))
 
     def _choose_32nd(self, index: ir.Value) -> Vec:
-        """Entry `index` % 32 of the table that two AVX-512 registers hold."""
+        """Return entry `index` % 32 of the table that two AVX-512 registers hold."""
         form, table = self.format, _table_of_32nds()
         halves = [ir.Constant(form.vector, table[i : i + 16]) for i in (0, 16)]
         kind = ir.FunctionType(form.vector, [form.vector, form.integer, form.vector])
@@ -321,21 +334,22 @@ class Row:
         return Vec(self, self.builder.call(choose, [halves[0], index, halves[1]]))
 
     def polynomial(self, x: Vec, coefficients: list[float]) -> Vec:
-        """Horner's rule; coefficients from the constant term up."""
+        """Evaluate a polynomial by Horner's rule; coefficients from the constant term up."""
         value = self.lift(coefficients[-1])
         for coefficient in reversed(coefficients[:-1]):
             value = value.times_plus(x, coefficient)
         return value
 
     def sigmoid(self, x: Vec) -> Vec:
+        """Return the sigmoid of x."""
         return self.lift(1.0) / (self.exp2(x * -math.log2(math.e)) + 1.0)
 
     def silu_slope(self, x: Vec, sigmoid: Vec) -> Vec:
-        """The derivative of x sigmoid(x)."""
+        """Return the derivative of x sigmoid(x)."""
         return sigmoid * x.times_plus(self.lift(1.0) - sigmoid, 1.0)
 
     def softplus(self, x: Vec) -> tuple[Vec, Vec]:
-        """log(1 + exp(x)) and its slope, the sigmoid; LLVM drops what is not used.
+        """Return log(1 + exp(x)) and its slope, the sigmoid; LLVM drops what is not used.
 
         With e = exp(-|x|): max(x, 0) + log1p(e), where log1p(e) = 2 artanh(e / (2 + e)).
         """
@@ -349,9 +363,9 @@ class Row:
 
 
 class Variable:
-    """A vector that loops may change; LLVM keeps it in a register."""
+    """Vector that loops may change; LLVM keeps it in a register."""
 
-    def __init__(self, row: Row, value: Vec):
+    def __init__(self, row: RowBuilder, value: Vec):
         self.row = row
         self.slot = cgutils.alloca_once(row.builder, row.format.vector)
         self.value = value
@@ -370,7 +384,7 @@ def row_operation(body: Callable[..., None]) -> Any:
 
     def typer(typingctx, tag, *integers):
         def codegen(context, builder, signature, args):
-            body(Row(builder, _FORMATS[tag]), *args[1:])
+            body(RowBuilder(builder, _FORMATS[tag]), *args[1:])
             return context.get_dummy_value()
 
         return types.void(tag, *[types.int64] * len(integers)), codegen

@@ -1,7 +1,7 @@
 """The causal depthwise convolution on NVIDIA GPUs: launches of `triton_conv_kernels`.
 
-Shapes: x (k or 1, b, l, d); weight (k, d, w); bias (k, d); rows (k, l); y (k, b, l, d); `reverse`, a bool per
-walk.
+Shapes: x (k or 1, b, l, d); weight (k, d, w); bias (k, d); indices (k, l); y (k, b, l, d); `reverse`, one
+bool per direction.
 """
 
 from __future__ import annotations
@@ -13,62 +13,65 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from nnunet_mamba.ops.multi_scan import dtype_of_sums
+from nnunet_mamba.ops.constants import WIDTH
+from nnunet_mamba.ops.precision import accumulation_dtype
 from nnunet_mamba.ops.triton_conv_kernels import conv_backward, conv_forward
 from nnunet_mamba.ops.triton_launch import Kernel, compile_all
-from nnunet_mamba.ops.triton_scan import index_type, kept_plan, processors, row_contiguous, strides
+from nnunet_mamba.ops.triton_scan import cached_plan, index_type, processors, row_contiguous, strides
 
+TAKES_ALL_DIRECTIONS = True
 UNROLL = 8  # steps at a time
-WIDTH = 32  # channels of a program: the lanes of a warp
 AT_ONCE = 32  # programs of a multiprocessor
 SHORTEST = 32  # steps of a segment
-INPUTS = ("x", "weight", "bias", "rows")
-_plans: dict[Any, _Plan] = {}
+INPUTS = ("x", "weight", "bias", "indices")
+_plans: dict[Any, ConvLaunchPlan] = {}
 
 
-def forward(x: Tensor, weight: Tensor, bias, rows, silu: bool, reverse: Sequence[bool]) -> Tensor:
-    """-> y (k, b, l, d) in x's dtype."""
-    inputs = _laid_out(x, weight, bias, rows)
+def forward(x: Tensor, weight: Tensor, bias, indices, silu: bool, reverse: Sequence[bool]) -> Tensor:
+    """Return y (k, b, l, d) in x's dtype."""
+    inputs = _laid_out(x, weight, bias, indices)
     with torch.cuda.device_of(x):
         return _plan_of(inputs, silu, reverse).forward(inputs)
 
 
 def backward(
-    dy: Tensor, x: Tensor, weight: Tensor, bias, rows, silu: bool, reverse: Sequence[bool]
+    dy: Tensor, x: Tensor, weight: Tensor, bias, indices, silu: bool, reverse: Sequence[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> gradients of x, weight, bias; the latter two in the dtype of the sums."""
-    inputs = _laid_out(x, weight, bias, rows)
+    """Return gradients of x, weight, bias; the latter two in the accumulation dtype."""
+    inputs = _laid_out(x, weight, bias, indices)
     with torch.cuda.device_of(x):
         return _plan_of(inputs, silu, reverse).backward(inputs, dy.to(x.dtype).contiguous())
 
 
-def _laid_out(x: Tensor, weight: Tensor, bias, rows) -> tuple[Tensor | None, ...]:
-    return row_contiguous(x), *(None if t is None else t.contiguous() for t in (weight, bias, rows))
+def _laid_out(x: Tensor, weight: Tensor, bias, indices) -> tuple[Tensor | None, ...]:
+    """Return the tensors as the kernels read them: x with a contiguous last axis, the others contiguous."""
+    return row_contiguous(x), *(None if t is None else t.contiguous() for t in (weight, bias, indices))
 
 
-def _plan_of(inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]) -> _Plan:
-    plan: _Plan = kept_plan(_plans, _Plan, inputs, silu, reverse)
+def _plan_of(inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]) -> ConvLaunchPlan:
+    """Return the plan of calls of this kind."""
+    plan: ConvLaunchPlan = cached_plan(_plans, ConvLaunchPlan, inputs, silu, reverse)
     return plan
 
 
-class _Plan:
-    """What calls of the same shapes, strides and types have in common."""
+class ConvLaunchPlan:
+    """Plan of calls of the same shapes, strides and types: kernels, integers and cuts."""
 
     def __init__(self, inputs: Sequence[Tensor | None], silu: bool, reverse: Sequence[bool]):
         x, weight, *_ = inputs
         assert x is not None and weight is not None
         _, batch, length, channels = x.shape
-        self.walks, taps = weight.shape[0], weight.shape[2]
+        self.directions, taps = weight.shape[0], weight.shape[2]
         self.shape, self.taps, self.dtype, self.device = x.shape, taps, x.dtype, x.device
-        self.sums = dtype_of_sums(x)
-        self.shared = len(x) == 1 and self.walks > 1
-        self.launched = 1 if self.shared else self.walks  # walks of a launch of the gradients
-        self.forward_cut, self.backward_cut = self._cut(self.walks), self._cut(self.launched)
-        walk, item, row = strides(x)
+        self.sums = accumulation_dtype(x)
+        self.shared = len(x) == 1 and self.directions > 1
+        self.launched = 1 if self.shared else self.directions  # directions of a launch of the gradients
+        self.forward_cut, self.backward_cut = self._cut(self.directions), self._cut(self.launched)
+        direction, item, row = strides(x)
         self.integers = {
             **{"length": length, "channels": channels, "batch": batch, "first": 0},
-            **{"x_walk": walk, "x_item": item, "x_row": row},
-            "reverse": sum(1 << walk for walk, backwards in enumerate(reverse) if backwards),
+            **{"x_direction": direction, "x_item": item, "x_row": row},
+            "reverse": sum(1 << direction for direction, is_reversed in enumerate(reverse) if is_reversed),
         }
         constants = {
             "SILU": silu,
@@ -91,21 +94,22 @@ class _Plan:
         self.gradients = [kernel(conv_backward, ADD=add) for add in (False, True)[: 1 + self.shared]]
         compile_all([self.kernel], x.device)
 
-    def _cut(self, walks: int) -> tuple[tuple[int, int, int], dict[str, int]]:
-        """Grid, and integers, of a launch of so many walks."""
+    def _cut(self, directions: int) -> tuple[tuple[int, int, int], dict[str, int]]:
+        """Return the grid and the integers of a launch of some directions."""
         _, batch, length, channels = self.shape
         blocks, wanted = -(-channels // WIDTH), AT_ONCE * processors(self.device)
-        steps = max(SHORTEST, -(-length * batch * blocks * walks // wanted))
+        steps = max(SHORTEST, -(-length * batch * blocks * directions // wanted))
         segments = -(-length // steps)
-        return (batch * segments, blocks, walks), {"segments": segments, "segment_steps": steps}
+        return (batch * segments, blocks, directions), {"segments": segments, "segment_steps": steps}
 
     @property
     def dx_type(self) -> torch.dtype:
+        """Return the dtype of dx: that of sums if directions add to it."""
         return self.sums if self.shared else self.dtype
 
     def forward(self, inputs: Sequence[Tensor | None]) -> Tensor:
         grid, cutting = self.forward_cut
-        y = torch.empty((self.walks, *self.shape[1:]), dtype=self.dtype, device=self.device)
+        y = torch.empty((self.directions, *self.shape[1:]), dtype=self.dtype, device=self.device)
         self.kernel(grid, {**self.integers, **cutting, **dict(zip(INPUTS, inputs, strict=True)), "y": y})
         return y
 
@@ -113,11 +117,11 @@ class _Plan:
         compile_all(self.gradients, self.device)
         grid, cutting = self.backward_cut
         dx = torch.empty(self.shape, dtype=self.dx_type, device=self.device)
-        parts = (self.walks, grid[0], self.shape[3])
+        parts = (self.directions, grid[0], self.shape[3])
         dweight = torch.empty((*parts, self.taps), dtype=self.sums, device=self.device)
         dbias = torch.empty(parts, dtype=self.sums, device=self.device)
         values = {**self.integers, **cutting, **dict(zip(INPUTS, inputs, strict=True)), "dy": dy, "dx": dx}
-        for walk in range(0, self.walks, self.launched):  # those that share x add to its gradient
-            values |= {"first": walk, "dweight": dweight[walk:], "dbias": dbias[walk:]}
-            self.gradients[walk > 0](grid, values)
+        for direction in range(0, self.directions, self.launched):  # those that share x add to its gradient
+            values |= {"first": direction, "dweight": dweight[direction:], "dbias": dbias[direction:]}
+            self.gradients[direction > 0](grid, values)
         return dx, dweight.sum(1), dbias.sum(1)

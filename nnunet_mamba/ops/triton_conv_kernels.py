@@ -1,8 +1,9 @@
-"""Triton kernels of the causal depthwise convolution, with SiLU, along walks: each read and written in place.
+"""Triton kernels of the causal depthwise convolution, with SiLU, in several directions, read and written in
+place.
 
-A program is one warp, which walks one segment of one walk with a channel in each lane: forwards or, for the
-gradients, backwards. What several taps need stays in registers. Backward computes the sums before SiLU again.
-Parameters and `reverse` are as in `triton_kernels`.
+A program is one warp, which filters one segment of one direction with a channel in each lane: forwards or,
+for the gradients, backwards. Values that several taps need stay in registers. Backward computes the sums
+before SiLU again. Parameters and `reverse` are as in `triton_kernels`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import triton
 import triton.language as tl
 
 from nnunet_mamba.ops.triton_launch import run_time
-from nnunet_mamba.ops.triton_math import only_if, put, read, sigmoid, visits
+from nnunet_mamba.ops.triton_math import only_if, put, read, sigmoid, step_rows
 
 
 @triton.jit
 def _start(length, channels, segments, segment_steps, WIDTH: tl.constexpr):
-    """Batch item; first step of the segment and the one after its last; channels and their mask."""
+    """Return batch item, first step of the segment and the one after its last, channels and their mask."""
     item, segment = (tl.program_id(0) // segments).to(tl.int64), tl.program_id(0) % segments
     channel = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     begin = segment * segment_steps
@@ -24,39 +25,41 @@ def _start(length, channels, segments, segment_steps, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _filter(weight_ptr, bias_ptr, walk, channels, channel, inside, TAPS: tl.constexpr, ACC: tl.constexpr):
-    """The weights of the taps, and the bias."""
+def _filter(
+    weight_ptr, bias_ptr, direction, channels, channel, inside, TAPS: tl.constexpr, ACC: tl.constexpr
+):
+    """Load the weights of the taps, and the bias."""
     weights = ()
     for tap in tl.static_range(TAPS):
-        at = weight_ptr + (walk * channels + channel) * TAPS + tap
+        at = weight_ptr + (direction * channels + channel) * TAPS + tap
         weights = weights + (tl.load(at, mask=inside, other=0).to(ACC),)
     bias = tl.zeros(channel.shape, ACC)
     if bias_ptr is not None:
-        bias = tl.load(bias_ptr + walk * channels + channel, mask=inside, other=0).to(ACC)
+        bias = tl.load(bias_ptr + direction * channels + channel, mask=inside, other=0).to(ACC)
     return weights, bias
 
 
 @run_time
 def conv_forward(
-    x_ptr, weight_ptr, bias_ptr, rows_ptr, y_ptr,
-    length, channels, batch, segments, segment_steps, reverse, x_walk, x_item, x_row,
+    x_ptr, weight_ptr, bias_ptr, indices_ptr, y_ptr,
+    length, channels, batch, segments, segment_steps, reverse, x_direction, x_item, x_row,
     SILU: tl.constexpr, TAPS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """y (walks, b, l, d)"""
-    walk = tl.program_id(2).to(tl.int64)
+    """Compute y (directions, b, l, d)."""
+    direction = tl.program_id(2).to(tl.int64)
     item, begin, end, channel, inside = _start(length, channels, segments, segment_steps, WIDTH)
-    weights, bias = _filter(weight_ptr, bias_ptr, walk, channels, channel, inside, TAPS, ACC)
-    x_at = x_ptr + walk * x_walk + item * x_item + channel
-    y_at = y_ptr + (walk * batch + item) * length * channels + channel
-    before = visits(rows_ptr, walk, begin - TAPS + 1, length, reverse, TAPS - 1, INDEX)
+    weights, bias = _filter(weight_ptr, bias_ptr, direction, channels, channel, inside, TAPS, ACC)
+    x_at = x_ptr + direction * x_direction + item * x_item + channel
+    y_at = y_ptr + (direction * batch + item) * length * channels + channel
+    before = step_rows(indices_ptr, direction, begin - TAPS + 1, length, reverse, TAPS - 1, INDEX)
     found, past = read(x_at, x_row, before, inside, ACC), ()
     for i in tl.static_range(TAPS - 1):
         past = past + (tl.where(begin - TAPS + 1 + i >= 0, found[i], 0.0),)
-    ahead = visits(rows_ptr, walk, begin, length, reverse, UNROLL, INDEX)
+    ahead = step_rows(indices_ptr, direction, begin, length, reverse, UNROLL, INDEX)
     for t in range(begin, end, UNROLL):
         rows = ahead
-        ahead = visits(rows_ptr, walk, t + UNROLL, length, reverse, UNROLL, INDEX)
+        ahead = step_rows(indices_ptr, direction, t + UNROLL, length, reverse, UNROLL, INDEX)
         values = past + read(x_at, x_row, rows, inside, ACC)
         for i in tl.static_range(UNROLL):
             out = bias
@@ -72,21 +75,21 @@ def conv_forward(
 
 @run_time
 def conv_backward(
-    dy_ptr, x_ptr, weight_ptr, bias_ptr, rows_ptr, dx_ptr, dweight_ptr, dbias_ptr,
-    first, length, channels, batch, segments, segment_steps, reverse, x_walk, x_item, x_row,
+    dy_ptr, x_ptr, weight_ptr, bias_ptr, indices_ptr, dx_ptr, dweight_ptr, dbias_ptr,
+    first, length, channels, batch, segments, segment_steps, reverse, x_direction, x_item, x_row,
     ADD: tl.constexpr, SILU: tl.constexpr, TAPS: tl.constexpr, UNROLL: tl.constexpr, ACC: tl.constexpr,
     INDEX: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """dx (walks of the launch, b, l, d), added to what is there where ADD; what programs add up to dweight
-    (walks, programs, d, w) and dbias (walks, programs, d).
+    """Compute dx (directions of the launch, b, l, d), added to memory if ADD, and each program's part of
+    dweight (directions, programs, d, w) and dbias (directions, programs, d).
 
-    A segment is walked from TAPS - 1 steps behind its end, whose gradients reach into it, to its begin.
+    A segment is processed from TAPS - 1 steps behind its end, whose gradients reach into it, to its begin.
     """
-    walk = (first + tl.program_id(2)).to(tl.int64)
+    direction = (first + tl.program_id(2)).to(tl.int64)
     item, begin, end, channel, inside = _start(length, channels, segments, segment_steps, WIDTH)
-    weights, bias = _filter(weight_ptr, bias_ptr, walk, channels, channel, inside, TAPS, ACC)
-    x_at = x_ptr + walk * x_walk + item * x_item + channel
-    dy_at = dy_ptr + (walk * batch + item) * length * channels + channel
+    weights, bias = _filter(weight_ptr, bias_ptr, direction, channels, channel, inside, TAPS, ACC)
+    x_at = x_ptr + direction * x_direction + item * x_item + channel
+    dy_at = dy_ptr + (direction * batch + item) * length * channels + channel
     dx_at = dx_ptr + (tl.program_id(2).to(tl.int64) * batch + item) * length * channels + channel
     dweights, later = (), ()  # sums over steps, by tap; gradients of the sums before SiLU, of steps behind
     for _ in tl.static_range(TAPS):
@@ -96,11 +99,13 @@ def conv_backward(
     dbias = tl.zeros([WIDTH], ACC)
     tiles = tl.cdiv(end - begin + TAPS - 1, UNROLL)
     last = begin + (tiles - 1) * UNROLL
-    ahead = visits(rows_ptr, walk, last - TAPS + 1, length, reverse, UNROLL + TAPS - 1, INDEX)
+    ahead = step_rows(indices_ptr, direction, last - TAPS + 1, length, reverse, UNROLL + TAPS - 1, INDEX)
     for back in range(0, tiles):
         t = last - back * UNROLL
         rows = ahead
-        ahead = visits(rows_ptr, walk, t - UNROLL - TAPS + 1, length, reverse, UNROLL + TAPS - 1, INDEX)
+        ahead = step_rows(
+            indices_ptr, direction, t - UNROLL - TAPS + 1, length, reverse, UNROLL + TAPS - 1, INDEX
+        )
         found, values, own = read(x_at, x_row, rows, inside, ACC), (), ()
         for i in tl.static_range(UNROLL + TAPS - 1):
             values = values + (tl.where(t - TAPS + 1 + i >= 0, found[i], 0.0),)

@@ -1,8 +1,8 @@
-"""How a selective scan is cut into programs of the Triton kernels: arithmetic alone, without triton.
+"""Cut of a selective scan into programs of the Triton kernels: arithmetic alone, without triton.
 
-A piece is one walk's block of states. A program walks one segment of one piece for WIDTH channels. Where a
-sequence is one segment, its kernel walks it once; where it is several, twice, since their states have to be
-handed on first.
+A piece is one direction's block of states. A program scans one segment of one piece for WIDTH channels. If a
+sequence is one segment, its kernel scans it once; if it is several, twice, since the states at their ends
+have to be passed on first.
 """
 
 from __future__ import annotations
@@ -10,21 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from nnunet_mamba.ops.chunks import CHUNKS
+from nnunet_mamba.ops.constants import CHUNKS, MOST_STATES, SHORTEST, UNCUT, WIDTH
 
 CHUNK = CHUNKS["triton"]
-UNROLL = {"forward": 2, "backward": 2}  # steps at a time
-WIDTH = 32  # channels of a program: the lanes of a warp
-MOST_STATES = 16  # of a program, in each lane's registers
-SHORTEST = 64  # steps of a segment
-UNCUT = {"forward": 5, "backward": 7}  # programs per multiprocessor that hide latency without a second walk
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Of a call: u, delta (walks, batch, length, channels), B (walks, batch, groups, length, n)."""
+class ScanSizes:
+    """Sizes of a call: u, delta (directions, batch, length, channels), B (directions, batch, groups, length,
+    n)."""
 
-    walks: int
+    directions: int
     batch: int
     length: int
     channels: int
@@ -33,62 +29,67 @@ class Sizes:
 
     @cached_property
     def states(self) -> int:
-        """Of a piece."""
+        """Return the number of states of a piece."""
         return states_of(self.n)
 
     @cached_property
     def state_blocks(self) -> int:
+        """Return the number of pieces of a direction."""
         return -(-self.n // self.states)
 
     @cached_property
     def pieces(self) -> int:
-        return self.walks * self.state_blocks
+        """Return the number of pieces of all directions."""
+        return self.directions * self.state_blocks
 
     @cached_property
     def channel_blocks(self) -> int:
-        """Of a group."""
+        """Return the number of blocks of WIDTH channels in a group."""
         return -(-(self.channels // self.groups) // WIDTH)
 
 
 def states_of(n: int) -> int:
-    """Of a piece, if a channel has n: a power of 2."""
+    """Return the number of states of a piece if a channel has n: a power of 2."""
     return min(MOST_STATES, 1 << (n - 1).bit_length())
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Of one pass, `forward` or `backward`.
+    """Cut of one pass, `forward` or `backward`.
 
     together    all pieces in one launch, each with outputs of its own; else one launch after the other
     segments    of a sequence, of `steps` each, a multiple of CHUNK
     """
 
-    sizes: Sizes
+    sizes: ScanSizes
     together: bool
     segments: int
     steps: int
 
     @property
     def at_once(self) -> int:
-        """Pieces of a launch."""
+        """Return the number of pieces of a launch."""
         return self.sizes.pieces if self.together else 1
 
     @property
-    def walks_at_once(self) -> int:
-        return self.sizes.walks if self.together else 1
+    def directions_at_once(self) -> int:
+        """Return the number of directions of a launch."""
+        return self.sizes.directions if self.together else 1
 
     @property
     def programs(self) -> int:
-        """Of a piece, for each block of channels: what adds up to gradients of A, D and bias."""
+        """Return the programs of a piece and block of channels; their sums are the gradients of A, D and
+        bias."""
         return self.sizes.batch * self.segments
 
     @cached_property
     def grid(self) -> tuple[int, int, int]:
+        """Return the grid of a launch."""
         return self.programs, self.sizes.groups * self.sizes.channel_blocks, self.at_once
 
 
-def cut(sizes: Sizes, phase: str, processors: int, at_once: int) -> Cut:
-    """For a GPU of so many multiprocessors, each with room for `at_once` programs.
+def cut(sizes: ScanSizes, phase: str, processors: int, at_once: int) -> Cut:
+    """Cut a call for a GPU of `processors` multiprocessors, each with room for `at_once` programs.
 
     A piece that fills the GPU by itself runs alone: it needs no output of its own.
     """

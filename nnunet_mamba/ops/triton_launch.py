@@ -1,8 +1,8 @@
-"""Compiled Triton kernels, and calls of them that cost little of the CPU.
+"""Compiled Triton kernels, and calls of them that cost the CPU little.
 
-Triton's own binder looks at every argument of every call, which takes as long as ten launches. Our kernels
-are compiled for no value of an integer and no alignment of a pointer (`run_time`), so a caller who knows the
-types of its arguments looks once.
+Triton's own binder inspects every argument of every call, which takes as long as ten launches. Our kernels
+are compiled for no particular value of an integer and alignment of a pointer (`run_time`), so the types of
+the arguments are inspected once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch
 import triton
 
 from nnunet_mamba.io.cpu import usable_cpus
-from nnunet_mamba.ops.backends import interpreting
+from nnunet_mamba.ops.backends import is_interpreting
 
 REGISTERS = 65536  # of a multiprocessor, of all cards that Triton knows
 MOST_PROGRAMS = 16  # of one warp, at once on a multiprocessor of any of them
-PATIENCE = 2.0  # seconds of compilation before a word about it
+PATIENCE = 2.0  # seconds of compilation before a warning
 _logger = logging.getLogger("nnunet_mamba")
 _announced = threading.Event()
 
@@ -36,15 +36,16 @@ def run_time(function: Callable[..., None]) -> Any:
 
 
 class Kernel:
-    """A kernel for pointers of certain types and for certain constants.
+    """Kernel for pointers of certain types and for certain constants.
 
     Args:
         function: decorated by `run_time`; parameters named `*_ptr`, then integers, then constants.
-        types: of pointers, by name without `_ptr`; None where there is none. More may be given than are
-            parameters, here and of the following.
-        integers: of which only counts whether they need 64 bits.
-        constants: by name.
-        options: Triton's, such as num_warps.
+        types: dtypes of pointers, by name without `_ptr`; None for an absent one. Names that are not
+        parameters
+            are ignored, here and in the next two.
+        integers: integers by name; it only matters whether they need 64 bits.
+        constants: constants by name.
+        options: Triton's options, such as num_warps.
     """
 
     def __init__(
@@ -58,27 +59,28 @@ class Kernel:
         names: list[str] = function.arg_names
         self.names = [name.removesuffix("_ptr") for name in names if name not in constants]
         self.constants = [constants[name] for name in names if name in constants]
-        self._stand_ins = [types[name] if name in types else integers[name] for name in self.names]
+        self._examples = [types[name] if name in types else integers[name] for name in self.names]
         self._function, self._options = function, options
-        self._runner = function if interpreting() else None
+        self._runner = function if is_interpreting() else None
 
     @property
     def is_compiled(self) -> bool:
+        """Return whether the kernel can be launched."""
         return self._runner is not None
 
     def compile(self, device: torch.device) -> None:
-        """Or read Triton's cache on disk."""
+        """Compile the kernel, or read it from Triton's cache on disk."""
         with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # threads have their own
-            arguments = (*self._stand_ins, *self.constants)
+            arguments = (*self._examples, *self.constants)
             self._runner = self._function.warmup(*arguments, grid=(1, 1, 1), **self._options)
 
     def __call__(self, grid: tuple[int, int, int], values: Mapping[str, Any]) -> None:
-        """Launch it with tensors and integers by name; there may be others among them."""
+        """Launch the kernel with tensors and integers by name; other names are ignored."""
         self._runner[grid](*[values[name] for name in self.names], *self.constants)  # type: ignore[index]
 
     def at_once(self) -> int:
-        """Programs of one warp that a multiprocessor has room for, as registers allow."""
-        if interpreting():
+        """Return the number of one-warp programs that a multiprocessor's registers have room for."""
+        if is_interpreting():
             return MOST_PROGRAMS
         assert self._runner is not None
         self._runner._init_handles()  # loads the machine code; its registers are known then
@@ -87,7 +89,7 @@ class Kernel:
 
 
 def compile_all(kernels: Iterable[Kernel], device: torch.device) -> None:
-    """Compile in threads what is not yet, with a warning, once per process, where that takes long."""
+    """Compile kernels in threads; warn once per process if that takes long."""
     missing = [kernel for kernel in kernels if not kernel.is_compiled]
     if not missing:
         return

@@ -1,5 +1,4 @@
-"""What Triton kernels share whose tiles (M, WIDTH) have a channel in each of a warp's lanes: walking along
-rows of memory, functions, and sums."""
+"""Functions that the Triton kernels share; tiles (M, WIDTH) have a channel in each of a warp's lanes."""
 
 from __future__ import annotations
 
@@ -11,29 +10,31 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def only_if(condition, mask):
-    """The mask, where a condition on scalars holds (not `&`: the interpreter makes an integer of it)."""
+    """Return the mask if a condition on scalars holds (not `&`: the interpreter makes an integer of it)."""
     return tl.where(condition, mask, False)
 
 
 @triton.jit
-def visits(rows_ptr, walk, t, length, reverse, COUNT: tl.constexpr, INDEX: tl.constexpr):
-    """The rows of memory that steps t, t + 1, ... of the walk visit; outside of it, those of its first and
-    last step. Bit k of `reverse`: walk k goes from the last row to the first. INDEX is an integer that can
-    count the values of an item."""
+def step_rows(indices_ptr, direction, t, length, reverse, COUNT: tl.constexpr, INDEX: tl.constexpr):
+    """Return the rows of memory of steps t, t + 1, ...; before the first and after the last step, their rows.
+
+    Bit k of `reverse`: direction k goes from the last step to the first. INDEX is an integer type that can
+    count the values of an item.
+    """
     rows = ()
     for i in tl.static_range(COUNT):
         visit = tl.minimum(tl.maximum(t + i, 0), length - 1)
-        visit = tl.where((reverse >> walk) & 1 != 0, length - 1 - visit, visit)
-        if rows_ptr is None:
+        visit = tl.where((reverse >> direction) & 1 != 0, length - 1 - visit, visit)
+        if indices_ptr is None:
             rows = rows + (visit.to(INDEX),)
         else:
-            rows = rows + (tl.load(rows_ptr + walk * length + visit).to(INDEX),)
+            rows = rows + (tl.load(indices_ptr + direction * length + visit).to(INDEX),)
     return rows
 
 
 @triton.jit
 def read(at, stride, rows, mask, ACC: tl.constexpr):
-    """Values of several rows."""
+    """Load the values of several rows."""
     values = ()
     for i in tl.static_range(len(rows)):
         values = values + (tl.load(at + rows[i] * stride, mask=mask, other=0).to(ACC),)
@@ -42,7 +43,7 @@ def read(at, stride, rows, mask, ACC: tl.constexpr):
 
 @triton.jit
 def put(ptr, value, mask, ADD: tl.constexpr):
-    """Store, or add to what is there."""
+    """Store a value, or add it to memory if ADD."""
     if ADD:
         value += tl.load(ptr, mask=mask, other=0).to(value.dtype)
     tl.store(ptr, value.to(ptr.dtype.element_ty), mask=mask)
@@ -50,7 +51,8 @@ def put(ptr, value, mask, ADD: tl.constexpr):
 
 @triton.jit
 def softplus(raw, TERMS: tl.constexpr):
-    """log(1 + exp(raw)) as max(raw, 0) + 2 artanh(e / (2 + e)), e = exp(-|raw|); and its slope."""
+    """Return log(1 + exp(raw)), as max(raw, 0) + 2 artanh(e / (2 + e)) with e = exp(-|raw|), and its
+    slope."""
     e = tl.exp2(-tl.abs(raw) * LOG2E)
     s = e / (e + 2.0)
     series = tl.zeros_like(raw)
@@ -61,18 +63,20 @@ def softplus(raw, TERMS: tl.constexpr):
 
 @triton.jit
 def sigmoid(x):
+    """Return the sigmoid of x."""
     return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
 
 
 @triton.jit
 def over_states(x):
+    """Sum over the states, (N, WIDTH) -> (1, WIDTH)."""
     return tl.sum(x, 0, keep_dims=True)
 
 
 @triton.jit
 def _exchange(x, AWAY: tl.constexpr):
-    """Each lane adds the sums of the lane that is AWAY from it: of its own half of the rows, while there is
-    more than one. (M, WIDTH) -> (max(M / 2, 1), WIDTH)"""
+    """Add in each lane the sums of the lane AWAY from it, of its own half of the rows while there is more
+    than one: (M, WIDTH) -> (max(M / 2, 1), WIDTH)."""
     lane = tl.arange(0, x.shape[1])[None, :]
     if x.shape[0] == 1:
         kept = x
@@ -86,8 +90,10 @@ def _exchange(x, AWAY: tl.constexpr):
 
 @triton.jit
 def over_channels(x):
-    """Sums over the lanes, with N exchanges of values where a sum per row would take 5 N: (N, WIDTH) ->
-    (1, WIDTH), whose lane i has that of row i N / WIDTH."""
+    """Sum over the lanes, with N exchanges of values where a sum per row would take 5 N.
+
+    Shape: (N, WIDTH) -> (1, WIDTH), whose lane i holds the sum of row i N / WIDTH.
+    """
     for i in tl.static_range(5):
         x = _exchange(x, 16 >> i)
     return x

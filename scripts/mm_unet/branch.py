@@ -167,7 +167,7 @@ def measure_features(network: Any, batch: Tensor) -> list[Stage]:
 
 
 def step_sizes(network: nn.Module, case: Tensor) -> list[float]:
-    """The median of every Mamba block's delta, averaged over its walks."""
+    """The median of every Mamba block's delta, averaged over its directions."""
     if not any(isinstance(module, Mamba) for module in network.modules()):
         return []
     return [

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import silu
 
 from nnunet_mamba.analysis import attention
-from nnunet_mamba.analysis.attention import Scan, iterate_scans, walk_name
+from nnunet_mamba.analysis.attention import Scan, direction_name, iterate_scans
 from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.vss import SS2D
 from nnunet_mamba.ops.reference import selective_scan_reference
@@ -75,13 +75,17 @@ def test_the_matrices_make_the_output_of_a_vision_block():
 
 def by_hand(order: str, grid: tuple[int, ...], B: torch.Tensor | None = None) -> Scan:
     """One channel, one state, delta = 1, A = -ln 2, C = 1: M[t, s] = B_s / 2**(t - s)."""
-    path = scan_order(order, len(grid))[0]
+    direction = scan_order(order, len(grid))[0]
     length = math.prod(grid)
     ones = torch.ones(1, length, 1, dtype=torch.float64)
-    walk = torch.arange(length) if path.rows(grid) is None else path.rows(grid).long()
-    walk = walk.flip(0) if path.backwards else walk
+    steps = (
+        torch.arange(length)
+        if direction.token_indices(grid) is None
+        else direction.token_indices(grid).long()
+    )
+    steps = steps.flip(0) if direction.reverse else steps
     A = torch.tensor([[-math.log(2)]], dtype=torch.float64)
-    return Scan(order, grid, ones, ones, A, ones if B is None else B[walk].view(1, -1, 1), ones, walk)
+    return Scan(order, grid, ones, ones, A, ones if B is None else B[steps].view(1, -1, 1), ones, steps)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +99,7 @@ def by_hand(order: str, grid: tuple[int, ...], B: torch.Tensor | None = None) ->
     ],
 )
 def test_a_row_folds_back_onto_the_grid(order, expected):
-    """Of the voxel (1, 1) on a grid of 2 x 3: it counts itself most, then what the walk met last."""
+    """Of the voxel (1, 1) on a grid of 2 x 3: it counts itself most, then what the scan met last."""
     torch.testing.assert_close(
         by_hand(order, (2, 3)).attention_map(4), torch.tensor(expected, dtype=torch.float64)
     )
@@ -117,13 +121,13 @@ def test_slices_do_not_hear_each_other():
         assert not heard[0].any() and heard[1, 1, 2] > 0
 
 
-def test_walks_are_called_as_they_are_spelled():
+def test_directions_are_called_as_they_are_spelled():
     for word in ("DHW", "-WDH", "slices", "-windows", "zigzag", "interleave4"):
-        (path,) = scan_order(word, 3)
-        assert walk_name(path, 3) == word
+        (direction,) = scan_order(word, 3)
+        assert direction_name(direction, 3) == word
 
 
-def test_long_walks_need_no_matrix():
+def test_long_scans_need_no_matrix():
     """2**16 tokens, of which the matrix would take 32 GiB per channel."""
     scan = by_hand("HW", (256, 256))
     row = scan.row(0, 2**16 - 1)

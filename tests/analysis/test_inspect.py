@@ -97,7 +97,7 @@ def test_scans_of_every_kind_of_network(make_checkpoint, make_plans, image, name
     place = tuple(n // 2 for n in patch.grid)
     for seen in record_scan_inputs(trained.network, patch.data)[:3]:
         found = compute_attention(seen, place)
-        assert len(found.maps) == len(seen.block.paths)
+        assert len(found.maps) == len(seen.block.directions)
         assert upsample_to_patch(found.total, found.stride, patch.grid).shape == patch.grid
         assert found.total[found.place] > 0
 
@@ -179,7 +179,7 @@ def test_a_persons_own_trainer_is_found_as_nnunet_finds_it(
         "class nnUNetTrainerMine(nnUNetTrainerMMUNet):\n"
         "    overrides = {'order': 'uni'}\n"
     )
-    file = make_checkpoint("nnUNetTrainerMMUNet_B1")  # one walk too
+    file = make_checkpoint("nnUNetTrainerMMUNet_B1")  # one direction too
     content = torch.load(file, weights_only=False)
     torch.save({**content, "trainer_name": "nnUNetTrainerMine"}, file)
     monkeypatch.delenv("nnUNet_extTrainer", raising=False)

@@ -1,4 +1,4 @@
-"""The mixer: its names, its arithmetic written out, its walks."""
+"""The mixer: its names, its arithmetic written out, its directions."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from nnunet_mamba.blocks.mamba import Mamba, walk_tables
+from nnunet_mamba.blocks.mamba import Mamba, stack_token_indices
 from nnunet_mamba.blocks.mixers import MambaMixer
 from nnunet_mamba.ops import selective_scan
 from nnunet_mamba.scan_order import scan_order
@@ -41,13 +41,13 @@ def written_out(mamba: Mamba, tokens: torch.Tensor) -> torch.Tensor:
     return F.linear(y.transpose(1, 2) * F.silu(z), mamba.out_proj.weight)
 
 
-def test_one_walk_is_the_papers_block():
+def test_one_direction_is_the_papers_block():
     torch.manual_seed(0)
     mamba, tokens = Mamba(12, scan_order("uni", 3)).double(), torch.randn(2, 30, 12, dtype=torch.float64)
     torch.testing.assert_close(mamba(tokens, (2, 3, 5)), written_out(mamba, tokens))
 
 
-def test_the_reverse_walk_is_the_flipped_sequence():
+def test_the_reverse_direction_is_the_flipped_sequence():
     torch.manual_seed(0)
     forwards, tokens = Mamba(8, scan_order("DHW", 3)).double(), torch.randn(1, 24, 8, dtype=torch.float64)
     backwards = Mamba(8, scan_order("-DHW", 3)).double()
@@ -55,7 +55,7 @@ def test_the_reverse_walk_is_the_flipped_sequence():
     torch.testing.assert_close(backwards(tokens, (2, 3, 4)), forwards(tokens.flip(1), (2, 3, 4)).flip(1))
 
 
-def test_a_permuted_walk_is_the_permuted_volume():
+def test_a_permuted_direction_is_the_permuted_volume():
     torch.manual_seed(0)
     grid = (2, 3, 4)
     plain, permuted = MambaMixer(8, 3, order="DHW").double(), MambaMixer(8, 3, order="WDH").double()
@@ -65,8 +65,8 @@ def test_a_permuted_walk_is_the_permuted_volume():
     torch.testing.assert_close(permuted(x), turned.permute(0, 1, 3, 4, 2))
 
 
-def test_two_walks_share_projections_and_add_up():
-    """With the second walk's output silenced, what remains is the first; and the other way round."""
+def test_two_directions_share_projections_and_add_up():
+    """With the second direction's output silenced, what remains is the first; and the other way round."""
     torch.manual_seed(0)
     both = Mamba(8, scan_order("bi", 2)).double()
     first, second = Mamba(8, scan_order("HW", 2)).double(), Mamba(8, scan_order("-HW", 2)).double()
@@ -95,14 +95,14 @@ def test_the_mixer_normalises_and_has_no_residual():
     assert mixer(x).is_contiguous()
 
 
-def test_tables_of_walks_are_made_once_for_a_grid_and_never_of_fake_tensors():
-    paths, cpu = scan_order("zigzag,windows", 2), torch.device("cpu")
+def test_token_indices_are_made_once_for_a_grid_and_never_of_fake_tensors():
+    directions, cpu = scan_order("zigzag,windows", 2), torch.device("cpu")
     with torch.inference_mode():  # a prediction comes first
-        table = walk_tables(paths, (5, 6), cpu)
-    assert walk_tables(paths, (5, 6), cpu) is table
-    assert not table.is_inference()
-    assert walk_tables(paths, (6, 5), cpu) is not table
+        indices = stack_token_indices(directions, (5, 6), cpu)
+    assert stack_token_indices(directions, (5, 6), cpu) is indices
+    assert not indices.is_inference()
+    assert stack_token_indices(directions, (6, 5), cpu) is not indices
     with FakeTensorMode():
-        assert isinstance(walk_tables(paths, (7, 7), cpu), FakeTensor)
-    assert not isinstance(walk_tables(paths, (7, 7), cpu), FakeTensor)
-    assert walk_tables(scan_order("bi", 2), (5, 6), cpu) is None
+        assert isinstance(stack_token_indices(directions, (7, 7), cpu), FakeTensor)
+    assert not isinstance(stack_token_indices(directions, (7, 7), cpu), FakeTensor)
+    assert stack_token_indices(scan_order("bi", 2), (5, 6), cpu) is None

@@ -63,4 +63,4 @@ def test_the_way_around_is_the_identity_where_it_can_be():
 def test_nearest_upsampling_commutes_with_its_convolution():
     upsample = NearestUpsample(3, 5, (2, 1, 3)).double()
     x = torch.randn(2, 3, 2, 4, 3, dtype=torch.float64)
-    torch.testing.assert_close(upsample(x), upsample.conv(upsample.enlarge(x)))
+    torch.testing.assert_close(upsample(x), upsample.conv(upsample.upsample(x)))

@@ -1,4 +1,4 @@
-"""Mixers on maps: walks, pairs, channels as tokens."""
+"""Mixers on maps: directions, pairs, channels as tokens."""
 
 import pytest
 import torch
@@ -9,23 +9,23 @@ from nnunet_mamba.scan_order import LETTERS, scan_order
 GRID = (3, 4, 5)
 
 
-def moved(volume: torch.Tensor, walk: torch.Tensor) -> torch.Tensor:
-    """The tokens of a map (b, C, *grid) in the order of a walk, as a map again."""
-    return volume.flatten(2)[..., walk].view(volume.shape)
+def moved(volume: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """The tokens of a map (b, C, *grid) in the order of a scan, as a map again."""
+    return volume.flatten(2)[..., steps].view(volume.shape)
 
 
 @pytest.mark.parametrize("letter", [*sorted(set(LETTERS[3]) - {"m"}), "interleave7"])
-def test_every_walk_is_the_plain_scan_of_the_tokens_in_its_order(letter):
-    """Tokens put in order, scanned in memory order, and put back: what walking in place must equal."""
+def test_every_direction_is_the_plain_scan_of_the_tokens_in_its_order(letter):
+    """Tokens put in order, scanned in memory order, and put back: what a scan in place must equal."""
     torch.manual_seed(0)
-    plain, walking = MambaMixer(6, 3).double(), MambaMixer(6, 3, order=letter).double()
-    walking.load_state_dict(plain.state_dict())
+    plain, in_place = MambaMixer(6, 3).double(), MambaMixer(6, 3, order=letter).double()
+    in_place.load_state_dict(plain.state_dict())
     x = torch.randn(2, 6, *GRID, dtype=torch.float64)
-    (path,) = scan_order(letter, 3)
-    rows = path.rows(GRID)
-    walk = torch.arange(60) if rows is None else rows.long()
-    walk = walk.flip(0) if path.backwards else walk
-    torch.testing.assert_close(walking(x), moved(plain(moved(x, walk)), walk.argsort()))
+    (direction,) = scan_order(letter, 3)
+    token_indices = direction.token_indices(GRID)
+    steps = torch.arange(60) if token_indices is None else token_indices.long()
+    steps = steps.flip(0) if direction.reverse else steps
+    torch.testing.assert_close(in_place(x), moved(plain(moved(x, steps)), steps.argsort()))
 
 
 @pytest.mark.parametrize("order", ["m", "-m"])
@@ -71,7 +71,7 @@ def test_what_a_mixer_hands_on_follows_from_the_bare_one(mixer):
         outputs[word] = mixer(mixer_output=word)(x)
     bare = outputs["bare"]
     torch.testing.assert_close(outputs["residual"], x + bare)
-    torch.testing.assert_close(outputs["scaled"], bare / (INITIAL_STD * 2**0.5))  # of two walks
+    torch.testing.assert_close(outputs["scaled"], bare / (INITIAL_STD * 2**0.5))  # of two directions
     torch.testing.assert_close(outputs["norm"], torch.nn.functional.instance_norm(bare))
 
 
@@ -103,7 +103,7 @@ def test_a_bare_mixer_begins_small_and_a_scaled_one_as_large_as_its_input(channe
     assert 0.7 < scaled.std() < 1.4
 
 
-def test_pairs_of_walks_are_normalised_sums_and_their_mean():
+def test_pairs_of_directions_are_normalised_sums_and_their_mean():
     torch.manual_seed(0)
     multi = MambaTransMixer(8, 2, order="HW,-HW,WH,-WH").double()
     x = torch.randn(1, 8, 3, 4, dtype=torch.float64)
@@ -116,7 +116,7 @@ def test_pairs_of_walks_are_normalised_sums_and_their_mean():
 
 @pytest.mark.parametrize(("order", "n_norms"), [("uni", 0), ("bi", 1), ("multi", 3)])
 def test_taming_mambas_norms_and_states(order, n_norms):
-    """A norm before one walk or one pair, not before several; a norm behind each pair; states at most C."""
+    """A norm before one direction or pair, not before several; a norm behind each pair; states at most C."""
     mixer = MambaTransMixer(20, 3, order=order, d_state=256)
     assert isinstance(mixer.norm, torch.nn.LayerNorm) == (order != "multi")
     assert len(mixer.pair_norms) == n_norms
@@ -124,6 +124,6 @@ def test_taming_mambas_norms_and_states(order, n_norms):
     assert MambaTransMixer(80, 3, order=order, d_state=64).walks[0].mamba.A_log.shape == (160, 64)
 
 
-def test_three_walks_are_no_pairs():
-    with pytest.raises(ValueError, match="one walk or pairs of them; scan order 'DHW,DWH,HDW' has 3"):
+def test_three_directions_are_no_pairs():
+    with pytest.raises(ValueError, match="one direction or pairs of them; scan order 'DHW,DWH,HDW' has 3"):
         MambaTransMixer(8, 3, order="DHW,DWH,HDW")

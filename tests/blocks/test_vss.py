@@ -45,7 +45,7 @@ def test_equals_its_code(name):
 
 
 def test_ss2d_is_its_equations_written_out():
-    """Token by token over the four walks, in float64."""
+    """Token by token over the four directions, in float64."""
     torch.manual_seed(0)
     ss2d, x = SS2D(6, order=ORDER, d_state=3).double(), torch.randn(2, 4, 5, 6, dtype=torch.float64)
     u, z = F.linear(x, ss2d.in_proj.weight).chunk(2, -1)
@@ -53,11 +53,11 @@ def test_ss2d_is_its_equations_written_out():
     pixels = [(i, j) for i in range(4) for j in range(5)]
     columns = [(i, j) for j in range(5) for i in range(4)]
     merged = torch.zeros(2, 4, 5, 12, dtype=torch.float64)
-    for k, walk in enumerate([pixels, columns, pixels[::-1], columns[::-1]]):
+    for k, direction in enumerate([pixels, columns, pixels[::-1], columns[::-1]]):
         own = slice(12 * k, 12 * (k + 1))
         A, D = -ss2d.A_logs[own].exp(), ss2d.Ds[own]
         h = torch.zeros(2, 12, 3, dtype=torch.float64)
-        for i, j in walk:
+        for i, j in direction:
             token = u[:, :, i, j]
             dt, B, C = (token @ ss2d.x_proj_weight[k].T).split([1, 3, 3], -1)
             delta = F.softplus(dt @ ss2d.dt_projs_weight[k].T + ss2d.dt_projs_bias[k])

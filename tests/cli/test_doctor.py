@@ -241,8 +241,8 @@ def test_gpu_looks_at_the_kernels_on_each_card(capsys, monkeypatch):
     assert lines[1] == (
         f"  ok     {len(self_check.MANY)} scans and convolutions agree with float64, with all gradients"
     )
-    assert lines[2].startswith("  ok     triton: 1.23 ms forward, 5.68 ms backward (2 walks, batch 2, ")
-    assert lines[3].startswith("  --     mamba_ssm: not timed, OutOfMemoryError: too large (2 walks")
+    assert lines[2].startswith("  ok     triton: 1.23 ms forward, 5.68 ms backward (2 directions, batch 2, ")
+    assert lines[3].startswith("  --     mamba_ssm: not timed, OutOfMemoryError: too large (2 directions")
     assert lines[4:6] == ["GPU 1: a card", "  FAULT  scan: dA off"]
     assert lines[7] == "  FAULT  scan: OutOfMemoryError"
 
@@ -260,7 +260,7 @@ def test_the_kept_verdict_on_the_kernels_is_told(monkeypatch, kept, line):
     monkeypatch.setattr(nnunet_mamba, "available_backends", lambda: states)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(self_check, "kept_verdict", lambda device: kept)
+    monkeypatch.setattr(self_check, "read_verdict", lambda device: kept)
     monkeypatch.delenv("NNUNET_MAMBA_BACKEND", raising=False)
     assert doctor.render(list(doctor._backends())).splitlines()[1] == line
 

@@ -91,7 +91,9 @@ def test_workspace_adds_to_the_peak():
 
 @pytest.mark.parametrize("backend", ["numba", "torch", "triton", "mamba_ssm"])
 def test_no_backend_has_to_run_here(monkeypatch, backend):
-    monkeypatch.setattr(backends, "state_of", lambda name: pytest.fail(f"asked whether {name} runs here"))
+    monkeypatch.setattr(
+        backends, "backend_status", lambda name: pytest.fail(f"asked whether {name} runs here")
+    )
     step = simulate(fake(), **JOB, backend=backend)
     assert step.work["scan_element"] > 0
 

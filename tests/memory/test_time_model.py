@@ -58,7 +58,7 @@ def test_scans_count_tokens_times_rows_of_channels_times_states():
     assert counted["scan_element"] == forward + round(2.1 * forward)
 
 
-def test_walks_count_tokens_times_channels_times_taps():
+def test_convolutions_count_tokens_times_channels_times_taps():
     x = torch.ones(2, 4, 6, requires_grad=True)
     counted = work(lambda: causal_conv1d(x, torch.ones(4, 3), backend="numba").sum().backward())
     assert counted["walk_element"] == 2 * (2 * 6 * 4 * 3)  # there and back

@@ -78,7 +78,7 @@ def triton_workspaces(length, n, channels=64, dtype=torch.float32):
 
 def test_tritons_scan_by_hand():
     """64 tokens, 64 channels, 16 states: two blocks of channels, each one program, which is all that adds to
-    dA, dD and dbias. Each leaves its own dB and dC, and walks back through 16 states per chunk."""
+    dA, dD and dbias. Each leaves its own dB and dC, and goes back through 16 states per chunk."""
     forward, backward = triton_workspaces(64, 16)
     assert forward == 0
     assert backward == 4 * (2 * 2 * 64 * 16 + 2 * 32 * 16 * 16)
@@ -95,8 +95,8 @@ def test_tritons_scan_of_many_states_adds_up_results_of_its_pieces():
     """40 states are 3 pieces of 16, which run together: y, du and ddelta of each."""
     forward, backward = triton_workspaces(64, 40)
     assert forward == 4 * 3 * 64 * 64
-    walked_back = 3 * 2 * 32 * 16 * 16
-    assert backward == 4 * (2 * 2 * 64 * 40 + 3 * 2 * 64 * 64 + walked_back)
+    kept_states = 3 * 2 * 32 * 16 * 16
+    assert backward == 4 * (2 * 2 * 64 * 40 + 3 * 2 * 64 * 64 + kept_states)
 
 
 def test_tritons_sums_are_in_float32_beside_results_in_half():

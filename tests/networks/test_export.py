@@ -25,7 +25,7 @@ SMALL = {  # one of each kind of mixer
 }
 
 
-SLOW = {"mamba_bi", "vm_unet"}  # to export, by the number of their walks
+SLOW = {"mamba_bi", "vm_unet"}  # to export, by the number of their directions
 
 
 def small(name, **options):
@@ -34,19 +34,19 @@ def small(name, **options):
     return create_network(name, input_channels=1, num_classes=3, **sizes, **options), grid
 
 
-class Walk(nn.Module):
-    """A convolution and a scan along a walk in reverse; (b, d, l) -> (b, d, l)."""
+class DirectedScan(nn.Module):
+    """A convolution and a scan in reverse; (b, d, l) -> (b, d, l)."""
 
     def __init__(self, d: int, length: int):
         super().__init__()
         torch.manual_seed(0)
         self.A, self.taps = nn.Parameter(-torch.rand(d, 4)), nn.Parameter(torch.randn(d, 4))
-        self.register_buffer("rows", torch.randperm(length, dtype=torch.int32))
+        self.register_buffer("indices", torch.randperm(length, dtype=torch.int32))
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
-        walk = {"rows": self.rows, "reverse": True}
-        u = causal_conv1d(u, self.taps, None, "silu", **walk)
-        return selective_scan(u, u.cos(), self.A, u[:, :4], u[:, 4:8], z=u, delta_softplus=True, **walk)
+        options = {"indices": self.indices, "reverse": True}
+        u = causal_conv1d(u, self.taps, None, "silu", **options)
+        return selective_scan(u, u.cos(), self.A, u[:, :4], u[:, 4:8], z=u, delta_softplus=True, **options)
 
 
 def assert_equal_as_onnx(network, x, path):
@@ -69,9 +69,9 @@ def test_the_recurrence_that_is_exported_is_that_of_the_torch_backend(length):
 
 
 @pytest.mark.parametrize("length", [7, 300, 20000])
-def test_a_walk_is_the_same_in_onnx(length, tmp_path):
-    path = tmp_path / "walk.onnx"
-    assert_equal_as_onnx(Walk(8, length), torch.randn(2, 8, length), path)
+def test_a_scan_is_the_same_in_onnx(length, tmp_path):
+    path = tmp_path / "scan.onnx"
+    assert_equal_as_onnx(DirectedScan(8, length), torch.randn(2, 8, length), path)
     n_nodes = len(pytest.importorskip("onnx").load(path, load_external_data=False).graph.node)
     assert n_nodes < 100, "the graph must not grow with the sequence"
 

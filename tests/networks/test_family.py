@@ -274,10 +274,10 @@ def test_parameters_of_mm_unet_by_hand():
     norm = {4: 8, 8: 16}
     stage0 = (27 * 1 * 4 + 4 + norm[4]) + (27 * 4 * 4 + 4 + norm[4])
     down, branch = 27 * 4 * 8 + 8 + norm[8], 2 * (27 * 8 * 8 + 8 + norm[8])
-    per_walk = (
+    per_direction = (
         16 * 4 + 16 + (1 + 32) * 16 + (16 + 16) + 16 * 16 + 16
     )  # conv1d, x_proj, dt_proj, A_log, D; E = 16
-    mixer = 16 + 8 * 32 + 2 * per_walk + 16 * 8  # LayerNorm, in_proj, two walks, out_proj
+    mixer = 16 + 8 * 32 + 2 * per_direction + 16 * 8  # LayerNorm, in_proj, two directions, out_proj
     up, head = 8 * 8 * 4 + 4, 4 + 1
     decoder = (27 * 8 * 4 + 4 + norm[4]) + (27 * 4 * 4 + 4 + norm[4]) + (8 * 4 + norm[4])
     assert count(network) == stage0 + down + branch + mixer + up + decoder + head
@@ -302,13 +302,14 @@ def test_the_twin_differs_by_its_mixers_and_by_nothing_else(name):
 
 
 def test_where_mm_unet_has_its_mixers():
-    """Not at full resolution, in every encoder stage and the bottleneck, not in the decoder; two walks
+    """Not at full resolution, in every encoder stage and the bottleneck, not in the decoder; two directions
     each."""
     network = create_network("mm_unet", **plan(4))
     places = [key for key, module in network.named_modules() if isinstance(module, MambaMixer)]
     assert [key.split(".")[:3] for key in places] == [["encoder", "stages", str(s)] for s in (1, 2, 3)]
     assert all(
-        [path.backwards for path in network.get_submodule(key).mamba.paths] == [False, True] for key in places
+        [path.reverse for path in network.get_submodule(key).mamba.directions] == [False, True]
+        for key in places
     )
 
 
@@ -369,18 +370,25 @@ def test_u_mambas_deep_stages_have_one_block(n_stages, encoder, decoder):
     assert len(network.encoder.stem) == 2
 
 
-def test_taming_mambas_walks_are_all_whose_fastest_axis_is_not_the_first_there_and_back():
-    walks = {(walk.axes, walk.backwards) for walk in scan_order(FAMILY["mamba_multi"].mixer.order, 3)}
-    assert walks == {(a, back) for a in permutations(range(3)) if a[-1] != 0 for back in (False, True)}
+def test_taming_mambas_directions_are_all_whose_fastest_axis_is_not_the_first_there_and_back():
+    directions = {
+        (direction.axes, direction.reverse) for direction in scan_order(FAMILY["mamba_multi"].mixer.order, 3)
+    }
+    assert directions == {(a, back) for a in permutations(range(3)) if a[-1] != 0 for back in (False, True)}
 
 
 @pytest.mark.parametrize("name", ["vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d"])
-def test_vss_walks_are_rows_and_columns_and_then_their_reverses(name):
+def test_vss_directions_are_rows_and_columns_and_then_their_reverses(name):
     """In VMamba's order, by which the weights of its four directions are numbered."""
     rows, columns = scan_order("HW,WH", 2)
-    walks = scan_order(FAMILY[name].mixer.order, 2)
-    assert walks[:2] == (rows, columns) and [walk.backwards for walk in walks] == [False, False, True, True]
-    assert [walk.axes for walk in walks[2:]] == [rows.axes, columns.axes]
+    directions = scan_order(FAMILY[name].mixer.order, 2)
+    assert directions[:2] == (rows, columns) and [direction.reverse for direction in directions] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert [direction.axes for direction in directions[2:]] == [rows.axes, columns.axes]
 
 
 def test_a_block_of_mixers_alone_has_two_of_them():
@@ -538,7 +546,7 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
         (
             "mm_unet",
             {"order": "spiral"},
-            "Unknown scan order .spiral. in 3D, which has no walk .spiral.; choose one of uni, bi",
+            "Unknown scan order .spiral. in 3D, which has no direction .spiral.; choose one of uni, bi",
         ),
         ("mm_unet", {"kind": "vss"}, "kind: this network has no mixer 'vss'; choose from mamba, mamba_t"),
         (
@@ -572,7 +580,7 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
         ),
         ("mm_unet", {"patch_size": [4, 4, 4]}, "too small for 3 stages"),
         ("umamba_enc", {}, "patch_size is missing: the weights of this network depend on it"),
-        ("mamba_bi", {"order": "a,b,c"}, "one walk or pairs of them; scan order 'a,b,c' has 3"),
+        ("mamba_bi", {"order": "a,b,c"}, "one direction or pairs of them; scan order 'a,b,c' has 3"),
     ],
 )
 def test_bad_arguments_say_what_came_and_what_to_do(name, change, message):

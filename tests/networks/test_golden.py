@@ -130,7 +130,7 @@ LAYERS = {  # of taming_layers.npz: our mixer, and its names for theirs
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_taming_mambas_layers_alone(layer):
-    """With larger weights of the scan than the networks' files have: a wrong walk would move these by 1."""
+    """With larger scan weights than the networks' files have: a wrong direction would move them by 1."""
     golden = golden_file("taming_layers")
     options, names = LAYERS[layer]
     mixer = MIXERS["mamba_trans"](16, 3, **options).double()

@@ -1,4 +1,4 @@
-"""The causal convolution against torch's own, and along walks."""
+"""The causal convolution against torch's own, and in every direction."""
 
 import pytest
 import torch
@@ -15,19 +15,21 @@ def plain(x, weight, bias, activation):
 
 @pytest.mark.parametrize("backend", ["reference", "numba", "torch"])
 @pytest.mark.parametrize("activation", [None, "silu"])
-@pytest.mark.parametrize("walk", ["memory", "reverse", "permuted"])
+@pytest.mark.parametrize("direction", ["memory", "reverse", "permuted"])
 @pytest.mark.parametrize(
     ("b", "d", "length", "taps"), [(2, 40, 70, 4), (1, 300, 9, 3), (3, 5, 2, 4), (1, 1, 1, 1)]
 )
-def test_equals_torch_in_outputs_and_gradients(backend, activation, walk, b, d, length, taps):
+def test_equals_torch_in_outputs_and_gradients(backend, activation, direction, b, d, length, taps):
     torch.manual_seed(0)
     x = torch.randn(b, d, length, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(d, taps, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(d, dtype=torch.float64, requires_grad=True)
-    order = torch.randperm(length) if walk == "permuted" else torch.arange(length)
-    steps = order.flip(0) if walk == "reverse" else order
-    rows = order.to(torch.int32) if walk == "permuted" else None
-    y = causal_conv1d(x, weight, bias, activation, reverse=walk == "reverse", rows=rows, backend=backend)
+    order = torch.randperm(length) if direction == "permuted" else torch.arange(length)
+    steps = order.flip(0) if direction == "reverse" else order
+    indices = order.to(torch.int32) if direction == "permuted" else None
+    y = causal_conv1d(
+        x, weight, bias, activation, reverse=direction == "reverse", indices=indices, backend=backend
+    )
     expected = plain(x[..., steps], weight, bias, activation)
     torch.testing.assert_close(y[..., steps], expected)
     dy = torch.randn_like(y)
@@ -58,9 +60,9 @@ def test_reads_a_slice_of_a_wider_tensor_without_bias_and_in_half_precision():
 def test_opcheck():
     x = torch.randn(1, 1, 40, 5, requires_grad=True)
     weight, bias = (torch.randn(shape, requires_grad=True) for shape in ((2, 5, 4), (2, 5)))
-    rows = torch.stack([torch.randperm(40), torch.arange(40)]).to(torch.int32)
+    indices = torch.stack([torch.randperm(40), torch.arange(40)]).to(torch.int32)
     conv = torch.ops.nnunet_mamba.causal_conv1d.default
-    torch.library.opcheck(conv, (x, weight, bias, rows, True, [True, False], "numba"))
+    torch.library.opcheck(conv, (x, weight, bias, indices, True, [True, False], "numba"))
     torch.library.opcheck(
         conv, (x, weight[:1].detach().requires_grad_(), None, None, False, [False], "numba")
     )

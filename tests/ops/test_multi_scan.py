@@ -1,4 +1,4 @@
-"""Several walks in one call: the sum of what each gives by itself, and gradients of what they share."""
+"""Several directions in one call: the sum of what each gives by itself, and gradients of what they share."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ from scans import (
     assert_equal,
     convolution_results,
     convolutions,
-    walks_options,
-    walks_problem,
-    walks_results,
+    directions_options,
+    directions_problem,
+    directions_results,
 )
 
 from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan, selective_scan
@@ -20,22 +20,25 @@ FAST = ["numba", "torch"]
 @pytest.mark.parametrize("shared", [False, True], ids=["own u", "one u"])
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_equals_the_reference(backend, shared, k):
-    arguments, options = walks_problem(k, 2, 45, 20, 5, g=2, shared=shared)
-    expected = walks_results(arguments, options, "reference")
-    assert_equal(walks_results(arguments, options, backend), expected, 1e-12)
+    arguments, options = directions_problem(k, 2, 45, 20, 5, g=2, shared=shared)
+    expected = directions_results(arguments, options, "reference")
+    assert_equal(directions_results(arguments, options, backend), expected, 1e-12)
 
 
 def test_is_the_sum_of_single_scans():
-    arguments, options = walks_problem(3, 2, 30, 8, 4, rows=True)
+    arguments, options = directions_problem(3, 2, 30, 8, 4, indices=True)
     y = torch.zeros(2, 30, 8, dtype=torch.float64)
-    for walk in range(3):
-        own = {name: t if name == "z" else t[walk] for name, t in arguments.items()}
+    for direction in range(3):
+        own = {name: t if name == "z" else t[direction] for name, t in arguments.items()}
         first = {
             name: t.transpose(-1, -2) if name in ("u", "delta", "B", "C", "z") else t
             for name, t in own.items()
         }
         scan = selective_scan(
-            **first, delta_softplus=True, reverse=options["reverse"][walk], rows=options["rows"][walk]
+            **first,
+            delta_softplus=True,
+            reverse=options["reverse"][direction],
+            indices=options["indices"][direction],
         )
         y += scan.transpose(1, 2)
     torch.testing.assert_close(multi_directional_scan(**arguments, **options), y)
@@ -43,7 +46,7 @@ def test_is_the_sum_of_single_scans():
 
 @pytest.mark.parametrize("backend", FAST)
 def test_half_precision_is_rounded_once(backend):
-    arguments, options = walks_problem(4, 1, 50, 8, 4, dtype=torch.float32)
+    arguments, options = directions_problem(4, 1, 50, 8, 4, dtype=torch.float32)
     half = {name: t.detach().half() for name, t in arguments.items()}
     y = multi_directional_scan(**half, **options, backend=backend)
     exact = multi_directional_scan(
@@ -61,12 +64,12 @@ def test_convolutions_equal_the_reference(shared, k):
     assert_equal(convolution_results(arguments, options, "numba"), expected, 1e-12)
 
 
-def test_wrong_numbers_of_walks_are_named():
-    arguments, options = walks_problem(2, 1, 10, 4, 3)
-    with pytest.raises(ValueError, match="delta has 2 walks, so A must have as many"):
+def test_wrong_numbers_of_directions_are_named():
+    arguments, options = directions_problem(2, 1, 10, 4, 3)
+    with pytest.raises(ValueError, match="delta has 2 directions, so A must have as many"):
         multi_directional_scan(**(arguments | {"A": arguments["A"][:1]}), **options)
     with pytest.raises(ValueError, match="reverse 3"):
         multi_directional_scan(**arguments, **(options | {"reverse": [False] * 3}))
     x, weight = torch.ones(3, 1, 10, 4), torch.ones(2, 4, 4)
     with pytest.raises(ValueError, match="2 filters need as many"):
-        multi_directional_conv1d(x, weight, **walks_options(2, 10, rows=False))
+        multi_directional_conv1d(x, weight, **directions_options(2, 10, indices=False))

@@ -1,4 +1,4 @@
-"""What the numba kernels share: saying that they compile, and asking for large pages."""
+"""What the numba kernels share: saying that they compile, and asking for huge pages."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from nnunet_mamba.ops.huge_pages import on_large_pages
+from nnunet_mamba.ops.huge_pages import use_huge_pages
 
 CALL = """
 import torch
@@ -33,7 +33,7 @@ def test_the_first_call_says_once_that_it_compiles_and_later_ones_are_silent(tmp
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 3_000_001])
-def test_large_pages_change_nothing_but_speed(size):
+def test_huge_pages_change_nothing_but_speed(size):
     tensor = torch.empty(size)
-    assert on_large_pages(tensor) is tensor
+    assert use_huge_pages(tensor) is tensor
     assert tensor.fill_(2.0).sum() == 2.0 * size

@@ -13,14 +13,14 @@ from nnunet_mamba.ops.precision import (
     FLOAT16_LIMIT,
     PRECISIONS,
     SequenceMixer,
-    of_a_mixer,
+    clamp_to_float16,
     set_mixer_precision,
-    within_float16,
+    with_mixer_precision,
 )
 
 
 class Huge(SequenceMixer):
-    @of_a_mixer
+    @with_mixer_precision
     def forward(self, x):
         assert x.dtype == torch.float32
         assert not torch.is_autocast_enabled("cpu")
@@ -53,9 +53,9 @@ def test_nan_is_not_hidden():
 
 def test_infinities_of_float16_become_its_largest_number_and_nan_stays():
     x = torch.tensor([torch.inf, -torch.inf, torch.nan, 1.0])
-    assert within_float16(x.half()).tolist()[:2] == [65504.0, -65504.0]
-    assert within_float16(x.half())[2].isnan()
-    assert torch.equal(within_float16(x[[0, 1, 3]]), x[[0, 1, 3]])
+    assert clamp_to_float16(x.half()).tolist()[:2] == [65504.0, -65504.0]
+    assert clamp_to_float16(x.half())[2].isnan()
+    assert torch.equal(clamp_to_float16(x[[0, 1, 3]]), x[[0, 1, 3]])
 
 
 def test_an_unknown_precision_is_refused():

@@ -84,14 +84,14 @@ def test_matches_the_reference_without_the_optional_arguments(backend):
 
 @pytest.mark.parametrize("backend", FAST)
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_walk_equals_scanning_the_permuted_sequence(backend, reverse):
+def test_a_permuted_scan_equals_scanning_the_permuted_sequence(backend, reverse):
     arguments = problem(2, 20, 300, None, 8, dtype=torch.float64)
-    walk = torch.randperm(300)
+    order = torch.randperm(300)
     dy = torch.randn(2, 20, 300, dtype=torch.float64)
     actual = outputs_and_gradients(
-        arguments, dy, backend=backend, delta_softplus=True, reverse=reverse, rows=walk.to(torch.int32)
+        arguments, dy, backend=backend, delta_softplus=True, reverse=reverse, indices=order.to(torch.int32)
     )
-    steps = walk.flip(0) if reverse else walk
+    steps = order.flip(0) if reverse else order
     sequences = {k: v[..., steps] if k in ("u", "delta", "B", "C", "z") else v for k, v in arguments.items()}
     y = selective_scan(**sequences, delta_softplus=True, backend="reference")
     expected = torch.autograd.grad(y, list(arguments.values()), dy[..., steps])
@@ -257,21 +257,21 @@ def test_nothing_is_kept_for_backward_where_no_gradient_is_wanted(backend):
 
 
 def operator_arguments(arguments):
-    """u, delta, A, B, C and the optional ones as the operator has them: channels last, for one walk."""
+    """u, delta, A, B, C and the optional ones as the operator has them: channels last, for one direction."""
     tensors = [arguments[name].detach() for name in TENSORS]
     tensors = [t.transpose(-1, -2) if t.dim() == 3 else t for t in tensors]
     u, delta, A, B, C, D, z, bias = tensors
-    walks = (u[None], delta[None], A[None], B[None, :, None], C[None, :, None], D[None], z, bias[None])
-    return [t.detach().requires_grad_() for t in walks]
+    batched = (u[None], delta[None], A[None], B[None, :, None], C[None, :, None], D[None], z, bias[None])
+    return [t.detach().requires_grad_() for t in batched]
 
 
 @pytest.mark.parametrize("backend", FAST)
 def test_opcheck(backend):
     arguments = problem(1, 5, 40, None, 3)
     call = operator_arguments(arguments)
-    rows = torch.randperm(40).to(torch.int32)[None]
+    indices = torch.randperm(40).to(torch.int32)[None]
     scan = torch.ops.nnunet_mamba.selective_scan.default
-    torch.library.opcheck(scan, (*call, rows, True, [False], True, backend))
+    torch.library.opcheck(scan, (*call, indices, True, [False], True, backend))
     torch.library.opcheck(scan, (*call[:5], None, None, None, None, False, [True], True, backend))
 
 
@@ -309,13 +309,13 @@ def test_compiles_without_a_graph_break(backend):
         ({"C": torch.ones(2, 3, 5)}, r"C must be \(2, 1, 2, 5\)"),
         ({"D": torch.ones(5)}, r"D must be \(4,\)"),
         ({"A": torch.ones(4, 2, dtype=torch.complex64)}, "A is complex"),
-        ({"rows": torch.arange(5)}, r"rows must be int32 \(5,\), got torch.int64"),
+        ({"indices": torch.arange(5)}, r"indices must be int32 \(5,\), got torch.int64"),
         (
             {"u": torch.ones(2, 4, 5, dtype=torch.int64)},
             "u must be floating point and not empty, got torch.int64",
         ),
         ({"z": torch.ones(2, 4, 5, device="meta")}, "z is on meta, u on cpu"),
-        ({"rows": torch.arange(5, dtype=torch.int32, device="meta")}, "rows are on meta"),
+        ({"indices": torch.arange(5, dtype=torch.int32, device="meta")}, "indices are on meta"),
         ({"backend": "cuda"}, "Unknown backend 'cuda'. Choose one of reference, numba"),
     ],
 )

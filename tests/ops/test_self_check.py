@@ -8,7 +8,7 @@ import torch
 
 from nnunet_mamba.ops import backends, multi_scan, numba_scan, self_check
 from nnunet_mamba.ops.backends import ENVIRONMENT, choose_backend
-from nnunet_mamba.ops.self_check import CACHE, FEW, Case, _fault_of, compare, fault_of
+from nnunet_mamba.ops.self_check import CACHE, FEW, KernelCase, _find_fault, compare, find_fault
 
 WRONG = "scan: dA off by 3.0e-01 of its largest value"
 
@@ -30,33 +30,33 @@ def asked(tmp_path, monkeypatch):
     monkeypatch.setattr(self_check, "_key", lambda device: f"card {device}")
     monkeypatch.setattr(self_check, "_here", examine)
     monkeypatch.setattr(subprocess, "run", no_process)
-    _fault_of.cache_clear()
+    _find_fault.cache_clear()
     yield found
-    _fault_of.cache_clear()
+    _find_fault.cache_clear()
 
 
 @pytest.mark.parametrize("fault", [None, WRONG])
 def test_a_card_is_examined_once_and_the_verdict_kept_for_the_next_process(asked, fault):
     asked.fault = fault
-    assert [fault_of(0), fault_of(0), fault_of(1)] == [fault] * 3
-    _fault_of.cache_clear()  # the next process
-    assert [fault_of(1), fault_of(0)] == [fault] * 2
+    assert [find_fault(0), find_fault(0), find_fault(1)] == [fault] * 3
+    _find_fault.cache_clear()  # the next process
+    assert [find_fault(1), find_fault(0)] == [fault] * 2
     assert asked.devices == [0, 1]
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"fault"', "null"])
 def test_a_broken_file_is_examined_anew(asked, content):
-    fault_of(0)
+    find_fault(0)
     (file,) = (asked.folder / "self_check").iterdir()
     file.write_text(content)
-    _fault_of.cache_clear()
-    assert fault_of(0) is None
+    _find_fault.cache_clear()
+    assert find_fault(0) is None
     assert asked.devices == [0, 0]
 
 
 def test_where_nothing_can_be_written_the_card_is_still_examined(asked, monkeypatch):
     asked.folder.touch()
-    assert fault_of(0) is None
+    assert find_fault(0) is None
     assert asked.devices == [0]
 
 
@@ -72,7 +72,7 @@ def gpu_with_a_fault(asked, monkeypatch):
 
 
 def test_kernels_that_fail_are_not_chosen_and_one_warning_says_what_differs(gpu_with_a_fault, caplog):
-    fault_of(0)
+    find_fault(0)
     with caplog.at_level("WARNING", "nnunet_mamba"):
         caplog.clear()
         assert [choose_backend(None, "cuda") for _ in range(3)] == ["torch"] * 3
@@ -92,7 +92,7 @@ def test_kernels_that_fail_are_an_error_where_they_are_asked_for(gpu_with_a_faul
 def test_kernels_that_are_right_are_chosen(gpu_with_a_fault, caplog):
     gpu_with_a_fault.fault = None
     with caplog.at_level("WARNING", "nnunet_mamba"):
-        assert fault_of(0) is None
+        assert find_fault(0) is None
         assert "Checking the GPU kernels" in caplog.text  # it takes a while
         caplog.clear()
         assert choose_backend(None, "cuda") == choose_backend("triton", "cuda") == "triton"
@@ -138,7 +138,7 @@ def test_verdicts_of_the_process_that_examines(asked, monkeypatch, end, differ, 
     asked.fault = WRONG  # as found in this process
     monkeypatch.setattr(subprocess, "run", run)
     assert self_check.examine(0, wide=True) == {"differ": differ, "fail": fail}
-    assert self_check.kept_verdict(0) == ({"fault": "; ".join(differ + fail)} if kept else None)
+    assert self_check.read_verdict(0) == ({"fault": "; ".join(differ + fail)} if kept else None)
 
 
 def test_what_agrees_is_no_fault():
@@ -148,12 +148,16 @@ def test_what_agrees_is_no_fault():
 def test_what_differs_is_named_with_its_case(monkeypatch):
     right = numba_scan.forward
     monkeypatch.setattr(numba_scan, "forward", lambda *arguments: 1.01 * right(*arguments))
-    cases = (Case(1, 1, 20, 8), Case(1, 1, 20, 8, taps=4), Case(1, 1, 20, 8, dtype=torch.float16))
+    cases = (
+        KernelCase(1, 1, 20, 8),
+        KernelCase(1, 1, 20, 8, taps=4),
+        KernelCase(1, 1, 20, 8, dtype=torch.float16),
+    )
     found = compare(torch.device("cpu"), cases, "numba")
     single, half = found["differ"]
     assert single == (
-        "scan with 16 states, 1 walk(s), batch 1, 20 tokens, 8 channels, float32: y off by 1.0e-02 of the "
-        "largest value (allowed 1e-04)"
+        "scan with 16 states, 1 direction(s), batch 1, 20 tokens, 8 channels, float32: y off by 1.0e-02 of "
+        "the largest value (allowed 1e-04)"
     )
     assert "float16: y off by" in half
     assert found["fail"] == []
@@ -162,7 +166,7 @@ def test_what_differs_is_named_with_its_case(monkeypatch):
 def test_what_is_not_a_number_or_cannot_run_is_a_fault(monkeypatch):
     monkeypatch.setattr(multi_scan, "convolve", lambda module, x, *_: torch.full_like(x, torch.nan))
     monkeypatch.setattr(numba_scan, "backward", lambda *_: 1 // 0)
-    cases = (Case(1, 1, 20, 8, taps=4), Case(1, 1, 20, 8))
+    cases = (KernelCase(1, 1, 20, 8, taps=4), KernelCase(1, 1, 20, 8))
     found = compare(torch.device("cpu"), cases, "numba")
     assert "y off by nan" in found["differ"][0]
     assert found["fail"][0].endswith("ZeroDivisionError: integer division or modulo by zero")

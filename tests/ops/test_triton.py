@@ -12,27 +12,27 @@ from scans import (
     assert_equal,
     convolution_results,
     convolutions,
+    directions_problem,
+    directions_results,
     outputs_and_gradients,
     problem,
-    walks_problem,
-    walks_results,
 )
 
 from nnunet_mamba.ops import multi_directional_scan, selective_scan, self_check
-from nnunet_mamba.ops.backends import interpreting
+from nnunet_mamba.ops.backends import is_interpreting
 
-USABLE = interpreting() or torch.cuda.is_available()
+USABLE = is_interpreting() or torch.cuda.is_available()
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not USABLE, reason="needs a CUDA device, or TRITON_INTERPRET=1 before the start"),
 ]
-DEVICE = "cpu" if interpreting() else "cuda"
+DEVICE = "cpu" if is_interpreting() else "cuda"
 on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the interpreter")
 
 if USABLE:
     import triton.language as tl
 
-    from nnunet_mamba.ops import chunks, triton_conv, triton_cut, triton_launch, triton_scan
+    from nnunet_mamba.ops import constants, triton_conv, triton_cut, triton_launch, triton_scan
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def no_plans_kept(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def asked_for_whatever_the_self_check_says(monkeypatch):
-    monkeypatch.setattr(self_check, "fault_of", lambda device: None)
+    monkeypatch.setattr(self_check, "find_fault", lambda device: None)
 
 
 @pytest.fixture(params=["one segment", "segments", "pieces in turn"])
@@ -77,12 +77,12 @@ def cut_into(way: str, monkeypatch) -> None:
 
 
 CASES = {
-    "one walk": {"k": 1, "b": 1, "length": 38, "d": 33, "n": 5},
+    "one direction": {"k": 1, "b": 1, "length": 38, "d": 33, "n": 5},
     "one token": {"k": 1, "b": 1, "length": 1, "d": 1, "n": 1},
-    "plain": {"k": 1, "b": 1, "length": 35, "d": 8, "n": 16, "optional": False, "rows": False},
+    "plain": {"k": 1, "b": 1, "length": 35, "d": 8, "n": 16, "optional": False, "indices": False},
     "two groups": {"k": 1, "b": 1, "length": 33, "d": 12, "n": 3, "g": 2},
-    "two walks, one u": {"k": 2, "b": 2, "length": 33, "d": 10, "n": 2, "shared": True},
-    "three walks": {"k": 3, "b": 1, "length": 9, "d": 4, "n": 4, "rows": False},
+    "two directions, one u": {"k": 2, "b": 2, "length": 33, "d": 10, "n": 2, "shared": True},
+    "three directions": {"k": 3, "b": 1, "length": 9, "d": 4, "n": 4, "indices": False},
     "more states than a tile": {"k": 2, "b": 1, "length": 7, "d": 5, "n": 20, "shared": True},
 }
 
@@ -94,25 +94,25 @@ SHORT = 8  # steps of a chunk, instead of 32: a quarter of the time
 def short_chunks(monkeypatch):
     monkeypatch.setattr(triton_scan, "CHUNK", SHORT)
     monkeypatch.setattr(triton_cut, "CHUNK", SHORT)
-    monkeypatch.setitem(chunks.CHUNKS, "triton", SHORT)
+    monkeypatch.setitem(constants.CHUNKS, "triton", SHORT)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_scan_equals_the_reference(short_chunks, cut, case):
     """In as many chunks, whole and begun, as the cases have of 32 steps."""
     case = {**case, "length": -(-case["length"] * SHORT // 32)}
-    arguments, options = walks_problem(**case, device=DEVICE)
-    expected = walks_results(arguments, options, "reference")
-    assert_equal(walks_results(arguments, options, "triton"), expected, 1e-13)
+    arguments, options = directions_problem(**case, device=DEVICE)
+    expected = directions_results(arguments, options, "reference")
+    assert_equal(directions_results(arguments, options, "triton"), expected, 1e-13)
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_scan_in_float32_is_as_good_as_float32(case):
     """In chunks of 32 steps, as they are."""
-    arguments, options = walks_problem(**case, dtype=torch.float32, device=DEVICE)
+    arguments, options = directions_problem(**case, dtype=torch.float32, device=DEVICE)
     exact = {name: t.detach().double().requires_grad_() for name, t in arguments.items()}
-    expected = walks_results(exact, options, "reference")
-    assert_equal(walks_results(arguments, options, "triton"), expected, 3e-6)
+    expected = directions_results(exact, options, "reference")
+    assert_equal(directions_results(arguments, options, "triton"), expected, 3e-6)
 
 
 @on_a_gpu
@@ -126,10 +126,10 @@ def test_scan_in_float32_is_as_good_as_float32(case):
     ],
 )
 def test_larger_scans_equal_the_reference(case):
-    arguments, options = walks_problem(**case, dtype=torch.float32, device=DEVICE)
+    arguments, options = directions_problem(**case, dtype=torch.float32, device=DEVICE)
     exact = {name: t.detach().double().requires_grad_() for name, t in arguments.items()}
-    expected = walks_results(exact, options, "reference")
-    assert_equal(walks_results(arguments, options, "triton"), expected, 1e-5)
+    expected = directions_results(exact, options, "reference")
+    assert_equal(directions_results(arguments, options, "triton"), expected, 1e-5)
 
 
 @pytest.mark.parametrize("activation", [None, "silu"])
@@ -138,7 +138,7 @@ def test_larger_scans_equal_the_reference(case):
     [
         {"k": 1, "b": 2, "length": 300, "d": 20, "taps": 4},
         {"k": 3, "b": 1, "length": 33, "d": 130, "taps": 3, "shared": True},
-        {"k": 2, "b": 2, "length": 5, "d": 3, "taps": 4, "bias": False, "rows": False},
+        {"k": 2, "b": 2, "length": 5, "d": 3, "taps": 4, "bias": False, "indices": False},
         {"k": 1, "b": 1, "length": 1, "d": 1, "taps": 1},
     ],
 )
@@ -150,10 +150,13 @@ def test_convolution_equals_the_reference(case, activation):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 def test_half_precision_is_summed_in_float32_and_rounded_once(short_chunks, pieces_in_turn, dtype):
-    arguments, options = walks_problem(2, 1, SHORT + 2, 4, 18, dtype=torch.float32, device=DEVICE)
+    arguments, options = directions_problem(2, 1, SHORT + 2, 4, 18, dtype=torch.float32, device=DEVICE)
     half = {name: t.detach().to(dtype).requires_grad_() for name, t in arguments.items()}
     exact = {name: t.detach().double().requires_grad_() for name, t in half.items()}
-    actual, expected = walks_results(half, options, "triton"), walks_results(exact, options, "reference")
+    actual, expected = (
+        directions_results(half, options, "triton"),
+        directions_results(exact, options, "reference"),
+    )
     for name, truth in expected.items():
         assert actual[name].dtype == dtype
         error = (actual[name].double() - truth).abs() - torch.finfo(dtype).eps / 2 * truth.abs()
@@ -207,14 +210,16 @@ def test_softplus_is_right_over_the_whole_range():
 
 
 def test_two_equal_calls_give_equal_bits(short_chunks, pieces_in_turn):
-    arguments, options = walks_problem(2, 1, SHORT + 2, 8, 3, shared=True, dtype=torch.float32, device=DEVICE)
-    first, second = (walks_results(arguments, options, "triton") for _ in range(2))
+    arguments, options = directions_problem(
+        2, 1, SHORT + 2, 8, 3, shared=True, dtype=torch.float32, device=DEVICE
+    )
+    first, second = (directions_results(arguments, options, "triton") for _ in range(2))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
 
 
 def test_compiles_without_a_graph_break():
-    arguments, options = walks_problem(2, 1, 12, 4, 3, dtype=torch.float64, device=DEVICE)
+    arguments, options = directions_problem(2, 1, 12, 4, 3, dtype=torch.float64, device=DEVICE)
 
     def scan(u):
         return multi_directional_scan(**(arguments | {"u": u}), **options, backend="triton").square().sum()
@@ -228,15 +233,15 @@ def test_compiles_without_a_graph_break():
 
 
 def test_nothing_is_kept_for_backward_where_no_gradient_is_wanted():
-    arguments, options = walks_problem(1, 1, 64, 4, 2, dtype=torch.float32, device=DEVICE)
-    rest = (None, None, None, options["rows"], True, [False])
+    arguments, options = directions_problem(1, 1, 64, 4, 2, dtype=torch.float32, device=DEVICE)
+    rest = (None, None, None, options["indices"], True, [False])
     call = [arguments[name].detach() for name in ("u", "delta", "A", "B", "C")]
     scan = torch.ops.nnunet_mamba.selective_scan.default
     assert scan(*call, *rest, False, "triton")[1].numel() == 0
     assert scan(*call, *rest, True, "triton")[1].shape == (1, 1, 2, 2, 4)
 
 
-SMALL = (self_check.Case(2, 1, 20, 8, 4), self_check.Case(2, 1, 20, 8, taps=4, table=True))
+SMALL = (self_check.KernelCase(2, 1, 20, 8, 4), self_check.KernelCase(2, 1, 20, 8, taps=4, permuted=True))
 
 
 @pytest.mark.parametrize("cases", [SMALL, pytest.param(self_check.MANY, marks=on_a_gpu)], ids=["few", "many"])
@@ -246,14 +251,14 @@ def test_the_self_check_finds_nothing(cases):
 
 def test_the_self_check_finds_a_broken_kernel(monkeypatch):
     """One that is handed C for B where it computes gradients."""
-    launch = triton_scan.Plan._launch
+    launch = triton_scan.LaunchPlan._launch
 
     def broken(plan, phase, cut, piece, values, **outputs):
         if phase == "backward":
             values["B"] = values["C"]
         launch(plan, phase, cut, piece, values, **outputs)
 
-    monkeypatch.setattr(triton_scan.Plan, "_launch", broken)
+    monkeypatch.setattr(triton_scan.LaunchPlan, "_launch", broken)
     found = self_check.compare(torch.device(DEVICE), SMALL)
     (fault,) = found["differ"]
     assert "du off by" in fault

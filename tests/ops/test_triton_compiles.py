@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from scans import convolutions, walks_problem
+from scans import convolutions, directions_problem
 
-from nnunet_mamba.ops.backends import interpreting
+from nnunet_mamba.ops.backends import is_interpreting
 
 triton = pytest.importorskip("triton")
-pytestmark = pytest.mark.skipif(interpreting(), reason="Triton is set to interpret, not to compile")
+pytestmark = pytest.mark.skipif(is_interpreting(), reason="Triton is set to interpret, not to compile")
 
 from triton.backends.compiler import GPUTarget  # noqa: E402
 
@@ -72,9 +72,9 @@ def spilled_bytes(cubin: bytes, folder: Path) -> int:
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     if not tool.is_file() and shutil.which("cuobjdump") is None:
         pytest.skip("cuobjdump is not there")
-    path = folder / "kernel.cubin"
-    path.write_bytes(cubin)
-    command = [str(tool) if tool.is_file() else "cuobjdump", "-res-usage", str(path)]
+    direction = folder / "kernel.cubin"
+    direction.write_bytes(cubin)
+    command = [str(tool) if tool.is_file() else "cuobjdump", "-res-usage", str(direction)]
     usage = subprocess.run(command, capture_output=True, text=True, check=True)
     text = usage.stdout + usage.stderr
     return int(text.split("STACK:")[1].split()[0])
@@ -85,12 +85,12 @@ def spilled_bytes(cubin: bytes, folder: Path) -> int:
 )
 def test_every_kernel_compiles_and_keeps_its_state_in_registers(compile_for, capability, dtype, tmp_path):
     compile_for(capability)
-    arguments, options = walks_problem(1, 2, 512, 64, 16, dtype=dtype)
+    arguments, options = directions_problem(1, 2, 512, 64, 16, dtype=dtype)
     call = [tensor.detach() for tensor in arguments.values()]
-    rest = (options["rows"], True, options["reverse"])
+    rest = (options["indices"], True, options["reverse"])
     triton_scan.forward(*call, *rest, True)
     arguments, options = convolutions(1, 2, 512, 64, 4, dtype=dtype)
-    call = [*(t.detach() for t in arguments.values()), options["rows"], True, options["reverse"]]
+    call = [*(t.detach() for t in arguments.values()), options["indices"], True, options["reverse"]]
     triton_conv.backward(triton_conv.forward(*call), *call)
     (scan,), (conv,) = triton_scan._plans.values(), triton_conv._plans.values()
     compiled = [kernel._runner for kernel in (*scan.kernels.values(), conv.kernel, *conv.gradients)]
@@ -111,13 +111,13 @@ def test_a_networks_layers_share_their_kernels(compile_for, monkeypatch):
     assert kernels_of("mamba_multi").total() <= 60
 
 
-def launched(case: self_check.Case, at_once: int) -> set[tuple[str, ...]]:
+def launched(case: self_check.KernelCase, at_once: int) -> set[tuple[str, ...]]:
     """Which outputs the launches of a case's scan add to, on an H100."""
-    k, b, length, d, n, g = case.walks, case.batch, case.length, case.channels, case.states, case.groups
+    k, b, length, d, n, g = case.directions, case.batch, case.length, case.channels, case.states, case.groups
     with torch.device("meta"):
         u, delta = torch.empty(1 if case.shared else k, b, length, d), torch.empty(k, b, length, d)
         A, B, z = torch.empty(k, d, n), torch.empty(k, b, g, length, n), torch.empty(b, length, d)
-    plan = triton_scan.Plan((u, delta, A, B, B, None, z, None, None), True, [False] * k)
+    plan = triton_scan.LaunchPlan((u, delta, A, B, B, None, z, None, None), True, [False] * k)
     found = set()
     for phase in ("forward", "backward"):
         cut = triton_cut.cut(plan.sizes, phase, 1 if case.small_gpu else 132, at_once)

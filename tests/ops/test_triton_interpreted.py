@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba.ops.backends import interpreting
+from nnunet_mamba.ops.backends import is_interpreting
 
 pytest.importorskip("triton")
 
 
-@pytest.mark.skipif(interpreting(), reason="is what this test starts")
+@pytest.mark.skipif(is_interpreting(), reason="is what this test starts")
 def test_the_kernels_are_right_under_the_interpreter():
     tests = Path(__file__).with_name("test_triton.py")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The fit of a picture: its states by hand, and what the walks can and cannot."""
+"""The fit of a picture: its states by hand, and what the directions can and cannot."""
 
 import runpy
 from pathlib import Path
@@ -17,7 +17,7 @@ def test_states_know_only_what_came_before():
     np.testing.assert_allclose(real[1:] / real[:-1], np.exp(-0.5))
 
 
-def test_rows_begin_badly_and_both_walks_together_do_better():
+def test_rows_begin_badly_and_both_directions_together_do_better():
     """A ramp across each row: a jump where the next row begins, elsewhere a line that a state can follow."""
     ramp = np.tile(np.linspace(-1, 1, 128), (128, 1)) + np.random.default_rng(0).normal(0, 0.01, (128, 128))
     error = {name: np.abs(ramp - fitted).mean(axis=0) for name, fitted in SCRIPT["fit_all"](ramp).items()}

@@ -74,13 +74,13 @@ def test_a_word_of_the_row_that_a_trainer_overrides_does_not_count(monkeypatch):
     """Of a trainer that says its order itself, whatever the row says."""
     from nnunet_mamba.networks import family
 
-    walks_once = make_variant(trainers.nnUNetTrainerMMUNet, "", overrides={"order": "uni"})
-    before = describe(walks_once)
+    one_direction = make_variant(trainers.nnUNetTrainerMMUNet, "", overrides={"order": "uni"})
+    before = describe(one_direction)
     row = family.FAMILY["mm_unet"]
     monkeypatch.setitem(family.FAMILY, "mm_unet", row.with_overrides(order="multi"))
-    assert describe(walks_once) == before
+    assert describe(one_direction) == before
     monkeypatch.setitem(family.FAMILY, "mm_unet", row.with_overrides(d_state=8))
-    assert describe(walks_once) != before
+    assert describe(one_direction) != before
 
 
 def test_classes_of_others_are_described_by_source_up_to_nnunets_own():

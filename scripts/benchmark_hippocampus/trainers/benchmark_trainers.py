@@ -39,7 +39,7 @@ STEPS_1200 = {  # in 3D
     "initial_lr": 1e-2,
     "save_every": 1,
 }
-IN_2D = {"nnUNetTrainerMambaMulti": {"order": "multi"}}  # the authors' eight scan directions are of volumes
+IN_2D = {"nnUNetTrainerMambaMulti": {"order": "multi"}}  # the authors' eight directions are of volumes
 
 
 class nnUNetTrainerControl(RecipeTrainer):
