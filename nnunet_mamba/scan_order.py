@@ -53,7 +53,7 @@ class ScanDirection:
         tokens = torch.arange(math.prod(grid), dtype=torch.int32, device=device)
         if self.pattern == "raster":
             return tokens.view(grid).permute(self.axes).flatten()
-        return PATTERNS[self.pattern](tokens.long(), grid, self.n).argsort(stable=True).int()
+        return PATTERNS[self.pattern].times(tokens.long(), grid, self.n).argsort(stable=True).int()
 
 
 def _windows(tokens: Tensor, grid: tuple[int, ...], edge: int) -> Tensor:
@@ -91,12 +91,23 @@ def _interleave(tokens: Tensor, grid: tuple[int, ...], n: int) -> Tensor:
     return tokens % piece * n + tokens // piece
 
 
-# name -> (tokens int64 (L,), grid, n) -> the time of each token, in any increasing numbers
-PATTERNS: dict[str, Callable[[Tensor, tuple[int, ...], int], Tensor]] = {
-    "windows": _windows,
-    "zigzag": _zigzag,
-    "diagonal": _diagonal,
-    "interleave": _interleave,
+@dataclass(frozen=True)
+class Pattern:
+    """Order that is no raster.
+
+    times  (tokens int64 (L,), grid, n) -> the time of each token, in any increasing numbers
+    n      what `times` gets; None: the number behind the name, as in interleave8
+    """
+
+    times: Callable[[Tensor, tuple[int, ...], int], Tensor]
+    n: int | None = 0
+
+
+PATTERNS = {
+    "windows": Pattern(_windows, n=WINDOW),
+    "zigzag": Pattern(_zigzag),
+    "diagonal": Pattern(_diagonal),
+    "interleave": Pattern(_interleave, n=None),
 }
 
 
@@ -158,11 +169,11 @@ def scan_order(name: str, ndim: int) -> tuple[ScanDirection, ...]:
     try:
         return tuple(_parse_direction(word.strip(), ndim) for word in sets.get(name, name).split(","))
     except KeyError as unknown:
-        patterns = [pattern for pattern in ("slices", *PATTERNS) if ndim == 3 or pattern != "slices"]
+        patterns = ["slices"] * (ndim == 3) + [name + "N" * (p.n is None) for name, p in PATTERNS.items()]
         raise ValueError(
             f"Unknown scan order {name!r} in {ndim}D, which has no direction {unknown}; choose one of "
             f"{', '.join(sets)}, or a list of {', '.join(''.join(p) for p in permutations(axes))}, "
-            f"{', '.join(patterns)}N and the letters {', '.join(LETTERS[ndim])}, "
+            f"{', '.join(patterns)} and the letters {', '.join(LETTERS[ndim])}, "
             f"each with a leading - for its reverse."
         ) from None
 
@@ -182,11 +193,10 @@ def _parse_direction(word: str, ndim: int) -> ScanDirection:
     memory_order = tuple(range(ndim))
     if sorted(word) == sorted(AXES[ndim]):
         return ScanDirection(tuple(AXES[ndim].index(axis) for axis in word))
-    pieces = re.fullmatch("interleave([1-9][0-9]*)", word)
-    if pieces:
-        return ScanDirection(memory_order, pattern="interleave", n=int(pieces[1]))
-    if word == "windows":
-        return ScanDirection(memory_order, pattern=word, n=WINDOW)
-    if word in ("zigzag", "diagonal") or (word == "slices" and ndim == 3):
+    if word == "slices" and ndim == 3:
         return ScanDirection(memory_order, pattern=word)
-    raise KeyError(word)
+    parts = re.fullmatch("([a-z]+)([1-9][0-9]*)?", word)
+    pattern = PATTERNS.get(parts[1]) if parts else None
+    if parts is None or pattern is None or (pattern.n is None) != (parts[2] is not None):
+        raise KeyError(word)
+    return ScanDirection(memory_order, pattern=parts[1], n=int(parts[2] or pattern.n or 0))

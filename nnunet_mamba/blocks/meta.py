@@ -15,7 +15,7 @@ class MetaBlock(nn.Module):
         cnn             act(x + F(x))
         ssm             x + M(x), unless the mixer adds x itself
         hybrid_inside   act(x + M(F(x)))      the mixer works within the residual branch
-        hybrid_outside  M(act(x + F(x)))      the mixer works on the sum, as U-Mamba's does
+        hybrid_outside  M(act(x + F(x)))      the mixer works on the sum
 
     `skip` replaces x where F changes channels or strides. The absent part of a block is the identity; so is
     an `ssm` block without its mixer. Shape: (B, C, *grid) -> (B, C', *grid'), as F and `skip` give it; grid

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnunet_mamba.nnunet.catalogue import Trainer
+    from nnunet_mamba.nnunet.catalogue import TrainerInfo
 
 FEW = 3  # trainers that are described at length
 LEGEND = """\
@@ -75,7 +75,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(f"{cell:{width}s}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _row(trainer: Trainer) -> tuple[str, ...]:
+def _row(trainer: TrainerInfo) -> tuple[str, ...]:
     from nnunet_mamba.nnunet.catalogue import NETWORKS
 
     network = NETWORKS[trainer.network]
@@ -91,7 +91,7 @@ def _row(trainer: Trainer) -> tuple[str, ...]:
     )
 
 
-def _described(trainer: Trainer) -> str:
+def _described(trainer: TrainerInfo) -> str:
     from nnunet_mamba.nnunet.catalogue import DEMO, LENGTHS, NETWORKS, NO_DECAY, SMOKE
 
     name, network = trainer.name, NETWORKS[trainer.network]

@@ -120,8 +120,9 @@ class MetaConfig(NetworkConfig):
     downsample    by the first convolution of a stage's `block`, or by a conv-norm-act `layer` before it
     skip          around residual blocks: `projection` (identity where shapes allow, ResNet-D), or U-Mamba's
                   `conv` (a biased pointwise convolution without norm in the first block of every group)
-    plan_counts   n_conv_per_stage of the plans is read as convolutions in F, or as blocks of two convolutions
-    mixer_per     a mixer in every block, or one after the last block of a stage
+    plan_counts   n_conv_per_stage of the plans is read as convolutions of a block, or as blocks of two
+    mixer_per     a mixer in every `block`, where the placement says, or one per `stage`, after its last block
+                  (U-Mamba), whichever hybrid the placement is
     upsample      transpose, or nearest (then pointwise convolution)
     n_supervised  number of resolutions with logits, from the largest; None: all above the bottleneck
     init          he, or zero_residual: then every residual block starts as the identity

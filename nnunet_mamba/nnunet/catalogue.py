@@ -30,7 +30,7 @@ LENGTHS = tuple(f"_{n}epoch{'s' * (n > 1)}" for n in EPOCHS)
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkInfo:
     """Network by its paper.
 
     ndims    numbers of spatial dimensions of the images that it takes
@@ -46,7 +46,7 @@ class Network:
 
 
 @dataclass(frozen=True)
-class Trainer:
+class TrainerInfo:
     """Trainer by its network and recipe, in words.
 
     has_demo  there is a small one for CPUs
@@ -86,29 +86,29 @@ SWIN = "Liu et al., arXiv:2402.03302"
 SEG_RES_NET = "Myronenko, arXiv:1810.11654"
 MEDNEXT = "Roy et al., arXiv:2303.09975"
 
-FAMILY: dict[str, Network] = {
-    "nnunet": Network("nnU-Net's PlainConvUNet", "Isensee et al., Nature Methods 2021", has_ssm=False),
-    "mm_unet": Network("MM-UNet", MM_UNET),
-    "umamba_bot": Network("U-Mamba Bot", UMAMBA),
-    "umamba_enc": Network("U-Mamba Enc", UMAMBA, twin="umamba_bot"),
-    "mamba_uni": Network("Taming Mambas, one scan", TAMING),
-    "mamba_bi": Network("Taming Mambas, two scans", TAMING, twin="mamba_uni"),
-    "mamba_multi": Network("Taming Mambas, eight scans", TAMING, ndims=(3,), twin="mamba_uni"),
-    "vm_unet": Network("VM-UNet", "Ruan and Xiang, arXiv:2402.02491", ndims=(2,)),
-    "mamba_unet": Network("Mamba-UNet", "Wang et al., arXiv:2402.05079", ndims=(2,)),
-    "swin_umamba": Network("Swin-UMamba", SWIN, ndims=(2,)),
-    "swin_umamba_d": Network("Swin-UMamba† (Mamba decoder)", SWIN, ndims=(2,)),
-    "segmamba": Network("SegMamba", "Xing et al., arXiv:2401.13560", ndims=(3,)),
+FAMILY: dict[str, NetworkInfo] = {
+    "nnunet": NetworkInfo("nnU-Net's PlainConvUNet", "Isensee et al., Nature Methods 2021", has_ssm=False),
+    "mm_unet": NetworkInfo("MM-UNet", MM_UNET),
+    "umamba_bot": NetworkInfo("U-Mamba Bot", UMAMBA),
+    "umamba_enc": NetworkInfo("U-Mamba Enc", UMAMBA, twin="umamba_bot"),
+    "mamba_uni": NetworkInfo("Taming Mambas, one scan", TAMING),
+    "mamba_bi": NetworkInfo("Taming Mambas, two scans", TAMING, twin="mamba_uni"),
+    "mamba_multi": NetworkInfo("Taming Mambas, eight scans", TAMING, ndims=(3,), twin="mamba_uni"),
+    "vm_unet": NetworkInfo("VM-UNet", "Ruan and Xiang, arXiv:2402.02491", ndims=(2,)),
+    "mamba_unet": NetworkInfo("Mamba-UNet", "Wang et al., arXiv:2402.05079", ndims=(2,)),
+    "swin_umamba": NetworkInfo("Swin-UMamba", SWIN, ndims=(2,)),
+    "swin_umamba_d": NetworkInfo("Swin-UMamba† (Mamba decoder)", SWIN, ndims=(2,)),
+    "segmamba": NetworkInfo("SegMamba", "Xing et al., arXiv:2401.13560", ndims=(3,)),
 }
-BASELINES: dict[str, Network] = {  # of MONAI, for comparison; trained only, not in `create_network`
-    "seg_res_net": Network("SegResNet", SEG_RES_NET, has_ssm=False),
-    "seg_res_net_2x_feat": Network("SegResNet, twice the features", SEG_RES_NET, has_ssm=False),
-    "seg_res_net_2x_feat_2x_depth": Network("SegResNet, and twice the depth", SEG_RES_NET, has_ssm=False),
-    "seg_res_net_2x_feat_4x_depth": Network("SegResNet, and 4x the depth", SEG_RES_NET, has_ssm=False),
-    "unetr": Network("UNETR", "Hatamizadeh et al., arXiv:2103.10504", has_ssm=False),
-    "swin_unetr": Network("SwinUNETR", "Hatamizadeh et al., arXiv:2201.01266", has_ssm=False),
-    "swin_unetr_v2": Network("SwinUNETR-V2", "He et al., MICCAI 2023", has_ssm=False),
-    **{f"mednext_{size.lower()}": Network(f"MedNeXt {size}", MEDNEXT, has_ssm=False) for size in "SBML"},
+BASELINES: dict[str, NetworkInfo] = {  # of MONAI, for comparison; trained only, not in `create_network`
+    "seg_res_net": NetworkInfo("SegResNet", SEG_RES_NET, has_ssm=False),
+    "seg_res_net_2x_feat": NetworkInfo("SegResNet, twice the features", SEG_RES_NET, has_ssm=False),
+    "seg_res_net_2x_feat_2x_depth": NetworkInfo("SegResNet, and twice the depth", SEG_RES_NET, has_ssm=False),
+    "seg_res_net_2x_feat_4x_depth": NetworkInfo("SegResNet, and 4x the depth", SEG_RES_NET, has_ssm=False),
+    "unetr": NetworkInfo("UNETR", "Hatamizadeh et al., arXiv:2103.10504", has_ssm=False),
+    "swin_unetr": NetworkInfo("SwinUNETR", "Hatamizadeh et al., arXiv:2201.01266", has_ssm=False),
+    "swin_unetr_v2": NetworkInfo("SwinUNETR-V2", "He et al., MICCAI 2023", has_ssm=False),
+    **{f"mednext_{size.lower()}": NetworkInfo(f"MedNeXt {size}", MEDNEXT, has_ssm=False) for size in "SBML"},
 }
 NETWORKS = {**FAMILY, **BASELINES}
 
@@ -120,22 +120,22 @@ ADAM = "U-Mamba's authors': Adam from 1e-4, poly decay, 1000 epochs"
 ADAMW_SWIN_UNETR = "U-Mamba's authors': AdamW from 8e-4, cosine, 1000 epochs"
 
 
-def _planned(name: str, network: str, recipe: str = NNUNET) -> Trainer:
-    return Trainer(PREFIX + name, network, recipe, has_demo=True)
+def _planned(name: str, network: str, recipe: str = NNUNET) -> TrainerInfo:
+    return TrainerInfo(PREFIX + name, network, recipe, has_demo=True)
 
 
-def _own(name: str, network: str, recipe: str = NNUNET) -> Trainer:
-    return Trainer(PREFIX + name, network, recipe)
+def _own(name: str, network: str, recipe: str = NNUNET) -> TrainerInfo:
+    return TrainerInfo(PREFIX + name, network, recipe)
 
 
-def _ablation(name: str, change: str, *, of_mixer: bool = True) -> Trainer:
+def _ablation(name: str, change: str, *, of_mixer: bool = True) -> TrainerInfo:
     """Row of an ablation of MM-UNet; one that changes the mixers alone is MM-UNet without them."""
     recipe = f"{change}; recipe as nnUNetTrainerMMUNet's"
     twin = f"{PREFIX}MMUNet" if of_mixer else ""
-    return Trainer(f"{PREFIX}MMUNet_{name}", "mm_unet", recipe, has_demo=True, twin=twin)
+    return TrainerInfo(f"{PREFIX}MMUNet_{name}", "mm_unet", recipe, has_demo=True, twin=twin)
 
 
-TRAINERS: tuple[Trainer, ...] = (
+TRAINERS: tuple[TrainerInfo, ...] = (
     _planned("MMUNet", "mm_unet", MM_UNETS),
     _planned("UMambaBot", "umamba_bot"),
     _planned("UMambaEnc", "umamba_enc"),

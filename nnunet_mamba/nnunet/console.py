@@ -93,7 +93,7 @@ def tiles(count: str) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochProgress:
     """One epoch of a training with what follows from all before it; None where nothing is known."""
 
     values: EpochLog
@@ -136,10 +136,10 @@ class TrainingLines:
         r"^(predicting |Mean Validation Dice|WARNING|Training done|Using device|The loss is not finite)"
     )
 
-    def __init__(self, log: LogFn, debug_json: Path, report_progress: ProgressFn = ignore_progress) -> None:
+    def __init__(self, log: LogFn, fold: Path, report_progress: ProgressFn = ignore_progress) -> None:
         self.log = log
         self.report_progress = report_progress
-        self.fold = debug_json.parent  # of the file that nnU-Net writes before the first epoch
+        self.fold = fold  # where nnU-Net writes the number of epochs before the first one
         self.parser = EpochParser()
         self.times_s: list[float] = []
         self.n_validated = 0
@@ -149,7 +149,7 @@ class TrainingLines:
         epoch = self.parser.feed(line)
         if epoch is not None:
             self.times_s.append(epoch.seconds)
-            self.show_epoch(Epoch(epoch, self.n_epochs(), self.seconds_left(epoch.number)))
+            self.show_epoch(EpochProgress(epoch, self.n_epochs(), self.seconds_left(epoch.number)))
         elif STEP.match(line):
             self.log(f"{self.counted()}: {line}")
         elif line.startswith("Selective scan on cpu: backend numba"):
@@ -163,7 +163,7 @@ class TrainingLines:
         number, total = self.parser.number, self.n_epochs()
         return f"epoch {0 if number is None else number + 1}" + (f"/{total}" if total else "")
 
-    def show_epoch(self, epoch: Epoch) -> None:
+    def show_epoch(self, epoch: EpochProgress) -> None:
         self.log(str(epoch))
         self.report_progress(epoch.numbers())
 

@@ -85,7 +85,7 @@ def multi_directional_scan(
     per direction; indices int32 (k, l) -> y (b, l, d). On a GPU no direction's output is stored by itself.
     """
     n_directions = delta.shape[0]
-    own = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias, "rows": indices}
+    own = {"delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias, "indices": indices}
     counts = {name: t.shape[0] for name, t in own.items() if t is not None}
     wrong = [name for name, count in counts.items() if count != n_directions]
     if wrong or u.shape[0] not in (1, n_directions) or len(reverse) != n_directions:

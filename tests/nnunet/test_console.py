@@ -14,7 +14,7 @@ TIMESTAMP = "2026-11-21 01:14:14.123456: "
 def test_an_epoch_is_one_line_with_the_time_left(tmp_path):
     said = []
     (tmp_path / "debug.json").write_text(json.dumps({"num_epochs": "40"}))
-    lines = TrainingLines(said.append, tmp_path / "debug.json")
+    lines = TrainingLines(said.append, tmp_path)
     for text in (
         "Epoch 9",
         "Current learning rate: 0.008",
@@ -30,7 +30,7 @@ def test_an_epoch_is_one_line_with_the_time_left(tmp_path):
 
 def test_the_number_of_epochs_may_be_unknown(tmp_path):
     said = []
-    lines = TrainingLines(said.append, tmp_path / "none.json")
+    lines = TrainingLines(said.append, tmp_path)
     for text in ("Epoch 0", "train_loss 1", "val_loss 1", "Pseudo dice [0.1]", "Epoch time: 1 s"):
         lines(text)
     assert said == ["epoch 1   loss 1, validation 1   Dice 0.10   1.0 s"]
@@ -39,7 +39,7 @@ def test_the_number_of_epochs_may_be_unknown(tmp_path):
 def test_steps_within_an_epoch_and_compilation_are_shown(tmp_path):
     said = []
     (tmp_path / "debug.json").write_text(json.dumps({"num_epochs": "20"}))
-    lines = TrainingLines(said.append, tmp_path / "debug.json")
+    lines = TrainingLines(said.append, tmp_path)
     lines(TIMESTAMP + "Selective scan on cpu: backend numba")
     lines(TIMESTAMP + "Epoch 2")
     for text in ("training step 4/30", "validation step 1/4", "training steps are fun"):
@@ -54,7 +54,7 @@ def test_steps_within_an_epoch_and_compilation_are_shown(tmp_path):
 def test_the_first_epoch_which_compiles_does_not_count_for_the_time_left(tmp_path):
     told = []
     (tmp_path / "debug.json").write_text(json.dumps({"num_epochs": "4"}))
-    lines = TrainingLines(lambda line: None, tmp_path / "debug.json", told.append)
+    lines = TrainingLines(lambda line: None, tmp_path, told.append)
     for number, seconds in enumerate((100, 10, 12)):
         for text in (f"Epoch {number}", "train_loss 1", "val_loss 1", f"Epoch time: {seconds} s"):
             lines(text)
@@ -63,7 +63,7 @@ def test_the_first_epoch_which_compiles_does_not_count_for_the_time_left(tmp_pat
 
 def test_validation_is_shown_and_dumps_are_not(tmp_path):
     said = []
-    lines = TrainingLines(said.append, tmp_path / "none.json")
+    lines = TrainingLines(said.append, tmp_path)
     for text in (
         "{'plans': 1}",
         "predicting case_1",
@@ -76,7 +76,7 @@ def test_validation_is_shown_and_dumps_are_not(tmp_path):
 
 def test_a_non_finite_loss_is_shown(tmp_path):
     said = []
-    TrainingLines(said.append, tmp_path / "none.json")(
+    TrainingLines(said.append, tmp_path)(
         TIMESTAMP + "The loss is not finite in epoch 3, training iteration 2."
     )
     assert len(said) == 1
@@ -101,7 +101,7 @@ def test_bars_are_told_too():
 def test_an_epoch_is_told_in_numbers(tmp_path):
     told = []
     (tmp_path / "debug.json").write_text(json.dumps({"num_epochs": "3"}))
-    lines = TrainingLines(lambda line: None, tmp_path / "debug.json", told.append)
+    lines = TrainingLines(lambda line: None, tmp_path, told.append)
     for text in (
         "Epoch 0",
         "train_loss nan",

@@ -108,7 +108,7 @@ def make_score(task: Task, label: Label, metric: str, value: float, counts: Coun
         metric,
         value,
         counts.in_reference,
-        counts.empty,
+        counts.empty_side,
         **asdict(task.origin),
         backend=backend,
         version=installed_version(backend),

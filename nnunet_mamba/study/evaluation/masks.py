@@ -37,7 +37,7 @@ class Counts:
         return self.tp + self.fn
 
     @property
-    def empty(self) -> str:
+    def empty_side(self) -> str:
         """Return which mask has no voxel: "", "prediction", "reference" or "both"."""
         if self.in_prediction and self.in_reference:
             return ""
@@ -74,8 +74,8 @@ class MaskPair:
         return surfel_surfaces(self.prediction, self.reference, self.spacing_mm)
 
     @property
-    def empty(self) -> str:
-        return self.counts.empty
+    def empty_side(self) -> str:
+        return self.counts.empty_side
 
     def in_voxels(self) -> MaskPair:
         """Return the same masks with distances in voxels instead of mm."""

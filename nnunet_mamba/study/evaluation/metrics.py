@@ -167,12 +167,13 @@ class EmptyPolicy:
 
     def value(self, metric: str, measure: Measure, pair: MaskPair) -> float:
         """Return `measure` of the pair, or the policy's value for an empty mask."""
-        if not pair.empty:
+        if not pair.empty_side:
             return measure(pair)
         values = {"both": self.both, "prediction": self.no_prediction, "reference": self.no_reference}
-        overlap, distance = values[pair.empty]
+        overlap, distance = values[pair.empty_side]
         kind = METRICS[metric].kind
-        if kind == "rate" and (pair.empty != "both" or not math.isnan(overlap)):
+        # a rate is defined by its formula unless the policy leaves out cases where both masks are empty
+        if kind == "rate" and (pair.empty_side != "both" or not math.isnan(overlap)):
             return measure(pair)
         if kind == "distance":
             return pair.diagonal_mm if distance is None else distance

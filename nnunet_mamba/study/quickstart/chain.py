@@ -191,7 +191,7 @@ class Chain:
         command = train_command(self.dataset, self.settings, resume=resume is not None)
         if resume:
             self.log_indented(f"going on from {resume.name}")
-        self.run(command, TrainingLines(self.log_indented, fold / "debug.json"))
+        self.run(command, TrainingLines(self.log_indented, fold))
 
     def predict(self) -> None:
         remove_unreadable_predictions(self.workspace.predictions, self.log_indented)

@@ -13,6 +13,7 @@ from typing import Any
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.nnunet.checkpoints import FINAL
 from nnunet_mamba.nnunet.console import duration
+from nnunet_mamba.nnunet.logs import read_settings
 from nnunet_mamba.study.evaluation import Summary, mean_foreground, read_table, scored_labels, summarise
 from nnunet_mamba.study.quickstart.commands import shared_variables
 from nnunet_mamba.study.quickstart.workspace import Settings, Workspace
@@ -24,7 +25,7 @@ from nnunet_mamba.study.report import (
     write_quickstart_figure,
     write_quickstart_page,
 )
-from nnunet_mamba.study.report.training_logs import count_parameters, load_checkpoint
+from nnunet_mamba.study.report.training_curves import count_parameters, load_checkpoint
 
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "monai", "numpy")
 
@@ -51,7 +52,7 @@ def collect_report(settings: Settings, workspace: Workspace, dataset: str) -> Qu
         scores=read_table(workspace.out / "results.csv"),
         cases=list_cases(raw, workspace.predictions, description["file_ending"]),
         curves=curves,
-        facts=collect_facts(settings, checkpoint, json.loads((fold / "debug.json").read_text())),
+        facts=collect_facts(settings, checkpoint, read_settings(fold)),
         stages=[
             Stage(name, stage["seconds"], tuple(stage["commands"]))
             for name, stage in workspace.stages().items()

@@ -6,7 +6,7 @@ from nnunet_mamba.study.report.quickstart_content import QuickstartReport, Stage
 from nnunet_mamba.study.report.quickstart_figure import write_quickstart_figure
 from nnunet_mamba.study.report.quickstart_page import write_quickstart_page
 from nnunet_mamba.study.report.sections import build_document, write_study_report
-from nnunet_mamba.study.report.training_logs import TrainingCurves, read_curves
+from nnunet_mamba.study.report.training_curves import TrainingCurves, read_curves
 
 __all__ = [
     "CaseFiles",

@@ -21,7 +21,7 @@ from nnunet_mamba.study.report.content import (
     select_case_means,
 )
 from nnunet_mamba.study.report.figures import get_axis_limits, render_axes, style_axes, wrap_name
-from nnunet_mamba.study.report.training_logs import TrainingCurves
+from nnunet_mamba.study.report.training_curves import TrainingCurves
 from nnunet_mamba.study.statistics import Comparison, DatasetComparison
 from nnunet_mamba.study.statistics.results import CASE_MEAN
 

@@ -19,7 +19,7 @@ from nnunet_mamba.study.report.published import (
     match_dataset,
     read_published_tables,
 )
-from nnunet_mamba.study.report.training_logs import TrainingRun, find_training_runs
+from nnunet_mamba.study.report.training_curves import TrainingRun, find_training_runs
 from nnunet_mamba.study.statistics import DatasetComparison, compare
 
 ORDER = ("dice", "nsd", "hd95")  # these metrics first, in this order

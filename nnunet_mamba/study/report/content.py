@@ -10,7 +10,7 @@ from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.evaluation import METRICS, Score
 from nnunet_mamba.study.report.files import StudyFiles
 from nnunet_mamba.study.report.published import PublishedTable, StudySetup
-from nnunet_mamba.study.report.training_logs import TrainingRun
+from nnunet_mamba.study.report.training_curves import TrainingRun
 from nnunet_mamba.study.statistics import Comparison, DatasetComparison
 from nnunet_mamba.study.statistics.results import BASELINE, CASE_MEAN, TWIN
 

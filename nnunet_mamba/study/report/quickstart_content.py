@@ -7,7 +7,7 @@ import numpy as np
 
 from nnunet_mamba.study.evaluation import Label, Score
 from nnunet_mamba.study.report.files import CaseFiles
-from nnunet_mamba.study.report.training_logs import TrainingCurves
+from nnunet_mamba.study.report.training_curves import TrainingCurves
 
 N_SHOWN_CASES = 3
 

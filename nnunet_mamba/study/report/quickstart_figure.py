@@ -24,7 +24,7 @@ from nnunet_mamba.study.report.slices import (
     draw_slice,
     read_volume,
 )
-from nnunet_mamba.study.report.training_logs import TrainingCurves
+from nnunet_mamba.study.report.training_curves import TrainingCurves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

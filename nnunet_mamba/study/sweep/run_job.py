@@ -269,7 +269,7 @@ def create_watcher(job: Job, log: LogFn, report_progress: ProgressFn) -> Callabl
 def create_console(job: Job, log: LogFn, report_progress: ProgressFn) -> Callable[[str], None]:
     """Return what shows the output of a command of this kind."""
     if job.kind == "train" and job.own_folder is not None:
-        return TrainingLines(log, job.own_folder / "debug.json", report_progress)
+        return TrainingLines(log, job.own_folder, report_progress)
     if job.kind == "predict":
         return PredictionLines(log, report_progress)
     return PlainLines(log, report_progress)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from simulated_study import log_text
 
-from nnunet_mamba.study.report.training_logs import (
+from nnunet_mamba.study.report.training_curves import (
     count_parameters,
     find_training_runs,
     load_checkpoint,
