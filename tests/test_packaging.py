@@ -54,7 +54,14 @@ def test_the_wheel_holds_the_folders_that_stand_beside_the_library(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "nnunet_mamba/nnUNet_trainers/nnunet_mamba_trainers.py" in names
     assert "nnunet_mamba/plans_templates/cpu.json" in names
-    assert "nnunet_mamba/memory/profiles/cpu.json" in names
+    for file in (
+        "memory/profiles/cpu.json",
+        "study/datasets/published_splits.json",
+        "study/report/published.json",
+        "study/sweep/Snakefile",
+        "study/sweep/profiles/slurm/config.yaml",
+    ):
+        assert f"nnunet_mamba/{file}" in names
     assert "nnunet_mamba/py.typed" in names
     tops = {name.split("/")[0] for name in names}
     assert len(tops) == 2 and "nnunet_mamba" in tops, "the wheel owns one top-level name"

@@ -97,7 +97,7 @@ def _parsers(verb: str) -> tuple[Parser, Parser]:
     return parser, parser
 
 
-def require_files(files: Sequence[Path], what: str) -> None:
+def check_files(files: Sequence[Path], what: str) -> None:
     """Raise ValueError unless each file exists; `what` names the expected kind."""
     for file in files:
         if not file.is_file():

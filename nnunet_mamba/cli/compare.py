@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.cli import require_files
+from nnunet_mamba.cli import check_files
 
 TABLE = "a table that `nnunet-mamba evaluate --out` wrote (.csv or .parquet)"
 
@@ -39,14 +39,15 @@ def add(commands: Any) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
-    require_files(args.tables, TABLE)
+    check_files(args.tables, TABLE)
     from nnunet_mamba.study import statistics
+    from nnunet_mamba.study.evaluation import read_method_table
 
     if args.out and args.out.suffix not in ("", ".md", ".json", ".csv"):
         raise ValueError(f"--out {args.out} should be a folder, or end in .md, .json or .csv.")
     if args.seed < 0:
         raise ValueError(f"--seed must be 0 or more, got {args.seed}.")
-    scores = [score for table in args.tables for score in _read_named_scores(table)]
+    scores = [score for table in args.tables for score in read_method_table(table)]
     results = statistics.compare(
         scores,
         metric=args.metric,
@@ -61,14 +62,3 @@ def compare(args: argparse.Namespace) -> int:
         for file in statistics.write_results(results, args.out):
             print(f"-> {file}")
     return 0
-
-
-def _read_named_scores(table: Path) -> list[Any]:
-    """Return the scores of a table; without a method in it, the method is the file's name."""
-    from dataclasses import replace
-
-    from nnunet_mamba.study.evaluation import read_table
-
-    scores = read_table(table)
-    unnamed = (replace(s, trainer=table.stem) if not s.trainer else s for s in scores)
-    return list(unnamed)

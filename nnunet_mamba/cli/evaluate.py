@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnunet_mamba.study.evaluation.config import EvaluationConfig
     from nnunet_mamba.study.evaluation.evaluate import Task
-    from nnunet_mamba.study.evaluation.match import MatchedCases
+    from nnunet_mamba.study.evaluation.match import (
+        MatchedCases,
+    )
     from nnunet_mamba.study.evaluation.table import Score
 
 Collected = tuple["list[Task]", list[str], list[str]]  # tasks, missing predictions, other problems
@@ -154,7 +156,11 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _collect_folders(args: argparse.Namespace) -> Collected:
     """Return what is to be scored of PRED and REF."""
-    from nnunet_mamba.study.evaluation.match import find_dataset_json, match_cases, read_dataset_json
+    from nnunet_mamba.nnunet.dataset_json import read_dataset_json
+    from nnunet_mamba.study.evaluation.match import (
+        find_dataset_json,
+        match_cases,
+    )
     from nnunet_mamba.study.evaluation.results import read_origin
     from nnunet_mamba.study.evaluation.table import override_origin
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.cli import require_files
+from nnunet_mamba.cli import check_files
 
 SOURCES = ("vm_unet", "mamba_unet", "swin_umamba", "segmamba")  # their weights determine the network's sizes
 
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 
 def import_checkpoint(args: argparse.Namespace) -> int:
     if not args.path.is_dir():
-        require_files([args.path], "a trained folder, or a file of weights")
+        check_files([args.path], "a trained folder, or a file of weights")
     from nnunet_mamba.trainers.import_fork import import_folder, import_weights
 
     if args.path.is_dir():

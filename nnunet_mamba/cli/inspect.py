@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nnunet_mamba.cli import require_files
+from nnunet_mamba.cli import check_files
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -58,8 +58,8 @@ def add(commands: Any) -> None:
 
 
 def inspect(args: argparse.Namespace) -> int:
-    require_files([args.checkpoint], "a checkpoint of nnU-Net, such as checkpoint_final.pth")
-    require_files(args.image, "an image, or one per channel")
+    check_files([args.checkpoint], "a checkpoint of nnU-Net, such as checkpoint_final.pth")
+    check_files(args.image, "an image, or one per channel")
     from nnunet_mamba.analysis.load import load_trained, read_patch
 
     if args.out.exists() and not args.out.is_dir():

@@ -192,7 +192,7 @@ def check(args: argparse.Namespace) -> int:
     profile = load_profile(args.device)
     issues = find_issues(plans, path.stem)
     for issue in issues:
-        print(f"issue: {issue}")
+        print(f"fault: {issue}")
     if issues:
         return 1
     names = args.configuration or [name for name in plans["configurations"] if not name.endswith(PLANNED)]

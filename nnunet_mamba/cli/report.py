@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.cli import require_files
+from nnunet_mamba.cli import check_files
 from nnunet_mamba.cli.compare import TABLE
 
 
@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
 
 
 def report(args: argparse.Namespace) -> int:
-    require_files(args.tables, TABLE)
+    check_files(args.tables, TABLE)
     from nnunet_mamba.nnunet.paths import results_folder
     from nnunet_mamba.study.report import ReportRequest, collect_study_report, write_study_report
 

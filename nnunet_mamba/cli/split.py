@@ -62,7 +62,7 @@ def split(args: argparse.Namespace) -> int:
 
 def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
     """Print the problems of a split and return the exit code; for Path(), of the one in use."""
-    from nnunet_mamba.study.datasets.resplit import SPLITS, find_split_problems, read_splits
+    from nnunet_mamba.study.datasets.resplit import SPLITS, find_split_problems, read_split
     from nnunet_mamba.study.datasets.splits import build_group_fn
 
     found = _find_splits(folder, preprocessed) if file == Path() else file
@@ -71,7 +71,7 @@ def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
         raise ValueError(f"There is no {' nor '.join(map(str, sought))} to check.")
     moved = set(source.notes.moved)
     pool = [name for name in source.labelled_names() if name not in moved]
-    problems = find_split_problems(read_splits(found), pool, moved, build_group_fn(source.notes.group))
+    problems = find_split_problems(read_split(found), pool, moved, build_group_fn(source.notes.group))
     by = f"patients ({source.notes.group})" if source.notes.group else "cases"
     print("\n  ".join([f"{found}, by {by}: {'wrong' if problems else 'no leak'}", *problems]))
     if not (source.notes.group or source.notes.release):

@@ -218,10 +218,10 @@ _BY_NAME = {row.name: row for row in TRAINERS}
 def parse_trainer(name: str) -> TrainerName:
     """Return the parts of a trainer's name. NoDecaySSM is left out: it is nothing without an SSM."""
     known = [row for row in _BY_NAME if re.match(rf"{row}({TWIN})?(_|$)", name)]
-    base = max(known, key=len) if known else name.split("_")[0].removesuffix(TWIN)
-    words = name.removeprefix(base).replace(TWIN, f"_{TWIN}").split("_")
-    others = tuple(word for word in words if word not in ("", TWIN, NO_DECAY[1:]))
-    return TrainerName(base, others, TWIN in words)
+    plain = name.replace(TWIN, "")
+    base = max(known, key=len) if known else plain.split("_")[0]
+    words = tuple(word for word in plain.removeprefix(base).split("_") if word not in ("", NO_DECAY[1:]))
+    return TrainerName(base, words, TWIN in name)
 
 
 def check_network(name: str) -> None:

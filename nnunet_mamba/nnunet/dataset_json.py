@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+REQUIRED_KEYS = {"labels", "file_ending"}  # in every dataset.json of nnU-Net v2
+
+
+def read_dataset_json(dataset_json: Path) -> dict[str, Any]:
+    """Return the content of nnU-Net's dataset.json. ValueError if the file is not one."""
+    description = read_json(dataset_json)
+    if not isinstance(description, dict):
+        raise ValueError(f"{dataset_json} is not a dataset.json: it holds a {type(description).__name__}.")
+    if missing := REQUIRED_KEYS - set(description):
+        raise ValueError(
+            f"{dataset_json} is not a dataset.json of nnU-Net v2: it lacks {', '.join(sorted(missing))}."
+        )
+    return description
+
+
+def read_json(file: Path) -> Any:
+    """Return the content of a JSON file. ValueError if it is not one."""
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as a dataset.json ({error}).") from error
+
+
+def is_dataset_json(file: Path) -> bool:
+    """Return True for a dataset.json of nnU-Net v2, False for other JSON. ValueError for other files."""
+    content = read_json(file)
+    return isinstance(content, dict) and set(content) >= REQUIRED_KEYS
 
 
 def sorted_channels(channels: Mapping[Any, Any], where: Path | str) -> dict[str, str]:

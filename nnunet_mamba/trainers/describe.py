@@ -95,7 +95,9 @@ def _describe_callable(value: Callable[..., Any]) -> str:
 
 
 def _name(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+    """Return the dotted name; of this package without the module, which may move."""
+    ours = thing.__module__.split(".")[0] == "nnunet_mamba"
+    return thing.__qualname__ if ours else f"{thing.__module__}.{thing.__qualname__}"
 
 
 def _source(cls: type) -> str:

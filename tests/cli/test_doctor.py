@@ -218,7 +218,7 @@ def test_a_quota_and_spinning_threads_are_told_but_are_no_faults(healthy, monkey
     assert faults() == []
 
 
-@pytest.mark.parametrize(("remedy", "code"), [(None, 0), ("pip install x", 1)])
+@pytest.mark.parametrize(("fix", "code"), [(None, 0), ("pip install x", 1)])
 def test_the_exit_code_tells_whether_there_are_faults(capsys, monkeypatch, fix, code):
     monkeypatch.setattr(doctor, "examine", lambda: [Finding("Versions", "x", fix)])
     assert main(["doctor"]) == code

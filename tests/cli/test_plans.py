@@ -114,7 +114,7 @@ def test_check_of_faulty_plans(capsys, dataset):
     path = dataset / "nnUNetPlans.json"
     path.rename(dataset / "renamed.json")
     assert main(["plans", "check", str(dataset / "renamed.json")]) == 1
-    assert "issue: plans_name is 'nnUNetPlans', but the file is renamed.json" in capsys.readouterr().out
+    assert "fault: plans_name is 'nnUNetPlans', but the file is renamed.json" in capsys.readouterr().out
 
 
 def test_check_of_plans_whose_own_network_cannot_be_built(capsys, dataset):

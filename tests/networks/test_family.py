@@ -4,6 +4,7 @@ compilation."""
 import math
 import operator
 import shutil
+from dataclasses import replace
 from itertools import accumulate, permutations
 
 import pytest
@@ -18,6 +19,8 @@ from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.family import FAMILY, get_config, supported_ndims
+from nnunet_mamba.networks.geometry import Sizes
+from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
@@ -698,3 +701,20 @@ def test_a_network_whose_operations_were_counted_loads_its_own_state_dict():
         for name in ("total_ops", "total_params"):
             module.register_buffer(name, torch.zeros(1))
     network.load_state_dict(network.state_dict())
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", [n for n, c in FAMILY.items() if isinstance(c, MetaConfig) and c.mixer])
+def test_where_a_mixer_would_be_is_nothing_to_a_twin(name, ndim):
+    """The config without SSM forgets placements and quirks of mixers: it builds the network that identities
+    in their places make, layer by layer and number by number."""
+    config = FAMILY[name]
+    sizes = Sizes(1, 2, [4, 6, 8, 10], [1, 2, 2, 2], [3, 3, 3, 3], 2, 2, None, [16] * ndim)
+    networks = []
+    for each in (replace(config, mixer=None), config.without_ssm()):
+        torch.manual_seed(0)
+        networks.append(MetaUNet(each, sizes, True).eval())
+    with_identities, twin = networks
+    assert str(with_identities) == str(twin)
+    x = torch.ones(1, 1, *[16] * ndim)
+    assert all(torch.equal(a, b) for a, b in zip(with_identities(x), twin(x), strict=True))

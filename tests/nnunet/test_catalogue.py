@@ -93,6 +93,7 @@ def test_words_of_mixers_are_those_that_their_configs_know():
         ("MambaUniPaperX_bench", ("MambaUniPaperX", ("bench",), False)),
         ("Mine_NoSSM_a", ("Mine", ("a",), True)),
         ("MineNoSSM", ("Mine", (), True)),
+        ("MineNoSSMLarge_a", ("MineLarge", ("a",), True)),
         ("", ("", (), False)),
     ],
 )

@@ -62,16 +62,12 @@ class Part:
         return re.compile("".join([*pieces, re.escape(pattern[end:])]))
 
 
-def list_files(folders: Iterable[Path], *, named: bool = False) -> Files:
-    """Return every file below the folders, sorted, with its path within its folder, without hidden ones.
+def list_tree(folders: Iterable[Path], *, named: bool = False) -> tuple[Files, Files]:
+    """Return every file and every folder below the folders: sorted, each with its path within its folder,
+    without hidden ones.
 
     named: paths begin with the name of the folder, for layouts that begin above the given folder.
     """
-    return list_tree(folders, named=named)[0]
-
-
-def list_tree(folders: Iterable[Path], *, named: bool = False) -> tuple[Files, Files]:
-    """Return every file and every folder below the folders, in the form of `list_files`."""
     files: list[tuple[str, Path]] = []
     below: list[tuple[str, Path]] = []
     for root in (folder.resolve() for folder in folders):

@@ -158,7 +158,7 @@ def _write_description(folder: Path, source: Source, split: Split, moved: Sequen
     write_json(folder / "dataset.json", describe_dataset(noted, n_training))
 
 
-def read_splits(file: Path) -> Split:
+def read_split(file: Path) -> Split:
     """Read nnU-Net's splits_final.json. ValueError for other files."""
     try:
         folds: Any = json.loads(file.read_text())

@@ -65,7 +65,7 @@ class EvaluationConfig:
             )
         named = {word for label in self.labels for word in (label.number, label.name)} | {""}
         if unscored := sorted(set(self.tolerances_mm) - named):
-            raise ValueError(f"There is a tolerance for {join_names(unscored)}, but no such label is scored.")
+            raise ValueError(f"There is a tolerance for {', '.join(unscored)}, but no such label is scored.")
         if any(not mm >= 0 for mm in self.tolerances_mm.values()):
             raise ValueError(f"Tolerances are 0 mm or more, not {dict(self.tolerances_mm)}.")
         if self.instances and len(self.labels) != 1:

@@ -36,12 +36,6 @@ class LabelMap:
     spacing_mm: tuple[float, ...] | None  # in the array's axis order; None: not in the file
     grid: Grid
 
-    @property
-    def diagonal_mm(self) -> float:
-        """Return the length of the image's diagonal, border voxels included."""
-        assert self.spacing_mm is not None
-        return float(np.linalg.norm(np.multiply(self.array.shape, self.spacing_mm)))
-
 
 def read_label_map(file: Path, reader: str = "", spacing_mm: tuple[float, ...] | None = None) -> LabelMap:
     """Read labels; floats are accepted if they are whole numbers.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunet_mamba.io.messages import join_names
+from nnunet_mamba.nnunet.dataset_json import is_dataset_json, read_dataset_json, read_json
 from nnunet_mamba.study.evaluation.config import EvaluationConfig, config_from_dataset_json
 from nnunet_mamba.study.evaluation.evaluate import Task, score_tasks
 from nnunet_mamba.study.evaluation.labels import find_contradictions, find_numbering_differences
@@ -16,7 +15,6 @@ from nnunet_mamba.study.evaluation.protocols import get_protocol
 from nnunet_mamba.study.evaluation.table import Origin, Score
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
-REQUIRED_KEYS = {"labels", "file_ending"}  # in every dataset.json of nnU-Net v2
 MOST_DIFFERENCES = 3  # in a message
 
 
@@ -106,31 +104,6 @@ def evaluate_folder(
     return score_tasks(matched.make_tasks(config, Origin()), jobs=jobs)
 
 
-def read_dataset_json(dataset_json: Path) -> dict[str, Any]:
-    """Return the content of nnU-Net's dataset.json. ValueError if the file is not one."""
-    description = _read_json(dataset_json)
-    if not isinstance(description, dict):
-        raise ValueError(f"{dataset_json} is not a dataset.json: it holds a {type(description).__name__}.")
-    if missing := REQUIRED_KEYS - set(description):
-        raise ValueError(
-            f"{dataset_json} is not a dataset.json of nnU-Net v2: it lacks {', '.join(sorted(missing))}."
-        )
-    return description
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as a dataset.json ({error}).") from error
-
-
-def is_dataset_json(file: Path) -> bool:
-    """Return True for a dataset.json of nnU-Net v2, False for other JSON. ValueError for other files."""
-    content = _read_json(file)
-    return isinstance(content, dict) and set(content) >= REQUIRED_KEYS
-
-
 def check_same_numbering(first: Path, second: Path) -> None:
     """Raise ValueError for two dataset.json that number a label differently."""
     _check_no_differences(
@@ -141,7 +114,7 @@ def check_same_numbering(first: Path, second: Path) -> None:
 def check_no_contradiction(first: Path, other: Path) -> None:
     """Raise ValueError for two dataset.json of any form (nnU-Net v1, the Decathlon) that number a label
     differently."""
-    contents = [content if isinstance(content := _read_json(file), dict) else {} for file in (first, other)]
+    contents = [content if isinstance(content := read_json(file), dict) else {} for file in (first, other)]
     _check_no_differences(find_contradictions(*contents), first, other)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.nnunet.dataset_json import read_dataset_json
 from nnunet_mamba.nnunet.paths import parse_method
 from nnunet_mamba.study.evaluation.config import EvaluationConfig
 from nnunet_mamba.study.evaluation.evaluate import Task
@@ -23,7 +24,6 @@ from nnunet_mamba.study.evaluation.match import (
     MatchedCases,
     find_dataset_json,
     match_cases,
-    read_dataset_json,
 )
 from nnunet_mamba.study.evaluation.splits import DEFAULT_SPLITS, Splits, read_splits
 from nnunet_mamba.study.evaluation.table import Origin

@@ -143,6 +143,12 @@ def read_table(file: Path) -> list[Score]:
     return [Score(**row) for row in frame[list(COLUMNS)].to_dict("records")]
 
 
+def read_method_table(file: Path) -> list[Score]:
+    """Read a table as `read_table`; scores without a trainer get the file's name as trainer."""
+    scores = read_table(file)
+    return [score if score.trainer else replace(score, trainer=Path(file).stem) for score in scores]
+
+
 def _is_parquet(file: Path) -> bool:
     """Return True for .parquet, False for .csv. ValueError for other endings."""
     if file.suffix not in (".csv", ".parquet"):

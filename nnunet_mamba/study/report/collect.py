@@ -6,11 +6,11 @@ import hashlib
 import platform
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from nnunet_mamba.study.evaluation import METRICS, Score, read_table
+from nnunet_mamba.study.evaluation import METRICS, Score, read_method_table
 from nnunet_mamba.study.report.content import StudyReport, TableFile
 from nnunet_mamba.study.report.files import StudyFiles, find_data_folders, find_study_files
 from nnunet_mamba.study.report.published import (
@@ -44,7 +44,7 @@ class ReportRequest:
 
 def collect_study_report(request: ReportRequest) -> StudyReport:
     """Collect the content of the report. Raise ValueError for tables that cannot be compared."""
-    tables = [(table, _read_table(table)) for table in request.tables]
+    tables = [(table, read_method_table(table)) for table in request.tables]
     scores = _select_scores([score for _, each in tables for score in each], request)
     dataset = scores[0].dataset
     studies, left_out = _compare_metrics(scores, request)
@@ -69,11 +69,6 @@ def collect_study_report(request: ReportRequest) -> StudyReport:
         left_out=[*left_out, *missing],
         note=request.note,
     )
-
-
-def _read_table(table: Path) -> list[Score]:
-    """Return the scores of a table; those without a trainer get the file's name as trainer."""
-    return [replace(s, trainer=table.stem) if not s.trainer else s for s in read_table(table)]
 
 
 def _select_scores(scores: Sequence[Score], request: ReportRequest) -> list[Score]:

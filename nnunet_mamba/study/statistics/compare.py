@@ -9,6 +9,15 @@ import numpy as np
 
 from nnunet_mamba.study.evaluation import METRICS, Score
 from nnunet_mamba.study.statistics.methods import choose_baseline, twin_of
+from nnunet_mamba.study.statistics.paired_tests import (
+    MIN_PAIRS,
+    holm,
+    mean_interval,
+    rank_biserial,
+    signed_rank_p,
+    sum_by_patient,
+    win_rate,
+)
 from nnunet_mamba.study.statistics.ranking import Ranking, rank_methods
 from nnunet_mamba.study.statistics.results import (
     ALPHA,
@@ -20,15 +29,6 @@ from nnunet_mamba.study.statistics.results import (
     MethodSummary,
 )
 from nnunet_mamba.study.statistics.score_matrix import ScoreMatrix, build_score_matrices
-from nnunet_mamba.study.statistics.tests import (
-    MIN_PAIRS,
-    holm,
-    mean_interval,
-    rank_biserial,
-    signed_rank_p,
-    sum_by_patient,
-    win_rate,
-)
 
 FEW_PATIENTS = 20  # BCa intervals of normal differences miss 12 % of the time at 10 patients, 7 % at 20
 

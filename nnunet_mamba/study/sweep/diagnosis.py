@@ -12,7 +12,7 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Cause of a failure and its remedy, a sentence each."""
+    """Cause of a failure and its fix, a sentence each."""
 
     cause: str
     remedy: str

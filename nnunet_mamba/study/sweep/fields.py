@@ -94,7 +94,7 @@ def expand_variables(text: str, where: str) -> str:
     return full
 
 
-def existing_path(path: Path, where: str) -> Path:
+def check_exists(path: Path, where: str) -> Path:
     """Return the absolute path; ValueError if it does not exist."""
     if not path.exists():
         raise ValueError(f"{where}: {path} does not exist.")

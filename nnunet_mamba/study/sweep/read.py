@@ -12,12 +12,12 @@ import yaml
 
 from nnunet_mamba.io.cpu import usable_cpus
 from nnunet_mamba.nnunet.paths import FOLDERS, Method, dataset_name
-from nnunet_mamba.study.sweep.fields import NAME, Fields, check_name, existing_path
+from nnunet_mamba.study.sweep.fields import NAME, Fields, check_exists, check_name
 from nnunet_mamba.study.sweep.study import (
     CASCADE,
     LOWRES,
     STOCK_PLANS,
-    Conversion,
+    ConvertArguments,
     Dataset,
     Plans,
     Study,
@@ -192,7 +192,7 @@ def _read_dataset(entry: Any, i: int, top: Fields, file: Path, folders: Mapping[
     return Dataset(name, _read_conversion(convert, f.where, file, converted=converted), split, group, tests)
 
 
-def _read_conversion(content: Any, where: str, file: Path, *, converted: bool) -> Conversion | None:
+def _read_conversion(content: Any, where: str, file: Path, *, converted: bool) -> ConvertArguments | None:
     """Return the conversion, whose sources must exist until the dataset does."""
     if content is None:
         return None
@@ -202,8 +202,8 @@ def _read_conversion(content: Any, where: str, file: Path, *, converted: bool) -
     if not sources:
         raise ValueError(f"{f.where} has no sources; expected the folders or archives of the release.")
     paths = [file.parent / text for text in sources]
-    return Conversion(
-        name, tuple(str(path if converted else existing_path(path, f.where)) for path in paths), options
+    return ConvertArguments(
+        name, tuple(str(path if converted else check_exists(path, f.where)) for path in paths), options
     )
 
 
@@ -216,7 +216,7 @@ def _read_test(content: Any, where: str, file: Path, raw: Path) -> TestSet:
     f.check_all_taken()
 
     def find(text: str) -> Path:
-        return raw / text if Path(text).name == text else existing_path(file.parent / text, f.where)
+        return raw / text if Path(text).name == text else check_exists(file.parent / text, f.where)
 
     return TestSet(name, find(images), find(labels) if labels else None, parts)
 
@@ -285,7 +285,7 @@ def _read_seeds(top: Fields) -> tuple[int | None, ...]:
 
 
 def _trainer_folder(path: Path, where: str) -> Path:
-    folder = existing_path(path, where)
+    folder = check_exists(path, where)
     if os.pathsep in str(folder):
         raise ValueError(
             f"{where}: trainers_from has {folder}, and nnU-Net takes {os.pathsep} for the end of a folder; "

@@ -148,7 +148,7 @@ def format_statuses(statuses: list[JobStatus], *, every: bool) -> str:
 
 
 def describe_failures(graph: RunGraph) -> str:
-    """Return the failed jobs with cause, remedy and the end of the log; and how many jobs wait for them."""
+    """Return the failed jobs with cause, fix and the end of the log; and how many jobs wait for them."""
     statuses = read_statuses(graph)
     parts = [
         _describe_failure(graph, graph.layout.read_record(status.job.name))

@@ -15,7 +15,7 @@ CROSSVAL = "crossval"  # the folds' own validation cases, beside the names of te
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ConvertArguments:
     """Arguments of `nnunet-mamba convert`."""
 
     name: str
@@ -38,7 +38,7 @@ class Dataset:
     """Dataset of a study; `group` matches the patient in a case's name, as in `nnunet-mamba compare`."""
 
     name: str  # Dataset###_Name
-    convert: Conversion | None
+    convert: ConvertArguments | None
     split: str | None
     group: str | None
     tests: tuple[TestSet, ...]

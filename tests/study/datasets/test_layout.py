@@ -2,7 +2,7 @@
 
 import pytest
 
-from nnunet_mamba.study.datasets.layout import Part, describe_pattern, has_images, list_files, read_parts
+from nnunet_mamba.study.datasets.layout import Part, describe_pattern, has_images, list_tree, read_parts
 
 CINE = Part(
     (r"training/<patient:patient\d{3}>/<case:patient\d{3}_frame\d{2}>.nii.gz",),
@@ -15,7 +15,7 @@ def tree(folder, *paths):
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
-    return list_files([folder])
+    return list_tree([folder])[0]
 
 
 def test_places_are_remembered_within_a_path(tmp_path):
@@ -59,7 +59,7 @@ def test_a_layout_in_two_places_asks_which(tmp_path):
 def test_channels_may_come_from_several_folders_given(tmp_path):
     tree(tmp_path / "images", "c1/c1_t1.nii", "c1/c1_t2.nii")
     tree(tmp_path / "labels", "x/c1/c1_seg.nii")
-    (case,), issues = read_parts((TWO,), list_files([tmp_path / "images", tmp_path / "labels"]))
+    (case,), issues = read_parts((TWO,), list_tree([tmp_path / "images", tmp_path / "labels"])[0])
     assert not issues and len(case.files) == 3
 
 
