@@ -60,7 +60,8 @@ def options_of(parser: argparse.ArgumentParser) -> dict:
         if isinstance(action, argparse._SubParsersAction):
             return {verb: options_of(sub) for verb, sub in action.choices.items()}
         arguments.append(" ".join(action.option_strings) or str(action.metavar or action.dest))
-    return {"": " | ".join(argument for argument in arguments if argument != "-h --help")}
+    verbs = {verb: options_of(sub) for verb, sub in getattr(parser, "verbs", {}).items()}
+    return {"": " | ".join(argument for argument in arguments if argument != "-h --help"), **verbs}
 
 
 def command() -> dict:

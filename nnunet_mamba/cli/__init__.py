@@ -37,7 +37,22 @@ VERBS = {  # verb -> the module of this package that adds it, and what it does
 
 
 class Parser(argparse.ArgumentParser):
-    """ArgumentParser that suggests what an unknown word was meant to be."""
+    """ArgumentParser that suggests what an unknown word was meant to be.
+
+    `verbs` are parsers for what may also come in the place of a first positional argument that is a file.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.verbs: dict[str, Parser] = {}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        verb = next((word for word in words if not word.startswith("-")), "")
+        if verb not in self.verbs:
+            return super().parse_known_args(words, namespace)
+        words.remove(verb)
+        return self.verbs[verb].parse_known_args(words, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

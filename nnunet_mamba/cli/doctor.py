@@ -19,6 +19,7 @@ from nnunet_mamba.io.cpu import (
     usable_cpus,
     waits_passively_in_the_shell,
 )
+from nnunet_mamba.nnunet.commands import EXTERNAL
 from nnunet_mamba.nnunet.register import SHIM_NAME, is_registered
 from nnunet_mamba.nnunet.version import trainer_folder, version_problem
 
@@ -36,7 +37,6 @@ FOLDERS = {
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PROBE = "nnUNetTrainerMMUNet"
 WORKERS = "nnUNet_n_proc_DA"  # nnU-Net's processes for augmentation, and its threads in planning
-EXT_TRAINER = "nnUNet_extTrainer"  # folders, separated as in PATH
 SET_TRAINERS = 'nnunet-mamba register   (or: export nnUNet_extTrainer="$(nnunet-mamba trainers-path)")'
 
 
@@ -222,7 +222,7 @@ def _trainers() -> Iterator[Finding]:
         return
     if is_registered():
         ways.append(f"registered in {trainer_folder()}")
-    for entry in filter(str.strip, os.environ.get(EXT_TRAINER, "").split(os.pathsep)):
+    for entry in filter(str.strip, os.environ.get(EXTERNAL, "").split(os.pathsep)):
         fix = _wrong_entry(entry)
         dangerous |= fix is not None and Path(entry).is_dir()
         if fix or not holds_our_trainers(Path(entry)):
@@ -265,7 +265,7 @@ def _ask_nnunet(ways: list[str]) -> Finding:
         if ways:
             what = f"nnU-Net's search for {PROBE} fails: {type(error).__name__}: {error}"
             return Finding(
-                "Trainers", what, "mend the import that fails, or take that folder out of nnUNet_extTrainer"
+                "Trainers", what, "fix the import that fails, or take that folder out of nnUNet_extTrainer"
             )
         return Finding("Trainers", f"nnU-Net does not find {PROBE}", SET_TRAINERS)
     return Finding("Trainers", f"nnU-Net finds {PROBE}")

@@ -230,9 +230,7 @@ def make(args: argparse.Namespace) -> int:
     check_device(args.device)
     find_dataset("nnUNet_preprocessed", args.dataset, "nnUNetv2_extract_fingerprint -d ID makes it.")
     from nnunet_mamba.memory.profile import load_profile
-    from nnunet_mamba.networks.family import get_config
 
-    get_config(args.network)
     profile = load_profile(args.device)
     from nnunet_mamba.plans.memory import RESERVE, budget_bytes
     from nnunet_mamba.plans.planner import make_plans

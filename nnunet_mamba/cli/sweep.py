@@ -1,15 +1,13 @@
 """nnunet-mamba sweep: a study from one file, on one machine or a cluster.
 
 `sweep STUDY` runs a study; `sweep status`, and `sweep run` and `sweep average`, which a running sweep calls,
-are verbs with parsers of their own. argparse cannot take a file or a verb in one place, so the first word
-chooses the parser.
+are verbs with parsers of their own (`Parser.verbs`).
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,10 +56,11 @@ def add(commands: Any) -> None:
         "with --all also what is done or waits",
     )
     p.set_defaults(run=run_study, show_help=show_help(p))
-    p.parse_known_args = partial(_parse, p.parse_known_args, _verb_parsers(p.prog))
+    p.verbs = _verb_parsers(p.prog)
 
 
 def _verb_parsers(prog: str) -> dict[str, Parser]:
+    """Return the parsers of `status`, and of `run` and `average`, which a running sweep calls."""
     status = Parser(
         prog=f"{prog} status",
         description="Shows the state of each job of a study, also while it runs. Exit code 1: one failed.",
@@ -77,21 +76,6 @@ def _verb_parsers(prog: str) -> dict[str, Parser]:
     average.add_argument("--out", type=Path, metavar="TABLE", help="where the mean goes")
     average.set_defaults(run=average_seeds)
     return {"status": status, "run": run, "average": average}
-
-
-def _parse(
-    parse_study: Callable[..., tuple[argparse.Namespace, list[str]]],
-    verbs: Mapping[str, Parser],
-    words: Sequence[str],
-    namespace: argparse.Namespace | None = None,
-) -> tuple[argparse.Namespace, list[str]]:
-    """Parse with the parser of the verb that the words begin with, else with that of a study."""
-    first = next((word for word in words if word != "--all"), "")
-    if first not in verbs:
-        return parse_study(words, namespace)
-    rest = list(words)
-    rest.remove(first)
-    return verbs[first].parse_known_args(rest, namespace)
 
 
 def _check_words(args: argparse.Namespace, verb: str, n: int) -> None:

@@ -1,6 +1,7 @@
 """Atomic writes: a file or folder is complete or does not exist."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,14 +32,16 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(file: Path) -> Iterator[Path]:
+def atomic_write(file: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield a sibling of `file` to write; it replaces `file` when the block ends without error.
 
-    The sibling has the same ending.
+    The sibling has the same ending. `shared`: other processes may be writing the file too, so each has its
+    own.
     """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".partial-{file.name}")
+    own = f"{os.getpid()}-" if shared else ""
+    draft = file.with_name(f".partial-{own}{file.name}")
     draft.unlink(missing_ok=True)
     try:
         yield draft

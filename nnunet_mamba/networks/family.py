@@ -94,6 +94,8 @@ def list_networks() -> list[str]:
 
 def get_config(name: str) -> NetworkConfig:
     """Return the config of a network, or of its twin without SSM. ValueError for unknown names."""
+    if name.startswith("nnUNetTrainer"):
+        raise ValueError(f"{name!r} is a trainer; `nnunet-mamba trainers {name}` tells its network.")
     if name not in list_networks():
         raise ValueError(unknown("network", name, list_networks(), "nnunet-mamba networks"))
     base = name.removesuffix(NO_SSM)

@@ -129,7 +129,7 @@ def _own(name: str, network: str, recipe: str = NNUNET) -> TrainerInfo:
 
 
 def _ablation(name: str, change: str, *, of_mixer: bool = True) -> TrainerInfo:
-    """Row of an ablation of MM-UNet; one that changes the mixers alone is MM-UNet without them."""
+    """Return the row of an ablation of MM-UNet; one that changes the mixers alone has MM-UNet's twin."""
     recipe = f"{change}; recipe as nnUNetTrainerMMUNet's"
     twin = f"{PREFIX}MMUNet" if of_mixer else ""
     return TrainerInfo(f"{PREFIX}MMUNet_{name}", "mm_unet", recipe, has_demo=True, twin=twin)
@@ -217,7 +217,7 @@ _BY_NAME = {row.name: row for row in TRAINERS}
 
 def parse_trainer(name: str) -> TrainerName:
     """Return the parts of a trainer's name. NoDecaySSM is left out: it is nothing without an SSM."""
-    known = [row for row in _BY_NAME if re.match(rf"{row}({TWIN})?(_|$)", name)]
+    known = [base for base in _BY_NAME if re.match(rf"{base}({TWIN})?(_|$)", name)]
     plain = name.replace(TWIN, "")
     base = max(known, key=len) if known else plain.split("_")[0]
     words = tuple(word for word in plain.removeprefix(base).split("_") if word not in ("", NO_DECAY[1:]))
@@ -238,6 +238,11 @@ def check_network(name: str) -> None:
 
 def no_trainer(name: str) -> str:
     """Return the message for a trainer that does not exist."""
+    parsed = parse_trainer(name)
+    row = _BY_NAME.get(parsed.base)
+    if row is not None and row.twin and parsed.without_ssm:
+        twin = "_".join((row.twin_name(), *parsed.words))
+        return f"Unknown trainer {name!r}. Without SSM {row.name} is {row.twin}: take {twin}."
     endings = {full: found for row in TRAINERS for full, found in row.endings().items()}
     begun = max((full for full in endings if name.startswith(f"{full}_")), key=len, default=None)
     if begun is not None:

@@ -82,7 +82,7 @@ def _check_ours(path: Path) -> None:
 
 def _write(path: Path) -> None:
     try:
-        with atomic_write(path) as draft:
+        with atomic_write(path, shared=True) as draft:
             draft.write_text(SHIM)
             draft.chmod(0o644)  # for all users of this nnunetv2, whatever the umask
     except OSError as error:

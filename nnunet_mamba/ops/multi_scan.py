@@ -26,10 +26,10 @@ def forward(
     states = empty(*shape, dtype=accumulation_dtype(u), device=u.device)
     raised = u if k == 1 else u.to(accumulation_dtype(u))  # sums are rounded once
     y = None
-    for direction, (*tensors, reverse_) in enumerate(
+    for direction, (*tensors, is_reversed) in enumerate(
         split_directions(raised, delta, A, B, C, D, z, bias, indices, reverse)
     ):
-        y = _add(y, module.forward(*tensors, softplus, reverse_, states[direction] if keep else None))
+        y = _add(y, module.forward(*tensors, softplus, is_reversed, states[direction] if keep else None))
     assert y is not None
     return y.to(u.dtype), states
 
@@ -41,7 +41,7 @@ def backward(
     shared = len(u) < len(delta)
     ddelta, du = (empty(*t.shape, dtype=accumulation_dtype(u), device=u.device) for t in (delta, u))
     dz, own = None, []
-    for direction, (*tensors, reverse_) in enumerate(
+    for direction, (*tensors, is_reversed) in enumerate(
         split_directions(u, delta, A, B, C, D, z, bias, indices, reverse)
     ):
         first = not shared or direction == 0
@@ -49,7 +49,7 @@ def backward(
             du[direction if not shared else 0] if first else empty(*dy.shape, dtype=du.dtype, device=u.device)
         )
         *grads, dz_, dbias = module.backward(
-            dy, *tensors, states[direction], softplus, reverse_, du_, ddelta[direction]
+            dy, *tensors, states[direction], softplus, is_reversed, du_, ddelta[direction]
         )
         own.append((*grads, dbias))
         dz = _add(dz, dz_)
@@ -63,8 +63,8 @@ def backward(
 def convolve(module: Any, x, weight, bias, indices, silu: bool, reverse: Sequence[bool]) -> Tensor:
     """Return y in x's dtype."""
     y = empty(len(weight), *x.shape[1:], dtype=accumulation_dtype(x), device=x.device)
-    for direction, (*tensors, reverse_) in enumerate(split_filters(x, weight, bias, indices, reverse)):
-        module.forward(*tensors, silu, reverse_, y[direction])
+    for direction, (*tensors, is_reversed) in enumerate(split_filters(x, weight, bias, indices, reverse)):
+        module.forward(*tensors, silu, is_reversed, y[direction])
     return y.to(x.dtype)
 
 
@@ -73,8 +73,8 @@ def convolve_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return gradients of x, weight and bias, in the accumulation dtype."""
     shared, total, dxs, rest = len(x) < len(weight), None, [], []
-    for direction, (*tensors, reverse_) in enumerate(split_filters(x, weight, bias, indices, reverse)):
-        dx, *grads = module.backward(dy[direction], *tensors, silu, reverse_)
+    for direction, (*tensors, is_reversed) in enumerate(split_filters(x, weight, bias, indices, reverse)):
+        dx, *grads = module.backward(dy[direction], *tensors, silu, is_reversed)
         rest.append(grads)
         if shared:
             total = _add(total, dx)
@@ -88,17 +88,18 @@ def split_directions(
     u, delta, A, B, C, D, z, bias, indices, reverse: Sequence[bool]
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the arguments of each direction's scan."""
-    for direction, reverse_ in enumerate(reverse):
+    for direction, is_reversed in enumerate(reverse):
         D_, bias_, indices_ = (None if t is None else t[direction] for t in (D, bias, indices))
         u_ = u[direction if len(u) > 1 else 0]
-        yield u_, delta[direction], A[direction], B[direction], C[direction], D_, z, bias_, indices_, reverse_
+        own = (t[direction] for t in (delta, A, B, C))
+        yield u_, *own, D_, z, bias_, indices_, is_reversed
 
 
 def split_filters(x, weight, bias, indices, reverse: Sequence[bool]) -> Iterator[tuple[Any, ...]]:
     """Yield the arguments of each direction's convolution."""
-    for direction, reverse_ in enumerate(reverse):
+    for direction, is_reversed in enumerate(reverse):
         bias_, indices_ = (None if t is None else t[direction] for t in (bias, indices))
-        yield x[direction if len(x) > 1 else 0], weight[direction], bias_, indices_, reverse_
+        yield x[direction if len(x) > 1 else 0], weight[direction], bias_, indices_, is_reversed
 
 
 def _add(total: Tensor | None, term: Tensor) -> Tensor:

@@ -126,8 +126,8 @@ def _sum_directions(
     scan: Callable[..., Tensor], u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: list[bool]
 ) -> Tensor:
     """Return the sum of `scan` of each direction by itself."""
-    split_directions = multi_scan.split_directions(u, delta, A, B, C, D, z, bias, indices, reverse)
-    outputs = [scan(*own, softplus, reverse_) for *own, reverse_ in split_directions]
+    each = multi_scan.split_directions(u, delta, A, B, C, D, z, bias, indices, reverse)
+    outputs = [scan(*own, softplus, is_reversed) for *own, is_reversed in each]
     return sum(outputs[1:], outputs[0])
 
 
@@ -189,7 +189,7 @@ def multi_directional_conv1d(
         return custom_ops.conv(x, weight, bias, indices, silu, list(reverse), name)
     filters = multi_scan.split_filters(x, weight, bias, indices, reverse)
     convolve: Callable[..., Tensor] = reference.causal_conv1d_reference
-    return torch.stack([convolve(*own, silu, reverse_) for *own, reverse_ in filters])
+    return torch.stack([convolve(*own, silu, is_reversed) for *own, is_reversed in filters])
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:

@@ -18,7 +18,7 @@ from nnunet_mamba.networks.finite import guard_output
 from nnunet_mamba.trainers import recipes
 from nnunet_mamba.trainers.base import GuardedTrainer
 from nnunet_mamba.trainers.environment import check_no_checkpoint_stages
-from nnunet_mamba.trainers.mamba import RecipeTrainer
+from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 from nnunet_mamba.trainers.variants import make_variant
 
 

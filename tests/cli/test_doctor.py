@@ -29,7 +29,7 @@ def healthy(nnunet_folders, monkeypatch):
 
 def stock_search(name: str) -> type:
     """In place of nnU-Net's search, which costs seconds: finds ours if the variable names their folder."""
-    folders = os.environ.get(doctor.EXT_TRAINER, "").split(os.pathsep)
+    folders = os.environ.get(doctor.EXTERNAL, "").split(os.pathsep)
     if any(doctor.holds_our_trainers(Path(folder)) for folder in folders):
         return object
     raise RuntimeError(f"Could not find requested nnunet trainer {name}")

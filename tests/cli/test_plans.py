@@ -104,7 +104,7 @@ def test_check_of_sound_plans(capsys, dataset):
     assert main([*command, "--configuration", "3d_fullres"]) == 0
     printed = capsys.readouterr().out
     assert "3d_fullres: 32x48x40, batch 9, 1 -> 3 channels" in printed
-    names = [fit_line.split()[0] for fit_line in printed.splitlines() if fit_line.startswith("  ")]
+    names = [line.split()[0] for line in printed.splitlines() if line.startswith("  ")]
     assert names == ["PlainConvUNet", "mm_unet", "vm_unet"]
     assert "This network works in 2D" in printed
     assert "nnUNetPlans.json: sound" in printed

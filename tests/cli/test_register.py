@@ -29,7 +29,7 @@ def test_a_refusal_is_one_line_and_exit_code_2(folder, capsys, monkeypatch):
     def refused(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(register.tempfile, "NamedTemporaryFile", refused)
+    monkeypatch.setattr(Path, "write_text", refused)
     assert main(["register"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -140,6 +140,11 @@ def test_of_a_trainer_that_there_is_its_lengths_are_told(typed, base, forms):
     assert catalogue.no_trainer(typed) == f"Unknown trainer {typed!r}. {base} comes with {', '.join(forms)}."
 
 
+def test_a_twin_that_is_another_trainers_is_named():
+    message = catalogue.no_trainer("nnUNetTrainerMMUNet_B3NoSSM_100epochs")
+    assert message.endswith("_B3 is nnUNetTrainerMMUNet: take nnUNetTrainerMMUNetNoSSM_100epochs.")
+
+
 def test_names_that_begin_so_come_alone():
     assert closest("umamba", catalogue.network_names(), n=2) == ["umamba_bot", "umamba_enc"]
     assert all(name.startswith("umamba") for name in closest("umamba", catalogue.network_names()))

@@ -160,7 +160,7 @@ def test_predicted_cases_are_counted():
     assert said.count("case 1/2, tile 8/8") == 1
 
 
-def test_now_and_then_tells_the_end():
+def test_progress_is_logged_at_the_end():
     said = []
     tell = rate_limited(said.append, "checked", every_s=1000)
     for done in range(1, 4):

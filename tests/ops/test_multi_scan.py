@@ -68,6 +68,9 @@ def test_wrong_numbers_of_directions_are_named():
     arguments, options = directions_problem(2, 1, 10, 4, 3)
     with pytest.raises(ValueError, match="delta has 2 directions, so A must have as many"):
         multi_directional_scan(**(arguments | {"A": arguments["A"][:1]}), **options)
+    one = {"indices": torch.arange(10, dtype=torch.int32)[None]}
+    with pytest.raises(ValueError, match="delta has 2 directions, so indices must have as many"):
+        multi_directional_scan(**arguments, **(options | one))
     with pytest.raises(ValueError, match="reverse 3"):
         multi_directional_scan(**arguments, **(options | {"reverse": [False] * 3}))
     x, weight = torch.ones(3, 1, 10, 4), torch.ones(2, 4, 4)

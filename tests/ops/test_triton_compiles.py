@@ -72,9 +72,9 @@ def spilled_bytes(cubin: bytes, folder: Path) -> int:
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     if not tool.is_file() and shutil.which("cuobjdump") is None:
         pytest.skip("cuobjdump is not there")
-    direction = folder / "kernel.cubin"
-    direction.write_bytes(cubin)
-    command = [str(tool) if tool.is_file() else "cuobjdump", "-res-usage", str(direction)]
+    path = folder / "kernel.cubin"
+    path.write_bytes(cubin)
+    command = [str(tool) if tool.is_file() else "cuobjdump", "-res-usage", str(path)]
     usage = subprocess.run(command, capture_output=True, text=True, check=True)
     text = usage.stdout + usage.stderr
     return int(text.split("STACK:")[1].split()[0])

@@ -186,8 +186,8 @@ def test_a_patch_within_the_images_stays_as_the_paper_has_it(abdomen):
     abdomen["configurations"]["3d_fullres"]["median_image_size_in_voxels"] = [300, 300, 300]
     template = load_template("umamba_abdomen_ct")
     plain, fitted = (
-        apply_template(abdomen, template, "new_plans", fit_images=fit_to_memory).changed["3d_fullres"]
-        for fit_to_memory in (False, True)
+        apply_template(abdomen, template, "new_plans", fit_images=fit_images).changed["3d_fullres"]
+        for fit_images in (False, True)
     )
     assert plain == fitted
 

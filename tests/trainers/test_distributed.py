@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mamba import create_network
 from nnunet_mamba.trainers import nnUNetTrainerMMUNet
-from nnunet_mamba.trainers.mamba import compute_deep_supervision_weights
 from nnunet_mamba.trainers.nan_guard import NonFiniteLossError, check_finite_loss
+from nnunet_mamba.trainers.recipe_trainer import compute_deep_supervision_weights
 
 PLANNED = {"features_per_stage": [2, 4, 4], "kernel_sizes": [3, 3, 3], "strides": [1, 2, 2]}
 OWN = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 1, 1], "depths_decoder": [1, 1, 1, 1]}

@@ -16,7 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_mamba import trainers
 from nnunet_mamba.trainers import base, nnUNetTrainerMMUNet, nnUNetTrainerUMambaBot
-from nnunet_mamba.trainers.mamba import compute_deep_supervision_weights
+from nnunet_mamba.trainers.recipe_trainer import compute_deep_supervision_weights
 from nnunet_mamba.trainers.variants import make_variant
 
 BASELINES = ("SegResNet", "UNETR", "SwinUNETR", "SwinUNETRv2", "MedNeXtS")

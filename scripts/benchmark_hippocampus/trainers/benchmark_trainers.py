@@ -12,7 +12,6 @@ from torch import nn
 
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
-from nnunet_mamba.trainers.mamba import RecipeTrainer
 from nnunet_mamba.trainers.networks import (
     ABLATIONS,
     PLANNED,
@@ -20,6 +19,7 @@ from nnunet_mamba.trainers.networks import (
     nnUNetTrainerUMambaBot,
     nnUNetTrainerUMambaEnc,
 )
+from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 from nnunet_mamba.trainers.recipes import Recipe
 from nnunet_mamba.trainers.variants import index_by_name, make_twin, make_variant
 
