@@ -94,7 +94,7 @@ def test_padding_alone_changes_no_patch_that_fits():
 def test_unetr_refuses_a_patch_that_is_not_its_own():
     network = create_baseline("unetr", input_channels=1, num_classes=2, patch_size=(32, 20))
     assert network(torch.zeros(1, 1, 32, 20)).shape == (1, 2, 32, 20)
-    with pytest.raises(ValueError, match=r"built for a patch of \(32, 20\).* got \(32, 32\)"):
+    with pytest.raises(ValueError, match=r"built for patches of \(32, 20\).* got \(32, 32\)"):
         network(torch.zeros(1, 1, 32, 32))
 
 

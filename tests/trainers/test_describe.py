@@ -39,7 +39,7 @@ def test_the_values_by_hand():
     d = describe(trainers.nnUNetTrainerMambaUNetPaper)
     assert d["recipe"]["optimizer"] == "torch.optim.sgd.SGD"
     assert d["recipe"]["loss"]["args"] == [0.5]
-    assert d["recipe"]["schedule"] == {"class": "nnunet_mamba.trainers.lr_schedules.Poly", "exponent": 0.9}
+    assert d["recipe"]["schedule"] == {"class": "Poly", "exponent": 0.9}
     assert d["network"]["mixer"]["d_state"] == 16
     assert describe(trainers.nnUNetTrainerMMUNet_demo)["plans_template"]["budget"]["2d"]
     assert describe(trainers.nnUNetTrainerControl_5epochs)["settings"] == {"num_epochs": 5}
