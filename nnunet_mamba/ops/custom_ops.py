@@ -29,7 +29,7 @@ def _operator(schema: str, function: Callable[..., Any], shapes: Callable[..., A
     name = schema.split("(")[0]
     _library.define(schema)
     _library.impl(name, function, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"nnunet_mamba::{name}", shapes, lib=_library)
+    _library.impl(name, shapes, "Meta")
     return getattr(torch.ops.nnunet_mamba, name).default
 
 
