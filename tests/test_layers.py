@@ -32,10 +32,10 @@ MAY_IMPORT = {  # besides themselves; the parts of `study` one by one
     "study.statistics": {"io", "nnunet", "study.evaluation"},
     "study.submissions": {"io", "nnunet", "study.datasets"},
     "study.report": {"io", "nnunet", "study.datasets", "study.evaluation", "study.statistics"},
-    "study.sweep": {"io", "nnunet", "study.datasets", "study.evaluation", "study.statistics", "study.report"},
+    "study.sweep": {"io", "nnunet", "study.datasets", "study.evaluation", "study.statistics"},
     "study.quickstart": {"io", "nnunet", "study.datasets", "study.evaluation", "study.report"},
 }
-MAY_IMPORT_NNUNETV2 = {"nnunet", "plans", "trainers", "inference", "analysis", "memory", "cli"}
+MAY_IMPORT_NNUNETV2 = {"plans", "trainers", "inference", "analysis", "memory", "cli"}
 
 
 def layer_of(parts: tuple[str, ...]) -> str:
