@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 from records import heading, surroundings, write
 
-from nnunet_mamba.study.datasets.convert import convert
+from nnunet_mamba.study.datasets.convert import convert_dataset
 from nnunet_mamba.study.datasets.readers import read_decathlon
 from nnunet_mamba.study.datasets.source import read_description
 from nnunet_mamba.study.datasets.splits import build_group_fn, make_split
@@ -50,7 +50,7 @@ def make_ct(folder: Path) -> Path:
 def ours(task: Path, target: Path, *, link: bool, workers: int) -> None:
     source = read_decathlon(task, read_description(task))
     split = make_split("5fold", source, build_group_fn(None))
-    convert(source, target / source.name, split, link=link, workers=workers)
+    convert_dataset(source, target / source.name, split, link=link, workers=workers)
 
 
 def nnunets(task: Path, target: Path) -> None:

@@ -28,7 +28,7 @@ from networks import PLANS
 from records import heading, publish, surroundings
 
 from nnunet_mamba import create_network, selective_scan
-from nnunet_mamba.io.cpu import PASSIVE_WAITING, default_threads, usable_cpus
+from nnunet_mamba.io.cpu import PASSIVE_WAITING, choose_n_threads, count_usable_cpus
 from nnunet_mamba.memory.simulate import TrainingStep, random_batch
 
 NETWORKS = ("mm_unet", "nnunet", "scan")
@@ -37,7 +37,7 @@ SPIN = "while True: pass"
 
 def settings() -> dict[str, dict[str, str]]:
     """What is compared: environment variables by name. Without OMP_NUM_THREADS the child chooses."""
-    counts = sorted({1, usable_cpus()}, reverse=True)
+    counts = sorted({1, count_usable_cpus()}, reverse=True)
     waits = {"spinning": {}, "sleeping": PASSIVE_WAITING}
     return {
         **{
@@ -52,7 +52,7 @@ def settings() -> dict[str, dict[str, str]]:
 
 def measure(network: str, n_steps: int) -> dict[str, Any]:
     """The median seconds of a training step in this process, and its number of threads."""
-    torch.set_num_threads(default_threads())
+    torch.set_num_threads(choose_n_threads())
     torch.manual_seed(0)
     step = scan_step() if network == "scan" else training_step(network)
     times = []
@@ -133,7 +133,7 @@ def main() -> None:
         print(json.dumps(measure(args.child, args.steps)))
         return
     before = os.getloadavg()[0]
-    runs = [run for n_busy in range(usable_cpus() + 1) for run in beside(n_busy, args)]
+    runs = [run for n_busy in range(count_usable_cpus() + 1) for run in beside(n_busy, args)]
     record = {**surroundings("cpu"), "load_average_before": before, "steps": args.steps, "runs": runs}
     page = (
         f"{heading(record)} Median seconds of a training step, {args.steps} steps in each of "

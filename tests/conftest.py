@@ -35,7 +35,7 @@ def nnunet_folders(tmp_path, monkeypatch) -> SimpleNamespace:
 def nnunet_copy(tmp_path_factory) -> Path:
     """A folder with a copy of the installed nnunetv2, to write into: the installed one serves other tests."""
     folder = tmp_path_factory.mktemp("nnunet_copy")
-    shutil.copytree(version.trainer_folder().parents[1], folder / "nnunetv2")
+    shutil.copytree(version.find_trainer_folder().parents[1], folder / "nnunetv2")
     compileall.compile_dir(folder, quiet=1)  # or the first import would write into it
     return folder
 

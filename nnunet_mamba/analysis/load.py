@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_mamba.io.torch_load import load_restricted
-from nnunet_mamba.networks.finite import check_finite, guard_output, tensors_of
-from nnunet_mamba.plans.architecture import build_network, named_network, network_arguments
+from nnunet_mamba.networks.finite import check_finite, get_tensors, guard_output
+from nnunet_mamba.plans.architecture import build_network, get_build_arguments, get_network_name
 
 NEEDED = ("network_weights", "init_args", "trainer_name")
 
@@ -104,7 +104,7 @@ def load_trained(checkpoint: Path) -> TrainedNetwork:
             "checkpoint_final.pth. (Weights of other repositories: nnunet-mamba import-checkpoint.)"
         )
     given, name = content["init_args"], str(content["trainer_name"])
-    arguments = network_arguments(given["plans"], given["configuration"], given["dataset_json"])
+    arguments = get_build_arguments(given["plans"], given["configuration"], given["dataset_json"])
     plans, configuration, n_channels, _ = arguments
     network = _build_trained_network(name, *arguments)
     try:
@@ -114,7 +114,7 @@ def load_trained(checkpoint: Path) -> TrainedNetwork:
             f"The weights in {checkpoint} do not fit the network of {name} on its plans: {error}"
         ) from error
     check_finite(
-        tensors_of(network), checkpoint, "Such a network cannot be inspected; take another checkpoint."
+        get_tensors(network), checkpoint, "Such a network cannot be inspected; take another checkpoint."
     )
     return TrainedNetwork(name, network.eval(), plans, configuration, given["dataset_json"], n_channels)
 
@@ -134,7 +134,7 @@ def _build_trained_network(
         )
         return network
     architecture = configuration.configuration["architecture"]
-    name = named_network(architecture)
+    name = get_network_name(architecture)
     if name is None:
         raise ValueError(
             f"The checkpoint is of {trainer}, whose network ({architecture['network_class_name']}) is not "

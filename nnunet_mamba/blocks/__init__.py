@@ -1,0 +1,1 @@
+"""Building blocks of the networks: Mamba, VSS, residual and meta blocks."""

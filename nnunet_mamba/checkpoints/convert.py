@@ -18,7 +18,7 @@ from nnunet_mamba.checkpoints.key_maps import (
     convert_vm_unet,
 )
 from nnunet_mamba.checkpoints.vmamba import convert_vmamba
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 from nnunet_mamba.networks.finite import check_finite
 from nnunet_mamba.networks.unet import is_alias, is_counter
 
@@ -52,14 +52,14 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
     Raises ValueError if the source is unknown, the keys are not that source's, or weights are not finite.
     """
     if source not in CONVERTERS:
-        raise ValueError(unknown("source", source, CONVERTERS))
+        raise ValueError(format_unknown_name("source", source, CONVERTERS))
     pattern, convert = CONVERTERS[source]
     prefix = re.compile(r"^(?:_orig_mod\.|module\.)+")
     plain = {prefix.sub("", key): value for key, value in state_dict.items()}
     own = {key: value for key, value in plain.items() if not (is_alias(key) or is_counter(key))}
     if not any(re.match(pattern, key) for key in own):
         raise ValueError(
-            f"This is no state dict of {source}: none of its {len(state_dict)} keys is like {pattern}."
+            f"This is not a state dict of {source}: none of its {len(state_dict)} keys is like {pattern}."
         )
     check_finite(own, f"this state dict of {source}", "They cannot be used; take another checkpoint.")
     return convert(own, config)

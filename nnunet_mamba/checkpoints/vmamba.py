@@ -132,7 +132,7 @@ def _check_version(state_dict: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless the weights are of VMamba's first version."""
     states = {value.shape[-1] for key, value in state_dict.items() if key.endswith(".A_logs")}
     if not states:
-        raise ValueError("This is no state dict of VMamba: it has no A_logs.")
+        raise ValueError("This is not a state dict of VMamba: it has no A_logs.")
     if states != {D_STATE} or any(".mlp." in key for key in state_dict):
         raise ValueError(
             f"These are weights of a later VMamba (states per channel: {sorted(states)}, expected {D_STATE}; "

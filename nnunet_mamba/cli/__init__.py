@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunet_mamba import __version__
 from nnunet_mamba.io.cpu import wait_passively
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 
 VERBS = {  # verb -> the module of this package that adds it, and what it does
     "quickstart": ("quickstart", "plan, train, predict and score in one go, with nnU-Net's own commands"),
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             kind = "choice" if action.option_strings else (action.metavar or action.dest)
-            message = unknown(str(kind).lower(), str(value), map(str, action.choices))
+            message = format_unknown_name(str(kind).lower(), str(value), map(str, action.choices))
             raise argparse.ArgumentError(action if action.option_strings else None, message)
 
 
@@ -89,10 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parsers(verb: str) -> tuple[Parser, Parser]:
-    """Return the parser of everything, and that of `verb` within it, or itself again if there is no such
-    verb.
+    """Return the main parser and the parser of `verb` (the main one again for an unknown verb).
 
-    It has the options of this verb alone, or the names of all: no module is imported in vain.
+    Only the module of `verb` is imported; without one the parser has the names of all verbs.
     """
     parser = Parser(
         prog="nnunet-mamba",

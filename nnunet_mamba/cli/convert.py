@@ -67,12 +67,12 @@ def convert(args: argparse.Namespace) -> int:
     from nnunet_mamba.study.datasets.specs import get_spec
 
     get_spec(args.name)
-    from nnunet_mamba.nnunet.paths import nnunet_folder
+    from nnunet_mamba.nnunet.paths import get_nnunet_folder
     from nnunet_mamba.study.datasets.archives import outline_archives, unpack_archives
     from nnunet_mamba.study.datasets.release import read_release
     from nnunet_mamba.study.datasets.source import InvalidDatasetError
 
-    raw = args.raw or nnunet_folder("nnUNet_raw")
+    raw = args.raw or get_nnunet_folder("nnUNet_raw")
     if args.unless_there and (existing := _find_existing(args, raw)):
         print(f"{existing} is there")
         return 0
@@ -98,7 +98,7 @@ def _describe_fix(error: InvalidDatasetError, raw: Path) -> str:
 
     acceptable = sorted({issue.kind for issue in error.issues} & set(ACCEPTABLE))
     return (
-        "Nothing was written as a dataset yet. Fix these files or fetch them again, and repeat the command: "
+        "Nothing was written as a dataset yet. Fix these files or download them again, and repeat the command: "
         f"converted cases are kept, in hidden folders of {raw}. Or go on without them: --leave-out-faulty"
         + (f", or with them: --accept {acceptable[0]}." if acceptable else ".")
     )
@@ -177,12 +177,12 @@ def _convert(
     """Write the dataset, print a summary, and return the exit code."""
     from SimpleITK import ProcessObject
 
-    from nnunet_mamba.study.datasets.convert import convert as convert_source
+    from nnunet_mamba.study.datasets.convert import convert_dataset
     from nnunet_mamba.study.datasets.specs import DATASETS
 
     accept = {*args.accept, *DATASETS[known].accept}
     ProcessObject.SetGlobalWarningDisplay(False)  # one for each of ACDC's files, about its odd sform
-    done = convert_source(
+    done = convert_dataset(
         source,
         raw / source.name,
         split,

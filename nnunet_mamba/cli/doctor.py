@@ -14,14 +14,14 @@ from typing import Any
 
 from nnunet_mamba.io.cpu import (
     PASSIVE_WAITING,
+    count_free_cpus,
+    count_usable_cpus,
     cpu_quota,
-    free_cpus,
-    usable_cpus,
-    waits_passively_in_the_shell,
+    is_waiting_passively_in_shell,
 )
 from nnunet_mamba.nnunet.commands import EXTERNAL
 from nnunet_mamba.nnunet.register import SHIM_NAME, is_registered
-from nnunet_mamba.nnunet.version import trainer_folder, version_problem
+from nnunet_mamba.nnunet.version import find_trainer_folder, find_version_problem
 
 OPTIONAL = {
     "triton": "scans on NVIDIA GPUs",
@@ -89,8 +89,8 @@ def examine_gpus() -> Iterator[Finding]:
         yield Finding("GPU", f"triton: {state}", "`nnunet-mamba doctor` looks at the rest")
         return
     for device in range(torch.cuda.device_count()):
-        topic = f"GPU {device}: {self_check.card(device)}"
-        found = self_check.examine(device, wide=True)
+        topic = f"GPU {device}: {self_check.describe_gpu(device)}"
+        found = self_check.run_self_check(device, wide=True)
         faults = [*found["differ"], *found["fail"]]
         for fault in faults:
             yield Finding(topic, fault, "report this page; NNUNET_MAMBA_BACKEND=torch runs, slower")
@@ -125,7 +125,7 @@ def _versions() -> Iterator[Finding]:
     yield Finding("Versions", f"python {platform.python_version()}")
     for package in ("nnunet_mamba", "torch", "numba"):
         yield _required(package)
-    fault = version_problem()
+    fault = find_version_problem()
     if fault:
         what, fix = fault.split("; run: ")
         yield Finding("Versions", what, fix)
@@ -185,9 +185,9 @@ def _kernels() -> Finding:
     """Return the result of an earlier self-check of the current GPU, if there was one."""
     import torch
 
-    from nnunet_mamba.ops.self_check import read_verdict
+    from nnunet_mamba.ops.self_check import read_cached_result
 
-    kept = read_verdict(torch.cuda.current_device()) if torch.cuda.is_available() else None
+    kept = read_cached_result(torch.cuda.current_device()) if torch.cuda.is_available() else None
     if kept and kept["fault"]:
         what = f"triton: its kernels fail on this GPU ({kept['fault']})"
         return Finding("Scan backends", what, "nnunet-mamba doctor --gpu")
@@ -217,11 +217,11 @@ def _missing_folder(variable: str, value: str) -> str | None:
 
 def _trainers() -> Iterator[Finding]:
     ways, dangerous = [], False
-    if version_problem():
+    if find_version_problem():
         yield Finding("Trainers", "not looked for: this nnU-Net is not supported", "see Versions")
         return
     if is_registered():
-        ways.append(f"registered in {trainer_folder()}")
+        ways.append(f"registered in {find_trainer_folder()}")
     for entry in filter(str.strip, os.environ.get(EXTERNAL, "").split(os.pathsep)):
         fix = _wrong_entry(entry)
         dangerous |= fix is not None and Path(entry).is_dir()
@@ -272,10 +272,12 @@ def _ask_nnunet(ways: list[str]) -> Finding:
 
 
 def _processors() -> Iterator[Finding]:
-    n, quota = usable_cpus(), cpu_quota()
+    n, quota = count_usable_cpus(), cpu_quota()
     limits = f", limited by this container to {quota:g}" if quota is not None else ""
-    yield Finding("Processors", f"{n} usable of {os.cpu_count()}{limits}, {free_cpus()} of them free now")
-    if not waits_passively_in_the_shell():
+    yield Finding(
+        "Processors", f"{n} usable of {os.cpu_count()}{limits}, {count_free_cpus()} of them free now"
+    )
+    if not is_waiting_passively_in_shell():
         settings = " ".join(f"{name}={value}" for name, value in PASSIVE_WAITING.items())
         what = (
             "idle threads of OpenMP spin; where others use the CPU too, nnU-Net's commands are faster after"

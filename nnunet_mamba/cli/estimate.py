@@ -13,7 +13,7 @@ from nnunet_mamba.cli.networks import (
 )
 from nnunet_mamba.io.resources import check_device
 from nnunet_mamba.nnunet.catalogue import check_network
-from nnunet_mamba.nnunet.paths import plans_file
+from nnunet_mamba.nnunet.paths import resolve_plans_file
 
 
 def add(commands: Any) -> None:
@@ -53,7 +53,7 @@ def estimate(args: argparse.Namespace) -> int:
             f"--batch and --patch must be positive, got batch {args.batch} and patch {args.patch}."
         )
     check_device(args.device)
-    path = plans_file(args.plans)
+    path = resolve_plans_file(args.plans)
     plans = read_plans(path)
     check_configuration(plans, args.configuration)
     from nnunet_mamba.memory.estimate import estimate as predict

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nnunet_mamba.study.evaluation.config import EvaluationConfig
-    from nnunet_mamba.study.evaluation.evaluate import Task
+    from nnunet_mamba.study.evaluation.evaluate import EvaluationTask
     from nnunet_mamba.study.evaluation.match import (
         MatchedCases,
     )
     from nnunet_mamba.study.evaluation.table import Score
 
-Collected = tuple["list[Task]", list[str], list[str]]  # tasks, missing predictions, other problems
+Collected = tuple["list[EvaluationTask]", list[str], list[str]]  # tasks, missing predictions, other problems
 
 
 def add(commands: Any) -> None:
@@ -120,11 +120,11 @@ def evaluate(args: argparse.Namespace) -> int:
         print("There is nothing to score.", file=sys.stderr)
         return 1
 
-    from nnunet_mamba.io.cpu import usable_cpus
+    from nnunet_mamba.io.cpu import count_usable_cpus
     from nnunet_mamba.study.evaluation.evaluate import score_tasks
     from nnunet_mamba.study.evaluation.table import write_table
 
-    jobs = args.jobs or min(usable_cpus(), 8)
+    jobs = args.jobs or min(count_usable_cpus(), 8)
     scores = score_tasks(tasks, jobs=jobs, progress=_progress_bar())
     _print_scores(scores)
     for text in missing:
@@ -176,19 +176,19 @@ def _collect_folders(args: argparse.Namespace) -> Collected:
 
 def _collect_results(args: argparse.Namespace) -> Collected:
     """Return what is to be scored of nnU-Net's results."""
-    from nnunet_mamba.nnunet.paths import results_folder
+    from nnunet_mamba.nnunet.paths import resolve_results_folder
     from nnunet_mamba.study.evaluation.evaluate import check_unique_cases
     from nnunet_mamba.study.evaluation.results import find_runs
     from nnunet_mamba.study.evaluation.table import override_origin
 
     raw, preprocessed = (_folder_or_none(name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     found_in = [
-        find_runs(results_folder(name), raw, preprocessed, args.dataset_json, args.folds)
+        find_runs(resolve_results_folder(name), raw, preprocessed, args.dataset_json, args.folds)
         for name in args.results
     ]
     runs = list({run.predictions: run for of_folder, _ in found_in for run in of_folder}.values())
     problems = list(dict.fromkeys(text for _, of_folder in found_in for text in of_folder))
-    tasks: list[Task] = []
+    tasks: list[EvaluationTask] = []
     missing: list[str] = []
     for run in runs:
         matched = run.match_cases()
@@ -238,7 +238,7 @@ def _list() -> int:
 
 def _print_scores(scores: list[Score]) -> None:
     """Print a table per trainer, plans and configuration, over all folds but `all`, which has its own."""
-    from nnunet_mamba.study.evaluation.table import mean_foreground, summarise
+    from nnunet_mamba.study.evaluation.table import compute_foreground_mean, summarise
 
     def group(score: Score) -> tuple[str, ...]:
         seen = "trained on these cases" if score.fold == "all" else ""
@@ -260,7 +260,7 @@ def _print_scores(scores: list[Score]) -> None:
             numbers = f"{row.mean:9.4f} {row.sd:9.4f} {row.n_cases:5d} {row.n_excluded:8d}"
             print(f"  {name:{width}s}  {row.metric:12s} {numbers}")
         for metric in dict.fromkeys(row.metric for row in rows):
-            print(f"  {'mean':{width}s}  {metric:12s} {mean_foreground(rows, metric):9.4f}")
+            print(f"  {'mean':{width}s}  {metric:12s} {compute_foreground_mean(rows, metric):9.4f}")
 
 
 def _progress_bar() -> Callable[[int, int], None]:

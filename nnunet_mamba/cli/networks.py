@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.io.messages import unknown
-from nnunet_mamba.nnunet.paths import WHERE_PLANS_ARE, plans_file
+from nnunet_mamba.io.messages import format_unknown_name
+from nnunet_mamba.nnunet.paths import WHERE_PLANS_ARE, resolve_plans_file
 
 PLANS_HELP = "a plans file of nnU-Net (.json), or a dataset by its number, name or folder: its nnUNetPlans"
 
@@ -31,13 +31,15 @@ def add_plans(p: argparse.ArgumentParser, name: str, **options: Any) -> None:
 
 def networks(args: argparse.Namespace) -> int:
     from nnunet_mamba.cli.trainers import dimensions_text, has_word, network_words, print_table
-    from nnunet_mamba.nnunet.catalogue import FAMILY, NO_SSM, TRAINERS, network_names
+    from nnunet_mamba.nnunet.catalogue import FAMILY, NO_SSM, TRAINERS, list_network_names
 
     found = [name for name, row in FAMILY.items() if has_word((name, *network_words(row)), args.word)]
     if not found:
-        raise ValueError(unknown("network", args.word, network_names(), "nnunet-mamba networks"))
+        raise ValueError(
+            format_unknown_name("network", args.word, list_network_names(), "nnunet-mamba networks")
+        )
     if args.plans is not None:
-        return _sizes(args, [name for name in network_names() if name.removesuffix(NO_SSM) in found])
+        return _sizes(args, [name for name in list_network_names() if name.removesuffix(NO_SSM) in found])
     trainers = {row.network: row.name for row in reversed(TRAINERS)}  # the first of each
     rows = [
         (
@@ -57,7 +59,7 @@ def networks(args: argparse.Namespace) -> int:
 
 def _sizes(args: argparse.Namespace, names: list[str]) -> int:
     """Print the number of parameters of each network for a configuration."""
-    path = plans_file(args.plans)
+    path = resolve_plans_file(args.plans)
     plans = read_plans(path)
     configuration = configuration_of(plans, args.configuration)
     channels, classes = channels_and_classes(args, plans, path)
@@ -75,7 +77,7 @@ def read_plans(path: Path) -> dict:
         raise ValueError(f"{path} is not JSON ({error}). Plans are {WHERE_PLANS_ARE}.") from error
     if not isinstance(plans, dict) or "configurations" not in plans:
         raise ValueError(
-            f"{path} has no configurations, so it is no plans file. Plans are {WHERE_PLANS_ARE}."
+            f"{path} has no configurations, so it is not a plans file. Plans are {WHERE_PLANS_ARE}."
         )
     return plans
 
@@ -90,7 +92,7 @@ def channels_and_classes(args: argparse.Namespace, plans: dict, path: Path) -> t
     from nnunet_mamba.plans import architecture
 
     configuration_of(plans, args.configuration)
-    channels, classes = architecture.channels_and_classes(
+    channels, classes = architecture.count_channels_and_classes(
         plans, args.configuration, json.loads(description.read_text())
     )
     return args.channels or channels, args.classes or classes
@@ -107,7 +109,7 @@ def configuration_of(plans: dict, name: str) -> Any:
 def check_configuration(plans: dict, name: str) -> None:
     """Raise ValueError for a configuration that the plans lack."""
     if name not in plans["configurations"]:
-        raise ValueError(unknown("configuration of these plans", name, plans["configurations"]))
+        raise ValueError(format_unknown_name("configuration of these plans", name, plans["configurations"]))
 
 
 def _size(name: str, configuration: Any, channels: int, classes: int) -> str:

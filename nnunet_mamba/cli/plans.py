@@ -9,7 +9,7 @@ from nnunet_mamba.cli import show_help, split
 from nnunet_mamba.cli.networks import PLANS_HELP
 from nnunet_mamba.io.resources import check_device, template_file, template_names
 from nnunet_mamba.nnunet.catalogue import check_network
-from nnunet_mamba.nnunet.paths import find_dataset, plans_file
+from nnunet_mamba.nnunet.paths import find_dataset, resolve_plans_file
 
 GIB = 2**30
 PLAN_IT = "Plan it: nnUNetv2_plan_and_preprocess -d ID."
@@ -131,12 +131,12 @@ def apply(args: argparse.Namespace) -> int:
 def fit_arguments(args: argparse.Namespace, plans: dict, folder: Path, network: str) -> dict[str, Any]:
     """Return the arguments of `apply_template` that fit a template to --vram-gb."""
     from nnunet_mamba.memory.profile import load_profile
-    from nnunet_mamba.plans.architecture import channels_and_classes
-    from nnunet_mamba.plans.files import read_json
+    from nnunet_mamba.plans.architecture import count_channels_and_classes
+    from nnunet_mamba.plans.files import read_json_object
     from nnunet_mamba.plans.memory import RESERVE, StepMemory, budget_bytes
 
-    dataset = read_json(folder / "dataset.json", "nnUNetv2_plan_experiment puts it there.")
-    sizes = channels_and_classes(plans, next(iter(plans["configurations"])), dataset)
+    dataset = read_json_object(folder / "dataset.json", "nnUNetv2_plan_experiment puts it there.")
+    sizes = count_channels_and_classes(plans, next(iter(plans["configurations"])), dataset)
     budget = budget_bytes(args.vram_gb)
     print(
         f"{network} is given {budget / GIB:.1f} GiB of {args.vram_gb:g}: {RESERVE:.0%} kept free, unmeasured"
@@ -146,7 +146,7 @@ def fit_arguments(args: argparse.Namespace, plans: dict, folder: Path, network: 
 
 def print_training(plans: dict, configurations: list[str], network: str) -> None:
     """Print the commands that train the plans, by nnU-Net's own trainer if they name a network of ours."""
-    from nnunet_mamba.plans.architecture import count_outputs, named_network
+    from nnunet_mamba.plans.architecture import count_outputs, get_network_name
     from nnunet_mamba.plans.files import resolve
 
     number, name = int(plans["dataset_name"][7:10]), plans["plans_name"]
@@ -154,7 +154,7 @@ def print_training(plans: dict, configurations: list[str], network: str) -> None
     for configuration in configurations:
         architecture = resolve(plans, configuration)["architecture"]
         command = f"nnUNetv2_train {number} {configuration} 0 -p {name}"
-        if named_network(architecture):
+        if get_network_name(architecture):
             single = count_outputs(network, len(architecture["arch_kwargs"]["strides"])) == 1
             stock = " -tr nnUNetTrainerNoDeepSupervision" if single else ""
             print(f"{command}{stock}    # nnU-Net's own trainer and recipe")
@@ -181,7 +181,7 @@ def check(args: argparse.Namespace) -> int:
     for network in args.network or ():
         check_network(network)
     check_device(args.device)
-    path = plans_file(args.plans)
+    path = resolve_plans_file(args.plans)
     plans = read_plans(path)
     for name in args.configuration or ():
         check_configuration(plans, name)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.io.messages import closest
+from nnunet_mamba.io.messages import find_closest_names
 from nnunet_mamba.nnunet.checkpoints import CHECKPOINTS, FINAL
 from nnunet_mamba.nnunet.paths import find_dataset, parse_method
 
@@ -61,9 +61,9 @@ def add(commands: Any) -> None:
 def predict(args: argparse.Namespace) -> int:
     check_request(args.others)
     from nnunet_mamba.inference import run_nnunet_predict
-    from nnunet_mamba.nnunet.commands import EXTERNAL, trainer_folders
+    from nnunet_mamba.nnunet.commands import EXTERNAL, get_trainer_folders
 
-    os.environ[EXTERNAL] = trainer_folders()
+    os.environ[EXTERNAL] = get_trainer_folders()
     failed: list[str] = []
 
     def note(case: str, error: str) -> None:
@@ -114,7 +114,7 @@ def check_request(words: Sequence[str]) -> None:
 def _trained(dataset: Path, wanted: str) -> str:
     """List the options for the trained models of a dataset, a line each, those similar to `wanted` first."""
     names = sorted(path.name for path in dataset.iterdir() if parse_method(path.name))
-    near = closest(wanted, names)
+    near = find_closest_names(wanted, names)
     lines = [
         line
         for name in (*near, *(name for name in names if name not in near))

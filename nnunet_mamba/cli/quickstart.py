@@ -80,17 +80,19 @@ def quickstart(args: argparse.Namespace) -> int:
 def check_trainer(name: str) -> None:
     """Raise ValueError for a trainer that is neither ours nor written in nnU-Net's folder, if nnU-Net would
     look nowhere else; it takes seconds to say so itself."""
-    from nnunet_mamba.nnunet.catalogue import no_trainer, trainer_names
+    from nnunet_mamba.nnunet.catalogue import format_unknown_trainer, list_trainer_names
     from nnunet_mamba.nnunet.commands import EXTERNAL
     from nnunet_mamba.nnunet.register import SHIM_NAME
-    from nnunet_mamba.nnunet.version import trainer_folder
+    from nnunet_mamba.nnunet.version import find_trainer_folder
 
-    if name in trainer_names() or os.environ.get(EXTERNAL):
+    if name in list_trainer_names() or os.environ.get(EXTERNAL):
         return
-    others = (file for file in trainer_folder().rglob("*.py") if file.stem != SHIM_NAME)
+    others = (file for file in find_trainer_folder().rglob("*.py") if file.stem != SHIM_NAME)
     may_have_it = re.compile(rf"^class {re.escape(name)}\b|import \*", re.MULTILINE)
     if not any(may_have_it.search(file.read_text(encoding="utf-8", errors="replace")) for file in others):
-        raise ValueError(f"--trainer: {no_trainer(name)} (Those of others are found by {EXTERNAL}.)")
+        raise ValueError(
+            f"--trainer: {format_unknown_trainer(name)} (Those of others are found by {EXTERNAL}.)"
+        )
 
 
 def default_device() -> str:

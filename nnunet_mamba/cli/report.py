@@ -45,12 +45,12 @@ def add(commands: Any) -> None:
 
 def report(args: argparse.Namespace) -> int:
     check_files(args.tables, TABLE)
-    from nnunet_mamba.nnunet.paths import results_folder
+    from nnunet_mamba.nnunet.paths import resolve_results_folder
     from nnunet_mamba.study.report import ReportRequest, collect_study_report, write_study_report
 
     request = ReportRequest(
         tables=args.tables,
-        results=None if args.results is None else results_folder(args.results),
+        results=None if args.results is None else resolve_results_folder(args.results),
         dataset=args.dataset,
         protocol=args.protocol,
         baseline=args.baseline,

@@ -35,17 +35,17 @@ def add(commands: Any) -> None:
 
 
 def split(args: argparse.Namespace) -> int:
-    from nnunet_mamba.nnunet.paths import dataset_name, nnunet_folder
-    from nnunet_mamba.study.datasets.resplit import read_pool, resplit
+    from nnunet_mamba.nnunet.paths import get_nnunet_folder, resolve_dataset_name
+    from nnunet_mamba.study.datasets.resplit import read_unsplit_dataset, resplit_dataset
     from nnunet_mamba.study.datasets.specs import DATASETS, get_spec, guess_group
 
-    name = dataset_name(args.dataset)
-    folder = nnunet_folder("nnUNet_raw") / name
-    preprocessed = nnunet_folder("nnUNet_preprocessed") / name
+    name = resolve_dataset_name(args.dataset)
+    folder = get_nnunet_folder("nnUNet_raw") / name
+    preprocessed = get_nnunet_folder("nnUNet_preprocessed") / name
     if args.unless_there and (existing := _find_splits(folder, preprocessed)):
         print(f"{existing} is there")
         return 0
-    source = read_pool(folder)
+    source = read_unsplit_dataset(folder)
     release = get_spec(args.release)[0] if args.release else source.notes.release
     group = args.group or source.notes.group
     if group is None:
@@ -54,7 +54,7 @@ def split(args: argparse.Namespace) -> int:
     if args.check is not None:
         return _check(args.check, folder, preprocessed, source)
     options = {"allow_leaks": args.allow_leaks, "partial": args.partial}
-    done = resplit(folder, source, args.name, preprocessed=preprocessed, **options)
+    done = resplit_dataset(folder, source, args.name, preprocessed=preprocessed, **options)
     sizes = ", ".join(f"{len(fold.train)}/{len(fold.val)}" for fold in done.folds)
     print(f"-> {folder / 'splits_final.json'}: training/validation {sizes}; test {len(done.test)}")
     return 0

@@ -64,10 +64,10 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def _build_rules(args: argparse.Namespace) -> ChallengeRules:
     """Return the challenge's rules with the user's template and options."""
-    from nnunet_mamba.study.submissions import apply_template, get_rules
+    from nnunet_mamba.study.submissions import get_rules, override_rules
 
     rules = get_rules(args.name)
-    rules = apply_template(rules, args.template) if args.template else rules
+    rules = override_rules(rules, args.template) if args.template else rules
     rules = rules if args.pattern is None else replace(rules, name=args.pattern)
     return rules if args.folder is None else replace(rules, folder=args.folder)
 

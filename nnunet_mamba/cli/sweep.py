@@ -85,7 +85,7 @@ def _check_words(args: argparse.Namespace, verb: str, n: int) -> None:
 
 def run_study(args: argparse.Namespace) -> int:
     """Run a study, or say or write what would run. Exit code 1: something failed."""
-    from nnunet_mamba.io.cpu import usable_cpus
+    from nnunet_mamba.io.cpu import count_usable_cpus
     from nnunet_mamba.study.sweep import scheduler
     from nnunet_mamba.study.sweep.locks import JobLock
     from nnunet_mamba.study.sweep.run_graph import remove_stale_stamps
@@ -105,7 +105,7 @@ def run_study(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(format_statuses(statuses, every=True))
     gpus = [] if args.profile or args.emit_slurm else _choose_gpus(args.gpus)
-    cores = args.cores or usable_cpus()
+    cores = args.cores or count_usable_cpus()
     _check_resources(graph, gpus, cores, args)
     check_unmanaged_results(graph)
     lock = JobLock(graph.layout.locks / "sweep.lock", job="the sweep", study=graph.study, log=_warn)

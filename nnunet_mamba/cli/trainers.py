@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 
 def trainers(args: argparse.Namespace) -> int:
-    from nnunet_mamba.nnunet.catalogue import NETWORKS, PREFIX, TRAINERS, no_trainer
+    from nnunet_mamba.nnunet.catalogue import NETWORKS, PREFIX, TRAINERS, format_unknown_trainer
 
     exact = [row for row in TRAINERS if args.word in row.names()]
     named = {row: (row.name, row.network, *network_words(NETWORKS[row.network])) for row in TRAINERS}
@@ -39,7 +39,7 @@ def trainers(args: argparse.Namespace) -> int:
         or [row for row in TRAINERS if has_word([row.recipe], args.word)]
     )
     if not found:
-        raise ValueError(no_trainer(args.word))
+        raise ValueError(format_unknown_trainer(args.word))
     if len(found) <= FEW:
         print("\n\n".join(_described(row) for row in found))
         return 0

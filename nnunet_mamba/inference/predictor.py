@@ -32,14 +32,14 @@ from nnunet_mamba.inference.batches import (
     mirrorings,
     split_groups,
 )
-from nnunet_mamba.io.cpu import default_threads
+from nnunet_mamba.io.cpu import choose_n_threads
 from nnunet_mamba.networks.finite import (
     USE_OTHERS,
     NonFiniteError,
     check_finite,
     check_output,
+    get_tensors,
     is_finite,
-    tensors_of,
     unwrap_model,
 )
 from nnunet_mamba.nnunet.checkpoints import FINAL
@@ -128,7 +128,7 @@ class BatchedPredictor(nnUNetPredictor):
         self._has_checked_weights = False
         threads: AbstractContextManager[None] = nullcontext()
         if self.device.type == "cpu":
-            self.n_threads = self.n_threads or default_threads()
+            self.n_threads = self.n_threads or choose_n_threads()
             threads = torch_threads(self.n_threads)
         try:
             with threads:
@@ -233,7 +233,7 @@ class BatchedPredictor(nnUNetPredictor):
         network = unwrap_model(self.network)
         check_output(network, x, output)
         if not self._has_checked_weights:  # infinity may leave no trace in the output
-            check_finite(tensors_of(network), "the network's weights", USE_OTHERS)
+            check_finite(get_tensors(network), "the network's weights", USE_OTHERS)
             self._has_checked_weights = True
         return output
 

@@ -1,0 +1,1 @@
+"""Images, atomic writes, restricted loading of checkpoints, processors, parts of messages."""

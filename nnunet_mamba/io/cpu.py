@@ -25,63 +25,66 @@ def wait_passively() -> None:
     """Set OpenMP's threads to sleep when idle, in this process if torch is not loaded yet, and in its
     children. Variables that are set keep their values."""
     _set_here.update(name for name in PASSIVE_WAITING if name not in os.environ)
-    os.environ.update(passive_waiting())
+    os.environ.update(get_passive_wait_variables())
 
 
-def passive_waiting() -> dict[str, str]:
+def get_passive_wait_variables() -> dict[str, str]:
     """Return the environment variables that make idle OpenMP threads sleep, with the user's values where
     set."""
     return {name: os.environ.get(name, value) for name, value in PASSIVE_WAITING.items()}
 
 
-def usable_cpus() -> int:
-    """Number of processors that the system lets this process use: its affinity and its container's quota."""
+def count_usable_cpus() -> int:
+    """Count the processors that the system lets this process use: its affinity and its container's quota."""
     quota = cpu_quota()
     n = len(_affinity())
     return n if quota is None else max(1, min(n, round(quota)))
 
 
-def physical_cores() -> int:
-    """Number of cores among the usable processors: two hardware threads of one core count once, where the
-    system tells (Linux)."""
+def count_physical_cores() -> int:
+    """Count the cores among the usable processors; two hardware threads of one core count once, on Linux."""
     try:
         cores = len({Path(SIBLINGS.format(cpu)).read_text() for cpu in _affinity()})
     except OSError:
         cores = len(_affinity())
-    return min(cores, usable_cpus())
+    return min(cores, count_usable_cpus())
 
 
-def free_cpus() -> int:
+def count_free_cpus() -> int:
     """Number of usable processors that nobody else is using now, at least 1.
 
     Measured in a quarter of a second: as many threads as there are processors compute, and of n processors
     that b others use too, each thread gets n / (n + b) of its time.
     """
-    n = usable_cpus()
+    n = count_usable_cpus()
     with ThreadPoolExecutor(n) as pool:
         share = sum(pool.map(_share, [time.monotonic() + PROBE_S] * n)) / n
     return max(1, min(n, round(n * (2 - 1 / max(share, 1e-9)))))
 
 
-def default_threads(*, steady: bool = False) -> int:
-    """Number of threads for computing on the CPU: what OMP_NUM_THREADS says, else one per usable core.
+def choose_n_threads(*, steady: bool = False) -> int:
+    """Choose the number of threads for computing on the CPU: OMP_NUM_THREADS, else one per usable core.
 
     Where idle threads spin, only free cores count, unless the number must not depend on the load (`steady`).
     """
     told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if told.isdecimal() and int(told):
         return int(told)
-    return physical_cores() if steady or waits_passively() else min(physical_cores(), free_cpus())
+    return (
+        count_physical_cores()
+        if steady or is_waiting_passively()
+        else min(count_physical_cores(), count_free_cpus())
+    )
 
 
-def waits_passively() -> bool:
-    """Return whether idle threads sleep, as far as the environment tells."""
+def is_waiting_passively() -> bool:
+    """Return whether idle threads sleep, according to OMP_WAIT_POLICY."""
     return os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
 
 
-def waits_passively_in_the_shell() -> bool:
-    """Return whether they also do so in other programs that the user starts."""
-    return waits_passively() and "OMP_WAIT_POLICY" not in _set_here
+def is_waiting_passively_in_shell() -> bool:
+    """Return whether idle threads also sleep in other programs that the user starts."""
+    return is_waiting_passively() and "OMP_WAIT_POLICY" not in _set_here
 
 
 def _share(end: float) -> float:

@@ -22,7 +22,9 @@ def describe_value(value: Any) -> str:
     return "empty" if value is None else f"{value!r}"[:80]
 
 
-def unknown(kind: str, name: str, known: Iterable[str], listing: str = "", prefix: str = "") -> str:
+def format_unknown_name(
+    kind: str, name: str, known: Iterable[str], listing: str = "", prefix: str = ""
+) -> str:
     """Return the message for a name that is not among `known`, in a few short sentences.
 
     Args:
@@ -32,7 +34,7 @@ def unknown(kind: str, name: str, known: Iterable[str], listing: str = "", prefi
     """
     known = list(known)
     short = [one.removeprefix(prefix) for one in known]
-    close = [prefix + one for one in closest(name.removeprefix(prefix), short)]
+    close = [prefix + one for one in find_closest_names(name.removeprefix(prefix), short)]
     parts = [f"Unknown {kind} {name!r}."]
     if close:
         parts.append(f"Did you mean {' or '.join(close)}?")
@@ -43,7 +45,7 @@ def unknown(kind: str, name: str, known: Iterable[str], listing: str = "", prefi
     return " ".join(parts)
 
 
-def closest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
+def find_closest_names(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """Return up to `n` of the `known` names that a person who typed `name` may have meant, the best first.
 
     Case, hyphens and underscores do not count. Those that begin with what was typed come alone, the shortest
@@ -75,7 +77,7 @@ def _letters(name: str) -> str:
     return "".join(char for char in name.lower() if char.isalnum())
 
 
-def form_of(pattern: str) -> str:
+def describe_regex(pattern: str) -> str:
     """Return a regular expression for names in a form that people read: patient\\d{3} -> 'patient### (# is a
     digit)'. Parts that may be absent are left out."""
     text = re.sub(r"\(\?(?:P<\w+>|:)", "(", pattern)

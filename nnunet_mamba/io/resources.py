@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -28,7 +28,7 @@ def template_file(given: str) -> Path:
     if given.endswith(".json") and Path(given).is_file():
         return Path(given)
     if given not in template_names():
-        raise ValueError(unknown("plans template", given, template_names()))
+        raise ValueError(format_unknown_name("plans template", given, template_names()))
     return resource_dir("plans_templates") / f"{given}.json"
 
 
@@ -39,6 +39,6 @@ def check_device(given: str) -> None:
         raise ValueError(f"{given} does not exist; `nnunet-mamba estimate --measure {given}` makes it.")
     if not given.endswith(".json") and given not in known:
         raise ValueError(
-            f"{unknown('device', given, known)} Or measure one on the device itself: "
+            f"{format_unknown_name('device', given, known)} Or measure one on the device itself: "
             "nnunet-mamba estimate --measure NAME.json, then --device NAME.json."
         )

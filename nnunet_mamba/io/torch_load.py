@@ -154,7 +154,7 @@ def load_restricted(path: str | Path) -> Any:
         _refuse_other_archives(path)
         return torch.load(path, map_location="cpu", pickle_module=_PICKLE, weights_only=False)
     except Exception as error:  # a pickle can fail in any way
-        raise ValueError(f"{path} is no file of weights that torch.save wrote: {error}") from error
+        raise ValueError(f"{path} is not a file of weights that torch.save wrote: {error}") from error
 
 
 def _refuse_other_archives(path: Path) -> None:

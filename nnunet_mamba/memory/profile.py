@@ -77,7 +77,7 @@ def _read(path: Path) -> Profile:
             raise ValueError(f"other units of work: {', '.join(sorted(units ^ set(UNITS)))}")
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is no profile of a device ({error}); expected a file that this version wrote: "
+            f"{path} is not a device profile ({error}); expected a file that this version wrote: "
             f"nnunet-mamba estimate --measure NAME.json."
         ) from error
     return profile

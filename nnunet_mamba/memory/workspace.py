@@ -77,7 +77,8 @@ def _scan_bytes(args: Mapping[str, Any]) -> int:
 
 
 def _scan_backward_bytes(args: Mapping[str, Any]) -> int:
-    """Directions run one after the other; what they share, each adds to from a tensor of its own."""
+    """Return the workspace of a scan's backward pass. Directions run one after the other; each adds its
+    gradients of shared inputs from a temporary tensor."""
     dy, u, delta, A, B, C, z = (args[name] for name in ("dy", "u", "delta", "A", "B", "C", "z"))
     if args["backend"] == "triton":
         return _triton_backward_bytes(dy, u, delta, A, B, z)

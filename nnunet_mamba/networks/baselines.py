@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 from nnunet_mamba.networks.geometry import Grid
 from nnunet_mamba.networks.unet import UNet
 
@@ -125,7 +125,7 @@ def create_baseline(
     names and for patches that are too small, ImportError if the installed MONAI has no such network.
     """
     if name not in BASELINES:
-        raise ValueError(unknown("baseline", name, BASELINES))
+        raise ValueError(format_unknown_name("baseline", name, BASELINES))
     row, grid = BASELINES[name], tuple(int(size) for size in patch_size)
     _check_patch(row, grid)
     build = _monai_class(row)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 from nnunet_mamba.networks.config import FixedConfig, MetaConfig, Mixer, NetworkConfig
 from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
@@ -97,7 +97,7 @@ def get_config(name: str) -> NetworkConfig:
     if name.startswith("nnUNetTrainer"):
         raise ValueError(f"{name!r} is a trainer; `nnunet-mamba trainers {name}` tells its network.")
     if name not in list_networks():
-        raise ValueError(unknown("network", name, list_networks(), "nnunet-mamba networks"))
+        raise ValueError(format_unknown_name("network", name, list_networks(), "nnunet-mamba networks"))
     base = name.removesuffix(NO_SSM)
     return FAMILY[base] if base == name else FAMILY[base].without_ssm()
 

@@ -50,21 +50,21 @@ def is_finite(value: Any) -> bool:
     return bool(torch.isfinite(total)) or bool(torch.isfinite(value).all())
 
 
-def non_finite_names(tensors: Mapping[str, Any]) -> list[str]:
+def find_non_finite(tensors: Mapping[str, Any]) -> list[str]:
     """Return the names of the tensors that hold NaN or infinity."""
     return [name for name, value in tensors.items() if not is_finite(value)]
 
 
 def check_finite(tensors: Mapping[str, Any], holder: object, advice: str) -> None:
     """Raise NonFiniteWeightsError, with their names, if tensors of `holder` hold NaN or infinity."""
-    if names := non_finite_names(tensors):
+    if names := find_non_finite(tensors):
         raise NonFiniteWeightsError(
             f"{holder}: {len(names)} of {len(tensors)} tensors hold NaN or infinity: {join_names(names, 3)}. "
             f"{advice}"
         )
 
 
-def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+def get_tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return parameters and buffers, each under one name."""
     return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
@@ -90,7 +90,7 @@ def guard_output(network: nn.Module) -> nn.Module:
 
 def check_loaded_weights(network: nn.Module, _: object = None) -> None:
     """Raise NonFiniteWeightsError for NaN and infinity; a hook of `load_state_dict`."""
-    check_finite(tensors_of(network), "the weights loaded", USE_OTHERS)
+    check_finite(get_tensors(network), "the weights loaded", USE_OTHERS)
 
 
 def _note_new_weights(network: Any, _: object) -> None:
@@ -108,7 +108,7 @@ def _check_hook(network: Any, inputs: tuple[Any, ...], named: dict[str, Any], ou
         return
     check_output(network, next(iter((*inputs, *named.values()))), output)
     if not getattr(network, "has_checked_weights", False):
-        check_finite(tensors_of(network), "the network's weights", USE_OTHERS)
+        check_finite(get_tensors(network), "the network's weights", USE_OTHERS)
         network.has_checked_weights = True
 
 
@@ -118,7 +118,7 @@ def check_output(network: nn.Module, data: Tensor, output: Any) -> None:
         return
     if not is_finite(data):
         raise NonFiniteError("The network's input is not finite (NaN or infinity): check the image.")
-    broken = non_finite_names(tensors_of(network))
+    broken = find_non_finite(get_tensors(network))
     layer = first_non_finite_layer(network, data) or "On a second pass every layer's output is finite."
     message = f"The network's output is not finite (NaN or infinity). {layer}"
     if broken:

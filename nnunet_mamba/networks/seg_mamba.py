@@ -59,7 +59,7 @@ class GatedSpatialConvolution(nn.Module):
         return x + self.fuse(self.local(x) + self.point(x))
 
 
-class Encoder(CheckpointedStages):
+class SegMambaEncoder(CheckpointedStages):
     """Encoder that returns the input (stage 0) and a normalised, projected copy of each stage's output."""
 
     def __init__(self, config: SegMambaConfig, input_channels: int, features: Sequence[int]):
@@ -108,7 +108,7 @@ class SegMamba(UNet):
         features = read_fixed_features(config, sizes)
         deepest = 2 * features[-1] if config.hidden_size is None else config.hidden_size
         super().__init__(
-            Encoder(config, sizes.input_channels, features),
+            SegMambaEncoder(config, sizes.input_channels, features),
             UNETRDecoder(
                 (sizes.input_channels, *features),
                 (*features, deepest),

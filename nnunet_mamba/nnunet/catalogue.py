@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 
 PREFIX = "nnUNetTrainer"
 NOT_FOUND = "Could not find requested nnunet trainer"  # as nnU-Net's error begins
@@ -178,12 +178,12 @@ TRAINERS: tuple[TrainerInfo, ...] = (
 )
 
 
-def network_names() -> list[str]:
+def list_network_names() -> list[str]:
     """Return the names that `create_network` knows: the family, and the twins without SSM."""
     return [*FAMILY, *(f"{name}{NO_SSM}" for name, row in FAMILY.items() if row.has_ssm)]
 
 
-def trainer_names() -> list[str]:
+def list_trainer_names() -> list[str]:
     """Return the names of all trainers, in every length and form."""
     return [name for trainer in TRAINERS for name in trainer.names()]
 
@@ -202,8 +202,7 @@ class TrainerName:
     without_ssm: bool
 
     def twin_key(self) -> tuple[str, str, tuple[str, ...]]:
-        """Return what two trainers have in common whose networks are one without SSM: network, recipe,
-        words."""
+        """Return a key (network, recipe, words) that is equal for trainers with the same twin."""
         words = tuple(word for word in self.words if word not in MIXER_WORDS)
         row = _BY_NAME.get(self.base)
         if row is None:
@@ -216,7 +215,7 @@ _BY_NAME = {row.name: row for row in TRAINERS}
 
 
 def parse_trainer(name: str) -> TrainerName:
-    """Return the parts of a trainer's name. NoDecaySSM is left out: it is nothing without an SSM."""
+    """Split a trainer's name into its parts; NoDecaySSM is dropped, since it changes nothing without an SSM."""
     known = [base for base in _BY_NAME if re.match(rf"{base}({TWIN})?(_|$)", name)]
     plain = name.replace(TWIN, "")
     base = max(known, key=len) if known else plain.split("_")[0]
@@ -226,17 +225,19 @@ def parse_trainer(name: str) -> TrainerName:
 
 def check_network(name: str) -> None:
     """Raise ValueError unless `create_network` knows the name."""
-    if name in network_names():
+    if name in list_network_names():
         return
     trainer = next((row for row in TRAINERS if name == row.network or name in row.names()), None)
     if trainer is None:
-        raise ValueError(unknown("network", name, network_names(), "nnunet-mamba networks"))
+        raise ValueError(format_unknown_name("network", name, list_network_names(), "nnunet-mamba networks"))
     if trainer.network in FAMILY:
         raise ValueError(f"{name!r} is a trainer; its network is {trainer.network}.")
-    raise ValueError(f"{name!r} is a network of MONAI's, which there is for training only: {trainer.name}.")
+    raise ValueError(
+        f"{name!r} is a network of MONAI's, which is available for training only: {trainer.name}."
+    )
 
 
-def no_trainer(name: str) -> str:
+def format_unknown_trainer(name: str) -> str:
     """Return the message for a trainer that does not exist."""
     parsed = parse_trainer(name)
     row = _BY_NAME.get(parsed.base)
@@ -247,4 +248,4 @@ def no_trainer(name: str) -> str:
     begun = max((full for full in endings if name.startswith(f"{full}_")), key=len, default=None)
     if begun is not None:
         return f"Unknown trainer {name!r}. {begun} comes with {', '.join(endings[begun])}."
-    return unknown("trainer", name, trainer_names(), "nnunet-mamba trainers", PREFIX)
+    return format_unknown_name("trainer", name, list_trainer_names(), "nnunet-mamba trainers", PREFIX)

@@ -11,7 +11,7 @@ FINAL, BEST, LATEST = CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pt
 PREVIOUS = "checkpoint_previous.pth"  # our trainers' own: the latest but one
 
 
-def usable_checkpoint(fold: Path, log: LogFn) -> Path | None:
+def recover_checkpoint(fold: Path, log: LogFn) -> Path | None:
     """Return the checkpoint that nnU-Net's --c will load, None without one; damaged ones are renamed first.
 
     Our trainers keep the one before the latest: where the latest is damaged, it takes that name, since --c
@@ -21,10 +21,10 @@ def usable_checkpoint(fold: Path, log: LogFn) -> Path | None:
         if not file.is_file():
             continue
         if problem := find_damage(file):
-            file.rename(free_name(file.with_suffix(".incomplete")))
-            log(f"{file.name} {problem} and is put aside")
+            file.rename(find_free_name(file.with_suffix(".incomplete")))
+            log(f"{file.name} {problem} and is renamed")
         elif file.name == PREVIOUS:
-            log(f"{PREVIOUS} takes the place of {LATEST}")
+            log(f"{PREVIOUS} is used as {LATEST}")
             return file.rename(fold / LATEST)
         else:
             return file
@@ -55,7 +55,7 @@ def is_validated(fold: Path) -> bool:
         return False
 
 
-def free_name(path: Path) -> Path:
+def find_free_name(path: Path) -> Path:
     """Return the path itself, or with .2, .3 and so on behind it, whichever does not exist."""
     names = (path, *(path.with_name(f"{path.name}.{n}") for n in range(2, 10_000)))
     return next(name for name in names if not name.exists())

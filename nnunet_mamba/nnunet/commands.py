@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_mamba.io.cpu import usable_cpus
+from nnunet_mamba.io.cpu import count_usable_cpus
 from nnunet_mamba.io.resources import resource_dir
-from nnunet_mamba.nnunet.catalogue import NOT_FOUND, no_trainer, trainer_names
+from nnunet_mamba.nnunet.catalogue import NOT_FOUND, format_unknown_trainer, list_trainer_names
 
 EXTERNAL = "nnUNet_extTrainer"  # where nnU-Net looks for trainers beside its own
 PROGRESS = "NNUNET_MAMBA_PROGRESS"  # of our trainers: seconds from one line within an epoch to the next
@@ -49,14 +49,14 @@ def find_program(name: str) -> Path:
     )
 
 
-def trainer_folders() -> str:
+def get_trainer_folders() -> str:
     """Return the value of nnUNet_extTrainer: the folders that the user named, and ours."""
     ours = str(resource_dir("nnUNet_trainers"))
     given = [folder for folder in os.environ.get(EXTERNAL, "").split(os.pathsep) if folder]
     return os.pathsep.join([*given, *([ours] if ours not in given else [])])
 
 
-def ask_for_trainer(name: str, variables: Mapping[str, str]) -> None:
+def check_trainer_found(name: str, variables: Mapping[str, str]) -> None:
     """Raise ValueError unless nnU-Net finds the trainer, asked in a process with these variables."""
     code = (
         f"from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as f; f({name!r})"
@@ -64,16 +64,18 @@ def ask_for_trainer(name: str, variables: Mapping[str, str]) -> None:
     environment = {**os.environ, **variables}
     asked = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     if asked.returncode != 0:
-        if name not in trainer_names() and NOT_FOUND in asked.stderr:
-            raise ValueError(f"--trainer {name} cannot be used; nnU-Net does not find it. {no_trainer(name)}")
+        if name not in list_trainer_names() and NOT_FOUND in asked.stderr:
+            raise ValueError(
+                f"--trainer {name} cannot be used; nnU-Net does not find it. {format_unknown_trainer(name)}"
+            )
         reason = asked.stderr.strip().splitlines()[-1]
         raise ValueError(f"--trainer {name} cannot be used; nnU-Net says: {reason}")
 
 
-def n_processes() -> int:
-    return min(usable_cpus(), MOST_PROCESSES)
+def count_processes() -> int:
+    return min(count_usable_cpus(), MOST_PROCESSES)
 
 
-def dataset_id(dataset: str) -> str:
+def get_dataset_id(dataset: str) -> str:
     """Return the number of a dataset as text: Dataset004_Hippocampus -> 4"""
     return str(int(dataset[7:10]))

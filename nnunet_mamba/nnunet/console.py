@@ -78,7 +78,9 @@ class PredictionLines:
             self.case += 1
         elif bar := BAR.match(line):
             self.bars.show_bar(f"case {self.case}/{self.total}, tile", bar["count"])
-            self.report_progress({"case": self.case, "cases": self.n_cases(), **tiles(bar["count"])})
+            self.report_progress(
+                {"case": self.case, "cases": self.n_cases(), **parse_tile_count(bar["count"])}
+            )
         elif self.SHOWN.match(line):
             self.log(line[:WIDTH])
 
@@ -86,7 +88,7 @@ class PredictionLines:
         return int(self.total) if self.total.isdigit() else None
 
 
-def tiles(count: str) -> dict[str, int]:
+def parse_tile_count(count: str) -> dict[str, int]:
     """Return a bar's count by name: 3/8 -> {"tile": 3, "tiles": 8}"""
     done, total = map(int, count.split("/"))
     return {"tile": done, "tiles": total}
@@ -105,7 +107,7 @@ class EpochProgress:
         count = f"epoch {values.number + 1}{f'/{self.of}' if self.of else ''}"
         dice = " ".join(f"{value:.2f}" for value in values.dice)
         losses = f"loss {values.train_loss:g}, validation {values.val_loss:g}"
-        left = "" if self.seconds_left is None else f"   {duration(self.seconds_left)} left"
+        left = "" if self.seconds_left is None else f"   {format_duration(self.seconds_left)} left"
         return f"{count}   {losses}   Dice {dice}   {values.seconds:.1f} s{left}"
 
     def numbers(self) -> dict[str, Any]:
@@ -113,15 +115,15 @@ class EpochProgress:
         return {
             "epoch": self.values.number + 1,
             "of": self.of,
-            "train_loss": finite(self.values.train_loss),
-            "val_loss": finite(self.values.val_loss),
-            "dice": [finite(value) for value in self.values.dice],
+            "train_loss": finite_or_none(self.values.train_loss),
+            "val_loss": finite_or_none(self.values.val_loss),
+            "dice": [finite_or_none(value) for value in self.values.dice],
             "seconds_per_epoch": self.values.seconds,
             "seconds_left": self.seconds_left,
         }
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """Return the value, None if it is NaN or infinite, which JSON does not have."""
     return value if math.isfinite(value) else None
 
@@ -186,7 +188,7 @@ class TrainingLines:
             return None
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a time as text: 0:42, 3:07, 1:02:03"""
     whole = round(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60

@@ -36,7 +36,7 @@ def is_dataset_json(file: Path) -> bool:
     return isinstance(content, dict) and set(content) >= REQUIRED_KEYS
 
 
-def sorted_channels(channels: Mapping[Any, Any], where: Path | str) -> dict[str, str]:
+def sort_channels(channels: Mapping[Any, Any], where: Path | str) -> dict[str, str]:
     """Return channel_names sorted by number: nnU-Net pairs files and normalisation with them by their order.
 
     ValueError for keys that are no numbers, or name one channel twice.
@@ -48,7 +48,7 @@ def sorted_channels(channels: Mapping[Any, Any], where: Path | str) -> dict[str,
             f'The channels in {where} are {channels!r}; expected {{"0": "T1", "1": "T2", ...}}.'
         ) from error
     if len(numbered) < len(channels):
-        raise ValueError(f"The channels in {where} are {channels!r}: one number is there twice.")
+        raise ValueError(f"The channels in {where} are {channels!r}: a number occurs twice.")
     return {str(number): numbered[number] for number in sorted(numbered)}
 
 
@@ -60,27 +60,29 @@ def check_labels(labels: Any, where: Path | str) -> None:
     for name, value in labels.items():
         for v in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(v, int):
-                turned = " nnU-Net v1 had it the other way round: turn it." if str(name).isdecimal() else ""
+                turned = " nnU-Net v1 mapped value to name: swap them." if str(name).isdecimal() else ""
                 raise ValueError(f"In {where} the label {name!r} is {v!r}; {wanted}.{turned}")
 
 
-def is_of_a_release(description: Mapping[str, Any]) -> bool:
+def is_legacy_dataset_json(description: Mapping[str, Any]) -> bool:
     """Return whether a dataset.json is the Decathlon's or nnU-Net v1's, as releases include them."""
     return "modality" in description or "training" in description
 
 
-def label_values(description: Mapping[str, Any]) -> dict[str, int]:
-    """Return `plain_name` -> value of every single label, also where number and name are the other way round:
-    {"labels": {"1": "liver"}}, as nnU-Net v1 and the Decathlon have it. Regions are left out."""
+def get_label_values(description: Mapping[str, Any]) -> dict[str, int]:
+    """Return normalized name -> value of every single label, without regions.
+
+    Number and name may be swapped, as nnU-Net v1 and the Decathlon have them: {"labels": {"1": "liver"}}.
+    """
     found = {}
     labels = description.get("labels")
     for key, value in labels.items() if isinstance(labels, Mapping) else ():
         name, number = (value, key) if str(key).isdecimal() else (key, value)
         if isinstance(name, str) and str(number).isdecimal():
-            found[plain_name(name)] = int(number)
+            found[normalize_name(name)] = int(number)
     return found
 
 
-def plain_name(name: str) -> str:
+def normalize_name(name: str) -> str:
     """Return a name without signs and capitals, in American spelling."""
     return "".join(filter(str.isalnum, name.casefold())).replace("tumour", "tumor")

@@ -6,7 +6,7 @@ import threading
 import time
 from types import TracebackType
 
-from nnunet_mamba.nnunet.console import LogFn, duration
+from nnunet_mamba.nnunet.console import LogFn, format_duration
 
 EVERY_S = 9.0
 
@@ -54,6 +54,6 @@ class Heartbeat:
             if time.monotonic() - self._said_at >= self.every_s:
                 work, since = self._work
                 try:
-                    self(f"      ... {work}: {duration(time.monotonic() - since)}")
+                    self(f"      ... {work}: {format_duration(time.monotonic() - since)}")
                 except OSError:
                     return  # nobody listens any more, as the work itself will notice

@@ -5,21 +5,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nnunet_mamba.io.messages import closest
+from nnunet_mamba.io.messages import find_closest_names
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PLANS = "nnUNetPlans.json"  # nnU-Net's default
 WHERE_PLANS_ARE = "in nnUNet_preprocessed, such as Dataset004_Hippocampus/nnUNetPlans.json"
 
 
-def nnunet_folder(variable: str) -> Path:
+def get_nnunet_folder(variable: str) -> Path:
     """Return one of nnU-Net's folders, from the environment. ValueError if it is not set."""
     if not os.environ.get(variable):
         raise ValueError(f"{variable} is not set; export it as the folder that nnU-Net is to use.")
     return Path(os.environ[variable])
 
 
-def dataset_name(given: str, places: Iterable[Path] | None = None) -> str:
+def resolve_dataset_name(given: str, places: Iterable[Path] | None = None) -> str:
     """Return the name Dataset###_Name of a dataset that is given by its number, its name, or a folder of that
     name; a number is looked up in `places`, by default nnU-Net's folders. ValueError for anything else."""
     places = _nnunet_folders() if places is None else list(places)
@@ -33,10 +33,10 @@ def dataset_name(given: str, places: Iterable[Path] | None = None) -> str:
     if not given.isdecimal():
         names = {found.name for place in places for found in place.glob("Dataset[0-9][0-9][0-9]_*")}
         words = {found.partition("_")[2]: found for found in sorted(names)}
-        meant = [words[word] for word in closest(given, words)]
+        meant = [words[word] for word in find_closest_names(given, words)]
         hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
         raise ValueError(
-            f"{given!r} is no dataset; expected Dataset###_Name, its number, or its folder.{hint}"
+            f"{given!r} is not a dataset; expected Dataset###_Name, its number, or its folder.{hint}"
         )
     pattern = f"Dataset{int(given):03d}_*"
     names = {found.name for place in places for found in place.glob(pattern)}
@@ -56,10 +56,10 @@ def find_dataset(variable: str, given: str, fix: str) -> Path:
 
     ValueError, which ends with `fix` or a dataset that may be meant, if it does not exist.
     """
-    place = nnunet_folder(variable)
-    name = dataset_name(given)
+    place = get_nnunet_folder(variable)
+    name = resolve_dataset_name(given)
     if not (place / name).is_dir():
-        meant = closest(name, [found.name for found in place.glob("Dataset*") if found.is_dir()])
+        meant = find_closest_names(name, [found.name for found in place.glob("Dataset*") if found.is_dir()])
         hint = f"Did you mean {' or '.join(meant)}?" if meant else fix
         raise ValueError(f"{place / name} does not exist. {hint}")
     return place / name
@@ -90,7 +90,7 @@ def find_folds(results: Path) -> Iterator[tuple[Path, Method, str]]:
             yield folder, method, folder.name.removeprefix("fold_")
 
 
-def results_folder(name: str) -> Path:
+def resolve_results_folder(name: str) -> Path:
     """Return a folder of results as it is given, or that of a dataset, by its name or number."""
     given = Path(name)
     if given.is_dir():
@@ -98,7 +98,7 @@ def results_folder(name: str) -> Path:
     return find_dataset("nnUNet_results", name, "Nothing was trained on this dataset yet.")
 
 
-def plans_file(given: str) -> Path:
+def resolve_plans_file(given: str) -> Path:
     """Return a plans file as it is given (.json), or nnUNetPlans.json of a preprocessed dataset.
 
     ValueError if it does not exist.

@@ -9,7 +9,7 @@ nnU-Net, so that stock trainers never suffer from a forgotten `unregister`.
 from pathlib import Path
 
 from nnunet_mamba.io.atomic import atomic_write
-from nnunet_mamba.nnunet.version import trainer_folder, version_problem
+from nnunet_mamba.nnunet.version import find_trainer_folder, find_version_problem
 
 SHIM_NAME = "nnunet_mamba_trainers"
 MARK = "# Written by `nnunet-mamba register`, removed by `nnunet-mamba unregister`.\n"
@@ -32,7 +32,7 @@ except ImportError as error:
 
 def shim_path() -> Path:
     """Return the path of the file, written or not."""
-    return trainer_folder() / f"{SHIM_NAME}.py"
+    return find_trainer_folder() / f"{SHIM_NAME}.py"
 
 
 def is_registered() -> bool:
@@ -46,7 +46,7 @@ def register_trainers() -> Path:
 
     ValueError for an nnU-Net that is not supported; PermissionError, FileExistsError.
     """
-    if problem := version_problem():
+    if problem := find_version_problem():
         raise ValueError(problem)
     path = shim_path()
     _check_ours(path)

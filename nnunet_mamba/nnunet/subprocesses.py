@@ -59,7 +59,7 @@ def run_child(
     try:
         started(child.pid)
         with log_file.open("ab", buffering=0) as stream:
-            for line in lines_as_they_come(child.stdout, stream):
+            for line in iterate_lines(child.stdout, stream):
                 if line.strip():
                     tail.append(line.rstrip())
                 show(line)
@@ -68,11 +68,11 @@ def run_child(
         stop(child)
         raise
     if code != 0:
-        message = failure(Path(argv[0]).name, code, list(tail)[-TAIL_LINES:], log_file)
+        message = format_failure(Path(argv[0]).name, code, list(tail)[-TAIL_LINES:], log_file)
         raise ChildFailedError(message, code=code, lines=tail)
 
 
-def lines_as_they_come(source: IO[bytes], copy: IO[bytes]) -> Iterator[str]:
+def iterate_lines(source: IO[bytes], copy: IO[bytes]) -> Iterator[str]:
     """Yield lines, split at line ends and at the carriage returns of progress bars; `copy` gets the bytes
     unchanged.
 
@@ -104,30 +104,31 @@ def stop(child: "subprocess.Popen[bytes]") -> None:
             continue
 
 
-def failure(program: str, code: int, tail: list[str], log_file: Path) -> str:
+def format_failure(program: str, code: int, tail: list[str], log_file: Path) -> str:
     """Return a message: program, exit code, a one-line reason, the end of the log, and its path."""
     quoted = "\n".join(f"    {line[:200]}" for line in tail) or "    (it printed nothing)"
-    return f"{program} failed with {outcome(code)}: {reason(tail)}\n{quoted}\n  The whole log: {log_file}"
+    what = f"{program} failed with {describe_exit_code(code)}: {find_error_line(tail)}"
+    return f"{what}\n{quoted}\n  The whole log: {log_file}"
 
 
-def outcome(code: int) -> str:
+def describe_exit_code(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name
     return f"signal {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
 
 
-def reason(tail: Sequence[str]) -> str:
+def find_error_line(tail: Sequence[str]) -> str:
     """Return the last line that names an exception, or the last line at all."""
     named = [line for line in tail if re.match(r"\s*[\w.]*(Error|Exception|Interrupt)\b", line)]
     return (named or list(tail) or ["no output"])[-1].strip()[:300]
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Turn a request to end (kill, a closed terminal) into KeyboardInterrupt, so that no child stays behind.
+def interrupt_on_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP, so that child processes are ended.
 
-    A repeated request is ignored.
+    A repeated signal is ignored.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

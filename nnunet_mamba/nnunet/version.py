@@ -11,7 +11,7 @@ from pathlib import Path
 SUPPORTED_RELEASE = (2, 8)
 
 
-def nnunet_version() -> str | None:
+def get_nnunet_version() -> str | None:
     """Return the version of the installed nnunetv2, None without one."""
     try:
         return version("nnunetv2")
@@ -19,9 +19,9 @@ def nnunet_version() -> str | None:
         return None
 
 
-def version_problem() -> str | None:
+def find_version_problem() -> str | None:
     """Return what is wrong with the installed nnunetv2, in one line with the fix; None if it is supported."""
-    found = nnunet_version()
+    found = get_nnunet_version()
     major, minor = SUPPORTED_RELEASE
     if found is not None and tuple(found.split(".")[:2]) == (str(major), str(minor)):
         return None
@@ -32,9 +32,9 @@ def version_problem() -> str | None:
     )
 
 
-def trainer_folder() -> Path:
+def find_trainer_folder() -> Path:
     """Return the folder of the installed nnunetv2 in which its trainer search looks first."""
     spec = find_spec("nnunetv2")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(version_problem() or "nnunetv2 has no folder on disk; reinstall it with pip.")
+        raise ValueError(find_version_problem() or "nnunetv2 has no folder on disk; reinstall it with pip.")
     return Path(spec.submodule_search_locations[0], "training", "nnUNetTrainer")

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import torch
 
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 
 ENVIRONMENT = "NNUNET_MAMBA_BACKEND"
 BACKENDS = ("reference", "numba", "torch", "triton", "mamba_ssm")
@@ -124,7 +124,7 @@ def choose_backend(requested: str | None, device: str) -> str:
     if not name:
         return _best(device)
     if name not in BACKENDS:
-        raise ValueError(unknown("backend", name, BACKENDS))
+        raise ValueError(format_unknown_name("backend", name, BACKENDS))
     state = device_status(name, device)
     if state != "ok":
         raise ValueError(f"Backend {name!r} was asked for, but {state}.")
@@ -142,9 +142,9 @@ def device_status(name: str, device: str) -> str:
     state = backend_status(name)
     if (name, device, state) != ("triton", "cuda", "ok"):
         return state
-    from nnunet_mamba.ops.self_check import find_fault
+    from nnunet_mamba.ops.self_check import find_kernel_error
 
-    fault = find_fault(torch.cuda.current_device())
+    fault = find_kernel_error(torch.cuda.current_device())
     return f"its kernels fail here ({fault}); `nnunet-mamba doctor --gpu` looks closer" if fault else "ok"
 
 

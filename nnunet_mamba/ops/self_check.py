@@ -1,6 +1,6 @@
 """Self-check of the Triton kernels, run once for each GPU and its software.
 
-    python -m nnunet_mamba.ops.self_check DEVICE [wide]        prints the result of `examine` as JSON
+    python -m nnunet_mamba.ops.self_check DEVICE [wide]        prints the result of `run_self_check` as JSON
 
 Small scans and convolutions, outputs and all gradients, are compared with the torch backend in float64. That
 runs in a process of its own, since a kernel that writes to a wrong address leaves CUDA unusable.
@@ -182,7 +182,7 @@ def time_scan(device: torch.device, backend: str) -> tuple[float, float]:
     return best
 
 
-def find_fault(device: int) -> str | None:
+def find_kernel_error(device: int) -> str | None:
     """Return what is wrong with the Triton kernels on this GPU, or None; check them if no file says it."""
     with _checking:  # by one thread
         return _find_fault(device)
@@ -190,16 +190,16 @@ def find_fault(device: int) -> str | None:
 
 @lru_cache
 def _find_fault(device: int) -> str | None:
-    """Return `find_fault`, once per process."""
-    kept = read_verdict(device)
+    """Return `find_kernel_error`, once per process."""
+    kept = read_cached_result(device)
     if kept is None:
         _logger.warning("Checking the GPU kernels, once for this card and software; it may take a minute.")
-        found = examine(device)
+        found = run_self_check(device)
         kept = {"fault": "; ".join(found["differ"] + found["fail"])}
     return kept["fault"] or None
 
 
-def read_verdict(device: int) -> dict[str, str] | None:
+def read_cached_result(device: int) -> dict[str, str] | None:
     """Return the verdict of an earlier process, or None: `fault` is empty if all was right."""
     try:
         kept = json.loads(_file(device).read_text())
@@ -208,7 +208,7 @@ def read_verdict(device: int) -> dict[str, str] | None:
         return None
 
 
-def examine(device: int, wide: bool = False) -> dict[str, Any]:
+def run_self_check(device: int, wide: bool = False) -> dict[str, Any]:
     """Check the kernels with FEW cases, or if `wide` with MANY, and then also time a scan of each backend.
 
     The verdict is written to a file, unless something failed for lack of memory, time or a process.
@@ -284,10 +284,10 @@ def _key(device: int) -> str:
     here = Path(__file__).parent
     own = [here / "constants.py", *sorted(here.glob("triton_*.py"))]
     code = hashlib.sha256(b"".join(path.read_bytes() for path in own)).hexdigest()
-    return f"{card(device)}, triton {triton.__version__}, kernels {code[:16]}"
+    return f"{describe_gpu(device)}, triton {triton.__version__}, kernels {code[:16]}"
 
 
-def card(device: int) -> str:
+def describe_gpu(device: int) -> str:
     """Return the name of a GPU and of the software below Triton."""
     capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
     driver = torch._C._cuda_getDriverVersion()  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import triton
 
-from nnunet_mamba.io.cpu import usable_cpus
+from nnunet_mamba.io.cpu import count_usable_cpus
 from nnunet_mamba.ops.backends import is_interpreting
 
 REGISTERS = 65536  # of a multiprocessor, of all cards that Triton knows
@@ -93,7 +93,7 @@ def compile_all(kernels: Iterable[Kernel], device: torch.device) -> None:
     missing = [kernel for kernel in kernels if not kernel.is_compiled]
     if not missing:
         return
-    with ThreadPoolExecutor(min(len(missing), usable_cpus())) as pool:
+    with ThreadPoolExecutor(min(len(missing), count_usable_cpus())) as pool:
         futures = [pool.submit(kernel.compile, device) for kernel in missing]
         _, late = wait(futures, timeout=PATIENCE)
         if late and not _announced.is_set():

@@ -20,7 +20,7 @@ from typing import Any
 from nnunet_mamba.networks.default_sizes import default_features
 from nnunet_mamba.networks.family import supported_ndims
 from nnunet_mamba.nnunet.templates import TOPOLOGY, Template
-from nnunet_mamba.plans.architecture import check_sizes, resize_architecture, with_network
+from nnunet_mamba.plans.architecture import check_sizes, replace_network, resize_architecture
 from nnunet_mamba.plans.files import check_plans_name, resolve
 from nnunet_mamba.plans.memory import GIB, StepMemory, StepSizes
 from nnunet_mamba.plans.topology import fit_patch, plan_topology, shorten_patch
@@ -88,7 +88,7 @@ def apply_template(
         if memory is not None and budget is not None:
             change = fit_to_memory(change, own["spacing"], memory, budget)
         if network is not None:
-            architecture = with_network(change.architecture, network, change.patch)
+            architecture = replace_network(change.architecture, network, change.patch)
             change = replace(change, architecture=architecture)
         changed[target] = change
     return AppliedTemplate(_with_changes(plans, name, changed), changed, tuple(notes))

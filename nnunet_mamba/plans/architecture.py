@@ -50,7 +50,7 @@ def network_sizes(network_name: str, configuration_manager: Any) -> dict[str, An
     return network_kwargs(configuration_manager)
 
 
-def network_arguments(
+def get_build_arguments(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> tuple[Any, Any, int, int]:
     """Return the arguments of a trainer's `build_network_architecture`: nnU-Net's managers of the plans and
@@ -69,11 +69,11 @@ def network_arguments(
     )
 
 
-def channels_and_classes(
+def count_channels_and_classes(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
 ) -> tuple[int, int]:
     """Return the input and output channels of a configuration, as nnU-Net counts them."""
-    return network_arguments(plans, configuration, dataset_json)[2:]
+    return get_build_arguments(plans, configuration, dataset_json)[2:]
 
 
 def build_network(
@@ -87,13 +87,13 @@ def build_network(
     """Build a network of ours on a configuration: with the keywords of its plan if that names the network,
     else in its sizes, as our trainers do."""
     architecture = configuration_manager.configuration["architecture"]
-    is_named = named_network(architecture) == name
+    is_named = get_network_name(architecture) == name
     sizes = architecture["arch_kwargs"] if is_named else network_sizes(name, configuration_manager)
     arguments = {**sizes, "deep_supervision": deep_supervision}
     return create_network(name, input_channels=input_channels, num_classes=num_classes, **arguments)
 
 
-def named_network(architecture: Mapping[str, Any]) -> str | None:
+def get_network_name(architecture: Mapping[str, Any]) -> str | None:
     """Return the name of the network in an architecture block of plans if it is ours, else None."""
     path = str(architecture["network_class_name"])
     name = path.removeprefix(DOTTED)
@@ -109,7 +109,7 @@ def count_outputs(name: str, n_stages: int) -> int:
     return min(config.n_supervised or n_stages - 1, n_stages - 1)
 
 
-def with_network(architecture: Mapping[str, Any], name: str, patch: Sequence[int]) -> dict[str, Any]:
+def replace_network(architecture: Mapping[str, Any], name: str, patch: Sequence[int]) -> dict[str, Any]:
     """Return an architecture block that names a network of ours by its dotted path, in the sizes of another.
 
     nnU-Net builds the network with these keywords alone, and derives the supervised resolutions from

@@ -19,7 +19,7 @@ from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import get_config, list_networks
 from nnunet_mamba.nnunet.catalogue import FAMILY, NO_SSM
-from nnunet_mamba.plans.architecture import ENCODER_DEPTHS, build_network, named_network
+from nnunet_mamba.plans.architecture import ENCODER_DEPTHS, build_network, get_network_name
 from nnunet_mamba.plans.files import resolve
 
 NEEDED = ("data_identifier", "batch_size", "patch_size", "spacing", "normalization_schemes", "architecture")
@@ -108,7 +108,7 @@ def check_networks(
     networks: Sequence[str] | None = None,
 ) -> Iterator[NetworkCheck]:
     """Check the plan's own network, then those named (None: all of this package), on a configuration."""
-    own = named_network(resolved["architecture"])
+    own = get_network_name(resolved["architecture"])
     if own is None:
         yield _check_network(
             resolved["architecture"]["network_class_name"], resolved, channels, classes, profile
@@ -167,7 +167,7 @@ def target_grids(name: str, resolved: Mapping[str, Any]) -> list[Grid]:
     ours has a network of fixed topology, from that network's outputs."""
     patch, strides = resolved["patch_size"], resolved["architecture"]["arch_kwargs"]["strides"]
     config = get_config(name) if name in list_networks() else None
-    if isinstance(config, FixedConfig) and name != named_network(resolved["architecture"]):
+    if isinstance(config, FixedConfig) and name != get_network_name(resolved["architecture"]):
         return [tuple(round(size / step) for size in patch) for step in config.output_strides]
     totals = [
         [prod(axis) for axis in zip(*strides[: stage + 1], strict=True)] for stage in range(len(strides))

@@ -11,7 +11,7 @@ from typing import Any
 from nnunet_mamba.io.atomic import write_text
 
 
-def read_json(path: Path, fix: str) -> dict[str, Any]:
+def read_json_object(path: Path, fix: str) -> dict[str, Any]:
     """Read the object in a JSON file. ValueError, which ends with `fix`, if there is none."""
     try:
         content = json.loads(path.read_text())
@@ -27,7 +27,7 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
 def read_dataset_plans(folder: Path, plans_name: str) -> dict[str, Any]:
     """Read the plans `plans_name` in a dataset's folder. ValueError if they are missing or invalid."""
     fix = "Plan the dataset first: nnUNetv2_plan_and_preprocess -d ID."
-    plans = read_json(folder / f"{plans_name}.json", fix)
+    plans = read_json_object(folder / f"{plans_name}.json", fix)
     if not isinstance(plans.get("configurations"), dict):
         raise ValueError(f"{folder / plans_name}.json has no configurations. {fix}")
     return plans
@@ -61,7 +61,7 @@ def write_plans(folder: Path, plans: Mapping[str, Any], *, replace: bool) -> Pat
     check_plans_name(name)
     path = folder / f"{name}.json"
     text = json.dumps(plans, indent=4) + "\n"
-    if path.exists() and not replace and read_json(path, "Remove it.") != json.loads(text):
+    if path.exists() and not replace and read_json_object(path, "Remove it.") != json.loads(text):
         raise ValueError(
             f"{path} holds other plans. Choose another name (--name), or overwrite them (--replace): models "
             f"trained on them keep a copy."

@@ -18,7 +18,7 @@ import torch
 from nnunet_mamba.memory.estimate import estimate
 from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.family import create_network
-from nnunet_mamba.plans.architecture import with_network
+from nnunet_mamba.plans.architecture import replace_network
 
 # The share of a GPU's memory that plans leave free for CUDA's context, the allocator's gaps, workspaces of
 # cuDNN, and all else that the profile does not count. It was not measured for this package. Two published
@@ -69,7 +69,7 @@ class StepMemory:
     def step_sizes(self, patch: Sequence[int], architecture: Mapping[str, Any]) -> StepSizes:
         """Return the sizes of a patch and of the architecture block of its plan, nnU-Net's or ours."""
         grid = tuple(int(size) for size in patch)
-        kwargs = with_network(architecture, self.network, grid)["arch_kwargs"]
+        kwargs = replace_network(architecture, self.network, grid)["arch_kwargs"]
         return StepSizes(grid, {key: value for key, value in kwargs.items() if key != "patch_size"})
 
     def simulate(self, step: StepSizes, batch: int) -> int:

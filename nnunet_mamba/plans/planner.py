@@ -20,10 +20,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.family import supported_ndims
-from nnunet_mamba.nnunet.dataset_json import sorted_channels
+from nnunet_mamba.nnunet.dataset_json import sort_channels
 from nnunet_mamba.nnunet.paths import find_dataset
-from nnunet_mamba.plans.architecture import with_network
-from nnunet_mamba.plans.files import check_plans_name, read_json, write_plans
+from nnunet_mamba.plans.architecture import replace_network
+from nnunet_mamba.plans.files import check_plans_name, read_json_object, write_plans
 from nnunet_mamba.plans.memory import GIB, StepMemory, budget_bytes
 
 DEFAULT = "nnUNetPlans"  # of nnU-Net's own planner
@@ -183,7 +183,7 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
             plan["batch_size"] = self.memory.find_batch(step, self.budget, int(plan["batch_size"]))
             if not plan["batch_size"]:
                 raise ValueError(self._too_large_message("Its simulation takes more than was estimated."))
-            plan["architecture"] = with_network(plan["architecture"], self.network, step.patch)
+            plan["architecture"] = replace_network(plan["architecture"], self.network, step.patch)
         return plan
 
     def memory_bytes(self, plans: Mapping[str, Any]) -> dict[str, int]:
@@ -214,7 +214,7 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
 def _sort_channels(description: dict[str, Any]) -> dict[str, Any]:
     """Return a dataset.json with its channels in order, by which nnU-Net pairs them with normalisations."""
     channels = description.get("channel_names") or description["modality"]
-    return {**description, "channel_names": sorted_channels(channels, "dataset.json")}
+    return {**description, "channel_names": sort_channels(channels, "dataset.json")}
 
 
 class _NoCache(dict[str, float]):
@@ -229,7 +229,7 @@ def share_preprocessed_data(plans: dict[str, Any], folder: Path) -> None:
     """Let configurations use the data of nnU-Net's default plans, present or future, if preprocessing is the
     same; it is for 2d and 3d_fullres unless the default plans in `folder` differ."""
     path = folder / f"{DEFAULT}.json"
-    default = read_json(path, "Remove it.") if path.is_file() else None
+    default = read_json_object(path, "Remove it.") if path.is_file() else None
     for name, own in plans["configurations"].items():
         if "inherits_from" in own:
             continue

@@ -1,0 +1,1 @@
+"""Study: data sets, evaluation, statistics, reports, submissions and sweeps."""

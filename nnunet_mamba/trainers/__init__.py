@@ -17,10 +17,10 @@ import sys
 from itertools import chain
 from typing import Any
 
-from nnunet_mamba.nnunet.catalogue import NOT_FOUND, no_trainer
-from nnunet_mamba.nnunet.version import version_problem
+from nnunet_mamba.nnunet.catalogue import NOT_FOUND, format_unknown_trainer
+from nnunet_mamba.nnunet.version import find_version_problem
 
-if _fault := version_problem():
+if _fault := find_version_problem():
     raise ImportError(_fault, name="nnunetv2")
 
 # after the check, for these need the right nnU-Net
@@ -58,4 +58,4 @@ def _suggest(name: str) -> None:
     none."""
     error = getattr(sys, "last_value", None)  # the error that ended the program, if any
     if isinstance(error, RuntimeError) and str(error).startswith(f"{NOT_FOUND} {name} "):
-        sys.stderr.write(f"\nnnunet_mamba: {no_trainer(name)}\n")
+        sys.stderr.write(f"\nnnunet_mamba: {format_unknown_trainer(name)}\n")

@@ -17,7 +17,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_mamba.inference import batched_validation
-from nnunet_mamba.io.cpu import default_threads, usable_cpus
+from nnunet_mamba.io.cpu import choose_n_threads, count_usable_cpus
 from nnunet_mamba.networks.finite import (
     NonFiniteError,
     NonFiniteWeightsError,
@@ -63,7 +63,7 @@ class GuardedTrainer(nnUNetTrainer):
         self.save_every = environment.save_every or self.save_every
         self.seed = environment.seed
         if device.type == "cpu":  # nnUNetv2_train uses all processors, even those that are busy
-            torch.set_num_threads(environment.threads or default_threads(steady=self.seed is not None))
+            torch.set_num_threads(environment.threads or choose_n_threads(steady=self.seed is not None))
         elif environment.threads is not None:
             torch.set_num_threads(environment.threads)
         if resumes and self.local_rank == 0:
@@ -94,7 +94,7 @@ class GuardedTrainer(nnUNetTrainer):
             reproducibility.make_deterministic(self.device.type)
         super().on_train_start()
         if self.device.type == "cpu":
-            n, usable = torch.get_num_threads(), usable_cpus()
+            n, usable = torch.get_num_threads(), count_usable_cpus()
             self.log_message(f"CPU threads: {n} of {usable}; {THREADS} sets another number")
         if self.seed is not None:
             self.log_message(
@@ -171,7 +171,7 @@ class GuardedTrainer(nnUNetTrainer):
         folds.check_fold(self.fold, splits_file)
         train, validate = super().do_split()
         if self.fold != "all":
-            folds.check_sides(train, validate, f"fold {self.fold} of {splits_file}")
+            folds.check_fold_not_empty(train, validate, f"fold {self.fold} of {splits_file}")
         if self._is_validating and self.max_validation_cases is not None:
             folder = Path(self.preprocessed_dataset_folder)
             validate = sorted(folds.find_smallest(validate, folder, self.max_validation_cases))

@@ -23,7 +23,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_mamba.networks.baselines import BASELINES
 from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.nnunet.commands import EXTERNAL
-from nnunet_mamba.nnunet.version import nnunet_version
+from nnunet_mamba.nnunet.version import get_nnunet_version
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.trainers.base import GuardedTrainer
 from nnunet_mamba.trainers.baselines import BaselineTrainer
@@ -41,7 +41,7 @@ def describe(trainer: type[nnUNetTrainer]) -> dict[str, Any]:
     others = [one for one in classes if one.__module__.split(".")[0] != "nnunet_mamba"]
     content = {
         "trainer": _name(trainer),
-        "nnunetv2": nnunet_version(),
+        "nnunetv2": get_nnunet_version(),
         "source": {_name(one): hashlib.sha256(_source(one).encode()).hexdigest() for one in others},
     }
     return {**content, **_describe_values(trainer)} if issubclass(trainer, GuardedTrainer) else content

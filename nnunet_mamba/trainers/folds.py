@@ -50,8 +50,8 @@ def _is_list_of(kind: type, items: Any) -> bool:
     return isinstance(items, list) and all(isinstance(item, kind) for item in items)
 
 
-def check_sides(train: Sequence[str], validate: Sequence[str], owner: str) -> None:
-    """Raise ValueError for a fold without cases on one side."""
+def check_fold_not_empty(train: Sequence[str], validate: Sequence[str], owner: str) -> None:
+    """Raise ValueError for a fold without training or validation cases."""
     for side, cases in {"training": train, "validation": validate}.items():
         if len(cases) == 0:
             raise ValueError(f"There are no {side} cases in {owner}: give it some, or train another fold.")

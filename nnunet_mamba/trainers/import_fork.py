@@ -21,10 +21,10 @@ from nnunet_mamba.checkpoints import convert_state_dict
 from nnunet_mamba.checkpoints.convert import select_weights
 from nnunet_mamba.io.atomic import atomic_directory, atomic_write
 from nnunet_mamba.io.torch_load import load_restricted
-from nnunet_mamba.networks.finite import check_finite, tensors_of
+from nnunet_mamba.networks.finite import check_finite, get_tensors
 from nnunet_mamba.nnunet.checkpoints import CHECKPOINTS
 from nnunet_mamba.nnunet.paths import Method, parse_method
-from nnunet_mamba.plans.architecture import network_arguments
+from nnunet_mamba.plans.architecture import get_build_arguments
 
 # a fork's trainer, or a prefix of its name -> source of the weights, our trainer. Taming Mambas' SegMamba is
 # its network with one scan; ge-xing's SegMamba, ours of that name, was never trained by a fork of nnU-Net.
@@ -200,7 +200,7 @@ def _network(trainer: str, plans: dict, dataset: dict, configuration: str) -> to
     """Return the network that nnU-Net builds for prediction."""
     from nnunet_mamba import trainers
 
-    arguments = network_arguments(plans, configuration, dataset)
+    arguments = get_build_arguments(plans, configuration, dataset)
     return getattr(trainers, trainer).build_network_architecture(*arguments, enable_deep_supervision=False)
 
 
@@ -209,7 +209,7 @@ def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit the network that it should be for. {error}") from error
-    check_finite(tensors_of(network), path, "Its numbers are too large for float32.")
+    check_finite(get_tensors(network), path, "Its numbers are too large for float32.")
 
 
 def _read_json(path: Path) -> dict:

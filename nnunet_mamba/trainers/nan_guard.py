@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.networks.finite import (
     check_finite,
+    find_non_finite,
     first_non_finite_layer,
+    get_tensors,
     is_finite,
-    non_finite_names,
-    tensors_of,
     unwrap_model,
 )
 
@@ -36,7 +36,7 @@ def diagnose(network: nn.Module, data: Tensor) -> str:
     """
     if not is_finite(data):
         return "The input itself is not finite: check the preprocessed images of this batch."
-    names = non_finite_names(tensors_of(network))
+    names = find_non_finite(get_tensors(network))
     broken = f" Not finite before this step: {join_names(names, 3)}." if names else ""
     layer = first_non_finite_layer(network, data) or (
         "On a second pass every layer's output is finite, so the loss itself is what overflows: "

@@ -45,8 +45,8 @@ def make_twin(trainer: type[MambaTrainer]) -> type[MambaTrainer]:
     return make_variant(trainer, TWIN, network_name=trainer.network_name + NO_SSM, overrides=overrides)
 
 
-def shares_twin(trainer: type[MambaTrainer]) -> bool:
-    """Return whether without SSM the trainer is the one that it is a subclass of."""
+def has_same_twin_as_base(trainer: type[MambaTrainer]) -> bool:
+    """Return whether the trainer and its base class have the same twin."""
     parent: Any = trainer.__base__
     if getattr(parent, "network_name", None) != trainer.network_name or parent.recipe is not trainer.recipe:
         return False
@@ -62,7 +62,7 @@ def make_family(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[Gua
 
     A trainer that differs from its base class in its mixers alone has no twin of its own.
     """
-    for full in (trainer,) if shares_twin(trainer) else (trainer, make_twin(trainer)):
+    for full in (trainer,) if has_same_twin_as_base(trainer) else (trainer, make_twin(trainer)):
         yield from make_lengths_and_smoke_test(full)
         if demo:
             recipe = replace(full.recipe, options={**full.recipe.options, "momentum": DEMO_MOMENTUM})

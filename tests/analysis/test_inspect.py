@@ -11,7 +11,7 @@ from nnunet_mamba.analysis.activations import BINS, measure_spread, measure_spre
 from nnunet_mamba.analysis.attention import compute_attention, compute_receptive_field, upsample_to_patch
 from nnunet_mamba.analysis.load import crop_with_zeros, first_voxel, load_trained, read_patch
 from nnunet_mamba.cli import main
-from nnunet_mamba.plans.architecture import with_network
+from nnunet_mamba.plans.architecture import replace_network
 
 SHAPE = (20, 24, 18)  # z, y, x
 
@@ -159,7 +159,7 @@ def test_a_network_that_the_plans_name_is_found_under_any_trainer(
 ):
     plans = make_plans()
     for configuration in plans["configurations"].values():
-        named = with_network(configuration["architecture"], "umamba_bot", configuration["patch_size"])
+        named = replace_network(configuration["architecture"], "umamba_bot", configuration["patch_size"])
         configuration["architecture"] = named
     file = make_checkpoint("nnUNetTrainerUMambaBot", plans=plans)
     content = torch.load(file, weights_only=False)

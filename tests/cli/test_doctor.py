@@ -87,7 +87,7 @@ def test_a_tilde_in_a_folder(healthy, monkeypatch):
 
 @pytest.mark.parametrize("found", ["2.7.0", "2.9.1", None])
 def test_an_unsupported_nnunet(healthy, monkeypatch, found):
-    monkeypatch.setattr(version, "nnunet_version", lambda: found)
+    monkeypatch.setattr(version, "get_nnunet_version", lambda: found)
     wrong, trainers = faults()
     assert f"{found or 'none'} is installed" in wrong.what
     assert wrong.fix == "pip install 'nnunetv2>=2.8.0,<2.9'"
@@ -233,8 +233,8 @@ def test_gpu_looks_at_the_kernels_on_each_card(capsys, monkeypatch):
     ]
     monkeypatch.setattr(backends, "_triton_state", lambda: "ok")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(self_check, "card", lambda device: "a card")
-    monkeypatch.setattr(self_check, "examine", lambda device, wide: found[device])
+    monkeypatch.setattr(self_check, "describe_gpu", lambda device: "a card")
+    monkeypatch.setattr(self_check, "run_self_check", lambda device, wide: found[device])
     assert main(["doctor", "--gpu"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "GPU 0: a card"
@@ -260,7 +260,7 @@ def test_the_kept_verdict_on_the_kernels_is_told(monkeypatch, kept, line):
     monkeypatch.setattr(nnunet_mamba, "available_backends", lambda: states)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(self_check, "read_verdict", lambda device: kept)
+    monkeypatch.setattr(self_check, "read_cached_result", lambda device: kept)
     monkeypatch.delenv("NNUNET_MAMBA_BACKEND", raising=False)
     assert doctor.render(list(doctor._backends())).splitlines()[1] == line
 

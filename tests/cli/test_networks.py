@@ -66,7 +66,7 @@ def test_plans_are_named_by_dataset_or_file(capsys, plans_file, tmp_path, monkey
     ("given", "said"),
     [
         ("5", "Expected one dataset Dataset005_*"),
-        ("tiny", "'tiny' is no dataset; expected Dataset###_Name, its number, or its folder. Did you mean "
+        ("tiny", "'tiny' is not a dataset; expected Dataset###_Name, its number, or its folder. Did you mean "
          "Dataset004_Tiny?"),
         ("Dataset004_Tny", "Dataset004_Tny does not exist. Did you mean Dataset004_Tiny?"),
         ("4", "nnUNetPlans.json does not exist; Dataset004_Tiny has otherPlans. Plan it"),

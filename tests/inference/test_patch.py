@@ -18,7 +18,7 @@ from nnunet_mamba.cli import main
 from nnunet_mamba.inference import BatchedPredictor, batched_validation
 from nnunet_mamba.inference.patch import VALIDATION
 from nnunet_mamba.networks.finite import NonFiniteWeightsError
-from nnunet_mamba.nnunet.commands import trainer_folders
+from nnunet_mamba.nnunet.commands import get_trainer_folders
 from nnunet_mamba.trainers import nnUNetTrainerMMUNet
 
 CASES = {"one": (9, 20, 17), "two": (6, 11, 12)}
@@ -208,7 +208,7 @@ def test_weights_that_are_not_finite_predict_nothing(model, images, tmp_path, ca
 @pytest.mark.usefixtures("unregistered")
 def test_nnunets_own_command_predicts_nothing_with_them_either(model, images, tmp_path, monkeypatch):
     layer = spoil(model, fold=0)
-    monkeypatch.setenv("nnUNet_extTrainer", trainer_folders())
+    monkeypatch.setenv("nnUNet_extTrainer", get_trainer_folders())
     monkeypatch.setattr(sys, "argv", ["nnUNetv2_predict", *command(images, tmp_path / "out")])
     with pytest.raises(NonFiniteWeightsError, match=rf"is {layer} \(Conv3d\)"):
         predict_from_raw_data.predict_entry_point()

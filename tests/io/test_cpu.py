@@ -26,19 +26,19 @@ def processors(monkeypatch):
 @pytest.mark.parametrize(("quota", "expected"), [(None, 4), (2.0, 2), (1.5, 2), (0.2, 1), (8.0, 4), (2.4, 2)])
 def test_a_containers_quota_limits_the_usable_processors(processors, quota, expected):
     processors(range(4), quota)
-    assert cpu.usable_cpus() == expected
+    assert cpu.count_usable_cpus() == expected
 
 
 @linux
 def test_hardware_threads_of_one_core_count_once(tmp_path, processors, monkeypatch):
     processors({0, 1, 2, 3, 5})
     monkeypatch.setattr(cpu, "SIBLINGS", f"{tmp_path}/cpu{{}}")
-    assert cpu.physical_cores() == 5  # the system does not tell
+    assert cpu.count_physical_cores() == 5  # the system does not tell
     for number, siblings in {0: "0,4", 1: "1,5", 5: "1,5", 2: "2,6", 3: "3,7"}.items():
         (tmp_path / f"cpu{number}").write_text(siblings)
-    assert cpu.physical_cores() == 4
+    assert cpu.count_physical_cores() == 4
     processors({0, 1, 2, 3, 5}, quota=2)
-    assert cpu.physical_cores() == 2
+    assert cpu.count_physical_cores() == 2
 
 
 def groups(root, lines, **files):
@@ -85,9 +85,9 @@ def test_without_control_groups_there_is_no_quota(tmp_path):
     [(2, 0, 2), (2, 1, 1), (2, 2, 1), (16, 8, 8), (16, 15, 1), (64, 4, 60), (1, 3, 1)],
 )
 def test_processors_that_others_use_are_not_free(monkeypatch, n, busy, expected):
-    monkeypatch.setattr(cpu, "usable_cpus", lambda: n)
+    monkeypatch.setattr(cpu, "count_usable_cpus", lambda: n)
     monkeypatch.setattr(cpu, "_share", lambda end: n / (n + busy))  # what a fair scheduler gives each thread
-    assert cpu.free_cpus() == expected
+    assert cpu.count_free_cpus() == expected
 
 
 def test_a_share_is_measured():
@@ -110,11 +110,11 @@ def test_a_share_is_measured():
     ],
 )
 def test_threads_that_spin_take_free_cores_only(monkeypatch, told, policy, steady, expected):
-    monkeypatch.setattr(cpu, "physical_cores", lambda: 7)
-    monkeypatch.setattr(cpu, "free_cpus", lambda: 2)
+    monkeypatch.setattr(cpu, "count_physical_cores", lambda: 7)
+    monkeypatch.setattr(cpu, "count_free_cpus", lambda: 2)
     monkeypatch.setenv("OMP_NUM_THREADS", told)
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
-    assert cpu.default_threads(steady=steady) == expected
+    assert cpu.choose_n_threads(steady=steady) == expected
 
 
 def test_what_the_user_set_stays(monkeypatch):
@@ -126,7 +126,7 @@ def test_what_the_user_set_stays(monkeypatch):
         **cpu.PASSIVE_WAITING,
         "OMP_WAIT_POLICY": "ACTIVE",
     }
-    assert not cpu.waits_passively()
+    assert not cpu.is_waiting_passively()
 
 
 def test_every_verb_has_idle_threads_sleep_in_itself_and_its_children():

@@ -238,7 +238,7 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
         load_restricted(tmp_path / "nothing.pth")
     text = tmp_path / "page.html"
     text.write_text("<html>404: no such release</html>")
-    with pytest.raises(ValueError, match=r"page.html is no file of weights that torch.save wrote"):
+    with pytest.raises(ValueError, match=r"page.html is not a file of weights that torch.save wrote"):
         load_restricted(text)
     cut = save({"weight": torch.randn(1000)}, tmp_path / "cut.pth")
     cut.write_bytes(cut.read_bytes()[:2000])

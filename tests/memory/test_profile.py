@@ -85,7 +85,7 @@ def test_an_unknown_profile_says_how_to_measure_one():
 def test_another_file_is_no_profile(tmp_path, text):
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"other\.json is no profile of a device .*; expected a file that"):
+    with pytest.raises(ValueError, match=r"other\.json is not a device profile .*; expected a file that"):
         load_profile(str(path))
 
 

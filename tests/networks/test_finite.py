@@ -13,9 +13,9 @@ from nnunet_mamba.networks.finite import (
     check_finite,
     check_output,
     first_non_finite_layer,
+    get_tensors,
     guard_output,
     is_finite,
-    tensors_of,
     unwrap_model,
 )
 
@@ -65,8 +65,8 @@ def test_tensors_are_counted_and_the_first_named():
 def test_each_tensor_of_a_network_has_one_name():
     shared = nn.Linear(2, 2)
     network = nn.Sequential(shared, shared, nn.BatchNorm1d(2))
-    assert {"0.weight", "0.bias", "2.running_var"} <= set(tensors_of(network))
-    assert "1.weight" not in tensors_of(network)
+    assert {"0.weight", "0.bias", "2.running_var"} <= set(get_tensors(network))
+    assert "1.weight" not in get_tensors(network)
 
 
 class Late(nn.Module):

@@ -10,7 +10,7 @@ import pytest
 
 from nnunet_mamba import trainers
 from nnunet_mamba.blocks import mixers
-from nnunet_mamba.io.messages import closest, form_of, unknown
+from nnunet_mamba.io.messages import describe_regex, find_closest_names, format_unknown_name
 from nnunet_mamba.io.resources import resource_dir
 from nnunet_mamba.networks import baselines, family
 from nnunet_mamba.networks.family import get_config
@@ -27,8 +27,8 @@ def test_it_has_every_network_with_its_axes_and_its_twin():
 
 
 def test_it_names_every_trainer_and_no_other():
-    assert sorted(catalogue.trainer_names()) == sorted(trainers.__all__)
-    assert len(set(catalogue.trainer_names())) == len(catalogue.trainer_names())
+    assert sorted(catalogue.list_trainer_names()) == sorted(trainers.__all__)
+    assert len(set(catalogue.list_trainer_names())) == len(catalogue.list_trainer_names())
 
 
 @pytest.mark.parametrize("row", catalogue.TRAINERS, ids=lambda row: row.name)
@@ -121,7 +121,7 @@ def test_lengths_are_nnunets():
     ],
 )
 def test_a_typing_error_is_recognised(typed, meant):
-    message = catalogue.no_trainer(typed)
+    message = catalogue.format_unknown_trainer(typed)
     assert message.startswith(f"Unknown trainer {typed!r}. Did you mean ")
     assert meant in message.split("?")[0]
     assert message.endswith("`nnunet-mamba trainers` lists all.")
@@ -137,24 +137,29 @@ def test_a_typing_error_is_recognised(typed, meant):
     ],
 )
 def test_of_a_trainer_that_there_is_its_lengths_are_told(typed, base, forms):
-    assert catalogue.no_trainer(typed) == f"Unknown trainer {typed!r}. {base} comes with {', '.join(forms)}."
+    assert (
+        catalogue.format_unknown_trainer(typed)
+        == f"Unknown trainer {typed!r}. {base} comes with {', '.join(forms)}."
+    )
 
 
 def test_a_twin_that_is_another_trainers_is_named():
-    message = catalogue.no_trainer("nnUNetTrainerMMUNet_B3NoSSM_100epochs")
+    message = catalogue.format_unknown_trainer("nnUNetTrainerMMUNet_B3NoSSM_100epochs")
     assert message.endswith("_B3 is nnUNetTrainerMMUNet: take nnUNetTrainerMMUNetNoSSM_100epochs.")
 
 
 def test_names_that_begin_so_come_alone():
-    assert closest("umamba", catalogue.network_names(), n=2) == ["umamba_bot", "umamba_enc"]
-    assert all(name.startswith("umamba") for name in closest("umamba", catalogue.network_names()))
+    assert find_closest_names("umamba", catalogue.list_network_names(), n=2) == ["umamba_bot", "umamba_enc"]
+    assert all(
+        name.startswith("umamba") for name in find_closest_names("umamba", catalogue.list_network_names())
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("nnUNetTrainerMMUNet_50epochs", "is a trainer; its network is mm_unet"),
-        ("unetr", "a network of MONAI's, which there is for training only: nnUNetTrainerUNETR"),
+        ("unetr", "a network of MONAI's, which is available for training only: nnUNetTrainerUNETR"),
         ("mmunet", "Did you mean mm_unet"),
     ],
 )
@@ -184,8 +189,12 @@ def test_plain_nnunet_with_a_typing_error_ends_in_a_suggestion(tmp_path, way):
 
 
 def test_every_name_with_a_letter_lost_doubled_or_swapped_is_recognised():
-    for name in [*catalogue.network_names(), *(row.name for row in catalogue.TRAINERS)]:
-        known = catalogue.trainer_names() if name.startswith(catalogue.PREFIX) else catalogue.network_names()
+    for name in [*catalogue.list_network_names(), *(row.name for row in catalogue.TRAINERS)]:
+        known = (
+            catalogue.list_trainer_names()
+            if name.startswith(catalogue.PREFIX)
+            else catalogue.list_network_names()
+        )
         middle = len(name) - 3
         for typed in (
             name[:middle] + name[middle + 1 :],
@@ -193,17 +202,17 @@ def test_every_name_with_a_letter_lost_doubled_or_swapped_is_recognised():
             name[:middle] + name[middle + 1] + name[middle] + name[middle + 2 :],
             name.upper(),
         ):
-            assert typed in known or name in closest(typed, known), (name, typed)
+            assert typed in known or name in find_closest_names(typed, known), (name, typed)
 
 
 def test_nothing_is_suggested_for_what_resembles_nothing():
-    assert catalogue.no_trainer("nnUNetTrainerDA5") == (
+    assert catalogue.format_unknown_trainer("nnUNetTrainerDA5") == (
         "Unknown trainer 'nnUNetTrainerDA5'. `nnunet-mamba trainers` lists all."
     )
-    assert unknown("protocol", "zzz", ["honest", "brats"]) == (
+    assert format_unknown_name("protocol", "zzz", ["honest", "brats"]) == (
         "Unknown protocol 'zzz'. Choose one of honest, brats."
     )
-    assert closest("", ["a"]) == closest("__", ["a"]) == []
+    assert find_closest_names("", ["a"]) == find_closest_names("__", ["a"]) == []
 
 
 def test_it_is_read_without_torch():
@@ -260,7 +269,7 @@ def test_what_is_no_trainers_name_is_not_remembered(at_exit):
     ],
 )
 def test_a_form_of_names_is_told_without_regular_expressions(pattern, form):
-    assert form_of(pattern) == form
+    assert describe_regex(pattern) == form
 
 
 def test_every_form_that_a_message_may_tell_is_readable():
@@ -271,4 +280,6 @@ def test_every_form_that_a_message_may_tell_is_readable():
     patterns += [spec.group for spec in DATASETS.values() if spec.group]
     assert len(patterns) > 5
     for pattern in patterns:
-        assert not set(form_of(pattern).removesuffix("(# is a digit)")) & set("\\(){}[]?*+|^$"), pattern
+        assert not set(describe_regex(pattern).removesuffix("(# is a digit)")) & set("\\(){}[]?*+|^$"), (
+            pattern
+        )

@@ -4,7 +4,7 @@ from nnunet_mamba.nnunet.console import (
     PlainLines,
     PredictionLines,
     TrainingLines,
-    duration,
+    format_duration,
     rate_limited,
 )
 
@@ -169,4 +169,4 @@ def test_progress_is_logged_at_the_end():
 
 
 def test_durations():
-    assert [duration(s) for s in (5.4, 187, 3723)] == ["0:05", "3:07", "1:02:03"]
+    assert [format_duration(s) for s in (5.4, 187, 3723)] == ["0:05", "3:07", "1:02:03"]

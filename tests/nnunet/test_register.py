@@ -105,7 +105,7 @@ def test_a_file_that_may_not_be_removed_is_an_error(folder, monkeypatch):
 
 
 def test_an_unsupported_nnunet_is_not_touched(folder, monkeypatch):
-    monkeypatch.setattr(version, "nnunet_version", lambda: "2.9.0")
+    monkeypatch.setattr(version, "get_nnunet_version", lambda: "2.9.0")
     before = contents(folder)
     with pytest.raises(ValueError, match=r"but 2\.9\.0 is installed"):
         register.register_trainers()

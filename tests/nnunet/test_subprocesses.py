@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from nnunet_mamba.nnunet.subprocesses import ChildFailedError, outcome, reason, run_child
+from nnunet_mamba.nnunet.subprocesses import ChildFailedError, describe_exit_code, find_error_line, run_child
 
 
 def python(code: str, log_file, show=lambda line: None, **environment: str) -> None:
@@ -54,7 +54,7 @@ def test_failure_names_program_code_reason_and_log(tmp_path):
 def test_a_killed_child_is_told_by_its_signal(tmp_path):
     with pytest.raises(ChildFailedError, match=r"signal SIGKILL \(often: out of memory\)"):
         python("import os; os.kill(os.getpid(), 9)", tmp_path / "log")
-    assert outcome(-15) == "signal SIGTERM"
+    assert describe_exit_code(-15) == "signal SIGTERM"
 
 
 def test_an_interruption_here_ends_the_child_and_its_own_children(tmp_path):
@@ -91,6 +91,6 @@ def alive(pid: int) -> bool:
 
 def test_the_reason_is_the_exception_and_not_the_line_after_it():
     tail = ["Traceback (most recent call last):", "torch.OutOfMemoryError: CUDA out of memory", "Exit."]
-    assert reason(tail) == "torch.OutOfMemoryError: CUDA out of memory"
-    assert reason(["only this"]) == "only this"
-    assert reason([]) == "no output"
+    assert find_error_line(tail) == "torch.OutOfMemoryError: CUDA out of memory"
+    assert find_error_line(["only this"]) == "only this"
+    assert find_error_line([]) == "no output"

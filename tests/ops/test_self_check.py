@@ -8,7 +8,7 @@ import torch
 
 from nnunet_mamba.ops import backends, multi_scan, numba_scan, self_check
 from nnunet_mamba.ops.backends import ENVIRONMENT, choose_backend
-from nnunet_mamba.ops.self_check import CACHE, FEW, KernelCase, _find_fault, compare, find_fault
+from nnunet_mamba.ops.self_check import CACHE, FEW, KernelCase, _find_fault, compare, find_kernel_error
 
 WRONG = "scan: dA off by 3.0e-01 of its largest value"
 
@@ -38,25 +38,25 @@ def asked(tmp_path, monkeypatch):
 @pytest.mark.parametrize("fault", [None, WRONG])
 def test_a_card_is_examined_once_and_the_verdict_kept_for_the_next_process(asked, fault):
     asked.fault = fault
-    assert [find_fault(0), find_fault(0), find_fault(1)] == [fault] * 3
+    assert [find_kernel_error(0), find_kernel_error(0), find_kernel_error(1)] == [fault] * 3
     _find_fault.cache_clear()  # the next process
-    assert [find_fault(1), find_fault(0)] == [fault] * 2
+    assert [find_kernel_error(1), find_kernel_error(0)] == [fault] * 2
     assert asked.devices == [0, 1]
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"fault"', "null"])
 def test_a_broken_file_is_examined_anew(asked, content):
-    find_fault(0)
+    find_kernel_error(0)
     (file,) = (asked.folder / "self_check").iterdir()
     file.write_text(content)
     _find_fault.cache_clear()
-    assert find_fault(0) is None
+    assert find_kernel_error(0) is None
     assert asked.devices == [0, 0]
 
 
 def test_where_nothing_can_be_written_the_card_is_still_examined(asked, monkeypatch):
     asked.folder.touch()
-    assert find_fault(0) is None
+    assert find_kernel_error(0) is None
     assert asked.devices == [0]
 
 
@@ -72,7 +72,7 @@ def gpu_with_a_fault(asked, monkeypatch):
 
 
 def test_kernels_that_fail_are_not_chosen_and_one_warning_says_what_differs(gpu_with_a_fault, caplog):
-    find_fault(0)
+    find_kernel_error(0)
     with caplog.at_level("WARNING", "nnunet_mamba"):
         caplog.clear()
         assert [choose_backend(None, "cuda") for _ in range(3)] == ["torch"] * 3
@@ -92,7 +92,7 @@ def test_kernels_that_fail_are_an_error_where_they_are_asked_for(gpu_with_a_faul
 def test_kernels_that_are_right_are_chosen(gpu_with_a_fault, caplog):
     gpu_with_a_fault.fault = None
     with caplog.at_level("WARNING", "nnunet_mamba"):
-        assert find_fault(0) is None
+        assert find_kernel_error(0) is None
         assert "Checking the GPU kernels" in caplog.text  # it takes a while
         caplog.clear()
         assert choose_backend(None, "cuda") == choose_backend("triton", "cuda") == "triton"
@@ -137,8 +137,8 @@ def test_verdicts_of_the_process_that_examines(asked, monkeypatch, end, differ, 
 
     asked.fault = WRONG  # as found in this process
     monkeypatch.setattr(subprocess, "run", run)
-    assert self_check.examine(0, wide=True) == {"differ": differ, "fail": fail}
-    assert self_check.read_verdict(0) == ({"fault": "; ".join(differ + fail)} if kept else None)
+    assert self_check.run_self_check(0, wide=True) == {"differ": differ, "fail": fail}
+    assert self_check.read_cached_result(0) == ({"fault": "; ".join(differ + fail)} if kept else None)
 
 
 def test_what_agrees_is_no_fault():

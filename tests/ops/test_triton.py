@@ -52,7 +52,7 @@ def no_plans_kept(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def asked_for_whatever_the_self_check_says(monkeypatch):
-    monkeypatch.setattr(self_check, "find_fault", lambda device: None)
+    monkeypatch.setattr(self_check, "find_kernel_error", lambda device: None)
 
 
 @pytest.fixture(params=["one segment", "segments", "pieces in turn"])

@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_mamba import list_networks
 from nnunet_mamba.memory.profile import load_profile
-from nnunet_mamba.plans.architecture import with_network
+from nnunet_mamba.plans.architecture import replace_network
 from nnunet_mamba.plans.check import check_networks, find_issues, target_grids
 from nnunet_mamba.plans.files import resolve
 
@@ -93,7 +93,7 @@ def test_the_plans_own_network_comes_first_and_equals_ours(plans):
 
 def test_a_network_of_ours_in_the_plans_is_checked_once(plans):
     own = fullres(plans)
-    own["architecture"] = with_network(own["architecture"], "umamba_enc", own["patch_size"])
+    own["architecture"] = replace_network(own["architecture"], "umamba_enc", own["patch_size"])
     assert list(checked(plans, "3d_fullres", ["mm_unet", "umamba_enc"])) == ["umamba_enc", "mm_unet"]
     assert list(checked(plans, "3d_fullres", ["umamba_enc"])) == ["umamba_enc"]
 
@@ -113,7 +113,7 @@ def test_every_networks_outputs_are_what_nnunet_supervises(plans, name):
     """nnU-Net takes the resolutions from the strides of the plans, also where a network brings its own."""
     own = plans["configurations"]["2d"]
     own.update(patch_size=[64, 64])
-    own["architecture"] = with_network(own["architecture"], name, own["patch_size"])
+    own["architecture"] = replace_network(own["architecture"], name, own["patch_size"])
     row = checked(plans, "2d", [name])[name]
     assert row.error == ""
     assert row.n_outputs == len(target_grids(name, own))
@@ -122,7 +122,7 @@ def test_every_networks_outputs_are_what_nnunet_supervises(plans, name):
 def test_strides_that_are_not_those_of_the_outputs_are_refused(plans):
     own = plans["configurations"]["2d"]
     own.update(patch_size=[64, 64])
-    own["architecture"] = with_network(own["architecture"], "swin_umamba", own["patch_size"])
+    own["architecture"] = replace_network(own["architecture"], "swin_umamba", own["patch_size"])
     own["architecture"]["arch_kwargs"]["strides"] = [[2, 2]] * 5  # the network's, half a step too far
     assert "Its outputs have the grids" in checked(plans, "2d", ["swin_umamba"])["swin_umamba"].error
 

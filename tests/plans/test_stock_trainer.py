@@ -13,7 +13,7 @@ from nnunetv2.training.nnUNetTrainer.variants.network_architecture.nnUNetTrainer
 from nnunet_mamba import trainers
 from nnunet_mamba.plans import load_template
 from nnunet_mamba.plans.apply import apply_template
-from nnunet_mamba.plans.architecture import count_outputs, with_network
+from nnunet_mamba.plans.architecture import count_outputs, replace_network
 from nnunet_mamba.trainers.variants import make_variant
 
 CASES = [  # network, configuration, nnU-Net's trainer
@@ -122,6 +122,6 @@ def test_a_patch_that_differs_from_its_architecture_is_refused(make_plans):
 
     plans = make_plans()
     own = plans["configurations"]["3d_fullres"]
-    own["architecture"] = with_network(own["architecture"], "umamba_enc", (32, 32, 32))
+    own["architecture"] = replace_network(own["architecture"], "umamba_enc", (32, 32, 32))
     with pytest.raises(ValueError, match=r"patch_size is \[16, 16, 16\], but in its architecture"):
         network_kwargs(PlansManager(plans).get_configuration("3d_fullres"))

@@ -15,7 +15,7 @@ from nnunet_mamba.plans import load_template
 from nnunet_mamba.study.datasets.specs import get_spec
 from nnunet_mamba.study.datasets.splits import find_split
 from nnunet_mamba.study.evaluation.protocols import check_metrics, get_protocol
-from nnunet_mamba.study.statistics.methods import choose_baseline, twin_of
+from nnunet_mamba.study.statistics.methods import choose_baseline, find_twin
 from nnunet_mamba.study.sweep.build_jobs import build_jobs
 from nnunet_mamba.study.sweep.job import compute_cache_key
 from nnunet_mamba.study.sweep.read import read_study
@@ -131,7 +131,7 @@ def test_every_network_is_compared_with_its_twin_without_ssm_and_with_nnunet(rea
     ]
     assert mixing
     for method in mixing:
-        assert twin_of(method, methods), method
+        assert find_twin(method, methods), method
     assert any("Control" in method.trainer for method in methods)
 
 

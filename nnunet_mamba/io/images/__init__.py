@@ -3,10 +3,10 @@
 from nnunet_mamba.io.images.grid import Grid
 from nnunet_mamba.io.images.integrity import check_complete, is_nifti
 from nnunet_mamba.io.images.pictures import (
+    count_picture_channels,
     is_picture,
     is_plain,
-    n_channels_of_picture,
-    one_channel,
+    merge_equal_channels,
     read_channels,
     read_picture,
 )
@@ -16,10 +16,16 @@ from nnunet_mamba.io.images.readers import (
     NIBABEL_REORIENTING,
     REORIENTING,
     TIFF,
-    reader_of,
+    get_reader_name,
 )
-from nnunet_mamba.io.images.tiff import is_tiff, read_tiff, spacing_file, spacing_of_tiff
-from nnunet_mamba.io.images.volumes import Header, header_contradiction, read_header, read_image, read_values
+from nnunet_mamba.io.images.tiff import get_spacing_file, is_tiff, read_tiff, read_tiff_spacing
+from nnunet_mamba.io.images.volumes import (
+    Header,
+    find_header_contradiction,
+    read_header,
+    read_image,
+    read_values,
+)
 from nnunet_mamba.io.images.writing import label_type, write_label_map, write_like
 
 __all__ = [
@@ -31,24 +37,24 @@ __all__ = [
     "Header",
     "check_complete",
     "check_readable",
-    "header_contradiction",
+    "count_picture_channels",
+    "find_header_contradiction",
+    "get_reader_name",
+    "get_spacing_file",
     "is_image",
     "is_nifti",
     "is_picture",
     "is_plain",
     "is_tiff",
     "label_type",
-    "n_channels_of_picture",
-    "one_channel",
+    "merge_equal_channels",
     "read_channels",
     "read_header",
     "read_image",
     "read_picture",
     "read_tiff",
+    "read_tiff_spacing",
     "read_values",
-    "reader_of",
-    "spacing_file",
-    "spacing_of_tiff",
     "write_label_map",
     "write_like",
 ]

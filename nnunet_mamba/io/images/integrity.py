@@ -21,7 +21,7 @@ def read_or_raise(file: Path, read: Callable[[], T]) -> T:
     except Exception as error:  # damaged files make readers raise anything, from struct.error to TypeError
         reason = " ".join(str(error).split("\n")[-1].split()) or type(error).__name__
         raise ValueError(
-            f"{file} cannot be read as an image ({reason}). Fetch it again, or remove the case."
+            f"{file} cannot be read as an image ({reason}). Download it again, or remove the case."
         ) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_mamba.io.images.integrity import read_or_raise
-from nnunet_mamba.io.images.tiff import colours_of_tiff, is_tiff, read_tiff, shape_of_tiff
+from nnunet_mamba.io.images.tiff import is_tiff, read_tiff, read_tiff_colours, read_tiff_shape
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")  # of Pillow's modes
@@ -38,7 +38,7 @@ def read_picture(file: Path) -> np.ndarray:
     return picture
 
 
-def one_channel(values: np.ndarray, file: Path) -> np.ndarray:
+def merge_equal_channels(values: np.ndarray, file: Path) -> np.ndarray:
     """Return labels that may have been saved as colours: one of the three, if they agree. Shape: (y, x)"""
     if values.ndim == 2:
         return values
@@ -54,11 +54,11 @@ def read_channels(file: Path) -> np.ndarray:
     return picture.astype(np.uint8) if picture.dtype == bool else picture
 
 
-def n_channels_of_picture(file: Path) -> int:
+def count_picture_channels(file: Path) -> int:
     """Count the channels that nnU-Net reads from a file: its colours, and alpha too; of a volume one."""
     file = Path(file)
     if is_tiff(file):
-        return colours_of_tiff(file)[0]
+        return read_tiff_colours(file)[0]
     mode = _mode(file)
     return {"P": 3, "PA": 4, "CMYK": 4}.get(mode, sum(letter.isupper() for letter in mode.split(";")[0]) or 1)
 
@@ -67,8 +67,8 @@ def is_plain(file: Path, picture: np.ndarray) -> bool:
     """Return whether nnU-Net reads from `file` just what `read_picture` did: without alpha, inks or
     palette."""
     if is_tiff(file):
-        return not _meaning(file)[1] and shape_of_tiff(file) == picture.shape
-    return n_channels_of_picture(file) == (1 if picture.ndim == 2 else picture.shape[-1])
+        return not _meaning(file)[1] and read_tiff_shape(file) == picture.shape
+    return count_picture_channels(file) == (1 if picture.ndim == 2 else picture.shape[-1])
 
 
 def _read_tiff(file: Path) -> np.ndarray:
@@ -97,7 +97,7 @@ def _read_by_imageio(file: Path) -> np.ndarray:
 def _meaning(file: Path) -> tuple[bool, bool]:
     """Return whether the last channel is alpha, and whether the channels stand for other colours."""
     if is_tiff(file):
-        return colours_of_tiff(file)[1:]
+        return read_tiff_colours(file)[1:]
     mode = _mode(file)
     return mode in WITH_ALPHA, mode == "CMYK"
 

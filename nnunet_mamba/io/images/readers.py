@@ -21,11 +21,11 @@ BY_ENDING = {  # nnU-Net's choice where dataset.json names none: the first reade
 }
 
 
-def reader_of(description: Mapping[str, Any]) -> str:
+def get_reader_name(description: Mapping[str, Any]) -> str:
     """Return the name of nnU-Net's reader for the files of a dataset.json."""
     named = description.get("overwrite_image_reader_writer")
-    return named if named in KNOWN else reader_by_ending(str(description.get("file_ending", "")))
+    return named if named in KNOWN else find_reader_by_ending(str(description.get("file_ending", "")))
 
 
-def reader_by_ending(ending: str) -> str:
+def find_reader_by_ending(ending: str) -> str:
     return BY_ENDING.get(ending.lower(), ITK)

@@ -36,7 +36,7 @@ def read_tiff(file: Path) -> tuple[np.ndarray, str]:
     return read_or_raise(file, lambda: tifffile.imread(file)), series[0].axes
 
 
-def colours_of_tiff(file: Path) -> tuple[int, bool, bool]:
+def read_tiff_colours(file: Path) -> tuple[int, bool, bool]:
     """Return samples per pixel, whether the last of them is alpha, and whether they stand for other colours:
     inks, or numbers of a palette."""
     _, page = _parts(file)
@@ -45,7 +45,7 @@ def colours_of_tiff(file: Path) -> tuple[int, bool, bool]:
     return page.samplesperpixel, has_alpha, page.photometric in (SEPARATED, PALETTE)
 
 
-def shape_of_tiff(file: Path) -> tuple[int, ...]:
+def read_tiff_shape(file: Path) -> tuple[int, ...]:
     """Return the shape in which readers of TIFF, and so nnU-Net, give the first image, without reading it."""
     return tuple(_parts(file)[0][0].shape)
 
@@ -61,23 +61,23 @@ def _parts(file: Path) -> tuple[Any, Any]:
     return read_or_raise(file, parts)
 
 
-def spacing_file(file: Path, *, is_image: bool = False) -> Path:
+def get_spacing_file(file: Path, *, is_image: bool = False) -> Path:
     """Return the file in which nnU-Net looks for the spacing of a volume: CASE.json, of CASE.tif or an
     image's CASE_0000.tif."""
     case = re.sub(r"_\d{4}$", "", file.stem) if is_image else file.stem
     return file.with_name(f"{case}.json")
 
 
-def spacing_of_tiff(file: Path) -> tuple[float, ...] | None:
+def read_tiff_spacing(file: Path) -> tuple[float, ...] | None:
     """Return the spacing (z, y, x) in mm of a label map, None where no file tells it."""
-    beside = spacing_file(file)
+    beside = get_spacing_file(file)
     if not beside.is_file():
         return None
     try:
         spacing = tuple(float(mm) for mm in json.loads(beside.read_text(encoding="utf-8"))["spacing"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f'{beside} is no spacing of {file.name} ({error!r}); expected {{"spacing": [z, y, x]}}.'
+            f'{beside} is not a valid spacing file of {file.name} ({error!r}); expected {{"spacing": [z, y, x]}}.'
         ) from error
     if len(spacing) != 3 or not all(0 < mm < float("inf") for mm in spacing):
         raise ValueError(

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from nnunet_mamba.io.images.grid import Grid
 from nnunet_mamba.io.images.integrity import check_complete, is_nifti, open_nifti, read_or_raise
-from nnunet_mamba.io.images.readers import NIBABEL, NIBABEL_REORIENTING, reader_by_ending
+from nnunet_mamba.io.images.readers import NIBABEL, NIBABEL_REORIENTING, find_reader_by_ending
 
 FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 BY_NIBABEL = (NIBABEL, NIBABEL_REORIENTING)
@@ -48,7 +48,7 @@ def read_header(file: Path, reader: str = "") -> Header:
     stored = read_or_raise(file, lambda: open_nifti(file))
     is_float = stored.dataobj.dtype.kind == "f" or _is_scaled(stored)
     size = _without_last_ones(stored.shape)
-    if (reader or reader_by_ending(file.suffix)) in BY_NIBABEL and len(size) == 3:
+    if (reader or find_reader_by_ending(file.suffix)) in BY_NIBABEL and len(size) == 3:
         grid = Grid.of_affine(stored.affine, size)
         spacing = tuple(float(mm) for mm in stored.header.get_zooms()[:3])
     else:
@@ -78,8 +78,8 @@ def read_image(file: Path) -> sitk.Image:
     return read_or_raise(file, lambda: sitk.ReadImage(str(file)))
 
 
-def header_contradiction(file: Path) -> str | None:
-    """Return in what a NIfTI header places its voxels twice, and differently; None if it does not.
+def find_header_contradiction(file: Path) -> str | None:
+    """Return how qform, sform and pixdim of a NIfTI header contradict each other; None if they agree.
 
     A header may hold two transforms, qform and sform, of which readers take one, and the size of voxels once
     more in pixdim. The NIfTI-1 standard allows them to disagree.
@@ -120,7 +120,7 @@ def _grid_by_itk(file: Path) -> Grid:
     try:
         return _grid_of(read_or_raise(file, lambda: _itk_header(file)))
     except ValueError as error:
-        reason = header_contradiction(file)
+        reason = find_header_contradiction(file)
         if open_nifti(file).header["sizeof_hdr"] == NIFTI_2:
             reason = "it is of NIfTI-2"
         elif "orthonormal" in str(error):

@@ -133,7 +133,7 @@ def _open(archive: Path) -> Iterator[tuple[Callable[[str], Any], list[Member]]]:
             f"{archive} cannot be unpacked ({error}). Unpack it, and give the folder."
         ) from error
     except READ_ERRORS as error:
-        raise ValueError(f"{archive} cannot be unpacked ({error}). Fetch it again.") from error
+        raise ValueError(f"{archive} cannot be unpacked ({error}). Download it again.") from error
 
 
 def _check_end(file: tarfile.TarFile) -> None:

@@ -16,17 +16,17 @@ from nnunet_mamba.io.images import (
     TIFF,
     Grid,
     check_complete,
-    header_contradiction,
+    count_picture_channels,
+    find_header_contradiction,
+    get_reader_name,
     is_nifti,
     is_picture,
     is_plain,
-    n_channels_of_picture,
-    one_channel,
+    merge_equal_channels,
     read_channels,
     read_header,
     read_picture,
     read_values,
-    reader_of,
     write_label_map,
     write_like,
 )
@@ -54,7 +54,7 @@ class ConversionTask:
     @property
     def reader(self) -> str:
         """nnU-Net's reader for the files that are written."""
-        return reader_of({**self.source.extra, "file_ending": self.source.file_ending})
+        return get_reader_name({**self.source.extra, "file_ending": self.source.file_ending})
 
     def is_temporary(self, file: Path) -> bool:
         """Return whether `file` lies in the workspace."""
@@ -136,7 +136,7 @@ def _open_picture(file: Path, task: ConversionTask, n_files: int) -> OpenedFile:
         raise ValueError(f"{file} is a volume in a TIFF file, of which nnU-Net takes the dataset as it is.")
     convert = task.source.pixels.image
     if not (convert or task.resize):
-        n_channels = n_channels_of_picture(file)
+        n_channels = count_picture_channels(file)
         if n_channels != 2 and n_channels * n_files == len(task.source.channel_names):  # alpha may be one
             picture = read_channels(file)
             return OpenedFile(file, Grid.of_picture(picture.shape[:2]), n_channels, picture)
@@ -159,7 +159,7 @@ def _open_volume(file: Path, task: ConversionTask, *, with_values: bool = False)
         values = read_values(file)
     else:
         check_complete(file)
-    contradiction = header_contradiction(file)
+    contradiction = find_header_contradiction(file)
     copyable = header.n_axes == len(header.grid.size)  # else nnU-Net's readers by nibabel refuse it
     return OpenedFile(file, header.grid, 1, values, header.n_components, contradiction, copyable)
 
@@ -169,7 +169,7 @@ def open_label(files: Sequence[Path], task: ConversionTask) -> OpenedFile:
     if task.source.pixels.label:
         values = task.source.pixels.label(tuple(files))
     elif is_picture(files[0]):
-        values = one_channel(read_picture(files[0]), files[0])
+        values = merge_equal_channels(read_picture(files[0]), files[0])
     else:
         return _open_volume(files[0], task, with_values=True)
     copyable = not task.source.pixels.label and is_plain(files[0], values)

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.io.cpu import usable_cpus
+from nnunet_mamba.io.cpu import count_usable_cpus
 from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.nnunet.paths import FOLDERS
 from nnunet_mamba.study.datasets.archives import check_free_space
@@ -46,7 +46,7 @@ class Conversion:
     issues: tuple[Issue, ...]
 
 
-def convert(
+def convert_dataset(
     source: Source,
     folder: Path,
     split: Split,
@@ -82,7 +82,7 @@ def convert(
     check_free_space(
         folder.parent, sum(file.stat().st_size for file in needed), "make room, or use --symlink"
     )
-    issues = [*source.issues, *_convert_all(cases, draft, workers or min(usable_cpus(), 8), progress)]
+    issues = [*source.issues, *_convert_all(cases, draft, workers or min(count_usable_cpus(), 8), progress)]
     forbidden = [issue for issue in issues if issue.kind not in task.accepted]
     lost = {issue.case for issue in forbidden}
     kept = replace(source, cases=tuple(case for case in cases if case.name not in lost))
@@ -120,14 +120,14 @@ def remove_cases(split: Split, lost: set[str | None], group: GroupFn) -> Split:
     return Split(folds, keep(split.test))
 
 
-def get_part(case: Case, test: Container[str]) -> str:
+def get_folder_suffix(case: Case, test: Container[str]) -> str:
     """Return the suffix of nnU-Net's folders for a case: Tr or Ts."""
     return "Ts" if case.role == "test" or case.name in test else "Tr"
 
 
 def list_targets(case: Case, source: Source, test: Container[str]) -> list[str]:
     """Return the paths of a case's files, relative to the dataset."""
-    part, (images, label) = get_part(case, test), build_file_names(case, source)
+    part, (images, label) = get_folder_suffix(case, test), build_file_names(case, source)
     return [f"images{part}/{name}" for name in images] + ([f"labels{part}/{label}"] if case.labels else [])
 
 
@@ -169,7 +169,7 @@ class Draft:
         signature = self._compute_signature(case)  # before the files are read: they may change meanwhile
         if self.has_converted(case):
             return self.done[case.name][1]
-        issues = convert_case(case, self.task, self.folder, get_part(case, self.test))
+        issues = convert_case(case, self.task, self.folder, get_folder_suffix(case, self.test))
         if self._is_accepted(issues):
             accepted = [[issue.kind, issue.message] for issue in issues]
             with self.lock, self.record.open("a") as record:
@@ -203,7 +203,9 @@ class Draft:
         states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in case.files]
         task = self.task
         values = (task.source.pixels.recode, sorted(task.source.label_values))
-        return repr((get_part(case, self.test), task.link, task.resize, task.reader, *values, states))
+        return repr(
+            (get_folder_suffix(case, self.test), task.link, task.resize, task.reader, *values, states)
+        )
 
     def write_issues(self, issues: Iterable[Issue]) -> Path:
         """Write all issues to a file of the folder, and return its path."""

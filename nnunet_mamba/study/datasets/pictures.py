@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_mamba.io.images import one_channel, read_picture
+from nnunet_mamba.io.images import merge_equal_channels, read_picture
 
 FRAME, FIELD = (1080, 1920), (slice(28, 28 + 1024), slice(320, 320 + 1280))  # of EndoVis 2017's videos
 INSTRUMENTS = {  # part of a folder's name -> label, as in EndoVis 2017's type mapping
@@ -70,7 +70,7 @@ def read_interior_and_boundary(files: Sequence[Path]) -> np.ndarray:
     from skimage.morphology import dilation, disk
     from skimage.segmentation import find_boundaries
 
-    instances = one_channel(read_picture(files[0]), files[0])
+    instances = merge_equal_channels(read_picture(files[0]), files[0])
     _check_finite(instances, files[0])
     if (instances < 0).any() or (instances != np.rint(instances)).any():
         raise ValueError(f"{files[0]} should number cells by whole numbers from 1 on, and hold 0 elsewhere.")
@@ -98,7 +98,7 @@ def read_instruments(files: Sequence[Path]) -> np.ndarray:
     Where masks overlap, the later in the order of their folders wins.
     """
     if files[0].parent.name == "TypeSegmentation":
-        return crop_field_of_view(one_channel(read_picture(files[0]), files[0]))
+        return crop_field_of_view(merge_equal_channels(read_picture(files[0]), files[0]))
     labels: np.ndarray | None = None
     for file in sorted(files):
         picture = crop_field_of_view(read_picture(file))

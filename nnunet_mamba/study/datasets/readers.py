@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.io.images import TIFF, is_picture, n_channels_of_picture, reader_of, spacing_file
-from nnunet_mamba.nnunet.dataset_json import check_labels, sorted_channels
+from nnunet_mamba.io.images import TIFF, count_picture_channels, get_reader_name, get_spacing_file, is_picture
+from nnunet_mamba.nnunet.dataset_json import check_labels, sort_channels
 from nnunet_mamba.study.datasets.source import (
     NOTES,
     Case,
@@ -84,7 +84,7 @@ def read_decathlon(folder: Path, description: dict[str, Any]) -> Source:
     absent = {issue.case for issue in issues if issue.kind == "missing"}
     source = Source(
         build_dataset_name(folder, description),
-        sorted_channels(description["modality"], folder / "dataset.json"),
+        sort_channels(description["modality"], folder / "dataset.json"),
         _invert_labels(description["labels"], folder / "dataset.json"),
         ".nii.gz",
         tuple([case for case in training if case.name not in absent] + test),
@@ -184,7 +184,7 @@ def read_nnunet_raw(folder: Path, description: dict[str, Any]) -> Source:
     issues += find_name_issues(cases)
     source = Source(
         folder.name,
-        sorted_channels(description["channel_names"], folder / "dataset.json"),
+        sort_channels(description["channel_names"], folder / "dataset.json"),
         description["labels"],
         ending,
         tuple(cases),
@@ -246,7 +246,7 @@ def _find_part_issues(
     role: str,
 ) -> Iterator[Issue]:
     """Yield issues for images without all channels or a label, and for labels without an image."""
-    ending, reader = description["file_ending"], reader_of(description)
+    ending, reader = description["file_ending"], get_reader_name(description)
     n_channels = len(description["channel_names"])
     for name, files in images.items():
         n_files = _count_files(files, n_channels, reader)
@@ -263,10 +263,10 @@ def _find_part_issues(
 
 def _count_files(files: list[Path], n_channels: int, reader: str) -> int:
     """Return the number of files that a case needs: a picture may hold several channels as its colours."""
-    if not is_picture(files[0]) or reader == TIFF or spacing_file(files[0], is_image=True).is_file():
+    if not is_picture(files[0]) or reader == TIFF or get_spacing_file(files[0], is_image=True).is_file():
         return n_channels
     try:
-        held = sum(n_channels_of_picture(file) for file in files)
+        held = sum(count_picture_channels(file) for file in files)
     except ValueError:  # reported when the file is opened
         return len(files)
     return max(len(files) + n_channels - held, 1)

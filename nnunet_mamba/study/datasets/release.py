@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_mamba.io.images import is_picture
 from nnunet_mamba.io.messages import join_names
-from nnunet_mamba.nnunet.dataset_json import label_values, plain_name, sorted_channels
+from nnunet_mamba.nnunet.dataset_json import get_label_values, normalize_name, sort_channels
 from nnunet_mamba.study.datasets.layout import (
     DEEPEST_ROOT,
     Files,
@@ -69,9 +69,12 @@ def _read_layout(spec: DatasetSpec, folders: Sequence[Path]) -> Source:
 
 def _check_numbers(spec: DatasetSpec, description: Mapping[str, Any], file: Path) -> None:
     """Raise ValueError if the release's dataset.json numbers a label or channel unlike the specification."""
-    known, theirs = label_values({"labels": spec.stored_labels or spec.labels}), label_values(description)
-    places = {plain_name(name): place for place, name in enumerate(spec.channels or ())}
-    channels = sorted_channels(description.get("modality") or {}, file)
+    known, theirs = (
+        get_label_values({"labels": spec.stored_labels or spec.labels}),
+        get_label_values(description),
+    )
+    places = {normalize_name(name): place for place, name in enumerate(spec.channels or ())}
+    channels = sort_channels(description.get("modality") or {}, file)
     recode = spec.pixels.recode
     wrong = [
         f"the label {name!r} as {value}"
@@ -80,7 +83,7 @@ def _check_numbers(spec: DatasetSpec, description: Mapping[str, Any], file: Path
     ] + [
         f"the channel {name!r} as {place}"
         for place, name in enumerate(channels.values())
-        if places.get(plain_name(name), place) != place
+        if places.get(normalize_name(name), place) != place
     ]
     if wrong:
         raise ValueError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.io.images import is_tiff, spacing_file
+from nnunet_mamba.io.images import get_spacing_file, is_tiff
 from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.study.datasets.convert import describe_dataset
 from nnunet_mamba.study.datasets.readers import read_nnunet_raw
@@ -35,11 +35,8 @@ from nnunet_mamba.study.datasets.splits import (
 SPLITS = "splits_final.json"
 
 
-def read_pool(folder: Path) -> Source:
-    """Read the dataset in `folder`, with the cases that an earlier split moved to the test set as labelled.
-
-    InvalidDatasetError if it has issues.
-    """
+def read_unsplit_dataset(folder: Path) -> Source:
+    """Read the dataset in `folder` as before any split: cases that a split moved to the test set count as labelled."""
     description = read_description(folder)
     _finish_moves(folder, Notes.from_json(description).moved, description.get("file_ending", ""))
     source = read_nnunet_raw(folder, description)
@@ -79,7 +76,7 @@ def _move(file: Path, target: Path) -> None:
     file.rename(target)
 
 
-def resplit(
+def resplit_dataset(
     folder: Path,
     source: Source,
     name: str,
@@ -91,7 +88,7 @@ def resplit(
     """Give the raw dataset `folder` the split `name`; its test cases move to imagesTs and labelsTs.
 
     Args:
-        source: the result of `read_pool`, perhaps with corrected notes.
+        source: the result of `read_unsplit_dataset`, perhaps with corrected notes.
         preprocessed: the dataset's preprocessed folder; if it exists, its splits_final.json is replaced too.
         allow_leaks: write the split even if it leaks.
         partial: as in `make_split`.
@@ -132,7 +129,7 @@ def _plan_moves(source: Source, split: Split, folder: Path) -> list[tuple[Path, 
 def _list_spacing_files(case: Case) -> set[Path]:
     """Return the files with the spacing of volumes in TIFF files; without them nnU-Net assumes 1 mm."""
     tiffs = [file for file in case.files if is_tiff(file)]
-    beside = {spacing_file(file, is_image=file in case.images) for file in tiffs}
+    beside = {get_spacing_file(file, is_image=file in case.images) for file in tiffs}
     return {file for file in beside if file.is_file()}
 
 

@@ -71,7 +71,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class PixelConversion:
     """Functions that turn the values of files into nnU-Net's; by default the values stay.
 
     image   file -> (y, x, colours) uint8, for pictures of any kind
@@ -84,7 +84,7 @@ class Pixels:
     recode: Mapping[int, int] = field(default_factory=dict)
 
 
-UNCHANGED_PIXELS = Pixels()
+UNCHANGED_PIXELS = PixelConversion()
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Source:
     issues: tuple[Issue, ...] = ()
     unmatched: tuple[Path, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
-    pixels: Pixels = UNCHANGED_PIXELS
+    pixels: PixelConversion = UNCHANGED_PIXELS
     notes: Notes = NO_NOTES
 
     @property
@@ -212,7 +212,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     file = folder / "dataset.json"
     if not file.is_file():
         raise ValueError(
-            f"{folder} is no dataset: it has no dataset.json. Give a Medical Segmentation Decathlon task "
+            f"{folder} is not a dataset: it has no dataset.json. Give a Medical Segmentation Decathlon task "
             f"folder (such as Task04_Hippocampus) or an nnU-Net raw dataset (Dataset###_Name)."
         )
     try:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from nnunet_mamba.io.images import ITK, NIBABEL_REORIENTING
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 from nnunet_mamba.study.datasets import pictures
 from nnunet_mamba.study.datasets.acdc import select_phases
 from nnunet_mamba.study.datasets.layout import Part
-from nnunet_mamba.study.datasets.source import UNCHANGED_PIXELS, Pixels, Source, is_same_word
+from nnunet_mamba.study.datasets.source import UNCHANGED_PIXELS, PixelConversion, Source, is_same_word
 
 Layout = tuple[Part, ...]
 
@@ -50,7 +50,7 @@ class DatasetSpec:
     labels: Mapping[str, Any] | None = None
     stored_labels: Mapping[str, int] | None = None
     file_ending: str = ".nii.gz"
-    pixels: Pixels = UNCHANGED_PIXELS
+    pixels: PixelConversion = UNCHANGED_PIXELS
     group: str | None = None
     accept: tuple[str, ...] = ()
     reader: str | None = None
@@ -60,7 +60,7 @@ class DatasetSpec:
     open_points: str = ""
 
 
-def numbered(*names: str) -> dict[str, int]:
+def number_labels(*names: str) -> dict[str, int]:
     """Return the names with their numbers, from background on."""
     return {name: number for number, name in enumerate(("background", *names))}
 
@@ -84,7 +84,7 @@ def amos_layout(number: str) -> Layout:
 
 
 CT, MR = r"(?:0[0-4]\d\d|0500)", r"(?:050[1-9]|05[1-9]\d|0600)"
-AMOS_LABELS = numbered(
+AMOS_LABELS = number_labels(
     "spleen", "right kidney", "left kidney", "gall bladder", "esophagus", "liver", "stomach", "aorta",
     "postcava", "pancreas", "right adrenal gland", "left adrenal gland", "duodenum", "bladder",
     "prostate/uterus",
@@ -95,7 +95,7 @@ AMOS: dict[str, Any] = {
     "licence": "CC BY 4.0 as others report it (open: read the Zenodo record)",
     "obtain": "https://zenodo.org/records/7262581, amos22.zip (23 GB)",
 }
-BTCV_LABELS = numbered(
+BTCV_LABELS = number_labels(
     "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
     "inferior vena cava", "portal and splenic vein", "pancreas", "right adrenal gland", "left adrenal gland",
 )  # fmt: skip
@@ -118,7 +118,7 @@ GLIOMA: dict[str, Any] = {
     "regions_class_order": (1, 2, 3),
     "published": {"train": 1251, "test": 219},
 }
-TUMOUR_PARTS = numbered("edema", "non-enhancing tumor", "enhancing tumor")
+TUMOUR_PARTS = number_labels("edema", "non-enhancing tumor", "enhancing tumor")
 DECATHLON_BRAIN: dict[str, Any] = {
     "layouts": (),
     "channels": ("FLAIR", "T1w", "t1gd", "T2w"),
@@ -126,16 +126,18 @@ DECATHLON_BRAIN: dict[str, Any] = {
     "licence": "CC BY-SA 4.0",
     "obtain": "http://medicaldecathlon.com, Task01_BrainTumour.tar",
 }
-ABDOMEN_13 = numbered(
+ABDOMEN_13 = number_labels(
     "liver", "right kidney", "spleen", "pancreas", "aorta", "inferior vena cava", "right adrenal gland",
     "left adrenal gland", "gallbladder", "esophagus", "stomach", "duodenum", "left kidney",
 )  # fmt: skip
 RGB = ("R", "G", "B")  # z-scored by nnU-Net, as U-Mamba's were
 SKIN: dict[str, Any] = {
     "channels": RGB,
-    "labels": numbered("lesion"),
+    "labels": number_labels("lesion"),
     "file_ending": ".png",
-    "pixels": Pixels(image=pictures.read_colours, recode={0: 0, 1: 1, 255: 1}),  # 1: in one-bit masks
+    "pixels": PixelConversion(
+        image=pictures.read_colours, recode={0: 0, 1: 1, 255: 1}
+    ),  # 1: in one-bit masks
     "licence": "CC-0 (segmentation)",
     "obtain": "https://challenge.isic-archive.com/data, images and ground truth of the segmentation task",
 }
@@ -260,10 +262,10 @@ DATASETS: dict[str, DatasetSpec] = {
         "Synapse / BTCV: the 8 organs of TransUNet",
         91,
         "SynapseAbdomen8",
-        labels=numbered(
+        labels=number_labels(
             "aorta", "gallbladder", "left kidney", "right kidney", "liver", "pancreas", "spleen", "stomach"
         ),
-        pixels=Pixels(
+        pixels=PixelConversion(
             recode={
                 8: 1,
                 4: 2,
@@ -285,7 +287,7 @@ DATASETS: dict[str, DatasetSpec] = {
         27,
         "ACDC",
         channels=("cineMRI",),
-        labels=numbered("RV", "MYO", "LV"),
+        labels=number_labels("RV", "MYO", "LV"),
         layouts=(
             tuple(
                 Part(
@@ -342,7 +344,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "BraTS 2021: glioma, regions WT, TC, ET",
         137,
         "BraTS2021",
-        pixels=Pixels(recode={0: 0, 2: 1, 1: 2, 4: 3}),
+        pixels=PixelConversion(recode={0: 0, 2: 1, 1: 2, 4: 3}),
         layouts=(glioma_layout(r"BraTS2021_\d{5}", "_", ("t1", "t1ce", "t2", "flair"), ".nii.gz"),),
         licence="CC BY-NC-SA 4.0 as others report it (open)",
         obtain="https://www.synapse.org/#!Synapse:syn25829067 (registration)",
@@ -354,7 +356,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "BraTS 2023 GLI: glioma, regions WT, TC, ET",
         138,
         "BraTS2023GLI",
-        pixels=Pixels(recode={0: 0, 2: 1, 1: 2, 3: 3}),
+        pixels=PixelConversion(recode={0: 0, 2: 1, 1: 2, 3: 3}),
         layouts=(
             glioma_layout(r"BraTS-GLI-\d{5}-\d{3}", "-", ("t1n", "t1c", "t2w", "t2f"), ".nii<z:(?:\\.gz)?>"),
         ),
@@ -404,10 +406,10 @@ DATASETS: dict[str, DatasetSpec] = {
         704,
         "Endovis17",
         channels=RGB,
-        labels=numbered(*(name.replace("_", " ") for name in pictures.INSTRUMENTS)),
+        labels=number_labels(*(name.replace("_", " ") for name in pictures.INSTRUMENTS)),
         file_ending=".png",
         layouts=(endoscopy_layout(),),
-        pixels=Pixels(image=pictures.read_endoscopy, label=pictures.read_instruments),
+        pixels=PixelConversion(image=pictures.read_endoscopy, label=pictures.read_instruments),
         group=r"video\d+",
         accept=("empty",),
         published={"train": 1800, "test": 1200},
@@ -424,10 +426,10 @@ DATASETS: dict[str, DatasetSpec] = {
         703,
         "NeurIPSCell",
         channels=RGB,
-        labels=numbered("interior", "boundary"),
+        labels=number_labels("interior", "boundary"),
         file_ending=".png",
         layouts=(cells_layout(),),
-        pixels=Pixels(image=pictures.read_microscopy, label=pictures.read_interior_and_boundary),
+        pixels=PixelConversion(image=pictures.read_microscopy, label=pictures.read_interior_and_boundary),
         published={"train": 1000, "test": 101},
         licence="CC BY-NC-ND as remembered (open)",
         obtain="https://zenodo.org/records/10719375, Training-labeled.zip and Tuning.zip",
@@ -476,4 +478,4 @@ def get_spec(name: str) -> tuple[str, DatasetSpec]:
     for known, spec in DATASETS.items():
         if any(is_same_word(name, word) for word in (known, *spec.aliases)):
             return known, spec
-    raise ValueError(unknown("data set", name, DATASETS, "nnunet-mamba convert --list"))
+    raise ValueError(format_unknown_name("data set", name, DATASETS, "nnunet-mamba convert --list"))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mamba.io.messages import form_of, join_names, unknown
+from nnunet_mamba.io.messages import describe_regex, format_unknown_name, join_names
 from nnunet_mamba.study.datasets.source import Case, Source, is_same_word
 
 PUBLISHED = Path(__file__).with_name("published_splits.json")
@@ -81,8 +81,8 @@ def build_group_fn(pattern: str | None) -> GroupFn:
         match = re.match(pattern, name)
         if match is None:
             raise ValueError(
-                f"The case {name!r} does not begin as its dataset's patients are named, {form_of(pattern)}; "
-                "rename it, or give another pattern."
+                f"The case name {name!r} does not begin with a patient of this dataset, "
+                f"{describe_regex(pattern)}; rename it, or give another pattern."
             )
         return match[0]
 
@@ -123,7 +123,7 @@ def find_split(name: str, dataset: str | None) -> PublishedSplit | None:
         if any(is_same_word(name, other) for other in (word, *split.aliases)):
             return split
     choice = [FOLDS, OFFICIAL, "A:B", "A:B:C", *known]
-    raise ValueError(unknown(f"split of {dataset or 'this dataset'}", name, choice))
+    raise ValueError(format_unknown_name(f"split of {dataset or 'this dataset'}", name, choice))
 
 
 @lru_cache

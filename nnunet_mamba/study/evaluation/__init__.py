@@ -1,6 +1,6 @@
 """Scores of predicted label maps per case and label, in mm, defined for empty masks too."""
 
-from nnunet_mamba.study.evaluation.labels import Label, scored_labels
+from nnunet_mamba.study.evaluation.labels import Label, select_scored_labels
 from nnunet_mamba.study.evaluation.match import evaluate_folder
 from nnunet_mamba.study.evaluation.metrics import METRICS, Metric
 from nnunet_mamba.study.evaluation.protocols import PROTOCOLS
@@ -8,7 +8,7 @@ from nnunet_mamba.study.evaluation.table import (
     Origin,
     Score,
     Summary,
-    mean_foreground,
+    compute_foreground_mean,
     read_method_table,
     read_table,
     summarise,
@@ -23,11 +23,11 @@ __all__ = [
     "Origin",
     "Score",
     "Summary",
+    "compute_foreground_mean",
     "evaluate_folder",
-    "mean_foreground",
     "read_method_table",
     "read_table",
-    "scored_labels",
+    "select_scored_labels",
     "summarise",
     "write_table",
 ]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.io.images import reader_of
-from nnunet_mamba.io.messages import join_names, unknown
+from nnunet_mamba.io.images import get_reader_name
+from nnunet_mamba.io.messages import format_unknown_name, join_names
 from nnunet_mamba.study.evaluation.label_maps import read_label_map
 from nnunet_mamba.study.evaluation.labels import (
     Label,
@@ -18,7 +18,7 @@ from nnunet_mamba.study.evaluation.labels import (
     known_values,
     labels_of_values,
     parse_region,
-    scored_labels,
+    select_scored_labels,
 )
 from nnunet_mamba.study.evaluation.masks import MaskPair, find_boxes
 from nnunet_mamba.study.evaluation.metrics import EMPTY_POLICIES, METRICS
@@ -58,7 +58,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         check_metrics(self.protocol, self.metrics)
         if self.empty is not None and self.empty not in EMPTY_POLICIES:
-            raise ValueError(unknown("empty policy", self.empty, EMPTY_POLICIES))
+            raise ValueError(format_unknown_name("empty policy", self.empty, EMPTY_POLICIES))
         if (self.empty is not None or self.tolerances_mm) and self.protocol.name != "honest":
             raise ValueError(
                 f"The protocol {self.protocol.name} has its own rules; choose others with honest only."
@@ -135,7 +135,7 @@ def choose_config(
         options: other fields of `EvaluationConfig`.
     """
     options["instances"] = instances
-    known = scored_labels(dataset_json)[0] if dataset_json else ()
+    known = select_scored_labels(dataset_json)[0] if dataset_json else ()
     chosen = tuple(map(parse_region, regions)) or choose_labels(known, labels)
     if instances and not chosen:
         chosen = choose_labels(known, ["1"])
@@ -149,8 +149,8 @@ def choose_config(
 
 def config_from_dataset_json(dataset_json: dict[str, Any], **options: Any) -> EvaluationConfig:
     """Return the configuration for the labels of a dataset.json; `options` are other fields."""
-    labels, ignore = scored_labels(dataset_json)
-    of_files = {"known": known_values(dataset_json), "reader": reader_of(dataset_json)}
+    labels, ignore = select_scored_labels(dataset_json)
+    of_files = {"known": known_values(dataset_json), "reader": get_reader_name(dataset_json)}
     return EvaluationConfig(**{"labels": labels, "ignore": ignore, **of_files, **options})
 
 

@@ -14,12 +14,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from nnunet_mamba.io.images import spacing_file
+from nnunet_mamba.io.images import get_spacing_file
 from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.study.evaluation.config import EvaluationConfig
 from nnunet_mamba.study.evaluation.label_maps import LabelMap, align_to_reference, read_label_map
 from nnunet_mamba.study.evaluation.labels import Label
-from nnunet_mamba.study.evaluation.masks import Counts, LabelMapPair, find_boxes
+from nnunet_mamba.study.evaluation.masks import ConfusionCounts, LabelMapPair, find_boxes
 from nnunet_mamba.study.evaluation.metrics import METRICS
 from nnunet_mamba.study.evaluation.table import Origin, Score
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluationTask:
     """Case to score. Without a prediction it is scored as an empty one."""
 
     case: str
@@ -41,7 +41,7 @@ class Task:
 
 
 def score_tasks(
-    tasks: Sequence[Task], *, jobs: int = 1, progress: Progress = lambda done, total: None
+    tasks: Sequence[EvaluationTask], *, jobs: int = 1, progress: Progress = lambda done, total: None
 ) -> list[Score]:
     """Return all scores in the order of tasks, computed by `jobs` threads.
 
@@ -50,12 +50,12 @@ def score_tasks(
     pooled = [task for task in tasks if task.config.protocol.pooled]
     each = [task for task in tasks if not task.config.protocol.pooled]
     scores = [score for found in map_tasks(score_case, each, jobs, progress) for score in found]
-    return scores + pooled_scores(pooled, map_tasks(count_case, pooled, jobs, progress))
+    return scores + compute_pooled_scores(pooled, map_tasks(count_case, pooled, jobs, progress))
 
 
-def check_unique_cases(tasks: Iterable[Task]) -> None:
+def check_unique_cases(tasks: Iterable[EvaluationTask]) -> None:
     """Raise ValueError if two folders hold a case of one origin: the table could not tell them apart."""
-    known: dict[tuple[Origin, str], Task] = {}
+    known: dict[tuple[Origin, str], EvaluationTask] = {}
     for task in tasks:
         other = known.setdefault((task.origin, task.case), task)
         if other is not task:
@@ -65,7 +65,7 @@ def check_unique_cases(tasks: Iterable[Task]) -> None:
             )
 
 
-def score_case(task: Task) -> list[Score]:
+def score_case(task: EvaluationTask) -> list[Score]:
     """Return every metric of every label of one case."""
     case, config = read_case(task), task.config
     scores = []
@@ -76,17 +76,19 @@ def score_case(task: Task) -> list[Score]:
     return scores
 
 
-def count_case(task: Task) -> list[Counts]:
+def count_case(task: EvaluationTask) -> list[ConfusionCounts]:
     """Return the confusion matrix of each label of one case."""
     case = read_case(task)
     return [case.pair(label).counts for label in task.config.labels]
 
 
-def pooled_scores(tasks: Sequence[Task], counts: Iterable[Sequence[Counts]]) -> list[Score]:
+def compute_pooled_scores(
+    tasks: Sequence[EvaluationTask], counts: Iterable[Sequence[ConfusionCounts]]
+) -> list[Score]:
     """Return the metrics of the confusion matrices summed over the cases of one origin; 0 if undefined."""
-    sums: dict[Origin, tuple[Task, list[Counts]]] = {}
+    sums: dict[Origin, tuple[EvaluationTask, list[ConfusionCounts]]] = {}
     for task, found in zip(tasks, counts, strict=True):
-        _, before = sums.get(task.origin, (task, [Counts(0, 0, 0, 0)] * len(found)))
+        _, before = sums.get(task.origin, (task, [ConfusionCounts(0, 0, 0, 0)] * len(found)))
         sums[task.origin] = task, [a + b for a, b in zip(before, found, strict=True)]
     scores = []
     for task, summed in sums.values():
@@ -98,7 +100,9 @@ def pooled_scores(tasks: Sequence[Task], counts: Iterable[Sequence[Counts]]) -> 
     return scores
 
 
-def make_score(task: Task, label: Label, metric: str, value: float, counts: Counts) -> Score:
+def make_score(
+    task: EvaluationTask, label: Label, metric: str, value: float, counts: ConfusionCounts
+) -> Score:
     """Return the table's row for a value."""
     backend = "monai" if METRICS[metric].uses_surfaces else "numpy"
     return Score(
@@ -121,7 +125,7 @@ def installed_version(package: str) -> str:
     return version(package)
 
 
-def read_case(task: Task) -> LabelMapPair:
+def read_case(task: EvaluationTask) -> LabelMapPair:
     """Return both label maps, on one grid and with known labels only."""
     config = task.config
     reference = read_label_map(task.reference, config.reader, config.spacing_mm)
@@ -143,8 +147,8 @@ def check_without_spacing(label_map: LabelMap, config: EvaluationConfig) -> None
     """Raise ValueError for metrics that depend on the size of voxels, which is unknown for this map."""
     if metrics := [metric for metric in config.computed if config.protocol.needs_spacing(metric)]:
         raise ValueError(
-            f"{label_map.file} is a volume in a TIFF file, and {spacing_file(label_map.file).name} with its "
-            f"spacing is not beside it, without which {', '.join(metrics)} cannot be computed. Put it there "
+            f"{label_map.file} is a volume in a TIFF file, and {get_spacing_file(label_map.file).name} with "
+            f"its spacing is not beside it, without which {', '.join(metrics)} cannot be computed. Put it there "
             '({"spacing": [z, y, x]}), give --spacing Z Y X in mm, or choose other --metrics.'
         )
 
@@ -165,7 +169,9 @@ def check_known_values(label_map: LabelMap, config: EvaluationConfig) -> None:
         )
 
 
-def map_tasks(work: Callable[[Task], T], tasks: Sequence[Task], jobs: int, progress: Progress) -> list[T]:
+def map_tasks(
+    work: Callable[[EvaluationTask], T], tasks: Sequence[EvaluationTask], jobs: int, progress: Progress
+) -> list[T]:
     """Return `work` of every task, in order; their ValueErrors are joined into one."""
     results: list[T] = []
     errors: list[str] = []
@@ -177,7 +183,7 @@ def map_tasks(work: Callable[[Task], T], tasks: Sequence[Task], jobs: int, progr
             results.append(outcome)
         progress(len(results) + len(errors), len(tasks))
 
-    def run_task(task: Task) -> T | ValueError:
+    def run_task(task: EvaluationTask) -> T | ValueError:
         try:
             return work(task)
         except ValueError as error:

@@ -11,15 +11,15 @@ from nnunet_mamba.io.images import (
     REORIENTING,
     TIFF,
     Grid,
-    header_contradiction,
+    find_header_contradiction,
     is_picture,
     is_tiff,
-    one_channel,
+    merge_equal_channels,
     read_header,
     read_picture,
     read_tiff,
+    read_tiff_spacing,
     read_values,
-    spacing_of_tiff,
 )
 
 LOSSY = (".jpg", ".jpeg")
@@ -49,11 +49,11 @@ def read_label_map(file: Path, reader: str = "", spacing_mm: tuple[float, ...] |
     if file.suffix.lower() in LOSSY:
         raise ValueError(f"{file} is a JPEG, which does not keep labels exact; store labels as PNG or TIFF.")
     if is_tiff(file) and (found := _read_tiff_volume(file, reader)) is not None:
-        return _make_label_map(file, found, spacing_of_tiff(file), spacing_mm)
+        return _make_label_map(file, found, read_tiff_spacing(file), spacing_mm)
     if is_picture(file):
         return _read_picture_labels(file, spacing_mm)
     header = read_header(file, reader)
-    if not reader and (contradiction := header_contradiction(file)):
+    if not reader and (contradiction := find_header_contradiction(file)):
         raise ValueError(
             f"The header of {file} contradicts itself: {contradiction}. Give --dataset-json, by which the "
             "reader is known, or correct the header."
@@ -77,13 +77,13 @@ def _read_tiff_volume(file: Path, reader: str) -> np.ndarray | None:
     that they are slices.
     """
     array, axes = read_tiff(file)
-    is_volume = reader == TIFF or spacing_of_tiff(file) is not None
+    is_volume = reader == TIFF or read_tiff_spacing(file) is not None
     is_picture = "S" in axes or 1 in array.shape[:1]
     return None if array.ndim != 3 or (is_picture and not is_volume) else array
 
 
 def _read_picture_labels(file: Path, spacing_mm: tuple[float, ...] | None) -> LabelMap:
-    array = one_channel(read_picture(file), file)
+    array = merge_equal_channels(read_picture(file), file)
     return _make_label_map(file, array, None if spacing_mm else (1.0, 1.0), spacing_mm)
 
 

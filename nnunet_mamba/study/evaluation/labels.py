@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_mamba.nnunet.dataset_json import check_labels, label_values, plain_name
+from nnunet_mamba.nnunet.dataset_json import check_labels, get_label_values, normalize_name
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Label:
         return label_map == self.values[0] if len(self.values) == 1 else np.isin(label_map, self.values)
 
 
-def scored_labels(dataset_json: dict[str, Any]) -> tuple[tuple[Label, ...], int | None]:
+def select_scored_labels(dataset_json: dict[str, Any]) -> tuple[tuple[Label, ...], int | None]:
     """Return the labels to score, and the value of the ignore label if there is one.
 
     Background (value 0) is not scored; voxels whose reference is the ignore label count in no metric.
@@ -78,7 +78,9 @@ def find_numbering_differences(first: dict[str, Any], second: dict[str, Any]) ->
     both_ordered = all(each.get("regions_class_order") for each in (first, second))
     tables = [_numbering(each, both_ordered) for each in (first, second)]
     key = (
-        plain_name if all(len({*map(plain_name, table)}) == len(table) for table in tables) else str.casefold
+        normalize_name
+        if all(len({*map(normalize_name, table)}) == len(table) for table in tables)
+        else str.casefold
     )
     one, two = ({key(name): text for name, text in table.items()} for table in tables)
     names = {key(name): name for table in reversed(tables) for name in table}
@@ -107,7 +109,7 @@ def _numbering(dataset_json: dict[str, Any], with_order: bool) -> dict[str, str]
 
 def find_contradictions(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Return a text for each label that two dataset.json of any form share and number differently."""
-    ours, theirs = label_values(first), label_values(other)
+    ours, theirs = get_label_values(first), get_label_values(other)
     return [
         f"{name} is {value} in the first and {theirs[name]} in the second"
         for name, value in ours.items()

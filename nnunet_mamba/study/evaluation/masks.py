@@ -17,7 +17,7 @@ Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
-class Counts:
+class ConfusionCounts:
     """Confusion matrix of one label, in voxels."""
 
     tp: int
@@ -25,8 +25,8 @@ class Counts:
     fn: int
     tn: int
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
+    def __add__(self, other: ConfusionCounts) -> ConfusionCounts:
+        return ConfusionCounts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
 
     @property
     def in_prediction(self) -> int:
@@ -59,11 +59,11 @@ class MaskPair:
     tolerance_mm: float = 1.0
 
     @cached_property
-    def counts(self) -> Counts:
+    def counts(self) -> ConfusionCounts:
         tp = int(np.count_nonzero(self.prediction & self.reference))
         fp = int(np.count_nonzero(self.prediction)) - tp
         fn = int(np.count_nonzero(self.reference)) - tp
-        return Counts(tp, fp, fn, self.n_counted - tp - fp - fn)
+        return ConfusionCounts(tp, fp, fn, self.n_counted - tp - fp - fn)
 
     @cached_property
     def voxels(self) -> Surfaces:

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.nnunet.dataset_json import is_dataset_json, read_dataset_json, read_json
 from nnunet_mamba.study.evaluation.config import EvaluationConfig, config_from_dataset_json
-from nnunet_mamba.study.evaluation.evaluate import Task, score_tasks
+from nnunet_mamba.study.evaluation.evaluate import EvaluationTask, score_tasks
 from nnunet_mamba.study.evaluation.labels import find_contradictions, find_numbering_differences
 from nnunet_mamba.study.evaluation.protocols import get_protocol
 from nnunet_mamba.study.evaluation.table import Origin, Score
@@ -74,10 +74,10 @@ class MatchedCases:
 
     def make_tasks(
         self, config: EvaluationConfig, origin: Origin, *, missing_as_empty: bool = False
-    ) -> list[Task]:
+    ) -> list[EvaluationTask]:
         """Return a task for each case with a prediction, or for all of them."""
         return [
-            Task(case, self.predictions.get(case), reference, config, origin)
+            EvaluationTask(case, self.predictions.get(case), reference, config, origin)
             for case, reference in sorted(self.references.items())
             if case in self.predictions or missing_as_empty
         ]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nnunet_mamba.study.evaluation.components import f1
-from nnunet_mamba.study.evaluation.masks import Counts, MaskPair
+from nnunet_mamba.study.evaluation.masks import ConfusionCounts, MaskPair
 from nnunet_mamba.study.evaluation.surfaces import percentile_mm, share_within
 
 NAN = float("nan")
@@ -27,37 +27,37 @@ Measure = Callable[[MaskPair], float]
 Kind = Literal["overlap", "rate", "surface", "distance", "instances"]
 
 
-def dice(c: Counts) -> float:
+def dice(c: ConfusionCounts) -> float:
     """Return 2 TP / (2 TP + FP + FN)."""
     return ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn)
 
 
-def iou(c: Counts) -> float:
+def iou(c: ConfusionCounts) -> float:
     """Return TP / (TP + FP + FN)."""
     return ratio(c.tp, c.tp + c.fp + c.fn)
 
 
-def precision(c: Counts) -> float:
+def precision(c: ConfusionCounts) -> float:
     """Return TP / (TP + FP)."""
     return ratio(c.tp, c.tp + c.fp)
 
 
-def sensitivity(c: Counts) -> float:
+def sensitivity(c: ConfusionCounts) -> float:
     """Return TP / (TP + FN), also called recall."""
     return ratio(c.tp, c.tp + c.fn)
 
 
-def specificity(c: Counts) -> float:
+def specificity(c: ConfusionCounts) -> float:
     """Return TN / (TN + FP)."""
     return ratio(c.tn, c.tn + c.fp)
 
 
-def accuracy(c: Counts) -> float:
+def accuracy(c: ConfusionCounts) -> float:
     """Return (TP + TN) / all voxels."""
     return ratio(c.tp + c.tn, c.tp + c.fp + c.fn + c.tn)
 
 
-def volume_error(c: Counts) -> float:
+def volume_error(c: ConfusionCounts) -> float:
     """Return | |P| - |R| | / |R|: absolute, so that too large and too small do not cancel in the mean."""
     return ratio(abs(c.fp - c.fn), c.in_reference)
 
@@ -108,7 +108,7 @@ class Metric:
              surface    share of the surfaces within the label's tolerance
              distance   between the surfaces, in the unit of the spacing
              instances  from connected components, or from instances that the reference numbers
-    measure  takes the `Counts` of the masks for overlap and rate, the `MaskPair` for the others
+    measure  takes the `ConfusionCounts` of the masks for overlap and rate, the `MaskPair` for the others
     """
 
     name: str

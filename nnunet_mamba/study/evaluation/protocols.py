@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 from nnunet_mamba.study.evaluation.components import BORDER, f1, lesionwise_dice, lesionwise_hd95
 from nnunet_mamba.study.evaluation.labels import Label
 from nnunet_mamba.study.evaluation.masks import MaskPair
@@ -69,7 +69,7 @@ def check_metrics(protocol: Protocol, metrics: Sequence[str]) -> None:
     """Raise ValueError for a metric that the protocol does not define."""
     for metric in metrics:
         if metric not in METRICS:
-            raise ValueError(unknown("metric", metric, METRICS))
+            raise ValueError(format_unknown_name("metric", metric, METRICS))
         if metric not in protocol.measures:
             raise ValueError(
                 f"The protocol {protocol.name} does not define {metric}, only {', '.join(protocol.measures)}."
@@ -223,5 +223,5 @@ PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in ROW
 def get_protocol(name: str) -> Protocol:
     """Return the protocol of this name. ValueError if there is none."""
     if name not in PROTOCOLS:
-        raise ValueError(unknown("protocol", name, PROTOCOLS, "nnunet-mamba evaluate --list"))
+        raise ValueError(format_unknown_name("protocol", name, PROTOCOLS, "nnunet-mamba evaluate --list"))
     return PROTOCOLS[name]

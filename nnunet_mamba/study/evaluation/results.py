@@ -19,13 +19,13 @@ from typing import Any
 from nnunet_mamba.nnunet.dataset_json import read_dataset_json
 from nnunet_mamba.nnunet.paths import parse_method
 from nnunet_mamba.study.evaluation.config import EvaluationConfig
-from nnunet_mamba.study.evaluation.evaluate import Task
+from nnunet_mamba.study.evaluation.evaluate import EvaluationTask
 from nnunet_mamba.study.evaluation.match import (
     MatchedCases,
     find_dataset_json,
     match_cases,
 )
-from nnunet_mamba.study.evaluation.splits import DEFAULT_SPLITS, Splits, read_splits
+from nnunet_mamba.study.evaluation.splits import DEFAULT_SPLITS, ValidationFolds, read_validation_folds
 from nnunet_mamba.study.evaluation.table import Origin
 
 DATASET = re.compile(r"Dataset\d{3}_.+")
@@ -63,11 +63,11 @@ class DatasetFolders:
         tried = ", ".join(map(str, candidates)) or "nothing: export nnUNet_raw"
         raise ValueError(f"There are no references; looked for {tried}. Or give PRED and REF.")
 
-    def splits(self) -> Splits:
+    def splits(self) -> ValidationFolds:
         """Return the folds of splits_final.json, or of nnU-Net's default if there is no such file."""
         for folder in (self.preprocessed, self.raw):
             if folder and (folder / "splits_final.json").is_file():
-                return read_splits(folder / "splits_final.json")
+                return read_validation_folds(folder / "splits_final.json")
         return DEFAULT_SPLITS
 
     def description(self, predictions: Path, references: Path) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Run:
 
     def make_tasks(
         self, matched: MatchedCases, config: EvaluationConfig, *, missing_as_empty: bool = False
-    ) -> list[Task]:
+    ) -> list[EvaluationTask]:
         """Return the tasks of the matched cases, each with its fold."""
         tasks = matched.make_tasks(config, self.origin, missing_as_empty=missing_as_empty)
         return [

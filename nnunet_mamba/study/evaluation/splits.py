@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Splits:
+class ValidationFolds:
     """Number of folds, and its source; their validation cases if that is a file."""
 
     source: str
@@ -34,10 +34,10 @@ class Splits:
         )
 
 
-DEFAULT_SPLITS = Splits("nnU-Net's own split (no splits_final.json was found)", 5)
+DEFAULT_SPLITS = ValidationFolds("nnU-Net's own split (no splits_final.json was found)", 5)
 
 
-def read_splits(file: Path) -> Splits:
+def read_validation_folds(file: Path) -> ValidationFolds:
     """Return the folds of a splits_final.json. ValueError if the file is not one."""
     try:
         splits: list[dict[str, list[str]]] = json.loads(file.read_text(encoding="utf-8"))
@@ -49,4 +49,4 @@ def read_splits(file: Path) -> Splits:
             f"{file} is not a split of nnU-Net's ({error}); expected a list of "
             '{"train": [CASE, ...], "val": [CASE, ...]}. Write it anew with `nnunet-mamba plans split`.'
         ) from error
-    return Splits(str(file), len(cases), cases)
+    return ValidationFolds(str(file), len(cases), cases)

@@ -97,7 +97,7 @@ def summarise_values(label: str, label_name: str, metric: str, values: Sequence[
     return Summary(label, label_name, metric, mean, sd, defined.size, len(values) - defined.size)
 
 
-def mean_foreground(scores: Iterable[Score], metric: str = "dice") -> float:
+def compute_foreground_mean(scores: Iterable[Score], metric: str = "dice") -> float:
     """Return the mean over labels of the mean over cases, as in nnU-Net's summary.json."""
     means = [row.mean for row in summarise(scores) if row.metric == metric]
     return float(np.nanmean(means)) if np.isfinite(means).any() else float("nan")

@@ -16,19 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.nnunet.checkpoints import FINAL, remove_unreadable_predictions, usable_checkpoint
-from nnunet_mamba.nnunet.commands import Command, ask_for_trainer
+from nnunet_mamba.nnunet.checkpoints import FINAL, recover_checkpoint, remove_unreadable_predictions
+from nnunet_mamba.nnunet.commands import Command, check_trainer_found
 from nnunet_mamba.nnunet.console import (
     LogFn,
     PlainLines,
     PredictionLines,
     TrainingLines,
-    duration,
+    format_duration,
     rate_limited,
 )
 from nnunet_mamba.nnunet.heartbeat import Heartbeat
-from nnunet_mamba.nnunet.subprocesses import run_child, stopped_by_signals
-from nnunet_mamba.study.datasets.convert import convert
+from nnunet_mamba.nnunet.subprocesses import interrupt_on_signals, run_child
+from nnunet_mamba.study.datasets.convert import convert_dataset
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
 from nnunet_mamba.study.datasets.readers import read_source
 from nnunet_mamba.study.datasets.source import ACCEPTABLE, InvalidDatasetError
@@ -50,7 +50,7 @@ N_VALIDATION = 4  # nnU-Net predicts each of these with 8 flips after training: 
 def run_quickstart(settings: Settings, out: Path, log: LogFn) -> Path:
     """Run what is not yet done of the whole chain in the folder `out`; return the page."""
     workspace = Workspace(Path(out).resolve())
-    with stopped_by_signals(), workspace.locked() as lock, Heartbeat(log) as heartbeat:
+    with interrupt_on_signals(), workspace.locked() as lock, Heartbeat(log) as heartbeat:
         if not workspace.has_settings:
             heartbeat.doing = "checking what was asked for"
             check_settings(settings, workspace)
@@ -60,7 +60,7 @@ def run_quickstart(settings: Settings, out: Path, log: LogFn) -> Path:
             for stage in STAGES:
                 chain.run_stage(stage)
         except KeyboardInterrupt:
-            log(f"\nInterrupted. The same command goes on from here; what is done lies in {workspace.out}.")
+            log(f"\nInterrupted. Run the same command to resume; finished stages are in {workspace.out}.")
             raise
     return workspace.out / "report.html"
 
@@ -72,7 +72,7 @@ def check_settings(settings: Settings, workspace: Workspace) -> None:
         if source.issues:
             raise InvalidDatasetError(source.issues)
     if settings.trainer != DEMO_TRAINER:
-        ask_for_trainer(settings.trainer, shared_variables(workspace))
+        check_trainer_found(settings.trainer, shared_variables(workspace))
 
 
 class Chain:
@@ -93,11 +93,10 @@ class Chain:
         number = STAGES.index(stage) + 1
         done = self.workspace.stages().get(stage, {})
         if done.get("finished") and self.product(stage).exists():
-            self.log(f"[{number}/{len(STAGES)}] {stage}: done before, in {duration(done['seconds'])}")
+            self.log(f"[{number}/{len(STAGES)}] {stage}: done before, in {format_duration(done['seconds'])}")
             return
-        self.log(
-            f"[{number}/{len(STAGES)}] {stage}   (elapsed {duration(time.monotonic() - self.started_at)})"
-        )
+        elapsed = format_duration(time.monotonic() - self.started_at)
+        self.log(f"[{number}/{len(STAGES)}] {stage}   (elapsed {elapsed})")
         self.workspace.remove_stages(list(STAGES[number:]))
         self.stage, self.commands, self.log.doing = stage, [], stage
         start, finished = time.monotonic(), False
@@ -107,7 +106,7 @@ class Chain:
         finally:
             spent = time.monotonic() - start
             self.workspace.record_stage(stage, finished=finished, seconds=spent, commands=self.commands)
-        self.log(f"      {stage} took {duration(spent)}")
+        self.log(f"      {stage} took {format_duration(spent)}")
 
     def product(self, stage: str) -> Path:
         """Return the file or folder that must exist for a stage to count as done."""
@@ -164,7 +163,7 @@ class Chain:
             seed=self.settings.seed,
         )
         progress = rate_limited(self.log_indented, "checked")
-        convert(
+        convert_dataset(
             source,
             self.workspace.raw / source.name,
             split,
@@ -187,10 +186,10 @@ class Chain:
     def train(self) -> None:
         shutil.rmtree(self.workspace.predictions, ignore_errors=True)  # of another network
         fold = self.workspace.fold(self.dataset, self.settings)
-        resume = usable_checkpoint(fold, self.log_indented)
+        resume = recover_checkpoint(fold, self.log_indented)
         command = train_command(self.dataset, self.settings, resume=resume is not None)
         if resume:
-            self.log_indented(f"going on from {resume.name}")
+            self.log_indented(f"resuming from {resume.name}")
         self.run(command, TrainingLines(self.log_indented, fold))
 
     def predict(self) -> None:

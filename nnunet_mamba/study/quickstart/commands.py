@@ -1,7 +1,14 @@
 """nnU-Net's commands as a user would type them, and the variables that they need."""
 
-from nnunet_mamba.io.cpu import passive_waiting, usable_cpus
-from nnunet_mamba.nnunet.commands import EXTERNAL, PROGRESS, Command, dataset_id, n_processes, trainer_folders
+from nnunet_mamba.io.cpu import count_usable_cpus, get_passive_wait_variables
+from nnunet_mamba.nnunet.commands import (
+    EXTERNAL,
+    PROGRESS,
+    Command,
+    count_processes,
+    get_dataset_id,
+    get_trainer_folders,
+)
 from nnunet_mamba.study.quickstart.workspace import FOLD, Settings, Workspace
 
 
@@ -11,24 +18,24 @@ def shared_variables(workspace: Workspace) -> dict[str, str]:
         "nnUNet_raw": str(workspace.raw),
         "nnUNet_preprocessed": str(workspace.preprocessed),
         "nnUNet_results": str(workspace.results),
-        EXTERNAL: trainer_folders(),
-        "nnUNet_def_n_proc": str(n_processes()),
+        EXTERNAL: get_trainer_folders(),
+        "nnUNet_def_n_proc": str(count_processes()),
         "nnUNet_compile": "f",  # compiling takes longer than a demo gains
         PROGRESS: "5",
-        **passive_waiting(),
+        **get_passive_wait_variables(),
     }
 
 
 def plan_command(dataset: str, settings: Settings) -> Command:
-    n = str(n_processes())
-    arguments = ("-d", dataset_id(dataset), "-c", settings.configuration, "-npfp", n, "-np", n)
+    n = str(count_processes())
+    arguments = ("-d", get_dataset_id(dataset), "-c", settings.configuration, "-npfp", n, "-np", n)
     # with nnUNet_n_proc_DA=0, the choice for training, nnU-Net's planner asks torch for 0 threads and dies
     variables = {"nnUNet_n_proc_DA": "1"}
     return Command("nnUNetv2_plan_and_preprocess", (*arguments, "--verify_dataset_integrity"), variables)
 
 
 def train_command(dataset: str, settings: Settings, *, resume: bool) -> Command:
-    arguments = [dataset_id(dataset), settings.configuration, str(FOLD), "-tr", settings.trainer]
+    arguments = [get_dataset_id(dataset), settings.configuration, str(FOLD), "-tr", settings.trainer]
     arguments += ["-device", settings.device] + (["--c"] if resume else [])
     return Command("nnUNetv2_train", tuple(arguments), training_variables(settings))
 
@@ -38,7 +45,7 @@ def training_variables(settings: Settings) -> dict[str, str]:
 
     On a CPU the network needs every core, so augmenting in other processes gains nothing.
     """
-    n_workers = 0 if settings.device == "cpu" else max(1, min(12, usable_cpus() - 1))
+    n_workers = 0 if settings.device == "cpu" else max(1, min(12, count_usable_cpus() - 1))
     return {"nnUNet_n_proc_DA": str(n_workers)}
 
 
@@ -51,7 +58,7 @@ def predict_command(dataset: str, settings: Settings, workspace: Workspace) -> C
         "-o",
         str(predictions),
         "-d",
-        dataset_id(dataset),
+        get_dataset_id(dataset),
         "-c",
         settings.configuration,
     ]

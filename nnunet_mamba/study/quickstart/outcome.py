@@ -12,9 +12,15 @@ from typing import Any
 
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.nnunet.checkpoints import FINAL
-from nnunet_mamba.nnunet.console import duration
+from nnunet_mamba.nnunet.console import format_duration
 from nnunet_mamba.nnunet.logs import read_settings
-from nnunet_mamba.study.evaluation import Summary, mean_foreground, read_table, scored_labels, summarise
+from nnunet_mamba.study.evaluation import (
+    Summary,
+    compute_foreground_mean,
+    read_table,
+    select_scored_labels,
+    summarise,
+)
 from nnunet_mamba.study.quickstart.commands import shared_variables
 from nnunet_mamba.study.quickstart.workspace import Settings, Workspace
 from nnunet_mamba.study.report import (
@@ -48,7 +54,7 @@ def collect_report(settings: Settings, workspace: Workspace, dataset: str) -> Qu
     curves = read_curves(checkpoint)
     return QuickstartReport(
         title=f"{settings.trainer} on {dataset}",
-        labels=scored_labels(description)[0],
+        labels=select_scored_labels(description)[0],
         scores=read_table(workspace.out / "results.csv"),
         cases=list_cases(raw, workspace.predictions, description["file_ending"]),
         curves=curves,
@@ -119,8 +125,8 @@ def report_to_json(report: QuickstartReport, settings: Settings) -> dict[str, An
     return {
         "title": report.title,
         "request": settings.request(),
-        "mean_foreground_dice": nan_to_none(mean_foreground(report.scores)),
-        "mean_foreground_hd95_mm": nan_to_none(mean_foreground(report.scores, "hd95")),
+        "mean_foreground_dice": nan_to_none(compute_foreground_mean(report.scores)),
+        "mean_foreground_hd95_mm": nan_to_none(compute_foreground_mean(report.scores, "hd95")),
         "summary": [without_nan(asdict(row)) for row in summarise(report.scores)],
         "scores": [without_nan(asdict(score)) for score in report.scores],
         "seconds": {stage.name: round(stage.seconds, 1) for stage in report.stages},
@@ -150,10 +156,10 @@ def format_closing_lines(report: QuickstartReport, workspace: Workspace) -> list
     for name, cell in rows.items():
         texts = (format_mean_and_sd(cell["dice"], 3), format_mean_and_sd(cell["hd95"], 2))
         lines.append(f"{name[:23]:<24}{texts[0]:>16}{texts[1]:>18}{cell['dice'].n_cases:>8}")
-    means = (mean_foreground(report.scores), mean_foreground(report.scores, "hd95"))
+    means = (compute_foreground_mean(report.scores), compute_foreground_mean(report.scores, "hd95"))
     lines.append(f"{'mean':<24}{means[0]:>16.3f}{means[1]:>18.2f}")
     seconds = sum(stage.seconds for stage in report.stages)
-    lines += ["", f"{dict(report.facts)['network parameters']} parameters, {duration(seconds)} in all"]
+    lines += ["", f"{dict(report.facts)['network parameters']} parameters, {format_duration(seconds)} in all"]
     return [
         *lines,
         *(str(workspace.out / name) for name in ("report.html", "report.png", "results.csv", "results.json")),

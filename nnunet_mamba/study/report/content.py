@@ -117,7 +117,7 @@ def find_families(study: DatasetComparison) -> list[str]:
     return [against for against in (TWIN, BASELINE) if select_case_means(study, against)]
 
 
-def find_proven_best(study: DatasetComparison, means: dict[str, float], label: str) -> str | None:
+def find_significant_best(study: DatasetComparison, means: dict[str, float], label: str) -> str | None:
     """Return the method of the best mean if it won every test on `label` that it took part in, else None."""
     defined = {name: mean for name, mean in means.items() if not math.isnan(mean)}
     if not defined:

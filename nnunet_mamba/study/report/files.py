@@ -12,7 +12,7 @@ import numpy as np
 from nnunet_mamba.io.images import ITK
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.evaluation.label_maps import read_label_map
-from nnunet_mamba.study.evaluation.labels import Label, scored_labels
+from nnunet_mamba.study.evaluation.labels import Label, select_scored_labels
 from nnunet_mamba.study.evaluation.results import find_runs
 
 MAX_CASES = 20  # per method for the confusion of labels, which spends its time reading label maps
@@ -29,7 +29,7 @@ class CaseFiles:
 
 
 @dataclass(frozen=True)
-class LabelMaps:
+class LabelMapFiles:
     """Files of one case; `image` is its first channel, None if it was not found."""
 
     case: str
@@ -45,7 +45,7 @@ class LabelMaps:
 class StudyFiles:
     """Files of all methods, the labels that are scored, and the names of label values, background first."""
 
-    maps: Mapping[Method, Mapping[str, LabelMaps]]
+    maps: Mapping[Method, Mapping[str, LabelMapFiles]]
     labels: tuple[Label, ...]
     names: Mapping[int, str]
 
@@ -53,7 +53,7 @@ class StudyFiles:
 def find_study_files(results: Path, raw: Path | None, preprocessed: Path | None) -> StudyFiles:
     """Return every predicted case below `results` that has a reference. Raise ValueError if there is none."""
     runs, _ = find_runs(results, raw, preprocessed)
-    maps: dict[Method, dict[str, LabelMaps]] = {}
+    maps: dict[Method, dict[str, LabelMapFiles]] = {}
     for run in runs:
         try:
             matched = run.match_cases()
@@ -62,12 +62,12 @@ def find_study_files(results: Path, raw: Path | None, preprocessed: Path | None)
         method = Method(run.origin.trainer, run.origin.plans, run.origin.configuration)
         images = _find_images(raw / run.origin.dataset if raw else None, run.description["file_ending"])
         for case in sorted(set(matched.predictions) & set(matched.references)):
-            files = LabelMaps(case, matched.predictions[case], matched.references[case], images.get(case))
+            files = LabelMapFiles(case, matched.predictions[case], matched.references[case], images.get(case))
             maps.setdefault(method, {})[case] = files
     if not maps:
         raise ValueError(f"Below {results} no prediction has a reference.")
     description = runs[0].description
-    return StudyFiles(maps, scored_labels(description)[0], _name_values(description["labels"]))
+    return StudyFiles(maps, select_scored_labels(description)[0], _name_values(description["labels"]))
 
 
 def find_data_folders(results: Path) -> tuple[Path | None, Path | None]:
@@ -80,7 +80,7 @@ def find_data_folders(results: Path) -> tuple[Path | None, Path | None]:
     return found[0], found[1]
 
 
-def count_confusion(maps: Iterable[LabelMaps], values: Sequence[int]) -> tuple[np.ndarray, int]:
+def count_confusion(maps: Iterable[LabelMapFiles], values: Sequence[int]) -> tuple[np.ndarray, int]:
     """Return the voxels of each reference label (rows) by predicted label (columns), and the number of cases.
 
     At most `MAX_CASES` cases are read, evenly spaced among the sorted names. Other values are not counted.

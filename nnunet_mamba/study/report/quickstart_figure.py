@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nnunet_mamba.study.evaluation import mean_foreground
+from nnunet_mamba.study.evaluation import compute_foreground_mean
 from nnunet_mamba.study.report.figures import style_axes
 from nnunet_mamba.study.report.files import CaseFiles
 from nnunet_mamba.study.report.quickstart_content import QuickstartReport, choose_cases, mean_case_dice
@@ -45,9 +45,8 @@ def write_quickstart_figure(report: QuickstartReport, file: Path) -> None:
             figsize=(10, max(0.9 + 2.05 * len(shown), 5)), layout="constrained", facecolor="white"
         )
         FigureCanvasAgg(figure)
-        title = (
-            f"{report.title}: Dice {mean_foreground(report.scores):.3f} on {len(report.cases)} unseen cases"
-        )
+        dice = compute_foreground_mean(report.scores)
+        title = f"{report.title}: Dice {dice:.3f} on {len(report.cases)} unseen cases"
         figure.suptitle(title, fontsize=12, fontweight="bold")
         halves: Any = figure.subfigures(1, 2, width_ratios=(6.2, 3.8))
         left, right = halves

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunet_mamba.io.atomic import write_text
-from nnunet_mamba.study.evaluation import Score, mean_foreground, summarise
+from nnunet_mamba.study.evaluation import Score, compute_foreground_mean, summarise
 from nnunet_mamba.study.report.content import format_number
 from nnunet_mamba.study.report.figures import render_axes
 from nnunet_mamba.study.report.files import CaseFiles
@@ -42,7 +42,7 @@ def write_quickstart_page(report: QuickstartReport, file: Path) -> None:
 def build_header(report: QuickstartReport) -> str:
     """Return the title and the numbers that matter most."""
     numbers = [
-        ("mean foreground Dice", f"{mean_foreground(report.scores):.3f}"),
+        ("mean foreground Dice", f"{compute_foreground_mean(report.scores):.3f}"),
         ("unseen cases", str(len(report.cases))),
         ("minutes in all", format_minutes(sum(stage.seconds for stage in report.stages))),
         *report.facts[:3],
@@ -62,7 +62,7 @@ def build_score_table(scores: Sequence[Score]) -> str:
         (name, cell["dice"], cell["hd95"], *counts[name, label], label)
         for (name, label), cell in rows.items()
     ]
-    means = (f"{mean_foreground(scores):.3f}", f"{mean_foreground(scores, 'hd95'):.2f}")
+    means = (f"{compute_foreground_mean(scores):.3f}", f"{compute_foreground_mean(scores, 'hd95'):.2f}")
     body.append(("mean of labels", *means, "", "", ""))
     header = ("label", "Dice", "HD95 (mm)", "cases", "not counted", "value")
     note = (

@@ -194,7 +194,7 @@ def _build_papers(report: StudyReport) -> list[Block]:
             Paragraph("Here: the mean over labels of the means over cases, as papers have it."),
         ]
     blocks += [Collapsible("by label", [each]) for each in tables.build_paper_label_tables(report)]
-    whole = [tables.build_whole_paper_table(i, table) for i, table in enumerate(report.published, start=1)]
+    whole = [tables.build_full_paper_table(i, table) for i, table in enumerate(report.published, start=1)]
     return [*blocks, BulletList(sources), Collapsible("all networks of these papers", whole)]
 
 

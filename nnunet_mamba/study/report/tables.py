@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from nnunet_mamba.study.evaluation import METRICS, mean_foreground, summarise
+from nnunet_mamba.study.evaluation import METRICS, compute_foreground_mean, summarise
 from nnunet_mamba.study.report.content import (
     StudyReport,
     find_families,
-    find_proven_best,
+    find_significant_best,
     format_folds,
     format_interval,
     format_label,
@@ -39,7 +39,7 @@ def build_summary_table(report: StudyReport) -> ReportTable:
     """Return a row per method: the leading metric, its tests and papers' numbers, then the other metrics."""
     study = report.leading
     means = {s.metric: {m.method: m.mean for m in s.methods} for s in report.studies}
-    best = {s.metric: find_proven_best(s, means[s.metric], CASE_MEAN) for s in report.studies}
+    best = {s.metric: find_significant_best(s, means[s.metric], CASE_MEAN) for s in report.studies}
     families = find_families(study)
     papers = [
         (i, table)
@@ -109,13 +109,13 @@ def build_label_table(report: StudyReport, study: DatasetComparison) -> ReportTa
     overall: dict[str, float] = {}
     for name, method in report.methods.items():
         scores = report.select_scores(method, study.metric)
-        overall[name] = mean_foreground(scores, study.metric)
+        overall[name] = compute_foreground_mean(scores, study.metric)
         for row in summarise(scores):
             means.setdefault(row.label, {})[name] = row.mean
     rows = []
     for label in study.labels:
         own = means.get(label[0], {})
-        best = find_proven_best(study, own, label[0])
+        best = find_significant_best(study, own, label[0])
         cells = (format_value(own.get(name, math.nan), study) for name in report.methods)
         named = zip(report.methods, cells, strict=True)
         rows.append(
@@ -157,7 +157,7 @@ def build_paper_table(report: StudyReport) -> ReportTable:
             value = find_published_value(table, method)
             if value is None or study is None:
                 continue
-            here = mean_foreground(report.select_scores(method, table.metric), table.metric)
+            here = compute_foreground_mean(report.select_scores(method, table.metric), table.metric)
             rows.append(
                 (
                     name,
@@ -195,7 +195,7 @@ def build_paper_label_tables(report: StudyReport) -> list[ReportTable]:
     return found
 
 
-def build_whole_paper_table(index: int, table: PublishedTable) -> ReportTable:
+def build_full_paper_table(index: int, table: PublishedTable) -> ReportTable:
     """Return all networks of a paper's column, best first, in its unit."""
     higher_is_better = METRICS[table.metric].higher_is_better
     ranked = sorted(table.values.items(), key=lambda item: -item[1] if higher_is_better else item[1])

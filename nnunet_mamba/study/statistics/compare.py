@@ -8,16 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nnunet_mamba.study.evaluation import METRICS, Score
-from nnunet_mamba.study.statistics.methods import choose_baseline, twin_of
-from nnunet_mamba.study.statistics.paired_tests import (
-    MIN_PAIRS,
-    holm,
-    mean_interval,
-    rank_biserial,
-    signed_rank_p,
-    sum_by_patient,
-    win_rate,
-)
+from nnunet_mamba.study.statistics.methods import choose_baseline, find_twin
 from nnunet_mamba.study.statistics.ranking import Ranking, rank_methods
 from nnunet_mamba.study.statistics.results import (
     ALPHA,
@@ -29,6 +20,15 @@ from nnunet_mamba.study.statistics.results import (
     MethodSummary,
 )
 from nnunet_mamba.study.statistics.score_matrix import ScoreMatrix, build_score_matrices
+from nnunet_mamba.study.statistics.significance import (
+    MIN_PAIRS,
+    holm,
+    mean_interval,
+    rank_biserial,
+    signed_rank_p,
+    sum_by_patient,
+    win_rate,
+)
 
 FEW_PATIENTS = 20  # BCa intervals of normal differences miss 12 % of the time at 10 patients, 7 % at 20
 
@@ -102,7 +102,7 @@ def _compare_matrix(matrix: ScoreMatrix, baseline: str | None, settings: _Settin
 
 def _choose_pairs(matrix: ScoreMatrix, base: int) -> list[tuple[str, tuple[int, int]]]:
     """Return each method with its twin, then all with the baseline, unless those are the same pairs."""
-    found = ((m, twin_of(method, matrix.methods)) for m, method in enumerate(matrix.methods))
+    found = ((m, find_twin(method, matrix.methods)) for m, method in enumerate(matrix.methods))
     twins = [(m, matrix.methods.index(twin)) for m, twin in found if twin is not None]
     others = [(m, base) for m in range(len(matrix.methods)) if m != base]
     if {frozenset(pair) for pair in others} <= {frozenset(pair) for pair in twins}:

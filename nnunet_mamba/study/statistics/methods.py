@@ -16,7 +16,7 @@ def training_length(method: Method) -> str:
     return found[1] if found else ""
 
 
-def short_names(methods: Sequence[Method]) -> list[str]:
+def shorten_method_names(methods: Sequence[Method]) -> list[str]:
     """Return the parts of each method that differ among them; trainers without nnU-Net's prefix."""
     columns = list(zip(*(method for method in methods), strict=True))
     differing = [i for i, column in enumerate(columns) if len(set(column)) > 1] or [0]
@@ -31,7 +31,7 @@ def _shortened(part: str, column: int) -> str:
     return f"nnUNet{rest}" if OWN_TRAINER.fullmatch(part) else rest
 
 
-def twin_of(method: Method, methods: Sequence[Method]) -> Method | None:
+def find_twin(method: Method, methods: Sequence[Method]) -> Method | None:
     """Return the same network without SSM, under the same recipe, plans and configuration, if it is among
     `methods`; None if it is not, or the method has no SSM itself.
 
@@ -54,7 +54,7 @@ def choose_baseline(methods: Sequence[Method], name: str | None = None) -> Metho
     if name is None:
         own = [method for method in methods if OWN_TRAINER.fullmatch(method.trainer)]
         return min(own, key=lambda method: method.plans != "nnUNetPlans", default=methods[0])
-    names = short_names(methods)
+    names = shorten_method_names(methods)
     known = [{short, method.trainer, str(method)} for short, method in zip(names, methods, strict=True)]
     found = [method for method, names_of in zip(methods, known, strict=True) if name in names_of]
     if len(found) == 1:

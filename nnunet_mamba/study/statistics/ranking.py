@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from nnunet_mamba.study.statistics.paired_tests import DECIMALS, resample_counts, sum_by_patient
+from nnunet_mamba.study.statistics.significance import DECIMALS, resample_counts, sum_by_patient
 
 
 @dataclass(frozen=True)

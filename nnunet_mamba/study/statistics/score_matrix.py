@@ -15,7 +15,7 @@ import pandas as pd
 from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.evaluation import Score
-from nnunet_mamba.study.statistics.methods import short_names, training_length
+from nnunet_mamba.study.statistics.methods import shorten_method_names, training_length
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def build_score_matrices(
             f"The tables have one method only, {methods[0]}; add the table of another. Of one alone, "
             "`nnunet-mamba report` makes a page."
         )
-    names = dict(zip(methods, short_names(methods), strict=True))
+    names = dict(zip(methods, shorten_method_names(methods), strict=True))
     parts = dict(list(frame.groupby("dataset", sort=True)))
     alone = [str(dataset) for dataset, part in parts.items() if part["method"].nunique() < fewest_methods]
     if len(alone) == len(parts):

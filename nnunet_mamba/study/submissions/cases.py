@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.io.images import Grid, read_header, reader_of
-from nnunet_mamba.io.messages import form_of, join_names
-from nnunet_mamba.nnunet.dataset_json import check_labels, is_of_a_release
+from nnunet_mamba.io.images import Grid, get_reader_name, read_header
+from nnunet_mamba.io.messages import describe_regex, join_names
+from nnunet_mamba.nnunet.dataset_json import check_labels, is_legacy_dataset_json
 from nnunet_mamba.study.datasets.acdc import read_phases
 from nnunet_mamba.study.datasets.source import Notes, collect_label_values, read_description
 from nnunet_mamba.study.submissions.rules import ChallengeRules
@@ -78,8 +78,8 @@ def list_expected_files(
     if unknown:
         raise ValueError(
             f"{images} holds files that fit no case of {rules.title}: {join_names(sorted(unknown))}. "
-            f"Expected names like {form_of(rules.case)}; take them out, or give their form as `case` in a "
-            "template."
+            f"Expected names like {describe_regex(rules.case)}; take them out, or give their form as `case` in "
+            "a template."
         )
     names = sorted(set(found) - set(notes.moved))
     if not names:
@@ -99,14 +99,14 @@ def list_expected_files(
 def find_reader(folders: Iterable[Path], rules: ChallengeRules) -> str:
     """Return nnU-Net's reader by its first dataset.json in `folders`, else by the specification."""
     found = next(iter(_read_descriptions(folders).values()), None)
-    return reader_of(found) if found else rules.spec.reader or ""
+    return get_reader_name(found) if found else rules.spec.reader or ""
 
 
 def _read_descriptions(folders: Iterable[Path]) -> dict[Path, dict[str, Any]]:
     """Return nnU-Net's dataset.json of each folder that has one; those of releases are ignored."""
     files = (folder / "dataset.json" for folder in folders)
     found = {file: read_description(file.parent) for file in files if file.is_file()}
-    return {file: content for file, content in found.items() if not is_of_a_release(content)}
+    return {file: content for file, content in found.items() if not is_legacy_dataset_json(content)}
 
 
 def list_image_files(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.io.messages import unknown
+from nnunet_mamba.io.messages import format_unknown_name
 from nnunet_mamba.study.datasets.source import collect_label_values
 from nnunet_mamba.study.datasets.specs import DATASETS, DatasetSpec, get_spec
 
@@ -88,7 +88,7 @@ def get_rules(name: str) -> ChallengeRules:
     except ValueError:
         known = name
     if known not in SUBMISSIONS:
-        raise ValueError(unknown("submission", known, SUBMISSIONS, "nnunet-mamba submit --list"))
+        raise ValueError(format_unknown_name("submission", known, SUBMISSIONS, "nnunet-mamba submit --list"))
     return SUBMISSIONS[known]
 
 
@@ -101,7 +101,7 @@ def invert_recoding(spec: DatasetSpec) -> dict[int, int]:
     return {value: value for value in sorted(collect_label_values(spec.labels or {}))}
 
 
-def apply_template(rules: ChallengeRules, file: Path) -> ChallengeRules:
+def override_rules(rules: ChallengeRules, file: Path) -> ChallengeRules:
     """Return the rules with the entries of a JSON file: an object with some of case, name, folder, values."""
     try:
         changes = json.loads(Path(file).read_text(encoding="utf-8"))

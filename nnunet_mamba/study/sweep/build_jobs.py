@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-from nnunet_mamba.nnunet.commands import Command, n_processes
+from nnunet_mamba.nnunet.commands import Command, count_processes
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep import training_jobs
 from nnunet_mamba.study.sweep.job import Job
@@ -33,15 +33,15 @@ def build_jobs(study: Study, trainers: Mapping[str, str]) -> list[Job]:
 
 
 def _preparation_jobs(names: DatasetNames) -> list[Job]:
-    study, jobs = names.study, [training_jobs.convert(names)] if names.dataset.convert else []
-    jobs += [training_jobs.split(names), training_jobs.fingerprint(names)]
+    study, jobs = names.study, [training_jobs.build_convert_job(names)] if names.dataset.convert else []
+    jobs += [training_jobs.build_split_job(names), training_jobs.build_fingerprint_job(names)]
     one_by_one: list[Job] = []
     for plans in _sort_by_source(study.plans):
         if not plans.own:
-            one_by_one.append(training_jobs.plan(names, plans, _names(one_by_one)))
+            one_by_one.append(training_jobs.build_plan_job(names, plans, _names(one_by_one)))
     wanted = dict.fromkeys(names.preprocessed_plans(method) for method in study.methods)
     for name, configuration in wanted:
-        one_by_one.append(training_jobs.preprocess(names, name, configuration, _names(one_by_one)))
+        one_by_one.append(training_jobs.build_preprocess_job(names, name, configuration, _names(one_by_one)))
     return jobs + one_by_one
 
 
@@ -51,9 +51,11 @@ def _training_jobs(names: DatasetNames, trainers: Mapping[str, str], after: tupl
     for low in (True, False):  # cascades come after all folds of their low resolution
         methods = [method for method in study.methods if (method.configuration != CASCADE) == low]
         for fold, seed, method in product(study.folds, study.seeds, methods):
-            jobs.append(training_jobs.train(names, method, seed, fold, trainers[method.trainer], after))
+            jobs.append(
+                training_jobs.build_train_job(names, method, seed, fold, trainers[method.trainer], after)
+            )
         for test, seed, method in product(names.dataset.tests, study.seeds, methods):
-            jobs += training_jobs.predict(names, method, seed, test)
+            jobs += training_jobs.build_predict_jobs(names, method, seed, test)
     return jobs
 
 
@@ -116,7 +118,7 @@ def _evaluate(names: DatasetNames, method: Method, seed: int | None, test: str, 
         needs, labels = names.train_jobs(method, seed), tuple[Path, ...]()
     else:
         inputs, needs, labels = _test_set_inputs(names, method, seed, test)
-    arguments = ("evaluate", *inputs, *options, "--out", str(out), "-j", str(n_processes()))
+    arguments = ("evaluate", *inputs, *options, "--out", str(out), "-j", str(count_processes()))
     return Job(
         names.evaluate_job(method, seed, test, protocol),
         "evaluate",
@@ -125,7 +127,7 @@ def _evaluate(names: DatasetNames, method: Method, seed: int | None, test: str, 
         products=(out,),
         cache_inputs={"options": " ".join(options)},
         sources=labels,
-        threads=n_processes(),
+        threads=count_processes(),
         memory_gb=study.memory_gb,
     )
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunet_mamba.nnunet.subprocesses import reason
+from nnunet_mamba.nnunet.subprocesses import find_error_line
 
 KILLED = "killed by SIGKILL"
 INTERRUPTED = "interrupted"
@@ -27,7 +27,7 @@ class KnownFailure:
     remedy: str
 
 
-AGAIN = "Run it again: it goes on from its last checkpoint."
+AGAIN = "Run it again: it resumes from its last checkpoint."
 
 FAILURES = (  # a reason comes before what may only follow from it
     KnownFailure(
@@ -140,4 +140,4 @@ def diagnose(code: int, lines: Sequence[str]) -> Diagnosis:
         if match := re.search(failure.pattern, text, re.MULTILINE):
             named = next((group for group in match.groups() if group), None)
             return Diagnosis(failure.cause + (f": {named.strip()[:400]}" if named else ""), failure.remedy)
-    return Diagnosis(reason(lines), "See the log.")
+    return Diagnosis(find_error_line(lines), "See the log.")

@@ -1,4 +1,4 @@
-"""Results that a job finds in its own folder: its own half, those of another cache key, or unmanaged ones."""
+"""Existing results in a job's folder: an unfinished attempt, results of another cache key, or unmanaged ones."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.nnunet.checkpoints import (
     FINAL,
-    free_name,
+    find_free_name,
     is_validated,
+    recover_checkpoint,
     remove_unreadable_predictions,
-    usable_checkpoint,
 )
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet.console import LogFn
@@ -47,7 +47,7 @@ def prepare_output(job: Job, cache_key: str, before: Record | None, *, adopt: bo
             raise UnmanagedResultsError(describe_unmanaged([str(folder)]))
         return found
     if made_for != cache_key and folder.exists():
-        archive = folder.rename(free_name(archive_name(folder, made_for)))
+        archive = folder.rename(find_free_name(archive_name(folder, made_for)))
         log(f"{folder.name} was made from other settings or data; it is kept as {archive}")
     return False
 
@@ -125,11 +125,11 @@ def _remaining_training(job: Job, fold: Path, log: LogFn) -> tuple[Command | Non
 
     With a final checkpoint --c would prepare a training and write that file anew.
     """
-    checkpoint = usable_checkpoint(fold, log)
+    checkpoint = recover_checkpoint(fold, log)
     if checkpoint is None:
         return job.command, None
     if checkpoint.name != FINAL:
-        log(f"going on from {checkpoint.name}")
+        log(f"resuming from {checkpoint.name}")
         return resume_command(job.command), checkpoint.name
     if is_validated(fold) and not missing_products(job):
         log("trained and validated already")

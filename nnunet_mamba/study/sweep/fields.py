@@ -78,7 +78,7 @@ class Fields:
         for key in self.content:
             near = get_close_matches(str(key), self.known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected {', '.join(self.known)}."
-            raise ValueError(f"{self.where} has a key {key!r} that means nothing here; {hint}")
+            raise ValueError(f"{self.where} has a key {key!r} that is unknown here; {hint}")
 
 
 def expand_variables(text: str, where: str) -> str:

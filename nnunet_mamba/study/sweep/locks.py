@@ -153,7 +153,7 @@ class JobLock:
     def _check_dead(self, owner: Owner) -> None:
         if is_alive(self.file, owner) and not has_ended_with_slurm_job(self.file, owner):
             raise LockedError(
-                f"{self.owner.job} is at work already: {owner}. Wait for it or stop it. If you are sure that "
+                f"{self.owner.job} is already running: {owner}. Wait for it or stop it. If you are sure that "
                 f"it is dead, remove {self.file}"
             )
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from nnunet_mamba.io.cpu import usable_cpus
-from nnunet_mamba.nnunet.paths import FOLDERS, Method, dataset_name
+from nnunet_mamba.io.cpu import count_usable_cpus
+from nnunet_mamba.nnunet.paths import FOLDERS, Method, resolve_dataset_name
 from nnunet_mamba.study.sweep.fields import NAME, Fields, check_exists, check_name
 from nnunet_mamba.study.sweep.study import (
     CASCADE,
@@ -95,7 +95,7 @@ def _read_variables(top: Fields) -> dict[str, str]:
 
 def _default_threads(device: str) -> int:
     """Return the threads of a training: on a CPU all processors, beside a GPU enough for augmentation."""
-    return usable_cpus() if device == "cpu" else 8
+    return count_usable_cpus() if device == "cpu" else 8
 
 
 def _read_folders(top: Fields) -> dict[str, Path]:
@@ -181,7 +181,7 @@ def _read_dataset(entry: Any, i: int, top: Fields, file: Path, folders: Mapping[
     convert = f.mapping("convert", None)
     if convert is not None and not given.startswith("Dataset"):
         raise ValueError(f"{f.where} is {given!r}; of one to convert, write the whole name: Dataset###_Name.")
-    name = dataset_name(given, folders.values())
+    name = resolve_dataset_name(given, folders.values())
     if not DATASET.fullmatch(name):
         raise ValueError(f"{f.where} is {name!r}; expected Dataset###_ and letters, digits, _ . + and -.")
     raw = folders["nnUNet_raw"] / name

@@ -21,9 +21,9 @@ from nnunet_mamba.nnunet.console import (
     PredictionLines,
     ProgressFn,
     TrainingLines,
-    duration,
+    format_duration,
 )
-from nnunet_mamba.nnunet.subprocesses import TAIL_LINES, ChildFailedError, run_child, stopped_by_signals
+from nnunet_mamba.nnunet.subprocesses import TAIL_LINES, ChildFailedError, interrupt_on_signals, run_child
 from nnunet_mamba.study.sweep import slurm
 from nnunet_mamba.study.sweep.diagnosis import INTERRUPTED, Diagnosis, diagnose
 from nnunet_mamba.study.sweep.existing_results import (
@@ -86,10 +86,10 @@ def run_job(
     study did not make (unless `adopt`), JobFailedError if it fails.
     """
     lock = JobLock(layout.lock(job), job=job.name, study=study or str(layout.root), log=log)
-    with stopped_by_signals(), lock:
+    with interrupt_on_signals(), lock:
         before = layout.read_record(job.name)
         if before and is_done(job, cache_key, before):
-            log(f"{job.name}: done before, in {duration(before.seconds)}")
+            log(f"{job.name}: done before, in {format_duration(before.seconds)}")
             layout.write_stamp(job.name, cache_key)
             return before
         adopted = prepare_output(job, cache_key, before, adopt=adopt, log=log)
@@ -217,7 +217,7 @@ class Attempt:
         self.before_record()
         self.end(DONE, products=tuple(map(str, self.job.products)))
         self.layout.write_stamp(self.job.name, self.record.cache_key)
-        self.log(f"{self.job.name}: done in {duration(self.record.seconds)}")
+        self.log(f"{self.job.name}: done in {format_duration(self.record.seconds)}")
         return self.record
 
     def fail(self, diagnosis: Diagnosis, lines: Sequence[str]) -> JobFailedError:

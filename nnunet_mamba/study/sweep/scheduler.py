@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nnunet_mamba.nnunet.commands import find_program
 from nnunet_mamba.nnunet.console import LogFn
-from nnunet_mamba.nnunet.subprocesses import stopped_by_signals
+from nnunet_mamba.nnunet.subprocesses import interrupt_on_signals
 from nnunet_mamba.study.sweep import slurm
 from nnunet_mamba.study.sweep.gpus import GPUS
 from nnunet_mamba.study.sweep.job import Job
@@ -57,7 +57,7 @@ def run_snakemake(
     environment = {**os.environ, **graph.variables, GPUS: ",".join(gpus)}
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script
         signal.signal(signal.SIGINT, signal.default_int_handler)  # else Snakemake would ignore it, too
-    with log_file.open("ab") as stream, stopped_by_signals():
+    with log_file.open("ab") as stream, interrupt_on_signals():
         offset = stream.tell()
         child = subprocess.Popen(
             argv,

@@ -1,4 +1,4 @@
-"""Questions and requests to SLURM. Where there is none, nothing is known and nothing is done."""
+"""Queries and requests to SLURM; without SLURM queries return nothing and requests do nothing."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import nnunet_mamba
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.io.cpu import passive_waiting
-from nnunet_mamba.io.messages import unknown
-from nnunet_mamba.nnunet.catalogue import NOT_FOUND, no_trainer
-from nnunet_mamba.nnunet.commands import EXTERNAL, n_processes, trainer_folders
+from nnunet_mamba.io.cpu import get_passive_wait_variables
+from nnunet_mamba.io.messages import format_unknown_name
+from nnunet_mamba.nnunet.catalogue import NOT_FOUND, format_unknown_trainer
+from nnunet_mamba.nnunet.commands import EXTERNAL, count_processes, get_trainer_folders
 from nnunet_mamba.study.sweep.build_jobs import build_jobs
 from nnunet_mamba.study.sweep.existing_results import (
     UnmanagedResultsError,
@@ -36,10 +36,10 @@ def start(file: Path, *, adopt: bool = False, seed: int | None = None) -> RunGra
     study = read_study(file)
     study = study if seed is None else replace(study, seeds=(seed,))
     check_names(study)
-    folders = os.pathsep.join([*map(str, study.trainers_from), trainer_folders()])
+    folders = os.pathsep.join([*map(str, study.trainers_from), get_trainer_folders()])
     variables = {name: str(path) for name, path in study.folders.items()}
-    variables |= {EXTERNAL: folders, "nnUNet_def_n_proc": str(n_processes())}
-    variables |= passive_waiting()
+    variables |= {EXTERNAL: folders, "nnUNet_def_n_proc": str(count_processes())}
+    variables |= get_passive_wait_variables()
     names = [method.trainer for method in study.methods]
     trainers = describe_trainers(names, folders, study.out / "trainers.json")
     check_seeds(study, trainers)
@@ -71,7 +71,7 @@ def check_names(study: Study) -> None:
 def _check_known(kind: str, names: Sequence[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(unknown(kind, name, known))
+            raise ValueError(format_unknown_name(kind, name, known))
 
 
 def check_seeds(study: Study, trainers: Mapping[str, str]) -> None:
@@ -121,7 +121,9 @@ def describe_trainers(names: Iterable[str], folders: str, cache: Path) -> dict[s
 
 def _explain(name: str, error: object) -> str:
     """Return nnU-Net's error; for a name that it does not find, similar names."""
-    return f"nnU-Net does not find it. {no_trainer(name)}" if NOT_FOUND in str(error) else str(error)
+    return (
+        f"nnU-Net does not find it. {format_unknown_trainer(name)}" if NOT_FOUND in str(error) else str(error)
+    )
 
 
 def _ask_nnunet(names: Sequence[str], folders: str) -> dict[str, dict[str, object]]:

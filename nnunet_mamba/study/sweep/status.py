@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from nnunet_mamba.nnunet.console import LogFn, duration
+from nnunet_mamba.nnunet.console import LogFn, format_duration
 from nnunet_mamba.study.sweep.diagnosis import INTERRUPTED
 from nnunet_mamba.study.sweep.existing_results import is_complete, missing_products
 from nnunet_mamba.study.sweep.job import Job
@@ -126,7 +126,7 @@ def format_progress(progress: Mapping[str, Any]) -> str:
     if "case" in progress:
         parts.append(f"case {progress['case']}/{progress.get('cases') or '?'}")
     if progress.get("seconds_left"):
-        parts.append(f"{duration(progress['seconds_left'])} left")
+        parts.append(f"{format_duration(progress['seconds_left'])} left")
     return "   ".join(parts) or str(progress.get("text", ""))
 
 
@@ -157,7 +157,9 @@ def describe_failures(graph: RunGraph) -> str:
     ]
     n_waiting = sum(status.state in (WAITING, OUTDATED) for status in statuses)
     if parts and n_waiting:
-        parts.append(f"{n_waiting} jobs did not run for want of these; the same command goes on from here.")
+        parts.append(
+            f"{n_waiting} jobs did not run because they depend on these; run the same command again to continue."
+        )
     return "\n\n".join(parts)
 
 

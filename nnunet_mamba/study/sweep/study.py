@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba.nnunet.commands import dataset_id
+from nnunet_mamba.nnunet.commands import get_dataset_id
 from nnunet_mamba.nnunet.paths import Method
 
 STOCK_PLANS = "nnUNetPlans"
@@ -100,7 +100,7 @@ class DatasetNames:
 
     @property
     def number(self) -> str:
-        return dataset_id(self.dataset.name)
+        return get_dataset_id(self.dataset.name)
 
     @property
     def raw(self) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nnunet_mamba.nnunet.checkpoints import FINAL
-from nnunet_mamba.nnunet.commands import MOST_PROCESSES, Command, n_processes
+from nnunet_mamba.nnunet.commands import MOST_PROCESSES, Command, count_processes
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep.job import Job, compute_checksum
 from nnunet_mamba.study.sweep.study import CASCADE, LOWRES, DatasetNames, Plans, Study, TestSet
@@ -21,7 +21,7 @@ PLANS_OF_PLANNER = {  # the plans that nnU-Net's planners write
 PLANNING = {"nnUNet_n_proc_DA": "1"}  # with 0, the choice for training on a CPU, nnU-Net's planner dies
 
 
-def convert(names: DatasetNames) -> Job:
+def build_convert_job(names: DatasetNames) -> Job:
     """Return the conversion; a dataset that exists is not converted again, whatever it was made of."""
     release = names.dataset.convert
     assert release is not None
@@ -35,7 +35,7 @@ def convert(names: DatasetNames) -> Job:
     )
 
 
-def split(names: DatasetNames) -> Job:
+def build_split_job(names: DatasetNames) -> Job:
     """Return the split, made before any training: nnU-Net's trainings would all write the file at once."""
     asked, group = names.dataset.split, names.dataset.group
     arguments = ["plans", "split", names.dataset.name, "--split", asked or "5fold"]
@@ -55,21 +55,21 @@ def split(names: DatasetNames) -> Job:
     )
 
 
-def fingerprint(names: DatasetNames) -> Job:
-    arguments = ("-d", names.number, "-np", str(n_processes()), "--verify_dataset_integrity", "--clean")
+def build_fingerprint_job(names: DatasetNames) -> Job:
+    arguments = ("-d", names.number, "-np", str(count_processes()), "--verify_dataset_integrity", "--clean")
     return Job(
         names.job("fingerprint"),
         "fingerprint",
         Command("nnUNetv2_extract_fingerprint", arguments),
         needs=(names.job("split"),),
         products=(names.preprocessed / "dataset_fingerprint.json",),
-        threads=n_processes(),
+        threads=count_processes(),
         memory_gb=names.study.memory_gb,
         hours=names.study.hours,
     )
 
 
-def plan(names: DatasetNames, plans: Plans, after: tuple[str, ...]) -> Job:
+def build_plan_job(names: DatasetNames, plans: Plans, after: tuple[str, ...]) -> Job:
     """Return the planning of plans that are not the user's own."""
     if plans.template:
         command, needs = _apply_command(names, plans), names.plan_job(plans.source)
@@ -117,8 +117,8 @@ def _make_command(names: DatasetNames, plans: Plans) -> Command:
     return Command("nnUNetv2_plan_experiment", ("-d", names.number, "-pl", plans.planner, *extra), PLANNING)
 
 
-def preprocess(names: DatasetNames, plans: str, configuration: str, after: tuple[str, ...]) -> Job:
-    arguments = ("-d", names.number, "-plans_name", plans, "-c", configuration, "-np", str(n_processes()))
+def build_preprocess_job(names: DatasetNames, plans: str, configuration: str, after: tuple[str, ...]) -> Job:
+    arguments = ("-d", names.number, "-plans_name", plans, "-c", configuration, "-np", str(count_processes()))
     return Job(
         names.job("preprocess", plans, configuration),
         "preprocess",
@@ -126,7 +126,7 @@ def preprocess(names: DatasetNames, plans: str, configuration: str, after: tuple
         needs=(names.plan_job(plans),),
         after=after,
         cache_inputs=own_plans_inputs(names, plans),
-        threads=n_processes(),
+        threads=count_processes(),
         memory_gb=names.study.memory_gb,
         hours=names.study.hours,
         watched=(names.preprocessed / "splits_final.json",),
@@ -143,7 +143,7 @@ def own_plans_inputs(names: DatasetNames, plans: str) -> dict[str, str]:
     return {"plans": compute_checksum([file])}
 
 
-def train(
+def build_train_job(
     names: DatasetNames, method: Method, seed: int | None, fold: str, trainer: str, after: tuple[str, ...]
 ) -> Job:
     """Return the training of one fold; `trainer` is the description of the method's trainer."""
@@ -191,7 +191,7 @@ def _training_variables(study: Study, seed: int | None) -> dict[str, str]:
     return {**variables, **study.variables}
 
 
-def predict(names: DatasetNames, method: Method, seed: int | None, test: TestSet) -> list[Job]:
+def build_predict_jobs(names: DatasetNames, method: Method, seed: int | None, test: TestSet) -> list[Job]:
     """Return one job for each part of the test set, which the folds' networks predict together."""
     study, out = names.study, names.predictions(method, seed, test.name)
     arguments = ["-i", str(test.images), "-o", str(out), "-d", names.number, "-tr", method.trainer]

@@ -8,7 +8,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy.spatial.transform import Rotation
 from tiny_files import DIRECTION, ORIGIN_MM, SPACING_MM, affine, scan, write_nifti, write_volume
 
-from nnunet_mamba.io.images import header_contradiction, read_header, reader_of
+from nnunet_mamba.io.images import find_header_contradiction, get_reader_name, read_header
 
 SHEARED = affine()
 SHEARED[0, 1] += 0.3
@@ -26,22 +26,22 @@ OTHERS = {
 def test_forms_that_differ_are_a_contradiction(tmp_path, other, code):
     file = tmp_path / "a.nii.gz"
     write_nifti(file, scan(0), affine(), OTHERS[other], code)
-    assert "sform differ in" in header_contradiction(file)
+    assert "sform differ in" in find_header_contradiction(file)
 
 
 @pytest.mark.parametrize("forms", [(affine(), affine()), (affine(), None), (None, affine()), (None, None)])
 def test_forms_that_agree_or_are_alone_are_none(tmp_path, forms):
     file = tmp_path / "a.nii.gz"
     write_nifti(file, scan(0), *forms)
-    assert header_contradiction(file) is None
+    assert find_header_contradiction(file) is None
     write_volume(file, scan(0))
-    assert header_contradiction(file) is None
+    assert find_header_contradiction(file) is None
 
 
 def test_pixdim_against_a_sform_that_is_alone(tmp_path):
     file = tmp_path / "a.nii.gz"
     write_nifti(file, scan(0), None, OTHERS["scaled"])
-    assert header_contradiction(file) == (
+    assert find_header_contradiction(file) == (
         "its pixdim and sform differ in spacing: (0.8, 0.9, 2.5) against (1.6, 1.8, 5)"
     )
 
@@ -53,7 +53,7 @@ def test_rounding_is_no_contradiction(tmp_path):
         grid = affine(direction=(c, -s, 0, s, c, 0, 0, 0, 1), origin=(-312.123456, 201.7, -1500.3))
         file = tmp_path / "a.nii.gz"
         write_nifti(file, scan(0), grid, grid)
-        assert header_contradiction(file) is None, angle
+        assert find_header_contradiction(file) is None, angle
 
 
 @pytest.mark.parametrize("other", ["turned", "moved", "flipped"])
@@ -75,7 +75,7 @@ def test_without_a_reader_it_is_nnunets_choice_by_the_ending(tmp_path):
     for ending, reader in ((".nii", "NibabelIO"), (".nii.gz", "SimpleITKIO")):
         file = tmp_path / f"a{ending}"
         write_nifti(file, scan(0), affine(), OTHERS["turned"])
-        assert reader_of({"file_ending": ending}) == reader
+        assert get_reader_name({"file_ending": ending}) == reader
         assert read_header(file) == read_header(file, reader)
     assert read_header(tmp_path / "a.nii") != read_header(tmp_path / "a.nii.gz")
 
@@ -87,7 +87,7 @@ def test_the_reader_of_an_ending_is_the_one_nnunet_takes(ending):
     for named in ({}, {"overwrite_image_reader_writer": "NibabelIOWithReorient"}):
         description = {"file_ending": ending, **named}
         theirs = determine_reader_writer_from_dataset_json(description, verbose=False)
-        assert reader_of(description) == theirs.__name__
+        assert get_reader_name(description) == theirs.__name__
 
 
 def test_a_header_that_itk_refuses_says_what_to_do(tmp_path):
@@ -132,7 +132,7 @@ def test_no_file_of_itk_contradicts_itself(tmp_path, seed):
         file = tmp_path / "a.nii.gz"
         for flip in (np.eye(3), np.diag((-1, -1, 1))):
             write_volume(file, scan(0), direction=tuple((turn @ flip).ravel()))
-            assert header_contradiction(file) is None
+            assert find_header_contradiction(file) is None
 
 
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from nnunet_mamba.io.images import is_plain, n_channels_of_picture, read_channels, read_picture
+from nnunet_mamba.io.images import count_picture_channels, is_plain, read_channels, read_picture
 
 GREY = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
 COLOURS = np.stack([GREY, GREY + 1, GREY + 2], -1)
@@ -36,7 +36,7 @@ def test_alpha_is_left_out(tmp_path, stored, mode, read, ending):
     file = saved(tmp_path, stored, mode, ending)
     assert np.array_equal(read_picture(file), read)
     assert np.array_equal(read_channels(file), stored)
-    assert n_channels_of_picture(file) == len(mode)
+    assert count_picture_channels(file) == len(mode)
     assert is_plain(file, read) == ("A" not in mode)
 
 
@@ -159,8 +159,8 @@ def test_a_tiff_that_was_cut_is_refused_by_name_wherever_its_directory_is(tmp_pa
         write(tmp_path / name)
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
-        for read in (read_picture, read_channels, n_channels_of_picture):
-            if read is n_channels_of_picture and name == "tifffile.tif":
+        for read in (read_picture, read_channels, count_picture_channels):
+            if read is count_picture_channels and name == "tifffile.tif":
                 continue  # its directory may be there
             with pytest.raises(ValueError, match=f"{name} cannot be read as an image"):
                 read(tmp_path / name)

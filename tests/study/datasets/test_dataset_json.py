@@ -5,14 +5,14 @@ import json
 import pytest
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.nnunet.dataset_json import check_labels, sorted_channels
+from nnunet_mamba.nnunet.dataset_json import check_labels, sort_channels
 from nnunet_mamba.study.datasets.readers import read_source
 
 SWAPPED = {"10": "T2", "1": "T1", "0": "FLAIR", "2": "PD"}
 
 
 def test_channels_are_sorted_by_number_and_not_by_text():
-    assert list(sorted_channels(SWAPPED, "here").items()) == [
+    assert list(sort_channels(SWAPPED, "here").items()) == [
         ("0", "FLAIR"), ("1", "T1"), ("2", "PD"), ("10", "T2"),
     ]  # fmt: skip
 
@@ -20,7 +20,7 @@ def test_channels_are_sorted_by_number_and_not_by_text():
 @pytest.mark.parametrize("channels", [{"T1": 0}, {"0": "T1", "00": "T2"}, ["T1"], None, {"one": "T1"}])
 def test_channels_that_are_not_numbered_are_refused(channels):
     with pytest.raises(ValueError, match="The channels in here are"):
-        sorted_channels(channels, "here")
+        sort_channels(channels, "here")
 
 
 @pytest.mark.parametrize(

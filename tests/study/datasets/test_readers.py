@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_mamba.study.datasets.convert import convert
+from nnunet_mamba.study.datasets.convert import convert_dataset
 from nnunet_mamba.study.datasets.readers import read_source
 from nnunet_mamba.study.datasets.splits import Fold, Split, draw_split
 
@@ -53,7 +53,7 @@ def test_an_nnunet_dataset_keeps_its_name_regions_and_channels(nnunet_raw):
 def test_an_nnunet_dataset_is_taken_over_with_its_regions(nnunet_raw, tmp_path):
     source = read_source(nnunet_raw)
     split = draw_split(source.labelled_names(), n_unseen=1, n_validation=2, seed=0)
-    raw = convert(source, tmp_path / "out" / "Dataset012_Two", split).folder
+    raw = convert_dataset(source, tmp_path / "out" / "Dataset012_Two", split).folder
     assert json.loads((raw / "dataset.json").read_text())["regions_class_order"] == [1, 2]
     assert len(list((raw / "imagesTs").iterdir())) == 2
     assert [file.name for file in (raw / "labelsTs").iterdir()] == [f"{split.test[0]}.nii.gz"]
@@ -62,7 +62,7 @@ def test_an_nnunet_dataset_is_taken_over_with_its_regions(nnunet_raw, tmp_path):
 
 def test_progress_is_told_case_by_case(decathlon, tmp_path):
     seen = []
-    convert(
+    convert_dataset(
         read_source(decathlon),
         tmp_path / "Dataset007_Made",
         EVERY_CASE,
@@ -73,7 +73,7 @@ def test_progress_is_told_case_by_case(decathlon, tmp_path):
 
 def test_the_description_is_nnunets_and_counts_the_training_cases(decathlon, tmp_path):
     split = Split((Fold(NAMES[4:], NAMES[2:4]),), test=NAMES[:2])
-    raw = convert(read_source(decathlon), tmp_path / "Dataset007_Made", split).folder
+    raw = convert_dataset(read_source(decathlon), tmp_path / "Dataset007_Made", split).folder
     assert json.loads((raw / "dataset.json").read_text()) == {
         "channel_names": {"0": "MRI"},
         "labels": {"background": 0, "front": 1, "back": 2},
@@ -91,7 +91,7 @@ def test_hidden_files_of_macos_archives_are_no_cases(decathlon):
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
-    with pytest.raises(ValueError, match=r"is no dataset: it has no dataset\.json\. Give a Medical"):
+    with pytest.raises(ValueError, match=r"is not a dataset: it has no dataset\.json\. Give a Medical"):
         read_source(tmp_path)
 
 

@@ -8,9 +8,9 @@ import tifffile
 from tiny_files import PICTURE, disc, photograph, write_picture
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.nnunet.paths import dataset_name
-from nnunet_mamba.study.datasets import resplit as module
-from nnunet_mamba.study.datasets.resplit import read_pool, resplit
+from nnunet_mamba.nnunet.paths import resolve_dataset_name
+from nnunet_mamba.study.datasets import resplit_dataset as module
+from nnunet_mamba.study.datasets.resplit import read_unsplit_dataset, resplit_dataset
 from nnunet_mamba.study.datasets.splits import LeakError
 
 DATASET = "Dataset027_ACDC"
@@ -43,7 +43,7 @@ def describe(folder, **more):
 
 def split_by(raw, name, **options):
     preprocessed = raw.parents[1] / "preprocessed" / raw.name
-    return resplit(raw, read_pool(raw), name, preprocessed=preprocessed, **options)
+    return resplit_dataset(raw, read_unsplit_dataset(raw), name, preprocessed=preprocessed, **options)
 
 
 def files(folder):
@@ -84,7 +84,7 @@ def test_the_releases_own_test_cases_stay_where_they_are(raw):
 def test_a_moved_case_without_its_label_stays_a_test_case(raw):
     lost, *_ = split_by(raw, "nnformer").test
     (raw / "labelsTs" / f"{lost}.nii.gz").unlink()
-    assert lost not in read_pool(raw).labelled_names()
+    assert lost not in read_unsplit_dataset(raw).labelled_names()
     split_by(raw, "5fold")
     assert files(raw / "imagesTs") == {f"{lost}_0000.nii.gz"}
 
@@ -188,11 +188,13 @@ def test_a_file_that_is_no_split(raw, tmp_path, capsys, text):
 
 
 def test_a_dataset_is_found_by_its_number(raw):
-    assert dataset_name("27") == dataset_name("027") == dataset_name(DATASET) == DATASET
+    assert (
+        resolve_dataset_name("27") == resolve_dataset_name("027") == resolve_dataset_name(DATASET) == DATASET
+    )
     with pytest.raises(ValueError, match="there are Dataset027_ACDC"):
-        dataset_name("28")
+        resolve_dataset_name("28")
     with pytest.raises(ValueError, match="expected Dataset###_Name"):
-        dataset_name("ACDC")
+        resolve_dataset_name("ACDC")
 
 
 def test_the_name_of_the_splits_file_is_nnunets():

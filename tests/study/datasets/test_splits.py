@@ -224,7 +224,7 @@ def test_an_unknown_split_is_answered_with_those_that_are_known():
 
 
 def test_a_name_that_does_not_begin_like_a_patient_is_refused():
-    with pytest.raises(ValueError, match=r"'subject1' does not begin as its dataset's patients are named"):
+    with pytest.raises(ValueError, match=r"name 'subject1' does not begin with a patient of this dataset"):
         make_split("5fold", source(["subject1"]), PATIENT)
 
 

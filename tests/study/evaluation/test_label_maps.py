@@ -130,7 +130,7 @@ def test_a_spacing_for_files_that_tell_theirs_is_refused(folders, capsys):
 def test_a_file_that_tells_no_spacing_is_refused_by_name(tmp_path, content):
     put(tmp_path, "a", stack(2))
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(ValueError, match=r"a.json (is no spacing of a.tif|has the spacing)"):
+    with pytest.raises(ValueError, match=r"a.json (is not a valid spacing file of a.tif|has the spacing)"):
         read_label_map(tmp_path / "a.tif")
 
 

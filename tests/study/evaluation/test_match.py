@@ -14,10 +14,10 @@ from nnunet_mamba.study.evaluation import (
     Label,
     Origin,
     Score,
+    compute_foreground_mean,
     evaluate_folder,
-    mean_foreground,
     read_table,
-    scored_labels,
+    select_scored_labels,
     summarise,
     write_table,
 )
@@ -88,7 +88,7 @@ def test_a_label_absent_from_both_is_not_counted(folders):
     assert (absent.empty, absent.n_voxels) == ("both", 0)
     row = {(r.label_name, r.metric): r for r in summarise(scores)}["spleen", "dice"]
     assert (row.n_cases, row.n_excluded) == (0, 1)
-    assert mean_foreground(scores) == 1
+    assert compute_foreground_mean(scores) == 1
 
 
 def test_a_missed_organ_has_dice_0_and_the_diagonal_as_distance(folders):
@@ -270,7 +270,7 @@ def test_the_mean_over_labels_gives_each_label_the_same_weight():
     """Label 1 has the mean 0.6 of two cases, label 2 that of its one case, 1: together 0.8."""
     first, other = (Score("a", number, "", "dice", 0.5, 1, "") for number in "12")
     scores = [first, replace(first, case="b", value=0.7), replace(other, value=1.0)]
-    assert mean_foreground([*scores, replace(other, case="b", value=math.nan)]) == pytest.approx(0.8)
+    assert compute_foreground_mean([*scores, replace(other, case="b", value=math.nan)]) == pytest.approx(0.8)
 
 
 def test_faults_of_several_files_are_told_together(folders):
@@ -379,7 +379,7 @@ def test_of_pooled_images_without_any_lesion_what_is_undefined_is_0(tmp_path):
 
 
 def test_rows_name_what_computed_them_and_what_was_chosen(folders):
-    labels = scored_labels(json.loads(folders[2].read_text()))[0]
+    labels = select_scored_labels(json.loads(folders[2].read_text()))[0]
     matched = match_cases(*folders[:2])
     config = EvaluationConfig(labels, ("dice", "nsd"), tolerances_mm={"": 2.0, "liver": 5.0}, empty="nan")
     rows = score_tasks(matched.make_tasks(config, Origin(fold="test")))

@@ -13,7 +13,7 @@ import nnunet_mamba
 from nnunet_mamba.cli import main
 from nnunet_mamba.study.evaluation import read_table, surfaces
 from nnunet_mamba.study.evaluation.labels import Label
-from nnunet_mamba.study.evaluation.masks import Counts, LabelMapPair, find_boxes
+from nnunet_mamba.study.evaluation.masks import ConfusionCounts, LabelMapPair, find_boxes
 from nnunet_mamba.study.evaluation.metrics import EMPTY_POLICIES, METRICS, Metric
 from nnunet_mamba.study.evaluation.protocols import PROTOCOLS
 from nnunet_mamba.study.statistics import compare
@@ -250,7 +250,7 @@ def test_voxels_that_the_reference_leaves_open_count_in_no_cell_of_the_confusion
     prediction = np.array([1, 1, 0, 0, 1, 0, 0, 0, 0, 0], np.uint8)
     reference = np.array([1, 0, 1, 1, 9, 9, 9, 9, 0, 0], np.uint8)
     here = LabelMapPair(prediction, reference, (1.0,), ignore=9).pair(LABEL)
-    assert here.counts == Counts(tp=1, fp=1, fn=2, tn=2)
+    assert here.counts == ConfusionCounts(tp=1, fp=1, fn=2, tn=2)
     assert (HONEST.value("specificity", here), HONEST.value("accuracy", here)) == (2 / 3, 3 / 6)
 
 
@@ -260,7 +260,7 @@ def test_a_cut_pair_knows_where_it_is_and_counts_what_is_left():
     whole = pair(p, r)
     cut = whole.cut(0, 1, 3)
     assert np.flatnonzero(cut.on_grid(cut.prediction).any((1, 2))).tolist() == [3, 4]
-    assert cut.counts == Counts(tp=2 * 15, fp=0, fn=0, tn=whole.counts.tn)
+    assert cut.counts == ConfusionCounts(tp=2 * 15, fp=0, fn=0, tn=whole.counts.tn)
 
 
 def test_counted_in_voxels_the_images_diagonal_is_too():

@@ -230,7 +230,7 @@ def test_predictions_of_another_split_are_said_to_be_that(places, joined):
     assert (sorted(matched.references), matched.missing) == (["a", "b"], ["b"])
     no_reference, other_split = matched.describe_extra()
     assert no_reference.endswith(": z.")
-    assert "has predictions of c, which are no validation cases of " in other_split
+    assert "has predictions of c, which are not validation cases of " in other_split
     assert str(preprocessed / DATASET / "splits_final.json") in other_split
     assert "train it again, or restore its split" in other_split
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_mamba.io.cpu import passive_waiting
+from nnunet_mamba.io.cpu import get_passive_wait_variables
 from nnunet_mamba.nnunet import commands, heartbeat
-from nnunet_mamba.study.evaluation import mean_foreground, read_table
+from nnunet_mamba.study.evaluation import compute_foreground_mean, read_table
 from nnunet_mamba.study.quickstart import ChildFailedError, Settings, outcome, run_quickstart
 from nnunet_mamba.study.quickstart.chain import N_PHANTOMS
 from nnunet_mamba.study.quickstart.outcome import write_outcome
@@ -102,7 +102,7 @@ def test_what_is_said(bench, with_page):
     assert "epoch 1/1   loss -0.1, validation -0.2   Dice 0.50 nan   2.0 s" in text
     assert "[3/6] train" in text
     assert text.count("export nnUNet_raw") == 1
-    for name, value in passive_waiting().items():  # typed again, the commands are as fast
+    for name, value in get_passive_wait_variables().items():  # typed again, the commands are as fast
         assert f"export {name}={value}" in text
     assert str(bench.out / "report.html") in text
 
@@ -146,7 +146,7 @@ def test_training_goes_on_from_its_checkpoint(bench, monkeypatch):
     monkeypatch.delenv("FAKE_TROUBLE")
     bench.run()
     assert bench.calls()[0][-1] == "--c"
-    assert any("going on from checkpoint_latest.pth" in line for line in bench.said)
+    assert any("resuming from checkpoint_latest.pth" in line for line in bench.said)
 
 
 def test_a_checkpoint_cut_short_is_put_aside(bench, monkeypatch):
@@ -175,7 +175,7 @@ def test_predictions_cut_short_are_made_again_and_whole_ones_kept(bench):
     assert bench.programs() == [PREDICT]
     assert whole.stat().st_mtime_ns == before
     assert any(f"{broken.name} was not written to its end" in line for line in bench.said)
-    assert mean_foreground(read_table(bench.out / "results.csv")) == 1
+    assert compute_foreground_mean(read_table(bench.out / "results.csv")) == 1
 
 
 def test_a_lost_product_is_made_again_with_all_that_follows(bench):

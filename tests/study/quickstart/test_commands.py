@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from nnunet_mamba.nnunet.commands import Command, dataset_id, find_program
+from nnunet_mamba.nnunet.commands import Command, find_program, get_dataset_id
 from nnunet_mamba.study.quickstart.commands import (
     plan_command,
     predict_command,
@@ -85,5 +85,5 @@ def test_all_paths_are_the_quickstarts_own(workspace, monkeypatch):
 
 
 def test_dataset_numbers():
-    assert dataset_id("Dataset004_Hippocampus") == "4"
-    assert dataset_id("Dataset900_Phantom") == "900"
+    assert get_dataset_id("Dataset004_Hippocampus") == "4"
+    assert get_dataset_id("Dataset900_Phantom") == "900"

@@ -9,7 +9,7 @@ from simulated_study import write_simulated
 from tiny_study import tiny_scores
 
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
-from nnunet_mamba.study.evaluation import evaluate_folder, scored_labels, write_table
+from nnunet_mamba.study.evaluation import evaluate_folder, select_scored_labels, write_table
 from nnunet_mamba.study.report import (
     CaseFiles,
     QuickstartReport,
@@ -41,7 +41,7 @@ def quickstart_report(tmp_path_factory) -> QuickstartReport:
     rising = tuple(1 - value for value in falling)
     return QuickstartReport(
         title="nnUNetTrainerMMUNet_demo on Dataset900_Phantom",
-        labels=scored_labels(json.loads((raw / "dataset.json").read_text()))[0],
+        labels=select_scored_labels(json.loads((raw / "dataset.json").read_text()))[0],
         scores=evaluate_folder(predictions, raw / "labelsTs", raw / "dataset.json"),
         cases=cases,
         curves=TrainingCurves(falling, falling, rising, rising, (1.0,) * N_EPOCHS),

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from nnunet_mamba.study.report.content import find_proven_best, format_folds
+from nnunet_mamba.study.report.content import find_significant_best, format_folds
 from nnunet_mamba.study.statistics.results import CASE_MEAN, TWIN
 
 
@@ -10,8 +10,8 @@ def test_the_best_is_not_bold_if_one_of_its_tests_is_not_won(tiny):
     study = tiny.leading
     means = {m.method: m.mean for m in study.methods}
     lost = tuple(replace(c, verdict="not better") if c.against == TWIN else c for c in study.comparisons)
-    assert find_proven_best(study, means, CASE_MEAN) == "MMUNet"
-    assert find_proven_best(replace(study, comparisons=lost), means, CASE_MEAN) is None
+    assert find_significant_best(study, means, CASE_MEAN) == "MMUNet"
+    assert find_significant_best(replace(study, comparisons=lost), means, CASE_MEAN) is None
 
 
 @pytest.mark.parametrize(

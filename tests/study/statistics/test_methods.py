@@ -3,7 +3,7 @@
 import pytest
 
 from nnunet_mamba.nnunet.paths import Method
-from nnunet_mamba.study.statistics.methods import choose_baseline, short_names, twin_of
+from nnunet_mamba.study.statistics.methods import choose_baseline, find_twin, shorten_method_names
 
 
 def method(trainer, plans="nnUNetPlans", configuration="3d_fullres"):
@@ -35,7 +35,7 @@ def method(trainer, plans="nnUNetPlans", configuration="3d_fullres"):
 )
 def test_twins_are_found_by_name(trainer, twin):
     others = [method(""), method("UMambaBotNoSSM"), method(twin), method(twin, configuration="2d")]
-    assert twin_of(method(trainer), [method(trainer), *others]) == method(twin)
+    assert find_twin(method(trainer), [method(trainer), *others]) == method(twin)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_twins_are_found_by_name(trainer, twin):
     ],
 )
 def test_what_differs_in_more_than_the_ssm_is_no_twin(trainer, other):
-    assert twin_of(method(trainer), [other]) is None
+    assert find_twin(method(trainer), [other]) is None
 
 
 def test_the_twins_of_the_shipped_trainers_are_found():
@@ -62,18 +62,24 @@ def test_the_twins_of_the_shipped_trainers_are_found():
     methods = [Method(name, "p", "c") for name in trainers.__all__]
     twins = [m for m in methods if "NoSSM" in m.trainer]
     assert twins
-    found = {twin_of(m, methods) for m in methods}
+    found = {find_twin(m, methods) for m in methods}
     assert found >= set(twins)
 
 
 def test_names_have_what_differs():
-    assert short_names([method(""), method("MMUNet"), method("_100epochs")]) == [
+    assert shorten_method_names([method(""), method("MMUNet"), method("_100epochs")]) == [
         "nnUNet", "MMUNet", "nnUNet_100epochs",
     ]  # fmt: skip
-    assert short_names([method("MMUNet"), method("MMUNet", configuration="2d")]) == ["3d_fullres", "2d"]
-    assert short_names([method("", plans="A"), method("MMUNet", plans="B")]) == ["nnUNet__A", "MMUNet__B"]
-    assert short_names([Method("mine", "", "")]) == ["mine"]
-    assert short_names([method("A"), Method("A", "nnUNetPlans", "3d_fullres")]) == [
+    assert shorten_method_names([method("MMUNet"), method("MMUNet", configuration="2d")]) == [
+        "3d_fullres",
+        "2d",
+    ]
+    assert shorten_method_names([method("", plans="A"), method("MMUNet", plans="B")]) == [
+        "nnUNet__A",
+        "MMUNet__B",
+    ]
+    assert shorten_method_names([Method("mine", "", "")]) == ["mine"]
+    assert shorten_method_names([method("A"), Method("A", "nnUNetPlans", "3d_fullres")]) == [
         "nnUNetTrainerA__nnUNetPlans__3d_fullres", "A__nnUNetPlans__3d_fullres",
     ]  # fmt: skip
 
@@ -81,7 +87,7 @@ def test_names_have_what_differs():
 def test_the_control_is_nnunets_own():
     methods = [method("MMUNet_50epochs"), method("Control_50epochs")]
     assert choose_baseline(methods) == method("Control_50epochs")
-    assert short_names(methods) == ["MMUNet_50epochs", "nnUNetControl_50epochs"]
+    assert shorten_method_names(methods) == ["MMUNet_50epochs", "nnUNetControl_50epochs"]
     assert choose_baseline([method("Controlled"), method("MMUNet")]) == method("Controlled")  # the first
 
 

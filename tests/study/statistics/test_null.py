@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnunet_mamba.study.statistics import compare
-from nnunet_mamba.study.statistics.paired_tests import holm, mean_interval, signed_rank_p
+from nnunet_mamba.study.statistics.significance import holm, mean_interval, signed_rank_p
 
 ALPHA = 0.05
 

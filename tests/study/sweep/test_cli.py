@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from nnunet_mamba.cli import main
-from nnunet_mamba.io.cpu import passive_waiting
+from nnunet_mamba.io.cpu import get_passive_wait_variables
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.study.sweep import scheduler, start
 from nnunet_mamba.study.sweep.job import Job
@@ -145,7 +145,7 @@ def test_a_dry_run_refuses_a_study_that_is_running_and_leaves_its_lock(sweep, tm
 
 def test_commands_to_be_typed_have_idle_threads_sleep(sweep):
     _, out, _ = sweep("--emit-commands")
-    for name, value in passive_waiting().items():
+    for name, value in get_passive_wait_variables().items():
         assert f"{name}={value}" in out
 
 

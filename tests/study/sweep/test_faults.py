@@ -146,7 +146,7 @@ def test_two_runners_at_once_one_refuses_and_the_other_does_the_work(bench, runn
     while all(process.poll() is None for process in processes):
         time.sleep(0.05)
     refused, winner = sorted(processes, key=lambda process: process.poll() is None)
-    assert "LockedError: train-x-0 is at work already: process" in refused.stdout.read()
+    assert "LockedError: train-x-0 is already running: process" in refused.stdout.read()
     wait_for("waiting", winner, bench.layout.log_file("train-x-0"))
     assert len(bench.calls()) == 1
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunet_mamba.study.statistics.paired_tests import (
+from nnunet_mamba.study.statistics.significance import (
     bca,
     holm,
     mean_interval,
