@@ -47,7 +47,7 @@ def unregistered(nnunet_copy, monkeypatch) -> Iterator[Path]:
     `register` writes into it, and the processes that the test starts import it.
     """
     folder = nnunet_copy / "nnunetv2" / "training" / "nnUNetTrainer"
-    monkeypatch.setattr(register, "trainer_folder", lambda: folder)
+    monkeypatch.setattr(register, "find_trainer_folder", lambda: folder)
     monkeypatch.setenv("PYTHONPATH", str(nnunet_copy), prepend=os.pathsep)
     register.unregister_trainers()
     yield folder

@@ -124,7 +124,7 @@ def _known_keys(study: dict) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "study.yaml"
         file.write_text(json.dumps(study))
-        with pytest.raises(ValueError, match="means nothing here") as error:
+        with pytest.raises(ValueError, match="is unknown here") as error:
             read_study(file)
     return str(error.value).split("expected ")[1].rstrip(".")
 

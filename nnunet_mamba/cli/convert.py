@@ -98,8 +98,8 @@ def _describe_fix(error: InvalidDatasetError, raw: Path) -> str:
 
     acceptable = sorted({issue.kind for issue in error.issues} & set(ACCEPTABLE))
     return (
-        "Nothing was written as a dataset yet. Fix these files or download them again, and repeat the command: "
-        f"converted cases are kept, in hidden folders of {raw}. Or go on without them: --leave-out-faulty"
+        "Nothing was written as a dataset yet. Fix these files or download them again, and repeat the "
+        f"command: converted cases are kept, hidden in {raw}. Or go on without them: --leave-out-faulty"
         + (f", or with them: --accept {acceptable[0]}." if acceptable else ".")
     )
 

@@ -215,7 +215,8 @@ _BY_NAME = {row.name: row for row in TRAINERS}
 
 
 def parse_trainer(name: str) -> TrainerName:
-    """Split a trainer's name into its parts; NoDecaySSM is dropped, since it changes nothing without an SSM."""
+    """Split a trainer's name into its parts; NoDecaySSM is dropped, since it changes nothing without an
+    SSM."""
     known = [base for base in _BY_NAME if re.match(rf"{base}({TWIN})?(_|$)", name)]
     plain = name.replace(TWIN, "")
     base = max(known, key=len) if known else plain.split("_")[0]
@@ -232,9 +233,7 @@ def check_network(name: str) -> None:
         raise ValueError(format_unknown_name("network", name, list_network_names(), "nnunet-mamba networks"))
     if trainer.network in FAMILY:
         raise ValueError(f"{name!r} is a trainer; its network is {trainer.network}.")
-    raise ValueError(
-        f"{name!r} is a network of MONAI's, which is available for training only: {trainer.name}."
-    )
+    raise ValueError(f"{name!r} is a network of MONAI's, available for training only: {trainer.name}.")
 
 
 def format_unknown_trainer(name: str) -> str:

@@ -63,7 +63,7 @@ def suggest_checkpoint(broken: Path) -> str:
     for name in (PREVIOUS, LATEST, BEST, FINAL):
         other = broken.with_name(name)
         if other != broken and other.is_file() and _has_finite_numbers(other):
-            return f"{name} in the same folder is usable: copy it over {broken.name}, then run the same command again."
+            return f"{name} beside it is usable: copy it over {broken.name}, then run the same command again."
     return "No usable checkpoint in this folder: train again, without --c."
 
 

@@ -8,7 +8,7 @@ def test_user_errors_are_one_line_and_exit_code_2(tmp_path, capsys):
         main(["quickstart", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--device", "cpu"]) == 2
     )
     error = capsys.readouterr().err
-    assert error.startswith(f"nnunet-mamba quickstart: {tmp_path} is no dataset: ")
+    assert error.startswith(f"nnunet-mamba quickstart: {tmp_path} is not a dataset: ")
     assert "Traceback" not in error
 
 

@@ -10,7 +10,7 @@ from nnunet_mamba.nnunet import register
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(register, "trainer_folder", lambda: tmp_path)
+    monkeypatch.setattr(register, "find_trainer_folder", lambda: tmp_path)
     return tmp_path
 
 

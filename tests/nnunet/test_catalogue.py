@@ -159,7 +159,7 @@ def test_names_that_begin_so_come_alone():
     ("name", "message"),
     [
         ("nnUNetTrainerMMUNet_50epochs", "is a trainer; its network is mm_unet"),
-        ("unetr", "a network of MONAI's, which is available for training only: nnUNetTrainerUNETR"),
+        ("unetr", "a network of MONAI's, available for training only: nnUNetTrainerUNETR"),
         ("mmunet", "Did you mean mm_unet"),
     ],
 )

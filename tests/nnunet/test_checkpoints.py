@@ -25,7 +25,7 @@ def test_the_one_before_steps_in_for_a_broken_latest(tmp_path):
     assert zipfile.is_zipfile(latest) and not previous.exists()
     assert said == [
         "checkpoint_latest.pth was not written to its end and is renamed",
-        "checkpoint_previous.pth takes the place of checkpoint_latest.pth",
+        "checkpoint_previous.pth is used as checkpoint_latest.pth",
     ]
 
 

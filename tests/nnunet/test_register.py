@@ -17,7 +17,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     (folder / "__pycache__").mkdir(parents=True)
     (folder / "nnUNetTrainer.py").write_text("class nnUNetTrainer: ...\n")
     (folder / "__pycache__" / "nnUNetTrainer.cpython-311.pyc").write_bytes(b"0")
-    monkeypatch.setattr(register, "trainer_folder", lambda: folder)
+    monkeypatch.setattr(register, "find_trainer_folder", lambda: folder)
     return folder
 
 

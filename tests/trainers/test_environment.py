@@ -61,7 +61,7 @@ def test_on_a_cpu_a_trainer_takes_what_fits_unless_it_is_told(
     make_trainer, monkeypatch, threads, asked, seed, expected
 ):
     """Of a seeded trainer the number must not depend on the load."""
-    monkeypatch.setattr("nnunet_mamba.trainers.base.default_threads", lambda *, steady: 6 if steady else 5)
+    monkeypatch.setattr("nnunet_mamba.trainers.base.choose_n_threads", lambda *, steady: 6 if steady else 5)
     torch.set_num_threads(7)  # nnUNetv2_train: all processors
     monkeypatch.setenv(THREADS, asked)
     monkeypatch.setenv(SEED, seed)

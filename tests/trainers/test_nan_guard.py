@@ -178,7 +178,7 @@ def test_resuming_names_weights_and_file(make_trainer, trainer_class):
     file = str(Path(trainer.output_folder, "checkpoint_latest.pth"))
     trainer.save_checkpoint(file)
     found = rf"^{re.escape(file)}: the weights loaded: 1 of \d+ tensors hold NaN or infinity: {name}\."
-    with pytest.raises(NonFiniteWeightsError, match=found + ".*No checkpoint beside it is whole"):
+    with pytest.raises(NonFiniteWeightsError, match=found + ".*No usable checkpoint in this folder"):
         make_trainer(trainer_class).load_checkpoint(file)
 
 
@@ -202,7 +202,7 @@ def test_another_checkpoint_is_offered_if_it_is_whole(trained, make_trainer):
     save("checkpoint_previous.pth", momentum)  # by the switch from latest to previous, also broken
     Path(trainer.output_folder, "checkpoint_final.pth").write_text("cut off")
     for whole, advice in (
-        (False, "No checkpoint beside it is whole"),
+        (False, "No usable checkpoint in this folder"),
         (True, "checkpoint_best.pth beside it"),
     ):
         if whole:

@@ -77,7 +77,8 @@ def read_tiff_spacing(file: Path) -> tuple[float, ...] | None:
         spacing = tuple(float(mm) for mm in json.loads(beside.read_text(encoding="utf-8"))["spacing"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f'{beside} is not a valid spacing file of {file.name} ({error!r}); expected {{"spacing": [z, y, x]}}.'
+            f"{beside} is not a valid spacing file of {file.name} ({error!r}); "
+            'expected {"spacing": [z, y, x]}.'
         ) from error
     if len(spacing) != 3 or not all(0 < mm < float("inf") for mm in spacing):
         raise ValueError(

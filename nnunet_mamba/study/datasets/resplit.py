@@ -36,7 +36,8 @@ SPLITS = "splits_final.json"
 
 
 def read_unsplit_dataset(folder: Path) -> Source:
-    """Read the dataset in `folder` as before any split: cases that a split moved to the test set count as labelled."""
+    """Read the dataset in `folder` as before any split: cases that a split moved to the test set count as
+    labelled."""
     description = read_description(folder)
     _finish_moves(folder, Notes.from_json(description).moved, description.get("file_ending", ""))
     source = read_nnunet_raw(folder, description)

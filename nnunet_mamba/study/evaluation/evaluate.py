@@ -148,7 +148,7 @@ def check_without_spacing(label_map: LabelMap, config: EvaluationConfig) -> None
     if metrics := [metric for metric in config.computed if config.protocol.needs_spacing(metric)]:
         raise ValueError(
             f"{label_map.file} is a volume in a TIFF file, and {get_spacing_file(label_map.file).name} with "
-            f"its spacing is not beside it, without which {', '.join(metrics)} cannot be computed. Put it there "
+            f"its spacing is not beside it: {', '.join(metrics)} cannot be computed. Put it there "
             '({"spacing": [z, y, x]}), give --spacing Z Y X in mm, or choose other --metrics.'
         )
 

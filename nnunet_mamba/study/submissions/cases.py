@@ -78,7 +78,7 @@ def list_expected_files(
     if unknown:
         raise ValueError(
             f"{images} holds files that fit no case of {rules.title}: {join_names(sorted(unknown))}. "
-            f"Expected names like {describe_regex(rules.case)}; take them out, or give their form as `case` in "
+            f"Expected names like {describe_regex(rules.case)}; remove them, or give their form as `case` in "
             "a template."
         )
     names = sorted(set(found) - set(notes.moved))

@@ -1,4 +1,5 @@
-"""Existing results in a job's folder: an unfinished attempt, results of another cache key, or unmanaged ones."""
+"""Existing results in a job's folder: an unfinished attempt, results of another cache key, or unmanaged
+ones."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def describe_failures(graph: RunGraph) -> str:
     n_waiting = sum(status.state in (WAITING, OUTDATED) for status in statuses)
     if parts and n_waiting:
         parts.append(
-            f"{n_waiting} jobs did not run because they depend on these; run the same command again to continue."
+            f"{n_waiting} jobs did not run because they depend on these; run the command again to continue."
         )
     return "\n\n".join(parts)
 

@@ -26,7 +26,7 @@ def test_channels_that_are_not_numbered_are_refused(channels):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"0": "background", "1": "liver"}, "nnU-Net v1 had it the other way round: turn it"),
+        ({"0": "background", "1": "liver"}, "nnU-Net v1 mapped value to name: swap them"),
         ({"background": "0"}, "label 'background' is '0'; expected"),
         ({"background": 0, "whole": [1, "2"]}, "label 'whole' is '2'; expected"),
         (["background"], "The labels in here are"),

@@ -209,7 +209,7 @@ def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, tmp_path):
     run.send_signal(signal.SIGTERM)
     rest = run.communicate(timeout=30)[0]
     assert run.returncode != 0
-    assert "Interrupted. The same command goes on from here" in rest
+    assert "Interrupted. Run the same command to resume" in rest
     assert not running(f"{FAKE} {TRAIN}")
     assert bench.stage("train")["finished"] is False
     bench.calls()
@@ -268,7 +268,7 @@ def test_a_configuration_that_was_not_planned(bench):
 
 def test_a_folder_that_is_no_dataset_leaves_no_half_of_one(bench, tmp_path):
     (tmp_path / "photos").mkdir()
-    with pytest.raises(ValueError, match="is no dataset"):
+    with pytest.raises(ValueError, match="is not a dataset"):
         bench.run(data=tmp_path / "photos")
     assert not list(bench.out.rglob("Dataset*"))
 
@@ -291,7 +291,7 @@ def test_there_are_phantoms_enough_for_training():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": Path("nowhere")}, "nowhere is no dataset"),
+        ({"data": Path("nowhere")}, "nowhere is not a dataset"),
         (
             {"trainer": "nnUNetTrainerOfNobody"},
             "--trainer nnUNetTrainerOfNobody cannot be used; nnU-Net does not find it. Unknown trainer ",
