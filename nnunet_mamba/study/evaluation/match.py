@@ -66,7 +66,7 @@ class MatchedCases:
             )
         if self.unexpected:
             texts.append(
-                f"{self.folder} has predictions of {', '.join(self.unexpected)}, which are no validation "
+                f"{self.folder} has predictions of {', '.join(self.unexpected)}, which are not validation "
                 f"cases of {self.expected_by}: they are left from another split and not scored. Remove them "
                 "if the network was trained by this split; if not, train it again, or restore its split."
             )
