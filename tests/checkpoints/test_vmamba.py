@@ -94,7 +94,7 @@ def test_refusals_say_why():
         load_vmamba(network, with_mlp, "vm_unet")
     with pytest.raises(ValueError, match=r"has shape \(128,.*weights of the same width"):
         load_vmamba(network, vmamba("base"), "vm_unet")
-    with pytest.raises(ValueError, match="no state dict of VMamba"):
+    with pytest.raises(ValueError, match="not a state dict of VMamba"):
         load_vmamba(network, {"conv.weight": torch.ones(1)}, "vm_unet")
     with pytest.raises(ValueError, match="mm_unet has no place for them"):
         load_vmamba(network, vmamba(), "mm_unet")

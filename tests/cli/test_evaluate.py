@@ -207,7 +207,7 @@ def test_labels_of_the_first_nnunet_are_refused_in_words(folders, tmp_path, caps
     file = tmp_path / "ref" / "dataset.json"
     file.write_text(file.read_text().replace('"liver": 1', '"1": "liver"'))
     assert evaluate(*folders) == 2
-    assert "nnU-Net v1 had it the other way round" in capsys.readouterr().err
+    assert "nnU-Net v1 mapped value to name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("choice", [[], ["--labels", "1"], ["--regions", "all=1+2"]])

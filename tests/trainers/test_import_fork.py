@@ -282,7 +282,7 @@ def test_files_that_cannot_be_imported_say_why(tmp_path, capsys):
         import_weights(path, "vm_unet", out, entry="model_ema")
     with pytest.raises(ValueError, match="not for 'umamba'; of forks of nnU-Net, import the trained folder"):
         import_weights(path, "umamba", out)
-    with pytest.raises(ValueError, match="no state dict of mamba_unet"):
+    with pytest.raises(ValueError, match="not a state dict of mamba_unet"):
         import_weights(path, "mamba_unet", out)
     torch.save({"weights": "none"}, path)
     with pytest.raises(ValueError, match="expected tensors, found nothing"):

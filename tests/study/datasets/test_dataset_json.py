@@ -62,7 +62,7 @@ def test_a_new_split_writes_the_channels_in_order(nnunet_raw, nnunet_folders):
 
 def test_labels_of_the_first_nnunet_are_refused_in_words(nnunet_raw, nnunet_folders, capsys):
     change(nnunet_raw, labels={"0": "background", "1": "whole"})
-    with pytest.raises(ValueError, match=r"dataset.json the label '0' is 'background'.*turn it"):
+    with pytest.raises(ValueError, match=r"dataset.json the label '0' is 'background'.*swap them"):
         read_source(nnunet_raw)
 
 

@@ -9,7 +9,7 @@ from tiny_files import PICTURE, disc, photograph, write_picture
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.nnunet.paths import resolve_dataset_name
-from nnunet_mamba.study.datasets import resplit_dataset as module
+from nnunet_mamba.study.datasets import resplit as module
 from nnunet_mamba.study.datasets.resplit import read_unsplit_dataset, resplit_dataset
 from nnunet_mamba.study.datasets.splits import LeakError
 

@@ -138,7 +138,7 @@ def test_a_dry_run_refuses_a_study_that_is_running_and_leaves_its_lock(sweep, tm
     lock = tmp_path / "out" / "locks" / "sweep.lock"
     with JobLock(lock, job="the sweep", study="another", log=print):
         code, _, err = sweep("--dry-run")
-        assert code == 2 and "the sweep is at work already" in err and lock.is_file()
+        assert code == 2 and "the sweep is already running" in err and lock.is_file()
     code, _, _ = sweep("--dry-run")
     assert code == 0 and not lock.exists()
 

@@ -123,7 +123,7 @@ def test_a_runner_that_was_killed_leaves_a_lock_that_says_whether_its_training_l
     training = json.loads(bench.lock().read_text())["processes"][1]["pid"]
     process.kill()
     process.wait()
-    with pytest.raises(LockedError, match=f"at work already: process {training} on "):
+    with pytest.raises(LockedError, match=f"already running: process {training} on "):
         bench.run()
     os.kill(training, signal.SIGKILL)
     wait_until_gone(training)

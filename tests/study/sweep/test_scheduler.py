@@ -82,7 +82,7 @@ def test_a_failed_job_is_tried_twice_reported_and_leaves_the_others_running(swee
     assert tried.read_text() == "xx" and other.read_text() == "x"
     text = describe_failures(graph)
     assert "bad failed 2 times: the memory (RAM) was used up" in text
-    assert "much too large" in text and "1 jobs did not run for want of these" in text
+    assert "much too large" in text and "1 jobs did not run because they depend on these" in text
     assert str(graph.layout.log_file("bad")) in text
     code, states, _, _ = sweep(python("bad", writes(tried)), *jobs[1:])
     assert (code, set(states.values())) == (0, {"done"})
