@@ -17,15 +17,8 @@ NOT_FOUND = "Could not find requested nnunet trainer"  # as nnU-Net's error begi
 NO_SSM = "_nossm"  # of networks
 TWIN, NO_DECAY, DEMO, SMOKE = "NoSSM", "_NoDecaySSM", "_demo", "_smoke"  # of trainers
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)  # nnU-Net's lengths
-MIXER_WORDS = (
-    "bare",
-    "residual",
-    "norm",
-    "scaled",
-    "uni",
-    "bi",
-    "multi",
-)  # what a mixer is, in trainers' names
+# values of a mixer's settings that trainers' names may contain; without mixers they mean nothing
+MIXER_WORDS = ("bare", "residual", "norm", "scaled", "uni", "bi", "multi")
 LENGTHS = tuple(f"_{n}epoch{'s' * (n > 1)}" for n in EPOCHS)
 
 
@@ -35,7 +28,7 @@ class NetworkInfo:
 
     ndims    numbers of spatial dimensions of the images that it takes
     has_ssm  it has a twin: the same network without state space model
-    twin     a network whose twin is the same as this one's ("": none comes before it)
+    twin     the first network of the table that has the same twin ("": this one is the first)
     """
 
     title: str
@@ -50,7 +43,7 @@ class TrainerInfo:
     """Trainer by its network and recipe, in words.
 
     has_demo  there is a small one for CPUs
-    twin      the trainer whose ...NoSSM is this one's, too ("": it has its own)
+    twin      the trainer that has the same twin ("": its twin is its own name with NoSSM)
     """
 
     name: str
