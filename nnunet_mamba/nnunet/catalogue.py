@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 from nnunet_mamba.io.messages import format_unknown_name
 
@@ -194,8 +195,9 @@ class TrainerName:
     words: tuple[str, ...]
     without_ssm: bool
 
+    @cached_property
     def twin_key(self) -> tuple[str, str, tuple[str, ...]]:
-        """Return a key (network, recipe, words) that is equal for trainers with the same twin."""
+        """Key (network, recipe, words) that is equal for trainers with the same twin."""
         words = tuple(word for word in self.words if word not in MIXER_WORDS)
         row = _BY_NAME.get(self.base)
         if row is None:
@@ -207,6 +209,7 @@ class TrainerName:
 _BY_NAME = {row.name: row for row in TRAINERS}
 
 
+@cache
 def parse_trainer(name: str) -> TrainerName:
     """Split a trainer's name into its parts; NoDecaySSM is dropped, since it changes nothing without an
     SSM."""

@@ -60,7 +60,7 @@ def twin_of_class(trainer):
 def test_trainers_share_a_twin_exactly_if_they_are_one_without_ssm():
     """The names' law, computed from the classes: the network's config without mixers, and the recipe."""
     rows = [row for row in catalogue.TRAINERS if catalogue.NETWORKS[row.network].has_ssm]
-    keys = [catalogue.parse_trainer(row.name).twin_key() for row in rows]
+    keys = [catalogue.parse_trainer(row.name).twin_key for row in rows]
     twins = [twin_of_class(getattr(trainers, row.name)) for row in rows]
     for i in range(len(rows)):
         for j in range(i):

@@ -43,8 +43,7 @@ def find_twin(method: Method, methods: Sequence[Method]) -> Method | None:
     twins = []
     for other in methods:
         name = parse_trainer(other.trainer)
-        comparable = other[1:] == method[1:] and name.twin_key() == own.twin_key()
-        if name.without_ssm and comparable:
+        if name.without_ssm and name.twin_key == own.twin_key and other[1:] == method[1:]:
             twins.append((name.base != own.base, name.words != own.words, other))
     return min(twins)[2] if twins else None
 
