@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from nnunet_mamba.io.cpu import (
 )
 from nnunet_mamba.nnunet.commands import EXTERNAL
 from nnunet_mamba.nnunet.register import SHIM_NAME, is_registered
-from nnunet_mamba.nnunet.version import find_trainer_folder, find_version_problem
+from nnunet_mamba.nnunet.version import find_trainer_folder, find_version_problem, get_installed_version
 
 OPTIONAL = {
     "triton": "scans on NVIDIA GPUs",
@@ -133,7 +132,7 @@ def _versions() -> Iterator[Finding]:
         yield _required("nnunetv2")
     yield from _torchvision()
     for package, purpose in OPTIONAL.items():
-        found = _version(package)
+        found = get_installed_version(package)
         what = f"{package} {found}" if found else f"{package} not installed (optional: {purpose})"
         yield Finding("Versions", what, absent=found is None)
 
@@ -141,7 +140,7 @@ def _versions() -> Iterator[Finding]:
 def _torchvision() -> Iterator[Finding]:
     """Yield a fault if torchvision, which nnU-Net needs, is built for CUDA and torch is not: it fails to
     load."""
-    torch, torchvision = (_version(package) or "" for package in ("torch", "torchvision"))
+    torch, torchvision = (get_installed_version(package) or "" for package in ("torch", "torchvision"))
     for_cpus = [version.endswith("+cpu") for version in (torch, torchvision)]
     if sys.platform == "linux" and torchvision and for_cpus == [True, False]:
         what = f"torch {torch} is built without CUDA, torchvision {torchvision} with it, and cannot be loaded"
@@ -150,17 +149,10 @@ def _torchvision() -> Iterator[Finding]:
 
 
 def _required(package: str) -> Finding:
-    found = _version(package)
+    found = get_installed_version(package)
     if found:
         return Finding("Versions", f"{package} {found}")
     return Finding("Versions", f"{package} is not installed", f"pip install {package}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _backends() -> Iterator[Finding]:

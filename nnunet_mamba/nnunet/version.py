@@ -11,12 +11,17 @@ from pathlib import Path
 SUPPORTED_RELEASE = (2, 8)
 
 
-def get_nnunet_version() -> str | None:
-    """Return the version of the installed nnunetv2, None without one."""
+def get_installed_version(package: str) -> str | None:
+    """Return the version of an installed package, None without one."""
     try:
-        return version("nnunetv2")
+        return version(package)
     except PackageNotFoundError:
         return None
+
+
+def get_nnunet_version() -> str | None:
+    """Return the version of the installed nnunetv2, None without one."""
+    return get_installed_version("nnunetv2")
 
 
 def find_version_problem() -> str | None:

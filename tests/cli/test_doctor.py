@@ -188,9 +188,10 @@ def test_nnunets_real_search_is_asked(nnunet_folders, monkeypatch):
     ],
 )
 def test_a_torch_without_cuda_needs_such_a_torchvision(healthy, monkeypatch, torch, torchvision, is_fault):
-    real = doctor._version
+    real = doctor.get_installed_version
     found = {"torch": torch, "torchvision": torchvision}
-    monkeypatch.setattr(doctor, "_version", lambda name: found[name] if name in found else real(name))
+    replacement = lambda name: found[name] if name in found else real(name)  # noqa: E731
+    monkeypatch.setattr(doctor, "get_installed_version", replacement)
     monkeypatch.setattr(doctor.sys, "platform", "linux")
     assert [fault.what for fault in faults()] == (
         [f"torch {torch} is built without CUDA, torchvision {torchvision} with it, and cannot be loaded"]

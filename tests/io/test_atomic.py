@@ -1,5 +1,7 @@
 """Files that are complete or as they were."""
 
+import os
+
 import pytest
 
 from nnunet_mamba.io.atomic import atomic_write, write_json, write_text
@@ -25,3 +27,15 @@ def test_a_draft_has_the_files_ending_and_does_not_reuse_what_was_left(tmp_path)
 def test_json_ends_with_a_line(tmp_path):
     write_json(tmp_path / "a.json", {"a": [1]})
     assert (tmp_path / "a.json").read_text() == '{\n "a": [\n  1\n ]\n}\n'
+
+
+def test_writers_that_share_a_file_do_not_share_a_draft(tmp_path, monkeypatch):
+    """Another process finishes within our block; neither takes or removes the other's half-written file."""
+    with atomic_write(tmp_path / "f.txt", shared=True) as ours:
+        ours.write_text("ours")
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with atomic_write(tmp_path / "f.txt", shared=True) as other:
+            other.write_text("other")
+        monkeypatch.undo()
+        assert ours.read_text() == "ours"
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("f.txt", "ours")]

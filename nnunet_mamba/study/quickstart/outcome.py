@@ -6,7 +6,6 @@ import math
 import os
 import platform
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.nnunet.checkpoints import FINAL
 from nnunet_mamba.nnunet.console import format_duration
 from nnunet_mamba.nnunet.logs import read_settings
+from nnunet_mamba.nnunet.version import get_installed_version
 from nnunet_mamba.study.evaluation import (
     Summary,
     compute_foreground_mean,
@@ -111,13 +111,8 @@ def processor_name() -> str:
 
 
 def collect_versions() -> list[tuple[str, str]]:
-    found = [("python", platform.python_version()), ("system", platform.platform(terse=True))]
-    for package in PACKAGES:
-        try:
-            found.append((package, version(package)))
-        except PackageNotFoundError:
-            found.append((package, "not installed as a package"))
-    return found
+    packages = ((name, get_installed_version(name) or "not installed as a package") for name in PACKAGES)
+    return [("python", platform.python_version()), ("system", platform.platform(terse=True)), *packages]
 
 
 def report_to_json(report: QuickstartReport, settings: Settings) -> dict[str, Any]:

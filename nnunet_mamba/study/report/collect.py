@@ -7,9 +7,9 @@ import platform
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from nnunet_mamba.nnunet.version import get_installed_version
 from nnunet_mamba.study.evaluation import METRICS, Score, read_method_table
 from nnunet_mamba.study.report.content import StudyReport, TableFile
 from nnunet_mamba.study.report.files import StudyFiles, find_data_folders, find_study_files
@@ -161,13 +161,8 @@ def _select_published(setup: StudySetup, studies: Iterable[DatasetComparison]) -
 
 
 def _list_versions() -> list[tuple[str, str]]:
-    found = [("python", platform.python_version())]
-    for package in PACKAGES:
-        try:
-            found.append((package, version(package)))
-        except PackageNotFoundError:
-            continue
-    return found
+    found = ((package, get_installed_version(package)) for package in PACKAGES)
+    return [("python", platform.python_version()), *((name, text) for name, text in found if text)]
 
 
 def _sha256(file: Path) -> str:

@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import nnunet_mamba
 from nnunet_mamba.io.atomic import write_json, write_text
+from nnunet_mamba.nnunet.version import get_installed_version
 from nnunet_mamba.study.sweep.job import Job
 
 RUNNING, DONE, FAILED, REQUEUED = "running", "done", "failed", "requeued"
@@ -168,16 +168,9 @@ def collect_provenance(*, gpu: bool) -> dict[str, Any]:
         "nnunet_mamba": nnunet_mamba.__version__,
         "commit": read_commit(Path(nnunet_mamba.__path__[0]).parent),
         "python": platform.python_version(),
-        **{name: installed_version(name) for name in PACKAGES},
+        **{name: get_installed_version(name) for name in PACKAGES},
         "gpus": list_gpus() if gpu else [],
     }
-
-
-def installed_version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def read_commit(checkout: Path) -> str | None:
