@@ -53,6 +53,12 @@ def test_epochs_of_several_logs_come_in_order_complete_and_in_their_last_version
     ]
 
 
+@pytest.mark.parametrize("lost", [2, 3, 4, 5])
+def test_an_epoch_that_lacks_a_line_is_left_out(lost):
+    lines = [line for i, line in enumerate(LINES) if i != lost]
+    assert read_epochs(["\n".join(lines)]) == []
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
