@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
 from nnunet_mamba.io.atomic import atomic_directory
+from nnunet_mamba.study.datasets.splits import Fold, Split
 
 SPACING_MM = (2.5, 1.5, 1.5)  # z, y, x
 LABELS = {"background": 0, "organ": 1, "gland": 2, "vessel": 3}
@@ -33,9 +34,12 @@ class Phantom:
     labels: np.ndarray
 
 
-def write_phantom_dataset(folder: Path, *, n_train: int, n_test: int, seed: int) -> Path:
+def write_phantom_dataset(
+    folder: Path, *, n_train: int, n_test: int, seed: int, n_validation: int = 0
+) -> Path:
     """Write `n_train` + `n_test` labelled phantoms as the nnU-Net raw dataset `folder` (Dataset###_Name).
 
+    With `n_validation`, it has a split of one fold, which validates on that many of the training cases.
     The test cases are in imagesTs and their labels in labelsTs, where nnU-Net does not look. Case k depends
     on (seed, k) only, so that a larger data set of the same seed begins with the smaller one.
     """
@@ -54,6 +58,10 @@ def write_phantom_dataset(folder: Path, *, n_train: int, n_test: int, seed: int)
             "file_ending": ".nii.gz",
         }
         (draft / "dataset.json").write_text(json.dumps(description, indent=1))
+        if n_validation:
+            names = tuple(f"phantom_{k:03d}" for k in range(n_train))
+            split = Split((Fold(names[:-n_validation], names[-n_validation:]),))
+            (draft / "splits_final.json").write_text(json.dumps(split.to_json(), indent=1))
     return Path(folder)
 
 

@@ -90,6 +90,14 @@ def test_the_files_are_an_nnunet_raw_dataset(tmp_path):
             assert image.GetSize() == label.GetSize()
 
 
+def test_a_split_of_one_fold_covers_the_training_cases(tmp_path):
+    folder = write_phantom_dataset(
+        tmp_path / "Dataset900_Phantom", n_train=3, n_test=1, seed=0, n_validation=2
+    )
+    (fold,) = json.loads((folder / "splits_final.json").read_text())
+    assert fold == {"train": ["phantom_000"], "val": ["phantom_001", "phantom_002"]}
+
+
 def test_nothing_is_written_over(tmp_path):
     folder = tmp_path / "Dataset900_Phantom"
     write_phantom_dataset(folder, n_train=1, n_test=0, seed=0)
