@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_mamba.nnunet.commands import get_dataset_id
@@ -30,7 +30,7 @@ class TestSet:
     name: str
     images: Path
     labels: Path | None
-    parts: int  # jobs that share the prediction
+    parts: int = 1  # jobs that share the prediction
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Dataset:
     """Dataset of a study; `group` matches the patient in a case's name, as in `nnunet-mamba compare`."""
 
     name: str  # Dataset###_Name
-    convert: ConvertArguments | None
-    split: str | None
-    group: str | None
-    tests: tuple[TestSet, ...]
+    convert: ConvertArguments | None = None
+    split: str | None = None
+    group: str | None = None
+    tests: tuple[TestSet, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Plans:
     own: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """Content of a study file. Paths are absolute; `seeds` holds None for trainings without a seed."""
 
@@ -66,24 +66,26 @@ class Study:
     out: Path
     device: str
     folders: dict[str, Path]  # nnU-Net's three, by variable
-    trainers_from: tuple[Path, ...]
-    variables: Mapping[str, str]  # of trainings and predictions, and part of what makes them
+    trainers_from: tuple[Path, ...] = ()
+    variables: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of trainings and predictions, and part of what makes them
     datasets: tuple[Dataset, ...]
     plans: dict[str, Plans]
     methods: tuple[Method, ...]
     folds: tuple[str, ...]
-    seeds: tuple[int | None, ...]
-    protocols: tuple[str, ...]
-    metrics: tuple[str, ...]
-    tolerance_mm: tuple[str, ...]
-    baseline: str | None
+    seeds: tuple[int | None, ...] = (None,)
+    protocols: tuple[str, ...] = ("honest",)
+    metrics: tuple[str, ...] = ()
+    tolerance_mm: tuple[str, ...] = ()
+    baseline: str | None = None
     threads: int
     gpus: int  # per training
-    memory_gb: int  # per training
-    hours: int  # at most, per training
-    npz: bool
-    mirroring: bool  # in prediction of test sets
-    batched: bool  # predict with `nnunet-mamba predict`
+    memory_gb: int = 32  # per training
+    hours: int = 48  # at most, per training
+    npz: bool = False
+    mirroring: bool = True  # in prediction of test sets
+    batched: bool = False  # predict with `nnunet-mamba predict`
 
     def results(self, seed: int | None) -> Path:
         """Return nnU-Net's results folder of one seed: trainings that differ only in it are kept apart."""
