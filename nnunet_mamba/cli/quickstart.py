@@ -64,14 +64,15 @@ def quickstart(args: argparse.Namespace) -> int:
     if args.trainer is not None:
         check_trainer(args.trainer)
     log("loading PyTorch")
-    from nnunet_mamba.study.quickstart import DEMO_TRAINER, ChildFailedError, Settings, run_quickstart
+    from nnunet_mamba.study.sweep.quickstart import DEMO_TRAINER, Settings, run_quickstart
+    from nnunet_mamba.study.sweep.run_job import JobFailedError
 
     device = default_device() if args.device == "auto" else args.device
     trainer = args.trainer or DEMO_TRAINER
     settings = Settings(args.data, device, trainer, args.configuration, args.cases, args.seed)
     try:
         run_quickstart(settings, args.out, log)
-    except ChildFailedError as error:
+    except JobFailedError as error:
         print(f"nnunet-mamba quickstart: {error}", file=sys.stderr)
         return 1
     return 0

@@ -26,11 +26,11 @@ def test_help_names_the_defaults(capsys):
 
 
 def test_a_failing_command_gives_exit_code_1(tmp_path, capsys, monkeypatch):
-    from nnunet_mamba.study import quickstart
+    from nnunet_mamba.study.sweep import quickstart, run_job
 
     def fail(settings, out, log):
-        raise quickstart.ChildFailedError("nnUNetv2_train failed: RuntimeError: no", code=1, lines=[])
+        raise run_job.JobFailedError("train failed: RuntimeError: no")
 
     monkeypatch.setattr(quickstart, "run_quickstart", fail)
     assert main(["quickstart", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 1
-    assert "nnunet-mamba quickstart: nnUNetv2_train failed" in capsys.readouterr().err
+    assert "nnunet-mamba quickstart: train failed" in capsys.readouterr().err

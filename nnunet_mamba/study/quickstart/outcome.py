@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.nnunet.checkpoints import FINAL
 from nnunet_mamba.nnunet.console import format_duration
 from nnunet_mamba.nnunet.logs import read_settings
 from nnunet_mamba.nnunet.version import get_installed_version
@@ -21,8 +20,6 @@ from nnunet_mamba.study.evaluation import (
     select_scored_labels,
     summarise,
 )
-from nnunet_mamba.study.quickstart.commands import shared_variables
-from nnunet_mamba.study.quickstart.workspace import Settings, Workspace
 from nnunet_mamba.study.report import (
     CaseFiles,
     QuickstartReport,
@@ -32,38 +29,41 @@ from nnunet_mamba.study.report import (
     write_quickstart_page,
 )
 from nnunet_mamba.study.report.training_curves import count_parameters, load_checkpoint
+from nnunet_mamba.study.sweep.quickstart import Settings
+from nnunet_mamba.study.sweep.run_graph import RunGraph
 
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "monai", "numpy")
 
 
-def write_outcome(settings: Settings, workspace: Workspace, dataset: str) -> list[str]:
+def write_outcome(settings: Settings, graph: RunGraph, dataset: str) -> list[str]:
     """Write report.html, report.png and results.json; return the closing lines."""
-    report = collect_report(settings, workspace, dataset)
-    write_quickstart_figure(report, workspace.out / "report.png")
-    write_quickstart_page(report, workspace.out / "report.html")
-    write_json(workspace.out / "results.json", report_to_json(report, settings))
-    return format_closing_lines(report, workspace)
+    report = collect_report(settings, graph, dataset)
+    write_quickstart_figure(report, graph.out / "report.png")
+    write_quickstart_page(report, graph.out / "report.html")
+    write_json(graph.out / "results.json", report_to_json(report, settings))
+    return format_closing_lines(report, graph.out)
 
 
-def collect_report(settings: Settings, workspace: Workspace, dataset: str) -> QuickstartReport:
+def collect_report(settings: Settings, graph: RunGraph, dataset: str) -> QuickstartReport:
     """Return the content of the report, from the files."""
-    raw = workspace.raw / dataset
+    raw = graph.out / "nnUNet_raw" / dataset
     description = json.loads((raw / "dataset.json").read_text(encoding="utf-8"))
-    fold = workspace.fold(dataset, settings)
-    checkpoint = load_checkpoint(fold / FINAL)
+    final, predictions = graph.jobs["train"].products[0], graph.jobs["predict"].products[0]
+    checkpoint = load_checkpoint(final)
     curves = read_curves(checkpoint)
     return QuickstartReport(
         title=f"{settings.trainer} on {dataset}",
         labels=select_scored_labels(description)[0],
-        scores=read_table(workspace.out / "results.csv"),
-        cases=list_cases(raw, workspace.predictions, description["file_ending"]),
+        scores=read_table(graph.out / "results.csv"),
+        cases=list_cases(raw, predictions, description["file_ending"]),
         curves=curves,
-        facts=collect_facts(settings, checkpoint, read_settings(fold)),
+        facts=collect_facts(settings, checkpoint, read_settings(final.parent)),
         stages=[
-            Stage(name, stage["seconds"], tuple(stage["commands"]))
-            for name, stage in workspace.stages().items()
+            Stage(record.job, record.seconds, (record.command,) if record.command else ())
+            for record in map(graph.layout.read_record, graph.jobs)
+            if record
         ],
-        variables=[f"{name}={value}" for name, value in shared_variables(workspace).items()],
+        variables=[f"{name}={value}" for name, value in graph.variables.items()],
         versions=collect_versions(),
     )
 
@@ -142,7 +142,7 @@ def nan_to_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def format_closing_lines(report: QuickstartReport, workspace: Workspace) -> list[str]:
+def format_closing_lines(report: QuickstartReport, out: Path) -> list[str]:
     """Return a short table of the scores, the parameters, the time, and the files."""
     rows: dict[str, dict[str, Summary]] = {}
     for row in summarise(report.scores):
@@ -157,7 +157,7 @@ def format_closing_lines(report: QuickstartReport, workspace: Workspace) -> list
     lines += ["", f"{dict(report.facts)['network parameters']} parameters, {format_duration(seconds)} in all"]
     return [
         *lines,
-        *(str(workspace.out / name) for name in ("report.html", "report.png", "results.csv", "results.json")),
+        *(str(out / name) for name in ("report.html", "report.png", "results.csv", "results.json")),
     ]
 
 

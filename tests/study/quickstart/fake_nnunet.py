@@ -16,7 +16,8 @@ from pathlib import Path
 
 say = partial(print, flush=True)
 
-PLANS: dict[str, dict] = {"configurations": {"2d": {}, "3d_fullres": {}}}
+CONFIGURATIONS = ("2d", "3d_fullres")
+PLANS = {"configurations": {name: {"data_identifier": f"nnUNetPlans_{name}"} for name in CONFIGURATIONS}}
 EPOCH = """2026-01-01 00:00:00.000000: Epoch 0
 2026-01-01 00:00:00.000000: train_loss -0.1
 2026-01-01 00:00:00.000000: val_loss -0.2
@@ -45,10 +46,15 @@ def train(arguments: list[str]) -> None:
     parser.add_argument("-tr")
     parser.add_argument("-device")
     parser.add_argument("--c", action="store_true")
+    parser.add_argument("--val", action="store_true")
     args = parser.parse_args(arguments)
     fold = folder("results") / f"{args.tr}__nnUNetPlans__{args.configuration}" / f"fold_{args.fold}"
     fold.mkdir(parents=True, exist_ok=True)
-    latest = fold / "checkpoint_latest.pth"
+    latest, final = fold / "checkpoint_latest.pth", fold / "checkpoint_final.pth"
+    if args.val:
+        assert final.is_file(), "--val where there is a final checkpoint, and only there"
+        validate(fold)
+        return
     assert args.c == any(fold.glob("checkpoint_*.pth")), "--c where there is a checkpoint, and only there"
     debug = {
         "num_epochs": "1",
@@ -61,7 +67,13 @@ def train(arguments: list[str]) -> None:
     shutil.copyfile(os.environ["FAKE_CHECKPOINT"], latest)
     say(EPOCH)
     trouble("nnUNetv2_train:later")
-    latest.rename(fold / "checkpoint_final.pth")
+    latest.rename(final)
+    validate(fold)
+
+
+def validate(fold: Path) -> None:
+    (fold / "validation").mkdir(exist_ok=True)
+    (fold / "validation" / "summary.json").write_text('{"foreground_mean": {"Dice": 0.5}}')
 
 
 def predict(arguments: list[str]) -> None:

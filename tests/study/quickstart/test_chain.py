@@ -1,4 +1,4 @@
-"""The chain with fakes of nnU-Net's commands: which stages run, are skipped, are resumed."""
+"""A quickstart with fakes of its commands: which steps run, are skipped, are resumed."""
 
 import json
 import os
@@ -8,16 +8,20 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
 from nnunet_mamba.io.cpu import get_passive_wait_variables
 from nnunet_mamba.nnunet import commands, heartbeat
+from nnunet_mamba.study.datasets.unseen import N_PHANTOMS
 from nnunet_mamba.study.evaluation import compute_foreground_mean, read_table
-from nnunet_mamba.study.quickstart import ChildFailedError, Settings, outcome, run_quickstart
-from nnunet_mamba.study.quickstart.chain import N_PHANTOMS
+from nnunet_mamba.study.quickstart import outcome
 from nnunet_mamba.study.quickstart.outcome import write_outcome
+from nnunet_mamba.study.sweep.quickstart import Settings, run_quickstart
+from nnunet_mamba.study.sweep.records import Layout, Record
+from nnunet_mamba.study.sweep.run_job import JobFailedError
 
 FAKE = Path(__file__).with_name("fake_nnunet.py")
 SETTINGS = Settings(None, "cpu", "nnUNetTrainerMMUNet_demo", "3d_fullres", n_unseen=3, seed=0)
@@ -41,7 +45,7 @@ def bench(tmp_path, monkeypatch, checkpoint):
     monkeypatch.setenv("FAKE_CALLS", str(calls))
     monkeypatch.setenv("FAKE_CHECKPOINT", str(checkpoint))
     monkeypatch.setattr(commands, "find_program", lambda name: write_fake(tmp_path / "bin", name))
-    monkeypatch.setattr("nnunet_mamba.study.quickstart.chain.N_PHANTOMS", 8)
+    monkeypatch.setattr("nnunet_mamba.study.datasets.unseen.N_PHANTOMS", 8)
     monkeypatch.setattr(outcome, "write_outcome", lambda *given: ["(no page in this test)"])
 
     class Bench:
@@ -60,10 +64,11 @@ def bench(tmp_path, monkeypatch, checkpoint):
         def programs(self) -> list[str]:
             return [call[0] for call in self.calls()]
 
-        def stage(self, name: str) -> dict:
-            return json.loads((self.out / "stages.json").read_text())[name]
+        def record(self, name: str) -> Record:
+            return Layout(self.out).read_record(name)
 
-    return Bench()
+    with mock.patch.dict(os.environ):  # a quickstart sets the variables of its commands
+        yield Bench()
 
 
 @pytest.fixture
@@ -126,12 +131,12 @@ def test_unseen_cases_are_kept_out_of_training(bench):
 
 def test_a_failing_command_is_told_with_reason_and_log_and_can_be_repeated(bench, monkeypatch):
     monkeypatch.setenv("FAKE_TROUBLE", f"{TRAIN}:fail")
-    with pytest.raises(
-        ChildFailedError, match=rf"{TRAIN} failed with exit code 3: RuntimeError: the disc is full"
-    ):
+    with pytest.raises(JobFailedError, match=r"train failed: RuntimeError: the disc is full") as failure:
         bench.run()
-    assert bench.stage("train")["finished"] is False
-    assert "the disc is full" in (bench.out / "logs" / "train.log").read_text()
+    log = bench.out / "logs" / "train.log"
+    assert f"The whole log: {log}" in str(failure.value)
+    assert "the disc is full" in log.read_text()
+    assert bench.record("train").state == "failed"
     monkeypatch.delenv("FAKE_TROUBLE")
     bench.calls()
     bench.run()
@@ -140,7 +145,7 @@ def test_a_failing_command_is_told_with_reason_and_log_and_can_be_repeated(bench
 
 def test_training_goes_on_from_its_checkpoint(bench, monkeypatch):
     monkeypatch.setenv("FAKE_TROUBLE", f"{TRAIN}:later:fail")
-    with pytest.raises(ChildFailedError):
+    with pytest.raises(JobFailedError):
         bench.run()
     assert "--c" not in bench.calls()[-1]
     monkeypatch.delenv("FAKE_TROUBLE")
@@ -151,7 +156,7 @@ def test_training_goes_on_from_its_checkpoint(bench, monkeypatch):
 
 def test_a_checkpoint_cut_short_is_put_aside(bench, monkeypatch):
     monkeypatch.setenv("FAKE_TROUBLE", f"{TRAIN}:later:fail")
-    with pytest.raises(ChildFailedError):
+    with pytest.raises(JobFailedError):
         bench.run()
     (latest,) = bench.out.rglob("checkpoint_latest.pth")
     latest.write_bytes(latest.read_bytes()[:-100])
@@ -165,9 +170,7 @@ def test_a_checkpoint_cut_short_is_put_aside(bench, monkeypatch):
 def test_predictions_cut_short_are_made_again_and_whole_ones_kept(bench):
     bench.run()
     bench.calls()
-    (bench.out / "stages.json").write_text(
-        json.dumps({name: bench.stage(name) for name in ("data", "plan", "train")})  # killed while predicting
-    )
+    Layout(bench.out).write_record(replace(bench.record("predict"), state="running"))  # killed meanwhile
     whole, broken = sorted((bench.out / "predictions").glob("*.nii.gz"))[:2]
     before = whole.stat().st_mtime_ns
     broken.write_bytes(broken.read_bytes()[:-30])
@@ -178,23 +181,60 @@ def test_predictions_cut_short_are_made_again_and_whole_ones_kept(bench):
     assert compute_foreground_mean(read_table(bench.out / "results.csv")) == 1
 
 
-def test_a_lost_product_is_made_again_with_all_that_follows(bench):
+@pytest.mark.parametrize(
+    ("lost", "again"),
+    [
+        ("splits_final.json", [PLAN, TRAIN, PREDICT]),
+        ("nnUNetPlans.json", [PLAN, TRAIN, PREDICT]),
+        ("summary.json", [TRAIN, PREDICT]),
+        ("results.csv", []),
+    ],
+)
+def test_a_lost_product_is_made_again_with_all_that_follows(bench, lost, again):
     bench.run()
     bench.calls()
-    next(bench.out.rglob("nnUNetPlans.json")).unlink()
+    next(bench.out.rglob(lost)).unlink()
     bench.run()
-    assert bench.programs() == [PLAN, TRAIN, PREDICT]
+    assert bench.programs() == again
+    assert next(bench.out.rglob(lost)).is_file()
+    assert not any("score: done before" in line for line in bench.said)
+    bench.run()
+    assert bench.programs() == []
 
 
-def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, tmp_path):
-    """Send SIGTERM to the parent alone; its child must not stay behind."""
+def test_a_trained_network_is_kept_and_only_validated_again(bench):
+    bench.run()
+    (final,) = bench.out.rglob("checkpoint_final.pth")
+    trained_at = final.stat().st_mtime_ns
+    next(bench.out.rglob("nnUNetPlans.json")).unlink()
+    bench.calls()
+    bench.run()
+    assert bench.calls()[1][-1] == "--val" and final.stat().st_mtime_ns == trained_at
+
+
+def test_what_follows_a_lost_product_is_made_again_even_if_that_fails_first(bench, monkeypatch):
+    bench.run()
+    next(bench.out.rglob("nnUNetPlans.json")).unlink()
+    monkeypatch.setenv("FAKE_TROUBLE", f"{TRAIN}:fail")
+    with pytest.raises(JobFailedError):
+        bench.run()
+    monkeypatch.delenv("FAKE_TROUBLE")
+    bench.calls()
+    bench.run()
+    assert bench.programs() == [TRAIN, PREDICT]
+
+
+@pytest.fixture
+def waiting_run(bench, tmp_path):
+    """Return a quickstart in a process of its own, whose training waits after an epoch."""
     program = (
-        "from nnunet_mamba.study.quickstart import Settings, run_quickstart, chain\n"
         "from nnunet_mamba.nnunet import commands\n"
+        "from nnunet_mamba.study.datasets import unseen\n"
+        "from nnunet_mamba.study.sweep.quickstart import run_quickstart\n"
         f"import sys; from pathlib import Path; sys.path.insert(0, {str(FAKE.parent)!r})\n"
         "from test_chain import SETTINGS, write_fake\n"
         f"commands.find_program = lambda name: write_fake(Path({str(tmp_path / 'bin')!r}), name)\n"
-        "chain.N_PHANTOMS = 8\n"
+        "unseen.N_PHANTOMS = 8\n"
         f"run_quickstart(SETTINGS, Path({str(bench.out)!r}), lambda text: print(text, flush=True))\n"
     )
     environment = {**os.environ, "FAKE_TROUBLE": f"{TRAIN}:later:wait"}
@@ -203,15 +243,35 @@ def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, tmp_path):
     )
     for line in run.stdout:
         if "epoch 1/1" in line:
-            break
-    with pytest.raises(ValueError, match="Another quickstart, or a command of it, is at work"):
+            return run
+    raise AssertionError("it ended before its training")
+
+
+def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, waiting_run):
+    """Send SIGTERM to the parent alone; its child must not stay behind."""
+    run = waiting_run
+    with pytest.raises(ValueError, match=rf"process {run.pid} on .*, for the quickstart "):
         bench.run()
     run.send_signal(signal.SIGTERM)
     rest = run.communicate(timeout=30)[0]
     assert run.returncode != 0
     assert "Interrupted. Run the same command to resume" in rest
     assert not running(f"{FAKE} {TRAIN}")
-    assert bench.stage("train")["finished"] is False
+    assert bench.record("train").cause == "interrupted"
+    bench.calls()
+    bench.run()
+    assert bench.programs() == [TRAIN, PREDICT]
+
+
+def test_a_command_that_outlives_its_runner_keeps_others_out(bench, waiting_run):
+    """Send SIGKILL to the parent, which then cannot stop its child."""
+    waiting_run.kill()
+    waiting_run.wait()
+    assert running(f"{FAKE} {TRAIN}")
+    with pytest.raises(ValueError, match=r"still at work: process \d+ on .*, for train "):
+        bench.run()
+    os.kill(find_processes(f"{FAKE} {TRAIN}")[0], signal.SIGKILL)
+    assert not running(f"{FAKE} {TRAIN}")
     bench.calls()
     bench.run()
     assert bench.programs() == [TRAIN, PREDICT]
@@ -220,9 +280,13 @@ def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, tmp_path):
 def running(text: str) -> bool:
     """Return whether a process with `text` in its command line still lives a second later."""
     time.sleep(1)
-    return any(
-        text.encode() in read(file).replace(b"\0", b" ") for file in Path("/proc").glob("[0-9]*/cmdline")
-    )
+    return bool(find_processes(text))
+
+
+def find_processes(text: str) -> list[int]:
+    """Return the numbers of the processes with `text` in their command lines."""
+    files = Path("/proc").glob("[0-9]*/cmdline")
+    return [int(file.parent.name) for file in files if text.encode() in read(file).replace(b"\0", b" ")]
 
 
 def read(file: Path) -> bytes:
@@ -258,7 +322,16 @@ def test_a_folder_of_other_things_is_not_touched(bench):
     (bench.out / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="holds no quickstart"):
         bench.run()
-    assert not (bench.out / "settings.json").exists()
+    assert [file.name for file in bench.out.iterdir()] == ["thesis.tex"]
+
+
+def test_a_quickstart_of_an_earlier_version_is_refused_by_name(bench):
+    bench.out.mkdir()
+    (bench.out / "settings.json").write_text(json.dumps(SETTINGS.request()))
+    (bench.out / "stages.json").write_text("{}")
+    with pytest.raises(ValueError, match="was made by an earlier version; choose another --out"):
+        bench.run()
+    assert bench.programs() == []
 
 
 def test_a_configuration_that_was_not_planned(bench):
@@ -301,6 +374,6 @@ def test_there_are_phantoms_enough_for_training():
 def test_what_cannot_run_is_refused_and_claims_nothing(bench, changes, message):
     with pytest.raises(ValueError, match=message):
         bench.run(**changes)
-    assert not (bench.out / "settings.json").exists()
+    assert not (bench.out / "graph.json").exists()
     assert bench.programs() == []
     bench.run()  # the folder is free for another request

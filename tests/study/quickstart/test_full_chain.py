@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nnunet_mamba.study.evaluation import read_table
-from nnunet_mamba.study.quickstart import Settings, run_quickstart
+from nnunet_mamba.study.sweep.quickstart import Settings, run_quickstart
 
 HURRIED = """
 from nnunet_mamba.trainers import nnUNetTrainerMMUNet_demo
@@ -26,7 +26,7 @@ def test_the_real_commands_leave_a_page_and_are_not_run_twice(tmp_path, monkeypa
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "hurried.py").write_text(HURRIED)
     monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "mine"))
-    monkeypatch.setattr("nnunet_mamba.study.quickstart.chain.N_PHANTOMS", 7)
+    monkeypatch.setattr("nnunet_mamba.study.datasets.unseen.N_PHANTOMS", 7)
     said: list[str] = []
     settings = Settings(None, "cpu", "nnUNetTrainerHurried", "3d_fullres", n_unseen=2, seed=0)
     page = run_quickstart(settings, tmp_path / "out", said.append)
