@@ -272,7 +272,7 @@ class Run:
             self.log.doing = doing
 
     def write_report(self) -> None:
-        from nnunet_mamba.study.quickstart.outcome import write_outcome  # imports torch and matplotlib
+        from nnunet_mamba.study.sweep.quickstart_outcome import write_outcome  # imports torch and matplotlib
 
         self.begin(REPORT)
         for line in write_outcome(self.settings, self.graph, self.names.dataset.name):

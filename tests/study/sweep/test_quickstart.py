@@ -17,9 +17,9 @@ from nnunet_mamba.io.cpu import get_passive_wait_variables
 from nnunet_mamba.nnunet import commands, heartbeat
 from nnunet_mamba.study.datasets.unseen import N_PHANTOMS
 from nnunet_mamba.study.evaluation import compute_foreground_mean, read_table
-from nnunet_mamba.study.quickstart import outcome
-from nnunet_mamba.study.quickstart.outcome import write_outcome
+from nnunet_mamba.study.sweep import quickstart_outcome as outcome
 from nnunet_mamba.study.sweep.quickstart import Settings, run_quickstart
+from nnunet_mamba.study.sweep.quickstart_outcome import write_outcome
 from nnunet_mamba.study.sweep.records import Layout, Record
 from nnunet_mamba.study.sweep.run_job import JobFailedError
 
@@ -232,7 +232,7 @@ def waiting_run(bench, tmp_path):
         "from nnunet_mamba.study.datasets import unseen\n"
         "from nnunet_mamba.study.sweep.quickstart import run_quickstart\n"
         f"import sys; from pathlib import Path; sys.path.insert(0, {str(FAKE.parent)!r})\n"
-        "from test_chain import SETTINGS, write_fake\n"
+        "from test_quickstart import SETTINGS, write_fake\n"
         f"commands.find_program = lambda name: write_fake(Path({str(tmp_path / 'bin')!r}), name)\n"
         "unseen.N_PHANTOMS = 8\n"
         f"run_quickstart(SETTINGS, Path({str(bench.out)!r}), lambda text: print(text, flush=True))\n"

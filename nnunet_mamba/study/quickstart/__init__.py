@@ -1,1 +1,0 @@
-"""Outcome of a quickstart (`study/sweep/quickstart.py`)."""
