@@ -86,9 +86,10 @@ def _check_words(args: argparse.Namespace, verb: str, n: int) -> None:
 def run_study(args: argparse.Namespace) -> int:
     """Run a study, or say or write what would run. Exit code 1: something failed."""
     from nnunet_mamba.io.cpu import count_usable_cpus
+    from nnunet_mamba.io.locks import hold_lock
     from nnunet_mamba.study.sweep import scheduler
-    from nnunet_mamba.study.sweep.locks import JobLock
     from nnunet_mamba.study.sweep.run_graph import remove_stale_stamps
+    from nnunet_mamba.study.sweep.run_job import describe_owner
     from nnunet_mamba.study.sweep.start import check_unmanaged_results, start
     from nnunet_mamba.study.sweep.status import describe_failures, format_statuses, read_statuses
 
@@ -108,19 +109,18 @@ def run_study(args: argparse.Namespace) -> int:
     cores = args.cores or count_usable_cpus()
     _check_resources(graph, gpus, cores, args)
     check_unmanaged_results(graph)
-    lock = JobLock(graph.layout.locks / "sweep.lock", job="the sweep", study=graph.study, log=_warn)
-    if args.dry_run:
-        lock.check_free()
-        print(f"a run would do {len(todo)} of {len(statuses)} jobs -> {graph.out}")
-        return 0
-    with lock:
+    owner = describe_owner(f"the sweep {graph.study}", os.getpid())
+    with hold_lock(graph.layout.locks / "sweep.lock", _warn, owner=owner) as lock:
+        if args.dry_run:
+            print(f"a run would do {len(todo)} of {len(statuses)} jobs -> {graph.out}")
+            return 0
         remove_stale_stamps(graph)
         graph.write()
         if args.emit_slurm:
             print(scheduler.emit_slurm(graph, todo), end="")
             return 0
         print(f"{len(todo)} of {len(statuses)} jobs to run -> {graph.out}")
-        options = {"profile": args.profile, "log": _log, "started": lock.add_process}
+        options = {"profile": args.profile, "log": _log, "inherit": lock.descriptors}
         code = scheduler.run_snakemake(graph, cores=cores, gpus=gpus, **options)
     if failures := describe_failures(graph):
         print(f"\n{failures}", file=sys.stderr)

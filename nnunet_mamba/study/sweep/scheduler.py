@@ -7,7 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,12 +40,12 @@ def run_snakemake(
     gpus: Sequence[str],
     profile: str | None,
     log: LogFn,
-    started: Callable[[int], None] = lambda pid: None,
+    inherit: Sequence[int] = (),
 ) -> int:
     """Run all jobs that are not done, each GPU one training at a time; return Snakemake's exit code.
 
     A profile (the name of one of ours, or a folder of the user's) decides where jobs run; without one, here.
-    `started` gets the number of Snakemake's process.
+    Snakemake inherits the descriptors `inherit`: a lock lives as long as it does.
     """
     check_snakemake()
     argv = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile")]
@@ -67,9 +67,9 @@ def run_snakemake(
             stdout=stream,
             stderr=stream,
             start_new_session=True,
+            pass_fds=tuple(inherit),
         )
         try:
-            started(child.pid)
             StatusView(graph, log).watch(child)
         except BaseException:
             _stop(child, remote=profile is not None)
