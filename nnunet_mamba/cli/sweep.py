@@ -120,7 +120,7 @@ def run_study(args: argparse.Namespace) -> int:
             print(scheduler.emit_slurm(graph, todo), end="")
             return 0
         print(f"{len(todo)} of {len(statuses)} jobs to run -> {graph.out}")
-        options = {"profile": args.profile, "log": _log, "inherit": lock.descriptors}
+        options = {"profile": args.profile, "log": _log, "lock": lock}
         code = scheduler.run_snakemake(graph, cores=cores, gpus=gpus, **options)
     if failures := describe_failures(graph):
         print(f"\n{failures}", file=sys.stderr)
