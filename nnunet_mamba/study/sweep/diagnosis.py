@@ -86,6 +86,11 @@ FAILURES = (  # a reason comes before what may only follow from it
         "Check nnUNet_raw and nnUNet_preprocessed, and convert the dataset first.",
     ),
     KnownFailure(
+        r"^incomplete: ([^\n]*)",
+        "predictions are missing",
+        "See in the log of the training or prediction why; trainers named ..._smoke validate one case only.",
+    ),
+    KnownFailure(
         r"Error\(s\) in loading state_dict for (\w+)",
         "the checkpoint belongs to another network",
         "The code or the plans have changed since it was written: train it in another study.",

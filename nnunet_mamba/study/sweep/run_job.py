@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from nnunet_mamba.io.locks import HeldLock, hold_lock
 from nnunet_mamba.nnunet.commands import Command
@@ -138,29 +138,22 @@ def create_record(
     )
 
 
+@dataclass
 class Attempt:
-    """One attempt at a job, under its lock."""
+    """One attempt at a job, under its lock; `task` names it to others who want the lock."""
 
-    def __init__(
-        self,
-        job: Job,
-        record: Record,
-        layout: Layout,
-        log: LogFn,
-        lock: HeldLock,
-        task: str,
-        before_record: Callable[[], None],
-    ) -> None:
-        self.job = job
-        self.before_record = before_record
-        self.record = record
-        self.layout = layout
-        self.log = log
-        self.lock = lock
-        self.task = task
-        self.progress = ProgressFile(layout.progress(job.name))
+    job: Job
+    record: Record
+    layout: Layout
+    log: LogFn
+    lock: HeldLock
+    task: str
+    before_record: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.progress = ProgressFile(self.layout.progress(self.job.name))
         self.started_at = time.monotonic()
-        self.limit = slurm.TimeLimit(job)
+        self.limit = slurm.TimeLimit(self.job)
 
     def run(self) -> Record:
         """Return the record of a job done; a failure is recorded and raised."""

@@ -58,6 +58,9 @@ SAID = {
     "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3.5 GiB": "the memory (RAM) was used up",
     "RuntimeError: [enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't "
     "allocate memory: you tried to allocate 40000000000 bytes.": "the memory (RAM) was used up",
+    "incomplete: /results/fold_0/validation lacks predictions of case_5; predict them before\n9 rows -> a": (
+        "predictions are missing: /results/fold_0/validation lacks predictions of case_5"
+    ),
     "KeyError: 'strides'": "KeyError: 'strides'",
 }
 
