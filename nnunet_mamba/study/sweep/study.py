@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_mamba.nnunet.commands import get_dataset_id
 from nnunet_mamba.nnunet.paths import Method
 
-STOCK_PLANS = "nnUNetPlans"
+STOCK_PLANS, STOCK_PLANNER = "nnUNetPlans", "ExperimentPlanner"
 CASCADE, LOWRES = "3d_cascade_fullres", "3d_lowres"
 CROSSVAL = "crossval"  # the folds' own validation cases, beside the names of test sets
 
