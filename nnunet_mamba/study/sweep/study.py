@@ -10,7 +10,7 @@ from nnunet_mamba.nnunet.commands import get_dataset_id
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
 
-STOCK_PLANS = "nnUNetPlans"
+STOCK_PLANS, STOCK_PLANNER = "nnUNetPlans", "ExperimentPlanner"
 CASCADE, LOWRES = "3d_cascade_fullres", "3d_lowres"
 CROSSVAL = "crossval"  # the folds' own validation cases, beside the names of test sets
 

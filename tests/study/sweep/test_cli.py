@@ -3,8 +3,10 @@
 import inspect
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -232,6 +234,20 @@ def test_emitted_commands_take_a_folder_of_any_name_for_one_word(sweep, tmp_path
     assert str(tmp_path / odd / "raw") in words and odd in words
     assert words.count("nnUNetv2_train") == 4 and words.count("nnUNetv2_predict") == 2
     assert {file.name for file in tmp_path.iterdir()} == {odd, "small.yaml", "words"}
+
+
+NAMES = ' first|last |-x|~|a~b|{x}|{{x}}|a #b|#|a: b|it\'s|say "q"|$(x)|`x`|$|50%|a\\b|*?[x]|(x) & y; z|!x|ü'
+
+
+@pytest.mark.parametrize("name", NAMES.split("|"))
+def test_a_study_lies_in_a_folder_of_any_name(sweep, tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = sweep("--dry-run", out=f"./{name}")
+    assert code == 0 and out.endswith(f" jobs -> {tmp_path / name}\n"), err
+    _, out, _ = sweep("--emit-commands", out=f"./{name}")
+    words = shlex.split(out, comments=True)
+    assert any(Path(word).is_relative_to(tmp_path / name) for word in words)
+    assert {file.name for file in tmp_path.iterdir()} == {name, "small.yaml"}
 
 
 @pytest.mark.parametrize(("option", "chars"), [("--profile=slurm", '%\\"$`'), ("--emit-slurm", "\\")])
