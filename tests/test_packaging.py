@@ -59,6 +59,7 @@ def test_the_wheel_holds_the_folders_that_stand_beside_the_library(wheel):
         "study/datasets/published_splits.json",
         "study/report/published.json",
         "study/sweep/Snakefile",
+        "study/sweep/study.schema.json",
         "study/sweep/profiles/slurm/config.yaml",
     ):
         assert f"nnunet_mamba/{file}" in names

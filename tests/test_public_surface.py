@@ -10,7 +10,6 @@ import inspect
 import json
 import re
 import sys
-import tempfile
 from importlib import import_module
 from pathlib import Path
 
@@ -92,41 +91,13 @@ def environment_variables() -> list[str]:
     return sorted(set(re.findall(r"NNUNET_MAMBA_[A-Z_]+[A-Z]", sources)))
 
 
-STUDY = {
-    "datasets": [{"dataset": "Dataset004_Hippocampus"}],
-    "trainers": ["nnUNetTrainerMMUNet"],
-    "folders": {"raw": "raw", "preprocessed": "preprocessed", "results": "results"},
-}
-
-
 def study_keys() -> dict[str, str]:
-    """Places of a study file -> the keys that are known there, as the error for an unknown one lists them."""
-    strange = {"?": 0}
-    method = {"methods": [{"trainer": "nnUNetTrainerMMUNet", **strange}]}
-    test = {"datasets": [{"dataset": "Dataset004_Hippocampus", "test": [strange]}]}
-    convert = {
-        "datasets": [{"dataset": "Dataset004_X", "convert": {"name": "msd", "sources": ["."], **strange}}]
-    }
+    """Places of a study file -> the keys that are known there."""
+    schema = json.loads((PACKAGE / "study" / "sweep" / "study.schema.json").read_text())
+    places = {name.removesuffix("Entry").lower(): part for name, part in schema["$defs"].items()}
     return {
-        "study": _known_keys({**STUDY, **strange}),
-        "folders": _known_keys({**STUDY, "folders": {**STUDY["folders"], **strange}}),
-        "plans": _known_keys({**STUDY, "plans": {"nnUNetPlans": strange}}),
-        "method": _known_keys({**STUDY, **method}),
-        "dataset": _known_keys({**STUDY, "datasets": [{"dataset": "Dataset004_Hippocampus", **strange}]}),
-        "test": _known_keys({**STUDY, **test}),
-        "convert": _known_keys({**STUDY, **convert}),
+        place: ", ".join(sorted(part["properties"])) for place, part in {"study": schema, **places}.items()
     }
-
-
-def _known_keys(study: dict) -> str:
-    from nnunet_mamba.study.sweep.read import read_study
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "study.yaml"
-        file.write_text(json.dumps(study))
-        with pytest.raises(ValueError, match="is unknown here") as error:
-            read_study(file)
-    return str(error.value).split("expected ")[1].rstrip(".")
 
 
 def columns() -> dict[str, list[str]]:

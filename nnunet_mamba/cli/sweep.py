@@ -1,13 +1,14 @@
 """nnunet-mamba sweep: a study from one file, on one machine or a cluster.
 
-`sweep STUDY` runs a study; `sweep status`, and `sweep run` and `sweep average`, which a running sweep calls,
-are verbs with parsers of their own (`Parser.verbs`).
+`sweep STUDY` runs a study; `sweep status` and `schema`, and `sweep run` and `average`, which a running sweep
+calls, are verbs with parsers of their own (`Parser.verbs`).
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ def add(commands: Any) -> None:
     p = commands.add_parser(
         "sweep",
         usage="nnunet-mamba sweep STUDY.yaml [options]\n"
-        "       nnunet-mamba sweep status STUDY.yaml|FOLDER [--all]",
+        "       nnunet-mamba sweep status STUDY.yaml|FOLDER [--all]\n"
+        "       nnunet-mamba sweep schema",
         description="Runs what is missing or outdated of a study: convert, plan, preprocess, train each "
         "fold, predict, evaluate, compare, report; by nnU-Net's own commands, in Snakemake. Interrupted or "
         "failed, the same command goes on from there. Exit code 1: something failed, the rest is done.",
@@ -53,14 +55,14 @@ def add(commands: Any) -> None:
     p.add_argument_group(
         "verbs",
         "status STUDY.yaml|FOLDER: the state of each job of a study, while it runs or afterwards; "
-        "with --all also what is done or waits",
+        "with --all also what is done or waits. schema: the JSON schema of study files, for editors",
     )
     p.set_defaults(run=run_study, show_help=show_help(p))
     p.verbs = _verb_parsers(p.prog)
 
 
 def _verb_parsers(prog: str) -> dict[str, Parser]:
-    """Return the parsers of `status`, and of `run` and `average`, which a running sweep calls."""
+    """Return the parsers of `status`, `schema`, and of `run` and `average`, which a running sweep calls."""
     status = Parser(
         prog=f"{prog} status",
         description="Shows the state of each job of a study, also while it runs. Exit code 1: one failed.",
@@ -68,6 +70,12 @@ def _verb_parsers(prog: str) -> dict[str, Parser]:
     status.add_argument("words", nargs="*", metavar="STUDY", help="a study (.yaml), or its folder")
     status.add_argument("--all", action="store_true", help="also what is done or waits")
     status.set_defaults(run=show_status)
+    schema = Parser(
+        prog=f"{prog} schema",
+        description="Prints the JSON schema of study files, by which editors complete and check them.",
+        epilog="docs/sweep.md says how.",
+    )
+    schema.set_defaults(run=print_schema)
     run = Parser(prog=f"{prog} run", description="Runs one job of a study, for Snakemake and SLURM.")
     run.add_argument("words", nargs="*", metavar="WORD", help="the study's folder, and the name of the job")
     run.set_defaults(run=run_one)
@@ -75,7 +83,7 @@ def _verb_parsers(prog: str) -> dict[str, Parser]:
     average.add_argument("words", nargs="*", metavar="TABLE", help="tables of `nnunet-mamba evaluate`")
     average.add_argument("--out", type=Path, metavar="TABLE", help="where the mean goes")
     average.set_defaults(run=average_seeds)
-    return {"status": status, "run": run, "average": average}
+    return {"status": status, "schema": schema, "run": run, "average": average}
 
 
 def _check_words(args: argparse.Namespace, verb: str, n: int) -> None:
@@ -86,9 +94,10 @@ def _check_words(args: argparse.Namespace, verb: str, n: int) -> None:
 def run_study(args: argparse.Namespace) -> int:
     """Run a study, or say or write what would run. Exit code 1: something failed."""
     from nnunet_mamba.io.cpu import count_usable_cpus
+    from nnunet_mamba.io.locks import hold_lock
     from nnunet_mamba.study.sweep import scheduler
-    from nnunet_mamba.study.sweep.locks import JobLock
     from nnunet_mamba.study.sweep.run_graph import remove_stale_stamps
+    from nnunet_mamba.study.sweep.run_job import describe_owner
     from nnunet_mamba.study.sweep.start import check_unmanaged_results, start
     from nnunet_mamba.study.sweep.status import describe_failures, format_statuses, read_statuses
 
@@ -97,6 +106,7 @@ def run_study(args: argparse.Namespace) -> int:
     if len(args.words) > 1:
         raise ValueError(f"expected one study, or `sweep status STUDY`; got {' '.join(args.words)}.")
     graph = start(Path(args.words[0]), adopt=args.adopt, seed=args.seed)
+    _check_folder(graph.out, args)
     statuses = read_statuses(graph)
     todo = [status.job for status in statuses if status.state != "done"]
     if args.emit_commands:
@@ -108,19 +118,18 @@ def run_study(args: argparse.Namespace) -> int:
     cores = args.cores or count_usable_cpus()
     _check_resources(graph, gpus, cores, args)
     check_unmanaged_results(graph)
-    lock = JobLock(graph.layout.locks / "sweep.lock", job="the sweep", study=graph.study, log=_warn)
-    if args.dry_run:
-        lock.check_free()
-        print(f"a run would do {len(todo)} of {len(statuses)} jobs -> {graph.out}")
-        return 0
-    with lock:
+    owner = describe_owner(f"the sweep {graph.study}", os.getpid())
+    with hold_lock(graph.layout.locks / "sweep.lock", _warn, owner=owner) as lock:
+        if args.dry_run:
+            print(f"a run would do {len(todo)} of {len(statuses)} jobs -> {graph.out}")
+            return 0
         remove_stale_stamps(graph)
         graph.write()
         if args.emit_slurm:
             print(scheduler.emit_slurm(graph, todo), end="")
             return 0
         print(f"{len(todo)} of {len(statuses)} jobs to run -> {graph.out}")
-        options = {"profile": args.profile, "log": _log, "started": lock.add_process}
+        options = {"profile": args.profile, "log": _log, "lock": lock}
         code = scheduler.run_snakemake(graph, cores=cores, gpus=gpus, **options)
     if failures := describe_failures(graph):
         print(f"\n{failures}", file=sys.stderr)
@@ -136,15 +145,20 @@ def _warn(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _check_folder(out: Path, args: argparse.Namespace) -> None:
+    """Raise ValueError for characters that sbatch replaces in names of logs, or its shell in commands."""
+    chars = '%\\"$`' if args.profile else "\\" if args.emit_slurm else ""
+    if found := [char for char in chars if char in str(out)]:
+        raise ValueError(
+            f"{out} holds {found[0]}, which SLURM or its shell takes for something else; "
+            "choose another `out`."
+        )
+
+
 def _check_resources(graph: "RunGraph", gpus: Sequence[str], cores: int, args: argparse.Namespace) -> None:
     """Raise ValueError for a study that cannot run here; warn if the cores do not suffice for all GPUs."""
     if cores < 1:
         raise ValueError(f"--cores must be positive, got {cores}.")
-    if found := [char for char in _characters_slurm_replaces(args) if char in str(graph.out)]:
-        raise ValueError(
-            f"{graph.out} holds {found[0]}, which SLURM or its shell takes for something else; "
-            "choose another `out`."
-        )
     most = max(job.gpus for job in graph.jobs.values())
     threads = max(job.threads for job in graph.jobs.values() if job.gpus == most)
     if args.profile is None and not args.emit_slurm and most > len(gpus):
@@ -157,11 +171,6 @@ def _check_resources(graph: "RunGraph", gpus: Sequence[str], cores: int, args: a
             f"note: {len(gpus)} GPUs, but {cores} cores suffice for {max(1, cores // threads)} training(s) "
             f"of {threads} threads at once; write fewer threads into the study to use all GPUs"
         )
-
-
-def _characters_slurm_replaces(args: argparse.Namespace) -> str:
-    """Return characters that sbatch replaces in names of logs, or Snakemake's plugin leaves to a shell."""
-    return '%\\"$`' if args.profile else "\\" if args.emit_slurm else ""
 
 
 def _choose_gpus(text: str | None) -> list[str]:
@@ -198,6 +207,12 @@ def show_status(args: argparse.Namespace) -> int:
     statuses = read_statuses(graph)
     print(format_statuses(statuses, every=args.all))
     return 1 if any(status.state == "failed" for status in statuses) else 0
+
+
+def print_schema(args: argparse.Namespace) -> int:
+    """Print the JSON schema of study files."""
+    print((files("nnunet_mamba.study.sweep") / "study.schema.json").read_text(encoding="utf-8"), end="")
+    return 0
 
 
 def run_one(args: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.family import supported_ndims
 from nnunet_mamba.nnunet.dataset_json import sort_channels
 from nnunet_mamba.nnunet.paths import find_dataset
+from nnunet_mamba.nnunet.preprocessing import select_preprocessing
 from nnunet_mamba.plans.architecture import replace_network
 from nnunet_mamba.plans.files import check_plans_name, read_json_object, write_plans
 from nnunet_mamba.plans.memory import GIB, StepMemory, budget_bytes
@@ -29,16 +30,6 @@ from nnunet_mamba.plans.memory import GIB, StepMemory, budget_bytes
 DEFAULT = "nnUNetPlans"  # of nnU-Net's own planner
 EXTRACT = "nnUNetv2_extract_fingerprint -d {} makes it."
 ALWAYS_FITS = 0.5  # an estimate that shrinks no patch, for configurations that are dropped
-PREPROCESSING = (  # settings on which preprocessed data depend
-    "preprocessor_name",
-    "spacing",
-    "normalization_schemes",
-    "use_mask_for_norm",
-    "resampling_fn_data",
-    "resampling_fn_seg",
-    "resampling_fn_data_kwargs",
-    "resampling_fn_seg_kwargs",
-)
 
 
 def default_plans_name(network: str, vram_gb: float) -> str:
@@ -236,21 +227,8 @@ def share_preprocessed_data(plans: dict[str, Any], folder: Path) -> None:
         if default is None:
             same = name in ("2d", "3d_fullres")
         else:
-            same = _is_same_preprocessing(plans, own, default, default.get("configurations", {}).get(name))
+            same = name in default.get("configurations", {}) and (
+                select_preprocessing(plans, name) == select_preprocessing(default, name)
+            )
         if same:
             own["data_identifier"] = f"{DEFAULT}_{name}"
-
-
-def _is_same_preprocessing(
-    plans: Mapping[str, Any],
-    own: Mapping[str, Any],
-    default: Mapping[str, Any],
-    other: Mapping[str, Any] | None,
-) -> bool:
-    """Return True if a configuration is preprocessed like the default plans' one of its name."""
-    of_all = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
-    return (
-        other is not None
-        and all(own.get(key) == other.get(key) for key in PREPROCESSING)
-        and all(plans.get(key) == default.get(key) for key in of_all)
-    )

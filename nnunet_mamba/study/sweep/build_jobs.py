@@ -1,10 +1,7 @@
 """The jobs of a study, in an order in which they could run one after the other; those that evaluate, in full.
 
-    convert -> split -> fingerprint -> plan -> preprocess -> train -> evaluate -> compare, report
-                                                                  -> predict -> evaluate -> compare, report
-
-Per dataset, plans are made and data preprocessed one after the other, and before any training: nnU-Net clears
-the folder of preprocessed data that it is about to fill, and several plans may share it.
+convert -> split -> fingerprint -> plan -> preprocess -> train -> evaluate -> compare, report
+                                                              -> predict -> evaluate -> compare, report
 """
 
 from __future__ import annotations
@@ -25,9 +22,7 @@ def build_jobs(study: Study, trainers: Mapping[str, str]) -> list[Job]:
     jobs: list[Job] = []
     for dataset in study.datasets:
         names = DatasetNames(study, dataset)
-        prepared = _preparation_jobs(names)
-        after = tuple(job.name for job in prepared if job.kind == "preprocess")
-        jobs += [*prepared, *_training_jobs(names, trainers, after), *_evaluation_jobs(names)]
+        jobs += [*_preparation_jobs(names), *_training_jobs(names, trainers), *_evaluation_jobs(names)]
     assert len({job.name for job in jobs}) == len(jobs), "names of jobs are unique"
     return jobs
 
@@ -35,25 +30,19 @@ def build_jobs(study: Study, trainers: Mapping[str, str]) -> list[Job]:
 def _preparation_jobs(names: DatasetNames) -> list[Job]:
     study, jobs = names.study, [training_jobs.build_convert_job(names)] if names.dataset.convert else []
     jobs += [training_jobs.build_split_job(names), training_jobs.build_fingerprint_job(names)]
-    one_by_one: list[Job] = []
-    for plans in _sort_by_source(study.plans):
-        if not plans.own:
-            one_by_one.append(training_jobs.build_plan_job(names, plans, _names(one_by_one)))
+    made = [plans for plans in _sort_by_source(study.plans) if not plans.own]
+    jobs += [training_jobs.build_plan_job(names, plans) for plans in made]
     wanted = dict.fromkeys(names.preprocessed_plans(method) for method in study.methods)
-    for name, configuration in wanted:
-        one_by_one.append(training_jobs.build_preprocess_job(names, name, configuration, _names(one_by_one)))
-    return jobs + one_by_one
+    return jobs + [training_jobs.build_preprocess_job(names, *data) for data in wanted]
 
 
-def _training_jobs(names: DatasetNames, trainers: Mapping[str, str], after: tuple[str, ...]) -> list[Job]:
+def _training_jobs(names: DatasetNames, trainers: Mapping[str, str]) -> list[Job]:
     """Return trainings and predictions, one fold of all methods after the other, as they are to run."""
     study, jobs = names.study, list[Job]()
     for low in (True, False):  # cascades come after all folds of their low resolution
         methods = [method for method in study.methods if (method.configuration != CASCADE) == low]
         for fold, seed, method in product(study.folds, study.seeds, methods):
-            jobs.append(
-                training_jobs.build_train_job(names, method, seed, fold, trainers[method.trainer], after)
-            )
+            jobs.append(training_jobs.build_train_job(names, method, seed, fold, trainers[method.trainer]))
         for test, seed, method in product(names.dataset.tests, study.seeds, methods):
             jobs += training_jobs.build_predict_jobs(names, method, seed, test)
     return jobs
@@ -72,10 +61,6 @@ def _sort_by_source(table: Mapping[str, Plans]) -> list[Plans]:
     for plans in table.values():
         visit(plans)
     return order
-
-
-def _names(jobs: list[Job]) -> tuple[str, ...]:
-    return tuple(job.name for job in jobs)
 
 
 def _evaluation_jobs(names: DatasetNames) -> list[Job]:

@@ -1,4 +1,4 @@
-"""Causes of failures and their remedies, from a command's exit code and the last lines that it printed."""
+"""Causes of failures and their fixes, from a command's exit code and the last lines that it printed."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class Diagnosis:
     """Cause of a failure and its fix, a sentence each."""
 
     cause: str
-    remedy: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class KnownFailure:
 
     pattern: str
     cause: str
-    remedy: str
+    fix: str
 
 
 AGAIN = "Run it again: it resumes from its last checkpoint."
@@ -86,6 +86,11 @@ FAILURES = (  # a reason comes before what may only follow from it
         "Check nnUNet_raw and nnUNet_preprocessed, and convert the dataset first.",
     ),
     KnownFailure(
+        r"^incomplete: ([^\n]*)",
+        "predictions are missing",
+        "See in the log of the training or prediction why; trainers named ..._smoke validate one case only.",
+    ),
+    KnownFailure(
         r"Error\(s\) in loading state_dict for (\w+)",
         "the checkpoint belongs to another network",
         "The code or the plans have changed since it was written: train it in another study.",
@@ -134,10 +139,10 @@ def diagnose(code: int, lines: Sequence[str]) -> Diagnosis:
     """Return the diagnosis. Negative codes are signals; a shell reports signal N as 128 + N."""
     number = -code if code < 0 else code - 128
     if number in SIGNALS:
-        return Diagnosis(SIGNALS[number].cause, SIGNALS[number].remedy)
+        return Diagnosis(SIGNALS[number].cause, SIGNALS[number].fix)
     text = "\n".join(lines)
     for failure in FAILURES:
         if match := re.search(failure.pattern, text, re.MULTILINE):
             named = next((group for group in match.groups() if group), None)
-            return Diagnosis(failure.cause + (f": {named.strip()[:400]}" if named else ""), failure.remedy)
+            return Diagnosis(failure.cause + (f": {named.strip()[:400]}" if named else ""), failure.fix)
     return Diagnosis(find_error_line(lines), "See the log.")

@@ -21,7 +21,7 @@ from nnunet_mamba.nnunet.checkpoints import (
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet.console import LogFn
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.records import FILE_KEYS, Record
+from nnunet_mamba.study.sweep.records import FORMAT, Record
 
 WANDB = "nnUNet_wandb_enabled"
 MARKER = "sweep.json"  # in the folder of a job
@@ -63,6 +63,8 @@ def describe_unmanaged(folders: Sequence[str]) -> str:
 
 def is_complete(job: Job, cache_key: str) -> bool:
     """Return whether all products exist, and none was made for another cache key since."""
+    if job.kind == "preprocess" and job.data is not None:
+        return job.data.stands_for(cache_key)
     made_for = job.own_folder and read_marker(job.own_folder)
     return not missing_products(job) and made_for in (None, cache_key)
 
@@ -75,13 +77,14 @@ def missing_products(job: Job) -> list[str]:
 def write_marker(job: Job, cache_key: str) -> None:
     """Write into the job's folder which cache key it is filled for."""
     if job.own_folder is not None:
-        write_json(job.own_folder / MARKER, {"job": job.name, FILE_KEYS["cache_key"]: cache_key})
+        content = {"format": FORMAT, "job": job.name, "cache_key": cache_key}
+        write_json(job.own_folder / MARKER, content)
 
 
 def read_marker(folder: Path) -> str | None:
     """Return the cache key that the folder was made for, None without a readable marker."""
     try:
-        return str(json.loads((folder / MARKER).read_text(encoding="utf-8"))[FILE_KEYS["cache_key"]])
+        return str(json.loads((folder / MARKER).read_text(encoding="utf-8"))["cache_key"])
     except (OSError, ValueError, KeyError):
         return None
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_mamba.io.locks import try_lock
 from nnunet_mamba.nnunet.console import LogFn
 
 GPUS = "NNUNET_MAMBA_GPUS"  # the GPUs that a sweep may use: 0,1
@@ -81,20 +82,9 @@ def _free_slots(n: int, offered: Sequence[str], folder: Path, held: ExitStack) -
         for gpu in offered:
             descriptor = os.open(folder / f"gpu_{socket.gethostname()}_{gpu}", os.O_CREAT | os.O_RDWR, 0o644)
             here.callback(os.close, descriptor)
-            if len(taken) < n and _lock(descriptor):
+            if len(taken) < n and try_lock(descriptor):
                 taken[gpu] = descriptor
         if len(taken) < n:
             return None
         held.enter_context(here.pop_all())
     return GpuSlots(tuple(taken), tuple(taken.values()))
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock the file if it is free, and return whether it was; the last process that closes it frees it."""
-    import fcntl  # not on Windows
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.cpu import count_usable_cpus, get_passive_wait_variables
+from nnunet_mamba.io.locks import find_owner, hold_lock
 from nnunet_mamba.nnunet import commands
 from nnunet_mamba.nnunet.commands import Command, count_processes
 from nnunet_mamba.nnunet.console import LogFn, format_duration
@@ -32,10 +33,9 @@ from nnunet_mamba.study.datasets.readers import read_source
 from nnunet_mamba.study.datasets.source import InvalidDatasetError
 from nnunet_mamba.study.datasets.unseen import choose_name, write_with_unseen
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.locks import JobLock, get_holder
 from nnunet_mamba.study.sweep.records import DONE, Record
 from nnunet_mamba.study.sweep.run_graph import FILE, RunGraph, build_run_graph, read_run_graph
-from nnunet_mamba.study.sweep.run_job import create_record, is_done
+from nnunet_mamba.study.sweep.run_job import create_record, describe_owner, is_done
 from nnunet_mamba.study.sweep.study import STOCK_PLANS, Dataset, DatasetNames, Plans, Study, TestSet
 from nnunet_mamba.study.sweep.training_jobs import PLANNING, build_predict_jobs, build_train_job
 
@@ -73,7 +73,8 @@ def run_quickstart(settings: Settings, out: Path, log: LogFn) -> Path:
     """
     out = Path(out).resolve()
     check_folder(settings, out)
-    lock = JobLock(out / "locks" / "quickstart.lock", job="the quickstart", study=str(out), log=log)
+    owner = describe_owner("the quickstart", os.getpid())
+    lock = hold_lock(out / "locks" / "quickstart.lock", log, owner=owner)
     with interrupt_on_signals(), lock, Heartbeat(log) as heartbeat:
         variables = shared_variables(out)
         if not (out / FILE).is_file():
@@ -82,8 +83,8 @@ def run_quickstart(settings: Settings, out: Path, log: LogFn) -> Path:
         names = make_study(settings, out)
         graph = build_run_graph("quickstart", out, variables, build_jobs(names, settings), adopt=False)
         for job in graph.jobs.values():
-            if owner := get_holder(graph.layout.lock(job)):
-                raise ValueError(f"A command of a killed run is still at work: {owner}; wait, or stop it.")
+            if worker := find_owner(graph.layout.lock(job)):
+                raise ValueError(f"A command of a killed run is still at work: {worker}; wait, or stop it.")
         graph.write()
         os.environ.update(variables)
         try:
@@ -176,7 +177,7 @@ def build_jobs(names: Names, settings: Settings) -> list[Job]:
     jobs = [
         Job(DATA, "convert", Command("", ()), products=(split,), cache_inputs=settings.request()),
         Job(names.plan_job(method.plans), "plan", plan, needs=(DATA,), products=(plans,)),
-        shorten_command(build_train_job(names, method, None, fold, method.trainer, after=())),
+        shorten_command(build_train_job(names, method, None, fold, method.trainer)),
         shorten_command(predict, "-npp", "0", "-nps", "0"),  # in one process, so that lines come in order
         Job(SCORE, "evaluate", Command("", ()), needs=(predict.name,), products=(table,)),
     ]

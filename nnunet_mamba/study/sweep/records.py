@@ -4,7 +4,7 @@ OUT/jobs/NAME.json             the record: state, attempts, command, origin of t
 OUT/jobs/NAME.progress.json    progress of a running job
 OUT/done/NAME.KEY              an empty stamp: the job is done for this cache key
 OUT/logs/NAME.log              output of its command, all attempts
-OUT/locks/                     owners of jobs at work
+OUT/locks/                     locks of jobs at work
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nnunet_mamba.nnunet.version import get_installed_version
 from nnunet_mamba.study.sweep.job import Job
 
 RUNNING, DONE, FAILED, REQUEUED = "running", "done", "failed", "requeued"
-FILE_KEYS = {"cache_key": "fingerprint", "cache_inputs": "identity"}  # as they are called in a study's files
+FORMAT = 2  # of all these files
 PACKAGES = ("torch", "nnunetv2", "numba", "triton", "mamba-ssm")
 WRITE_EVERY_S = 2.0  # progress
 
@@ -54,32 +54,17 @@ class Record:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     progress: Mapping[str, Any] = field(default_factory=dict)  # the last numbers reported
     cause: str | None = None  # of a failure
-    remedy: str | None = None
+    fix: str | None = None
     tail: tuple[str, ...] = ()  # the end of the log of a failure
     products: tuple[str, ...] = ()  # of a job done
-
-    def to_json(self) -> dict[str, Any]:
-        return to_file_keys(asdict(self))
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Record:
         """Return the record of a file; keys that a later version has added are ignored."""
-        content = from_file_keys(content)
         known: dict[str, Any] = {f.name: content[f.name] for f in fields(cls) if f.name in content}
         for name in ("tail", "products"):
             known[name] = tuple(known.get(name, ()))
         return cls(**known)
-
-
-def to_file_keys(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the fields of a job or record to the keys that files have."""
-    return {FILE_KEYS.get(name, name): value for name, value in content.items()}
-
-
-def from_file_keys(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the keys of a file to the fields of a job or record."""
-    fields_of = {key: name for name, key in FILE_KEYS.items()}
-    return {fields_of.get(key, key): value for key, value in content.items()}
 
 
 @dataclass(frozen=True)
@@ -124,7 +109,7 @@ class Layout:
             ) from error
 
     def write_record(self, record: Record) -> None:
-        write_json(self.record(record.job), record.to_json())
+        write_json(self.record(record.job), asdict(record))
 
     def write_stamp(self, name: str, cache_key: str) -> None:
         self.remove_stamps(name)

@@ -16,9 +16,11 @@ from typing import Any
 from nnunet_mamba.io.atomic import write_json, write_text
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet.console import LogFn
+from nnunet_mamba.study.sweep.checksums import compute_checksum
 from nnunet_mamba.study.sweep.existing_results import is_complete
-from nnunet_mamba.study.sweep.job import Job, compute_cache_key, compute_checksum
-from nnunet_mamba.study.sweep.records import Layout, from_file_keys, to_file_keys
+from nnunet_mamba.study.sweep.job import Job, compute_cache_key
+from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
+from nnunet_mamba.study.sweep.records import FORMAT, Layout
 from nnunet_mamba.study.sweep.run_job import run_job
 
 FILE = "graph.json"
@@ -62,12 +64,13 @@ class RunGraph:
             study=self.study,
             seed=int(seed) if seed else None,
             adopt=self.adopt,
-            extra_provenance={"dataset": compute_checksum([job.dataset])} if job.dataset else {},
+            extra_provenance={"dataset": compute_checksum([job.data.raw])} if job.data else {},
             before_record=lambda: write_json(_checksums_file(job, key, self.layout), _checksums(job)),
         )
 
     def write(self) -> Path:
         content = {
+            "format": FORMAT,
             "study": self.study,
             "out": str(self.out),
             "variables": dict(self.variables),
@@ -80,7 +83,7 @@ class RunGraph:
 
     def _job_to_json(self, job: Job) -> dict[str, Any]:
         stamp = self.stamp(job.name).relative_to(self.out)
-        return to_file_keys({**asdict(job), "cache_key": self.cache_keys[job.name], "stamp": str(stamp)})
+        return {**asdict(job), "cache_key": self.cache_keys[job.name], "stamp": str(stamp)}
 
 
 def build_run_graph(
@@ -140,20 +143,34 @@ def read_run_graph(out: Path) -> RunGraph:
         raise ValueError(
             f"{file} does not exist; expected the folder of a study that `nnunet-mamba sweep` started."
         )
+    check_format(file.parent)
     content = json.loads(file.read_text(encoding="utf-8"))
-    entries = [from_file_keys(entry) for entry in content["jobs"]]
-    jobs = {entry["name"]: _job_from_json(entry) for entry in entries}
-    keys = {entry["name"]: entry["cache_key"] for entry in entries}
+    jobs = {entry["name"]: _job_from_json(entry) for entry in content["jobs"]}
+    keys = {entry["name"]: entry["cache_key"] for entry in content["jobs"]}
     flags = content["adopt"], tuple(content["edited"])
     return RunGraph(content["study"], file.parent, content["variables"], jobs, keys, *flags)
 
 
+def check_format(out: Path) -> None:
+    """Raise ValueError for a folder of a study whose files another version of this package wrote."""
+    file = out / FILE
+    if not file.is_file():
+        return
+    found = json.loads(file.read_text(encoding="utf-8")).get("format", 1)
+    if found != FORMAT:
+        raise ValueError(
+            f"{out} has the format {found} of another version of nnunet_mamba; this one has {FORMAT}. Remove "
+            "it, or choose another `out`: trainings in nnUNet_results can be taken over with --adopt."
+        )
+
+
 def _job_from_json(entry: Mapping[str, Any]) -> Job:
     own = {field.name: entry[field.name] for field in fields(Job)}
-    own["command"] = Command(entry["command"]["program"], tuple(entry["command"]["arguments"]),
-                             entry["command"]["variables"])  # fmt: skip
+    command, data, folder = own["command"], own["data"], own["own_folder"]
+    own["command"] = Command(command["program"], tuple(command["arguments"]), command["variables"])
     for name in ("products", "sources", "watched"):
         own[name] = tuple(Path(text) for text in own[name])
-    for name in ("own_folder", "dataset"):
-        own[name] = Path(own[name]) if own[name] else None
+    own["own_folder"] = Path(folder) if folder else None
+    if data:
+        own["data"] = PreprocessedData(Path(data["plans"]), data["configuration"], Path(data["raw"]))
     return Job(**{**own, "needs": tuple(own["needs"]), "after": tuple(own["after"])})

@@ -12,8 +12,10 @@ import shlex
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
+from nnunet_mamba.io.locks import HeldLock, hold_lock
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet.console import (
     LogFn,
@@ -36,7 +38,7 @@ from nnunet_mamba.study.sweep.existing_results import (
 )
 from nnunet_mamba.study.sweep.gpus import gpu_slots, slots_folder
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.locks import JobLock
+from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData, hold_data
 from nnunet_mamba.study.sweep.records import (
     DONE,
     FAILED,
@@ -82,11 +84,14 @@ def run_job(
     `before_record` is called when the products exist, before the record states it; `study` is the study's
     name in messages, by default its folder.
 
-    Raises LockedError if the job runs elsewhere, UnmanagedResultsError if its folder holds results that this
-    study did not make (unless `adopt`), JobFailedError if it fails.
+    Raises LockedError if another process works on the job, UnmanagedResultsError if its folder holds results
+    that no study made (unless `adopt`), JobFailedError if it fails.
     """
-    lock = JobLock(layout.lock(job), job=job.name, study=study or str(layout.root), log=log)
-    with interrupt_on_signals(), lock:
+    task = f"{job.name} of {study or layout.root}"
+    with (
+        interrupt_on_signals(),
+        hold_lock(layout.lock(job), log, owner=describe_owner(task, os.getpid())) as lock,
+    ):
         before = layout.read_record(job.name)
         if before and is_done(job, cache_key, before):
             log(f"{job.name}: done before, in {format_duration(before.seconds)}")
@@ -95,7 +100,12 @@ def run_job(
         adopted = prepare_output(job, cache_key, before, adopt=adopt, log=log)
         record = create_record(job, cache_key, before, adopted=adopted, seed=seed)
         record = replace(record, provenance={**record.provenance, **(extra_provenance or {})})
-        return Attempt(job, record, layout, log, lock, before_record).run()
+        return Attempt(job, record, layout, log, lock, task, before_record).run()
+
+
+def describe_owner(task: str, pid: int) -> str:
+    """Return who holds a lock, in words."""
+    return f"process {pid} on {socket.gethostname()}, for {task}, since {utc_now()}"
 
 
 def is_done(job: Job, cache_key: str, record: Record) -> bool:
@@ -128,27 +138,22 @@ def create_record(
     )
 
 
+@dataclass
 class Attempt:
-    """One attempt at a job, under its lock."""
+    """One attempt at a job, under its lock; `task` names it to others who want the lock."""
 
-    def __init__(
-        self,
-        job: Job,
-        record: Record,
-        layout: Layout,
-        log: LogFn,
-        lock: JobLock,
-        before_record: Callable[[], None],
-    ) -> None:
-        self.job = job
-        self.before_record = before_record
-        self.record = record
-        self.layout = layout
-        self.log = log
-        self.lock = lock
-        self.progress = ProgressFile(layout.progress(job.name))
+    job: Job
+    record: Record
+    layout: Layout
+    log: LogFn
+    lock: HeldLock
+    task: str
+    before_record: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self.progress = ProgressFile(self.layout.progress(self.job.name))
         self.started_at = time.monotonic()
-        self.limit = slurm.TimeLimit(job)
+        self.limit = slurm.TimeLimit(self.job)
 
     def run(self) -> Record:
         """Return the record of a job done; a failure is recorded and raised."""
@@ -157,8 +162,6 @@ class Attempt:
         try:
             self.work()
         except KeyboardInterrupt:
-            if self.lock.lost:
-                raise JobFailedError(f"{self.job.name}: another runner took over {self.lock.file}") from None
             if self.limit.near and self.requeue():
                 raise JobFailedError(f"{self.job.name}: {self.record.cause}") from None
             self.record_failure(Diagnosis(INTERRUPTED, "Run it again: it goes on from where it is."), ())
@@ -174,16 +177,39 @@ class Attempt:
     def work(self) -> None:
         restore_archived(self.job, self.record.cache_key, self.log)
         write_marker(self.job, self.record.cache_key)
-        command, resumed_from = remaining_command(self.job, self.log, adopted=self.record.adopted)
-        self.record = replace(self.record, resumed_from=resumed_from, command=str(command or ""))
-        if command is not None:
-            with gpu_slots(self.job.gpus, slots_folder(), self.log) as slots:
-                command = replace(command, variables={**command.variables, **slots.variables})
-                self.record = replace(self.record, command=str(command))
-                self.layout.write_record(self.record)
-                self.execute(command, slots.descriptors)
+        if self.job.kind == "preprocess" and self.job.data is not None:
+            self.preprocess(self.job.data)
+        else:
+            self.run_remaining()
         if absent := missing_products(self.job):
             raise MissingProductError(f"it ended as if it was done, but {', '.join(absent)} is missing")
+
+    def preprocess(self, data: PreprocessedData) -> None:
+        """Make the data, unless other plans or studies have made the same."""
+        owner = describe_owner(self.task, os.getpid())
+        with hold_data(data, self.log, owner=owner, fill=True) as (lock, is_current):
+            if is_current:
+                self.log(f"{data.folder} holds these data already")
+            else:
+                self.execute(self.job.command, lock.descriptors)
+            data.mark(self.record.cache_key)
+
+    def run_remaining(self) -> None:
+        """Run what is left to do, on GPUs and on preprocessed data that nobody changes meanwhile."""
+        command, resumed_from = remaining_command(self.job, self.log, adopted=self.record.adopted)
+        self.record = replace(self.record, resumed_from=resumed_from, command=str(command or ""))
+        if command is None:
+            return
+        with ExitStack() as held:
+            descriptors = list[int]()
+            if self.job.data is not None:
+                lock, _ = held.enter_context(hold_data(self.job.data, self.log))
+                descriptors += lock.descriptors
+            slots = held.enter_context(gpu_slots(self.job.gpus, slots_folder(), self.log))
+            command = replace(command, variables={**command.variables, **slots.variables})
+            self.record = replace(self.record, command=str(command))
+            self.layout.write_record(self.record)
+            self.execute(command, [*descriptors, *slots.descriptors])
 
     def execute(self, command: Command, descriptors: Sequence[int]) -> None:
         self.write_log_header(command)
@@ -195,8 +221,8 @@ class Attempt:
                 environment=command.variables,
                 log_file=self.layout.log_file(self.job.name),
                 show=create_watcher(self.job, self.log, self.progress),
-                inherit=descriptors,
-                started=self.lock.add_process,
+                inherit=[*self.lock.descriptors, *descriptors],
+                started=lambda pid: self.lock.write_owner(describe_owner(self.task, pid)),
             )
 
     def write_log_header(self, command: Command) -> None:
@@ -225,7 +251,7 @@ class Attempt:
         self.record_failure(diagnosis, lines)
         quoted = "".join(f"\n    {line[:200]}" for line in lines[-TAIL_LINES:])
         return JobFailedError(
-            f"{self.job.name} failed: {diagnosis.cause}\n  {diagnosis.remedy}{quoted}\n"
+            f"{self.job.name} failed: {diagnosis.cause}\n  {diagnosis.fix}{quoted}\n"
             f"  The whole log: {self.layout.log_file(self.job.name)}"
         )
 
@@ -237,7 +263,7 @@ class Attempt:
     def record_failure(self, diagnosis: Diagnosis, lines: Sequence[str]) -> None:
         """Write the record; an error of that, as on a full disk, must not hide why the job failed."""
         try:
-            self.end(FAILED, cause=diagnosis.cause, remedy=diagnosis.remedy, tail=tuple(lines[-TAIL_LINES:]))
+            self.end(FAILED, cause=diagnosis.cause, fix=diagnosis.fix, tail=tuple(lines[-TAIL_LINES:]))
         except OSError as error:
             self.log(f"the record of {self.job.name} could not be written either: {error}")
 

@@ -7,10 +7,11 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from nnunet_mamba.io.locks import HeldLock
 from nnunet_mamba.nnunet.commands import find_program
 from nnunet_mamba.nnunet.console import LogFn
 from nnunet_mamba.nnunet.subprocesses import interrupt_on_signals
@@ -18,6 +19,7 @@ from nnunet_mamba.study.sweep import slurm
 from nnunet_mamba.study.sweep.gpus import GPUS
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.run_graph import RunGraph
+from nnunet_mamba.study.sweep.run_job import describe_owner
 from nnunet_mamba.study.sweep.status import StatusView, read_statuses
 
 HERE = Path(__file__).parent
@@ -40,12 +42,12 @@ def run_snakemake(
     gpus: Sequence[str],
     profile: str | None,
     log: LogFn,
-    started: Callable[[int], None] = lambda pid: None,
+    lock: HeldLock | None = None,
 ) -> int:
     """Run all jobs that are not done, each GPU one training at a time; return Snakemake's exit code.
 
     A profile (the name of one of ours, or a folder of the user's) decides where jobs run; without one, here.
-    `started` gets the number of Snakemake's process.
+    Snakemake holds the `lock` of the study, too: should this process be killed, it works on.
     """
     check_snakemake()
     argv = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile")]
@@ -67,9 +69,11 @@ def run_snakemake(
             stdout=stream,
             stderr=stream,
             start_new_session=True,
+            pass_fds=lock.descriptors if lock else (),
         )
+        if lock:
+            lock.write_owner(describe_owner(f"the sweep {graph.study}", child.pid))
         try:
-            started(child.pid)
             StatusView(graph, log).watch(child)
         except BaseException:
             _stop(child, remote=profile is not None)

@@ -41,19 +41,6 @@ def own_job_id() -> str:
     return os.environ.get(JOB, "")
 
 
-def has_ended(job: str) -> bool:
-    """Return whether a job is known to have ended.
-
-    A process of this very job that is gone ran before SLURM queued the job again.
-    """
-    if job == own_job_id():
-        return True
-    asked = _query("squeue", "--noheader", f"--jobs={job}", "--format=%T")
-    if asked is None:
-        return False
-    return not asked.stdout.strip() if asked.returncode == 0 else "Invalid job id" in asked.stderr
-
-
 def get_end_state(job: str) -> str:
     """Return the accounting's state: COMPLETED, TIMEOUT, NODE_FAIL, ...; "" if it has none."""
     asked = _query("sacct", "--allocations", "--noheader", f"--jobs={job}", "--format=State")
@@ -70,7 +57,7 @@ def record_failed_jobs(graph: RunGraph) -> None:
         state = get_end_state(record.slurm_job)
         if state not in LIVE:
             end = FAILURES.get(state, Diagnosis(f"killed with its runner (SLURM: {state})", AGAIN))
-            graph.layout.write_record(replace(record, state=FAILED, cause=end.cause, remedy=end.remedy))
+            graph.layout.write_record(replace(record, state=FAILED, cause=end.cause, fix=end.fix))
 
 
 def get_seconds_left() -> float | None:

@@ -27,7 +27,7 @@ from nnunet_mamba.study.sweep.existing_results import (
     read_marker,
 )
 from nnunet_mamba.study.sweep.read import read_study
-from nnunet_mamba.study.sweep.run_graph import RunGraph, build_run_graph
+from nnunet_mamba.study.sweep.run_graph import RunGraph, build_run_graph, check_format
 from nnunet_mamba.study.sweep.study import Study
 
 
@@ -35,6 +35,7 @@ def start(file: Path, *, adopt: bool = False, seed: int | None = None) -> RunGra
     """Return the graph of the study as things are now, and set its variables. `seed` replaces its seeds."""
     study = read_study(file)
     study = study if seed is None else replace(study, seeds=(seed,))
+    check_format(study.out)
     check_names(study)
     folders = os.pathsep.join([*map(str, study.trainers_from), get_trainer_folders()])
     variables = {name: str(path) for name, path in study.folders.items()}

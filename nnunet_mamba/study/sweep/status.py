@@ -1,7 +1,7 @@
 """State of each job of a study, from its files, whether or not a sweep is running.
 
 done      its stamp exists, and so do all its products
-running   as its record says, and its owner lives
+running   as its record says, and its lock is held
 failed    its last attempt, for the same cache key
 outdated  it was done, and what its result depends on has changed since
 waiting   none of these
@@ -20,11 +20,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from nnunet_mamba.io.locks import find_owner
 from nnunet_mamba.nnunet.console import LogFn, format_duration
 from nnunet_mamba.study.sweep.diagnosis import INTERRUPTED
 from nnunet_mamba.study.sweep.existing_results import is_complete, missing_products
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.locks import get_holder
 from nnunet_mamba.study.sweep.records import DONE, FAILED, REQUEUED, RUNNING, Record
 from nnunet_mamba.study.sweep.run_graph import RunGraph
 
@@ -59,7 +59,7 @@ def _read_status(graph: RunGraph, job: Job, before: Mapping[str, JobStatus]) -> 
             return JobStatus(job, DONE)
         return JobStatus(job, WAITING, f"{', '.join(missing_products(job)) or 'what it made'} is gone")
     record = layout.read_record(job.name)
-    if record and record.state == RUNNING and get_holder(layout.lock(job)):
+    if record and record.state == RUNNING and find_owner(layout.lock(job)):
         return JobStatus(job, RUNNING, format_progress(layout.read_progress(job.name)))
     if record is None:
         return JobStatus(job, WAITING)
@@ -167,7 +167,7 @@ def _describe_failure(graph: RunGraph, record: Record | None) -> str:
     assert record is not None
     tail = "\n".join(f"    {line}" for line in record.tail)
     return (
-        f"{record.job} failed {record.attempts} times: {record.cause}\n  {record.remedy}\n{tail}\n"
+        f"{record.job} failed {record.attempts} times: {record.cause}\n  {record.fix}\n{tail}\n"
         f"  log: {graph.layout.log_file(record.job)}"
     )
 

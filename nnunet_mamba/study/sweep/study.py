@@ -8,8 +8,9 @@ from pathlib import Path
 
 from nnunet_mamba.nnunet.commands import get_dataset_id
 from nnunet_mamba.nnunet.paths import Method
+from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
 
-STOCK_PLANS = "nnUNetPlans"
+STOCK_PLANS, STOCK_PLANNER = "nnUNetPlans", "ExperimentPlanner"
 CASCADE, LOWRES = "3d_cascade_fullres", "3d_lowres"
 CROSSVAL = "crossval"  # the folds' own validation cases, beside the names of test sets
 
@@ -139,6 +140,9 @@ class DatasetNames:
         while plans.template:
             plans = self.study.plans[plans.source]
         return plans.name, "3d_fullres" if method.configuration == CASCADE else method.configuration
+
+    def data(self, plans: str, configuration: str) -> PreprocessedData:
+        return PreprocessedData(self.preprocessed / f"{plans}.json", configuration, self.raw)
 
     def preprocess_job(self, method: Method) -> str:
         return self.job("preprocess", *self.preprocessed_plans(method))

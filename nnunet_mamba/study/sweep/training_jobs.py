@@ -9,7 +9,8 @@ from pathlib import Path
 from nnunet_mamba.nnunet.checkpoints import FINAL
 from nnunet_mamba.nnunet.commands import MOST_PROCESSES, Command, count_processes
 from nnunet_mamba.nnunet.paths import Method
-from nnunet_mamba.study.sweep.job import Job, compute_checksum
+from nnunet_mamba.study.sweep.checksums import compute_checksum
+from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.study import CASCADE, LOWRES, DatasetNames, Plans, Study, TestSet
 
 PLANS_OF_PLANNER = {  # the plans that nnU-Net's planners write
@@ -69,7 +70,7 @@ def build_fingerprint_job(names: DatasetNames) -> Job:
     )
 
 
-def build_plan_job(names: DatasetNames, plans: Plans, after: tuple[str, ...]) -> Job:
+def build_plan_job(names: DatasetNames, plans: Plans) -> Job:
     """Return the planning of plans that are not the user's own."""
     if plans.template:
         command, needs = _apply_command(names, plans), names.plan_job(plans.source)
@@ -82,7 +83,6 @@ def build_plan_job(names: DatasetNames, plans: Plans, after: tuple[str, ...]) ->
         "plan",
         command,
         needs=(needs,),
-        after=after,
         products=(file,),
         cache_inputs={
             "plans": _describe_plans(plans),
@@ -117,18 +117,18 @@ def _make_command(names: DatasetNames, plans: Plans) -> Command:
     return Command("nnUNetv2_plan_experiment", ("-d", names.number, "-pl", plans.planner, *extra), PLANNING)
 
 
-def build_preprocess_job(names: DatasetNames, plans: str, configuration: str, after: tuple[str, ...]) -> Job:
+def build_preprocess_job(names: DatasetNames, plans: str, configuration: str) -> Job:
     arguments = ("-d", names.number, "-plans_name", plans, "-c", configuration, "-np", str(count_processes()))
     return Job(
         names.job("preprocess", plans, configuration),
         "preprocess",
         Command("nnUNetv2_preprocess", arguments),
         needs=(names.plan_job(plans),),
-        after=after,
         cache_inputs=own_plans_inputs(names, plans),
         threads=count_processes(),
         memory_gb=names.study.memory_gb,
         hours=names.study.hours,
+        data=names.data(plans, configuration),
         watched=(names.preprocessed / "splits_final.json",),
     )
 
@@ -143,9 +143,7 @@ def own_plans_inputs(names: DatasetNames, plans: str) -> dict[str, str]:
     return {"plans": compute_checksum([file])}
 
 
-def build_train_job(
-    names: DatasetNames, method: Method, seed: int | None, fold: str, trainer: str, after: tuple[str, ...]
-) -> Job:
+def build_train_job(names: DatasetNames, method: Method, seed: int | None, fold: str, trainer: str) -> Job:
     """Return the training of one fold; `trainer` is the description of the method's trainer."""
     study, folder = names.study, names.fold(method, seed, fold)
     arguments = [names.number, method.configuration, fold, "-tr", method.trainer, "-p", method.plans]
@@ -163,7 +161,6 @@ def build_train_job(
         "train",
         Command("nnUNetv2_train", tuple(arguments), _training_variables(study, seed)),
         needs=tuple(needs),
-        after=after,
         products=(folder / FINAL, folder / "validation" / "summary.json"),
         cache_inputs={**cache_inputs, **own_plans_inputs(names, method.plans)},
         gpus=study.gpus,
@@ -171,7 +168,7 @@ def build_train_job(
         memory_gb=study.memory_gb,
         hours=study.hours,
         own_folder=folder,
-        dataset=names.raw,
+        data=names.data(*names.preprocessed_plans(method)),
     )
 
 

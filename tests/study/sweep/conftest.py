@@ -13,6 +13,7 @@ from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.records import Layout, Record
 from nnunet_mamba.study.sweep.run_job import run_job
+from nnunet_mamba.study.sweep.schema import FILE
 
 FAKE = Path(__file__).with_name("fake_train.py")
 
@@ -88,7 +89,7 @@ def bench(tmp_path, monkeypatch) -> Bench:
     return bench
 
 
-ODD = '-it\'s {a} {{b}} #1: 50% "q" $(touch x) `touch y` ;&*?[c] ü'  # the name of a folder
+ODD = '-it\'s {a} {{b}} #1: 50% "q" $(touch x) `touch y` ;&*?[c] ü ~ '  # the name of a folder
 
 
 @pytest.fixture
@@ -121,3 +122,12 @@ def write_study(tmp_path, monkeypatch):
         return file
 
     return write
+
+
+@pytest.fixture(scope="session")
+def editor():
+    """Return a validator of the schema of study files that editors are given."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(FILE.read_text(encoding="utf-8"))
+    jsonschema.Draft7Validator.check_schema(schema)
+    return jsonschema.Draft7Validator(schema)

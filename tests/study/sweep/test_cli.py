@@ -3,17 +3,19 @@
 import inspect
 import json
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from nnunet_mamba.cli import main
 from nnunet_mamba.io.cpu import get_passive_wait_variables
+from nnunet_mamba.io.locks import hold_lock
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.study.sweep import scheduler, start
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.locks import JobLock
 from nnunet_mamba.study.sweep.records import Layout
 from nnunet_mamba.study.sweep.run_graph import build_run_graph
 
@@ -136,11 +138,22 @@ def test_names_that_nobody_knows_are_refused_before_anything_runs(sweep, changes
 
 def test_a_dry_run_refuses_a_study_that_is_running_and_leaves_its_lock(sweep, tmp_path):
     lock = tmp_path / "out" / "locks" / "sweep.lock"
-    with JobLock(lock, job="the sweep", study="another", log=print):
+    with hold_lock(lock, print, owner="the sweep another"):
         code, _, err = sweep("--dry-run")
-        assert code == 2 and "the sweep is already running" in err and lock.is_file()
+        assert code == 2 and "sweep.lock is held by the sweep another" in err and lock.is_file()
     code, _, _ = sweep("--dry-run")
     assert code == 0 and not lock.exists()
+
+
+@pytest.mark.parametrize("earlier", [{"jobs": []}, {"format": 1}, {"format": 99}])
+def test_a_folder_of_another_format_is_refused_by_name(sweep, tmp_path, capsys, earlier):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "graph.json").write_text(json.dumps(earlier))
+    message = f"{tmp_path / 'out'} has the format {earlier.get('format', 1)} of another version"
+    code, _, err = sweep()
+    assert code == 2 and message in err and "--adopt" in err
+    assert main(["sweep", "status", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_commands_to_be_typed_have_idle_threads_sleep(sweep):
@@ -221,6 +234,20 @@ def test_emitted_commands_take_a_folder_of_any_name_for_one_word(sweep, tmp_path
     assert str(tmp_path / odd / "raw") in words and odd in words
     assert words.count("nnUNetv2_train") == 4 and words.count("nnUNetv2_predict") == 2
     assert {file.name for file in tmp_path.iterdir()} == {odd, "small.yaml", "words"}
+
+
+NAMES = ' first|last |-x|~|a~b|{x}|{{x}}|a #b|#|a: b|it\'s|say "q"|$(x)|`x`|$|50%|a\\b|*?[x]|(x) & y; z|!x|ü'
+
+
+@pytest.mark.parametrize("name", NAMES.split("|"))
+def test_a_study_lies_in_a_folder_of_any_name(sweep, tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = sweep("--dry-run", out=f"./{name}")
+    assert code == 0 and out.endswith(f" jobs -> {tmp_path / name}\n"), err
+    _, out, _ = sweep("--emit-commands", out=f"./{name}")
+    words = shlex.split(out, comments=True)
+    assert any(Path(word).is_relative_to(tmp_path / name) for word in words)
+    assert {file.name for file in tmp_path.iterdir()} == {name, "small.yaml"}
 
 
 @pytest.mark.parametrize(("option", "chars"), [("--profile=slurm", '%\\"$`'), ("--emit-slurm", "\\")])

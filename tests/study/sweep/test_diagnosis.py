@@ -58,6 +58,9 @@ SAID = {
     "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3.5 GiB": "the memory (RAM) was used up",
     "RuntimeError: [enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't "
     "allocate memory: you tried to allocate 40000000000 bytes.": "the memory (RAM) was used up",
+    "incomplete: /results/fold_0/validation lacks predictions of case_5; predict them before\n9 rows -> a": (
+        "predictions are missing: /results/fold_0/validation lacks predictions of case_5"
+    ),
     "KeyError: 'strides'": "KeyError: 'strides'",
 }
 
@@ -66,7 +69,7 @@ SAID = {
 def test_a_cause_is_found_in_the_last_lines(text):
     found = diagnose(1, [*TRACEBACK.splitlines(), *text.splitlines()])
     assert found.cause.startswith(SAID[text])
-    assert found.remedy.endswith(".")
+    assert found.fix.endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_a_cause_is_found_in_the_last_lines(text):
 )
 def test_a_signal_is_the_cause_whatever_was_printed_before(code, cause):
     assert diagnose(code, ["Epoch 3", "train_loss -0.1"]).cause == cause
-    assert "memory" in diagnose(-9, []).remedy
+    assert "memory" in diagnose(-9, []).fix
 
 
 def test_a_full_disk_is_named_before_the_workers_that_died_of_it():

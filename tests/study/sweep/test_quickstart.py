@@ -79,8 +79,10 @@ def with_page(monkeypatch):
 
 def write_fake(folder: Path, name: str) -> Path:
     folder.mkdir(exist_ok=True)
-    script = folder / name
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" {name} "$@"\n')
+    fake, script = folder / FAKE.name, folder / name
+    if not fake.exists():
+        fake.symlink_to(FAKE)  # so that each test knows its own processes
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{fake}" {name} "$@"\n')
     script.chmod(0o755)
     return script
 
@@ -243,50 +245,49 @@ def waiting_run(bench, tmp_path):
     )
     for line in run.stdout:
         if "epoch 1/1" in line:
-            return run
-    raise AssertionError("it ended before its training")
+            break
+    yield run
+    for pid in (*find_trainings(tmp_path), *([run.pid] if run.poll() is None else [])):
+        os.kill(pid, signal.SIGKILL)
 
 
-def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, waiting_run):
+def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, waiting_run, tmp_path):
     """Send SIGTERM to the parent alone; its child must not stay behind."""
     run = waiting_run
-    with pytest.raises(ValueError, match=rf"process {run.pid} on .*, for the quickstart "):
+    with pytest.raises(ValueError, match=rf"process {run.pid} on .*, for the quickstart"):
         bench.run()
     run.send_signal(signal.SIGTERM)
     rest = run.communicate(timeout=30)[0]
     assert run.returncode != 0
     assert "Interrupted. Run the same command to resume" in rest
-    assert not running(f"{FAKE} {TRAIN}")
+    time.sleep(1)
+    assert not find_trainings(tmp_path)
     assert bench.record("train").cause == "interrupted"
     bench.calls()
     bench.run()
     assert bench.programs() == [TRAIN, PREDICT]
 
 
-def test_a_command_that_outlives_its_runner_keeps_others_out(bench, waiting_run):
+def test_a_command_that_outlives_its_runner_keeps_others_out(bench, waiting_run, tmp_path):
     """Send SIGKILL to the parent, which then cannot stop its child."""
     waiting_run.kill()
     waiting_run.wait()
-    assert running(f"{FAKE} {TRAIN}")
-    with pytest.raises(ValueError, match=r"still at work: process \d+ on .*, for train "):
+    (training,) = find_trainings(tmp_path)
+    with pytest.raises(ValueError, match=rf"still at work: process {training} on .*, for train "):
         bench.run()
-    os.kill(find_processes(f"{FAKE} {TRAIN}")[0], signal.SIGKILL)
-    assert not running(f"{FAKE} {TRAIN}")
+    os.kill(training, signal.SIGKILL)
+    while find_trainings(tmp_path):
+        time.sleep(0.1)
     bench.calls()
     bench.run()
     assert bench.programs() == [TRAIN, PREDICT]
 
 
-def running(text: str) -> bool:
-    """Return whether a process with `text` in its command line still lives a second later."""
-    time.sleep(1)
-    return bool(find_processes(text))
-
-
-def find_processes(text: str) -> list[int]:
-    """Return the numbers of the processes with `text` in their command lines."""
+def find_trainings(root: Path) -> list[int]:
+    """Return the numbers of the processes that run the fake training below `root`."""
+    text = f"{root / 'bin' / FAKE.name} {TRAIN} ".encode()
     files = Path("/proc").glob("[0-9]*/cmdline")
-    return [int(file.parent.name) for file in files if text.encode() in read(file).replace(b"\0", b" ")]
+    return [int(file.parent.name) for file in files if text in read(file).replace(b"\0", b" ")]
 
 
 def read(file: Path) -> bytes:

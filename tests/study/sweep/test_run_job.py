@@ -15,6 +15,7 @@ from nnunet_mamba.study.sweep.existing_results import (
     validate_command,
 )
 from nnunet_mamba.study.sweep.job import Job
+from nnunet_mamba.study.sweep.records import FORMAT
 from nnunet_mamba.study.sweep.run_job import JobFailedError, run_job
 
 
@@ -32,12 +33,10 @@ def test_a_job_done_leaves_a_record_a_stamp_and_a_log_and_no_lock(bench):
     assert not bench.lock().exists() and not bench.layout.progress("train-x-0").exists()
 
 
-def test_files_keep_the_keys_that_existing_studies_have(bench):
+def test_a_folder_states_what_it_was_made_for_and_in_which_format(bench):
     bench.run()
-    record = json.loads(bench.layout.record("train-x-0").read_text())
-    assert record["fingerprint"] == "f1" and record["identity"] == {} and "cache_key" not in record
     marker = json.loads((bench.fold / "sweep.json").read_text())
-    assert marker == {"job": "train-x-0", "fingerprint": "f1"}
+    assert marker == {"format": FORMAT, "job": "train-x-0", "cache_key": "f1"}
 
 
 def test_a_job_done_is_not_run_again(bench):

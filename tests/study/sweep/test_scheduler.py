@@ -14,6 +14,7 @@ from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.study.sweep import scheduler
 from nnunet_mamba.study.sweep.existing_results import write_marker
 from nnunet_mamba.study.sweep.job import Job
+from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
 from nnunet_mamba.study.sweep.run_graph import build_run_graph, read_run_graph, remove_stale_stamps
 from nnunet_mamba.study.sweep.status import describe_failures, format_statuses, read_statuses
 
@@ -225,12 +226,14 @@ def test_the_reason_for_running_again_is_told(sweep, tmp_path):
 
 
 def test_a_graph_is_read_as_it_was_written(tmp_path):
+    data = PreprocessedData(tmp_path / "plans.json", "2d", tmp_path)
     job = python("a", "pass", products=(tmp_path,), watched=(tmp_path,), own_folder=tmp_path / "x", gpus=2)
+    job = replace(job, data=data)
     graph = build_run_graph(
         "small", tmp_path, {"A": "1"}, [job, python("b", "pass", ["a"], after=("a",))], adopt=True
     )
     (first, _) = json.loads(graph.write().read_text())["jobs"]
-    assert first["fingerprint"] == graph.cache_keys["a"] and first["identity"] == {"code": "pass"}
+    assert first["cache_key"] == graph.cache_keys["a"] and first["cache_inputs"] == {"code": "pass"}
     assert read_run_graph(tmp_path) == graph
     with pytest.raises(ValueError, match="has no job 'c'"):
         graph.get_job("c")

@@ -8,7 +8,6 @@ import pytest
 from study.sweep import fake_slurm
 
 from nnunet_mamba.study.sweep import slurm
-from nnunet_mamba.study.sweep.locks import LockedError, Owner, this_process
 from nnunet_mamba.study.sweep.run_graph import build_run_graph
 from nnunet_mamba.study.sweep.run_job import JobFailedError
 from nnunet_mamba.study.sweep.slurm import record_failed_jobs
@@ -34,38 +33,11 @@ def test_times_are_read_as_squeue_writes_them(text, seconds):
     assert slurm.parse_time_s(text) == seconds
 
 
-def test_a_job_has_ended_once_squeue_does_not_list_it(cluster, monkeypatch):
-    cluster.change("1", state="RUNNING")
-    assert not slurm.has_ended("1") and slurm.has_ended("99")
+def test_without_slurm_nothing_is_known(cluster, monkeypatch):
     cluster.change("1", state="TIMEOUT")
-    assert slurm.has_ended("1") and slurm.get_end_state("1") == "TIMEOUT"
+    assert slurm.get_end_state("1") == "TIMEOUT"
     monkeypatch.setenv("PATH", "")
-    assert not slurm.has_ended("99") and slurm.get_end_state("1") == "" and slurm.get_seconds_left() is None
-
-
-def lock_of_another_node(bench, job: str, silent_s: float) -> None:
-    process = replace(this_process(), host="node7", slurm_job=job)
-    bench.lock().parent.mkdir(parents=True)
-    bench.lock().write_text(Owner("token", "train-x-0", "a study", "then", (process,)).to_json())
-    os.utime(bench.lock(), (time.time() - silent_s,) * 2)
-
-
-def test_the_lock_of_a_job_that_slurm_has_ended_on_another_node_is_taken_over_at_once(bench, cluster):
-    lock_of_another_node(bench, "1", silent_s=40)
-    with pytest.raises(LockedError):
-        bench.run()
-    cluster.change("1", state="NODE_FAIL")
-    assert bench.run().state == "done"
-
-
-def test_a_job_that_was_queued_again_takes_over_its_own_lock_if_that_is_silent(bench, cluster, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
-    cluster.change("1", state="RUNNING")
-    lock_of_another_node(bench, "1", silent_s=20)
-    with pytest.raises(LockedError):
-        bench.run()
-    os.utime(bench.lock(), (time.time() - 100,) * 2)
-    assert bench.run().slurm_job == "1"
+    assert slurm.get_end_state("1") == "" and slurm.get_seconds_left() is None
 
 
 @pytest.fixture

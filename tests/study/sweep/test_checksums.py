@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnunet_mamba.study.sweep.job import compute_checksum
+from nnunet_mamba.study.sweep.checksums import compute_checksum
 
 
 @pytest.fixture

@@ -1,0 +1,272 @@
+"""Schema of a study file (docs/sweep.md): keys, kinds of values and defaults, as pydantic models.
+
+Editors read study.schema.json, which is made of them anew by: python -m nnunet_mamba.study.sweep.schema
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core.core_schema import no_info_before_validator_function
+
+from nnunet_mamba.study.sweep.study import CASCADE, LOWRES, STOCK_PLANNER, STOCK_PLANS
+
+FILE = Path(__file__).with_name("study.schema.json")
+BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # what is not one line of UTF-8
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Also:
+    """Another way to write a value: one of these kinds, which `read` turns into the usual value.
+
+    `schema` describes it; by default it is an item of the usual list.
+    """
+
+    kinds: type | tuple[type, ...]
+    read: Callable[[Any], Any]
+    schema: dict[str, Any] | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return no_info_before_validator_function(self._read, handler(source))
+
+    def _read(self, value: Any) -> Any:
+        return self.read(value) if isinstance(value, self.kinds) and not isinstance(value, bool) else value
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        usual = handler(core)
+        return {"anyOf": [usual, self.schema or usual["items"]]}
+
+
+@dataclass(frozen=True, eq=False)
+class Suggest:
+    """Names that editors offer beside all others, which are checked when the study starts."""
+
+    names: Iterable[str] | str  # a str says where they are: module:NAMES
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        names = self.names
+        if isinstance(names, str):
+            module, attribute = names.split(":")
+            names = getattr(import_module(f"nnunet_mamba.{module}"), attribute)
+        return {"anyOf": [{"enum": sorted(names)}, handler(core)]}
+
+
+def expand_variables(text: str) -> str:
+    """Return the text with variables ($NAME, ${NAME}) and a leading ~ replaced."""
+    try:
+        full = os.path.expandvars(str(Path(text).expanduser()) if text.startswith("~") else text)
+    except RuntimeError as error:
+        raise ValueError(f"{text} is the folder of no user here; write the path itself.") from error
+    if BREAKS.search(full):
+        raise ValueError("expected one line, without control characters.")
+    if unset := re.search(r"\$\{?(\w+)", full):
+        raise ValueError(f"the variable {unset[1]} is not set; export it, or write the path itself.")
+    return full
+
+
+def matches(pattern: str, expected: str) -> AfterValidator:
+    """Return a check of texts; `expected` puts the pattern into words."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {expected}.")
+        return text
+
+    return AfterValidator(check)
+
+
+def check_unique(values: list[T]) -> list[T]:
+    if len(set(values)) < len(values):
+        raise ValueError("expected each once.")
+    return values
+
+
+ALONE = Also((str, int, float), lambda word: [word])
+List = Annotated[list[T], ALONE]
+Some = Annotated[list[T], Field(min_length=1), ALONE]
+Unique = AfterValidator(check_unique)
+
+Word = Annotated[str, Also(int, str, {"type": "integer"}), AfterValidator(expand_variables)]
+Number = Annotated[Word, Also(float, str, {"type": "number"})]
+Count = Annotated[int, Field(ge=1)]
+Fold = Annotated[Word, matches("all|0|[1-9][0-9]*", "a number, or all"), Suggest(["all"])]
+Seed = Annotated[Word, matches("0|[1-9][0-9]*", "a whole number from 0 on")]
+Variable = Annotated[str, matches("[A-Za-z_][A-Za-z0-9_]*", "letters, digits and _")]
+Name = Annotated[
+    Word,
+    matches("[A-Za-z0-9][A-Za-z0-9_.+-]*", "letters, digits, _ . + and -"),
+    Field(json_schema_extra={"pattern": "^[A-Za-z0-9$][A-Za-z0-9_.+${}-]*$"}),  # it may hold a $VARIABLE
+]
+MethodPart = Annotated[Name, matches("(?!.*__).*", "no __, which separates trainer, plans and configuration")]
+Configuration = Annotated[MethodPart, Suggest(["2d", "3d_fullres", LOWRES, CASCADE])]
+Planner = Annotated[Word, Suggest([f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")])]
+Network = Annotated[Word, Suggest("nnunet.catalogue:NETWORKS")]
+Release = Annotated[Word, Suggest("study.datasets.specs:DATASETS")]
+Metric = Annotated[Word, Suggest("study.evaluation:METRICS")]
+Protocol = Annotated[Word, Suggest("study.evaluation:PROTOCOLS")]
+Device = Annotated[
+    Literal["cuda", "cpu", "mps"], Also(str, expand_variables, {"type": "string", "pattern": r"^\$"})
+]
+
+
+class Section(BaseModel):
+    """Mapping of a study file; a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_nothing(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("expected a value, or no such key.")
+        return value
+
+
+class FoldersEntry(Section):
+    """nnU-Net's folders; default: its variables nnUNet_raw, nnUNet_preprocessed, nnUNet_results."""
+
+    raw: Word | None = Field(None, description="folder of datasets")
+    preprocessed: Word | None = Field(None, description="folder of plans and preprocessed data")
+    results: Word | None = Field(None, description="folder of trainings")
+
+
+class ConvertEntry(Section):
+    """Conversion of a release into this dataset, by `nnunet-mamba convert`; may be left out."""
+
+    name: Release = Field(description="name of the release")
+    sources: Some[Word] = Field(description="its folders or archives, beside the study file")
+    options: List[Word] = Field([], description="further options of `nnunet-mamba convert`")
+
+
+class TestEntry(Section):
+    """Images that no training sees."""
+
+    name: Name = Field("test", description="name of the test set")
+    images: Word = Field("imagesTs", description="folder of the raw dataset, or a path beside the study file")
+    labels: Word | None = Field(None, description="the same for labels; without them nothing is scored")
+    parts: Count = Field(1, description="jobs that share the prediction")
+
+
+class DatasetEntry(Section):
+    """Dataset: its conversion, split and test sets."""
+
+    dataset: Word = Field(description="Dataset###_Name, or the number of one that exists")
+    convert: ConvertEntry | None = None
+    split: Word | None = Field(None, description="as `nnunet-mamba plans split`; default: the existing one")
+    group: Word | None = Field(None, description="regular expression of the patient in a case's name")
+    test: list[TestEntry] = Field([], description="any number of test sets")
+
+    @model_validator(mode="after")
+    def _check_conversion(self) -> DatasetEntry:
+        if self.convert and not self.dataset.startswith("Dataset"):
+            raise ValueError("of one to convert, write the whole name: Dataset###_Name.")
+        return self
+
+
+class PlansEntry(Section):
+    """Origin of plans: planner, template, vram_gb or own; by default nnU-Net's own planner."""
+
+    planner: Planner | None = Field(None, description="planner of nnU-Net's")
+    template: Word | None = Field(
+        None, description="as `nnunet-mamba plans apply`, or a file beside the study"
+    )
+    source: Word = Field(STOCK_PLANS, alias="from", description="plans that the template is applied to")
+    vram_gb: float | None = Field(None, gt=0, description="memory in GiB of the card to plan for")
+    network: Network | None = Field(None, description="network to plan for, as `nnunet-mamba plans make`")
+    own: bool = Field(False, description="your own plans, already in nnUNet_preprocessed")
+
+    @model_validator(mode="after")
+    def _check_origin(self) -> PlansEntry:
+        if sum(map(bool, (self.planner, self.template, self.own, self.vram_gb and not self.template))) > 1:
+            raise ValueError("several origins; expected planner, template, vram_gb or own.")
+        if self.vram_gb and not self.template and not self.network:
+            raise ValueError("vram_gb plans for a network; name it: network: mm_unet")
+        if self.network and not self.vram_gb and not self.template:
+            raise ValueError(f"the network {self.network} needs vram_gb, or a template.")
+        if not (self.template or self.own or self.vram_gb):
+            self.planner = self.planner or STOCK_PLANNER
+        return self
+
+
+class MethodEntry(Section):
+    """Trainer, and what it is trained with."""
+
+    trainer: MethodPart = Field(description="as nnUNetv2_train -tr; `nnunet-mamba trainers` lists them")
+    plans: Some[MethodPart] | None = Field(None, description="default: all that no template is applied to")
+    configurations: Some[Configuration] | None = Field(None, description="default: those of the study")
+
+
+AnyPlans = Annotated[PlansEntry, Also(type(None), lambda _: {}, {"type": "null"})]
+AnyMethod = Annotated[MethodEntry, Also(str, lambda trainer: {"trainer": trainer}, {"type": "string"})]
+AnyDataset = Annotated[
+    DatasetEntry, Also((str, int), lambda name: {"dataset": name}, {"type": ["string", "integer"]})
+]
+
+
+class StudyFile(Section):
+    """Study of `nnunet-mamba sweep`: what is trained on what, and how it is evaluated (docs/sweep.md)."""
+
+    name: Name = Field("", description="name of the study; default: the file's")
+    out: Word | None = Field(None, description="folder of what the study makes; default: its name")
+    device: Device = Field("cuda", description="device of trainings and predictions")
+    datasets: list[AnyDataset] = Field(min_length=1, description="datasets, by number, name or keys")
+    configurations: List[Configuration] = Field(["3d_fullres"], description="nnU-Net's configurations")
+    plans: dict[MethodPart, AnyPlans] = Field(
+        default_factory=lambda: {STOCK_PLANS: PlansEntry.model_validate({})},
+        min_length=1,
+        description="names of plans, and their origin; default: nnUNetPlans by nnU-Net's own planner",
+    )
+    trainers: List[MethodPart] = Field([], description="trainers, each with all plans and configurations")
+    methods: list[AnyMethod] = Field([], description="trainers with plans and configurations of their own")
+    folds: Annotated[Some[Fold], Unique] = Field(list("01234"), description="folds, or all")
+    seeds: Annotated[List[Seed], Unique] = Field([], description="each fold once per seed; default: unseeded")
+    protocols: List[Protocol] = Field(["honest"], description="rules of evaluation (docs/evaluation.md)")
+    metrics: List[Metric] = Field([], description="metrics of evaluation; default: the protocol's")
+    tolerance_mm: List[Number] = Field([], description="tolerance of NSD, as `nnunet-mamba evaluate`")
+    baseline: Word | None = Field(None, description="method to compare with, as `nnunet-mamba compare`")
+    threads: Count | None = Field(None, description="per training; default: 8, on a CPU all processors")
+    gpus: Count = Field(1, description="GPUs per training; more is nnU-Net's DDP")
+    memory_gb: Count = Field(32, description="asked of the cluster, per training")
+    hours: Count = Field(48, description="asked of the cluster, per training, which may take longer")
+    npz: bool = Field(False, description="keep probabilities, for nnU-Net's ensembles")
+    mirroring: bool = Field(True, description="average over mirrored copies of test sets")
+    batched_prediction: bool = Field(False, description="predict and validate with `nnunet-mamba predict`")
+    trainers_from: List[Word] = Field([], description="folders with your own trainers, beside the study file")
+    variables: dict[Variable, Word] = Field(
+        default_factory=dict, description="environment of trainings and predictions"
+    )
+    folders: FoldersEntry = Field(default_factory=FoldersEntry.model_construct)
+
+
+class _Generator(GenerateJsonSchema):
+    """Generator of the JSON schema, without titles of fields and without null, which no key may be."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def nullable_schema(self, schema: Any) -> dict[str, Any]:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        described, default = self.generate_inner(schema["schema"]), schema.get("default")
+        return described if default in (None, "", []) else {**described, "default": default}
+
+
+def format_json_schema() -> str:
+    """Return the JSON schema (draft 7) that editors read."""
+    schema = StudyFile.model_json_schema(schema_generator=_Generator)
+    return json.dumps({"$schema": "http://json-schema.org/draft-07/schema#", **schema}, indent=1) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(format_json_schema(), encoding="utf-8")
