@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nnunet_mamba.memory.measure import read_cpu_name
+from nnunet_mamba.io.cpu import read_cpu_name
 
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "triton", "mamba_ssm")
 

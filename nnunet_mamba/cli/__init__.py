@@ -24,7 +24,7 @@ VERBS = {  # verb -> the module of this package that adds it, and what it does
     "networks": ("networks", "list the networks; with --plans, their parameter counts on that plan"),
     "convert": ("convert", "make an nnU-Net dataset of a downloaded one, checked and split"),
     "plans": ("plans", "split, apply a paper's template, check, plan for a card"),
-    "estimate": ("estimate", "predict peak memory and time of a training step on a plan"),
+    "estimate": ("estimate", "predict peak memory of a training step on a plan"),
     "predict": ("predict", "nnUNetv2_predict, with mirrored copies and tiles in batches"),
     "evaluate": ("evaluate", "score predicted label maps, or nnU-Net's results of a dataset"),
     "compare": ("compare", "test methods against their twins without SSM and a baseline"),

@@ -1,8 +1,8 @@
-"""nnunet-mamba estimate: peak memory and time of a training step, without running it."""
+"""nnunet-mamba estimate: peak memory of a training step, without running it."""
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_mamba.cli.networks import (
     add_plans,
@@ -14,6 +14,9 @@ from nnunet_mamba.cli.networks import (
 from nnunet_mamba.io.resources import check_device
 from nnunet_mamba.nnunet.catalogue import check_network
 from nnunet_mamba.nnunet.paths import resolve_plans_file
+
+if TYPE_CHECKING:
+    from nnunet_mamba.memory.estimate import MemoryEstimate
 
 
 def add(commands: Any) -> None:
@@ -38,6 +41,34 @@ def _stages(text: str) -> int | str:
 def estimate(args: argparse.Namespace) -> int:
     if args.measure is not None:
         return _measure(args)
+    _check_options(args)
+    path = resolve_plans_file(args.plans)
+    plans = read_plans(path)
+    check_configuration(plans, args.configuration)
+    from nnunet_mamba.memory.estimate import estimate_memory
+    from nnunet_mamba.memory.profile import load_profile
+
+    profile = load_profile(args.device)
+    sizes, batch = _read_sizes(args, plans, path)
+    precision = args.precision or profile.precision
+    result = estimate_memory(
+        args.network,
+        sizes,
+        batch=batch,
+        profile=profile,
+        precision=precision,
+        checkpoint_stages=args.checkpoint_stages,
+    )
+    patch = "x".join(map(str, sizes["patch_size"]))
+    print(
+        f"{args.network}, batch {batch}, patch {patch}, {precision}, on {args.device} ({profile.description})"
+    )
+    _print_memory(result, measured=bool(profile.workspace))
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise ValueError for options that are wrong whatever the plans are."""
     if args.threads is not None:
         raise ValueError(
             f"--threads {args.threads} goes with --measure; a prediction is for the threads of its profile. "
@@ -53,30 +84,6 @@ def estimate(args: argparse.Namespace) -> int:
             f"--batch and --patch must be positive, got batch {args.batch} and patch {args.patch}."
         )
     check_device(args.device)
-    path = resolve_plans_file(args.plans)
-    plans = read_plans(path)
-    check_configuration(plans, args.configuration)
-    from nnunet_mamba.memory.estimate import estimate as predict
-    from nnunet_mamba.memory.profile import load_profile
-
-    profile = load_profile(args.device)
-    sizes, batch = _read_sizes(args, plans, path)
-    precision = args.precision or profile.precision
-    result = predict(
-        args.network,
-        sizes,
-        batch=batch,
-        profile=profile,
-        precision=precision,
-        checkpoint_stages=args.checkpoint_stages,
-    )
-    patch = "x".join(map(str, sizes["patch_size"]))
-    print(
-        f"{args.network}, batch {batch}, patch {patch}, {precision}, on {args.device} ({profile.description})"
-    )
-    _print_memory(result.memory_bytes, measured=bool(profile.workspace))
-    _print_seconds(result.seconds)
-    return 0
 
 
 def _read_sizes(args: argparse.Namespace, plans: dict, path: Path) -> tuple[dict[str, Any], int]:
@@ -94,25 +101,13 @@ def _read_sizes(args: argparse.Namespace, plans: dict, path: Path) -> tuple[dict
     return {**sizes, "patch_size": patch, "input_channels": channels, "num_classes": classes}, batch
 
 
-def _print_memory(parts: dict[str, int], measured: bool) -> None:
+def _print_memory(result: "MemoryEstimate", measured: bool) -> None:
     """Print the peak and its parts; parts of zero only if the device is measured."""
     note = "" if measured else ", tensors alone: workspace and allocator of this device are not measured"
-    print(f"peak memory  {sum(parts.values()) / 2**20:8.0f} MiB{note}")
-    for name, size in parts.items():
+    print(f"peak memory  {result.peak_bytes / 2**20:8.0f} MiB{note}")
+    for name, size in result.parts.items():
         if size or measured:
             print(f"  {size / 2**20:17.1f}  {name}")
-
-
-def _print_seconds(parts: dict[str, float] | None) -> None:
-    """Print the time of a step and its parts."""
-    if parts is None:
-        print("time of a step: not measured for this device and precision; see --measure")
-        return
-    print(
-        f"time of a step {1e3 * sum(parts.values()):6.0f} ms, a rough estimate: docs/memory.md has its errors"
-    )
-    for name, seconds in parts.items():
-        print(f"  {1e3 * seconds:17.1f}  {name}")
 
 
 def _measure(args: argparse.Namespace) -> int:

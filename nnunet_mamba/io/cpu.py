@@ -1,4 +1,4 @@
-"""Processors: how many this process may use, how many are free, and how idle OpenMP threads wait.
+"""Processors: their name, how many this process may use, how many are free, how idle OpenMP threads wait.
 
 torch is not imported: how its threads wait is settled when it is loaded.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,6 +86,14 @@ def is_waiting_passively() -> bool:
 def is_waiting_passively_in_shell() -> bool:
     """Return whether idle threads also sleep in other programs that the user starts."""
     return is_waiting_passively() and "OMP_WAIT_POLICY" not in _set_here
+
+
+def read_cpu_name() -> str:
+    """Return the CPU's model name; "" if the system does not tell it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _share(end: float) -> float:

@@ -1,5 +1,6 @@
-"""Estimates of a training step before it runs: peak memory and time of a network on a device.
+"""Estimates of the peak memory of a network's training step on a device, before it runs.
 
-Memory comes from the network itself: its training step runs on fake tensors, and every storage is counted
-from its allocation to its release. Of the device only a few numbers are needed, measured once (`Profile`).
+The training step runs on fake tensors (`simulate`), and every storage is counted from its allocation to its
+release (`live_memory`), with the memory that operators take beside their tensors (`workspace`). Of the device
+only a few numbers are needed (`profile`), measured once (`measure`).
 """

@@ -1,7 +1,7 @@
 """Memory that is allocated at any moment of a run with fake tensors, by kind, and its peak.
 
 Tensors are counted by storage, from the operator that returns it until autograd and Python have released it.
-So tensors that autograd keeps, views, and work in place count as in a real run, without its memory and time.
+So tensors that autograd keeps, views, and work in place count as in a real run, without its memory.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-Observer = Callable[[Any, tuple[Any, ...], Any, int], int]
-BEFORE = "before"  # kind of storages that existed before the mode was entered, from their first use on
+Observer = Callable[[Any, tuple[Any, ...], Any], int]
+# Kinds of memory: storages that existed before the mode was entered, from their first use on; those that are
+# allocated in no context of `allocate_as`; what operators take beside their tensors.
+BEFORE, TRANSIENT, WORKSPACE = "before", "transient", "workspace"
 ADD = torch.ops.aten.add.Tensor
 
 
@@ -27,14 +29,13 @@ class LiveMemory(TorchDispatchMode):
     """Dispatch mode that counts live bytes by kind; `peak` holds those of the moment with most.
 
     Args:
-        observe: (operator, arguments, result, bytes allocated for it) -> bytes of workspace that the operator
-            takes while it runs.
+        observe: (operator, arguments, result) -> bytes of workspace that the operator takes while it runs.
     """
 
     def __init__(self, observe: Observer = lambda *_: 0):
         super().__init__()
         self.observe = observe
-        self.kind = "transient"
+        self.kind = TRANSIENT
         self.live: Counter[str] = Counter()
         self.peak: Counter[str] = Counter()
         self._storages: dict[int, tuple[weakref.ref[Any], str, int]] = {}
@@ -63,8 +64,9 @@ class LiveMemory(TorchDispatchMode):
         for tensor in _tensors(args):
             self._track(tensor.untyped_storage(), BEFORE)
         result = func(*args, **(kwargs or {}))
-        allocated = [self._track(tensor.untyped_storage(), self.kind) for tensor in _tensors(result)]
-        workspace = self.observe(func, args, result, sum(allocated))
+        for tensor in _tensors(result):
+            self._track(tensor.untyped_storage(), self.kind)
+        workspace = self.observe(func, args, result)
         # autograd adds gradients in place, which no dispatch mode sees
         if not (self._in_backward and func is ADD):
             self._update_peak(workspace)
@@ -72,17 +74,15 @@ class LiveMemory(TorchDispatchMode):
 
     def _update_peak(self, workspace: int) -> None:
         if self.live.total() + workspace > self.peak.total():
-            self.peak = self.live + Counter({"workspace": workspace})
+            self.peak = self.live + Counter({WORKSPACE: workspace})
 
-    def _track(self, storage: Any, kind: str) -> int:
-        """Count a storage, and return its bytes if it is new."""
+    def _track(self, storage: Any, kind: str) -> None:
+        """Count a storage if it is new."""
         key = storage._cdata
-        if key in self._storages:
-            return 0
-        size: int = storage.nbytes()
-        self._storages[key] = (weakref.ref(storage, partial(self._on_freed, key)), kind, size)
-        self.live[kind] += size
-        return size
+        if key not in self._storages:
+            size = storage.nbytes()
+            self._storages[key] = (weakref.ref(storage, partial(self._on_freed, key)), kind, size)
+            self.live[kind] += size
 
     def _on_freed(self, key: int, reference: Any) -> None:
         if key in self._storages and self._storages[key][0] is reference:
@@ -97,13 +97,3 @@ class LiveMemory(TorchDispatchMode):
 def _tensors(nest: Any) -> list[Tensor]:
     """Return all tensors in nested lists and tuples."""
     return [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]
-
-
-def operator_name(func: Any) -> str:
-    """Return a name such as aten::add or nnunet_mamba::selective_scan."""
-    return str(func._schema.name)
-
-
-def count_bytes(tensors: Any) -> int:
-    """Return the bytes of all tensors in nested lists and tuples."""
-    return sum(t.numel() * t.element_size() for t in _tensors(tensors))

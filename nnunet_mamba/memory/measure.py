@@ -1,17 +1,17 @@
-"""Measurement of a device's `Profile`, which takes a minute.
+"""Measurement of a device's `Profile`, the memory that it takes apart from tensors.
 
-Besides the times it is the memory that a device takes apart from tensors: single convolutions show the
-workspace and the code of the device's library, a small network the overhead of a process.
+Single convolutions show the workspace and the code of the device's library, a small network the overhead of a
+process.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.mixers import MambaMixer
+from nnunet_mamba.io.cpu import read_cpu_name
 from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.memory.simulate import TrainingStep, nnunet_loss, random_batch, simulate
-from nnunet_mamba.memory.time_model import LAYERS, TimedLayer, measure_seconds
 from nnunet_mamba.networks.family import create_network
 from nnunet_mamba.ops.backends import choose_backend
 
@@ -43,47 +44,48 @@ SMALL_BATCH: dict[str, Any] = {"batch": 2, "channels": 1, "classes": 3, "patch":
 
 
 def measure_profile(device: str, precision: str = "fp32", threads: int | None = None) -> Profile:
-    """Measure times in one process, and memory in another whose malloc returns what is freed.
+    """Measure a device in a process of its own, whose malloc returns what is freed.
 
     Raises ValueError if the device is not available, or if the measurement fails.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("torch finds no CUDA device here; measure where it is, and copy the file.")
     threads = threads or torch.get_num_threads()
-    parts: dict[str, Any] = {}
-    for part, environment in (("seconds", {}), ("memory", EXACT_MALLOC)):
-        command = [sys.executable, "-m", __name__, part, device, precision, str(threads)]
-        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    command = [sys.executable, "-m", __name__, device, precision, str(threads)]
+    for _ in range(2):  # the first compiles kernels for their caches, whose memory must not count
+        done = subprocess.run(command, env={**os.environ, **EXACT_MALLOC}, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             raise ValueError(
-                f"Measuring {part} on {device} ended with: {last.removeprefix('ValueError: ')} Expected is a "
+                f"Measuring {device} ended with: {last.removeprefix('ValueError: ')} Expected is a "
                 f"Linux machine with that device free; measure on one, and copy the file."
             )
-        parts |= json.loads(done.stdout)
-    return Profile(device=device, precision=precision, **parts)
+    return Profile(**json.loads(done.stdout))
 
 
-def _measure_part(part: str, name: str, precision: str, threads: str) -> dict[str, Any]:
-    """Measure the fields of `Profile` for "seconds" or "memory"; the main function of a subprocess."""
+def _measure_here(name: str, precision: str, threads: str) -> Profile:
+    """Measure a device in this process."""
     torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     device = torch.device(name)
-    if part == "seconds":
-        backend = choose_backend(None, name)
-        return {
-            "description": describe_device(device),
-            "backend": backend,
-            "seconds": measure_seconds(device, precision),
-        }
-    TimedLayer(
-        *LAYERS["mamba"], device, precision, backward=True
-    ).run()  # loads code, which must not count for a step
-    nnunet_loss(1)
+    load_operators(device, precision)
     workspace = measure_workspace(device)
-    kernel = measure_kernel(device)
-    overhead = measure_overhead(device, precision, workspace, kernel)
-    return {"workspace": workspace, "kernel_bytes": kernel, "overhead_bytes": overhead}
+    kernel_bytes = measure_kernel(device)
+    overhead_bytes = measure_overhead(device, precision, workspace, kernel_bytes)
+    backend, description = choose_backend(None, name), describe_device(device)
+    return Profile(name, description, precision, backend, workspace, overhead_bytes, kernel_bytes)
+
+
+def load_operators(device: torch.device, precision: str) -> None:
+    """Run a Mamba layer, and build nnU-Net's loss and an optimizer: what they load must not count for a
+    training step."""
+    layer = MambaMixer(32, 3).to(device)
+    x = torch.randn(2, 32, 16, 24, 16, device=device, requires_grad=True)
+    with torch.autocast(device.type, torch.float16, enabled=precision == "fp16"):
+        y = layer(x)
+    y.backward(torch.ones_like(y))
+    nnunet_loss(1)
+    torch.optim.SGD(layer.parameters(), 1e-2)  # imports torch._dynamo
 
 
 def describe_device(device: torch.device) -> str:
@@ -92,14 +94,6 @@ def describe_device(device: torch.device) -> str:
     where = f"{read_cpu_name()}, {n} thread{'s' if n > 1 else ''}"
     where = torch.cuda.get_device_name() if device.type == "cuda" else where
     return f"{where}; torch {version('torch')}"
-
-
-def read_cpu_name() -> str:
-    """Return the CPU's model name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def peak_bytes(device: torch.device, call: Callable[[], Any]) -> int:
@@ -196,4 +190,4 @@ def measure_overhead(
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_measure_part(*sys.argv[1:])))
+    sys.stdout.write(json.dumps(asdict(_measure_here(*sys.argv[1:]))))

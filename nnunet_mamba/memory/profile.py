@@ -1,4 +1,4 @@
-"""Profiles of devices: their speed, and the memory that their libraries take, measured once."""
+"""Profiles of devices: the memory that their libraries take beside tensors, measured once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnunet_mamba.io.resources import check_device
-from nnunet_mamba.memory.time_model import GROUPS, UNITS
 from nnunet_mamba.ops.backends import BACKENDS
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -20,12 +19,11 @@ class Profile:
 
     device          of torch: cpu or cuda
     description     hardware, threads and versions
-    precision       fp32 or fp16, of the times
+    precision       fp32 or fp16, of a step unless another is asked for
     backend         of the selective scan
     workspace       factors of `workspace_of`; empty if not measured: then tensors alone are counted
     overhead_bytes  memory of a first training step apart from all else
     kernel_bytes    memory that a library keeps for each different convolution
-    seconds         per unit of work; empty if not measured
     """
 
     device: str
@@ -35,14 +33,6 @@ class Profile:
     workspace: Mapping[str, float]
     overhead_bytes: int
     kernel_bytes: int
-    seconds: Mapping[str, float]
-
-    def times(self, work: Mapping[str, float]) -> dict[str, float]:
-        """Return the seconds for amounts of work by unit, in groups of units."""
-        return {
-            group: sum(work.get(unit, 0) * self.seconds[unit] for unit in units)
-            for group, units in GROUPS.items()
-        }
 
     def save(self, path: Path) -> None:
         """Write the profile as JSON."""
@@ -50,7 +40,7 @@ class Profile:
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
-UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "triton", {}, 0, 0, {})
+UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "triton", {}, 0, 0)
 
 
 def load_profile(name: str) -> Profile:
@@ -64,20 +54,18 @@ def load_profile(name: str) -> Profile:
 
 
 def _read(path: Path) -> Profile:
-    """Read a file. ValueError if `save` did not write it, or wrote it with other units of work."""
+    """Read a file. ValueError if `save` did not write it, this version's or an earlier one's."""
     try:
-        content = json.loads(path.read_text())
-        if "scratch" in content:  # its name in files of earlier versions
+        content = dict(json.loads(path.read_text()))
+        content.pop("seconds", None)  # earlier versions estimated time, too
+        if "scratch" in content:  # their name of the workspace
             content["workspace"] = content.pop("scratch")
         profile = Profile(**content)
-        units = set(profile.seconds)
         if profile.device not in ("cpu", "cuda") or profile.backend not in BACKENDS:
             raise ValueError(f"device {profile.device!r}, backend {profile.backend!r}")
-        if units and units != set(UNITS):
-            raise ValueError(f"other units of work: {', '.join(sorted(units ^ set(UNITS)))}")
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is not a device profile ({error}); expected a file that this version wrote: "
+            f"{path} is not a device profile ({error}); expected a file that was written by "
             f"nnunet-mamba estimate --measure NAME.json."
         ) from error
     return profile

@@ -1,4 +1,4 @@
-"""nnU-Net's training step, and its simulation on fake tensors, which takes neither memory nor time."""
+"""nnU-Net's training step, and its simulation on fake tensors, which take no memory."""
 
 from __future__ import annotations
 
@@ -10,30 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba.memory.live_memory import LiveMemory
-from nnunet_mamba.memory.time_model import count_work
+from nnunet_mamba.memory.live_memory import TRANSIENT, LiveMemory
 from nnunet_mamba.memory.workspace import kernel_key, workspace_of
 from nnunet_mamba.ops.backends import force_backend
 
 WEIGHTS, BATCH, KEPT, LOSS = "weights", "batch", "kept", "loss"
-SIMULATED_AS: Mapping[str | None, str] = {
-    "mamba_ssm": "triton"
-}  # it has no fake kernels; its states are equal
+# A backend without fake kernels -> one whose states are equal.
+SIMULATED_AS: Mapping[str | None, str] = {"mamba_ssm": "triton"}
 
 
 @dataclass(frozen=True)
 class SimulatedStep:
-    """Memory and work of a simulated training step.
+    """Memory of a simulated training step.
 
     peak     bytes by kind at the moment with most: weights (with gradients and momentum), batch, kept (the
              forward pass's tensors), loss, transient (backward's), workspace
-    work     amounts by unit, of the whole step
     kernels  number of different convolutions, forward and backward
     outputs  the grids of the network's outputs, the largest first
     """
 
     peak: Counter[str]
-    work: Counter[str]
     kernels: int
     outputs: tuple[tuple[int, ...], ...]
 
@@ -59,11 +55,9 @@ def simulate(
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    work: Counter[str] = Counter()
     kernels = set()
 
-    def observe(func: Any, args: tuple[Any, ...], result: Any, allocated: int) -> int:
-        work.update(count_work(func, args, result, allocated))
+    def observe(func: Any, args: tuple[Any, ...], result: Any) -> int:
         kernels.add(kernel_key(func, args))
         return 0 if workspace is None else workspace_of(func, args, result, workspace)
 
@@ -74,7 +68,7 @@ def simulate(
         training = TrainingStep(network, x, targets, precision)
         _run_step(training, memory)
         outputs = tuple(tuple(target.shape[2:]) for target in targets)
-    return SimulatedStep(memory.peak, work, len(kernels - {None}), outputs)
+    return SimulatedStep(memory.peak, len(kernels - {None}), outputs)
 
 
 def _move_to_device(network: nn.Module, device: torch.device) -> None:
@@ -107,7 +101,7 @@ def _run_step(training: TrainingStep, memory: LiveMemory) -> None:
             with memory.allocate_as(LOSS):
                 loss = training.loss(outputs, training.targets)
         del outputs
-        with memory.allocate_as("transient", backward=True):
+        with memory.allocate_as(TRANSIENT, backward=True):
             loss.backward()
         training.update()
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_mamba.memory.live_memory import count_bytes, operator_name
 from nnunet_mamba.ops import triton_cut
 from nnunet_mamba.ops.constants import CHUNKS, UNROLL, WIDTH
 from nnunet_mamba.ops.precision import accumulation_dtype
 from nnunet_mamba.ops.triton_cut import Cut, ScanSizes
+
+CONVOLUTION, CONVOLUTION_BACKWARD = "aten::convolution", "aten::convolution_backward"
 
 CHUNK_TENSORS = 12  # of (b, chunk, d, n) that the torch backend holds at once
 WHOLE_TENSORS = 6  # of (b, l, d), copies in the order of the scan among them
@@ -33,12 +34,12 @@ def workspace_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping
             output), conv_backward (of the weights, the output's gradient and, if its gradient is needed, the
             input); 0 if missing.
     """
-    name = operator_name(func)
-    if name == "aten::convolution":
+    name = func._schema.name
+    if name == CONVOLUTION:
         return int(_convolution_bytes(args[0], args[1], args[6], result, factors))
-    if name == "aten::convolution_backward":
+    if name == CONVOLUTION_BACKWARD:
         grad, x, weight, wanted = args[0], args[1], args[2], args[10]
-        sizes = count_bytes(grad) + (count_bytes(x) if wanted[0] else 0) + count_bytes(weight)
+        sizes = grad.nbytes + (x.nbytes if wanted[0] else 0) + weight.nbytes
         return int(factors.get("conv_backward", 0) * sizes)
     if name in SCANS:
         names = [argument.name for argument in func._schema.arguments]
@@ -50,18 +51,18 @@ def _convolution_bytes(
     x: Tensor, weight: Tensor, transposed: bool, y: Tensor, factors: Mapping[str, float]
 ) -> float:
     if transposed:
-        return factors.get("conv_transposed", 0) * count_bytes(y)
+        return factors.get("conv_transposed", 0) * y.nbytes
     if math.prod(weight.shape[2:]) == 1:  # a matrix product
         return 0
-    return factors.get("conv_forward", 0) * (max(count_bytes(x), count_bytes(y)) + count_bytes(weight))
+    return factors.get("conv_forward", 0) * (max(x.nbytes, y.nbytes) + weight.nbytes)
 
 
 def kernel_key(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """Return a key for the code of a convolution, which a library compiles for its sizes; None for others."""
-    name = operator_name(func)
-    if name not in ("aten::convolution", "aten::convolution_backward"):
+    name = func._schema.name
+    if name not in (CONVOLUTION, CONVOLUTION_BACKWARD):
         return None
-    first = name.endswith("backward")
+    first = 1 if name == CONVOLUTION_BACKWARD else 0  # argument that is the input; weight and bias follow
     return name, tuple(args[first].shape), tuple(args[first + 1].shape), repr(args[first + 3 :])
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnunet_mamba.memory.estimate import estimate_network
+from nnunet_mamba.memory.estimate import estimate_module_memory
 from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import get_config, list_networks
@@ -127,12 +127,12 @@ def _check_network(
         return NetworkCheck(name, error=f"This network works in {' and '.join(f'{n}D' for n in axes)} only")
     try:
         network = _build_on_meta(name, resolved, channels, classes)
-        result = estimate_network(network, sizes, batch=resolved["batch_size"], profile=profile)
+        result = estimate_module_memory(network, sizes, batch=resolved["batch_size"], profile=profile)
         _check_output_grids(result.outputs, target_grids(name, resolved))
     except (ImportError, RuntimeError, TypeError, ValueError) as error:  # plans can name any network
         return NetworkCheck(name, error=str(error).splitlines()[0].split(". ")[0])
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return NetworkCheck(name, parameters, sum(result.memory_bytes.values()), len(result.outputs))
+    return NetworkCheck(name, parameters, result.peak_bytes, len(result.outputs))
 
 
 def _known_axes(name: str) -> tuple[int, ...]:

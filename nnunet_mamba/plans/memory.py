@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from nnunet_mamba.memory.estimate import estimate
+from nnunet_mamba.memory.estimate import estimate_memory
 from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.family import create_network
 from nnunet_mamba.plans.architecture import replace_network
@@ -76,8 +76,10 @@ class StepMemory:
         """Return the peak bytes by simulation. ValueError if the network cannot be built in these sizes."""
         key = f"{_key(step.topology)} {step.patch} {batch}"
         if key not in self._exact:
-            result = estimate(self.network, self._network_arguments(step), batch=batch, profile=self.profile)
-            self._exact[key] = sum(result.memory_bytes.values())
+            sizes = self._network_arguments(step)
+            self._exact[key] = estimate_memory(
+                self.network, sizes, batch=batch, profile=self.profile
+            ).peak_bytes
         return self._exact[key]
 
     def _network_arguments(self, step: StepSizes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_mamba.memory.estimate import estimate
+from nnunet_mamba.memory.estimate import estimate_memory
 from nnunet_mamba.memory.profile import UNMEASURED_CUDA, load_profile
 
 SIZES = {
@@ -31,32 +31,38 @@ PARTS = [
 ]
 
 
-def test_memory_and_time_come_in_parts():
-    result = estimate("mm_unet", SIZES, batch=2, profile=load_profile("cpu"))
-    assert list(result.memory_bytes) == PARTS
-    assert min(result.memory_bytes.values()) > 0
-    assert list(result.seconds) == ["convolutions", "matrix products", "scans", "norms and all else"]
+def test_memory_comes_in_parts_that_add_up():
+    result = estimate_memory("mm_unet", SIZES, batch=2, profile=load_profile("cpu"))
+    assert list(result.parts) == PARTS
+    assert min(result.parts.values()) > 0
+    assert result.peak_bytes == sum(result.parts.values())
 
 
-def test_a_precision_that_was_not_timed_has_no_time():
-    assert estimate("nnunet", SIZES, batch=2, profile=load_profile("cpu"), precision="fp16").seconds is None
+def test_the_precision_is_the_profiles_unless_another_is_asked_for():
+    default, single, half = (
+        estimate_memory("nnunet", SIZES, batch=2, profile=load_profile("cpu"), precision=precision)
+        for precision in (None, "fp32", "fp16")
+    )
+    assert default == single
+    assert half.parts["activations kept for backward"] < single.parts["activations kept for backward"]
 
 
 def test_an_unmeasured_device_counts_tensors_alone():
-    result = estimate("mm_unet", SIZES, batch=2, profile=UNMEASURED_CUDA)
-    assert result.seconds is None
-    assert result.memory_bytes["workspace of operators"] == 0
-    assert result.memory_bytes["code and process"] == 0
+    result = estimate_memory("mm_unet", SIZES, batch=2, profile=UNMEASURED_CUDA)
+    assert result.parts["workspace of operators"] == 0
+    assert result.parts["code and process"] == 0
 
 
 def test_the_process_takes_its_overhead_and_the_code_of_every_convolution():
     profile = load_profile("cpu")
     small, large = (
-        estimate("nnunet", SIZES, batch=2, profile=replace(profile, overhead_bytes=0, kernel_bytes=size))
+        estimate_memory(
+            "nnunet", SIZES, batch=2, profile=replace(profile, overhead_bytes=0, kernel_bytes=size)
+        )
         for size in (1, 2)
     )
-    n_kernels = small.memory_bytes["code and process"]
-    assert large.memory_bytes["code and process"] == 2 * n_kernels
+    n_kernels = small.parts["code and process"]
+    assert large.parts["code and process"] == 2 * n_kernels
     assert n_kernels >= 2 * 4  # forward and backward, the two stages of two convolutions at least
 
 
@@ -65,7 +71,7 @@ def test_the_process_takes_its_overhead_and_the_code_of_every_convolution():
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is measured on Linux")
 def test_predicted_memory_is_within_15_percent_of_the_measured(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARK.parents[1])}  # this checkout, not one installed
-    command = [sys.executable, BENCHMARK, "mm_unet", "--steps", "1", "--record", tmp_path / "estimate"]
+    command = [sys.executable, BENCHMARK, "mm_unet", "--record", tmp_path / "estimate"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     rows = json.loads((tmp_path / "estimate.json").read_text())["rows"]
     assert [row["checkpoint_stages"] for row in rows] == [0, 1, "all"]

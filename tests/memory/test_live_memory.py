@@ -51,7 +51,7 @@ def test_a_view_keeps_the_whole_storage():
 
 
 def test_workspace_counts_only_while_its_operator_runs():
-    memory = LiveMemory(lambda func, args, result, allocated: 5 * KIB if "relu" in str(func) else 0)
+    memory = LiveMemory(lambda func, args, result: 5 * KIB if "relu" in str(func) else 0)
     with FakeTensorMode(), memory:
         a = kib(2)
         a.relu_()  # 2 + 5

@@ -16,7 +16,7 @@ def workspaces(call):
     """Name of each operator with workspace -> its bytes, and the kernels met."""
     found, kernels = {}, set()
 
-    def observe(func, args, result, allocated):
+    def observe(func, args, result):
         size = workspace_of(func, args, result, FACTORS)
         kernels.add(kernel_key(func, args))
         if size:
