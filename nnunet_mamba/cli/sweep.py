@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,7 @@ def run_study(args: argparse.Namespace) -> int:
     from nnunet_mamba.io.cpu import count_usable_cpus
     from nnunet_mamba.io.locks import hold_lock
     from nnunet_mamba.study.sweep import scheduler
+    from nnunet_mamba.study.sweep.read import read_study
     from nnunet_mamba.study.sweep.run_graph import remove_stale_stamps
     from nnunet_mamba.study.sweep.run_job import describe_owner
     from nnunet_mamba.study.sweep.start import check_unmanaged_results, start
@@ -105,8 +107,9 @@ def run_study(args: argparse.Namespace) -> int:
         return args.show_help(args)
     if len(args.words) > 1:
         raise ValueError(f"expected one study, or `sweep status STUDY`; got {' '.join(args.words)}.")
-    graph = start(Path(args.words[0]), adopt=args.adopt, seed=args.seed)
-    _check_folder(graph.out, args)
+    study = read_study(Path(args.words[0]))
+    _check_folder(study.out, args)
+    graph = start(study if args.seed is None else replace(study, seeds=(args.seed,)), adopt=args.adopt)
     statuses = read_statuses(graph)
     todo = [status.job for status in statuses if status.state != "done"]
     if args.emit_commands:

@@ -1,4 +1,4 @@
-"""Start of a run: from a study's file to its graph, with checks of all that can be wrong beforehand."""
+"""Start of a run: from a study to its graph, with checks of all that can be wrong beforehand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,15 +25,12 @@ from nnunet_mamba.study.sweep.existing_results import (
     missing_products,
     read_marker,
 )
-from nnunet_mamba.study.sweep.read import read_study
 from nnunet_mamba.study.sweep.run_graph import RunGraph, build_run_graph, check_format
 from nnunet_mamba.study.sweep.study import Study
 
 
-def start(file: Path, *, adopt: bool = False, seed: int | None = None) -> RunGraph:
-    """Return the graph of the study as things are now, and set its variables. `seed` replaces its seeds."""
-    study = read_study(file)
-    study = study if seed is None else replace(study, seeds=(seed,))
+def start(study: Study, *, adopt: bool = False) -> RunGraph:
+    """Return the graph of the study as things are now, and set its variables."""
     check_format(study.out)
     check_names(study)
     folders = os.pathsep.join([*map(str, study.trainers_from), get_trainer_folders()])

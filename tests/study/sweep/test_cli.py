@@ -255,6 +255,7 @@ def test_a_folder_that_slurm_would_call_otherwise_is_refused(sweep, tmp_path, op
     for char in chars:
         code, _, err = sweep(option, out=str(tmp_path / f"50{char} done"))
         assert code == 2 and f"holds {char}, which SLURM or its shell takes for something else" in err
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith("50")], "nothing was written"
 
 
 def test_emitted_slurm_jobs_wait_for_what_they_need_and_run(tmp_path, odd, monkeypatch):
