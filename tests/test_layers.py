@@ -33,7 +33,9 @@ MAY_IMPORT = {  # besides themselves; the parts of `study` one by one
     "study.submissions": {"io", "nnunet", "study.datasets"},
     "study.report": {"io", "nnunet", "study.datasets", "study.evaluation", "study.statistics"},
     "study.sweep": {"io", "nnunet", "study.datasets", "study.evaluation", "study.statistics"},
-    "study.quickstart": {"io", "nnunet", "study.datasets", "study.evaluation", "study.report"},
+    "study.quickstart": {
+        *("io", "nnunet", "study.datasets", "study.evaluation", "study.statistics", "study.report"),
+    },
 }
 MAY_IMPORT_NNUNETV2 = {"plans", "trainers", "inference", "analysis", "memory", "cli"}
 
