@@ -16,7 +16,7 @@ setup(
         "nnunet_mamba": ["py.typed"],
         "nnunet_mamba.study.datasets": ["published_splits.json"],
         "nnunet_mamba.memory": ["profiles/*.json"],
-        "nnunet_mamba.study.report": ["published.json"],
+        "nnunet_mamba.study.report": ["published.json", "templates/*"],
         "nnunet_mamba.study.sweep": ["Snakefile", "study.schema.json", "profiles/*/config.yaml"],
         "nnunet_mamba.plans_templates": ["*.json"],
     },

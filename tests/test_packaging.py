@@ -58,6 +58,8 @@ def test_the_wheel_holds_the_folders_that_stand_beside_the_library(wheel):
         "memory/profiles/cpu.json",
         "study/datasets/published_splits.json",
         "study/report/published.json",
+        "study/report/templates/page.html.jinja",
+        "study/report/templates/page.css",
         "study/sweep/Snakefile",
         "study/sweep/study.schema.json",
         "study/sweep/profiles/slurm/config.yaml",

@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 0: done; 1: done, and something is wrong; 2: refused, with the reason."""
     wait_passively()
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal that has no minus sign shows its code
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]

@@ -238,7 +238,7 @@ def _list() -> int:
 
 def _print_scores(scores: list[Score]) -> None:
     """Print a table per trainer, plans and configuration, over all folds but `all`, which has its own."""
-    from nnunet_mamba.study.evaluation.table import compute_foreground_mean, summarise
+    from nnunet_mamba.study.statistics.tables import build_metric_table
 
     def group(score: Score) -> tuple[str, ...]:
         seen = "trained on these cases" if score.fold == "all" else ""
@@ -252,15 +252,7 @@ def _print_scores(scores: list[Score]) -> None:
         protocols = dict.fromkeys(row.protocol for row in rows)
         where = f", fold {' '.join(folds)}" if folds else ""
         print(f"{title}{where}: {n_cases} cases, {'; '.join(protocols)}")
-        names = {row.label: f"{row.label} {row.label_name}".strip() for row in rows}
-        width = max(5, *map(len, names.values()))
-        print(f"  {'label':{width}s}  {'metric':12s} {'mean':>9s} {'SD':>9s} {'n':>5s} {'excluded':>8s}")
-        for row in summarise(rows):
-            name = names[row.label]
-            numbers = f"{row.mean:9.4f} {row.sd:9.4f} {row.n_cases:5d} {row.n_excluded:8d}"
-            print(f"  {name:{width}s}  {row.metric:12s} {numbers}")
-        for metric in dict.fromkeys(row.metric for row in rows):
-            print(f"  {'mean':{width}s}  {metric:12s} {compute_foreground_mean(rows, metric):9.4f}")
+        print(build_metric_table(rows).render_text())
 
 
 def _progress_bar() -> Callable[[int, int], None]:

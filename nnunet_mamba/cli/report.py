@@ -1,4 +1,4 @@
-"""nnunet-mamba report: one page about a study, from tables of scores and nnU-Net's results."""
+"""nnunet-mamba report: one page about one method or several, from tables of scores and nnU-Net's results."""
 
 import argparse
 import shlex
@@ -13,9 +13,10 @@ from nnunet_mamba.cli.compare import TABLE
 def add(commands: Any) -> None:
     p = commands.add_parser(
         "report",
-        description="Reads the tables that `evaluate --out` wrote, of one dataset and several methods, and "
-        "writes report.html, which needs nothing but a browser, and report.md. With --results also what "
-        "nnU-Net's logs and label maps tell. Refuses tables that cannot be compared.",
+        description="Reads the tables that `evaluate --out` wrote, of one dataset and one method or several, "
+        "and writes report.html, which needs nothing but a browser, and report.md; of one method also a "
+        "picture, report.png. With --results also what nnU-Net's logs and label maps tell. Refuses tables "
+        "that cannot be compared.",
         epilog="example: nnunet-mamba report acdc.csv --results 27 --group 'patient\\d+' --out acdc_report",
     )
     p.add_argument("tables", metavar="TABLE", nargs="+", type=Path, help="tables of scores, .csv or .parquet")
@@ -25,6 +26,16 @@ def add(commands: Any) -> None:
         metavar="DATASET_OR_FOLDER",
         help="a dataset's results, by number, name or folder: curves, time, worst cases",
     )
+    p.add_argument(
+        "--predictions",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="FOLDER",
+        help="label maps of a test set, which are not in --results: a folder per table, in their order",
+    )
+    p.add_argument("--references", type=Path, metavar="FOLDER", help="the true label maps of --predictions")
+    p.add_argument("--images", type=Path, metavar="FOLDER", help="default: imagesTs beside labelsTs")
     p.add_argument("--dataset", metavar="NAME", help="of the tables' datasets (default: the only one)")
     p.add_argument(
         "--protocol", metavar="NAME", help="only rows scored by it (default: all, which must agree)"
@@ -51,6 +62,9 @@ def report(args: argparse.Namespace) -> int:
     request = ReportRequest(
         tables=args.tables,
         results=None if args.results is None else resolve_results_folder(args.results),
+        predictions=args.predictions,
+        references=args.references,
+        images=args.images,
         dataset=args.dataset,
         protocol=args.protocol,
         baseline=args.baseline,
@@ -71,10 +85,11 @@ def report(args: argparse.Namespace) -> int:
 def _format_command(args: argparse.Namespace) -> str:
     """Return the command as it could be typed again."""
     words = ["nnunet-mamba", "report", *map(str, args.tables)]
-    options = ("results", "dataset", "protocol", "baseline", "group", "seed", "n_bootstrap", "note", "out")
+    options = ("results", "predictions", "references", "images", "dataset", "protocol", "baseline", "group")
     defaults = {"seed": 0, "n_bootstrap": 10_000}
-    for name in options:
+    for name in (*options, "seed", "n_bootstrap", "note", "out"):
         value = getattr(args, name)
-        if value not in (None, "", defaults.get(name)):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+        if value not in (None, "", [], defaults.get(name)):
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{name.replace('_', '-')}", *map(str, values)]
     return shlex.join(words)

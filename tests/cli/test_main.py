@@ -1,6 +1,8 @@
 """What every verb has in common: faults of user or installation are one line, never a traceback."""
 
 import argparse
+import io
+import sys
 from importlib import import_module
 from importlib.metadata import version
 
@@ -105,3 +107,13 @@ def test_the_verbs_in_the_table_are_those_of_their_modules():
         commands = argparse.ArgumentParser().add_subparsers()
         import_module(f"nnunet_mamba.cli.{name}").add(commands)
         assert set(commands.choices) == {verb for verb, (module, _) in VERBS.items() if module == name}
+
+
+def test_signs_that_a_terminal_does_not_have_stop_nothing(monkeypatch):
+    """The minus sign of `compare` is not in Windows' code page for files and pipes."""
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    monkeypatch.setattr(networks, "networks", lambda args: sys.stdout.write("− 1 ± 2\n"))
+    main(["networks"])
+    sys.stdout.flush()
+    assert written.getvalue().decode("cp1252").strip() == r"\u2212 1 ± 2"

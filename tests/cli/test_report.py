@@ -1,6 +1,9 @@
+import shutil
+
 from simulated_study import simulated_scores
 
 from nnunet_mamba.cli import main
+from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
 from nnunet_mamba.study.evaluation import write_table
 
 
@@ -29,3 +32,24 @@ def test_one_method_is_enough_for_a_page_but_not_for_a_comparison(tmp_path, caps
     assert main(["compare", str(tmp_path / "a.csv")]) == 2
     output = capsys.readouterr().err
     assert "one method only" in output and "`nnunet-mamba report` makes a page" in output
+
+
+def test_label_maps_of_a_test_set_give_pictures(tmp_path, capsys):
+    raw = write_phantom_dataset(tmp_path / "Dataset900_Phantom", n_train=1, n_test=3, seed=0)
+    predictions = tmp_path / "my predictions"
+    shutil.copytree(raw / "labelsTs", predictions)
+    table = tmp_path / "a.csv"
+    evaluate = ["evaluate", str(predictions), str(raw / "labelsTs"), "--metrics", "dice", "--out", str(table)]
+    assert (
+        main([*evaluate, "--origin", "dataset=Dataset900_Phantom", "trainer=nnUNetTrainer", "fold=test"]) == 0
+    )
+    out = tmp_path / "page"
+    words = ["report", str(table), "--out", str(out), "--n-bootstrap", "100"]
+    words += ["--predictions", str(predictions), "--references", str(raw / "labelsTs")]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"-> {out / 'report.png'}"
+    text = (out / "report.md").read_text()
+    assert "median: phantom_00" in text and "* unseen cases: 3" in text
+    assert f"--predictions '{predictions}' --references" in text  # the command, to be typed again
+    assert main(["report", str(table), "--out", str(out), "--predictions", str(predictions)]) == 2
+    assert "--predictions goes with --references" in capsys.readouterr().err

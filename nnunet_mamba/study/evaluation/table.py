@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_mamba.io.atomic import atomic_write
+from nnunet_mamba.nnunet.paths import Method
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,10 @@ class Origin:
     plans: str = ""
     configuration: str = ""
     fold: str = ""
+
+    @property
+    def method(self) -> Method:
+        return Method(self.trainer, self.plans, self.configuration)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,10 @@ class Score:
     backend: str = ""
     version: str = ""
     protocol: str = ""
+
+    @property
+    def method(self) -> Method:
+        return Method(self.trainer, self.plans, self.configuration)
 
 
 def override_origin(origin: Origin, texts: Iterable[str]) -> Origin:
@@ -143,10 +152,13 @@ def read_table(file: Path) -> list[Score]:
     return [Score(**row) for row in frame[list(COLUMNS)].to_dict("records")]
 
 
-def read_method_table(file: Path) -> list[Score]:
-    """Read a table as `read_table`; scores without a trainer get the file's name as trainer."""
-    scores = read_table(file)
-    return [score if score.trainer else replace(score, trainer=Path(file).stem) for score in scores]
+def read_method_table(file: Path, origin: Origin | None = None) -> list[Score]:
+    """Read a table as `read_table`; rows without a trainer get `origin`, by default the file's name."""
+    fields_of_origin = asdict(origin or Origin(trainer=Path(file).stem))
+    return [
+        score if score.trainer else replace(score, **{k: v for k, v in fields_of_origin.items() if v})
+        for score in read_table(file)
+    ]
 
 
 def _is_parquet(file: Path) -> bool:

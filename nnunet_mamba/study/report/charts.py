@@ -7,30 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from nnunet_mamba.nnunet.catalogue import TWIN as NO_SSM
-from nnunet_mamba.study.report.content import (
-    StudyReport,
-    find_twins,
-    format_label,
-    format_metric,
-    select_case_means,
-)
+from nnunet_mamba.study.report.content import StudyReport
 from nnunet_mamba.study.report.figures import get_axis_limits, render_axes, style_axes, wrap_name
-from nnunet_mamba.study.report.training_curves import TrainingCurves
+from nnunet_mamba.study.report.training_curves import TrainingCurves, TrainingRun
 from nnunet_mamba.study.statistics import Comparison, DatasetComparison
+from nnunet_mamba.study.statistics.formats import format_label
 from nnunet_mamba.study.statistics.results import CASE_MEAN
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 COLOURS = ("#3b82f6", "#f59e0b", "#10b981", "#f43f5e", "#8b5cf6", "#06b6d4", "#a3a30a", "#ec4899", "#7c8796")
 NEUTRAL = "#7c8796"
 WIDTH_IN = 4.3
+MANY = 30  # dots in a row, which are drawn small
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,7 @@ class MethodStyle:
 
 def get_method_styles(report: StudyReport) -> dict[str, MethodStyle]:
     """Return the methods' styles by their short names."""
-    twins = find_twins(report.leading)
+    twins = report.leading.twins
     groups = {name: twins.get(name, name) for name in report.methods}
     colours = {group: COLOURS[i % len(COLOURS)] for i, group in enumerate(dict.fromkeys(groups.values()))}
     return {
@@ -60,11 +54,11 @@ def get_method_styles(report: StudyReport) -> dict[str, MethodStyle]:
     }
 
 
-def plot_case_means(report: StudyReport, study: DatasetComparison) -> str:
+def plot_case_means(report: StudyReport, result: DatasetComparison) -> str:
     """Plot a row per method: box and dots of the case means, above them fold means as diamonds."""
     names, styles = list(report.methods), get_method_styles(report)
-    folds = {m.method: m.fold_means for m in study.methods}
-    case_means = {name: np.array(list(study.case_means[name].values())) for name in names}
+    folds = {m.method: m.fold_means for m in result.methods}
+    case_means = {name: np.array(list(result.case_means[name].values())) for name in names}
     limits = get_axis_limits(case_means.values())
 
     def draw(axes: Axes) -> None:
@@ -75,42 +69,44 @@ def plot_case_means(report: StudyReport, study: DatasetComparison) -> str:
                 means, [row - 0.36] * len(means), "D", markersize=3.4, color=styles[name].colour,
                 markerfacecolor=styles[name].marker_face,
             )  # fmt: skip
-        _label_rows(axes, names, format_metric(study))
+        _label_rows(axes, names, result.metric_title)
         axes.set_xlim(limits)
 
     return render_axes((WIDTH_IN, 0.75 + 0.48 * len(names)), draw)
 
 
-def plot_labels(report: StudyReport, study: DatasetComparison) -> str:
+def plot_labels(report: StudyReport, result: DatasetComparison) -> str:
     """Plot a box with dots per label and method."""
+    n_methods, n_labels = len(report.methods), len(result.labels)
+    height = 1.0 + 0.2 * n_methods + 0.16 * (n_methods + 1) * n_labels
+    return render_axes((WIDTH_IN, height), lambda axes: draw_labels(axes, report, result))
+
+
+def draw_labels(axes: Axes, report: StudyReport, result: DatasetComparison) -> None:
     names, styles = list(report.methods), get_method_styles(report)
-    values: dict[str, dict[str, list[float]]] = {}
+    values: dict[tuple[str, str], list[float]] = {}
     for name, method in report.methods.items():
-        for score in report.select_scores(method, study.metric):
-            values.setdefault(name, {}).setdefault(score.label, []).append(score.value)
+        for score in report.select_scores(method, result.metric):
+            values.setdefault((score.label, name), []).append(score.value)
     step = len(names) + 1.0
-    limits = get_axis_limits(np.array(each) for own in values.values() for each in own.values())
-
-    def draw(axes: Axes) -> None:
-        for place, (number, _) in enumerate(study.labels):
-            for k, name in enumerate(names):
-                _draw_box(
-                    axes, place * step + k, np.array(values[name].get(number, [])), styles[name], limits, 0.3
-                )
-            if place:
-                axes.axhline(place * step - 1, color=NEUTRAL, linewidth=0.5, alpha=0.4)
+    limits = get_axis_limits(map(np.array, values.values()))
+    for place, (number, _) in enumerate(result.labels):
+        for k, name in enumerate(names):
+            row = np.array(values.get((number, name), []))
+            _draw_box(axes, place * step + k, row, styles[name], limits, 0.3)
+        if place:
+            axes.axhline(place * step - 1, color=NEUTRAL, linewidth=0.5, alpha=0.4)
+    if len(names) > 1:
         _draw_legend(axes, names, styles)
-        _label_groups(axes, study, step, format_metric(study))
-
-    return render_axes((WIDTH_IN, 1.0 + 0.2 * len(names) + 0.16 * step * len(study.labels)), draw)
+    _label_groups(axes, result, step, result.metric_title)
 
 
-def plot_differences(report: StudyReport, study: DatasetComparison, against: str) -> str:
+def plot_differences(report: StudyReport, result: DatasetComparison, against: str) -> str:
     """Plot every case's difference as a dot, and below them the mean with its interval."""
-    compared, styles = select_case_means(study, against), get_method_styles(report)
+    compared, styles = result.select_case_means(against), get_method_styles(report)
     titles = [f"{c.method}\n− {c.other}" for c in compared]
     pairs = [
-        np.array([v - study.case_means[c.other][case] for case, v in study.case_means[c.method].items()])
+        np.array([v - result.case_means[c.other][case] for case, v in result.case_means[c.method].items()])
         for c in compared
     ]
     limits = get_axis_limits(
@@ -122,23 +118,23 @@ def plot_differences(report: StudyReport, study: DatasetComparison, against: str
         for row, c in enumerate(compared):
             _draw_dots(axes, row - 0.12, pairs[row], styles[c.method], limits, 0.14)
             _draw_interval(axes, row + 0.25, c, styles[c.method])
-        _label_rows(axes, titles, _build_difference_title(study))
+        _label_rows(axes, titles, _build_difference_title(result))
         axes.set_xlim(limits)
 
     n_lines = max(wrap_name(title).count("\n") + 1 for title in titles)
     return render_axes((WIDTH_IN, 0.75 + max(0.55, 0.17 * n_lines) * len(compared)), draw)
 
 
-def plot_label_differences(report: StudyReport, study: DatasetComparison, against: str) -> str:
+def plot_label_differences(report: StudyReport, result: DatasetComparison, against: str) -> str:
     """Plot mean differences with intervals per label, filled if the test is significant after Holm."""
     styles = get_method_styles(report)
-    compared = [c for c in study.comparisons if c.against == against and c.label != CASE_MEAN]
+    compared = [c for c in result.comparisons if c.against == against and c.label != CASE_MEAN]
     pairs = list(dict.fromkeys((c.method, c.other) for c in compared))
     step = len(pairs) + 1.0
 
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=NEUTRAL, linewidth=1)
-        places = {number: i for i, (number, _) in enumerate(study.labels)}
+        places = {number: i for i, (number, _) in enumerate(result.labels)}
         for c in compared:
             row = places[c.label] * step + pairs.index((c.method, c.other))
             _draw_interval(axes, row, c, styles[c.method], filled=c.verdict in ("better", "worse"))
@@ -147,9 +143,9 @@ def plot_label_differences(report: StudyReport, study: DatasetComparison, agains
                 [], [], styles[method].linestyle, color=styles[method].colour, label=f"{method} − {other}"
             )
         _place_legend(axes)
-        _label_groups(axes, study, step, _build_difference_title(study))
+        _label_groups(axes, result, step, _build_difference_title(result))
 
-    return render_axes((WIDTH_IN, 1.0 + 0.2 * len(pairs) + 0.16 * step * len(study.labels)), draw)
+    return render_axes((WIDTH_IN, 1.0 + 0.2 * len(pairs) + 0.16 * step * len(result.labels)), draw)
 
 
 def plot_curves(report: StudyReport, value: Callable[[TrainingCurves], Sequence[float]], title: str) -> str:
@@ -157,27 +153,52 @@ def plot_curves(report: StudyReport, value: Callable[[TrainingCurves], Sequence[
     styles = get_method_styles(report)
 
     def draw(axes: Axes) -> None:
-        shown = {name: report.select_runs(method) for name, method in report.methods.items()}
-        for name, runs in shown.items():
-            for run in runs:
-                y = value(run.curves)
-                axes.plot(
-                    np.arange(1, len(y) + 1), y, color=styles[name].colour, linewidth=1.1, alpha=0.75,
-                    linestyle=styles[name].linestyle,
-                )  # fmt: skip
-        with_curves = [name for name, runs in shown.items() if runs]
-        _draw_legend(axes, with_curves, styles, lines=True)
-        axes.set(xlabel="epoch", ylabel=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        style_axes(axes)
+        for name, method in report.methods.items():
+            line = {"color": styles[name].colour, "linestyle": styles[name].linestyle}
+            for run in report.select_runs(method):
+                _draw_series(axes, value(run.curves), name, linewidth=1.1, alpha=0.75, **line)
+        _place_legend(axes)
+        _label_epochs(axes, ylabel=title)
 
     return render_axes((WIDTH_IN, 2.6 + 0.2 * len(report.methods)), draw)
 
 
+def draw_losses(axes: Axes, runs: Sequence[TrainingRun]) -> None:
+    """Draw the training and the validation loss of one method, a line per fold."""
+    for run in runs:
+        _draw_series(axes, run.curves.train_loss, "training", color=COLOURS[0])
+        _draw_series(axes, run.curves.validation_loss, "validation", color=COLOURS[3])
+    axes.legend(frameon=False)
+    _label_epochs(axes, title="Loss")
+
+
+def draw_pseudo_dice(axes: Axes, runs: Sequence[TrainingRun]) -> None:
+    """Draw the pseudo Dice of one method's epochs as dots, its moving average as a line per fold."""
+    dots = {"linestyle": "", "marker": ".", "markersize": 5, "alpha": 0.6}
+    for run in runs:
+        _draw_series(axes, run.curves.dice, "epoch", color=COLOURS[2], **dots)
+        _draw_series(axes, run.curves.smooth_dice, "moving average", color=COLOURS[2])
+    axes.legend(frameon=False)
+    _label_epochs(axes, title="Pseudo Dice on validation patches", ylim=(0, 1))
+
+
+def _draw_series(axes: Axes, values: Sequence[float], label: str, **style: Any) -> None:
+    """Draw a value per epoch; of several series of one label the legend shows the first."""
+    known = axes.get_legend_handles_labels()[1]
+    epochs = np.arange(1, len(values) + 1)
+    axes.plot(epochs, values, label=None if label in known else label, **{"linewidth": 1.8, **style})
+
+
+def _label_epochs(axes: Axes, **texts: Any) -> None:
+    axes.set(xlabel="epoch", **texts)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style_axes(axes)
+
+
 def plot_cost(report: StudyReport, hours: Mapping[str, float]) -> str:
     """Plot the leading metric against the hours of training."""
-    styles, study = get_method_styles(report), report.leading
-    means = {m.method: m.mean for m in study.methods}
+    styles, result = get_method_styles(report), report.leading
+    means = {m.method: m.mean for m in result.methods}
 
     def draw(axes: Axes) -> None:
         for name, spent in hours.items():
@@ -186,7 +207,7 @@ def plot_cost(report: StudyReport, hours: Mapping[str, float]) -> str:
                 markerfacecolor=styles[name].marker_face, label=name,
             )  # fmt: skip
         _place_legend(axes)
-        axes.set(xlabel="hours of training per fold", ylabel=format_metric(study))
+        axes.set(xlabel="hours of training per fold", ylabel=result.metric_title)
         axes.margins(0.15)
         style_axes(axes)
 
@@ -200,9 +221,8 @@ def _draw_dots(
     values = values[np.isfinite(values)]
     heights = row + np.random.default_rng(len(values)).uniform(-height, height, values.size)
     inside = (values >= limits[0]) & (values <= limits[1])
-    axes.plot(
-        values[inside], heights[inside], "o", color=style.colour, alpha=0.3, markersize=2.6, mew=0, zorder=1
-    )
+    size, alpha = (2.6, 0.3) if values.size > MANY else (4, 0.5)
+    axes.plot(values[inside], heights[inside], "o", color=style.colour, alpha=alpha, markersize=size, mew=0)
     for beyond, marker, place in ((values < limits[0], "<", 0.012), (values > limits[1], ">", 0.988)):
         axes.plot(
             np.full(beyond.sum(), place), heights[beyond], marker, color=style.colour, markersize=3.6, mew=0,
@@ -241,9 +261,9 @@ def _draw_interval(axes: Axes, row: float, c: Comparison, style: MethodStyle, fi
     )  # fmt: skip
 
 
-def _build_difference_title(study: DatasetComparison) -> str:
-    better = "right" if study.higher_is_better else "left"
-    return f"difference in {format_metric(study)} ({better}: first is better)"
+def _build_difference_title(result: DatasetComparison) -> str:
+    better = "right" if result.higher_is_better else "left"
+    return f"difference in {result.metric_title} ({better}: first is better)"
 
 
 def _label_rows(
@@ -260,23 +280,18 @@ def _label_rows(
     axes.grid(axis="x", alpha=0.25, linewidth=0.6)
 
 
-def _label_groups(axes: Axes, study: DatasetComparison, step: float, xlabel: str) -> None:
+def _label_groups(axes: Axes, result: DatasetComparison, step: float, xlabel: str) -> None:
     """Name the labels at the middle of their groups of rows, which are `step` apart."""
-    titles = [format_label(label) for label in study.labels]
+    titles = [format_label(label) for label in result.labels]
     _label_rows(axes, titles, xlabel, [i * step + (step - 2) / 2 for i in range(len(titles))])
     axes.set_ylim(len(titles) * step - 1, -1)
 
 
-def _draw_legend(
-    axes: Axes, names: Sequence[str], styles: Mapping[str, MethodStyle], lines: bool = False
-) -> None:
+def _draw_legend(axes: Axes, names: Sequence[str], styles: Mapping[str, MethodStyle]) -> None:
     """Draw a legend of methods, one per line."""
     for name in names:
-        if lines:
-            style: dict[str, Any] = {"linestyle": styles[name].linestyle}
-        else:
-            style = {"marker": "s", "linestyle": "", "markerfacecolor": styles[name].marker_face}
-        axes.plot([], [], color=styles[name].colour, label=name, **style)
+        face, colour = styles[name].marker_face, styles[name].colour
+        axes.plot([], [], color=colour, label=name, marker="s", linestyle="", markerfacecolor=face)
     _place_legend(axes)
 
 

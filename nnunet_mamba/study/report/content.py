@@ -1,164 +1,250 @@
-"""Content of the report on a study, and the names and number formats that its parts share."""
+"""Content of the report, collected from tables and nnU-Net's folders; the report lists what is missing."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
 
 from nnunet_mamba.nnunet.paths import Method
-from nnunet_mamba.study.evaluation import METRICS, Score
-from nnunet_mamba.study.report.files import StudyFiles
-from nnunet_mamba.study.report.published import PublishedTable, StudySetup
-from nnunet_mamba.study.report.training_curves import TrainingRun
-from nnunet_mamba.study.statistics import Comparison, DatasetComparison
-from nnunet_mamba.study.statistics.results import BASELINE, CASE_MEAN, TWIN
+from nnunet_mamba.nnunet.version import get_installed_version
+from nnunet_mamba.study.evaluation import METRICS, Origin, Score, read_method_table
+from nnunet_mamba.study.report.files import StudyFiles, find_data_folders, find_study_files, match_folders
+from nnunet_mamba.study.report.published import (
+    PublishedTable,
+    StudySetup,
+    match_dataset,
+    read_published_tables,
+)
+from nnunet_mamba.study.report.training_curves import TrainingRun, find_training_runs
+from nnunet_mamba.study.statistics import DatasetComparison, compare
 
-IN_MM = ("honest", "brats-lesionwise")  # the other protocols have no distances, or those of voxels
+ORDER = ("dice", "nsd", "hd95")  # these metrics first, in this order
+PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "monai", "numpy", "scipy", "pandas", "matplotlib")
 
 
 @dataclass(frozen=True)
-class TableFile:
-    """File with a table of scores."""
+class Stage:
+    """One step on the way to the report, the time it took, and the commands it ran."""
 
     name: str
-    n_rows: int
-    sha256: str
+    seconds: float
+    commands: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """Input and options of the report.
+
+    results      nnUNet_results/DATASET, for the training and the label maps of cross-validation
+    predictions  folders with the label maps that the tables were computed from, one per table, of one method
+                 each; with the folders of their references and images
+    origin       of rows that do not tell their own
+    stages, variables, facts  what a quickstart knows besides: variables are NAME=value, facts (name, text)
+    """
+
+    tables: Sequence[Path]
+    results: Path | None = None
+    predictions: Sequence[Path] = ()
+    references: Path | None = None
+    images: Path | None = None
+    origin: Origin | None = None
+    dataset: str | None = None
+    protocol: str | None = None
+    baseline: str | None = None
+    group: str | None = None
+    seed: int = 0
+    n_bootstrap: int = 10_000
+    command: str = ""
+    note: str = ""
+    stages: Sequence[Stage] = ()
+    variables: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
 class StudyReport:
     """Content of the report on one dataset.
 
-    studies   one per metric, the leading one first
-    left_out  sentences on what could not be shown, and why
+    comparisons  one per metric, the leading one first
+    tables       name, number of rows and SHA-256 of each file
+    left_out     sentences on what could not be shown, and why
     """
 
+    request: ReportRequest
     dataset: str
-    studies: Sequence[DatasetComparison]
+    comparisons: Sequence[DatasetComparison]
     scores: Sequence[Score]
     training_runs: Sequence[TrainingRun]
     files: StudyFiles | None
     published: Sequence[PublishedTable]
     setup: StudySetup
-    tables: Sequence[TableFile]
-    command: str
+    tables: Sequence[tuple[str, int, str]]
     versions: Sequence[tuple[str, str]]
     left_out: Sequence[str]
-    note: str = ""
 
     @property
     def leading(self) -> DatasetComparison:
-        return self.studies[0]
+        return self.comparisons[0]
 
-    @property
+    @cached_property
     def methods(self) -> dict[str, Method]:
         """Methods by short name, best first by the leading metric."""
-        ranked = sorted(
-            self.leading.methods, key=lambda m: -m.mean if self.leading.higher_is_better else m.mean
-        )
-        return {m.method: Method(*m.full_name.split("__")) for m in ranked}
+        by_name = {str(score.method): score.method for score in self.scores}
+        return {m.method: by_name[m.full_name] for m in self.leading.ranked_methods}
+
+    @property
+    def single(self) -> Method | None:
+        """Method of a report on one alone, else None."""
+        return next(iter(self.methods.values())) if len(self.methods) == 1 else None
+
+    @property
+    def title(self) -> str:
+        subject = self.single.trainer if self.single else f"{len(self.methods)} methods"
+        return f"{subject} on {self.dataset or 'a dataset'}"
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.request.stages)
 
     def select_scores(self, method: Method, metric: str) -> list[Score]:
-        return [
-            s
-            for s in self.scores
-            if s.metric == metric and Method(s.trainer, s.plans, s.configuration) == method
-        ]
+        return [score for score in self.scores if score.metric == metric and score.method == method]
 
     def select_runs(self, method: Method) -> list[TrainingRun]:
-        return [r for r in self.training_runs if Method(r.trainer, r.plans, r.configuration) == method]
+        return [run for run in self.training_runs if run.method == method]
 
 
-def state_findings(report: StudyReport) -> list[str]:
-    """Return a sentence per test of case means by the leading metric, whatever its verdict."""
-    study, metric = report.leading, format_metric(report.leading)
-    findings = []
-    for against in find_families(study):
-        for c in select_case_means(study, against):
-            other = f"its twin without SSM ({c.other})" if against == TWIN else c.other
-            verdict = {
-                "better": f"{c.method} is better than {other}",
-                "worse": f"{c.method} is worse than {other}",
-                "not better": f"{c.method} is not shown to differ from {other}",
-                "mixed": f"{c.method} and {other} differ, but ranks and mean disagree on the direction",
-                "too few pairs": f"{c.method} and {other}: {c.n_pairs} pairs are too few for a test",
-            }[c.verdict]
-            value = f"{metric} {format_signed(c.difference, study)}, 95 % CI {format_interval(c, study)}"
-            is_doubtful = c.verdict in ("better", "worse") and c.ci_low <= 0 <= c.ci_high
-            findings.append(f"{verdict}: {value}{', though its interval includes 0' if is_doubtful else ''}.")
-    return findings
+def collect_study_report(request: ReportRequest) -> StudyReport:
+    """Collect the content of the report. Raise ValueError for tables that cannot be compared."""
+    tables = [(table, read_method_table(table, request.origin)) for table in request.tables]
+    scores = _select_scores([score for _, each in tables for score in each], request)
+    dataset = scores[0].dataset
+    comparisons, left_out = _compare_metrics(scores, request)
+    results = None if request.results is None else _find_dataset_results(request.results, dataset)
+    runs, missing_runs = _read_runs(results)
+    files, missing_files = _find_files(request, results, [each for _, each in tables])
+    setup = StudySetup(
+        match_dataset(dataset) or "",
+        comparisons[0].protocol,
+        frozenset(score.fold for score in scores),
+        comparisons[0].n_cases,
+    )
+    metrics = {each.metric for each in comparisons}
+    return StudyReport(
+        request=request,
+        dataset=dataset,
+        comparisons=comparisons,
+        scores=scores,
+        training_runs=runs,
+        files=files,
+        published=[table for table in read_published_tables(setup.dataset) if table.metric in metrics],
+        setup=setup,
+        tables=[(table.name, len(each), sha256(table.read_bytes()).hexdigest()) for table, each in tables],
+        versions=_list_versions(),
+        left_out=[*left_out, *missing_runs, *missing_files],
+    )
 
 
-def get_metric_name(metric: str) -> str:
-    return METRICS[metric].title if metric in METRICS else metric
+def _select_scores(scores: Sequence[Score], request: ReportRequest) -> list[Score]:
+    """Return the scores of the requested dataset (default: the only one) and protocol."""
+    aliases = {dataset: match_dataset(dataset) for dataset in sorted({score.dataset for score in scores})}
+    if not scores:
+        raise ValueError("The tables have no rows.")
+    if request.dataset is None and len(aliases) > 1:
+        raise ValueError(f"The tables have several datasets, choose one by --dataset: {', '.join(aliases)}.")
+    of_dataset = [s for s in scores if request.dataset in (None, s.dataset, aliases[s.dataset])]
+    if not of_dataset:
+        raise ValueError(f"The tables have no rows of {request.dataset!r}; they have {', '.join(aliases)}.")
+    chosen = [s for s in of_dataset if request.protocol in (None, s.protocol)]
+    if not chosen:
+        known = ", ".join(sorted({score.protocol for score in of_dataset}))
+        raise ValueError(f"The tables have no rows of the protocol {request.protocol!r}; they have {known}.")
+    return chosen
 
 
-def format_metric(study: DatasetComparison) -> str:
-    """Return the metric with its unit; protocols in voxels follow the code of a paper."""
-    metric = METRICS.get(study.metric)
-    if metric is None or not metric.unit:
-        return get_metric_name(study.metric)
-    return f"{metric.title} ({metric.unit if study.protocol in IN_MM else 'voxels'})"
+def _compare_metrics(
+    scores: Sequence[Score], request: ReportRequest
+) -> tuple[list[DatasetComparison], list[str]]:
+    """Return a comparison per metric with a known direction, and sentences on the other metrics."""
+    metrics = list(dict.fromkeys(score.metric for score in scores))
+    metrics.sort(key=lambda metric: ORDER.index(metric) if metric in ORDER else len(ORDER))
+    known = [metric for metric in metrics if metric in METRICS]
+    if not known:
+        raise ValueError(f"The tables have no metric to compare by; they have {', '.join(metrics)}.")
+    others = [metric for metric in metrics if metric not in known]
+    left_out = [f"{metric}: whether more of it is better is not known." for metric in others]
+    comparisons = [
+        result
+        for metric in known
+        for result in compare(
+            scores,
+            metric=metric,
+            baseline=request.baseline,
+            group=request.group,
+            n_bootstrap=request.n_bootstrap,
+            seed=request.seed,
+            fewest_methods=1,
+        )
+    ]
+    return comparisons, left_out
 
 
-def select_case_means(study: DatasetComparison, against: str) -> list[Comparison]:
-    """Return the comparisons of case means in a family of tests: against the twins or the baseline."""
-    return [c for c in study.comparisons if c.label == CASE_MEAN and c.against == against]
+def _find_dataset_results(results: Path, dataset: str) -> Path:
+    """Return the dataset's folder of results, which may be `results` itself."""
+    if not results.is_dir():
+        expected = f"nnUNet_results/{dataset or 'DatasetXXX_Name'}"
+        raise ValueError(f"{results} is not a folder; expected {expected}.")
+    if dataset and results.name != dataset and (results / dataset).is_dir():
+        results = results / dataset
+    if dataset and results.resolve().name != dataset:
+        raise ValueError(f"{results} is not the folder of {dataset}, the dataset of the tables.")
+    return results
 
 
-def find_twins(study: DatasetComparison) -> dict[str, str]:
-    """Return the twins without SSM by the methods' names."""
-    return {c.method: c.other for c in select_case_means(study, TWIN)}
+def _read_runs(results: Path | None) -> tuple[list[TrainingRun], list[str]]:
+    """Return the training runs of a dataset's results, and a sentence if there are none."""
+    if results is None:
+        return [], ["Training: give --results."]
+    runs = find_training_runs(results)
+    return runs, [] if runs else [f"Training: {results.name} has neither logs nor checkpoints."]
 
 
-def find_families(study: DatasetComparison) -> list[str]:
-    """Return the families of tests that the study has, twins first."""
-    return [against for against in (TWIN, BASELINE) if select_case_means(study, against)]
+def _find_files(
+    request: ReportRequest, results: Path | None, tables: Sequence[Sequence[Score]]
+) -> tuple[StudyFiles | None, list[str]]:
+    """Return the label maps of the tables' cases, and a sentence on what is missing."""
+    if request.predictions:
+        files = _match_predictions(request, tables)
+        fix = "give --images"
+    elif results is None:
+        return None, ["Pictures of cases, confusion of labels: give --results, or --predictions."]
+    else:
+        try:
+            files = find_study_files(results, *find_data_folders(results))
+        except (ValueError, OSError) as error:
+            return None, [f"Pictures of cases, confusion of labels: {error}"]
+        fix = "export nnUNet_raw"
+    return files, [] if files.has_images else [f"Pictures of cases: the images were not found; {fix}."]
 
 
-def find_significant_best(study: DatasetComparison, means: dict[str, float], label: str) -> str | None:
-    """Return the method of the best mean if it won every test on `label` that it took part in, else None."""
-    defined = {name: mean for name, mean in means.items() if not math.isnan(mean)}
-    if not defined:
-        return None
-    best = (max if study.higher_is_better else min)(defined, key=lambda name: defined[name])
-    took_part = [c for c in study.comparisons if c.label == label and best in (c.method, c.other)]
-    won = [c.verdict == ("better" if c.method == best else "worse") for c in took_part]
-    return best if won and all(won) else None
+def _match_predictions(request: ReportRequest, tables: Sequence[Sequence[Score]]) -> StudyFiles:
+    """Return the label maps in the folders of predictions, each of the one method of its table."""
+    if request.references is None:
+        raise ValueError("--predictions goes with --references.")
+    methods = [sorted({score.method for score in scores}) for scores in tables]
+    if len(request.predictions) != len(tables) or any(len(each) != 1 for each in methods):
+        raise ValueError(
+            f"Got {len(request.predictions)} folders of --predictions; expected one per table, in their "
+            "order, and tables of one method each."
+        )
+    folders = {each[0]: folder for each, folder in zip(methods, request.predictions, strict=True)}
+    return match_folders(folders, request.references, request.images)
 
 
-def format_label(label: tuple[str, str]) -> str:
-    number, name = label
-    return name or f"label {number}"
-
-
-def format_number(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def format_value(value: float, study: DatasetComparison) -> str:
-    return format_number(value, _n_digits(study))
-
-
-def format_signed(value: float, study: DatasetComparison) -> str:
-    return "–" if math.isnan(value) else f"{value:+.{_n_digits(study)}f}".replace("-", "−")
-
-
-def format_interval(c: Comparison, study: DatasetComparison) -> str:
-    if math.isnan(c.ci_low):
-        return "–"
-    return f"{format_signed(c.ci_low, study)} to {format_signed(c.ci_high, study)}"
-
-
-def format_folds(folds: Iterable[str]) -> str:
-    """Return "0 to 4" for consecutive folds, else all names."""
-    names = sorted(set(folds) - {""}, key=lambda fold: (len(fold), fold))
-    numbers = [int(fold) for fold in names if fold.isdigit()]
-    consecutive = len(numbers) == len(names) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
-    return f"{numbers[0]} to {numbers[-1]}" if consecutive else ", ".join(names)
-
-
-def _n_digits(study: DatasetComparison) -> int:
-    """Return 4 decimals for shares, 2 for distances and the like."""
-    return 4 if study.higher_is_better else 2
+def _list_versions() -> list[tuple[str, str]]:
+    found = ((package, get_installed_version(package)) for package in PACKAGES)
+    installed = ((name, text) for name, text in found if text)
+    return [("python", platform.python_version()), ("system", platform.platform(terse=True)), *installed]

@@ -1,6 +1,6 @@
-"""A report as blocks, before it is written as HTML or Markdown.
+"""Report as blocks, before it is written as HTML or Markdown.
 
-Cells of tables are text. Charts and pictures are in the HTML only; their numbers are in the tables too.
+Charts and pictures are in the HTML only; their numbers are in the tables too.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-class BestCell(str):
-    """Cell in bold."""
+from nnunet_mamba.io.tables import Table
 
 
 class ShadedCell(str):
@@ -36,21 +34,11 @@ class BulletList:
 
 
 @dataclass(frozen=True)
-class ReportTable:
-    """Table whose first `n_text` columns hold text, the others numbers."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    title: str = ""
-    n_text: int = 1
-
-
-@dataclass(frozen=True)
 class Chart:
-    """Chart as SVG with a description, `alt`."""
+    """Chart as SVG with a caption."""
 
     svg: str
-    alt: str
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ class Collapsible:
 Block = (
     Paragraph
     | BulletList
-    | ReportTable
+    | Table
     | Chart
     | CasePicture
     | KeyNumbers

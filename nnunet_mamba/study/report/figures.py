@@ -4,15 +4,13 @@ import base64
 import io
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 INK = "#010203"  # drawn in the charts, and replaced by the colour of the page's text
 CHART_STYLE: dict[Any, Any] = {
@@ -26,7 +24,7 @@ CHART_STYLE: dict[Any, Any] = {
 }
 
 
-def render_axes(size_in: tuple[float, float], draw: "Callable[[Axes], None]") -> str:
+def render_axes(size_in: tuple[float, float], draw: Callable[[Axes], None]) -> str:
     """Return one pair of axes, (width, height) in inches and filled by `draw`, as an SVG element."""
     with matplotlib.rc_context(CHART_STYLE):
         figure = Figure(figsize=size_in, layout="constrained")
@@ -52,7 +50,7 @@ def render_png(figure: Figure, dpi: int) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def style_axes(axes: "Axes") -> None:
+def style_axes(axes: Axes) -> None:
     """Remove the upper and right border, add a light grid and set the title in bold."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25, linewidth=0.6)

@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nnunet_mamba.io.images import ITK
+from nnunet_mamba.nnunet.dataset_json import read_dataset_json
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.evaluation.label_maps import read_label_map
 from nnunet_mamba.study.evaluation.labels import Label, select_scored_labels
+from nnunet_mamba.study.evaluation.match import MatchedCases, find_dataset_json, match_cases
 from nnunet_mamba.study.evaluation.results import find_runs
 
 MAX_CASES = 20  # per method for the confusion of labels, which spends its time reading label maps
@@ -20,54 +23,82 @@ MAX_CASES = 20  # per method for the confusion of labels, which spends its time 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Files of one case with an image."""
-
-    name: str
-    image: Path  # the first channel
-    reference: Path
-    prediction: Path
-
-
-@dataclass(frozen=True)
-class LabelMapFiles:
     """Files of one case; `image` is its first channel, None if it was not found."""
 
     case: str
-    prediction: Path
-    reference: Path
     image: Path | None
-
-    def to_case_files(self) -> CaseFiles | None:
-        return CaseFiles(self.case, self.image, self.reference, self.prediction) if self.image else None
+    reference: Path
+    prediction: Path
 
 
 @dataclass(frozen=True)
 class StudyFiles:
     """Files of all methods, the labels that are scored, and the names of label values, background first."""
 
-    maps: Mapping[Method, Mapping[str, LabelMapFiles]]
+    cases: Mapping[Method, Mapping[str, CaseFiles]]
     labels: tuple[Label, ...]
     names: Mapping[int, str]
+
+    @property
+    def has_images(self) -> bool:
+        return any(files.image for own in self.cases.values() for files in own.values())
 
 
 def find_study_files(results: Path, raw: Path | None, preprocessed: Path | None) -> StudyFiles:
     """Return every predicted case below `results` that has a reference. Raise ValueError if there is none."""
     runs, _ = find_runs(results, raw, preprocessed)
-    maps: dict[Method, dict[str, LabelMapFiles]] = {}
+    cases: dict[Method, dict[str, CaseFiles]] = {}
     for run in runs:
         try:
             matched = run.match_cases()
         except ValueError:
             continue  # the other runs still have pictures
-        method = Method(run.origin.trainer, run.origin.plans, run.origin.configuration)
-        images = _find_images(raw / run.origin.dataset if raw else None, run.description["file_ending"])
-        for case in sorted(set(matched.predictions) & set(matched.references)):
-            files = LabelMapFiles(case, matched.predictions[case], matched.references[case], images.get(case))
-            maps.setdefault(method, {})[case] = files
-    if not maps:
+        folders = [raw / run.origin.dataset / name for name in ("imagesTr", "imagesTs")] if raw else []
+        found = _list_cases(matched, folders, run.description["file_ending"])
+        cases.setdefault(run.origin.method, {}).update(found)
+    if not any(cases.values()):
         raise ValueError(f"Below {results} no prediction has a reference.")
-    description = runs[0].description
-    return StudyFiles(maps, select_scored_labels(description)[0], _name_values(description["labels"]))
+    return _build_study_files(cases, runs[0].description)
+
+
+def match_folders(predictions: Mapping[Method, Path], references: Path, images: Path | None) -> StudyFiles:
+    """Return the cases in each method's folder of predictions that have a reference.
+
+    The images of labelsTs are looked for in imagesTs beside it, unless `images` is another folder.
+    """
+    images = images or references.parent / references.name.replace("labels", "images")
+    cases = {}
+    for method, folder in predictions.items():
+        file = find_dataset_json(folder, references)
+        if file is None:
+            raise ValueError(
+                f"There is no dataset.json beside {folder} or {references} to number their labels."
+            )
+        description = read_dataset_json(file)
+        matched = match_cases(folder, references, description["file_ending"])
+        cases[method] = _list_cases(matched, [images], description["file_ending"])
+    return _build_study_files(cases, description)
+
+
+def _list_cases(matched: MatchedCases, image_folders: Iterable[Path], ending: str) -> dict[str, CaseFiles]:
+    """Return the cases that have both label maps, by name."""
+    suffix = f"_0000{ending}"
+    images = {
+        file.name.removesuffix(suffix): file
+        for folder in image_folders
+        if folder.is_dir()
+        for file in sorted(folder.glob(f"*{suffix}"))
+    }
+    return {
+        case: CaseFiles(case, images.get(case), matched.references[case], matched.predictions[case])
+        for case in sorted(set(matched.predictions) & set(matched.references))
+    }
+
+
+def _build_study_files(
+    cases: Mapping[Method, Mapping[str, CaseFiles]], description: dict[str, Any]
+) -> StudyFiles:
+    return StudyFiles(cases, select_scored_labels(description)[0], _name_values(description["labels"]))
 
 
 def find_data_folders(results: Path) -> tuple[Path | None, Path | None]:
@@ -80,12 +111,12 @@ def find_data_folders(results: Path) -> tuple[Path | None, Path | None]:
     return found[0], found[1]
 
 
-def count_confusion(maps: Iterable[LabelMapFiles], values: Sequence[int]) -> tuple[np.ndarray, int]:
+def count_confusion(cases: Iterable[CaseFiles], values: Sequence[int]) -> tuple[np.ndarray, int]:
     """Return the voxels of each reference label (rows) by predicted label (columns), and the number of cases.
 
     At most `MAX_CASES` cases are read, evenly spaced among the sorted names. Other values are not counted.
     """
-    chosen = sorted(maps, key=lambda each: each.case)
+    chosen = sorted(cases, key=lambda each: each.case)
     if len(chosen) > MAX_CASES:
         chosen = [chosen[i * len(chosen) // MAX_CASES] for i in range(MAX_CASES)]
     n = len(values)
@@ -107,18 +138,6 @@ def _to_indices(array: np.ndarray, values: Sequence[int]) -> np.ndarray:
     index = np.full(int(max(array.max(), max(values))) + 1, -1, np.int64)
     index[list(values)] = np.arange(len(values))
     return index[array]
-
-
-def _find_images(raw: Path | None, ending: str) -> dict[str, Path]:
-    """Return the first channel of training and test images by case."""
-    suffix = f"_0000{ending}"
-    folders = [raw / name for name in ("imagesTr", "imagesTs")] if raw else []
-    return {
-        file.name.removesuffix(suffix): file
-        for folder in folders
-        if folder.is_dir()
-        for file in sorted(folder.glob(f"*{suffix}"))
-    }
 
 
 def _name_values(labels: Mapping[str, object]) -> dict[int, str]:

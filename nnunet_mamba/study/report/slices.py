@@ -1,30 +1,31 @@
-"""Slices of a case with the outlines of reference and prediction; the worst cases of a study.
+"""Pictures of the best and the worst cases: slices with the outlines of reference and prediction.
 
 Arrays have axes (z, y, x) in LPS orientation: z upwards, y to the back, x to the patient's left.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from statistics import fmean
 
 import numpy as np
 import SimpleITK as sitk
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nnunet_mamba.io.images import ITK, read_header, read_image, read_values
-from nnunet_mamba.study.evaluation import Label, Score, summarise
-from nnunet_mamba.study.report.content import StudyReport, format_number, get_metric_name
+from nnunet_mamba.study.evaluation import Label
+from nnunet_mamba.study.report.content import StudyReport
 from nnunet_mamba.study.report.document import CasePicture
 from nnunet_mamba.study.report.figures import render_png
 from nnunet_mamba.study.report.files import CaseFiles
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from nnunet_mamba.study.statistics.formats import format_value
 
 REFERENCE_COLOUR = "#2dd4bf"  # outlines; both can be seen on grey values
 PREDICTION_COLOUR = "#fb923c"
 PLANES = ("axial", "coronal", "sagittal")  # normal to z, y, x
 MARGIN_MM = 10.0  # of image around the labels
+HEIGHT_IN, DPI = 2.4, 105  # of the pictures
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ def read_volume(files: CaseFiles) -> Volume:
 
     Evaluation found them on one grid; if a header gives two orientations, the image's is used for all three.
     """
+    assert files.image is not None, "only cases with an image are shown"
     image, grid = read_image(files.image), read_header(files.image, ITK).grid
     images = [image]
     for file in (files.reference, files.prediction):
@@ -119,21 +121,21 @@ def find_fullest_index(reference: np.ndarray, labels: tuple[Label, ...], axis: i
     return int(share.argmax()) if share.any() else reference.shape[axis] // 2
 
 
-def draw_slice(axes: "Axes", shown: Slice, labels: tuple[Label, ...], linewidth: float) -> None:
+def draw_slice(axes: Axes, shown: Slice, labels: tuple[Label, ...]) -> None:
     """Draw grey values, 1st to 99.5th percentile, and the outlines of reference and prediction (on top)."""
     low, high = np.percentile(shown.image, (1, 99.5))
     rows, columns = shown.pixel_mm
     axes.imshow(shown.image, cmap="gray", vmin=low, vmax=high, aspect=rows / columns, interpolation="nearest")
     for label_map, colour, width in (
-        (shown.reference, REFERENCE_COLOUR, 2.4 * linewidth),
-        (shown.prediction, PREDICTION_COLOUR, linewidth),
+        (shown.reference, REFERENCE_COLOUR, 2.4),
+        (shown.prediction, PREDICTION_COLOUR, 1.0),
     ):
         for label in labels:
             draw_outline(axes, label.mask(label_map), colour, width)
     axes.set_axis_off()
 
 
-def draw_outline(axes: "Axes", mask: np.ndarray, colour: str, width: float) -> None:
+def draw_outline(axes: Axes, mask: np.ndarray, colour: str, width: float) -> None:
     """Draw the edges of the mask's voxels, without smoothing."""
     if not mask.any():
         return
@@ -145,53 +147,62 @@ def draw_outline(axes: "Axes", mask: np.ndarray, colour: str, width: float) -> N
     axes.contour(columns, rows, upsampled, levels=[0.5], colors=[colour], linewidths=width)
 
 
-def render_slices(
-    case: CaseFiles, labels: tuple[Label, ...], height_in: float, linewidth: float, dpi: int
-) -> list[tuple[str, str]]:
-    """Return a data URI and the plane's name per plane, to one scale; the tallest is `height_in` high."""
+@dataclass(frozen=True)
+class ShownCase:
+    """Case with its picture's heading, its mean of the leading metric, and that of each label, as text."""
+
+    files: CaseFiles
+    heading: str
+    mean: str
+    labels: str
+
+
+def choose_cases(report: StudyReport) -> list[ShownCase]:
+    """Return the best, the median and the worst case of one method, or the worst of each of several.
+
+    They are ranked by the mean over labels of the leading metric, among the cases with an image.
+    """
+    shown = []
+    for name, method in report.methods.items():
+        files = report.files.cases.get(method, {}) if report.files else {}
+        own = [s for s in report.select_scores(method, report.leading.metric) if not math.isnan(s.value)]
+        scores = {case: [s for s in own if s.case == case] for case, each in files.items() if each.image}
+        means = {case: fmean(s.value for s in each) for case, each in scores.items() if each}
+        ranked = sorted(means, key=lambda case: means[case], reverse=report.leading.higher_is_better)
+        picked = _pick_cases(ranked) if report.single else [(name, case) for case in ranked[-1:]]
+        for word, case in picked:
+            texts = (f"{s.label_name or s.label} {format_value(s.value, s.metric)}" for s in scores[case])
+            mean = f"{report.leading.metric_title} {format_value(means[case], report.leading.metric)}"
+            shown.append(ShownCase(files[case], f"{word}: {case}", mean, ", ".join(texts)))
+    return shown
+
+
+def _pick_cases(ranked: Sequence[str]) -> list[tuple[str, str]]:
+    """Return three of the cases, each after a word; all of them without a ranking if there are fewer."""
+    if len(ranked) < 3:
+        return [("case", case) for case in ranked]
+    return [("best", ranked[0]), ("median", ranked[(len(ranked) - 1) // 2]), ("worst", ranked[-1])]
+
+
+def render_cases(report: StudyReport) -> list[CasePicture]:
+    """Return the pictures of the chosen cases."""
+    labels = report.files.labels if report.files else ()
+    return [
+        CasePicture(render_slices(case.files, labels), f"{case.heading}, {case.mean} ({case.labels})")
+        for case in choose_cases(report)
+    ]
+
+
+def render_slices(case: CaseFiles, labels: tuple[Label, ...]) -> list[tuple[str, str]]:
+    """Return a data URI and the plane's name per plane, to one scale; the tallest is `HEIGHT_IN` high."""
     slices = cut_slices(read_volume(case), labels)
     tallest_mm = max(shown.image.shape[0] * shown.pixel_mm[0] for shown in slices)
     found = []
     for shown in slices:
         height, width = (
-            n * mm * height_in / tallest_mm for n, mm in zip(shown.image.shape, shown.pixel_mm, strict=True)
+            n * mm * HEIGHT_IN / tallest_mm for n, mm in zip(shown.image.shape, shown.pixel_mm, strict=True)
         )
         figure = Figure(figsize=(width, height), facecolor="black")
-        draw_slice(figure.add_axes((0, 0, 1, 1)), shown, labels, linewidth)
-        found.append((render_png(figure, dpi), shown.plane))
+        draw_slice(figure.add_axes((0, 0, 1, 1)), shown, labels)
+        found.append((render_png(figure, DPI), shown.plane))
     return found
-
-
-def render_worst_cases(report: StudyReport) -> list[CasePicture]:
-    """Return each method's worst case by the leading metric, among the cases whose files were found."""
-    if report.files is None:
-        return []
-    found = []
-    for name, method in report.methods.items():
-        maps = report.files.maps.get(method, {})
-        cases = {case: files for case, each in maps.items() if (files := each.to_case_files())}
-        scores = [s for s in report.select_scores(method, report.leading.metric) if s.case in cases]
-        means = _compute_case_means(scores)
-        if means:
-            worst = (min if report.leading.higher_is_better else max)(means, key=lambda case: means[case])
-            own = [s for s in scores if s.case == worst]
-            metric = get_metric_name(report.leading.metric)
-            caption = f"{name}, {worst}: {metric} {_format_case(means[worst], own)}"
-            pictures = render_slices(cases[worst], report.files.labels, height_in=2.3, linewidth=1.0, dpi=100)
-            found.append(CasePicture(pictures, caption))
-    return found
-
-
-def _compute_case_means(scores: list[Score]) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
-    for score in scores:
-        if not math.isnan(score.value):
-            values.setdefault(score.case, []).append(score.value)
-    return {case: sum(each) / len(each) for case, each in values.items()}
-
-
-def _format_case(mean: float, scores: list[Score]) -> str:
-    labels = ", ".join(
-        f"{row.label_name or row.label} {format_number(row.mean, 3)}" for row in summarise(scores)
-    )
-    return f"{format_number(mean, 3)} ({labels})"

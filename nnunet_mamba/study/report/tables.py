@@ -3,129 +3,119 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 
 import numpy as np
 
+from nnunet_mamba.io.tables import BestCell, Table
+from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.evaluation import METRICS, compute_foreground_mean, summarise
-from nnunet_mamba.study.report.content import (
-    StudyReport,
-    find_families,
-    find_significant_best,
-    format_folds,
-    format_interval,
-    format_label,
-    format_metric,
-    format_number,
-    format_signed,
-    format_value,
-    get_metric_name,
-    select_case_means,
-)
-from nnunet_mamba.study.report.document import BestCell, ReportTable, ShadedCell
+from nnunet_mamba.study.report.content import StudyReport
+from nnunet_mamba.study.report.document import ShadedCell
 from nnunet_mamba.study.report.published import (
     PublishedTable,
     find_differences,
     find_published_label_value,
     find_published_value,
 )
+from nnunet_mamba.study.report.training_curves import TrainingRun
 from nnunet_mamba.study.statistics import DatasetComparison
-from nnunet_mamba.study.statistics.results import BASELINE, CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics.formats import (
+    DASH,
+    format_difference,
+    format_folds,
+    format_label,
+    format_number,
+    format_spread,
+    format_value,
+    get_metric_title,
+)
+from nnunet_mamba.study.statistics.results import BASELINE, TWIN
 
 COLUMN_TITLES = {TWIN: "against its twin", BASELINE: "against {}"}
 
 
-def build_summary_table(report: StudyReport) -> ReportTable:
+def build_summary_table(report: StudyReport) -> Table:
     """Return a row per method: the leading metric, its tests and papers' numbers, then the other metrics."""
-    study = report.leading
-    means = {s.metric: {m.method: m.mean for m in s.methods} for s in report.studies}
-    best = {s.metric: find_significant_best(s, means[s.metric], CASE_MEAN) for s in report.studies}
-    families = find_families(study)
+    leading = report.leading
     papers = [
         (i, table)
         for i, table in enumerate(report.published, start=1)
-        if (table.metric, table.dataset) == (study.metric, report.setup.dataset)
+        if (table.metric, table.dataset) == (leading.metric, report.setup.dataset)
     ]
+    spreads = {result.metric: _format_spreads(result) for result in report.comparisons}
     rows = []
     for name, method in report.methods.items():
-        values = {}
-        for each in report.studies:
-            own = next((m for m in each.methods if m.method == name), None)
-            text = "–" if own is None else format_fold_spread(own.mean, own.sd_over_folds, each)
-            values[each.metric] = BestCell(text) if best[each.metric] == name else text
-        leading, *others = values.values()
-        cells = [name, leading, *(_format_verdict(study, name, against) for against in families)]
+        first, *others = (own.get(name, DASH) for own in spreads.values())
+        cells = [name, first, *(_format_verdict(leading, name, against) for against in leading.families)]
         if papers:
             theirs = ((i, find_published_value(table, method)) for i, table in papers)
-            texts = (f"{format_value(value, study)} [{i}]" for i, value in theirs if value is not None)
-            cells.append(", ".join(texts) or "–")
+            texts = (f"{format_value(v, leading.metric)} [{i}]" for i, v in theirs if v is not None)
+            cells.append(", ".join(texts) or DASH)
         rows.append([*cells, *others])
-    first, *rest = (format_metric(s) for s in report.studies)
-    titles = [COLUMN_TITLES[against].format(study.baseline) for against in families]
-    return ReportTable(["method", first, *titles, *(["papers"] if papers else []), *rest], rows)
+    first, *others = (result.metric_title for result in report.comparisons)
+    tests = [COLUMN_TITLES[against].format(leading.baseline) for against in leading.families]
+    return Table(["method", first, *tests, *(["papers"] if papers else []), *others], rows)
 
 
-def _format_verdict(study: DatasetComparison, name: str, against: str) -> str:
-    found = next((c for c in select_case_means(study, against) if c.method == name), None)
+def _format_spreads(result: DatasetComparison) -> dict[str, str]:
+    """Return each method's mean ± SD over folds; in bold if it is the best, and every test says so."""
+    best = result.find_significant_best({m.method: m.mean for m in result.methods})
+    texts = {m.method: format_spread(m.mean, m.sd_over_folds, result.metric) for m in result.methods}
+    return {name: BestCell(text) if name == best else text for name, text in texts.items()}
+
+
+def _format_verdict(result: DatasetComparison, name: str, against: str) -> str:
+    found = next((c for c in result.select_case_means(against) if c.method == name), None)
     if found is None:
-        return "baseline" if against == BASELINE and name == study.baseline else "–"
-    return f"{format_signed(found.difference, study)}, {found.verdict}"
+        return "baseline" if against == BASELINE and name == result.baseline else DASH
+    return f"{format_difference(found.difference, result.metric)}, {found.verdict}"
 
 
-def build_comparison_table(study: DatasetComparison, against: str) -> ReportTable:
-    """Return the tests on case means, each difference with both methods' SD over folds."""
-    sds = {m.method: m.sd_over_folds for m in study.methods}
-    rows = [
-        (
-            f"{c.method} − {c.other}",
-            format_signed(c.difference, study),
-            format_interval(c, study),
-            format_p(c.p_holm),
-            c.verdict,
-            "–" if math.isnan(c.win_rate) else f"{c.win_rate:.0%}",
-            ", ".join(format_value(sds[name], study) for name in (c.method, c.other)),
-            str(c.n_pairs),
-        )
-        for c in select_case_means(study, against)
-    ]
-    header = ("compared", "difference", "95 % CI", "p (Holm)", "verdict", "wins", "SD over folds", "pairs")
-    return ReportTable(header, rows, f"{format_metric(study)}: {against}")
+def build_label_table(report: StudyReport, result: DatasetComparison) -> Table:
+    """Return the means per label over the cases where it is defined, and the mean of the labels.
 
-
-def build_ranking_table(study: DatasetComparison) -> ReportTable:
-    """Return a column per rule: the rank, and the ranks in 95 % of resamples."""
-    places = [{place.method: place for place in ranking.places} for ranking in study.rankings]
-    ranked = [place.method for place in study.rankings[0].places]
-    rows = [
-        (name, *(f"{p[name].rank} ({p[name].rank_low} to {p[name].rank_high})" for p in places))
-        for name in ranked
-    ]
-    return ReportTable(("method", *(ranking.rule for ranking in study.rankings)), rows, format_metric(study))
-
-
-def build_label_table(report: StudyReport, study: DatasetComparison) -> ReportTable:
-    """Return the means per label over the cases where it is defined, and the mean of the labels."""
+    The longer side, labels or methods, goes downwards.
+    """
     means: dict[str, dict[str, float]] = {}
-    overall: dict[str, float] = {}
+    overall: list[float] = []
     for name, method in report.methods.items():
-        scores = report.select_scores(method, study.metric)
-        overall[name] = compute_foreground_mean(scores, study.metric)
+        scores = report.select_scores(method, result.metric)
+        overall.append(compute_foreground_mean(scores, result.metric))
         for row in summarise(scores):
             means.setdefault(row.label, {})[name] = row.mean
     rows = []
-    for label in study.labels:
+    for label in result.labels:
         own = means.get(label[0], {})
-        best = find_significant_best(study, own, label[0])
-        cells = (format_value(own.get(name, math.nan), study) for name in report.methods)
-        named = zip(report.methods, cells, strict=True)
+        best = result.find_significant_best(own, label[0])
+        texts = ((name, format_value(own.get(name, math.nan), result.metric)) for name in report.methods)
         rows.append(
-            [format_label(label), *(BestCell(text) if name == best else text for name, text in named)]
+            [format_label(label), *(BestCell(text) if name == best else text for name, text in texts)]
         )
-    rows.append(["mean of labels", *(format_value(value, study) for value in overall.values())])
-    return ReportTable(("label", *report.methods), rows, format_metric(study))
+    rows.append(["mean of labels", *(format_value(value, result.metric) for value in overall)])
+    if len(report.methods) > len(rows):
+        names, *columns = zip(*rows, strict=True)
+        by_method = zip(report.methods, columns, strict=True)
+        return Table(("method", *names), [(name, *cells) for name, cells in by_method], result.metric_title)
+    return Table(("label", *report.methods), rows, result.metric_title)
 
 
-def build_training_table(report: StudyReport) -> ReportTable:
+def build_case_table(report: StudyReport) -> Table:
+    """Return a row per case and label of one method, with every metric."""
+    metrics = [result.metric for result in report.comparisons]
+    values: dict[tuple[str, str, str], dict[str, float]] = {}
+    for s in report.scores:
+        values.setdefault((s.case, s.label_name or s.label, str(s.n_voxels)), {})[s.metric] = s.value
+    rows = [
+        (case, label, *(format_value(own.get(metric, math.nan), metric) for metric in metrics), n_voxels)
+        for (case, label, n_voxels), own in values.items()
+    ]
+    titles = (result.metric_title for result in report.comparisons)
+    return Table(("case", "label", *titles, "voxels"), rows, n_text=2)
+
+
+def build_training_table(report: StudyReport) -> Table:
     """Return folds, epochs, time, pseudo Dice and device of the methods with logs."""
     rows = []
     for name, method in report.methods.items():
@@ -138,64 +128,54 @@ def build_training_table(report: StudyReport) -> ReportTable:
                 name,
                 format_folds(run.fold for run in runs),
                 ", ".join(dict.fromkeys(str(run.curves.n_epochs) for run in runs)),
-                f"{np.mean([run.hours for run in runs]):.2f}",
-                f"{np.median(seconds):.1f}",
-                f"{np.mean([run.curves.smooth_dice[-1] for run in runs]):.3f}",
-                ", ".join(dict.fromkeys(run.facts.get("GPU", run.facts.get("device", "–")) for run in runs)),
+                format_number(compute_hours(runs), 2),
+                format_number(float(np.median(seconds)), 1),
+                format_value(fmean(run.curves.smooth_dice[-1] for run in runs), "dice"),
+                ", ".join(dict.fromkeys(run.facts.get("GPU", run.facts.get("device", DASH)) for run in runs)),
             )
         )
     times = ("hours per fold", "seconds per epoch")
-    return ReportTable(("method", "folds", "epochs", *times, "last pseudo Dice", "device"), rows)
+    return Table(("method", "folds", "epochs", *times, "last pseudo Dice", "device"), rows)
 
 
-def build_paper_table(report: StudyReport) -> ReportTable:
-    """Return each method beside each paper that has its network."""
-    rows = []
+def _find_paper_values(report: StudyReport) -> Iterator[tuple[int, PublishedTable, str, Method, float]]:
+    """Yield each number of a paper that stands beside one here: its table with its index, method, value."""
+    metrics = {result.metric for result in report.comparisons}
     for i, table in enumerate(report.published, start=1):
-        study = next((s for s in report.studies if s.metric == table.metric), None)
         for name, method in report.methods.items():
             value = find_published_value(table, method)
-            if value is None or study is None:
-                continue
-            here = compute_foreground_mean(report.select_scores(method, table.metric), table.metric)
-            rows.append(
-                (
-                    name,
-                    get_metric_name(table.metric),
-                    format_value(here, study),
-                    f"{format_value(value, study)} [{i}]",
-                    "no" if find_differences(table, report.setup) else "not known",
-                )
-            )
-    return ReportTable(("method", "metric", "here", "paper", "comparable"), rows, n_text=2)
+            if value is not None and table.metric in metrics:
+                yield i, table, name, method, value
 
 
-def build_paper_label_tables(report: StudyReport) -> list[ReportTable]:
+def build_paper_table(report: StudyReport) -> Table:
+    """Return each method beside each paper that has its network."""
+    rows = []
+    for i, table, name, method, value in _find_paper_values(report):
+        here = compute_foreground_mean(report.select_scores(method, table.metric), table.metric)
+        texts = (format_value(each, table.metric) for each in (here, value))
+        comparable = "no" if find_differences(table, report.setup) else "not known"
+        rows.append((name, get_metric_title(table.metric), *texts, f"[{i}]", comparable))
+    return Table(("method", "metric", "here", "paper", "source", "comparable"), rows, n_text=2)
+
+
+def build_paper_label_tables(report: StudyReport) -> list[Table]:
     """Return a table per paper and method for which the paper has values per label."""
     found = []
-    for i, table in enumerate(report.published, start=1):
-        study = next((s for s in report.studies if s.metric == table.metric), None)
-        for name, method in report.methods.items():
-            if study is None or find_published_value(table, method) is None:
-                continue
-            here = {row.label: row.mean for row in summarise(report.select_scores(method, table.metric))}
-            pairs = [(label, find_published_label_value(table, method, label[1])) for label in study.labels]
-            rows = [
-                (
-                    format_label(label),
-                    format_value(here.get(label[0], math.nan), study),
-                    format_value(v, study),
-                )
-                for label, v in pairs
-                if v is not None
-            ]
-            if rows:
-                header = ("label", f"{name}, here", f"paper [{i}]")
-                found.append(ReportTable(header, rows, get_metric_name(table.metric)))
+    for i, table, name, method, _ in _find_paper_values(report):
+        rows = []
+        for row in summarise(report.select_scores(method, table.metric)):
+            theirs = find_published_label_value(table, method, row.label_name)
+            if theirs is not None:
+                texts = (format_value(value, table.metric) for value in (row.mean, theirs))
+                rows.append((format_label((row.label, row.label_name)), *texts))
+        if rows:
+            header = ("label", f"{name}, here", f"paper [{i}]")
+            found.append(Table(header, rows, get_metric_title(table.metric)))
     return found
 
 
-def build_full_paper_table(index: int, table: PublishedTable) -> ReportTable:
+def build_full_paper_table(index: int, table: PublishedTable) -> Table:
     """Return all networks of a paper's column, best first, in its unit."""
     higher_is_better = METRICS[table.metric].higher_is_better
     ranked = sorted(table.values.items(), key=lambda item: -item[1] if higher_is_better else item[1])
@@ -203,50 +183,40 @@ def build_full_paper_table(index: int, table: PublishedTable) -> ReportTable:
     title = f"[{index}] {table.cases}"
     digits = max(len(f"{v:g}".partition(".")[2]) for v in table.values.values())
     rows = [(name, format_number(v, digits)) for name, v in ranked]
-    return ReportTable(("network", f"{get_metric_name(table.metric)}{unit}"), rows, title)
+    return Table(("network", f"{get_metric_title(table.metric)}{unit}"), rows, title)
 
 
-def build_confusion_table(voxels: np.ndarray, names: Sequence[str]) -> ReportTable:
+def build_confusion_table(voxels: np.ndarray, names: Sequence[str]) -> Table:
     """Return, per row, the percentages of a reference label's voxels predicted as each label."""
     totals = voxels.sum(1)
     rows: list[list[str]] = []
     for i, name in enumerate(names):
         shares = voxels[i] / totals[i] if totals[i] else np.full(len(names), np.nan)
         rows.append([name, *(_format_share(float(share)) for share in shares)])
-    return ReportTable(("reference ↓ predicted →", *names), rows)
+    return Table(("reference ↓ predicted →", *names), rows)
 
 
-def build_facts_table(report: StudyReport) -> ReportTable:
-    """Return recipes and machines from the logs, a column per method."""
+def build_facts_table(report: StudyReport) -> Table:
+    """Return recipes and machines from the logs and the request, a column per method."""
     facts: dict[str, dict[str, str]] = {}
     for name, method in report.methods.items():
         runs = report.select_runs(method)
         for key in dict.fromkeys(key for run in runs for key in run.facts):
             values = dict.fromkeys(run.facts[key] for run in runs if key in run.facts)
             facts.setdefault(key, {})[name] = ", ".join(values)
+    facts |= {key: dict.fromkeys(report.methods, text) for key, text in report.request.facts}
     with_facts = [name for name in report.methods if any(name in row for row in facts.values())]
-    rows = [(key, *(row.get(name, "–") for name in with_facts)) for key, row in facts.items()]
-    return ReportTable(("training", *with_facts), rows, n_text=1 + len(with_facts))
-
-
-def format_fold_spread(mean: float, sd: float, study: DatasetComparison) -> str:
-    """Return mean ± SD, or the mean alone if there is no SD."""
-    text = format_value(mean, study)
-    return text if math.isnan(sd) else f"{text} ± {format_value(sd, study)}"
-
-
-def format_p(p: float) -> str:
-    return "–" if math.isnan(p) else "<0.0001" if p < 1e-4 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+    rows = [(key, *(row.get(name, DASH) for name in with_facts)) for key, row in facts.items()]
+    return Table(("training", *with_facts), rows, n_text=1 + len(with_facts))
 
 
 def _format_share(share: float) -> str:
     if math.isnan(share):
-        return "–"
+        return DASH
     text = "0" if share == 0 else "<0.1" if share < 0.001 else f"{100 * share:.1f}"
     return ShadedCell(text, share)
 
 
-def compute_hours(report: StudyReport) -> Mapping[str, float]:
-    """Return the mean hours per fold of the methods with logs."""
-    found = {name: report.select_runs(method) for name, method in report.methods.items()}
-    return {name: float(np.mean([run.hours for run in runs])) for name, runs in found.items() if runs}
+def compute_hours(runs: Sequence[TrainingRun]) -> float:
+    """Return the mean hours per fold."""
+    return fmean(run.hours for run in runs)

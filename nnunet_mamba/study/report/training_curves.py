@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_mamba.nnunet.checkpoints import BEST, FINAL, LATEST
 from nnunet_mamba.nnunet.logs import read_epochs, read_settings
-from nnunet_mamba.nnunet.paths import find_folds
+from nnunet_mamba.nnunet.paths import Method, find_folds
 
 SMOOTHING = 0.9  # of nnU-Net's moving average of pseudo Dice
 FACTS = {  # keys of debug.json and their names in the report, which leaves out the machine's name
@@ -42,11 +42,9 @@ class TrainingCurves:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One fold of one trainer, plans and configuration, with its curves and the facts of debug.json."""
+    """One fold of a method, with its curves and the facts of debug.json."""
 
-    trainer: str
-    plans: str
-    configuration: str
+    method: Method
     fold: str
     curves: TrainingCurves
     facts: dict[str, str] = field(default_factory=dict)
@@ -62,7 +60,7 @@ def find_training_runs(results: Path) -> list[TrainingRun]:
     for folder, method, fold in find_folds(results):
         curves = _read_fold_curves(folder)
         if curves is not None:
-            runs.append(TrainingRun(*method, fold, curves, _read_facts(folder)))
+            runs.append(TrainingRun(method, fold, curves, _read_facts(folder)))
     return runs
 
 
@@ -125,13 +123,6 @@ def read_curves(checkpoint: dict[str, Any]) -> TrainingCurves:
     series.append([float(end - start) for start, end in zip(starts, ends, strict=False)])
     n_epochs = min(map(len, series))
     return TrainingCurves(*(tuple(values[:n_epochs]) for values in series))
-
-
-def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Load a checkpoint of one's own training with its pickled objects, unsafe from other people."""
-    import torch
-
-    return torch.load(file, map_location="cpu", weights_only=False)
 
 
 def count_parameters(checkpoint: dict[str, Any]) -> int:

@@ -135,9 +135,11 @@ def _rank(
 
 def _warnings(comparisons: Sequence[Comparison], n_patients: int) -> list[str]:
     """Return sentences on what the numbers of patients and of excluded values mean for the results."""
+    if not comparisons:
+        return []
     means = [c for c in comparisons if c.label == CASE_MEAN]
-    n_pairs = min((c.n_pairs for c in means), default=MIN_PAIRS)
-    n_one_sided = max((c.n_one_sided for c in means), default=0)
+    n_pairs = min(c.n_pairs for c in means)
+    n_one_sided = max(c.n_one_sided for c in means)
     found = {
         f"{n_pairs} pairs; with fewer than {MIN_PAIRS} no outcome of the test is significant (the smallest p "
         "of 5 pairs is 0.0625)": n_pairs < MIN_PAIRS,

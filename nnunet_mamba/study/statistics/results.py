@@ -1,7 +1,10 @@
 """Results of a comparison: of each method, of each pair of methods, and of a dataset."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 
+from nnunet_mamba.study.statistics.formats import format_metric
 from nnunet_mamba.study.statistics.ranking import Ranking
 
 ALPHA = 0.05
@@ -83,3 +86,41 @@ class DatasetComparison:
     alpha: float
     n_bootstrap: int
     seed: int
+
+    @property
+    def metric_title(self) -> str:
+        """Return the metric with its unit."""
+        return format_metric(self.metric, self.protocol)
+
+    @property
+    def resampled(self) -> str:
+        return "patients" if self.n_patients < self.n_cases else "cases"
+
+    @property
+    def ranked_methods(self) -> list[MethodSummary]:
+        """Return the methods, best first."""
+        return sorted(self.methods, key=lambda m: -m.mean if self.higher_is_better else m.mean)
+
+    @property
+    def families(self) -> list[str]:
+        """Return against whom case means were tested, twins first."""
+        return [against for against in (TWIN, BASELINE) if self.select_case_means(against)]
+
+    @property
+    def twins(self) -> dict[str, str]:
+        """Return the twins without SSM by the methods' names."""
+        return {c.method: c.other for c in self.select_case_means(TWIN)}
+
+    def select_case_means(self, against: str) -> list[Comparison]:
+        """Return the comparisons of case means with the twins or the baseline."""
+        return [c for c in self.comparisons if c.label == CASE_MEAN and c.against == against]
+
+    def find_significant_best(self, means: Mapping[str, float], label: str = CASE_MEAN) -> str | None:
+        """Return the method of the best mean if it won all its tests on `label`, of which it has some."""
+        defined = {name: mean for name, mean in means.items() if not isnan(mean)}
+        if not defined:
+            return None
+        best = (max if self.higher_is_better else min)(defined, key=lambda name: defined[name])
+        took_part = [c for c in self.comparisons if c.label == label and best in (c.method, c.other)]
+        won = [c.verdict == ("better" if c.method == best else "worse") for c in took_part]
+        return best if won and all(won) else None

@@ -202,7 +202,8 @@ def find_warnings(part: pd.DataFrame, group: str | None) -> list[str]:
     trained_on = [name for name, seen in folds.items() if "all" in seen]
     unknown = [name for name, seen in folds.items() if "" in seen]
     lengths = by_name["method"].first().map(lambda method: training_length(method) or "its own")
-    similar = find_similar_cases(sorted(set(part["case"]))) if group is None else None
+    is_tested = group is None and len(programs) > 1  # without a second method nothing is
+    similar = find_similar_cases(sorted(set(part["case"]))) if is_tested else None
     found = {
         f"the values come from different programs: {_by_method(programs)}": programs.nunique() > 1,
         f"fold all: {join_names(trained_on)} trained on the cases that they are scored on": trained_on,

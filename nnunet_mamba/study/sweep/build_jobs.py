@@ -149,11 +149,22 @@ def _compare(names: DatasetNames, test: str, protocol: str, metric: str, tables:
 
 
 def _report(names: DatasetNames, test: str, protocol: str, tables: Sequence[Job]) -> Job:
-    out = names.study.out / "report" / names.dataset.name / f"{test}.{protocol}"
+    """Return the job that writes the report; its curves, times and pictures are those of the first seed."""
+    study, seed = names.study, names.study.seeds[0]
     options = ["--dataset", names.dataset.name, *_comparison_options(names)]
-    if test == CROSSVAL:  # curves, times and worst cases are those of the first seed
-        results = names.study.results(names.study.seeds[0])
-        options += ["--results", str(results / names.dataset.name)]
+    options += ["--results", str(study.results(seed) / names.dataset.name)]
+    for each in names.dataset.tests:
+        if each.name == test:
+            folders = (str(names.predictions(method, seed, test)) for method in study.methods)
+            options += [
+                "--predictions",
+                *folders,
+                "--references",
+                str(each.labels),
+                "--images",
+                str(each.images),
+            ]
+    out = study.out / "report" / names.dataset.name / f"{test}.{protocol}"
     return _summary_job(names, "report", (test, protocol), options, out, tables)
 
 

@@ -1,4 +1,3 @@
-import json
 import math
 from dataclasses import replace
 
@@ -9,60 +8,71 @@ from simulated_study import write_simulated
 from tiny_study import tiny_scores
 
 from nnunet_mamba.study.datasets.phantom import write_phantom_dataset
-from nnunet_mamba.study.evaluation import evaluate_folder, select_scored_labels, write_table
-from nnunet_mamba.study.report import (
-    CaseFiles,
-    QuickstartReport,
-    ReportRequest,
-    Stage,
-    TrainingCurves,
-    collect_study_report,
-)
+from nnunet_mamba.study.evaluation import Origin, evaluate_folder, write_table
+from nnunet_mamba.study.report import ReportRequest, Stage, build_document, collect_study_report
 
 N_EPOCHS = 5
+DATASET = "Dataset900_Phantom"
+ORIGIN = Origin(DATASET, "nnUNetTrainerMMUNet_demo", "nnUNetPlans", "3d_fullres", "test")
+EPOCH = """2026-01-01 00:00:00.000000: Epoch {epoch}
+2026-01-01 00:00:00.000000: train_loss {loss}
+2026-01-01 00:00:00.000000: val_loss {loss}
+2026-01-01 00:00:00.000000: Pseudo dice [np.float32({dice})]
+2026-01-01 00:00:00.000000: Epoch time: 1.0 s
+"""
 
 
-@pytest.fixture(scope="module")
-def quickstart_report(tmp_path_factory) -> QuickstartReport:
-    """Four phantoms whose predictions are the truth moved sideways by 0, 1, 2, 3 voxels."""
-    raw = write_phantom_dataset(
-        tmp_path_factory.mktemp("raw") / "Dataset900_Phantom", n_train=1, n_test=4, seed=0
-    )
-    predictions = tmp_path_factory.mktemp("predictions")
-    cases = []
+@pytest.fixture(scope="session")
+def single_request(tmp_path_factory) -> ReportRequest:
+    """One method on four phantoms, whose predictions are the truth moved sideways by 0, 1, 2, 3 voxels."""
+    root = tmp_path_factory.mktemp("quickstart")
+    raw = write_phantom_dataset(root / "nnUNet_raw" / DATASET, n_train=1, n_test=4, seed=0)
+    predictions = root / "predictions"
+    predictions.mkdir()
     for shift, file in enumerate(sorted((raw / "labelsTs").iterdir())):
         truth = sitk.ReadImage(str(file))
         moved = sitk.GetImageFromArray(np.roll(sitk.GetArrayFromImage(truth), shift, axis=2))
         moved.CopyInformation(truth)
         sitk.WriteImage(moved, str(predictions / file.name))
-        name = file.name.removesuffix(".nii.gz")
-        cases.append(CaseFiles(name, raw / "imagesTs" / f"{name}_0000.nii.gz", file, predictions / file.name))
-    falling = tuple(math.exp(-k) for k in range(N_EPOCHS))
-    rising = tuple(1 - value for value in falling)
-    return QuickstartReport(
-        title="nnUNetTrainerMMUNet_demo on Dataset900_Phantom",
-        labels=select_scored_labels(json.loads((raw / "dataset.json").read_text()))[0],
-        scores=evaluate_folder(predictions, raw / "labelsTs", raw / "dataset.json"),
-        cases=cases,
-        curves=TrainingCurves(falling, falling, rising, rising, (1.0,) * N_EPOCHS),
+    write_table(evaluate_folder(predictions, raw / "labelsTs", raw / "dataset.json"), root / "results.csv")
+    model = "__".join((ORIGIN.trainer, ORIGIN.plans, ORIGIN.configuration))
+    fold = root / "nnUNet_results" / DATASET / model / "fold_0"
+    fold.mkdir(parents=True)
+    losses = [math.exp(-k) for k in range(N_EPOCHS)]
+    log = "".join(EPOCH.format(epoch=k, loss=loss, dice=1 - loss) for k, loss in enumerate(losses))
+    (fold / "training_log_2026_1_1_00_00_00.txt").write_text(log)
+    return ReportRequest(
+        tables=[root / "results.csv"],
+        results=root / "nnUNet_results" / DATASET,
+        predictions=[predictions],
+        references=raw / "labelsTs",
+        origin=ORIGIN,
+        command="nnunet-mamba quickstart",
         facts=[
             ("network parameters", "1,234"),
             ("epochs x iterations", "5 x 2"),
             ("patch (voxels)", "8 x 8 x 8"),
+            ("device", "abacus <b>bold</b>"),
         ],
         stages=[Stage("plan", 61.0, ("nnUNetv2_plan_and_preprocess -d 900",)), Stage("train", 3.0, ())],
         variables=["nnUNet_raw=/some where/raw"],
-        versions=[("torch", "2.9 <b>bold</b>")],
     )
+
+
+@pytest.fixture(scope="session")
+def single_report(single_request):
+    return collect_study_report(single_request)
 
 
 @pytest.fixture
-def one_case(quickstart_report) -> QuickstartReport:
-    return replace(
-        quickstart_report,
-        cases=quickstart_report.cases[:1],
-        scores=[s for s in quickstart_report.scores if s.case == quickstart_report.cases[0].name],
-    )
+def keep_cases(single_report):
+    """Return a function that gives the report on the first cases alone."""
+
+    def keep(n: int):
+        names = sorted({s.case for s in single_report.scores})[:n]
+        return replace(single_report, scores=[s for s in single_report.scores if s.case in names])
+
+    return keep
 
 
 @pytest.fixture
@@ -89,3 +99,8 @@ def simulated(tmp_path_factory):
 def simulated_report(simulated):
     table, results = simulated
     return collect_study_report(ReportRequest([table], results=results, group=r"patient\d+", n_bootstrap=200))
+
+
+@pytest.fixture(scope="session")
+def simulated_document(simulated_report):
+    return build_document(simulated_report)

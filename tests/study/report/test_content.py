@@ -1,22 +1,79 @@
+import shutil
 from dataclasses import replace
 
 import pytest
+from tiny_study import tiny_scores
 
-from nnunet_mamba.study.report.content import find_significant_best, format_folds
-from nnunet_mamba.study.statistics.results import CASE_MEAN, TWIN
-
-
-def test_the_best_is_not_bold_if_one_of_its_tests_is_not_won(tiny):
-    study = tiny.leading
-    means = {m.method: m.mean for m in study.methods}
-    lost = tuple(replace(c, verdict="not better") if c.against == TWIN else c for c in study.comparisons)
-    assert find_significant_best(study, means, CASE_MEAN) == "MMUNet"
-    assert find_significant_best(replace(study, comparisons=lost), means, CASE_MEAN) is None
+from nnunet_mamba.study.report import ReportRequest, collect_study_report
 
 
-@pytest.mark.parametrize(
-    ("folds", "expected"),
-    [("43210", "0 to 4"), ("01", "0, 1"), ("024", "0, 2, 4"), (["all", "0"], "0, all"), ([""], "")],
-)
-def test_folds_in_a_row_are_shortened(folds, expected):
-    assert format_folds(folds) == expected
+def test_mixed_protocols_are_refused_and_can_be_chosen(write_scores):
+    mixed = tiny_scores()[:16] + tiny_scores("transunet")[16:]
+    with pytest.raises(ValueError, match="scored by different protocols"):
+        collect_study_report(ReportRequest([write_scores(mixed)], n_bootstrap=200))
+    both = write_scores(tiny_scores() + tiny_scores("transunet"))
+    report = collect_study_report(ReportRequest([both], protocol="transunet", n_bootstrap=200))
+    assert report.leading.protocol == "transunet"
+    with pytest.raises(ValueError, match=r"no rows of the protocol 'x'; they have honest, transunet"):
+        collect_study_report(ReportRequest([both], protocol="x"))
+
+
+def test_several_datasets_ask_for_one(write_scores):
+    two = tiny_scores() + [replace(s, dataset="Dataset027_ACDC") for s in tiny_scores()]
+    table = write_scores(two)
+    with pytest.raises(ValueError, match=r"choose one by --dataset: Dataset027_ACDC, Dataset900_Tiny"):
+        collect_study_report(ReportRequest([table], n_bootstrap=200))
+    assert (
+        collect_study_report(ReportRequest([table], dataset="acdc", n_bootstrap=200)).dataset
+        == "Dataset027_ACDC"
+    )
+
+
+def test_results_of_another_dataset_are_refused(write_scores, tmp_path):
+    other = tmp_path / "Dataset001_Other"
+    other.mkdir()
+    with pytest.raises(ValueError, match="is not the folder of Dataset900_Tiny"):
+        collect_study_report(ReportRequest([write_scores(tiny_scores())], results=other))
+
+
+def test_each_folder_of_predictions_belongs_to_the_table_in_its_place(
+    single_request, single_report, write_scores, tmp_path
+):
+    (table,), (folder,) = single_request.tables, single_request.predictions
+    other = shutil.copytree(folder, tmp_path / "other")
+    scores = [replace(s, trainer="nnUNetTrainer") for s in single_report.scores]
+    request = replace(single_request, tables=[write_scores(scores), table], predictions=[other, folder])
+    cases = collect_study_report(replace(request, n_bootstrap=100)).files.cases
+    places = {
+        method.trainer: {files.prediction.parent for files in own.values()} for method, own in cases.items()
+    }
+    assert places == {"nnUNetTrainer": {other}, single_report.single.trainer: {folder}}
+    assert all(files.image.parent.name == "imagesTs" for own in cases.values() for files in own.values())
+    for wrong in ({"predictions": [folder]}, {"references": None}):
+        with pytest.raises(ValueError, match=r"--predictions"):
+            collect_study_report(replace(request, **wrong))
+
+
+def test_nothing_is_missing_where_logs_label_maps_and_images_are_found(single_report):
+    assert single_report.files.has_images and single_report.left_out == []
+
+
+def test_rows_without_an_origin_get_the_given_one_and_others_keep_theirs(single_request, write_scores):
+    assert {s.fold for s in collect_study_report(single_request).scores} == {"test"}
+    kept = ReportRequest([write_scores(tiny_scores())], origin=single_request.origin, n_bootstrap=200)
+    assert collect_study_report(kept).dataset == "Dataset900_Tiny"
+
+
+def test_a_method_alone_is_warned_of_nothing_that_concerns_tests(single_report):
+    assert single_report.leading.warnings == () and single_report.leading.comparisons == ()
+
+
+def test_images_that_are_nowhere_are_named(single_request, tmp_path):
+    report = collect_study_report(replace(single_request, images=tmp_path))
+    assert report.left_out == ["Pictures of cases: the images were not found; give --images."]
+
+
+def test_a_table_of_several_methods_has_no_folder_of_predictions(single_request, write_scores):
+    request = replace(single_request, tables=[write_scores(tiny_scores())], results=None)
+    with pytest.raises(ValueError, match="expected one per table, in their order, and tables of one method"):
+        collect_study_report(request)

@@ -7,7 +7,7 @@ from nnunet_mamba.study.report.files import count_confusion
 def test_confusion_of_files_counts_every_voxel(simulated_report):
     files = simulated_report.files
     method = simulated_report.methods["nnUNet"]
-    voxels, n_cases = count_confusion(files.maps[method].values(), list(files.names))
+    voxels, n_cases = count_confusion(files.cases[method].values(), list(files.names))
     assert n_cases == 5
     assert voxels.sum() == 5 * heart(0).size
     assert voxels.sum(1).tolist() == sum(np.bincount(heart(i).ravel()) for i in range(5)).tolist()

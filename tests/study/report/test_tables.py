@@ -2,17 +2,19 @@
 
 import numpy as np
 import pytest
+from simulated_study import LABELS
 from tiny_study import tiny_scores
 
+from nnunet_mamba.io.tables import BestCell
 from nnunet_mamba.study.report import ReportRequest, collect_study_report
-from nnunet_mamba.study.report.document import BestCell, ShadedCell
+from nnunet_mamba.study.report.document import ShadedCell
 from nnunet_mamba.study.report.tables import (
-    build_comparison_table,
+    build_case_table,
     build_confusion_table,
+    build_facts_table,
     build_label_table,
     build_summary_table,
 )
-from nnunet_mamba.study.statistics.results import TWIN
 
 
 def cells(table, first):
@@ -40,26 +42,20 @@ def test_only_a_proven_best_is_bold(tiny, write_scores):
     assert not any(isinstance(cell, BestCell) for row in build_summary_table(report).rows for cell in row)
 
 
-def test_a_comparison_tells_p_and_interval(tiny):
-    """All 8 differences are 0.05: p = 2 / 2**8, one test in the family."""
-    (row,) = build_comparison_table(tiny.leading, TWIN).rows
-    assert list(row) == [
-        "MMUNet − MMUNet_NoSSM",
-        "+0.0500",
-        "+0.0500 to +0.0500",
-        "0.0078",
-        "better",
-        "100%",
-        "0.0283, 0.0283",
-        "8",
-    ]
-
-
 def test_labels_have_their_own_means(tiny):
     table = build_label_table(tiny, tiny.leading)
     assert list(table.header) == ["label", "MMUNet", "MMUNet_NoSSM", "nnUNet"]
     assert list(cells(table, "large")) == ["large", "0.9000", "0.8500", "0.8000"]
     assert list(cells(table, "mean of labels")) == ["mean of labels", "0.8000", "0.7500", "0.7000"]
+
+
+def test_of_more_methods_than_labels_each_has_a_row(simulated_report):
+    table = build_label_table(simulated_report, simulated_report.leading)
+    assert list(table.header) == ["method", *LABELS, "mean of labels"]
+    assert [row[0] for row in table.rows] == list(simulated_report.methods)
+    first = next(iter(simulated_report.methods.values()))
+    dice = [s.value for s in simulated_report.select_scores(first, "dice") if s.label_name == LABELS[1]]
+    assert table.rows[0][2] == f"{sum(dice) / len(dice):.4f}"
 
 
 def test_confusion_shows_percentages_of_the_reference():
@@ -68,3 +64,16 @@ def test_confusion_shows_percentages_of_the_reference():
     assert list(table.rows[1]) == ["a", "25.0", "75.0", "0"]
     assert list(table.rows[2]) == ["b", "–", "–", "–"]  # the references do not have it
     assert isinstance(table.rows[0][1], ShadedCell) and table.rows[0][1].share == pytest.approx(0.9)
+
+
+def test_every_case_has_a_row_per_label_with_every_metric(single_report):
+    table = build_case_table(single_report)
+    assert list(table.header) == ["case", "label", "Dice", "HD95 (mm)", "voxels"]
+    assert len(table.rows) == 4 * 3
+    assert list(table.rows[0][:4]) == ["phantom_001", "organ", "1.0000", "0.00"]
+    assert int(table.rows[0][4]) > 0
+
+
+def test_what_is_told_of_the_training_stands_beside_what_the_logs_tell(simulated_report, single_report):
+    assert list(cells(build_facts_table(simulated_report), "GPU")) == ["GPU"] + ["simulated GPU"] * 5
+    assert list(cells(build_facts_table(single_report), "network parameters"))[1:] == ["1,234"]

@@ -2,10 +2,10 @@ import pytest
 import torch
 from simulated_study import log_text
 
+from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.study.report.training_curves import (
     count_parameters,
     find_training_runs,
-    load_checkpoint,
     parse_logs,
     read_curves,
 )
@@ -86,5 +86,5 @@ def test_shared_weights_count_once_and_running_statistics_not_at_all(tmp_path):
     encoder = torch.nn.Sequential(torch.nn.Conv3d(2, 3, 1), torch.nn.BatchNorm3d(3))  # 9 + 6
     network = torch.nn.ModuleDict({"encoder": encoder, "decoder": torch.nn.ModuleDict({"encoder": encoder})})
     torch.save({"network_weights": network.state_dict()}, tmp_path / "checkpoint.pth")
-    assert count_parameters(load_checkpoint(tmp_path / "checkpoint.pth")) == 15
+    assert count_parameters(load_restricted(tmp_path / "checkpoint.pth")) == 15
     assert sum(p.numel() for p in network.parameters()) == 15

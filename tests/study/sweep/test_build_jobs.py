@@ -1,5 +1,7 @@
 """Jobs of a study: their names, what they wait for, and their commands."""
 
+from pathlib import Path
+
 import pytest
 
 from nnunet_mamba.study.sweep.build_jobs import build_jobs
@@ -129,6 +131,20 @@ def test_parts_of_a_test_set_are_predicted_by_jobs_of_their_own_and_scored_toget
     evaluate = f"evaluate.{DATASET}.held_out.nnUNetTrainerMMUNet__nnUNetPlans__2d.honest"
     assert list(table[evaluate].needs) == of_first
     assert "trainer=nnUNetTrainerMMUNet" in table[evaluate].command.arguments
+
+
+def test_a_report_on_a_test_set_is_told_where_each_methods_label_maps_are(jobs):
+    test = {"name": "held_out", "images": "imagesTs", "labels": "labelsTs"}
+    table = jobs(datasets=[{"dataset": DATASET, "test": [test]}])
+    report = table[f"report.{DATASET}.held_out.honest"].command.arguments
+    assert "--predictions" not in table[f"report.{DATASET}.crossval.honest"].command.arguments
+    at = report.index("--predictions")
+    folders, tables = report[at + 1 : report.index("--references")], report[1 : report.index("--dataset")]
+    assert [folder.split("/")[-1] for folder in folders] == [
+        Path(file).name.split(".")[0] for file in tables
+    ]  # in their order
+    assert report[report.index("--images") + 1].endswith("imagesTs")
+    assert "--results" in report
 
 
 def test_a_test_set_without_labels_is_predicted_and_not_scored(jobs):
