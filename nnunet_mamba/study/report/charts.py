@@ -99,6 +99,7 @@ def draw_labels(axes: Axes, report: StudyReport, result: DatasetComparison) -> N
     if len(names) > 1:
         _draw_legend(axes, names, styles)
     _label_groups(axes, result, step, result.metric_title)
+    axes.set_xlim(limits)
 
 
 def plot_differences(report: StudyReport, result: DatasetComparison, against: str) -> str:

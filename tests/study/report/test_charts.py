@@ -1,4 +1,7 @@
+from matplotlib.figure import Figure
+
 from nnunet_mamba.study.report.charts import (
+    draw_labels,
     get_method_styles,
     plot_label_differences,
     plot_labels,
@@ -17,3 +20,12 @@ def test_charts_hold_the_names_of_labels_and_methods(tiny):
         assert svg.startswith("<svg") and "currentColor" in svg
         for expected in ("large", "small", "MMUNet_NoSSM"):
             assert expected in svg
+
+
+def test_no_box_or_dot_of_a_label_touches_the_border(tiny):
+    axes = Figure().add_subplot()
+    draw_labels(axes, tiny, tiny.leading)
+    low, high = axes.get_xlim()
+    drawn = [x for line in axes.lines for x in line.get_xdata() if line.get_transform() == axes.transData]
+    drawn += [bar.get_x() for bar in axes.patches] + [bar.get_x() + bar.get_width() for bar in axes.patches]
+    assert drawn and all(low < x < high for x in drawn)
