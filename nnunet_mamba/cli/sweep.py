@@ -122,7 +122,7 @@ def run_study(args: argparse.Namespace) -> int:
     _check_resources(graph, gpus, cores, args)
     check_unmanaged_results(graph)
     owner = describe_owner(f"the sweep {graph.study}", os.getpid())
-    with hold_lock(graph.layout.locks / "sweep.lock", _warn, owner=owner) as lock:
+    with hold_lock(graph.layout.locks / "study.lock", _warn, owner=owner) as lock:
         if args.dry_run:
             print(f"a run would do {len(todo)} of {len(statuses)} jobs -> {graph.out}")
             return 0

@@ -1,8 +1,8 @@
 """Locks on files by the operating system (flock): free once the last process that holds them has ended.
 
 On a file system that several hosts share they hold for all of them, if it is mounted with locks, as NFS is by
-default. The library filelock takes the same locks, but does not lend them to a command, which may outlive the
-process that started it, and has no shared ones.
+default. The library filelock takes the same locks, but keeps its descriptor to itself: a command, which may
+outlive the process that started it, could not inherit the lock.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def hold_lock(
         return
     lock = HeldLock((descriptor,))
     try:
-        if not shared:
-            lock.write_owner(owner)
+        if owner:
+            lock.write_owner(f"{owner}, and perhaps others" if shared else owner)
         yield lock
     finally:
         if not shared:
@@ -68,7 +68,7 @@ def hold_lock(
 def find_owner(file: Path) -> str | None:
     """Return who holds the lock, None if it is free."""
     with suppress(OSError, ImportError):
-        descriptor = os.open(file, os.O_RDWR)
+        descriptor = os.open(file, os.O_RDONLY)  # it may be another user's
         try:
             return None if try_lock(descriptor, shared=True) else _read_owner(descriptor)
         finally:

@@ -66,8 +66,7 @@ class EvaluationConfig:
         named = {word for label in self.labels for word in (label.number, label.name)} | {""}
         if unscored := sorted(set(self.tolerances_mm) - named):
             raise ValueError(f"There is a tolerance for {', '.join(unscored)}, but no such label is scored.")
-        if any(not mm >= 0 for mm in self.tolerances_mm.values()):
-            raise ValueError(f"Tolerances are 0 mm or more, not {dict(self.tolerances_mm)}.")
+        check_tolerances(self.tolerances_mm)
         if self.instances and len(self.labels) != 1:
             raise ValueError(
                 "References that number instances need exactly one label, that of the prediction."
@@ -175,4 +174,11 @@ def parse_tolerances(texts: Iterable[str]) -> dict[str, float]:
             tolerances[label] = float(number)
         except ValueError as error:
             raise ValueError(f"{text!r} is not a tolerance; expected 2 or LABEL=2, in mm.") from error
+    check_tolerances(tolerances)
     return tolerances
+
+
+def check_tolerances(tolerances_mm: Mapping[str, float]) -> None:
+    """Raise ValueError for tolerances that are negative, infinite or NaN."""
+    if not all(0 <= mm < math.inf for mm in tolerances_mm.values()):
+        raise ValueError(f"Tolerances are finite and 0 mm or more, not {dict(tolerances_mm)}.")

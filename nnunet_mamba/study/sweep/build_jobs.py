@@ -89,8 +89,7 @@ def _evaluate_and_compare(names: DatasetNames, test: str, protocol: str) -> list
     if len(tables) > 1:
         metrics = study.metrics or ("dice",)
         jobs += [_compare(names, test, protocol, metric, tables) for metric in metrics]
-        jobs.append(_report(names, test, protocol, tables))
-    return jobs
+    return [*jobs, _report(names, test, protocol, tables)]
 
 
 def _evaluate(names: DatasetNames, method: Method, seed: int | None, test: str, protocol: str) -> Job:

@@ -82,9 +82,10 @@ def write_marker(job: Job, cache_key: str) -> None:
 
 
 def read_marker(folder: Path) -> str | None:
-    """Return the cache key that the folder was made for, None without a readable marker."""
+    """Return the cache key that the folder was made for, None without a marker of this format."""
     try:
-        return str(json.loads((folder / MARKER).read_text(encoding="utf-8"))["cache_key"])
+        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return str(content["cache_key"]) if content["format"] == FORMAT else None
     except (OSError, ValueError, KeyError):
         return None
 

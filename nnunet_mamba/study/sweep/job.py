@@ -35,6 +35,7 @@ class Job:
         gpus, threads, memory_gb, hours: what it asks of the machine.
         own_folder: a folder that nothing else writes to, as a fold's, archived when the job is outdated.
         data: the preprocessed data that it makes, or is trained on.
+        lock: a file whose lock it holds, for jobs of other studies write to the same places.
         sources: files that it reads and no job writes: once they have changed, the job is outdated.
         watched: products that a user may edit: then all jobs that need them are outdated.
     """
@@ -52,6 +53,7 @@ class Job:
     hours: int = 4
     own_folder: Path | None = None
     data: PreprocessedData | None = None
+    lock: Path | None = None
     sources: tuple[Path, ...] = ()
     watched: tuple[Path, ...] = ()
 

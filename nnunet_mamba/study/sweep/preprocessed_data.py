@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,24 +53,33 @@ class PreprocessedData:
         except (OSError, ValueError):
             return False  # there are no such plans yet
 
-    def mark(self, cache_key: str) -> None:
-        """State what the data were made from, and that they are those of a job of this cache key."""
-        write_text(self.folder / "sweep" / "made_from", self.describe())
-        write_text(self.folder / "sweep" / cache_key, "")
+    def forget(self) -> None:
+        """State that the data are of no known origin, as while they are made."""
+        shutil.rmtree(self.folder / "sweep", ignore_errors=True)
+
+    def mark(self, made_from: str) -> None:
+        """State what the data were made from, as `describe` gave it before."""
+        write_text(self.folder / "sweep" / "made_from", made_from)
+
+    def add(self, cache_key: str) -> None:
+        """State that the data are those of a job of this cache key."""
+        (self.folder / "sweep" / cache_key).touch()
 
 
 @contextmanager
 def hold_data(
-    data: PreprocessedData, log: LogFn, *, owner: str = "", fill: bool = False
+    data: PreprocessedData, log: LogFn, *, owner: str, fill: bool = False
 ) -> Iterator[tuple[HeldLock, bool]]:
     """Keep others from changing the data meanwhile; yield the lock, and whether the data are current.
 
     `fill`: keep others from reading them too, unless they are current, for the `owner` is to make them.
     """
     file = data.folder.with_name(f"{data.folder.name}.lock")
-    with hold_lock(file, log, shared=True, wait=True) as lock:
-        if not fill or data.is_current():
-            yield lock, True
+    reader = "" if fill else owner
+    with hold_lock(file, log, owner=reader, shared=True, wait=True) as lock:
+        is_current = data.is_current()
+        if is_current or not fill:
+            yield lock, is_current
             return
     with hold_lock(file, log, owner=owner, wait=True) as lock:
         yield lock, data.is_current()

@@ -181,7 +181,7 @@ def build_jobs(names: Names, settings: Settings) -> list[Job]:
         shorten_command(predict, "-npp", "0", "-nps", "0"),  # in one process, so that lines come in order
         Job(SCORE, "evaluate", Command("", ()), needs=(predict.name,), products=(table,)),
     ]
-    return [replace(job, sources=()) for job in jobs]  # all that is read has been made by a job
+    return [replace(job, sources=(), data=None) for job in jobs]  # all that is read was made by a job
 
 
 def shorten_command(job: Job, *options: str) -> Job:

@@ -155,7 +155,8 @@ class _Resolver:
             for name in names
             for configuration in configurations
         ]
-        self.check_methods(methods, plans)
+        if not self.errors:  # of the plans
+            self.check_methods(methods, plans)
         return tuple(methods)
 
     def check_methods(self, methods: Sequence[Method], plans: Mapping[str, Plans]) -> None:

@@ -21,7 +21,7 @@ from nnunet_mamba.study.sweep.existing_results import is_complete
 from nnunet_mamba.study.sweep.job import Job, compute_cache_key
 from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
 from nnunet_mamba.study.sweep.records import FORMAT, Layout
-from nnunet_mamba.study.sweep.run_job import run_job
+from nnunet_mamba.study.sweep.run_job import ChangedInputError, run_job
 
 FILE = "graph.json"
 
@@ -65,8 +65,15 @@ class RunGraph:
             seed=int(seed) if seed else None,
             adopt=self.adopt,
             extra_provenance={"dataset": compute_checksum([job.data.raw])} if job.data else {},
+            check=lambda: self.check_inputs(job),
             before_record=lambda: write_json(_checksums_file(job, key, self.layout), _checksums(job)),
         )
+
+    def check_inputs(self, job: Job) -> None:
+        """Raise ChangedInputError if a watched product of a job before was changed since this run began."""
+        for need in (self.jobs[name] for name in job.needs if name not in self.edited):
+            if _changed_checksum(need, self.cache_keys[need.name], "watched", self.layout):
+                raise ChangedInputError(f"{need.watched[0]} was changed since this run began")
 
     def write(self) -> Path:
         content = {
@@ -143,20 +150,17 @@ def read_run_graph(out: Path) -> RunGraph:
         raise ValueError(
             f"{file} does not exist; expected the folder of a study that `nnunet-mamba sweep` started."
         )
-    check_format(file.parent)
     content = json.loads(file.read_text(encoding="utf-8"))
+    check_format(file.parent, content)
     jobs = {entry["name"]: _job_from_json(entry) for entry in content["jobs"]}
     keys = {entry["name"]: entry["cache_key"] for entry in content["jobs"]}
     flags = content["adopt"], tuple(content["edited"])
     return RunGraph(content["study"], file.parent, content["variables"], jobs, keys, *flags)
 
 
-def check_format(out: Path) -> None:
-    """Raise ValueError for a folder of a study whose files another version of this package wrote."""
-    file = out / FILE
-    if not file.is_file():
-        return
-    found = json.loads(file.read_text(encoding="utf-8")).get("format", 1)
+def check_format(out: Path, content: Mapping[str, Any]) -> None:
+    """Raise ValueError for the graph of a folder whose files another version of this package wrote."""
+    found = content.get("format", 1)
     if found != FORMAT:
         raise ValueError(
             f"{out} has the format {found} of another version of nnunet_mamba; this one has {FORMAT}. Remove "
@@ -166,11 +170,12 @@ def check_format(out: Path) -> None:
 
 def _job_from_json(entry: Mapping[str, Any]) -> Job:
     own = {field.name: entry[field.name] for field in fields(Job)}
-    command, data, folder = own["command"], own["data"], own["own_folder"]
+    command, data = own["command"], own["data"]
     own["command"] = Command(command["program"], tuple(command["arguments"]), command["variables"])
     for name in ("products", "sources", "watched"):
         own[name] = tuple(Path(text) for text in own[name])
-    own["own_folder"] = Path(folder) if folder else None
+    for name in ("own_folder", "lock"):
+        own[name] = Path(own[name]) if own[name] else None
     if data:
         own["data"] = PreprocessedData(Path(data["plans"]), data["configuration"], Path(data["raw"]))
     return Job(**{**own, "needs": tuple(own["needs"]), "after": tuple(own["after"])})

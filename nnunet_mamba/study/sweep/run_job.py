@@ -63,6 +63,10 @@ class MissingProductError(RuntimeError):
     """A command ended well, but did not make all its products."""
 
 
+class ChangedInputError(RuntimeError):
+    """An input of the job was changed after the jobs that made it."""
+
+
 class RandomSplitError(RuntimeError):
     """A training is about to use a random split; the message is nnU-Net's line about it."""
 
@@ -77,21 +81,20 @@ def run_job(
     seed: int | None = None,
     adopt: bool = False,
     extra_provenance: Mapping[str, str] | None = None,
+    check: Callable[[], None] = lambda: None,
     before_record: Callable[[], None] = lambda: None,
 ) -> Record:
     """Run what is left of `job`; return its record, which is written together with its stamp.
 
-    `before_record` is called when the products exist, before the record states it; `study` is the study's
-    name in messages, by default its folder.
+    `check` is called before anything runs, and may raise the cause of a failure; `before_record` when the
+    products exist, before the record states it. `study` is its name in messages, by default its folder.
 
     Raises LockedError if another process works on the job, UnmanagedResultsError if its folder holds results
     that no study made (unless `adopt`), JobFailedError if it fails.
     """
     task = f"{job.name} of {study or layout.root}"
-    with (
-        interrupt_on_signals(),
-        hold_lock(layout.lock(job), log, owner=describe_owner(task, os.getpid())) as lock,
-    ):
+    owner = describe_owner(task, os.getpid())
+    with interrupt_on_signals(), hold_lock(layout.lock(job), log, owner=owner) as lock:
         before = layout.read_record(job.name)
         if before and is_done(job, cache_key, before):
             log(f"{job.name}: done before, in {format_duration(before.seconds)}")
@@ -100,7 +103,7 @@ def run_job(
         adopted = prepare_output(job, cache_key, before, adopt=adopt, log=log)
         record = create_record(job, cache_key, before, adopted=adopted, seed=seed)
         record = replace(record, provenance={**record.provenance, **(extra_provenance or {})})
-        return Attempt(job, record, layout, log, lock, task, before_record).run()
+        return Attempt(job, record, layout, log, lock, task, check, before_record).run()
 
 
 def describe_owner(task: str, pid: int) -> str:
@@ -148,9 +151,11 @@ class Attempt:
     log: LogFn
     lock: HeldLock
     task: str
+    check: Callable[[], None]
     before_record: Callable[[], None]
 
     def __post_init__(self) -> None:
+        self.owner = describe_owner(self.task, os.getpid())
         self.progress = ProgressFile(self.layout.progress(self.job.name))
         self.started_at = time.monotonic()
         self.limit = slurm.TimeLimit(self.job)
@@ -170,11 +175,14 @@ class Attempt:
             raise self.fail(diagnose(error.code, error.lines), error.lines) from error
         except MissingProductError as error:
             raise self.fail(Diagnosis(str(error), "See the log."), ()) from error
+        except ChangedInputError as error:
+            raise self.fail(Diagnosis(str(error), "Run the sweep again."), ()) from error
         except Exception as error:
             raise self.fail(diagnose(1, [f"{type(error).__name__}: {error}"]), ()) from error
         return self.succeed()
 
     def work(self) -> None:
+        self.check()
         restore_archived(self.job, self.record.cache_key, self.log)
         write_marker(self.job, self.record.cache_key)
         if self.job.kind == "preprocess" and self.job.data is not None:
@@ -186,13 +194,15 @@ class Attempt:
 
     def preprocess(self, data: PreprocessedData) -> None:
         """Make the data, unless other plans or studies have made the same."""
-        owner = describe_owner(self.task, os.getpid())
-        with hold_data(data, self.log, owner=owner, fill=True) as (lock, is_current):
+        with hold_data(data, self.tell, owner=self.owner, fill=True) as (lock, is_current):
             if is_current:
-                self.log(f"{data.folder} holds these data already")
+                self.tell(f"{data.folder} holds these data already")
             else:
+                made_from = data.describe()
+                data.forget()
                 self.execute(self.job.command, lock.descriptors)
-            data.mark(self.record.cache_key)
+                data.mark(made_from)
+            data.add(self.record.cache_key)
 
     def run_remaining(self) -> None:
         """Run what is left to do, on GPUs and on preprocessed data that nobody changes meanwhile."""
@@ -202,10 +212,14 @@ class Attempt:
             return
         with ExitStack() as held:
             descriptors = list[int]()
-            if self.job.data is not None:
-                lock, _ = held.enter_context(hold_data(self.job.data, self.log))
+            if self.job.lock is not None:
+                lock = held.enter_context(hold_lock(self.job.lock, self.tell, owner=self.owner, wait=True))
                 descriptors += lock.descriptors
-            slots = held.enter_context(gpu_slots(self.job.gpus, slots_folder(), self.log))
+            if self.job.data is not None:
+                lock, is_current = held.enter_context(hold_data(self.job.data, self.tell, owner=self.owner))
+                descriptors += lock.descriptors
+                check_current(self.job.data, is_current=is_current)
+            slots = held.enter_context(gpu_slots(self.job.gpus, slots_folder(), self.tell))
             command = replace(command, variables={**command.variables, **slots.variables})
             self.record = replace(self.record, command=str(command))
             self.layout.write_record(self.record)
@@ -225,18 +239,27 @@ class Attempt:
                 started=lambda pid: self.lock.write_owner(describe_owner(self.task, pid)),
             )
 
+    def tell(self, text: str) -> None:
+        """Log a line about this job, to its own log and for `sweep status` too."""
+        self.log(text)
+        self.progress({"text": text})
+        self.append_to_log(f"{text}\n")
+
     def write_log_header(self, command: Command) -> None:
         """Write a line that separates the attempts in a log."""
-        log_file = self.layout.log_file(self.job.name)
-        log_file.parent.mkdir(parents=True, exist_ok=True)
         folders = [
             f"{name}={shlex.quote(value)}" for name, value in os.environ.items() if name.startswith("nnUNet_")
         ]
+        self.append_to_log(
+            f"\n=== {self.job.name}, attempt {self.record.attempts}, {self.record.started}, "
+            f"{self.record.host}, process {self.record.pid}\n=== {' '.join([*folders, str(command)])}\n"
+        )
+
+    def append_to_log(self, text: str) -> None:
+        log_file = self.layout.log_file(self.job.name)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("a", encoding="utf-8") as stream:
-            stream.write(
-                f"\n=== {self.job.name}, attempt {self.record.attempts}, {self.record.started}, "
-                f"{self.record.host}, process {self.record.pid}\n=== {' '.join([*folders, str(command)])}\n"
-            )
+            stream.write(text)
 
     def succeed(self) -> Record:
         """Write the record, then the stamp: a stamp without a record would not say what was done."""
@@ -278,6 +301,15 @@ class Attempt:
         )
         self.layout.write_record(self.record)
         self.progress.file.unlink(missing_ok=True)
+
+
+def check_current(data: PreprocessedData, *, is_current: bool) -> None:
+    """Raise ChangedInputError for data that were made for other plans or another dataset since."""
+    if not is_current:
+        raise ChangedInputError(
+            f"{data.folder} was made from other settings or data since; plans that differ in them cannot "
+            "share a data_identifier"
+        )
 
 
 def create_watcher(job: Job, log: LogFn, report_progress: ProgressFn) -> Callable[[str], None]:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core.core_schema import no_info_before_validator_function
 
-from nnunet_mamba.study.sweep.study import CASCADE, LOWRES, STOCK_PLANNER, STOCK_PLANS
+from nnunet_mamba.study.sweep.study import CASCADE, CROSSVAL, LOWRES, STOCK_PLANNER, STOCK_PLANS
 
 FILE = Path(__file__).with_name("study.schema.json")
 BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # what is not one line of UTF-8
@@ -91,13 +91,14 @@ def check_unique(values: list[T]) -> list[T]:
     return values
 
 
-ALONE = Also((str, int, float), lambda word: [word])
-List = Annotated[list[T], ALONE]
-Some = Annotated[list[T], Field(min_length=1), ALONE]
+ALONE = Also((str, int, float), lambda item: [item])
+Items = Annotated[list[T], ALONE]
+SomeItems = Annotated[list[T], Field(min_length=1), ALONE]
+Entries = Annotated[list[T], Also((str, int, dict), lambda entry: [entry])]
 Unique = AfterValidator(check_unique)
 
 Word = Annotated[str, Also(int, str, {"type": "integer"}), AfterValidator(expand_variables)]
-Number = Annotated[Word, Also(float, str, {"type": "number"})]
+NumberText = Annotated[Word, Also(float, str, {"type": "number"})]
 Count = Annotated[int, Field(ge=1)]
 Fold = Annotated[Word, matches("all|0|[1-9][0-9]*", "a number, or all"), Suggest(["all"])]
 Seed = Annotated[Word, matches("0|[1-9][0-9]*", "a whole number from 0 on")]
@@ -117,6 +118,17 @@ Protocol = Annotated[Word, Suggest("study.evaluation:PROTOCOLS")]
 Device = Annotated[
     Literal["cuda", "cpu", "mps"], Also(str, expand_variables, {"type": "string", "pattern": r"^\$"})
 ]
+
+
+def check_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"expected a regular expression: {error}.") from None
+    return text
+
+
+Pattern = Annotated[Word, AfterValidator(check_pattern)]
 
 
 class Section(BaseModel):
@@ -144,8 +156,8 @@ class ConvertEntry(Section):
     """Conversion of a release into this dataset, by `nnunet-mamba convert`; may be left out."""
 
     name: Release = Field(description="name of the release")
-    sources: Some[Word] = Field(description="its folders or archives, beside the study file")
-    options: List[Word] = Field([], description="further options of `nnunet-mamba convert`")
+    sources: SomeItems[Word] = Field(description="its folders or archives, beside the study file")
+    options: Items[Word] = Field([], description="further options of `nnunet-mamba convert`")
 
 
 class TestEntry(Section):
@@ -163,13 +175,16 @@ class DatasetEntry(Section):
     dataset: Word = Field(description="Dataset###_Name, or the number of one that exists")
     convert: ConvertEntry | None = None
     split: Word | None = Field(None, description="as `nnunet-mamba plans split`; default: the existing one")
-    group: Word | None = Field(None, description="regular expression of the patient in a case's name")
-    test: list[TestEntry] = Field([], description="any number of test sets")
+    group: Pattern | None = Field(None, description="regular expression of the patient in a case's name")
+    test: Entries[TestEntry] = Field([], description="any number of test sets")
 
     @model_validator(mode="after")
-    def _check_conversion(self) -> DatasetEntry:
+    def _check_names(self) -> DatasetEntry:
         if self.convert and not self.dataset.startswith("Dataset"):
             raise ValueError("of one to convert, write the whole name: Dataset###_Name.")
+        names = [test.name for test in self.test]
+        if CROSSVAL in names or len(set(names)) < len(names):
+            raise ValueError(f"test sets are {', '.join(names)}; expected each once, and none {CROSSVAL}.")
         return self
 
 
@@ -181,7 +196,9 @@ class PlansEntry(Section):
         None, description="as `nnunet-mamba plans apply`, or a file beside the study"
     )
     source: Word = Field(STOCK_PLANS, alias="from", description="plans that the template is applied to")
-    vram_gb: float | None = Field(None, gt=0, description="memory in GiB of the card to plan for")
+    vram_gb: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="memory in GiB of the card to plan for"
+    )
     network: Network | None = Field(None, description="network to plan for, as `nnunet-mamba plans make`")
     own: bool = Field(False, description="your own plans, already in nnUNet_preprocessed")
 
@@ -202,8 +219,8 @@ class MethodEntry(Section):
     """Trainer, and what it is trained with."""
 
     trainer: MethodPart = Field(description="as nnUNetv2_train -tr; `nnunet-mamba trainers` lists them")
-    plans: Some[MethodPart] | None = Field(None, description="default: all that no template is applied to")
-    configurations: Some[Configuration] | None = Field(None, description="default: those of the study")
+    plans: SomeItems[MethodPart] | None = Field(None, description="default: those below no template")
+    configurations: SomeItems[Configuration] | None = Field(None, description="default: those of the study")
 
 
 AnyPlans = Annotated[PlansEntry, Also(type(None), lambda _: {}, {"type": "null"})]
@@ -219,20 +236,20 @@ class StudyFile(Section):
     name: Name = Field("", description="name of the study; default: the file's")
     out: Word | None = Field(None, description="folder of what the study makes; default: its name")
     device: Device = Field("cuda", description="device of trainings and predictions")
-    datasets: list[AnyDataset] = Field(min_length=1, description="datasets, by number, name or keys")
-    configurations: List[Configuration] = Field(["3d_fullres"], description="nnU-Net's configurations")
+    datasets: Entries[AnyDataset] = Field(min_length=1, description="datasets, by number, name or keys")
+    configurations: Items[Configuration] = Field(["3d_fullres"], description="nnU-Net's configurations")
     plans: dict[MethodPart, AnyPlans] = Field(
         default_factory=lambda: {STOCK_PLANS: PlansEntry.model_validate({})},
         min_length=1,
         description="names of plans, and their origin; default: nnUNetPlans by nnU-Net's own planner",
     )
-    trainers: List[MethodPart] = Field([], description="trainers, each with all plans and configurations")
-    methods: list[AnyMethod] = Field([], description="trainers with plans and configurations of their own")
-    folds: Annotated[Some[Fold], Unique] = Field(list("01234"), description="folds, or all")
-    seeds: Annotated[List[Seed], Unique] = Field([], description="each fold once per seed; default: unseeded")
-    protocols: List[Protocol] = Field(["honest"], description="rules of evaluation (docs/evaluation.md)")
-    metrics: List[Metric] = Field([], description="metrics of evaluation; default: the protocol's")
-    tolerance_mm: List[Number] = Field([], description="tolerance of NSD, as `nnunet-mamba evaluate`")
+    trainers: Items[MethodPart] = Field([], description="each with all plans and configurations")
+    methods: Entries[AnyMethod] = Field([], description="trainers with plans of their own")
+    folds: Annotated[SomeItems[Fold], Unique] = Field(list("01234"), description="folds, or all")
+    seeds: Annotated[Items[Seed], Unique] = Field([], description="of trainings; default: unseeded")
+    protocols: Annotated[SomeItems[Protocol], Unique] = Field(["honest"], description="docs/evaluation.md")
+    metrics: Annotated[Items[Metric], Unique] = Field([], description="default: the protocol's")
+    tolerance_mm: Annotated[Items[NumberText], Unique] = Field([], description="of NSD")
     baseline: Word | None = Field(None, description="method to compare with, as `nnunet-mamba compare`")
     threads: Count | None = Field(None, description="per training; default: 8, on a CPU all processors")
     gpus: Count = Field(1, description="GPUs per training; more is nnU-Net's DDP")
@@ -241,7 +258,7 @@ class StudyFile(Section):
     npz: bool = Field(False, description="keep probabilities, for nnU-Net's ensembles")
     mirroring: bool = Field(True, description="average over mirrored copies of test sets")
     batched_prediction: bool = Field(False, description="predict and validate with `nnunet-mamba predict`")
-    trainers_from: List[Word] = Field([], description="folders with your own trainers, beside the study file")
+    trainers_from: Items[Word] = Field([], description="folders of your own trainers")
     variables: dict[Variable, Word] = Field(
         default_factory=dict, description="environment of trainings and predictions"
     )

@@ -22,6 +22,7 @@ EXPECTED = {  # by pydantic's kind of error
     "greater_than_equal": "a whole number from {ge} on",
     "float_type": "a number",
     "greater_than": "a number above {gt:g}",
+    "finite_number": "a finite number",
     "literal_error": "{expected}",
 }
 

@@ -25,13 +25,13 @@ from nnunet_mamba.study.sweep.existing_results import (
     missing_products,
     read_marker,
 )
-from nnunet_mamba.study.sweep.run_graph import RunGraph, build_run_graph, check_format
+from nnunet_mamba.study.sweep.run_graph import FILE, RunGraph, build_run_graph, read_run_graph
 from nnunet_mamba.study.sweep.study import Study
 
 
 def start(study: Study, *, adopt: bool = False) -> RunGraph:
     """Return the graph of the study as things are now, and set its variables."""
-    check_format(study.out)
+    check_folder(study.out)
     check_names(study)
     folders = os.pathsep.join([*map(str, study.trainers_from), get_trainer_folders()])
     variables = {name: str(path) for name, path in study.folders.items()}
@@ -44,16 +44,25 @@ def start(study: Study, *, adopt: bool = False) -> RunGraph:
     return build_run_graph(study.name, study.out, variables, build_jobs(study, trainers), adopt)
 
 
+def check_folder(out: Path) -> None:
+    """Raise ValueError for a folder of another version of this package, or of a quickstart."""
+    if (out / FILE).is_file() and "train" in read_run_graph(out).jobs:  # those of a study name the dataset
+        raise ValueError(f"{out} holds a quickstart; choose another `out`.")
+
+
 def check_names(study: Study) -> None:
-    """Raise ValueError for unknown names of metrics, protocols, templates, splits and the baseline."""
+    """Raise ValueError for unknown names of metrics, protocols, templates, splits and the baseline, and for
+    tolerances that are none."""
     from nnunet_mamba.nnunet.templates import load_template
     from nnunet_mamba.study.datasets.specs import get_spec
     from nnunet_mamba.study.datasets.splits import find_split
     from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
+    from nnunet_mamba.study.evaluation.config import parse_tolerances
     from nnunet_mamba.study.statistics.methods import choose_baseline
 
     _check_known("metric", study.metrics, METRICS)
     _check_known("protocol", study.protocols, PROTOCOLS)
+    parse_tolerances(study.tolerance_mm)
     for plans in study.plans.values():
         if plans.template:
             load_template(plans.template)

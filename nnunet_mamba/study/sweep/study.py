@@ -141,6 +141,11 @@ class DatasetNames:
             plans = self.study.plans[plans.source]
         return plans.name, "3d_fullres" if method.configuration == CASCADE else method.configuration
 
+    @property
+    def lock(self) -> Path:
+        """Return the lock of what studies share of a dataset: its splits, fingerprint and plans."""
+        return self.preprocessed.with_name(f"{self.dataset.name}.lock")
+
     def data(self, plans: str, configuration: str) -> PreprocessedData:
         return PreprocessedData(self.preprocessed / f"{plans}.json", configuration, self.raw)
 

@@ -52,6 +52,7 @@ def build_split_job(names: DatasetNames) -> Job:
         products=(names.raw / "splits_final.json",) if asked else (),
         cache_inputs={"split": asked, "group": group or ""} if asked else {},
         sources=(names.raw,),
+        lock=names.lock,
         watched=(names.raw / "splits_final.json",),
     )
 
@@ -64,6 +65,7 @@ def build_fingerprint_job(names: DatasetNames) -> Job:
         Command("nnUNetv2_extract_fingerprint", arguments),
         needs=(names.job("split"),),
         products=(names.preprocessed / "dataset_fingerprint.json",),
+        lock=names.lock,
         threads=count_processes(),
         memory_gb=names.study.memory_gb,
         hours=names.study.hours,
@@ -88,6 +90,7 @@ def build_plan_job(names: DatasetNames, plans: Plans) -> Job:
             "plans": _describe_plans(plans),
             **{f"{key} below": text for key, text in below.items()},
         },
+        lock=names.lock,
         watched=(file,),
     )
 

@@ -128,6 +128,10 @@ def test_plans_that_somebody_made_are_not_replaced(sweep, tmp_path):
         ({"protocols": ["nobodys"]}, "Unknown protocol 'nobodys'"),
         ({"plans": {"a": {"template": "nothing"}}}, "nothing"),
         ({"baseline": "nobody"}, "nobody"),
+        ({"tolerance_mm": ["abc"]}, "'abc' is not a tolerance; expected 2 or LABEL=2, in mm."),
+        ({"tolerance_mm": [".nan"]}, "is not a tolerance"),
+        ({"tolerance_mm": [-3]}, "Tolerances are finite and 0 mm or more"),
+        ({"tolerance_mm": ["inf"]}, "Tolerances are finite and 0 mm or more"),
         ({"seeds": [1], "methods": ["nnUNetTrainerStock"]}, "nnUNetTrainerStock cannot be seeded"),
     ],
 )
@@ -137,10 +141,10 @@ def test_names_that_nobody_knows_are_refused_before_anything_runs(sweep, changes
 
 
 def test_a_dry_run_refuses_a_study_that_is_running_and_leaves_its_lock(sweep, tmp_path):
-    lock = tmp_path / "out" / "locks" / "sweep.lock"
+    lock = tmp_path / "out" / "locks" / "study.lock"
     with hold_lock(lock, print, owner="the sweep another"):
         code, _, err = sweep("--dry-run")
-        assert code == 2 and "sweep.lock is held by the sweep another" in err and lock.is_file()
+        assert code == 2 and "study.lock is held by the sweep another" in err and lock.is_file()
     code, _, _ = sweep("--dry-run")
     assert code == 0 and not lock.exists()
 
@@ -154,6 +158,14 @@ def test_a_folder_of_another_format_is_refused_by_name(sweep, tmp_path, capsys, 
     assert code == 2 and message in err and "--adopt" in err
     assert main(["sweep", "status", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_folder_of_a_quickstart_is_refused(sweep, tmp_path):
+    build_run_graph(
+        "quickstart", tmp_path / "out", {}, [Job("train", "train", Command("true", ()))], adopt=False
+    ).write()
+    code, _, err = sweep()
+    assert code == 2 and f"{tmp_path / 'out'} holds a quickstart; choose another `out`." in err
 
 
 def test_commands_to_be_typed_have_idle_threads_sleep(sweep):

@@ -16,6 +16,7 @@ from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData, hold_da
 from nnunet_mamba.study.sweep.records import Layout
 from nnunet_mamba.study.sweep.run_job import JobFailedError, run_job
 
+PLANS_CHANGED = {"configurations": {"2d": {"data_identifier": "nnUNetPlans_2d", "spacing": [9, 9]}}}
 PREPROCESS = """
 import shutil, sys
 from pathlib import Path
@@ -121,7 +122,8 @@ def test_data_are_not_made_anew_while_a_training_reads_them(dataset):
     dataset.run(dataset.job())
     dataset.plan("nnUNetPlans", spacing=[2, 2])
     remade = threading.Thread(target=dataset.run, args=(dataset.job(), "another"))
-    with hold_data(dataset.data(), print), hold_data(dataset.data("nnUNetResEncUNetMPlans"), print):
+    first, second = dataset.data(), dataset.data("nnUNetResEncUNetMPlans")
+    with hold_data(first, print, owner="one"), hold_data(second, print, owner="two"):
         remade.start()
         time.sleep(1.5)
         assert dataset.n_made() == 1, "two trainings read them"
@@ -137,3 +139,59 @@ def test_two_that_share_their_data_make_them_once_even_at_once(dataset):
     for thread in threads:
         thread.join(20)
     assert dataset.n_made() == 1 and all(is_complete(job, job.name) for job in jobs)
+
+
+TRAIN = "import sys; open(sys.argv[1], 'a').write('trained')"
+
+
+def test_nothing_is_trained_on_data_that_were_made_for_others_since(dataset):
+    """Two studies whose plans give different data one folder."""
+    train = Job("train", "train", Command("python", ("-c", TRAIN, str(dataset.calls))), data=dataset.data())
+    dataset.run(dataset.job())
+    assert dataset.run(train).state == "done"
+    dataset.plan("nnUNetResEncUNetMPlans", spacing=[2, 2])
+    dataset.run(dataset.job("nnUNetResEncUNetMPlans"), "another", "another study")
+    with pytest.raises(JobFailedError, match="nnUNetPlans_2d was made from other settings or data since"):
+        dataset.run(train, "fold 1")
+    assert not is_complete(dataset.job(), "k"), "so the next run makes them again"
+    assert dataset.calls.read_text() == "xtrainedx"
+
+
+def test_plans_that_change_while_data_are_made_leave_no_current_data(dataset):
+    changes = f"open({str(dataset.data().plans)!r}, 'w').write({json.dumps(PLANS_CHANGED)!r})"
+    command = Command("python", ("-c", f"{PREPROCESS}\n{changes}", str(dataset.folder), str(dataset.calls)))
+    dataset.run(dataset.job(command=command))
+    assert not dataset.data().is_current()
+
+
+def test_an_attempt_that_is_killed_before_the_old_data_are_cleared_leaves_no_current_data(dataset):
+    dataset.run(dataset.job())
+    dataset.plan("nnUNetPlans", spacing=[2, 2])
+    with pytest.raises(JobFailedError):
+        dataset.run(dataset.job(command=Command("python", ("-c", "raise SystemExit(1)"))), "another")
+    dataset.plan("nnUNetPlans")
+    assert not dataset.data().is_current() and not is_complete(dataset.job(), "k")
+
+
+def test_who_finds_the_data_current_does_not_disturb_others_who_do(dataset):
+    dataset.run(dataset.job())
+    jobs = [replace(dataset.job(), name=f"job_{i}") for i in range(8)]
+    threads = [threading.Thread(target=dataset.run, args=(job, job.name, job.name)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert dataset.n_made() == 1 and all(is_complete(job, job.name) for job in jobs)
+
+
+def test_a_job_that_waits_says_for_whom(dataset, monkeypatch):
+    monkeypatch.setattr("nnunet_mamba.io.locks.PATIENCE_S", 0.05)
+    layout = Layout(dataset.root / "study")
+    waiting = threading.Thread(target=dataset.run, args=(dataset.job(),))
+    with hold_data(dataset.data(), print, owner="process 1, for train of study A"):
+        waiting.start()
+        time.sleep(1)
+        text = layout.read_progress("of_nnUNetPlans")["text"]
+    waiting.join(20)
+    assert text.endswith("nnUNetPlans_2d.lock is held by process 1, for train of study A, and perhaps others")
+    assert text in layout.log_file("of_nnUNetPlans").read_text()

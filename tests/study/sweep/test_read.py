@@ -9,6 +9,8 @@ from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep.read import read_study
 from nnunet_mamba.study.sweep.study import Plans
 
+DATASET = "Dataset004_Hippocampus"
+
 
 @pytest.fixture
 def read(editor):
@@ -131,6 +133,22 @@ BREAKS = "\n\r\t\0\x7f\x85\u2028\u2029\ud800"
         ({"variables": {"A B": "1"}}, "variables has a key 'A B'; expected letters, digits and _."),
         ({"variables": {True: "1"}}, "variables has a key True; expected a word"),
         ({"configurations": ["3d_cascade_fullres"]}, "needs nnUNetTrainerMMUNet__nnUNetPlans__3d_lowres"),
+        (
+            {"datasets": [{"dataset": DATASET, "test": [{}, {}]}]},
+            "test sets are test, test; expected each",
+        ),
+        ({"datasets": [{"dataset": DATASET, "test": {"name": "crossval"}}]}, "and none crossval"),
+        (
+            {"datasets": [{"dataset": DATASET, "group": "("}]},
+            "dataset 1: group is '('; expected a regular",
+        ),
+        ({"protocols": ["honest", "honest"]}, "protocols is ['honest', 'honest']; expected each once"),
+        ({"protocols": []}, "protocols is []; expected at least one"),
+        ({"metrics": ["dice", "dice"]}, "expected each once"),
+        (
+            {"plans": {"a": {"vram_gb": float("inf"), "network": "mm_unet"}}},
+            "vram_gb is inf; expected a finite number",
+        ),
     ],
 )
 def test_what_means_nothing_is_refused_with_its_place(write_study, changes, message):
@@ -188,3 +206,11 @@ def test_nnunets_folders_must_be_known(write_study, monkeypatch):
         read_study(file)
     file = write_study(folders={"raw": "/data/raw"})
     assert str(read_study(file).folders["nnUNet_raw"]) == "/data/raw"
+
+
+def test_one_entry_needs_no_list(read, write_study):
+    study = read(write_study(datasets=DATASET, methods="A", metrics="dice", folds=0))
+    assert [dataset.name for dataset in study.datasets] == [DATASET] and study.folds == ("0",)
+    assert [method.trainer for method in study.methods] == ["A"]
+    study = read(write_study(datasets={"dataset": DATASET, "test": {"name": "one"}}))
+    assert study.datasets[0].tests[0].name == "one"

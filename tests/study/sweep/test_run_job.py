@@ -39,6 +39,17 @@ def test_a_folder_states_what_it_was_made_for_and_in_which_format(bench):
     assert marker == {"format": FORMAT, "job": "train-x-0", "cache_key": "f1"}
 
 
+def test_a_folder_of_another_format_is_unmanaged_and_can_be_adopted(bench):
+    bench.run()
+    marker = bench.fold / "sweep.json"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "format": FORMAT + 1}))
+    bench.layout.record("train-x-0").unlink()
+    bench.calls()
+    with pytest.raises(UnmanagedResultsError):
+        bench.run()
+    assert bench.run(adopt=True).adopted and bench.calls() == []
+
+
 def test_a_job_done_is_not_run_again(bench):
     bench.run()
     bench.calls()

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from nnunet_mamba.study.sweep.existing_results import write_marker
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
 from nnunet_mamba.study.sweep.run_graph import build_run_graph, read_run_graph, remove_stale_stamps
+from nnunet_mamba.study.sweep.run_job import JobFailedError
 from nnunet_mamba.study.sweep.status import describe_failures, format_statuses, read_statuses
 
 pytest.importorskip("snakemake")
@@ -239,3 +241,34 @@ def test_a_graph_is_read_as_it_was_written(tmp_path):
         graph.get_job("c")
     with pytest.raises(ValueError, match="expected the folder of a study"):
         read_run_graph(tmp_path / "nowhere")
+
+
+def test_a_training_does_not_start_on_splits_that_changed_since_the_run_began(tmp_path):
+    splits, trained = tmp_path / "splits_final.json", tmp_path / "trained"
+    make = python("split", f"open({str(splits)!r}, 'w').write('1')", products=(splits,), watched=(splits,))
+    graph = build_run_graph(
+        "small", tmp_path / "out", {}, [make, python("train", writes(trained), ["split"])], adopt=False
+    )
+    graph.run("split", lambda text: None)
+    splits.write_text("2")  # by another study
+    with pytest.raises(JobFailedError, match=r"splits_final\.json was changed since this run began"):
+        graph.run("train", lambda text: None)
+    assert read_statuses(graph)[1].state == "failed" and not trained.exists()
+    jobs = [make, python("train", writes(trained), ["split"])]
+    build_run_graph("small", tmp_path / "out", {}, jobs, adopt=False).run("train", lambda text: None)
+    assert trained.exists(), "the next run knows of the edit"
+
+
+def test_jobs_that_studies_could_do_at_once_wait_for_each_other(tmp_path):
+    log, lock = tmp_path / "log", tmp_path / "Dataset.lock"
+    code = f"import time; {writes(log, '+')}; time.sleep(0.5); {writes(log, '-')}"
+    graphs = [
+        build_run_graph(name, tmp_path / name, {}, [python("plan", code, lock=lock)], adopt=False)
+        for name in ("one", "two")
+    ]
+    threads = [threading.Thread(target=graph.run, args=("plan", lambda text: None)) for graph in graphs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert log.read_text() == "+-+-"
