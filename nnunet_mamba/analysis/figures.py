@@ -33,7 +33,7 @@ def draw_attention(
     with matplotlib.rc_context(STYLE):
         width = min(max(1.9 * image.shape[1] / image.shape[0], 1.3), 3.0)
         figure = new_figure(width * columns + 0.4, 2.25 * len(found) + 0.6)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
         grid = figure.subplots(len(found), columns, squeeze=False)
         for row, one in zip(grid, found, strict=True):
             for ax in row:
@@ -56,7 +56,7 @@ def draw_feature_spreads(file: Path, found: Sequence[FeatureSpread], title: str)
     edges = np.linspace(-REACH, REACH, BINS + 1)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(3.0 * columns, 2.3 * rows + 0.5)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for ax, block in zip(axes, blocks, strict=False):
             for one in (one for one in found if one.block == block):
@@ -93,7 +93,7 @@ def draw_field(file: Path, field: ReceptiveField, patch: Tensor, title: str) -> 
     n_planes = 3 if values.ndim == 3 else 1
     with matplotlib.rc_context(STYLE):
         figure = new_figure(2.4 * (n_planes + 1) + 3.0, 2.9)
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, parse_math=False)
         axes = figure.subplots(1, n_planes + 2, width_ratios=[1] * (n_planes + 1) + [1.3])
         for ax in axes[:-1]:
             ax.set_axis_off()

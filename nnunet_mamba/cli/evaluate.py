@@ -238,7 +238,7 @@ def _list() -> int:
 
 def _print_scores(scores: list[Score]) -> None:
     """Print a table per trainer, plans and configuration, over all folds but `all`, which has its own."""
-    from nnunet_mamba.study.statistics.tables import build_metric_table
+    from nnunet_mamba.study.statistics.result_tables import build_score_table
 
     def group(score: Score) -> tuple[str, ...]:
         seen = "trained on these cases" if score.fold == "all" else ""
@@ -252,7 +252,7 @@ def _print_scores(scores: list[Score]) -> None:
         protocols = dict.fromkeys(row.protocol for row in rows)
         where = f", fold {' '.join(folds)}" if folds else ""
         print(f"{title}{where}: {n_cases} cases, {'; '.join(protocols)}")
-        print(build_metric_table(rows).render_text())
+        print(build_score_table(rows).render_text())
 
 
 def _progress_bar() -> Callable[[int, int], None]:

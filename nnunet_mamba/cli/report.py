@@ -46,6 +46,14 @@ def add(commands: Any) -> None:
     p.add_argument(
         "--group", metavar="REGEX", help="the part of a case's name that is the patient's (default: all)"
     )
+    p.add_argument(
+        "--seeds",
+        nargs="+",
+        default=[],
+        type=int,
+        metavar="N",
+        help="of the trainings, if the tables hold means over several; the rest is of the first",
+    )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the resamples (default: 0)")
     p.add_argument("--n-bootstrap", type=int, default=10_000, metavar="N", help="resamples (default: 10000)")
     p.add_argument(
@@ -69,6 +77,7 @@ def report(args: argparse.Namespace) -> int:
         protocol=args.protocol,
         baseline=args.baseline,
         group=args.group,
+        training_seeds=args.seeds,
         seed=args.seed,
         n_bootstrap=args.n_bootstrap,
         command=_format_command(args),
@@ -87,7 +96,7 @@ def _format_command(args: argparse.Namespace) -> str:
     words = ["nnunet-mamba", "report", *map(str, args.tables)]
     options = ("results", "predictions", "references", "images", "dataset", "protocol", "baseline", "group")
     defaults = {"seed": 0, "n_bootstrap": 10_000}
-    for name in (*options, "seed", "n_bootstrap", "note", "out"):
+    for name in (*options, "seeds", "seed", "n_bootstrap", "note", "out"):
         value = getattr(args, name)
         if value not in (None, "", [], defaults.get(name)):
             values = value if isinstance(value, list) else [value]

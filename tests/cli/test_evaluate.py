@@ -40,9 +40,10 @@ def test_prints_mean_deviation_and_counts_and_writes_the_table(folders, tmp_path
     assert evaluate(*folders, "--out", tmp_path / "scores.parquet") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "predictions: 2 cases, honest"
-    assert lines[1].split() == ["label", "metric", "mean", "SD", "n", "excluded"]
-    assert lines[2].split() == ["1", "dice", "0.7500", "0.3536", "2", "0"]
-    assert ["mean", "dice", "0.7500"] in [line.split() for line in lines]
+    assert lines[1].split()[:4] == ["label", "Dice", "NSD", "HD95"]
+    assert lines[2].startswith("label 1         0.7500 ± 0.3536 ")
+    assert lines[2].split()[-3:] == ["2", "0", "1"]
+    assert lines[3].split()[:4] == ["mean", "of", "labels", "0.7500"]
     assert lines[-1].startswith("6 rows -> ")
     rows = read_table(tmp_path / "scores.parquet")
     assert {(row.case, row.label, row.metric) for row in rows} == {
@@ -283,5 +284,5 @@ def test_what_was_trained_on_its_cases_is_not_averaged_with_what_was_not(tmp_pat
     told = capsys.readouterr().out
     assert "nnUNetPlans 2d, fold 0: 1 cases" in told
     assert "nnUNetPlans 2d trained on these cases, fold all: 1 cases" in told
-    means = [line.split()[2] for line in told.splitlines() if line.split()[:2] == ["mean", "dice"]]
+    means = [line.split()[3] for line in told.splitlines() if line.startswith("mean of labels")]
     assert means == ["0.5000", "1.0000"]

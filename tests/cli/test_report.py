@@ -11,11 +11,13 @@ def test_report_says_what_it_wrote_and_what_it_left_out(tmp_path, capsys):
     write_table(simulated_scores(n_patients=4), tmp_path / "a.csv")
     out = tmp_path / "page"
     words = ["report", str(tmp_path / "a.csv"), "--out", str(out), "--n-bootstrap", "100"]
-    assert main([*words, "--group", r"patient\d+"]) == 0
+    assert main([*words, "--group", r"patient\d+", "--seeds", "1", "2"]) == 0
     output = capsys.readouterr()
     assert output.out.splitlines() == [f"-> {out / 'report.html'}", f"-> {out / 'report.md'}"]
     assert "left out: Training" in output.err
-    assert r"--group 'patient\d+'" in (out / "report.md").read_text()  # the command, to be typed again
+    text = (out / "report.md").read_text()
+    assert r"--group 'patient\d+' --seeds 1 2 --n-bootstrap 100" in text  # the command, to be typed again
+    assert "Trained with seeds 1, 2; scores are means over them" in text
 
 
 def test_one_method_is_enough_for_a_page_but_not_for_a_comparison(tmp_path, capsys):

@@ -12,13 +12,19 @@ from pathlib import Path
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.nnunet.version import get_installed_version
 from nnunet_mamba.study.evaluation import METRICS, Origin, Score, read_method_table
-from nnunet_mamba.study.report.files import StudyFiles, find_data_folders, find_study_files, match_folders
+from nnunet_mamba.study.report.predicted_cases import (
+    PredictedCases,
+    find_data_folders,
+    find_predicted_cases,
+    match_folders,
+)
 from nnunet_mamba.study.report.published import (
     PublishedTable,
     StudySetup,
     match_dataset,
     read_published_tables,
 )
+from nnunet_mamba.study.report.shown_cases import ShownCase, read_shown_cases
 from nnunet_mamba.study.report.training_curves import TrainingRun, find_training_runs
 from nnunet_mamba.study.statistics import DatasetComparison, compare
 
@@ -43,6 +49,7 @@ class ReportRequest:
     predictions  folders with the label maps that the tables were computed from, one per table, of one method
                  each; with the folders of their references and images
     origin       of rows that do not tell their own
+    training_seeds  that the scores are means over; the other input is of the first
     stages, variables, facts  what a quickstart knows besides: variables are NAME=value, facts (name, text)
     """
 
@@ -56,6 +63,7 @@ class ReportRequest:
     protocol: str | None = None
     baseline: str | None = None
     group: str | None = None
+    training_seeds: Sequence[int] = ()
     seed: int = 0
     n_bootstrap: int = 10_000
     command: str = ""
@@ -79,7 +87,7 @@ class StudyReport:
     comparisons: Sequence[DatasetComparison]
     scores: Sequence[Score]
     training_runs: Sequence[TrainingRun]
-    files: StudyFiles | None
+    predicted: PredictedCases | None
     published: Sequence[PublishedTable]
     setup: StudySetup
     tables: Sequence[tuple[str, int, str]]
@@ -106,6 +114,24 @@ class StudyReport:
         subject = self.single.trainer if self.single else f"{len(self.methods)} methods"
         return f"{subject} on {self.dataset or 'a dataset'}"
 
+    @cached_property
+    def shown_cases(self) -> list[ShownCase]:
+        """Cases to show, read once."""
+        if self.predicted is None:
+            return []
+        return read_shown_cases(self.predicted, self.methods, self.scores, self.leading)
+
+    @property
+    def note_on_seeds(self) -> str:
+        """Sentence on the seeds of the trainings and what is of the first alone; "" if they are not known."""
+        seeds = ", ".join(map(str, self.request.training_seeds))
+        if len(self.request.training_seeds) < 2:
+            return f"Trained with seed {seeds}." if seeds else ""
+        return (
+            f"Trained with seeds {seeds}; scores are means over them; pictures, curves and confusions are "
+            f"of seed {self.request.training_seeds[0]}."
+        )
+
     @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.request.stages)
@@ -125,7 +151,7 @@ def collect_study_report(request: ReportRequest) -> StudyReport:
     comparisons, left_out = _compare_metrics(scores, request)
     results = None if request.results is None else _find_dataset_results(request.results, dataset)
     runs, missing_runs = _read_runs(results)
-    files, missing_files = _find_files(request, results, [each for _, each in tables])
+    predicted, missing_files = _find_predicted(request, results, [each for _, each in tables])
     setup = StudySetup(
         match_dataset(dataset) or "",
         comparisons[0].protocol,
@@ -139,7 +165,7 @@ def collect_study_report(request: ReportRequest) -> StudyReport:
         comparisons=comparisons,
         scores=scores,
         training_runs=runs,
-        files=files,
+        predicted=predicted,
         published=[table for table in read_published_tables(setup.dataset) if table.metric in metrics],
         setup=setup,
         tables=[(table.name, len(each), sha256(table.read_bytes()).hexdigest()) for table, each in tables],
@@ -212,25 +238,26 @@ def _read_runs(results: Path | None) -> tuple[list[TrainingRun], list[str]]:
     return runs, [] if runs else [f"Training: {results.name} has neither logs nor checkpoints."]
 
 
-def _find_files(
+def _find_predicted(
     request: ReportRequest, results: Path | None, tables: Sequence[Sequence[Score]]
-) -> tuple[StudyFiles | None, list[str]]:
+) -> tuple[PredictedCases | None, list[str]]:
     """Return the label maps of the tables' cases, and a sentence on what is missing."""
     if request.predictions:
-        files = _match_predictions(request, tables)
+        predicted = _match_predictions(request, tables)
         fix = "give --images"
     elif results is None:
         return None, ["Pictures of cases, confusion of labels: give --results, or --predictions."]
     else:
         try:
-            files = find_study_files(results, *find_data_folders(results))
+            predicted = find_predicted_cases(results, *find_data_folders(results))
         except (ValueError, OSError) as error:
             return None, [f"Pictures of cases, confusion of labels: {error}"]
         fix = "export nnUNet_raw"
-    return files, [] if files.has_images else [f"Pictures of cases: the images were not found; {fix}."]
+    missing = f"Pictures of cases: the images were not found; {fix}."
+    return predicted, [] if predicted.has_images else [missing]
 
 
-def _match_predictions(request: ReportRequest, tables: Sequence[Sequence[Score]]) -> StudyFiles:
+def _match_predictions(request: ReportRequest, tables: Sequence[Sequence[Score]]) -> PredictedCases:
     """Return the label maps in the folders of predictions, each of the one method of its table."""
     if request.references is None:
         raise ValueError("--predictions goes with --references.")

@@ -13,20 +13,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 INK = "#010203"  # drawn in the charts, and replaced by the colour of the page's text
-CHART_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.0,
     "text.parse_math": False,  # a dollar in a label's name starts no formula
     "axes.titlesize": 10.0,
+}
+SVG_STYLE: dict[Any, Any] = {
+    **STYLE,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
 
 
 def render_axes(size_in: tuple[float, float], draw: Callable[[Axes], None]) -> str:
     """Return one pair of axes, (width, height) in inches and filled by `draw`, as an SVG element."""
-    with matplotlib.rc_context(CHART_STYLE):
+    with matplotlib.rc_context(SVG_STYLE):
         figure = Figure(figsize=size_in, layout="constrained")
         draw(figure.add_subplot())
         return render_svg(figure)
@@ -42,12 +45,16 @@ def render_svg(figure: Figure) -> str:
     return re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", svg)
 
 
-def render_png(figure: Figure, dpi: int) -> str:
-    """Return the figure as a data URI."""
+def render_png(figure: Figure, dpi: int) -> bytes:
     FigureCanvasAgg(figure)
     stream = io.BytesIO()
     figure.savefig(stream, dpi=dpi, format="png")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return stream.getvalue()
+
+
+def encode_png(png: bytes) -> str:
+    """Return the picture as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def style_axes(axes: Axes) -> None:

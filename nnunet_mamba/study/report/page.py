@@ -5,13 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from nnunet_mamba.io.atomic import write_text
-from nnunet_mamba.io.tables import Table
-from nnunet_mamba.nnunet.console import format_duration
-from nnunet_mamba.study.evaluation import compute_foreground_mean
-from nnunet_mamba.study.report import sections, tables
-from nnunet_mamba.study.report.content import StudyReport
-from nnunet_mamba.study.report.document import (
+from nnunet_mamba.io.atomic import atomic_write
+from nnunet_mamba.io.document import (
     Block,
     BulletList,
     CodeBlock,
@@ -19,26 +14,40 @@ from nnunet_mamba.study.report.document import (
     KeyNumbers,
     Paragraph,
     Section,
+    render_markdown,
 )
-from nnunet_mamba.study.report.render import render_html, render_markdown
-from nnunet_mamba.study.report.summary_figure import write_summary_figure
+from nnunet_mamba.io.tables import Table
+from nnunet_mamba.nnunet.console import format_duration
+from nnunet_mamba.study.evaluation import compute_foreground_mean
+from nnunet_mamba.study.report import sections, study_tables
+from nnunet_mamba.study.report.content import StudyReport
+from nnunet_mamba.study.report.render import render_html
+from nnunet_mamba.study.report.summary_figure import render_summary
 from nnunet_mamba.study.statistics.formats import DASH, format_folds, format_value
-from nnunet_mamba.study.statistics.tables import state_verdicts
+from nnunet_mamba.study.statistics.result_tables import state_verdicts
 
 
 def write_study_report(report: StudyReport, out: Path) -> list[Path]:
-    """Write report.html and report.md into the folder `out`, each whole or not at all; of one method with
-    images also report.png."""
+    """Write report.html and report.md into the folder `out`; of one method with images also report.png.
+
+    All are made before the first is written, each whole or not at all; a picture of an earlier report goes.
+    """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; expected a folder for report.html and report.md.")
     document = build_document(report)
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / "report.html", out / "report.md"]
-    for file, text in zip(files, (render_html(document), render_markdown(document)), strict=True):
-        write_text(file, text)
-    picture = out / "report.png"
-    return [*files, picture] if write_summary_figure(report, picture) else files
+    contents = {
+        "report.html": render_html(document).encode(),
+        "report.md": render_markdown(document).encode(),
+        "report.png": render_summary(report),
+    }
+    for name, content in contents.items():
+        if content is None:
+            (out / name).unlink(missing_ok=True)
+            continue
+        with atomic_write(out / name) as draft:
+            draft.write_bytes(content)
+    return [out / name for name, content in contents.items() if content]
 
 
 def build_document(report: StudyReport) -> Document:
@@ -104,13 +113,14 @@ def _build_provenance(report: StudyReport) -> list[Block]:
     programs = dict.fromkeys(f"{s.backend} {s.version}".strip() for s in report.scores)
     rows = [
         ("scores computed by", ", ".join(filter(None, programs)) or "not stated"),
-        ("seeds", f"resamples: {report.leading.seed}; nnU-Net's trainings are not seeded"),
+        ("seed of resamples", str(report.leading.seed)),
+        ("seeds of trainings", report.note_on_seeds or "not stated"),
         *report.versions,
     ]
     files = [(name, str(n_rows), digest[:16]) for name, n_rows, digest in report.tables]
     full = [(m.method, m.full_name, format_folds(m.fold_means) or DASH) for m in report.leading.methods]
     default = shlex.join(["nnunet-mamba", "report", *map(str, report.request.tables)])
-    facts = tables.build_facts_table(report)
+    facts = study_tables.build_facts_table(report)
     blocks: list[Block] = [
         CodeBlock(report.request.command or default),
         Table(("table", "rows", "SHA-256 (first 16)"), files),

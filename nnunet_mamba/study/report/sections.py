@@ -5,29 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nnunet_mamba.io.tables import Table
-from nnunet_mamba.study.evaluation import PROTOCOLS
-from nnunet_mamba.study.report import charts, tables
-from nnunet_mamba.study.report.content import StudyReport
-from nnunet_mamba.study.report.document import (
+from nnunet_mamba.io.document import (
     Block,
     BulletList,
+    CasePicture,
     Chart,
     Collapsible,
     OutlineLegend,
     Paragraph,
 )
+from nnunet_mamba.io.tables import Table
+from nnunet_mamba.study.evaluation import PROTOCOLS
+from nnunet_mamba.study.report import charts, study_tables
+from nnunet_mamba.study.report.content import StudyReport
 from nnunet_mamba.study.report.figures import render_axes
-from nnunet_mamba.study.report.files import count_confusion
+from nnunet_mamba.study.report.predicted_cases import count_confusion
 from nnunet_mamba.study.report.published import find_differences
-from nnunet_mamba.study.report.slices import PREDICTION_COLOUR, REFERENCE_COLOUR, render_cases
+from nnunet_mamba.study.report.slices import PREDICTION_COLOUR, REFERENCE_COLOUR, render_slices
 from nnunet_mamba.study.report.training_curves import TrainingRun
 from nnunet_mamba.study.statistics import DatasetComparison
 from nnunet_mamba.study.statistics.formats import format_spread, get_metric_title
-from nnunet_mamba.study.statistics.tables import (
+from nnunet_mamba.study.statistics.result_tables import (
     build_comparison_tables,
     build_ranking_tables,
     build_score_table,
+    build_warnings,
 )
 
 MAX_CONFUSED = 20  # labels in a readable table of confusions
@@ -45,10 +47,10 @@ def build_scores(report: StudyReport) -> list[Block]:
             f"{report.leading.metric_title}, mean over cases ± SD over the means of folds: {spread}."
         )
     return [
-        *_build_warnings(report.leading),
+        *build_warnings(report.leading),
         build_score_table(report.scores, metrics),
         BulletList([*notes, *_describe_protocol(report.leading)]),
-        Collapsible("Every case", [tables.build_case_table(report)]),
+        Collapsible("Every case", [study_tables.build_case_table(report)]),
         *(_build_label_chart(report, result) for result in report.comparisons),
     ]
 
@@ -68,16 +70,17 @@ def build_results(report: StudyReport) -> list[Block]:
         Chart(charts.plot_case_means(report, each), f"{each.metric_title} of every case by method")
         for each in report.comparisons
     )
-    return [*_build_warnings(report.leading), tables.build_summary_table(report), *means, BulletList(notes)]
+    return [
+        *build_warnings(report.leading),
+        study_tables.build_summary_table(report),
+        *means,
+        BulletList(notes),
+    ]
 
 
 def _describe_protocol(result: DatasetComparison) -> list[str]:
     name = result.protocol.partition(" ")[0]
     return [f"Protocol {result.protocol}: {PROTOCOLS[name].difference}"] if name in PROTOCOLS else []
-
-
-def _build_warnings(result: DatasetComparison) -> list[Block]:
-    return [Paragraph(f"Warning: {text}.", is_warning=True) for text in result.warnings]
 
 
 def build_differences(report: StudyReport) -> list[Block]:
@@ -118,12 +121,13 @@ def build_labels(report: StudyReport) -> list[Block]:
     tests = {each.metric: build_comparison_tables(each, of_labels=True) for each in report.comparisons}
     others = (
         Collapsible(
-            f"{each.metric_title} by label", [tables.build_label_table(report, each), *tests[each.metric]]
+            f"{each.metric_title} by label",
+            [study_tables.build_label_table(report, each), *tests[each.metric]],
         )
         for each in report.comparisons[1:]
     )
     return [
-        tables.build_label_table(report, result),
+        study_tables.build_label_table(report, result),
         _build_label_chart(report, result),
         *differences,
         Paragraph(
@@ -143,7 +147,7 @@ def _build_label_chart(report: StudyReport, result: DatasetComparison) -> Chart:
 def build_papers(report: StudyReport) -> list[Block]:
     if not report.published:
         return []
-    beside = tables.build_paper_table(report)
+    beside = study_tables.build_paper_table(report)
     sources = []
     for i, table in enumerate(report.published, start=1):
         reasons = find_differences(table, report.setup)
@@ -168,34 +172,45 @@ def build_papers(report: StudyReport) -> list[Block]:
             beside,
             Paragraph("Here: the mean over labels of the means over cases, as papers have it."),
         ]
-    blocks += [Collapsible("By label", [each]) for each in tables.build_paper_label_tables(report)]
-    whole = [tables.build_full_paper_table(i, table) for i, table in enumerate(report.published, start=1)]
+    blocks += [Collapsible("By label", [each]) for each in study_tables.build_paper_label_tables(report)]
+    whole = [
+        study_tables.build_full_paper_table(i, table) for i, table in enumerate(report.published, start=1)
+    ]
     return [*blocks, BulletList(sources), Collapsible("All networks of these papers", whole)]
 
 
 def build_cases(report: StudyReport) -> list[Block]:
-    pictures = render_cases(report)
-    if not pictures:
+    if report.predicted is None or not report.shown_cases:
         return []
+    labels = report.predicted.labels
+    pictures = (
+        CasePicture(render_slices(case.slices, labels), f"{case.heading}, {case.mean} ({case.labels})")
+        for case in report.shown_cases
+    )
     which = "The best, the median and the worst case" if report.single else "The worst case of each method"
     legend = OutlineLegend((("reference", REFERENCE_COLOUR), ("prediction", PREDICTION_COLOUR)))
-    return [Paragraph(f"{which}, where labels show most."), legend, *pictures]
+    return [_add_seeds(report, f"{which}, where labels show most."), legend, *pictures]
 
 
 def build_training(report: StudyReport) -> list[Block]:
     runs = {name: own for name, method in report.methods.items() if (own := report.select_runs(method))}
     if not runs:
         return []
-    plotted = _plot_training(*runs.values()) if report.single else _plot_trainings(report, runs)
+    plotted = _plot_one_method(*runs.values()) if report.single else _plot_methods(report, runs)
     note = (
         "A line per fold. Pseudo Dice is nnU-Net's, of random patches of the validation cases. Hours are the "
         "sum of the epochs' times; compare them on one machine only. nnU-Net's logs hold no memory; the "
         "command estimate tells it."
     )
-    return [tables.build_training_table(report), *plotted, Paragraph(note)]
+    return [study_tables.build_training_table(report), *plotted, _add_seeds(report, note)]
 
 
-def _plot_training(runs: Sequence[TrainingRun]) -> list[Block]:
+def _add_seeds(report: StudyReport, text: str) -> Paragraph:
+    """Return the text with a sentence on the trainings' seeds, if they are known."""
+    return Paragraph(f"{text} {report.note_on_seeds}".rstrip())
+
+
+def _plot_one_method(runs: Sequence[TrainingRun]) -> list[Block]:
     """Return the curves of one method."""
     average = (
         "Dots: pseudo Dice of an epoch. Line: nnU-Net's moving average, nine parts of what it was and one "
@@ -210,9 +225,9 @@ def _plot_training(runs: Sequence[TrainingRun]) -> list[Block]:
     ]
 
 
-def _plot_trainings(report: StudyReport, runs: dict[str, list[TrainingRun]]) -> list[Block]:
+def _plot_methods(report: StudyReport, runs: dict[str, list[TrainingRun]]) -> list[Block]:
     """Return the curves of several methods, and what their time gained."""
-    hours = {name: tables.compute_hours(own) for name, own in runs.items()}
+    hours = {name: study_tables.compute_hours(own) for name, own in runs.items()}
     dotted = "dotted: without SSM"
     blocks: list[Block] = [
         Chart(
@@ -231,14 +246,15 @@ def _plot_trainings(report: StudyReport, runs: dict[str, list[TrainingRun]]) -> 
 
 
 def build_confusion(report: StudyReport) -> list[Block]:
-    files = report.files
-    if files is None or not 2 < len(files.names) <= MAX_CONFUSED:
+    predicted = report.predicted
+    if predicted is None or not 2 < len(predicted.names) <= MAX_CONFUSED:
         return []
     found: list[tuple[str, Table, int]] = []
     for name, method in report.methods.items():
-        if files.cases.get(method):
-            voxels, n_cases = count_confusion(files.cases[method].values(), list(files.names))
-            found.append((name, tables.build_confusion_table(voxels, list(files.names.values())), n_cases))
+        if cases := predicted.cases.get(method):
+            voxels, n_cases = count_confusion(cases.values(), list(predicted.names))
+            table = study_tables.build_confusion_table(voxels, list(predicted.names.values()))
+            found.append((name, table, n_cases))
     if not found:
         return []
     counts = ", ".join(dict.fromkeys(str(n) for _, _, n in found))
@@ -248,7 +264,7 @@ def build_confusion(report: StudyReport) -> list[Block]:
     )
     first, *others = (replace(table, title=name) for name, table, _ in found)
     return [
-        Paragraph(note),
+        _add_seeds(report, note),
         replace(first, title="") if report.single else first,
         *(Collapsible(table.title, [replace(table, title="")]) for table in others),
     ]

@@ -1,12 +1,10 @@
-"""Pictures of the best and the worst cases: slices with the outlines of reference and prediction.
+"""Pictures of cases: slices with the outlines of reference and prediction.
 
 Arrays have axes (z, y, x) in LPS orientation: z upwards, y to the back, x to the patient's left.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,11 +13,8 @@ from matplotlib.figure import Figure
 
 from nnunet_mamba.io.images import ITK, read_header, read_image, read_values
 from nnunet_mamba.study.evaluation import Label
-from nnunet_mamba.study.report.content import StudyReport
-from nnunet_mamba.study.report.document import CasePicture
-from nnunet_mamba.study.report.figures import render_png
-from nnunet_mamba.study.report.files import CaseFiles
-from nnunet_mamba.study.statistics.formats import format_value
+from nnunet_mamba.study.report.figures import encode_png, render_png
+from nnunet_mamba.study.report.predicted_cases import CaseFiles
 
 REFERENCE_COLOUR = "#2dd4bf"  # outlines; both can be seen on grey values
 PREDICTION_COLOUR = "#fb923c"
@@ -147,55 +142,8 @@ def draw_outline(axes: Axes, mask: np.ndarray, colour: str, width: float) -> Non
     axes.contour(columns, rows, upsampled, levels=[0.5], colors=[colour], linewidths=width)
 
 
-@dataclass(frozen=True)
-class ShownCase:
-    """Case with its picture's heading, its mean of the leading metric, and that of each label, as text."""
-
-    files: CaseFiles
-    heading: str
-    mean: str
-    labels: str
-
-
-def choose_cases(report: StudyReport) -> list[ShownCase]:
-    """Return the best, the median and the worst case of one method, or the worst of each of several.
-
-    They are ranked by the mean over labels of the leading metric, among the cases with an image.
-    """
-    shown = []
-    for name, method in report.methods.items():
-        files = report.files.cases.get(method, {}) if report.files else {}
-        own = [s for s in report.select_scores(method, report.leading.metric) if not math.isnan(s.value)]
-        scores = {case: [s for s in own if s.case == case] for case, each in files.items() if each.image}
-        means = {case: fmean(s.value for s in each) for case, each in scores.items() if each}
-        ranked = sorted(means, key=lambda case: means[case], reverse=report.leading.higher_is_better)
-        picked = _pick_cases(ranked) if report.single else [(name, case) for case in ranked[-1:]]
-        for word, case in picked:
-            texts = (f"{s.label_name or s.label} {format_value(s.value, s.metric)}" for s in scores[case])
-            mean = f"{report.leading.metric_title} {format_value(means[case], report.leading.metric)}"
-            shown.append(ShownCase(files[case], f"{word}: {case}", mean, ", ".join(texts)))
-    return shown
-
-
-def _pick_cases(ranked: Sequence[str]) -> list[tuple[str, str]]:
-    """Return three of the cases, each after a word; all of them without a ranking if there are fewer."""
-    if len(ranked) < 3:
-        return [("case", case) for case in ranked]
-    return [("best", ranked[0]), ("median", ranked[(len(ranked) - 1) // 2]), ("worst", ranked[-1])]
-
-
-def render_cases(report: StudyReport) -> list[CasePicture]:
-    """Return the pictures of the chosen cases."""
-    labels = report.files.labels if report.files else ()
-    return [
-        CasePicture(render_slices(case.files, labels), f"{case.heading}, {case.mean} ({case.labels})")
-        for case in choose_cases(report)
-    ]
-
-
-def render_slices(case: CaseFiles, labels: tuple[Label, ...]) -> list[tuple[str, str]]:
+def render_slices(slices: Sequence[Slice], labels: tuple[Label, ...]) -> list[tuple[str, str]]:
     """Return a data URI and the plane's name per plane, to one scale; the tallest is `HEIGHT_IN` high."""
-    slices = cut_slices(read_volume(case), labels)
     tallest_mm = max(shown.image.shape[0] * shown.pixel_mm[0] for shown in slices)
     found = []
     for shown in slices:
@@ -204,5 +152,5 @@ def render_slices(case: CaseFiles, labels: tuple[Label, ...]) -> list[tuple[str,
         )
         figure = Figure(figsize=(width, height), facecolor="black")
         draw_slice(figure.add_axes((0, 0, 1, 1)), shown, labels)
-        found.append((render_png(figure, DPI), shown.plane))
+        found.append((encode_png(render_png(figure, DPI)), shown.plane))
     return found

@@ -44,8 +44,10 @@ def format_p(p: float) -> str:
 
 
 def format_share(share: float) -> str:
-    """Return the share in whole percent."""
-    return DASH if isnan(share) else f"{share:.0%}"
+    """Return the share in percent, with a decimal between 0 and 100 %."""
+    if isnan(share):
+        return DASH
+    return "<0.1%" if 0 < share < 0.001 else f"{share:.{int(0 < share < 1)}%}"
 
 
 def get_metric_title(metric: str) -> str:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.atomic import write_text
-from nnunet_mamba.study.statistics.results import DatasetComparison
-from nnunet_mamba.study.statistics.tables import (
+from nnunet_mamba.io.document import Block, BulletList, Document, Section, render_markdown
+from nnunet_mamba.study.statistics.result_tables import (
     build_comparison_tables,
     build_method_table,
     build_ranking_tables,
+    build_warnings,
     state_verdicts,
 )
+from nnunet_mamba.study.statistics.results import DatasetComparison
 
 
 def as_text(results: Iterable[DatasetComparison]) -> str:
@@ -36,40 +38,37 @@ def as_text(results: Iterable[DatasetComparison]) -> str:
 
 def as_markdown(results: Iterable[DatasetComparison]) -> str:
     """Return Markdown with everything, each label included, and how to read it."""
-    blocks = ["# Comparison of methods"]
-    for result in results:
-        blocks += [f"## {_format_headline(result)}", _format_list(_list_facts(result))]
-        blocks += [f"> warning: {text}" for text in result.warnings]
-        blocks += [_format_list(state_verdicts(result))]
-        tables = [
-            build_method_table(result),
-            *build_comparison_tables(result, of_labels=False),
-            *build_comparison_tables(result, of_labels=True),
-            *build_ranking_tables(result, with_shares=True),
-        ]
-        for table in tables:
-            blocks += [f"### {table.title}", table.render_markdown()]
-            blocks += [_format_list(table.notes)] if table.notes else []
-    return "\n\n".join([*blocks, READING]) + "\n"
+    sections = [Section(_format_headline(result), _build_blocks(result)) for result in results]
+    reading = Section("How to read this", [BulletList(READING)])
+    return render_markdown(Document("Comparison of methods", [*sections, reading]))
 
 
-def _format_list(texts: Iterable[str]) -> str:
-    return "\n".join(f"* {text}" for text in texts)
+def _build_blocks(result: DatasetComparison) -> list[Block]:
+    return [
+        BulletList(_list_facts(result)),
+        *build_warnings(result),
+        BulletList(state_verdicts(result)),
+        build_method_table(result),
+        *build_comparison_tables(result, of_labels=False),
+        *build_comparison_tables(result, of_labels=True),
+        *build_ranking_tables(result, with_shares=True),
+    ]
 
 
-READING = """## How to read this
-
-* difference: method − other, the mean over cases. 95 % CI: BCa bootstrap over patients, for the models as
-  trained.
-* p: Wilcoxon's signed rank test of patients' means, two-sided, ranks of zeros halved. p (Holm): corrected for
-  the tests of one table.
-* wins: share of patients where the method is better, ties half. r: matched-pairs rank-biserial correlation,
-  −1 to 1, positive where the method is better. folds: in how many its mean is better. pairs: patients.
-* better, worse: p (Holm) below 0.05. not better: no difference was shown; the interval says how large one
-  could be. mixed: ranks and mean point in opposite directions. too few pairs: fewer than 6, where no outcome
-  would be significant.
-* SD over folds: how far a method's mean moves from fold to fold, a yardstick for differences. Training again
-  with another seed moves it too, and no interval here knows how far."""
+READING = (
+    "difference: method − other, the mean over cases. 95 % CI: BCa bootstrap over patients, for the models "
+    "as trained.",
+    "p: Wilcoxon's signed rank test of patients' means, two-sided, ranks of zeros halved. p (Holm): "
+    "corrected for the tests of one table.",
+    "wins: share of patients where the method is better, ties half. r: matched-pairs rank-biserial "
+    "correlation, −1 to 1, positive where the method is better. folds: in how many its mean is better. "
+    "pairs: patients.",
+    "better, worse: p (Holm) below 0.05. not better: no difference was shown; the interval says how large "
+    "one could be. mixed: ranks and mean point in opposite directions. too few pairs: fewer than 6, where no "
+    "outcome would be significant.",
+    "SD over folds: how far a method's mean moves from fold to fold, a yardstick for differences. Training "
+    "again with another seed moves it too, and no interval here knows how far.",
+)
 
 
 def _format_headline(result: DatasetComparison) -> str:

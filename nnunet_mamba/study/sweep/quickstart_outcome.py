@@ -23,7 +23,7 @@ from nnunet_mamba.study.report import (
 )
 from nnunet_mamba.study.report.training_curves import count_parameters
 from nnunet_mamba.study.statistics.output import replace_nan
-from nnunet_mamba.study.statistics.tables import build_score_table
+from nnunet_mamba.study.statistics.result_tables import build_score_table
 from nnunet_mamba.study.sweep.quickstart import Settings
 from nnunet_mamba.study.sweep.run_graph import RunGraph
 from nnunet_mamba.study.sweep.study import STOCK_PLANS

@@ -43,7 +43,7 @@ def test_each_folder_of_predictions_belongs_to_the_table_in_its_place(
     other = shutil.copytree(folder, tmp_path / "other")
     scores = [replace(s, trainer="nnUNetTrainer") for s in single_report.scores]
     request = replace(single_request, tables=[write_scores(scores), table], predictions=[other, folder])
-    cases = collect_study_report(replace(request, n_bootstrap=100)).files.cases
+    cases = collect_study_report(replace(request, n_bootstrap=100)).predicted.cases
     places = {
         method.trainer: {files.prediction.parent for files in own.values()} for method, own in cases.items()
     }
@@ -55,7 +55,7 @@ def test_each_folder_of_predictions_belongs_to_the_table_in_its_place(
 
 
 def test_nothing_is_missing_where_logs_label_maps_and_images_are_found(single_report):
-    assert single_report.files.has_images and single_report.left_out == []
+    assert single_report.predicted.has_images and single_report.left_out == []
 
 
 def test_rows_without_an_origin_get_the_given_one_and_others_keep_theirs(single_request, write_scores):

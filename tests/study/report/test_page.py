@@ -1,13 +1,18 @@
 import base64
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from page_reader import read
 
-from nnunet_mamba.study.report import build_document, write_study_report
-from nnunet_mamba.study.report.render import render_html, render_markdown
+from nnunet_mamba.io.document import render_markdown
+from nnunet_mamba.study.evaluation import read_table, write_table
+from nnunet_mamba.study.report import build_document, collect_study_report, write_study_report
+from nnunet_mamba.study.report import page as page_module
+from nnunet_mamba.study.report.render import render_html
 from nnunet_mamba.study.report.slices import PREDICTION_COLOUR, REFERENCE_COLOUR
 
 
@@ -36,6 +41,69 @@ def test_a_file_is_no_folder_to_write_into(single_report, tmp_path):
     (tmp_path / "x").write_text("")
     with pytest.raises(ValueError, match="is a file; expected a folder"):
         write_study_report(single_report, tmp_path / "x")
+
+
+def read_folder(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("failing", ["build_document", "render_html", "render_markdown", "render_summary"])
+def test_what_cannot_be_made_leaves_the_earlier_report_as_it_was(folder, single_report, monkeypatch, failing):
+    before = read_folder(folder)
+
+    def fail(*_):
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(page_module, failing, fail)
+    with pytest.raises(RuntimeError):
+        write_study_report(replace(single_report, dataset="Another"), folder)
+    assert read_folder(folder) == before
+
+
+def test_a_picture_of_an_earlier_report_goes(single_report, tmp_path):
+    write_study_report(single_report, tmp_path)
+    without = write_study_report(replace(single_report, predicted=None), tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(without) == [tmp_path / f"report.{x}" for x in ("html", "md")]
+
+
+def test_names_with_dollars_and_tags_are_text(single_request, tmp_path):
+    """Names of cases, labels, the method and the dataset, on the page, in Markdown and in the picture."""
+    nasty = r"$\frac$ <script> *x*"
+    raw, (predictions,) = single_request.references.parent, single_request.predictions
+    folders = [tmp_path / name for name in ("labelsTs", "imagesTs", "predictions")]
+    for source, folder in zip((raw / "labelsTs", raw / "imagesTs", predictions), folders, strict=True):
+        folder.mkdir()
+        for file in source.glob("*.nii.gz"):
+            shutil.copy(file, folder / file.name.replace("phantom", nasty))
+    shutil.copy(raw / "dataset.json", tmp_path)
+    method = {"trainer": nasty, "dataset": nasty}
+    scores = [
+        replace(s, case=s.case.replace("phantom", nasty), label_name=f"{s.label} {nasty}", **method)
+        for s in read_table(single_request.tables[0])
+    ]
+    write_table(scores, tmp_path / "scores.csv")
+    request = replace(
+        single_request, tables=[tmp_path / "scores.csv"], results=None, predictions=[folders[2]],
+        references=folders[0], note=nasty, facts=[(nasty, nasty)], stages=[],
+    )  # fmt: skip
+    files = write_study_report(collect_study_report(request), tmp_path / "out")
+    assert [file.suffix for file in files] == [".html", ".md", ".png"]
+    page, text = (file.read_text(encoding="utf-8") for file in files[:2])
+    assert "<script" not in page and "".join(read(page).text).count(nasty) > 30
+    assert "<script" not in text and "*x*" not in text and text.count(r"&lt;script> \*x\*") > 30
+
+
+def test_the_seeds_of_the_trainings_are_told_where_their_means_stand(single_report):
+    def tell(*seeds):
+        request = replace(single_report.request, training_seeds=seeds)
+        return render_markdown(build_document(replace(single_report, request=request)))
+
+    assert "| seeds of trainings | not stated" in tell() and "rained with" not in tell()
+    assert tell(5).count("Trained with seed 5.") == 4
+    told = "Trained with seeds 1, 2, 3; scores are means over them; pictures, curves and confusions are of"
+    assert (
+        tell(1, 2, 3).count(f"{told} seed 1.") == 4
+    )  # at the cases, the training, the confusions and the provenance
 
 
 def test_three_cases_in_three_planes_with_both_outlines(page, tmp_path):

@@ -8,8 +8,9 @@ import pytest
 from page_reader import read
 from tiny_study import tiny_scores
 
+from nnunet_mamba.io.document import render_markdown
 from nnunet_mamba.study.report import ReportRequest, build_document, collect_study_report
-from nnunet_mamba.study.report.render import render_html, render_markdown
+from nnunet_mamba.study.report.render import render_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WIDTHS = (390, 1000, 1280)

@@ -3,8 +3,9 @@ import shutil
 from simulated_study import LABELS
 from tiny_study import tiny_scores
 
+from nnunet_mamba.io.document import render_markdown
 from nnunet_mamba.study.report import ReportRequest, build_document, collect_study_report
-from nnunet_mamba.study.report.render import render_html, render_markdown
+from nnunet_mamba.study.report.render import render_html
 
 
 def titles(document):
@@ -42,7 +43,7 @@ def test_results_without_label_maps_still_show_the_training(simulated, tmp_path)
     alone = tmp_path / results.name
     shutil.copytree(results, alone, ignore=shutil.ignore_patterns("*.nii.gz"))
     report = collect_study_report(ReportRequest([table], results=alone, n_bootstrap=200))
-    assert report.files is None and len(report.training_runs) == 25
+    assert report.predicted is None and len(report.training_runs) == 25
     assert any(line.startswith("Pictures of cases, confusion of labels:") for line in report.left_out)
 
 
@@ -57,7 +58,7 @@ def test_papers_numbers_come_with_what_forbids_comparing(simulated_document):
 def test_worst_cases_and_files_are_told(simulated_document, simulated_report):
     text = render_markdown(simulated_document)
     method = simulated_report.methods["VMUNet"]
-    pictured = set(simulated_report.files.cases[method])
+    pictured = set(simulated_report.predicted.cases[method])
     means = {}
     for s in simulated_report.select_scores(method, "dice"):
         if s.case in pictured:

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import nibabel
 import numpy as np
 import pytest
@@ -7,9 +5,8 @@ import SimpleITK as sitk
 from matplotlib.figure import Figure
 
 from nnunet_mamba.study.evaluation import Label
-from nnunet_mamba.study.report.files import CaseFiles
+from nnunet_mamba.study.report.predicted_cases import CaseFiles
 from nnunet_mamba.study.report.slices import (
-    choose_cases,
     cut_slices,
     draw_outline,
     find_fullest_index,
@@ -118,27 +115,3 @@ def test_a_map_stored_from_the_other_end_lies_on_the_image(tmp_path):
         sitk.WriteImage(sitk.Flip(sitk.ReadImage(str(file)), (True, False, False)), str(file))
     for expected, shown in zip(plain, cut_slices(read_volume(files), LABELS), strict=True):
         np.testing.assert_array_equal(shown.reference, expected.reference)
-
-
-def test_of_one_method_the_best_the_median_and_the_worst_are_shown(single_report):
-    assert [case.heading for case in choose_cases(single_report)] == [
-        "best: phantom_001",  # moved by nothing
-        "median: phantom_002",
-        "worst: phantom_004",  # moved by 3 voxels
-    ]
-
-
-def test_two_cases_are_shown_without_a_ranking(keep_cases):
-    assert [case.heading for case in choose_cases(keep_cases(2))] == [
-        "case: phantom_001",
-        "case: phantom_002",
-    ]
-
-
-def test_the_mean_of_a_case_leaves_undefined_labels_out(keep_cases):
-    report = keep_cases(1)
-    undefined = [replace(s, value=float("nan")) if s.label == "2" else s for s in report.scores]
-    (case,), (other,) = choose_cases(report), choose_cases(replace(report, scores=undefined))
-    assert case.mean == other.mean == "Dice 1.0000"
-    assert "gland" in case.labels and "gland" not in other.labels
-    assert choose_cases(replace(report, scores=[replace(s, value=float("nan")) for s in undefined])) == []

@@ -66,3 +66,8 @@ def test_distances_have_the_unit_of_their_protocol(metric, protocol, text):
 )
 def test_folds_in_a_row_are_shortened(folds, expected):
     assert format_folds(folds) == expected
+
+
+def test_shares_have_a_decimal_unless_they_are_none_or_all():
+    shares = [0, 0.0004, 0.001, 0.25, 0.9999, 1]
+    assert list(map(format_share, shares)) == ["0%", "<0.1%", "0.1%", "25.0%", "100.0%", "100%"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_markdown_has_every_label_of_every_pair(studies):
     assert len(rows) == (1 + 3) * 3
     tables = [line.count("|") for line in lines if line.startswith("|")]
     assert set(tables) == {6, 13, 12, 5, 7}
+
+
+def test_names_are_text_and_not_markup(make_scores):
+    nasty = "<script>x</script>*a*"
+    values = {f"case_{i}": [0.5, 0.6] for i in range(8)}
+    scores = [s for name in (nasty, "B") for s in make_scores(name, values)]
+    scores = [replace(s, dataset=nasty, protocol=nasty, label_name=nasty) for s in scores]
+    text = as_markdown(compare(scores, n_bootstrap=100))
+    assert "<script" not in text and "*a*" not in text and r"&lt;script>x&lt;/script>\*a\*" in text
 
 
 def test_folds_are_counted_in_the_direction_of_the_metric(make_scores):

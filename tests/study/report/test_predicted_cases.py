@@ -1,11 +1,11 @@
 import numpy as np
 from simulated_study import heart
 
-from nnunet_mamba.study.report.files import count_confusion
+from nnunet_mamba.study.report.predicted_cases import count_confusion
 
 
 def test_confusion_of_files_counts_every_voxel(simulated_report):
-    files = simulated_report.files
+    files = simulated_report.predicted
     method = simulated_report.methods["nnUNet"]
     voxels, n_cases = count_confusion(files.cases[method].values(), list(files.names))
     assert n_cases == 5

@@ -32,7 +32,7 @@ class CaseFiles:
 
 
 @dataclass(frozen=True)
-class StudyFiles:
+class PredictedCases:
     """Files of all methods, the labels that are scored, and the names of label values, background first."""
 
     cases: Mapping[Method, Mapping[str, CaseFiles]]
@@ -44,7 +44,7 @@ class StudyFiles:
         return any(files.image for own in self.cases.values() for files in own.values())
 
 
-def find_study_files(results: Path, raw: Path | None, preprocessed: Path | None) -> StudyFiles:
+def find_predicted_cases(results: Path, raw: Path | None, preprocessed: Path | None) -> PredictedCases:
     """Return every predicted case below `results` that has a reference. Raise ValueError if there is none."""
     runs, _ = find_runs(results, raw, preprocessed)
     cases: dict[Method, dict[str, CaseFiles]] = {}
@@ -58,10 +58,12 @@ def find_study_files(results: Path, raw: Path | None, preprocessed: Path | None)
         cases.setdefault(run.origin.method, {}).update(found)
     if not any(cases.values()):
         raise ValueError(f"Below {results} no prediction has a reference.")
-    return _build_study_files(cases, runs[0].description)
+    return _build_predicted_cases(cases, runs[0].description)
 
 
-def match_folders(predictions: Mapping[Method, Path], references: Path, images: Path | None) -> StudyFiles:
+def match_folders(
+    predictions: Mapping[Method, Path], references: Path, images: Path | None
+) -> PredictedCases:
     """Return the cases in each method's folder of predictions that have a reference.
 
     The images of labelsTs are looked for in imagesTs beside it, unless `images` is another folder.
@@ -77,7 +79,7 @@ def match_folders(predictions: Mapping[Method, Path], references: Path, images: 
         description = read_dataset_json(file)
         matched = match_cases(folder, references, description["file_ending"])
         cases[method] = _list_cases(matched, [images], description["file_ending"])
-    return _build_study_files(cases, description)
+    return _build_predicted_cases(cases, description)
 
 
 def _list_cases(matched: MatchedCases, image_folders: Iterable[Path], ending: str) -> dict[str, CaseFiles]:
@@ -95,10 +97,10 @@ def _list_cases(matched: MatchedCases, image_folders: Iterable[Path], ending: st
     }
 
 
-def _build_study_files(
+def _build_predicted_cases(
     cases: Mapping[Method, Mapping[str, CaseFiles]], description: dict[str, Any]
-) -> StudyFiles:
-    return StudyFiles(cases, select_scored_labels(description)[0], _name_values(description["labels"]))
+) -> PredictedCases:
+    return PredictedCases(cases, select_scored_labels(description)[0], _name_values(description["labels"]))
 
 
 def find_data_folders(results: Path) -> tuple[Path | None, Path | None]:

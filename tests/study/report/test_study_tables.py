@@ -5,10 +5,10 @@ import pytest
 from simulated_study import LABELS
 from tiny_study import tiny_scores
 
+from nnunet_mamba.io.document import ShadedCell
 from nnunet_mamba.io.tables import BestCell
 from nnunet_mamba.study.report import ReportRequest, collect_study_report
-from nnunet_mamba.study.report.document import ShadedCell
-from nnunet_mamba.study.report.tables import (
+from nnunet_mamba.study.report.study_tables import (
     build_case_table,
     build_confusion_table,
     build_facts_table,
@@ -60,8 +60,8 @@ def test_of_more_methods_than_labels_each_has_a_row(simulated_report):
 
 def test_confusion_shows_percentages_of_the_reference():
     table = build_confusion_table(np.array([[90, 10, 0], [1, 3, 0], [0, 0, 0]]), ["background", "a", "b"])
-    assert list(table.rows[0]) == ["background", "90.0", "10.0", "0"]
-    assert list(table.rows[1]) == ["a", "25.0", "75.0", "0"]
+    assert list(table.rows[0]) == ["background", "90.0%", "10.0%", "0%"]
+    assert list(table.rows[1]) == ["a", "25.0%", "75.0%", "0%"]
     assert list(table.rows[2]) == ["b", "–", "–", "–"]  # the references do not have it
     assert isinstance(table.rows[0][1], ShadedCell) and table.rows[0][1].share == pytest.approx(0.9)
 

@@ -8,11 +8,11 @@ from statistics import fmean
 
 import numpy as np
 
+from nnunet_mamba.io.document import ShadedCell
 from nnunet_mamba.io.tables import BestCell, Table
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.evaluation import METRICS, compute_foreground_mean, summarise
 from nnunet_mamba.study.report.content import StudyReport
-from nnunet_mamba.study.report.document import ShadedCell
 from nnunet_mamba.study.report.published import (
     PublishedTable,
     find_differences,
@@ -27,6 +27,7 @@ from nnunet_mamba.study.statistics.formats import (
     format_folds,
     format_label,
     format_number,
+    format_share,
     format_spread,
     format_value,
     get_metric_title,
@@ -192,7 +193,8 @@ def build_confusion_table(voxels: np.ndarray, names: Sequence[str]) -> Table:
     rows: list[list[str]] = []
     for i, name in enumerate(names):
         shares = voxels[i] / totals[i] if totals[i] else np.full(len(names), np.nan)
-        rows.append([name, *(_format_share(float(share)) for share in shares)])
+        cells = [(format_share(share), float(share)) for share in shares]
+        rows.append([name, *(text if text == DASH else ShadedCell(text, share) for text, share in cells)])
     return Table(("reference ↓ predicted →", *names), rows)
 
 
@@ -208,13 +210,6 @@ def build_facts_table(report: StudyReport) -> Table:
     with_facts = [name for name in report.methods if any(name in row for row in facts.values())]
     rows = [(key, *(row.get(name, DASH) for name in with_facts)) for key, row in facts.items()]
     return Table(("training", *with_facts), rows, n_text=1 + len(with_facts))
-
-
-def _format_share(share: float) -> str:
-    if math.isnan(share):
-        return DASH
-    text = "0" if share == 0 else "<0.1" if share < 0.001 else f"{100 * share:.1f}"
-    return ShadedCell(text, share)
 
 
 def compute_hours(runs: Sequence[TrainingRun]) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from math import isnan
 
+from nnunet_mamba.io.document import Paragraph
 from nnunet_mamba.io.tables import Table
 from nnunet_mamba.study.evaluation import Score, compute_foreground_mean, summarise
 from nnunet_mamba.study.evaluation.table import Summary
@@ -27,20 +28,21 @@ NUMBERS = ("difference", "95 % CI", "p", "p (Holm)", "wins", "r", "folds", "pair
 def build_score_table(scores: Sequence[Score], metrics: Sequence[str] = ()) -> Table:
     """Return a row per label of one method: each metric's mean ± SD over cases; and the mean over labels.
 
-    A cell names its number of cases where that is not the first metric's.
+    A cell names its number of cases where that is not the one of the label's first metric.
     """
-    metrics = list(metrics) or list(dict.fromkeys(score.metric for score in scores))
+    protocols = {score.metric: score.protocol for score in scores}
+    metrics = list(metrics) or list(protocols)
     found: dict[tuple[str, str], dict[str, Summary]] = {}
-    for row in summarise(scores):
+    for row in summarise(score for score in scores if score.metric in metrics):
         found.setdefault((row.label, row.label_name), {})[row.metric] = row
     rows = []
     for label, cells in found.items():
-        first = cells[metrics[0]]
+        first = next(cells[metric] for metric in metrics if metric in cells)
         texts = (_format_summary(cells.get(metric), first.n_cases) for metric in metrics)
         rows.append([format_label(label), *texts, str(first.n_cases), str(first.n_excluded), label[0]])
     means = (format_value(compute_foreground_mean(scores, metric), metric) for metric in metrics)
     rows.append(["mean of labels", *means, "", "", ""])
-    titles = (format_metric(metric, scores[0].protocol) for metric in metrics)
+    titles = (format_metric(metric, protocols.get(metric, "")) for metric in metrics)
     return Table(("label", *titles, "cases", "not counted", "value"), rows)
 
 
@@ -49,23 +51,6 @@ def _format_summary(row: Summary | None, n_cases: int) -> str:
         return DASH
     text = format_spread(row.mean, row.sd, row.metric)
     return text if row.n_cases == n_cases else f"{text} (n={row.n_cases})"
-
-
-def build_metric_table(scores: Sequence[Score]) -> Table:
-    """Return a row per label and metric, and per metric the mean over labels."""
-    rows = [
-        (
-            *(f"{row.label} {row.label_name}".strip(), row.metric),
-            *(format_value(value, row.metric) for value in (row.mean, row.sd)),
-            *(str(row.n_cases), str(row.n_excluded)),
-        )
-        for row in summarise(scores)
-    ]
-    for metric in dict.fromkeys(score.metric for score in scores):
-        rows.append(
-            ("mean", metric, format_value(compute_foreground_mean(scores, metric), metric), "", "", "")
-        )
-    return Table(("label", "metric", "mean", "SD", "n", "excluded"), rows, n_text=2)
 
 
 def build_method_table(result: DatasetComparison) -> Table:
@@ -88,18 +73,10 @@ def build_comparison_tables(result: DatasetComparison, *, of_labels: bool) -> li
     tables = []
     for family, members in families.items():
         n = members[0].n_family
-        rows = [
-            (
-                *(
-                    c.method,
-                    c.other,
-                    *([format_label((c.label, c.label_name))] if of_labels else []),
-                    c.verdict,
-                ),
-                *_format_numbers(c, result),
-            )
-            for c in members
-        ]
+        rows = []
+        for c in members:
+            label = [format_label((c.label, c.label_name))] if of_labels else []
+            rows.append((c.method, c.other, *label, c.verdict, *_format_numbers(c, result)))
         title = f"{result.metric_title} {family} (Holm over {n} test{'s' * (n != 1)})"
         tables.append(Table((*words, *NUMBERS), rows, title, n_text=len(words)))
     return tables
@@ -159,6 +136,11 @@ def _count_label_verdicts(c: Comparison, result: DatasetComparison) -> list[str]
     ]
     better, worse = verdicts.count("better"), verdicts.count("worse")
     return [f"of {len(verdicts)} labels {better} better, {worse} worse"] if verdicts else []
+
+
+def build_warnings(result: DatasetComparison) -> list[Paragraph]:
+    """Return a paragraph per warning."""
+    return [Paragraph(f"Warning: {text}.", is_warning=True) for text in result.warnings]
 
 
 def build_ranking_tables(result: DatasetComparison, *, with_shares: bool) -> list[Table]:

@@ -1,9 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from nnunet_mamba.study.statistics import compare
-from nnunet_mamba.study.statistics.tables import (
+from nnunet_mamba.study.statistics.result_tables import (
     build_comparison_tables,
-    build_metric_table,
     build_ranking_tables,
     build_score_table,
     state_verdicts,
@@ -36,11 +37,25 @@ def test_a_metric_of_fewer_cases_says_so(scores):
     assert build_score_table(fewer, ["hd95", "dice"]).rows[0][1:3] == ["1.00", "0.6000 ± 0.1414 (n=2)"]
 
 
-def test_metrics_below_each_other_count_what_is_excluded(scores):
-    rows = [list(row) for row in build_metric_table(scores).rows]
-    assert rows[0] == ["1 organ1", "dice", "0.6000", "0.1414", "2", "0"]
-    assert rows[1] == ["2 organ2", "dice", "0.9000", "–", "1", "1"]
-    assert rows[-2:] == [["mean", "dice", "0.7500", "", "", ""], ["mean", "hd95", "2.00", "", "", ""]]
+@pytest.mark.parametrize("left_out", [("dice", "1"), ("dice", "2"), ("hd95", "1"), ("hd95", "2")])
+def test_a_label_without_a_metric_has_a_dash_there(scores, left_out):
+    kept = [s for s in scores if (s.metric, s.label) != left_out]
+    rows = {row[-1]: row for row in build_score_table(kept, ["dice", "hd95"]).rows}
+    metric, label = left_out
+    place = ("dice", "hd95").index(metric) + 1
+    assert {number for number, row in rows.items() if row[place] == "–"} == {label}
+    assert rows.keys() == {"1", "2", ""}
+    assert rows[label][3] == ("2" if label == "1" else "1")  # cases, counted by the other metric
+
+
+def test_of_metrics_that_are_not_asked_for_nothing_is_shown(scores):
+    others = [replace(s, label="3", label_name="other") for s in scores if s.metric == "hd95"]
+    assert build_score_table([*scores, *others], ["dice"]).rows == build_score_table(scores, ["dice"]).rows
+
+
+def test_the_unit_of_a_metric_is_that_of_its_own_protocol(scores):
+    voxels = [replace(s, protocol="transunet") if s.metric == "hd95" else s for s in scores]
+    assert build_score_table(voxels).header[1:3] == ("Dice", "HD95 (voxels)")
 
 
 @pytest.fixture
