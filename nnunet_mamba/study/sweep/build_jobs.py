@@ -155,14 +155,9 @@ def _report(names: DatasetNames, test: str, protocol: str, tables: Sequence[Job]
     for each in names.dataset.tests:
         if each.name == test:
             folders = (str(names.predictions(method, seed, test)) for method in study.methods)
-            options += [
-                "--predictions",
-                *folders,
-                "--references",
-                str(each.labels),
-                "--images",
-                str(each.images),
-            ]
+            options += ["--predictions", *folders, "--references", str(each.labels)]
+            options += ["--images", str(each.images)]
+    options += ["--seeds", *map(str, study.seeds)] if seed is not None else []
     out = study.out / "report" / names.dataset.name / f"{test}.{protocol}"
     return _summary_job(names, "report", (test, protocol), options, out, tables)
 

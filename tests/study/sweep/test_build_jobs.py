@@ -157,6 +157,9 @@ def test_seeds_are_scored_apart_and_averaged_before_any_comparison(jobs):
     assert kinds(table).count("evaluate") == 6 and kinds(table).count("average") == 2
     compare = next(job for job in table.values() if job.kind == "compare")
     assert all(need.startswith("average.") for need in compare.needs)
+    report = next(job for job in table.values() if job.kind == "report")
+    assert "--seeds 1 2 3 --out" in str(report.command)
+    assert "--seeds" not in str(next(job for job in jobs().values() if job.kind == "report").command)
 
 
 def test_one_method_has_a_report_and_nothing_to_be_compared_with(jobs):
