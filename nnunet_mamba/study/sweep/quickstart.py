@@ -1,11 +1,13 @@
 """Quickstart: a study of one method on one dataset, run in this process, from images to a page.
 
-1 data      an nnU-Net raw dataset with a few cases kept unseen
+1 data      an nnU-Net raw dataset with a few cases kept unseen, written by this process
 2 plan      nnUNetv2_plan_and_preprocess
 3 train     nnUNetv2_train, resumed from its checkpoint if it has one
 4 predict   nnUNetv2_predict on the unseen cases, all mirrorings
-5 score     Dice and HD95 per case and label: results.csv
+5 score     nnunet-mamba evaluate: Dice and HD95 per case and label, results.csv
 6 report    report.html, report.png, results.json
+
+A step that has lost a file is done again, and so are all that follow; a trained network is kept.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import json
 import os
 import shlex
 import shutil
+import socket
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,22 +26,23 @@ from typing import Any
 from nnunet_mamba.io.cpu import count_usable_cpus, get_passive_wait_variables
 from nnunet_mamba.io.locks import find_owner, hold_lock
 from nnunet_mamba.nnunet import commands
-from nnunet_mamba.nnunet.commands import Command, count_processes
+from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet.console import LogFn, format_duration
 from nnunet_mamba.nnunet.heartbeat import Heartbeat
 from nnunet_mamba.nnunet.paths import FOLDERS, Method
+from nnunet_mamba.nnunet.preprocessing import get_configuration
 from nnunet_mamba.nnunet.subprocesses import interrupt_on_signals
 from nnunet_mamba.study.datasets.readers import read_source
 from nnunet_mamba.study.datasets.source import InvalidDatasetError
 from nnunet_mamba.study.datasets.unseen import choose_name, write_with_unseen
 from nnunet_mamba.study.sweep.job import Job
-from nnunet_mamba.study.sweep.records import DONE, Record
+from nnunet_mamba.study.sweep.records import DONE, Layout, Record, utc_now
 from nnunet_mamba.study.sweep.run_graph import FILE, RunGraph, build_run_graph, read_run_graph
-from nnunet_mamba.study.sweep.run_job import create_record, describe_owner, is_done
+from nnunet_mamba.study.sweep.run_job import describe_owner, is_done
 from nnunet_mamba.study.sweep.study import STOCK_PLANS, Dataset, DatasetNames, Plans, Study, TestSet
 from nnunet_mamba.study.sweep.training_jobs import PLANNING, build_predict_jobs, build_train_job
 
-DATA, SCORE, REPORT = "data", "score", "report"  # steps without a command
+DATA, PLAN, REPORT = "data", "plan", "report"  # the first and the last step have no command
 DEMO_TRAINER = "nnUNetTrainerMMUNet_demo"
 
 
@@ -54,7 +57,7 @@ class Settings:
     n_unseen: int
     seed: int
 
-    def request(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """Return the settings that must stay the same in one folder, by option."""
         return {
             "--data": "phantom" if self.data is None else str(Path(self.data).resolve()),
@@ -74,21 +77,14 @@ def run_quickstart(settings: Settings, out: Path, log: LogFn) -> Path:
     out = Path(out).resolve()
     check_folder(settings, out)
     owner = describe_owner("the quickstart", os.getpid())
-    lock = hold_lock(out / "locks" / "quickstart.lock", log, owner=owner)
+    lock = hold_lock(Layout(out).locks / "study.lock", log, owner=owner)
     with interrupt_on_signals(), lock, Heartbeat(log) as heartbeat:
-        variables = shared_variables(out)
-        if not (out / FILE).is_file():
-            heartbeat.doing = "checking what was asked for"
-            check_settings(settings, variables)
-        names = make_study(settings, out)
-        graph = build_run_graph("quickstart", out, variables, build_jobs(names, settings), adopt=False)
-        for job in graph.jobs.values():
-            if worker := find_owner(graph.layout.lock(job)):
-                raise ValueError(f"A command of a killed run is still at work: {worker}; wait, or stop it.")
-        graph.write()
-        os.environ.update(variables)
+        heartbeat.doing = "checking what was asked for"
+        run = Run(settings, out, heartbeat)
+        run.check()
+        os.environ.update(run.graph.variables)
         try:
-            Run(settings, names, graph, heartbeat).run()
+            run.run()
         except KeyboardInterrupt:
             log(f"\nInterrupted. Run the same command to resume; finished steps are in {out}.")
             raise
@@ -97,14 +93,14 @@ def run_quickstart(settings: Settings, out: Path, log: LogFn) -> Path:
 
 def check_folder(settings: Settings, out: Path) -> None:
     """Raise ValueError for a folder that holds other things, or a quickstart with other settings."""
-    earlier = read_run_graph(out).jobs.get(DATA) if (out / FILE).is_file() else None
+    earlier = read_run_graph(out).jobs.get(PLAN) if (out / FILE).is_file() else None
     if earlier is None:
         if (out / "stages.json").is_file():
             raise ValueError(f"{out} was made by an earlier version; choose another --out, or remove it.")
         if out.is_dir() and any(child.name != "locks" for child in out.iterdir()):
-            raise ValueError(f"{out} is not empty and holds no quickstart; choose another --out.")
+            raise ValueError(f"{out} is not empty and holds no quickstart ({FILE}); choose another --out.")
         return
-    for option, value in settings.request().items():
+    for option, value in settings.options().items():
         if (other := earlier.cache_inputs.get(option)) != value:
             raise ValueError(
                 f"{out} holds a quickstart with {option} {other}, not {value}. "
@@ -112,20 +108,12 @@ def check_folder(settings: Settings, out: Path) -> None:
             )
 
 
-def check_settings(settings: Settings, variables: Mapping[str, str]) -> None:
-    """Raise ValueError for data that are no dataset, or a trainer that nnU-Net does not find."""
-    if settings.data is not None and (issues := read_source(settings.data).issues):
-        raise InvalidDatasetError(issues)
-    if settings.trainer != DEMO_TRAINER:
-        commands.check_trainer_found(settings.trainer, variables)
-
-
 def shared_variables(out: Path) -> dict[str, str]:
     """Return the variables of all commands, by name."""
     return {
         **{name: str(out / name) for name in FOLDERS},
         commands.EXTERNAL: commands.get_trainer_folders(),
-        "nnUNet_def_n_proc": str(count_processes()),
+        "nnUNet_def_n_proc": str(commands.count_processes()),
         "nnUNet_compile": "f",  # compiling takes longer than a demo gains
         commands.PROGRESS: "5",
         **get_passive_wait_variables(),
@@ -166,62 +154,76 @@ def make_study(settings: Settings, out: Path) -> Names:
 
 
 def build_jobs(names: Names, settings: Settings) -> list[Job]:
-    """Return a job for each step but the report."""
+    """Return a job for each step that is a command; the prediction makes a file for each case in labelsTs."""
     (method,), (fold,), (test,) = names.study.methods, names.study.folds, names.dataset.tests
-    split, table = names.raw / "splits_final.json", names.study.out / "results.csv"
-    plans = names.preprocessed / f"{method.plans}.json"
-    n = str(count_processes())
+    labels, n = names.raw / "labelsTs", str(commands.count_processes())
     options = ("-c", method.configuration, "-npfp", n, "-np", n, "--verify_dataset_integrity")
     plan = Command("nnUNetv2_plan_and_preprocess", ("-d", names.number, *options), PLANNING)
+    plans = names.preprocessed / f"{method.plans}.json"
+    train = build_train_job(names, method, None, fold, method.trainer)
+    own = {"nnUNet_n_proc_DA": train.command.variables["nnUNet_n_proc_DA"]}  # all else is exported
     (predict,) = build_predict_jobs(names, method, None, test)
-    jobs = [
-        Job(DATA, "convert", Command("", ()), products=(split,), cache_inputs=settings.request()),
-        Job(names.plan_job(method.plans), "plan", plan, needs=(DATA,), products=(plans,)),
-        shorten_command(build_train_job(names, method, None, fold, method.trainer)),
-        shorten_command(predict, "-npp", "0", "-nps", "0"),  # in one process, so that lines come in order
-        Job(SCORE, "evaluate", Command("", ()), needs=(predict.name,), products=(table,)),
+    words = (*predict.command.arguments, "-npp", "0", "-nps", "0")  # so that lines come in order
+    (folder,), table = predict.products, names.study.out / "results.csv"
+    cases = [folder / file.name for file in sorted(labels.glob("*"))]
+    score = ("evaluate", str(folder), str(labels), "--metrics", "dice", "hd95", "--out", str(table))
+    return [
+        Job(PLAN, "plan", plan, products=(plans,), cache_inputs=settings.options()),
+        replace(train, command=replace(train.command, variables=own), data=None),  # nobody shares its data
+        replace(
+            predict, command=Command(predict.command.program, words), products=(*cases, folder), sources=()
+        ),
+        Job("score", "evaluate", Command("nnunet-mamba", score), (predict.name,), products=(table,)),
     ]
-    return [replace(job, sources=(), data=None) for job in jobs]  # all that is read was made by a job
-
-
-def shorten_command(job: Job, *options: str) -> Job:
-    """Return the job with its command as one would type it, without what is exported or nnU-Net's default."""
-    words = list(job.command.arguments)
-    del words[words.index("-p") : words.index("-p") + 2]
-    variables = {name: text for name, text in job.command.variables.items() if name == "nnUNet_n_proc_DA"}
-    return replace(job, command=Command(job.command.program, (*words, *options), variables))
 
 
 class Run:
     """One run of all steps, one after the other, each skipped if it is done."""
 
-    def __init__(self, settings: Settings, names: Names, graph: RunGraph, log: Heartbeat) -> None:
+    def __init__(self, settings: Settings, out: Path, log: Heartbeat) -> None:
         self.settings = settings
-        self.names = names
-        self.graph = graph
         self.log = log
+        self.names = make_study(settings, out)
+        self.folders = {DATA: self.names.raw, PLAN: self.names.preprocessed}  # no file of which may be lost
+        self.graph = self.build_graph()
         self.started_at = time.monotonic()
-        self.to_export = dict(graph.variables)
+        self.to_export = dict(self.graph.variables)
+
+    def build_graph(self) -> RunGraph:
+        """Return the graph of the jobs; they adopt what is in their folders, which nobody else writes to."""
+        out, jobs = self.names.study.out, build_jobs(self.names, self.settings)
+        return build_run_graph("quickstart", out, shared_variables(out), jobs, adopt=True)
+
+    def check(self) -> None:
+        """Raise ValueError for data that are no dataset, an unknown trainer, or a command still at work."""
+        if not self.find_done(DATA):
+            if self.settings.data and (issues := read_source(self.settings.data).issues):
+                raise InvalidDatasetError(issues)
+            if self.settings.trainer != DEMO_TRAINER:
+                commands.check_trainer_found(self.settings.trainer, self.graph.variables)
+        for job in self.graph.jobs.values():
+            if worker := find_owner(self.graph.layout.lock(job)):
+                raise ValueError(f"A command of a killed run is still at work: {worker}; wait, or stop it.")
 
     def run(self) -> None:
-        jobs = list(self.graph.jobs.values())
-        for k, job in enumerate(jobs):
-            record = self.graph.layout.read_record(job.name)
-            if record and is_done(job, self.graph.cache_keys[job.name], record):
-                self.begin(job.name, record)
-                continue
-            self.begin(job.name)
-            for later in jobs[k + 1 :]:
-                remove(later.products[-1])  # of a training its validation: the network is kept
-            if job.command.program:
-                self.run_command(job)
-            else:
-                self.run_here(job)
-        self.write_report()
+        self.graph.write()  # from now on the folder is the quickstart's
+        steps = [DATA, *self.graph.jobs]
+        for k, step in enumerate(steps, start=1):
+            done = self.find_done(step)
+            self.start_step(step, done)
+            if done is None:
+                for later in steps[k:]:  # of a training its validation goes: the network is kept
+                    remove(self.graph.jobs[later].products[-1])
+                self.run_step(step)
+        from nnunet_mamba.study.sweep.quickstart_outcome import write_outcome  # imports torch and matplotlib
 
-    def begin(self, step: str, done: Record | None = None) -> None:
-        """Log that the step begins, or that it was done before."""
-        steps = [*self.graph.jobs, REPORT]
+        self.start_step(REPORT)
+        for line in write_outcome(self.settings, self.graph, self.names.dataset.name):
+            self.log(line)
+
+    def start_step(self, step: str, done: Record | None = None) -> None:
+        """Log that the step starts, or that it was done before."""
+        steps = [DATA, *self.graph.jobs, REPORT]
         elapsed = format_duration(time.monotonic() - self.started_at)
         state = f": done before, in {format_duration(done.seconds)}" if done else f"   (elapsed {elapsed})"
         self.log(f"[{steps.index(step) + 1}/{len(steps)}] {step}{state}")
@@ -230,67 +232,68 @@ class Run:
     def log_indented(self, text: str) -> None:
         self.log(f"      {text}")
 
-    def run_here(self, job: Job) -> None:
-        """Do a job without a command, and record it as `run_job` does one with a command."""
-        layout, key = self.graph.layout, self.graph.cache_keys[job.name]
-        record = create_record(job, key, None, adopted=False, seed=None)
-        start = time.monotonic()
-        if job.name == DATA:
+    def find_done(self, step: str) -> Record | None:
+        """Return the record of a step that is done and has lost no file, else None."""
+        graph, folder = self.graph, self.folders.get(step)
+        record = graph.layout.read_record(step)
+        if record is None or (folder and not all((folder / name).is_file() for name in record.products)):
+            return None
+        if step in graph.jobs:
+            if not is_done(graph.jobs[step], graph.cache_keys[step], record):
+                return None
+            graph.layout.write_stamp(step, graph.cache_keys[step])
+        return record
+
+    def run_step(self, step: str) -> None:
+        if step == DATA:
             self.write_data()
         else:
-            self.write_scores(job.products[0])
-        record = replace(record, state=DONE, seconds=time.monotonic() - start)
-        layout.write_record(record)
-        layout.write_stamp(job.name, key)
-        self.log_indented(f"{job.name}: done in {format_duration(record.seconds)}")
+            self.run_command(self.graph.jobs[step])
+        if step in self.folders and (record := self.graph.layout.read_record(step)):
+            folder = self.folders[step]
+            files = (str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())
+            self.graph.layout.write_record(replace(record, products=tuple(files)))
 
     def write_data(self) -> None:
         remove(self.names.raw)
-        options = {"n_unseen": self.settings.n_unseen, "seed": self.settings.seed}
+        start, options = time.monotonic(), {"n_unseen": self.settings.n_unseen, "seed": self.settings.seed}
         write_with_unseen(self.settings.data, self.names.raw, **options, log=self.log_indented)
-
-    def write_scores(self, table: Path) -> None:
-        from nnunet_mamba.study.evaluation import evaluate_folder, write_table  # imports torch
-
-        predictions, raw = self.graph.jobs["predict"].products[0], self.names.raw
-        write_table(evaluate_folder(predictions, raw / "labelsTs", raw / "dataset.json"), table)
+        seconds, origin = time.monotonic() - start, (utc_now(), socket.gethostname(), os.getpid())
+        record = Record(DATA, "convert", DONE, "", {}, 1, *origin, command="", seconds=seconds)
+        self.graph.layout.write_record(record)
+        self.graph = self.build_graph()
+        self.graph.write()
 
     def run_command(self, job: Job) -> None:
         if job.kind == "plan":
             remove(self.names.preprocessed)  # an interrupted attempt may have left half a file
-        if job.kind == "train":
-            check_planned(self.graph.jobs["plan"].products[0], self.settings.configuration)
+        if job.kind == "train":  # the plans must have the configuration
+            plans = json.loads(self.graph.jobs[PLAN].products[0].read_text(encoding="utf-8"))
+            get_configuration(plans, self.settings.configuration)
+        if job.kind == "predict":
+            self.restore_model()
         for name in list(self.to_export):
             self.log_indented(f"export {name}={shlex.quote(self.to_export.pop(name))}")
-        self.graph.run(job.name, partial(self.log_command, job.command.program))
+        self.graph.run(job.name, partial(self.log_command, job))
 
-    def log_command(self, program: str, text: str) -> None:
-        """Log a line of a job; until the first of its program, that is starting."""
-        self.log_indented(text)
-        starts = text.startswith("$ ")
-        doing = f"{program} is starting (nnU-Net takes 10 to 60 s to load)" if starts else program
+    def restore_model(self) -> None:
+        """Copy lost files that nnU-Net predicts by and writes only when a training starts."""
+        model = self.names.fold(self.names.study.methods[0], None, "0").parent
+        for name, source in (("plans.json", f"{STOCK_PLANS}.json"), ("dataset.json", "dataset.json")):
+            if not (model / name).is_file():
+                shutil.copyfile(self.names.preprocessed / source, model / name)
+
+    def log_command(self, job: Job, text: str) -> None:
+        """Log a line of a job, but not its table of scores: that comes last."""
+        starts, program = text.startswith("$ "), job.command.program
+        if starts or job.kind != "evaluate" or text.startswith(job.name):
+            self.log_indented(text)
+        doing = f"{program} is starting (loading takes 10 to 60 s)" if starts else program
         if self.log.doing != doing:
             self.log.doing = doing
-
-    def write_report(self) -> None:
-        from nnunet_mamba.study.sweep.quickstart_outcome import write_outcome  # imports torch and matplotlib
-
-        self.begin(REPORT)
-        for line in write_outcome(self.settings, self.graph, self.names.dataset.name):
-            self.log(line)
 
 
 def remove(product: Path) -> None:
     """Remove a file or a folder, if it is there."""
     shutil.rmtree(product, ignore_errors=True)
     product.unlink(missing_ok=True)
-
-
-def check_planned(plans: Path, configuration: str) -> None:
-    """Raise ValueError for a configuration that nnU-Net has not planned."""
-    planned = json.loads(plans.read_text())["configurations"]
-    if configuration not in planned:
-        raise ValueError(
-            f"nnU-Net planned no configuration {configuration!r} for {plans.parent.name}, only "
-            f"{', '.join(planned)}. Choose one of these for --configuration, and another --out."
-        )

@@ -24,7 +24,7 @@ from nnunet_mamba.study.report import (
 from nnunet_mamba.study.report.training_curves import count_parameters
 from nnunet_mamba.study.statistics.output import replace_nan
 from nnunet_mamba.study.statistics.result_tables import build_score_table
-from nnunet_mamba.study.sweep.quickstart import Settings
+from nnunet_mamba.study.sweep.quickstart import DATA, Settings
 from nnunet_mamba.study.sweep.run_graph import RunGraph
 from nnunet_mamba.study.sweep.study import STOCK_PLANS
 
@@ -43,18 +43,17 @@ def build_request(settings: Settings, graph: RunGraph, dataset: str) -> ReportRe
     data = [] if settings.data is None else ["--data", str(settings.data)]
     options = [*data, "--trainer", settings.trainer, "--configuration", settings.configuration]
     options += ["--cases", str(settings.n_unseen), "--seed", str(settings.seed), "--out", str(out)]
-    records = (graph.layout.read_record(name) for name in graph.jobs)
+    commands = {name: (str(job.command),) for name, job in graph.jobs.items()}
+    records = (graph.layout.read_record(name) for name in (DATA, *graph.jobs))
     return ReportRequest(
         tables=[out / "results.csv"],
         results=out / "nnUNet_results" / dataset,
-        predictions=graph.jobs["predict"].products,
+        predictions=[graph.jobs["predict"].products[-1]],
         references=out / "nnUNet_raw" / dataset / "labelsTs",
         origin=Origin(dataset, settings.trainer, STOCK_PLANS, settings.configuration, "test"),
         command=shlex.join(["nnunet-mamba", "quickstart", *options]),
         stages=[
-            Stage(record.job, record.seconds, (record.command,) if record.command else ())
-            for record in records
-            if record
+            Stage(record.job, record.seconds, commands.get(record.job, ())) for record in records if record
         ],
         variables=[f"{name}={value}" for name, value in graph.variables.items()],
         facts=collect_facts(settings, load_restricted(checkpoint), read_settings(checkpoint.parent)),
@@ -64,27 +63,29 @@ def build_request(settings: Settings, graph: RunGraph, dataset: str) -> ReportRe
 def collect_facts(
     settings: Settings, checkpoint: dict[str, Any], debug: dict[str, str]
 ) -> list[tuple[str, str]]:
-    """Return what was trained; `debug` is nnU-Net's own record of its trainer, every value as text."""
-    plan = ast.literal_eval(debug["configuration_manager"])
-    cpu = f"{read_cpu_name()}, {os.cpu_count()} cores"
-    steps = f"{debug['num_epochs']} × {debug['num_iterations_per_epoch']}"
-    return [
+    """Return what was trained; `debug` is nnU-Net's own record of its trainer, every value as text, of which
+    nothing is told that is lost."""
+    plan = ast.literal_eval(debug.get("configuration_manager", "{}"))
+    steps = [debug[name] for name in ("num_epochs", "num_iterations_per_epoch") if name in debug]
+    processor = debug.get("gpu_name") or f"{read_cpu_name()}, {os.cpu_count()} cores"
+    facts = [
         ("network parameters", f"{count_parameters(checkpoint):,}"),
-        ("epochs x iterations", steps),
-        ("patch (voxels)", " × ".join(map(str, plan["patch_size"]))),
-        ("batch size", debug["batch_size"]),
-        ("spacing (mm)", " × ".join(f"{mm:g}" for mm in plan["spacing"])),
+        ("epochs x iterations", " × ".join(steps)),
+        ("patch (voxels)", " × ".join(map(str, plan.get("patch_size", ())))),
+        ("batch size", debug.get("batch_size", "")),
+        ("spacing (mm)", " × ".join(f"{mm:g}" for mm in plan.get("spacing", ()))),
         ("trainer", settings.trainer),
         ("configuration", settings.configuration),
-        ("device", f"{debug['device']}: {debug.get('gpu_name') or cpu}"),
+        ("device", f"{debug['device']}: {processor}" if "device" in debug else ""),
     ]
+    return [(name, text) for name, text in facts if text]
 
 
 def report_to_json(report: StudyReport, settings: Settings) -> dict[str, Any]:
     """Return the report's numbers for other programs; undefined ones are null."""
     content = {
         "title": report.title,
-        "request": settings.request(),
+        "request": settings.options(),
         "mean_foreground_dice": compute_foreground_mean(report.scores),
         "mean_foreground_hd95_mm": compute_foreground_mean(report.scores, "hd95"),
         "summary": [asdict(row) for row in summarise(report.scores)],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,18 +15,22 @@ import pytest
 import torch
 
 from nnunet_mamba.io.cpu import get_passive_wait_variables
+from nnunet_mamba.io.locks import hold_lock
 from nnunet_mamba.nnunet import commands, heartbeat
 from nnunet_mamba.study.datasets.unseen import N_PHANTOMS
 from nnunet_mamba.study.evaluation import compute_foreground_mean, read_table
 from nnunet_mamba.study.sweep import quickstart_outcome as outcome
-from nnunet_mamba.study.sweep.quickstart import Settings, run_quickstart
+from nnunet_mamba.study.sweep.quickstart import Settings, remove, run_quickstart
 from nnunet_mamba.study.sweep.quickstart_outcome import write_outcome
 from nnunet_mamba.study.sweep.records import Layout, Record
+from nnunet_mamba.study.sweep.run_graph import RunGraph
 from nnunet_mamba.study.sweep.run_job import JobFailedError
 
 FAKE = Path(__file__).with_name("fake_nnunet.py")
 SETTINGS = Settings(None, "cpu", "nnUNetTrainerMMUNet_demo", "3d_fullres", n_unseen=3, seed=0)
 PLAN, TRAIN, PREDICT = "nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict"
+SCORE = "nnunet-mamba"
+PROGRAMS = [PLAN, TRAIN, PREDICT, SCORE]
 
 
 @pytest.fixture(scope="module")
@@ -89,22 +94,29 @@ def write_fake(folder: Path, name: str) -> Path:
 
 def test_the_whole_chain_once_and_then_nothing_but_the_page_again(bench, with_page):
     page = bench.run()
-    assert bench.programs() == [PLAN, TRAIN, PREDICT]
+    assert bench.programs() == PROGRAMS
     assert page == bench.out / "report.html" and page.is_file()
     results = json.loads((bench.out / "results.json").read_text())
     assert results["mean_foreground_dice"] == 1  # the fake predicts the truth
     assert len(results["scores"]) == 3 * 3 * 2
     assert results["facts"]["network parameters"] == "7"
     assert (bench.out / "report.png").stat().st_size > 10_000
+    next(bench.out.rglob("debug.json")).unlink()  # of which the page tells what there is
     bench.run()
     assert bench.programs() == []
     assert sum("done before" in line for line in bench.said) == 5
+    again = json.loads((bench.out / "results.json").read_text())
+    assert {*results["facts"]} > {*again["facts"]} > {"trainer", "network parameters"}
+    assert again["seconds"] == results["seconds"] and again["commands"] == results["commands"]
+    assert [program in line for program, line in zip(PROGRAMS, again["commands"], strict=True)] == [True] * 4
 
 
 def test_what_is_said(bench, with_page):
     bench.run()
     text = "\n".join(bench.said)
-    assert f"$ nnUNet_n_proc_DA=0 {TRAIN} 900 3d_fullres 0 -tr nnUNetTrainerMMUNet_demo -device cpu" in text
+    assert (
+        f"$ nnUNet_n_proc_DA=0 {TRAIN} 900 3d_fullres 0 -tr nnUNetTrainerMMUNet_demo -p nnUNetPlans" in text
+    )
     assert f"export nnUNet_raw={bench.out / 'nnUNet_raw'}" in text
     assert "epoch 1/1   loss -0.1, validation -0.2   Dice 0.50 nan   2.0 s" in text
     assert "[3/6] train" in text
@@ -142,7 +154,7 @@ def test_a_failing_command_is_told_with_reason_and_log_and_can_be_repeated(bench
     monkeypatch.delenv("FAKE_TROUBLE")
     bench.calls()
     bench.run()
-    assert bench.programs() == [TRAIN, PREDICT]
+    assert bench.programs() == [TRAIN, PREDICT, SCORE]
 
 
 def test_training_goes_on_from_its_checkpoint(bench, monkeypatch):
@@ -177,7 +189,7 @@ def test_predictions_cut_short_are_made_again_and_whole_ones_kept(bench):
     before = whole.stat().st_mtime_ns
     broken.write_bytes(broken.read_bytes()[:-30])
     bench.run()
-    assert bench.programs() == [PREDICT]
+    assert bench.programs() == [PREDICT, SCORE]
     assert whole.stat().st_mtime_ns == before
     assert any(f"{broken.name} was not written to its end" in line for line in bench.said)
     assert compute_foreground_mean(read_table(bench.out / "results.csv")) == 1
@@ -186,10 +198,10 @@ def test_predictions_cut_short_are_made_again_and_whole_ones_kept(bench):
 @pytest.mark.parametrize(
     ("lost", "again"),
     [
-        ("splits_final.json", [PLAN, TRAIN, PREDICT]),
-        ("nnUNetPlans.json", [PLAN, TRAIN, PREDICT]),
-        ("summary.json", [TRAIN, PREDICT]),
-        ("results.csv", []),
+        ("splits_final.json", PROGRAMS),
+        ("nnUNetPlans.json", PROGRAMS),
+        ("summary.json", [TRAIN, PREDICT, SCORE]),
+        ("results.csv", [SCORE]),
     ],
 )
 def test_a_lost_product_is_made_again_with_all_that_follows(bench, lost, again):
@@ -223,7 +235,7 @@ def test_what_follows_a_lost_product_is_made_again_even_if_that_fails_first(benc
     monkeypatch.delenv("FAKE_TROUBLE")
     bench.calls()
     bench.run()
-    assert bench.programs() == [TRAIN, PREDICT]
+    assert bench.programs() == [TRAIN, PREDICT, SCORE]
 
 
 @pytest.fixture
@@ -265,7 +277,7 @@ def test_a_kill_stops_the_command_and_the_next_run_resumes(bench, waiting_run, t
     assert bench.record("train").cause == "interrupted"
     bench.calls()
     bench.run()
-    assert bench.programs() == [TRAIN, PREDICT]
+    assert bench.programs() == [TRAIN, PREDICT, SCORE]
 
 
 def test_a_command_that_outlives_its_runner_keeps_others_out(bench, waiting_run, tmp_path):
@@ -280,7 +292,7 @@ def test_a_command_that_outlives_its_runner_keeps_others_out(bench, waiting_run,
         time.sleep(0.1)
     bench.calls()
     bench.run()
-    assert bench.programs() == [TRAIN, PREDICT]
+    assert bench.programs() == [TRAIN, PREDICT, SCORE]
 
 
 def find_trainings(root: Path) -> list[int]:
@@ -326,9 +338,20 @@ def test_a_folder_of_other_things_is_not_touched(bench):
     assert [file.name for file in bench.out.iterdir()] == ["thesis.tex"]
 
 
+def test_a_sweep_of_the_same_folder_is_left_alone(bench):
+    graph = RunGraph("quickstart", bench.out, {}, {}, {})
+    with hold_lock(graph.layout.locks / "study.lock", print, owner="a sweep"):
+        with pytest.raises(ValueError, match="held by a sweep"):
+            bench.run()
+        graph.write()
+    with pytest.raises(ValueError, match="holds no quickstart"):
+        bench.run()
+    assert bench.programs() == []
+
+
 def test_a_quickstart_of_an_earlier_version_is_refused_by_name(bench):
     bench.out.mkdir()
-    (bench.out / "settings.json").write_text(json.dumps(SETTINGS.request()))
+    (bench.out / "settings.json").write_text(json.dumps(SETTINGS.options()))
     (bench.out / "stages.json").write_text("{}")
     with pytest.raises(ValueError, match="was made by an earlier version; choose another --out"):
         bench.run()
@@ -336,7 +359,9 @@ def test_a_quickstart_of_an_earlier_version_is_refused_by_name(bench):
 
 
 def test_a_configuration_that_was_not_planned(bench):
-    with pytest.raises(ValueError, match=r"planned no configuration '3d_lowres' .* only 2d, 3d_fullres"):
+    with pytest.raises(
+        ValueError, match="configuration 3d_lowres does not exist in the plans; they have 2d, 3d_fullres"
+    ):
         bench.run(configuration="3d_lowres")
 
 
@@ -356,6 +381,11 @@ def test_a_dataset_of_ones_own(bench, tmp_path):
     (raw,) = (bench.out / "nnUNet_raw").iterdir()
     assert raw.name == "Dataset123_Mine"
     assert len(list((raw / "imagesTs").iterdir())) == 3
+    next((raw / "imagesTs").iterdir()).unlink()
+    remove(data)
+    with pytest.raises(ValueError, match="Dataset123_Mine is not a dataset"):
+        bench.run(data=data)
+    assert (bench.out / "results.csv").is_file(), "nothing is removed that cannot be made again"
 
 
 def test_there_are_phantoms_enough_for_training():
@@ -378,3 +408,75 @@ def test_what_cannot_run_is_refused_and_claims_nothing(bench, changes, message):
     assert not (bench.out / "graph.json").exists()
     assert bench.programs() == []
     bench.run()  # the folder is free for another request
+
+
+@pytest.fixture
+def without_drawing(monkeypatch, with_page):
+    """Collect the content of the pages, and draw nothing."""
+    monkeypatch.setattr(
+        outcome, "write_study_report", lambda report, out: [(out / "report.html").write_text("")][:0]
+    )
+
+
+def list_losses(out: Path) -> list[Path]:
+    """Return every file and folder of a quickstart, of all cases in a folder the first one."""
+    kinds = {re.sub(r"phantom_\d+", "CASE", str(path)): path for path in sorted(out.rglob("*"), reverse=True)}
+    return [path for path in kinds.values() if path.name != "graph.json"]
+
+
+def read_end(out: Path) -> tuple[set[str], object]:
+    """Return what a complete quickstart leaves for its user: pages, predictions and scores."""
+    files = {file.name for file in (*out.glob("re*.*"), *out.glob("predictions/*.gz"))}
+    return files, json.loads((out / "results.json").read_text())["scores"]
+
+
+def test_whatever_a_complete_run_loses_the_next_one_makes_again(bench, without_drawing):
+    """Lose one thing after the other; the network is trained again only where it is lost itself."""
+    bench.run()
+    end, (network,) = read_end(bench.out), bench.out.rglob("checkpoint_final.pth")
+    bench.calls()
+    for lost in list_losses(bench.out):
+        remove(lost)
+        bench.run()
+        assert read_end(bench.out) == end, lost
+        trained = [call for call in bench.calls() if call[0] == TRAIN and call[-1] != "--val"]
+        assert bool(trained) == network.is_relative_to(lost), lost
+
+
+def test_whatever_an_interrupted_training_loses_it_ends_complete(bench, without_drawing, monkeypatch):
+    """Lose one thing after the other; the training goes on from its checkpoint unless that is lost itself."""
+    bench.run()
+    end, (network,) = read_end(bench.out), bench.out.rglob("checkpoint_final.pth")
+    latest, losses = network.with_name("checkpoint_latest.pth"), None
+    while losses is None or losses:
+        remove(bench.out / "nnUNet_results")
+        monkeypatch.setenv("FAKE_TROUBLE", f"{TRAIN}:later:fail")
+        with pytest.raises(JobFailedError):
+            bench.run()
+        monkeypatch.delenv("FAKE_TROUBLE")
+        if losses is None:
+            folders = ("jobs", "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+            losses = [lost for name in folders for lost in list_losses(bench.out / name)]
+        lost = losses.pop()
+        remove(lost)
+        bench.calls()
+        bench.run()
+        assert read_end(bench.out) == end, lost
+        (training,) = (call for call in bench.calls() if call[0] == TRAIN)
+        assert ("--c" in training) != latest.is_relative_to(lost), lost
+
+
+def test_a_folder_that_lost_its_graph_is_refused_by_name(bench):
+    bench.run()
+    (bench.out / "graph.json").unlink()
+    with pytest.raises(ValueError, match=r"holds no quickstart \(graph\.json\); choose another --out"):
+        bench.run()
+
+
+def test_a_training_without_record_and_marker_is_taken_over(bench):
+    bench.run()
+    bench.calls()
+    (bench.out / "jobs" / "train.json").unlink()
+    next(bench.out.rglob("fold_0/sweep.json")).unlink()
+    bench.run()
+    assert TRAIN not in {call[0] for call in bench.calls() if call[-1] != "--val"}

@@ -32,8 +32,8 @@ def job(out):
 
 def test_each_job_needs_the_one_before_and_none_reads_what_no_job_makes(out):
     jobs = build_jobs(make_study(SETTINGS, out), SETTINGS)
-    assert [job.name for job in jobs] == ["data", "plan", "train", "predict", "score"]
-    assert [set(job.needs) for job in jobs] == [set(), {"data"}, {"plan"}, {"train"}, {"predict"}]
+    assert [job.name for job in jobs] == ["plan", "train", "predict", "score"]
+    assert [set(job.needs) for job in jobs] == [set(), {"plan"}, {"train"}, {"predict"}]
     assert not any(job.sources for job in jobs)
     assert all(product.is_relative_to(out) for job in jobs for product in job.products)
 
@@ -41,7 +41,8 @@ def test_each_job_needs_the_one_before_and_none_reads_what_no_job_makes(out):
 def test_train_command_as_a_user_would_type_it(job, out):
     (out / "nnUNet_raw" / "Dataset004_Hippocampus").mkdir(parents=True)
     assert str(job("train").command) == (
-        "nnUNet_n_proc_DA=0 nnUNetv2_train 4 3d_fullres 0 -tr nnUNetTrainerMMUNet_demo -device cpu"
+        "nnUNet_n_proc_DA=0 nnUNetv2_train 4 3d_fullres 0 -tr nnUNetTrainerMMUNet_demo -p nnUNetPlans "
+        "-device cpu"
     )
 
 
@@ -66,7 +67,7 @@ def test_prediction_mirrors_and_resumes(job):
     arguments = [word for word in command.arguments if word != "--continue_prediction"]
     given = dict(zip(arguments[::2], arguments[1::2], strict=True))
     assert given["-i"].endswith("imagesTs") and given["-f"] == "0" and given["-tr"] == SETTINGS.trainer
-    assert given["-npp"] == given["-nps"] == "0" and "-p" not in given
+    assert given["-npp"] == given["-nps"] == "0" and given["-p"] == "nnUNetPlans"
 
 
 def test_printed_commands_survive_a_shell(job):
