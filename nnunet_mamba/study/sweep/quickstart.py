@@ -23,8 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.cpu import count_usable_cpus, get_passive_wait_variables
 from nnunet_mamba.io.locks import find_owner, hold_lock
+from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.nnunet import commands
 from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet.console import LogFn, format_duration
@@ -259,8 +261,7 @@ class Run:
         start, options = time.monotonic(), {"n_unseen": self.settings.n_unseen, "seed": self.settings.seed}
         write_with_unseen(self.settings.data, self.names.raw, **options, log=self.log_indented)
         seconds, origin = time.monotonic() - start, (utc_now(), socket.gethostname(), os.getpid())
-        record = Record(DATA, "convert", DONE, "", {}, 1, *origin, command="", seconds=seconds)
-        self.graph.layout.write_record(record)
+        self.graph.layout.write_record(Record(DATA, "convert", DONE, "", {}, 1, *origin, "", seconds=seconds))
         self.graph = self.build_graph()
         self.graph.write()
 
@@ -277,11 +278,11 @@ class Run:
         self.graph.run(job.name, partial(self.log_command, job))
 
     def restore_model(self) -> None:
-        """Copy lost files that nnU-Net predicts by and writes only when a training starts."""
-        model = self.names.fold(self.names.study.methods[0], None, "0").parent
-        for name, source in (("plans.json", f"{STOCK_PLANS}.json"), ("dataset.json", "dataset.json")):
-            if not (model / name).is_file():
-                shutil.copyfile(self.names.preprocessed / source, model / name)
+        """Write lost files that nnU-Net predicts by, as a training does when it starts."""
+        checkpoint = self.graph.jobs["train"].products[0]
+        for name, key in (("plans.json", "plans"), ("dataset.json", "dataset_json")):
+            if not (file := checkpoint.parents[1] / name).is_file():
+                write_json(file, load_restricted(checkpoint)["init_args"][key])
 
     def log_command(self, job: Job, text: str) -> None:
         """Log a line of a job, but not its table of scores: that comes last."""

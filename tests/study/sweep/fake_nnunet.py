@@ -20,6 +20,7 @@ say = partial(print, flush=True)
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 PLANS = {"configurations": {name: {"data_identifier": f"nnUNetPlans_{name}"} for name in CONFIGURATIONS}}
+OF_MODEL = {"plans.json": {"changed by": "the trainer"}, "dataset.json": {"labels": {"background": 0}}}
 EPOCH = """2026-01-01 00:00:00.000000: Epoch 0
 2026-01-01 00:00:00.000000: train_loss -0.1
 2026-01-01 00:00:00.000000: val_loss -0.2
@@ -79,8 +80,8 @@ def train(arguments: list[str]) -> None:
         "configuration_manager": "{'patch_size': [8, 16, 16], 'spacing': [2.0, 1.25, 1.25]}",
     }
     (fold / "debug.json").write_text(json.dumps(debug))
-    for name, source in (("plans.json", "nnUNetPlans.json"), ("dataset.json", "dataset.json")):
-        shutil.copyfile(folder("preprocessed") / source, fold.parent / name)
+    for name, content in OF_MODEL.items():
+        (fold.parent / name).write_text(json.dumps(content))
     shutil.copyfile(os.environ["FAKE_CHECKPOINT"], latest)
     say(EPOCH)
     trouble("nnUNetv2_train:later")
@@ -98,7 +99,7 @@ def predict(arguments: list[str]) -> None:
     assert "--disable_tta" not in arguments
     images, answers = (Path(arguments[arguments.index(name) + 1]) for name in ("-i", "-o"))
     (model,) = folder("results").iterdir()
-    assert {"plans.json", "dataset.json"} <= {file.name for file in model.iterdir()}, "a file is lost"
+    assert {name: json.loads((model / name).read_text()) for name in OF_MODEL} == OF_MODEL
     assert (model / "fold_0" / "checkpoint_final.pth").is_file()
     answers.mkdir(exist_ok=True)
     todo = [

@@ -39,7 +39,8 @@ def checkpoint(tmp_path_factory) -> Path:
     names = ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice")
     log = {name: [0.5] for name in (*names, "epoch_start_timestamps", "epoch_end_timestamps")}
     file = tmp_path_factory.mktemp("checkpoint") / "checkpoint.pth"
-    torch.save({"logging": log, "network_weights": {"weight": torch.zeros(7)}}, file)
+    args = {"plans": {"changed by": "the trainer"}, "dataset_json": {"labels": {"background": 0}}}
+    torch.save({"logging": log, "network_weights": {"weight": torch.zeros(7)}, "init_args": args}, file)
     return file
 
 
