@@ -106,7 +106,11 @@ def _build_commands(report: StudyReport) -> list[Block]:
         name, _, value = variable.partition("=")
         exports.append(f"export {name}={shlex.quote(value)}")
     lines = [*exports, *(command for stage in report.request.stages for command in stage.commands)]
-    return [Paragraph("In a shell, this gives the same:"), CodeBlock("\n".join(lines))] if lines else []
+    return (
+        [Paragraph("In a shell, from the raw dataset on, this gives the same:"), CodeBlock("\n".join(lines))]
+        if lines
+        else []
+    )
 
 
 def _build_provenance(report: StudyReport) -> list[Block]:
