@@ -41,10 +41,12 @@ PLANS = {  # name -> plan, volume
     "3D small": (NETWORK_PLANS["small"][3], (36, 48, 32)),
     "3D hippocampus": (NETWORK_PLANS["hippocampus"][3], (36, 50, 35)),
 }
+TINY_PLANS = {"3D tiny": (NETWORK_PLANS["tiny"][3], (18, 16, 32))}  # a test
 CUDA_PLANS = {
     "2D abdomen": (NETWORK_PLANS["published"][2], (32, 480, 480)),
     "3D abdomen": (NETWORK_PLANS["published"][3], (96, 288, 288)),
 }
+ALL_PLANS = PLANS | TINY_PLANS | CUDA_PLANS
 
 
 def predictor(kind: Any, network: nn.Module, sizes: dict[str, Any], args: Any, **options: Any) -> Any:
@@ -60,7 +62,7 @@ def predictor(kind: Any, network: nn.Module, sizes: dict[str, Any], args: Any, *
 
 def compare(name: str, plan_name: str, batch_size: int | None, args: argparse.Namespace) -> dict[str, Any]:
     """Measure stock and batched prediction in turns."""
-    sizes, volume = (PLANS | CUDA_PLANS)[plan_name]
+    sizes, volume = ALL_PLANS[plan_name]
     torch.manual_seed(0)
     network = create_network(name, **{key: value for key, value in sizes.items() if key != "batch"})
     x = torch.randn(sizes["input_channels"], *volume)
@@ -109,7 +111,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def page(record: dict[str, Any]) -> str:
     plans = "; ".join(
         f"{name}: patch {sizes['patch_size']}, features {sizes['features_per_stage']}, volume {list(volume)}"
-        for name, (sizes, volume) in (PLANS | CUDA_PLANS).items()
+        for name, (sizes, volume) in ALL_PLANS.items()
         if any(row["plan"] == name for row in record["rows"])
     )
     before, after = record["load_average"]
@@ -126,7 +128,7 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"default: {', '.join(NETWORKS)}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--plans", nargs="+", choices=[*PLANS, *CUDA_PLANS], help="default: the device's")
+    parser.add_argument("--plans", nargs="+", choices=ALL_PLANS, help="default: the device's")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[None], help="default: chosen")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

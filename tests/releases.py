@@ -6,6 +6,7 @@ label of the release, in blocks; side files that are no cases lie where the rele
 
 import gzip
 import json
+import shutil
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -347,6 +348,13 @@ def endovis17(folder: Path) -> list[Path]:
         _test_video(folder, "instrument_9_10", video, name)
     put(folder / "instrument_1_4_training" / "instrument_type_mapping.json", json.dumps({"Other": 7}))
     return [folder]
+
+
+def keep_three_videos(release: Path) -> None:
+    """Remove all videos of a release of EndoVis but the first three."""
+    for folder in list(release.rglob("instrument_dataset_*")):
+        if not folder.name.endswith(("_1", "_2", "_3")):
+            shutil.rmtree(folder)
 
 
 def _training_video(home: Path, video: int) -> None:

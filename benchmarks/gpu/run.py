@@ -42,6 +42,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HALF_THE_CORES = str(max(1, (os.cpu_count() or 2) // 2))
 TAIL = 30  # lines of a stage's output that are printed; all are kept
+LEAST = 5  # seconds for which a stage is still begun
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ STAGES = (
         140,
         "benchmarks/networks.py mm_unet mamba_multi RIVALS umamba_bot umamba_enc resenc_m swin_unetr "
         "--device cuda --steps 10 --threads 8 --record OUT/networks",
-        dry="benchmarks/networks.py mm_unet --plan tiny --steps 1 --record OUT/networks",
+        dry="benchmarks/networks.py nnunet --plan tiny --steps 1 --record OUT/networks",
         rivals="mm_unet@mamba_ssm mamba_multi@mamba_ssm",
     ),
     Stage("train", 75, TRAIN, dry=f"{TRAIN} -device cpu", needs="data"),
@@ -91,7 +92,7 @@ STAGES = (
         60,
         "benchmarks/predict.py umamba_bot --device cuda --plans '3D abdomen' --turns 1 --threads 8 "
         "--record OUT/predict",
-        dry="benchmarks/predict.py umamba_bot --plans '2D 128 x 128' --turns 1 --record OUT/predict",
+        dry="benchmarks/predict.py umamba_bot --plans '3D tiny' --turns 1 --record OUT/predict",
     ),
     Stage(
         "counters",
@@ -165,7 +166,7 @@ class Run:
             self.say(f"== {stage.name}: left out, {missing or 'there is nothing to try without a GPU'}")
             return
         seconds = min(stage.seconds if not self.dry else 600, self.end - time.monotonic())
-        if seconds < 5:
+        if seconds < LEAST:
             self.say(f"== {stage.name}: LEFT OUT, {max(0, seconds):.0f} s are left")
             self.failed.append(stage.name)
             return

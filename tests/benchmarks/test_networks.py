@@ -1,22 +1,35 @@
 """The benchmark of networks, on sizes that take seconds."""
 
+import importlib
 import json
-import subprocess
 import sys
+from argparse import Namespace
+from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunet_mamba import create_network
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "networks.py"
-TINY = [sys.executable, SCRIPT, "--plan", "tiny", "--steps", "1"]
+
+@pytest.fixture
+def networks(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("networks")
 
 
-@pytest.mark.timeout(180)
-def test_a_table_has_the_control_before_and_after(tmp_path):
-    name = "mm_unet:mixer_output=norm"
-    subprocess.run([*TINY, name, "--record", tmp_path / "networks"], check=True, stdout=subprocess.DEVNULL)
+def test_a_table_has_the_control_before_and_after(networks, monkeypatch, tmp_path):
+    """In this process, whose peak grows by 1 MiB each; test_gpu_run.py has a table of several processes."""
+    name, memory = "mm_unet:mixer_output=norm", count()
+    monkeypatch.setattr(networks, "memory", lambda device: next(memory) * 2**20)
+    monkeypatch.setattr(networks, "in_a_process", networks.measure)
+    monkeypatch.setattr(networks, "wait_passively", lambda: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    threads = ["--threads", str(torch.get_num_threads())]
+    words = ["--plan", "tiny", "--steps", "1", *threads, "--record", str(tmp_path / "networks")]
+    monkeypatch.setattr(sys, "argv", ["networks.py", name, *words])
+    networks.main()
     record = json.loads((tmp_path / "networks.json").read_text())
     control, network, again = record["rows"]
     assert [row["network"] for row in record["rows"]] == ["nnunet", name, "nnunet"]
@@ -24,11 +37,11 @@ def test_a_table_has_the_control_before_and_after(tmp_path):
     sizes = {key: value for key, value in record["plan"]["3d"].items() if key != "batch"}
     expected = create_network("mm_unet", **sizes, mixer_output="norm")
     assert network["parameters"] == sum(p.numel() for p in expected.parameters())
-    assert min(network["forward_ms"], network["step_ms"], network["peak_mib"]) > 0
+    assert min(network["forward_ms"], network["step_ms"]) > 0 and network["peak_mib"] == 1
     assert (tmp_path / "networks.md").read_text().count("| `nnunet` | 3 |") == 2
 
 
-def test_a_network_that_cannot_be_measured_says_why():
-    done = subprocess.run([*TINY, "--child", "vm_unet", "3"], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert "works in 2D" in done.stderr.splitlines()[-1]
+def test_a_network_that_cannot_be_measured_says_why(networks):
+    tiny = Namespace(plan="tiny", steps=1, threads=1, device="cpu", inference=False, batch=None)
+    row = networks.in_a_process("vm_unet", 3, tiny)
+    assert "works in 2D" in row["error"]

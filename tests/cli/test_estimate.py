@@ -35,7 +35,7 @@ def test_it_prints_memory_in_parts(capsys, plans_file, network, configuration):
 def test_a_larger_patch_takes_more_and_checkpointing_less(capsys, plans_file):
     peaks = []
     for options in ([], ["--checkpoint-stages", "all"], ["--patch", "32", "64", "64"]):
-        command = ["estimate", str(plans_file), "--network", "mm_unet", "--patch", "32", "32", "64"]
+        command = ["estimate", str(plans_file), "--network", "nnunet", "--patch", "32", "32", "64"]
         assert main([*command, *options]) == 0
         peaks.append(mib(capsys.readouterr().out))
     plain, recomputed, larger = peaks

@@ -100,12 +100,12 @@ def test_bad_input_is_one_line_and_exit_code_2(capsys, dataset, arguments, compl
 
 
 def test_check_of_sound_plans(capsys, dataset):
-    command = ["plans", "check", str(dataset / "nnUNetPlans.json"), "--network", "mm_unet", "vm_unet"]
+    command = ["plans", "check", str(dataset / "nnUNetPlans.json"), "--network", "mm_unet_nossm", "vm_unet"]
     assert main([*command, "--configuration", "3d_fullres"]) == 0
     printed = capsys.readouterr().out
     assert "3d_fullres: 32x48x40, batch 9, 1 -> 3 channels" in printed
     names = [line.split()[0] for line in printed.splitlines() if line.startswith("  ")]
-    assert names == ["PlainConvUNet", "mm_unet", "vm_unet"]
+    assert names == ["PlainConvUNet", "mm_unet_nossm", "vm_unet"]
     assert "This network works in 2D" in printed
     assert "nnUNetPlans.json: sound" in printed
 

@@ -25,6 +25,14 @@ CASES = {"one": (9, 20, 17), "two": (6, 11, 12)}
 DATASET = "Dataset999_Tiny"
 
 
+@pytest.fixture(autouse=True)
+def threads_as_before():
+    """The command sets those of its process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(("value", "batch_size"), [("1", 0), ("True", 0), ("0", 1), ("", 1)])
 def test_validation_is_in_batches_only_when_asked_for(monkeypatch, value, batch_size):
     """Ours it is in any case, for nnU-Net's makes background of NaN; 0: chosen with the first patch."""

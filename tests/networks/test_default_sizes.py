@@ -49,16 +49,24 @@ def test_every_network_can_be_made_by_its_name_alone(name):
     assert sum(p.numel() for p in network.parameters()) > 1e6
 
 
-@pytest.mark.parametrize("name", ["mm_unet", "umamba_bot", "umamba_enc", "mamba_multi", "nnunet"])
-@pytest.mark.parametrize("patch", [(16, 16, 32), (18, 20, 17)], ids=str)
+DIVISIBLE, RAGGED = (16, 16, 32), (18, 20, 17)
+WINDOWS = [("mm_unet", DIVISIBLE), ("mm_unet", RAGGED), ("umamba_enc", RAGGED), ("nnunet", DIVISIBLE)]
+MORE_WINDOWS = [(name, patch) for name in ("umamba_bot", "mamba_multi") for patch in (DIVISIBLE, RAGGED)]
+
+
+@pytest.mark.parametrize(
+    ("name", "patch"),
+    [*WINDOWS, *(pytest.param(*window, marks=pytest.mark.slow) for window in MORE_WINDOWS)],
+    ids=str,
+)
 def test_monai_slides_a_window_over_a_volume(name, patch):
     """Also one that the strides do not divide: it is padded within."""
     torch.manual_seed(0)
     network = create_network(name, input_channels=1, num_classes=3, patch_size=patch).eval()
-    volume = torch.randn(1, 1, 20, 24, 33)
+    volume = torch.randn(1, 1, 16, 24, 33)
     with torch.inference_mode():
         logits = sliding_window_inference(volume, patch, 1, network, overlap=0.25)
-    assert logits.shape == (1, 3, 20, 24, 33) and logits.isfinite().all()
+    assert logits.shape == (1, 3, 16, 24, 33) and logits.isfinite().all()
 
 
 def test_monai_slides_a_window_over_a_picture():

@@ -18,14 +18,11 @@ VSS_SIZES = {"features_per_stage": [8, 16, 32, 64], "depths": 1, "depths_decoder
 SMALL = {  # one of each kind of mixer
     "mm_unet": (META_SIZES, (8, 8, 12)),
     "umamba_bot": (META_SIZES, (8, 8, 12)),
-    "umamba_enc": ({**META_SIZES, "patch_size": [8, 8, 12]}, (8, 8, 12)),
+    "umamba_enc": ({**META_SIZES, "patch_size": [4, 4, 4]}, (4, 4, 4)),  # scans channels, too
     "mamba_bi": ({**META_SIZES, "d_state": 8}, (8, 8, 12)),
     "vm_unet": (VSS_SIZES, (32, 40)),
     "swin_umamba_d": (VSS_SIZES, (32, 40)),
 }
-
-
-SLOW = {"mamba_bi", "vm_unet"}  # to export, by the number of their directions
 
 
 def small(name, **options):
@@ -68,7 +65,7 @@ def test_the_recurrence_that_is_exported_is_that_of_the_torch_backend(length):
     torch.testing.assert_close(onnx_scan.linear_scan(decay, drive, start), expected)
 
 
-@pytest.mark.parametrize("length", [7, 300, 20000])
+@pytest.mark.parametrize("length", [300, *(pytest.param(n, marks=pytest.mark.slow) for n in (7, 20000))])
 def test_a_scan_is_the_same_in_onnx(length, tmp_path):
     path = tmp_path / "scan.onnx"
     assert_equal_as_onnx(DirectedScan(8, length), torch.randn(2, 8, length), path)
@@ -79,8 +76,12 @@ def test_a_scan_is_the_same_in_onnx(length, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
-        for name in ("mm_unet", "umamba_bot", "umamba_enc", "mamba_bi", "vm_unet")
+        "mm_unet",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in SMALL
+            if name not in ("mm_unet", "swin_umamba_d")
+        ),
     ],
 )
 def test_a_network_is_the_same_in_onnx(name, tmp_path):

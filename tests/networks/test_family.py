@@ -496,7 +496,12 @@ def test_finite_and_close_under_autocast(name, dtype):
     assert (rough - exact).norm() / exact.norm() < tolerance
 
 
-@pytest.mark.parametrize("name", WITH_MIXER)
+TRACED = {"umamba_enc", "mamba_bi", "swin_umamba"}  # their mixers; test_checkpointing.py has the others
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in TRACED else pytest.mark.slow) for name in WITH_MIXER]
+)
 def test_traces_into_one_graph(name):
     """Networks of the plans with two stages; for three see test_checkpointing.py."""
     arguments, grid = small(name)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from releases import BUILDERS
+from releases import BUILDERS, keep_three_videos
 from tiny_files import put
 
 from nnunet_mamba.cli import main
@@ -81,6 +81,7 @@ def test_an_empty_folder_of_a_video(convert):
     video = "instrument_1_4_training/instrument_dataset_1"
 
     def do(release):
+        keep_three_videos(release)
         shutil.rmtree(release / video)
         (release / video).mkdir()
 
@@ -90,7 +91,12 @@ def test_an_empty_folder_of_a_video(convert):
 def test_a_mask_of_one_tool_of_which_other_frames_have_one(convert):
     """A missing mask would make the frame's tool background."""
     tool = "instrument_1_4_training/instrument_dataset_1/ground_truth/Left_Prograsp_Forceps_labels"
-    said = convert("endovis17", lambda release: (release / tool / "frame000.png").unlink())
+
+    def do(release):
+        keep_three_videos(release)
+        (release / tool / "frame000.png").unlink()
+
+    said = convert("endovis17", do)
     assert "case video1_frame000 has no label in" in said and "Left_Prograsp_Forceps_labels" in said
 
 
