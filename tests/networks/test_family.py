@@ -496,20 +496,26 @@ def test_finite_and_close_under_autocast(name, dtype):
     assert (rough - exact).norm() / exact.norm() < tolerance
 
 
-TRACED = {"umamba_enc", "mamba_bi", "swin_umamba"}  # their mixers; test_checkpointing.py has the others
+# They have all kinds of blocks and decoders but those of which test_checkpointing.py compiles the gradients.
+TRACED = ("umamba_enc", "mamba_bi", "vm_unet", "swin_umamba", "swin_umamba_d")
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in TRACED else pytest.mark.slow) for name in WITH_MIXER]
+    ("name", "backend"),
+    [
+        *((name, "eager") for name in TRACED),
+        *(pytest.param(name, "aot_eager", marks=pytest.mark.slow) for name in WITH_MIXER),
+    ],
 )
-def test_traces_into_one_graph(name):
+def test_traces_into_one_graph(name, backend):
     """Networks of the plans with two stages; for three see test_checkpointing.py."""
     arguments, grid = small(name)
     if name in META:
+        grid = (4, 4, 4) if name == "umamba_enc" else grid  # scans channels, too
         arguments = plan(2, patch_size=grid)
     network, x = create_network(name, **arguments, deep_supervision=True), torch.randn(1, 1, *grid)
     torch._dynamo.reset()  # else the networks before this one count as recompilations of its code
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(network, fullgraph=True, backend=backend)
     expected, actual = network(x), compiled(x)
     torch.testing.assert_close(actual, expected)
     gradients = [

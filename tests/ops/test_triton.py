@@ -106,8 +106,8 @@ CASES = {
     "plain": {"k": 1, "b": 1, "length": 35, "d": 8, "n": 16, "optional": False, "indices": False},
     "two groups": {"k": 1, "b": 1, "length": 33, "d": 12, "n": 3, "g": 2},
     "two directions, one u": {"k": 2, "b": 2, "length": 33, "d": 10, "n": 2, "shared": True},
-    "three directions": {"k": 3, "b": 1, "length": 17, "d": 4, "n": 4, "indices": False},
-    "more states than a tile": {"k": 2, "b": 1, "length": 10, "d": 5, "n": 20, "shared": True},
+    "three directions": {"k": 3, "b": 1, "length": 33, "d": 4, "n": 4, "indices": False},
+    "more states than a tile": {"k": 2, "b": 1, "length": 33, "d": 5, "n": 20, "shared": True},
 }
 
 SHORT = 4  # steps of a chunk, instead of 32: an eighth of the time
