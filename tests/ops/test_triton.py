@@ -25,6 +25,7 @@ USABLE = is_interpreting() or torch.cuda.is_available()
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not USABLE, reason="needs a CUDA device, or TRITON_INTERPRET=1 before the start"),
+    pytest.mark.usefixtures("language_patched_once"),
 ]
 DEVICE = "cpu" if is_interpreting() else "cuda"
 on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the interpreter")
@@ -48,30 +49,6 @@ def poisoned_memory():
 def no_plans_kept(monkeypatch):
     for module in (triton_scan, triton_conv):
         monkeypatch.setattr(module, "_plans", {})
-
-
-@pytest.fixture(autouse=True)
-def patched_once_per_launch(monkeypatch):
-    """Triton's interpreter looks through its language at every call of a function by a kernel, a third of all
-    time; once per module and launch is enough."""
-    if not is_interpreting():
-        return
-    from triton.runtime import interpreter
-
-    patch, launch, patched = interpreter._patch_lang, triton_launch.Kernel.__call__, set()
-
-    def patch_once(function):
-        if function.__module__ in patched:
-            return None
-        patched.add(function.__module__)
-        return patch(function)
-
-    def launch_anew(kernel, grid, values):
-        patched.clear()
-        launch(kernel, grid, values)
-
-    monkeypatch.setattr(interpreter, "_patch_lang", patch_once)
-    monkeypatch.setattr(triton_launch.Kernel, "__call__", launch_anew)
 
 
 @pytest.fixture(autouse=True)

@@ -321,7 +321,9 @@ def test_the_line_of_memory_counts_voxels_of_the_padded_patch(bytes_per_voxel):
     assert memory.fit_line(step) == (0, pytest.approx(3 * 2400))
 
 
-@pytest.mark.parametrize("network", [pytest.param("umamba_enc", marks=pytest.mark.slow), "mm_unet"])
+@pytest.mark.parametrize(
+    "network", ["nnunet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mm_unet", "umamba_enc"))]
+)
 def test_memory_is_a_line_within_one_percent(network):
     """Of two simulations of one patch; asked for a patch of a third of its voxels, and a larger batch."""
     memory, spacing = StepMemory(network, 1, 14, CUDA), (3.0, 0.76, 0.76)
