@@ -218,7 +218,11 @@ class Attempt:
             if self.job.data is not None:
                 lock, is_current = held.enter_context(hold_data(self.job.data, self.tell, owner=self.owner))
                 descriptors += lock.descriptors
-                check_current(self.job.data, is_current=is_current)
+                if not is_current:
+                    raise ChangedInputError(
+                        f"{self.job.data.folder} was made from other settings or data since; plans that "
+                        "differ in them cannot share a data_identifier"
+                    )
             slots = held.enter_context(gpu_slots(self.job.gpus, slots_folder(), self.tell))
             command = replace(command, variables={**command.variables, **slots.variables})
             self.record = replace(self.record, command=str(command))
@@ -301,15 +305,6 @@ class Attempt:
         )
         self.layout.write_record(self.record)
         self.progress.file.unlink(missing_ok=True)
-
-
-def check_current(data: PreprocessedData, *, is_current: bool) -> None:
-    """Raise ChangedInputError for data that were made for other plans or another dataset since."""
-    if not is_current:
-        raise ChangedInputError(
-            f"{data.folder} was made from other settings or data since; plans that differ in them cannot "
-            "share a data_identifier"
-        )
 
 
 def create_watcher(job: Job, log: LogFn, report_progress: ProgressFn) -> Callable[[str], None]:

@@ -59,6 +59,14 @@ class Dataset:
     def run(self, job, key="k", study="study"):
         return run_job(job, key, Layout(self.root / study), log=lambda line: None)
 
+    def run_at_once(self, jobs):
+        """Run each job in a study of its own, all at once, with its name for a cache key."""
+        threads = [threading.Thread(target=self.run, args=(job, job.name, job.name)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+
     def n_made(self):
         return len(self.calls.read_text()) if self.calls.exists() else 0
 
@@ -133,11 +141,7 @@ def test_data_are_not_made_anew_while_a_training_reads_them(dataset):
 
 def test_two_that_share_their_data_make_them_once_even_at_once(dataset):
     jobs = [dataset.job(plans) for plans in ("nnUNetPlans", "nnUNetResEncUNetMPlans")]
-    threads = [threading.Thread(target=dataset.run, args=(job, job.name, job.name)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    dataset.run_at_once(jobs)
     assert dataset.n_made() == 1 and all(is_complete(job, job.name) for job in jobs)
 
 
@@ -176,11 +180,7 @@ def test_an_attempt_that_is_killed_before_the_old_data_are_cleared_leaves_no_cur
 def test_who_finds_the_data_current_does_not_disturb_others_who_do(dataset):
     dataset.run(dataset.job())
     jobs = [replace(dataset.job(), name=f"job_{i}") for i in range(8)]
-    threads = [threading.Thread(target=dataset.run, args=(job, job.name, job.name)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    dataset.run_at_once(jobs)
     assert dataset.n_made() == 1 and all(is_complete(job, job.name) for job in jobs)
 
 
