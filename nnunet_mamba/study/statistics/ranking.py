@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from nnunet_mamba.study.statistics.significance import DECIMALS, resample_counts, sum_by_patient
 
@@ -51,6 +50,8 @@ def rank_methods(
 
     Shape: values (M, N), complete. `higher` is better, else lower.
     """
+    from scipy.stats import rankdata  # half a second, which tables of results need not wait for
+
     losses = np.round(-values if higher else values, DECIMALS)
     case_ranks = rankdata(losses, axis=0)  # ties share the mean of their ranks
     rules = (("aggregate then rank", losses, values), ("rank then aggregate", case_ranks, case_ranks))
@@ -95,6 +96,8 @@ def _ranking(
 
 def _ranks(losses: np.ndarray) -> np.ndarray:
     """Return ranks from 1; equal losses share the smaller rank. Shape: (B, M) -> (B, M)"""
+    from scipy.stats import rankdata
+
     return np.asarray(rankdata(np.round(losses, DECIMALS), method="min", axis=1))
 
 

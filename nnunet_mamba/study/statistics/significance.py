@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
 from scipy.special import ndtr, ndtri
 
 MIN_PAIRS = 6  # below, the smallest p of the two-sided test is 2 / 2**5 = 0.0625
@@ -26,10 +25,12 @@ def signed_rank_p(gains: np.ndarray) -> float:
 
     [1] Pratt, Remarks on zeros and ties in the Wilcoxon signed rank procedures, JASA 54 (1959); "zsplit".
     """
+    from scipy.stats import wilcoxon
+
     gains = np.round(gains, DECIMALS)
     if not gains.size:
         return float("nan")
-    return float(stats.wilcoxon(gains, zero_method="zsplit").pvalue) if gains.any() else 1.0
+    return float(wilcoxon(gains, zero_method="zsplit").pvalue) if gains.any() else 1.0
 
 
 def rank_biserial(gains: np.ndarray) -> float:
@@ -39,8 +40,10 @@ def rank_biserial(gains: np.ndarray) -> float:
 
     [1] Kerby, The simple difference formula, Comprehensive Psychology 3 (2014).
     """
+    from scipy.stats import rankdata
+
     gains = np.round(gains, DECIMALS)
-    ranks = stats.rankdata(np.abs(gains))
+    ranks = rankdata(np.abs(gains))
     return float((np.sign(gains) * ranks).sum() / ranks.sum()) if gains.size else float("nan")
 
 
