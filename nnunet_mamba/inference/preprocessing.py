@@ -1,0 +1,152 @@
+"""nnU-Net's preprocessing of an image that is to be predicted, without what only training needs.
+
+nnU-Net fills holes in the mask of what is not zero and resamples that mask, as the segmentation of the case.
+A prediction needs its bounding box alone, but where intensities are normalised within the mask or a cascade
+has labels of its previous stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import (
+    compute_new_shape,
+    resample_data_or_seg_to_shape,
+)
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
+from scipy import ndimage
+from torch import Tensor
+
+from nnunet_mamba.inference.resampling import Resampling, resample_image
+
+OUTSIDE = -1  # nnU-Net's label of what is zero in every channel
+
+
+def preprocess_case(
+    files: Sequence[str],
+    previous_stage: str | None,
+    plans: Any,
+    configuration: Any,
+    dataset: dict,
+) -> tuple[Tensor, dict]:
+    """Read and preprocess an image as nnU-Net does, in its order of axes and in float32.
+
+    Args:
+        files: one per channel.
+        previous_stage: label map of a cascade's previous stage, which becomes one channel per label.
+
+    Returns the image, (C, x, y, z), and its properties, which the export needs. Raises ValueError for an
+    image without a usable spacing, or of the wrong number of channels.
+    """
+    reader = plans.image_reader_writer_class()
+    image, properties = reader.read_images(list(files))
+    labels = reader.read_seg(previous_stage)[0] if previous_stage else None
+    _check_read(image, labels, properties, len(dataset["channel_names"]))
+    preprocessor = configuration.preprocessor_class(verbose=False)
+    run = run_case if type(preprocessor) is DefaultPreprocessor else run_other_case
+    image, labels = run(preprocessor, image, labels, properties, plans, configuration, dataset)
+    if labels is not None:
+        names = plans.get_label_manager(dataset).foreground_labels
+        image = np.vstack([image, convert_labelmap_to_one_hot(labels[0], names, image.dtype)])
+    return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)), properties
+
+
+def run_other_case(
+    preprocessor: Any,
+    image: np.ndarray,
+    labels: np.ndarray | None,
+    properties: dict,
+    plans: Any,
+    configuration: Any,
+    dataset: dict,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Run a preprocessor of the plans' own."""
+    image, found, _ = preprocessor.run_case_npy(image, labels, properties, plans, configuration, dataset)
+    return image, None if labels is None else found
+
+
+def run_case(
+    preprocessor: DefaultPreprocessor,
+    image: np.ndarray,
+    labels: np.ndarray | None,
+    properties: dict,
+    plans: Any,
+    configuration: Any,
+    dataset: dict,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Crop, normalise and resample an image (C, x, y, z), which is overwritten, as `run_case_npy` does."""
+    axes = [0, *(axis + 1 for axis in plans.transpose_forward)]
+    image = np.asarray(image, np.float32).transpose(axes)
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    box = find_nonzero_box(image)
+    properties["shape_before_cropping"] = image.shape[1:]
+    properties["bbox_used_for_cropping"] = [[part.start, part.stop] for part in box]
+    image = np.ascontiguousarray(image[(slice(None), *box)])
+    properties["shape_after_cropping_and_before_resampling"] = image.shape[1:]
+    target_spacing = [*spacing[: len(spacing) - len(configuration.spacing)], *configuration.spacing]
+    new_shape = compute_new_shape(image.shape[1:], spacing, target_spacing)
+    mask: Any = [None]  # per channel; nnU-Net's normalisations ask for it only if the plans say so
+    if labels is not None or any(configuration.use_mask_for_norm):
+        mask = np.zeros_like(image[:1], np.int8)
+        if labels is not None:
+            mask = labels.transpose(axes)[(slice(None), *box)].copy()
+        mask[(mask == 0) & ~fill_holes((image != 0).any(0))] = OUTSIDE
+    image = preprocessor._normalize(
+        image, mask, configuration, plans.foreground_intensity_properties_per_channel
+    )
+    image = _resample(configuration.resampling_fn_data, image, new_shape, spacing, target_spacing)
+    if labels is not None:
+        labels = configuration.resampling_fn_seg(mask, new_shape, spacing, target_spacing)
+    return image, labels
+
+
+def _resample(resample: Any, image: np.ndarray, new_shape: Any, old: Any, new: Any) -> np.ndarray:
+    """Resample by a function of the plans, nnU-Net's own one in our way; `old` and `new` are spacings."""
+    if resample.func is not resample_data_or_seg_to_shape or resample.keywords.get("is_seg", False):
+        return np.asarray(resample(image, new_shape, old, new))
+    return resample_image(image, Resampling.from_plans(resample.keywords, image.shape[1:], new_shape, old, new))
+
+
+def find_nonzero_box(image: np.ndarray) -> tuple[slice, ...]:
+    """Return the smallest box of (C, x, y, z) that holds all that is not zero; the whole if all is zero."""
+    mask = image[0] != 0
+    for channel in image[1:]:
+        mask |= channel != 0
+    planes = mask.any((1, 2)), mask.any((0, 2)), mask.any((0, 1))
+    used = [np.flatnonzero(some) for some in planes]
+    if not used[0].size:
+        return tuple(slice(0, n) for n in mask.shape)
+    return tuple(slice(int(at[0]), int(at[-1]) + 1) for at in used)
+
+
+def fill_holes(mask: np.ndarray) -> np.ndarray:
+    """Return a mask (x, y, z) with its holes filled: what is False and not connected to the border by faces.
+
+    Equal to scipy's binary_fill_holes, which dilates step by step and takes the longer the larger the
+    outside is.
+    """
+    parts, n_parts = ndimage.label(~mask)
+    is_outside = np.zeros(n_parts + 1, bool)
+    for axis in range(mask.ndim):
+        for side in (0, -1):
+            is_outside[np.unique(parts.take(side, axis))] = True
+    is_outside[0] = False  # the mask itself
+    return ~is_outside[parts]
+
+
+def _check_read(image: np.ndarray, labels: np.ndarray | None, properties: dict, n_channels: int) -> None:
+    if len(image) != n_channels:
+        raise ValueError(f"the image has {len(image)} channels; the network was trained with {n_channels}.")
+    if not all(np.isfinite(mm) and mm > 0 for mm in properties["spacing"]):
+        raise ValueError(
+            f"its spacing is {list(properties['spacing'])}; expected lengths in mm above 0. Correct the header."
+        )
+    if labels is not None and labels.shape[1:] != image.shape[1:]:
+        raise ValueError(
+            f"the image is of shape {image.shape[1:]}, the previous stage's label map {labels.shape[1:]}; "
+            "expected the same. Predict the previous stage from these images."
+        )
