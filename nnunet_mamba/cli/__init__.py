@@ -26,7 +26,7 @@ VERBS = {  # verb -> the module of this package that adds it, and what it does
     "convert": ("convert", "make an nnU-Net dataset of a downloaded one, checked and split"),
     "plans": ("plans", "split, apply a paper's template, check, plan for a card"),
     "estimate": ("estimate", "predict peak memory of a training step on a plan"),
-    "predict": ("predict", "nnUNetv2_predict, with mirrored copies and tiles in batches"),
+    "predict": ("predict", "nnUNetv2_predict for every nnU-Net model, without its slow export"),
     "evaluate": ("evaluate", "score predicted label maps, or nnU-Net's results of a dataset"),
     "compare": ("compare", "test methods against their twins without SSM and a baseline"),
     "report": ("report", "one page about a study: results, tests, curves, worst cases"),

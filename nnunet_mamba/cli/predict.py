@@ -1,11 +1,12 @@
-"""nnunet-mamba predict: nnUNetv2_predict, several patches at once."""
+"""nnunet-mamba predict: label maps of images, by any trained nnU-Net model."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,10 @@ from nnunet_mamba.io.messages import find_closest_names
 from nnunet_mamba.nnunet.checkpoints import CHECKPOINTS, FINAL
 from nnunet_mamba.nnunet.paths import find_dataset, parse_method
 
-NOT_CHECKED = ("-device", "-step_size", "-npp", "-nps", "-prev_stage_predictions", "-num_parts", "-part_id")
 SHOWN = 8  # most lines that list trained models
-FOLDS = ("0", "1", "2", "3", "4")  # nnU-Net's default
-NNUNET_OPTIONS = """\
-options of nnUNetv2_predict, passed on:
-  -i FOLDER  -o FOLDER   images (CASE_0000.nii.gz, ...), and where the label maps go
-  -d DATASET -c CONFIG   number or name; 2d, 3d_fullres, ...
-  -tr TRAINER -p PLANS   default: nnUNetTrainer, nnUNetPlans
-  -f FOLD ...            default: 0 1 2 3 4, averaged
-  -chk FILE              default: checkpoint_final.pth
-  -m FOLDER              a trained folder, in place of -d, -c, -tr and -p
-  -device cpu|cuda|mps   default: cuda
-  -step_size S           of the sliding window, default: 0.5 of a patch
-  --disable_tta          without mirrored copies: faster, a little worse
-  --save_probabilities   for ensembles
-  --continue_prediction  keep the label maps that are there
-  -npp N -nps N          processes that read images and write label maps, default: 3
-`nnUNetv2_predict -h` has them all.
+FOLDS = ["0", "1", "2", "3", "4"]  # nnU-Net's default
+EXAMPLE = """\
+The options of nnUNetv2_predict have their meaning. Cite nnU-Net: Isensee et al., Nature Methods 18 (2021).
 
 example:
   nnunet-mamba predict -i imagesTs -o predicted -d 4 -c 3d_fullres -tr nnUNetTrainerMMUNet -f 0 -device cpu"""
@@ -41,74 +28,161 @@ def add(commands: Any) -> None:
         "predict",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="nnunet-mamba predict [--batch-size N] [--threads N] (options of nnUNetv2_predict)",
-        description="nnUNetv2_predict with mirrored copies and tiles in batches; finds our trainers without "
-        "`register`.\nExit code 1: cases have no label map, and are named; 2: weights hold NaN or infinity.",
-        epilog=NNUNET_OPTIONS,
+        usage="nnunet-mamba predict -i IMAGES -o OUTPUT (-d DATASET -c CONFIG ... | -m MODEL) [options]",
+        description="Predict label maps with any trained nnU-Net model: nnUNetv2_predict with mirrored copies\n"
+        "and tiles in batches, and without its slow export. Finds our trainers without `register`.\n"
+        "Exit code 1: cases have no label map, and are named; 2: no case can be predicted.",
+        epilog=EXAMPLE,
     )
-    p.add_argument(
+    images = p.add_argument_group("images")
+    images.add_argument("-i", type=Path, metavar="FOLDER", help="images: CASE_0000.nii.gz, ...")
+    images.add_argument("-o", type=Path, metavar="FOLDER", help="where the label maps go")
+    images.add_argument(
+        "-prev_stage_predictions", type=Path, metavar="FOLDER", help="label maps of a cascade's first stage"
+    )
+    images.add_argument(
+        "-num_parts", type=int, default=1, metavar="N", help="split the cases over N commands"
+    )
+    images.add_argument("-part_id", type=int, default=0, metavar="K", help="which one this is, from 0")
+    images.add_argument(
+        "--continue_prediction", "--c", action="store_true", help="skip cases that have a label map"
+    )
+    model = p.add_argument_group("model")
+    model.add_argument("-d", metavar="DATASET", help="number or name")
+    model.add_argument("-c", metavar="CONFIG", help="2d, 3d_fullres, ...")
+    model.add_argument("-tr", default="nnUNetTrainer", metavar="TRAINER", help="default: nnUNetTrainer")
+    model.add_argument("-p", default="nnUNetPlans", metavar="PLANS", help="default: nnUNetPlans")
+    model.add_argument("-m", metavar="FOLDER", help="a trained folder, in place of -d, -c, -tr and -p")
+    model.add_argument("-f", nargs="+", default=FOLDS, metavar="FOLD", help="averaged; default: 0 1 2 3 4")
+    model.add_argument("-chk", default=FINAL, metavar="FILE", help=f"default: {FINAL}")
+    how = p.add_argument_group("prediction")
+    how.add_argument("-device", choices=("cuda", "cpu", "mps"), default="cuda", help="default: cuda")
+    how.add_argument("-step_size", type=float, default=0.5, metavar="S", help="in patches, default: 0.5")
+    how.add_argument("--disable_tta", action="store_true", help="no mirrored copies: faster, a little worse")
+    how.add_argument("--save_probabilities", action="store_true", help="for ensembles: CASE.npz and CASE.pkl")
+    how.add_argument(
         "--batch-size",
         type=int,
         metavar="N",
         help="patches per forward pass at most, rounded down to a power of two (default: by the device)",
     )
-    p.add_argument(
-        "--threads", type=int, metavar="N", help="of the forward pass on the CPU (default: physical cores)"
+    how.add_argument("--threads", type=int, metavar="N", help="on the CPU (default: physical cores)")
+    how.add_argument("--not_on_device", action="store_true", help="sum up tiles on the CPU, for large images")
+    for name in ("-npp", "-nps"):
+        how.add_argument(
+            name,
+            type=int,
+            default=1,
+            metavar="N",
+            help="0 for both: read and write only while the network rests (always so on the CPU)",
+        )
+    how.add_argument("--disable_progress_bar", action="store_true")
+    how.add_argument(
+        "--verbose", action="store_true", help="nnU-Net's own lines, and where an error came from"
     )
-    p.set_defaults(run=predict, others=[])
+    p.set_defaults(run=predict)
 
 
 def predict(args: argparse.Namespace) -> int:
-    check_request(args.others)
-    from nnunet_mamba.inference import run_nnunet_predict
+    model = check_request(args)
+    start = time.perf_counter()
+    from nnunet_mamba.inference import CasePredictor
+    from nnunet_mamba.inference.cases import (
+        Outcome,
+        describe_error,
+        find_cases,
+        format_stages,
+        summarise,
+    )
+    from nnunet_mamba.inference.model import check_stage, load_model, write_settings
     from nnunet_mamba.nnunet.commands import EXTERNAL, get_trainer_folders
 
     os.environ[EXTERNAL] = get_trainer_folders()
+    predictor = load_model(
+        model,
+        args.f,
+        args.chk,
+        args.device,
+        tile_step_size=args.step_size,
+        use_mirroring=not args.disable_tta,
+        perform_everything_on_device=not args.not_on_device,
+        allow_tqdm=not args.disable_progress_bar,
+        verbose=args.verbose,
+        batch_size=args.batch_size,
+        n_threads=args.threads,
+    )
+    ending = predictor.dataset_json["file_ending"]
+    check_stage(predictor, args.prev_stage_predictions)
+    cases = find_cases(args.i, args.o, ending, args.prev_stage_predictions)[args.part_id :: args.num_parts]
+    write_settings(args.o, predictor, vars(args))
+    endings = [ending, ".npz"] if args.save_probabilities else [ending]
+    if args.continue_prediction:
+        cases = [case for case in cases if not all(has_file(case.target, name) for name in endings)]
+        print(f"{len(cases)} cases have no label map yet.")
     failed: list[str] = []
 
-    def note(case: str, error: str) -> None:
-        print(f"nnunet-mamba predict: {error}", file=sys.stderr)
-        failed.append(case)
+    def report(outcome: Outcome) -> None:
+        case, number = outcome.case.name, cases.index(outcome.case) + 1
+        print(f"{case} ({number}/{len(cases)}): {format_stages(outcome.seconds)}", flush=True)
+        if outcome.error is not None:
+            print(f"nnunet-mamba predict: {describe_error(outcome)}", file=sys.stderr)
+            failed.append(case)
+            if args.verbose:
+                traceback.print_exception(outcome.error)
 
-    run_nnunet_predict(args.others, note, batch_size=args.batch_size, n_threads=args.threads)
+    run = CasePredictor(
+        predictor,
+        save_probabilities=args.save_probabilities,
+        overlap=args.device != "cpu" and (args.npp, args.nps) != (0, 0),
+        report=report,
+    )
+    if run.exporter.obstacle:
+        print(f"nnU-Net's own export, which is slower, makes the label maps: {run.exporter.obstacle}.")
+    outcomes = run.predict(cases)
+    print(summarise(outcomes, time.perf_counter() - start))
     if failed:
         print(f"No label map was written for {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0
 
 
-def check_request(words: Sequence[str]) -> None:
-    """Raise ValueError, before heavy imports, if the images or the trained model do not exist; the message
-    lists the models that do."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("-i", "-o", "-d", "-c", "-m", *NOT_CHECKED):
-        parser.add_argument(name)
-    parser.add_argument("-tr", default="nnUNetTrainer")
-    parser.add_argument("-p", default="nnUNetPlans")
-    parser.add_argument("-chk", default=FINAL)
-    parser.add_argument("-f", nargs="+", default=FOLDS)
-    try:
-        given, _ = parser.parse_known_args(list(words))
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
-    needed = ("i", "o", *(("m",) if given.m else ("d", "c")))
-    if missing := [f"-{name}" for name in needed if getattr(given, name) is None]:
+def has_file(target: Path, ending: str) -> bool:
+    return Path(f"{target}{ending}").is_file()
+
+
+def check_request(args: argparse.Namespace) -> Path:
+    """Return the folder of the trained model. Raises ValueError, before heavy imports, if it or the images do
+    not exist; the message lists the models that do."""
+    needed = ("i", "o", *(("m",) if args.m else ("d", "c")))
+    if missing := [f"-{name}" for name in needed if getattr(args, name) is None]:
         raise ValueError(f"{', '.join(missing)} missing; `nnunet-mamba predict --help` describes them.")
-    if not Path(given.i).exists():
-        raise ValueError(f"{given.i}, for -i, does not exist; expected a folder of images.")
-    if given.m:
-        model = Path(given.m)
+    if not args.i.is_dir():
+        raise ValueError(f"{args.i}, for -i, is not a folder; expected a folder of images.")
+    if args.prev_stage_predictions and not args.prev_stage_predictions.is_dir():
+        raise ValueError(f"{args.prev_stage_predictions}, for -prev_stage_predictions, is not a folder.")
+    if not 0 <= args.part_id < args.num_parts:
+        raise ValueError(f"-part_id is {args.part_id}; expected 0 to {args.num_parts - 1}, below -num_parts.")
+    if not 0 < args.step_size <= 1:
+        raise ValueError(f"-step_size is {args.step_size}; expected more than 0 and at most 1.")
+    if args.m:
+        model = Path(args.m)
         if not model.is_dir():
             raise ValueError(
                 f"{model}, for -m, does not exist; expected a folder TRAINER__PLANS__CONFIGURATION."
             )
     else:
-        dataset = find_dataset("nnUNet_results", given.d, "Nothing was trained on this dataset yet.")
-        model = dataset / f"{given.tr}__{given.p}__{given.c}"
+        dataset = find_dataset("nnUNet_results", args.d, "Nothing was trained on this dataset yet.")
+        model = dataset / f"{args.tr}__{args.p}__{args.c}"
         if not model.is_dir():
             raise ValueError(f"{model} does not exist. {_trained(dataset, model.name)}")
-    if lacking := [fold for fold in given.f if not (model / f"fold_{fold}" / given.chk).is_file()]:
+    if lacking := [fold for fold in args.f if not (model / f"fold_{fold}" / args.chk).is_file()]:
         options = "\n".join(["There are:", *_options(model)])
-        raise ValueError(f"{model.name} has no {given.chk} of fold {', '.join(lacking)}. {options}")
+        raise ValueError(f"{model.name} has no {args.chk} of fold {', '.join(lacking)}. {options}")
+    if lost := [name for name in ("plans.json", "dataset.json") if not (model / name).is_file()]:
+        raise ValueError(
+            f"{model} lacks {' and '.join(lost)}, which nnU-Net wrote there when the training began. Copy "
+            "the file from there, or from the folder of preprocessed data it was trained with."
+        )
+    return model
 
 
 def _trained(dataset: Path, wanted: str) -> str:

@@ -1,6 +1,7 @@
-"""Prediction by nnU-Net's own code, with mirrored copies and tiles in batches."""
+"""Prediction with nnU-Net's models: mirrored copies and tiles in batches, labels in one pass."""
 
-from nnunet_mamba.inference.patch import batched_validation, run_nnunet_predict
+from nnunet_mamba.inference.cases import Case, CasePredictor, find_cases
 from nnunet_mamba.inference.predictor import BatchedPredictor
+from nnunet_mamba.inference.validation import batched_validation
 
-__all__ = ["BatchedPredictor", "batched_validation", "run_nnunet_predict"]
+__all__ = ["BatchedPredictor", "Case", "CasePredictor", "batched_validation", "find_cases"]

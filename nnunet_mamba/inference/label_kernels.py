@@ -128,6 +128,7 @@ def decide_labels(logits, codes, lows, highs, weights, names, are_regions, label
     n_out = len(lows[2])
     cells = np.empty(codes.shape[2], np.uint16)
     scratch = np.empty(codes.shape[2]), np.empty(n_out), np.empty(n_out, np.int64)
+    maps = lows, highs, weights
     for x in range(first, last):
         x0, x1 = lows[0][x], highs[0][x]
         for y in range(len(lows[1])):
@@ -143,11 +144,11 @@ def decide_labels(logits, codes, lows, highs, weights, names, are_regions, label
                 if code == MIXED or code != cells[highs[2][z]]:
                     continue
                 if start < z:
-                    decide_run(logits, lows, highs, weights, names, are_regions, line, x, y, start, z, scratch)
+                    decide_run(logits, *maps, names, are_regions, line, x, y, start, z, scratch)
                 line[z] = names[code]
                 start = z + 1
             if start < n_out:
-                decide_run(logits, lows, highs, weights, names, are_regions, line, x, y, start, n_out, scratch)
+                decide_run(logits, *maps, names, are_regions, line, x, y, start, n_out, scratch)
 
 
 @compiled
@@ -157,11 +158,8 @@ def decide_run(logits, lows, highs, weights, names, are_regions, line, x, y, fir
     low, high, weight = lows[2][first:last], highs[2][first:last], weights[2][first:last]
     best[: last - first] = 0 if are_regions else -np.inf
     winner[: last - first] = 0
-    z0, z1 = low[0], high[-1] + 1
     for k in range(len(logits)):
-        interpolate_line(
-            logits[k], lows[0][x], highs[0][x], lows[1][y], highs[1][y], weights[0][x], weights[1][y], mixed, z0, z1
-        )
+        interpolate_line(logits[k], lows, highs, weights, x, y, mixed, low[0], high[-1] + 1)
         for z in range(last - first):
             value = mixed[low[z]] * weight[z, 0] + mixed[high[z]] * weight[z, 1]
             value = round_like(value, logits[0, 0, 0, 0])
@@ -173,14 +171,16 @@ def decide_run(logits, lows, highs, weights, names, are_regions, line, x, y, fir
 
 
 @compiled
-def interpolate_line(logits, x0, x1, y0, y1, weight_x, weight_y, line, first, last):
-    """Write the part [first, last) of a line along z that lies between four lines of logits (x, y, z)."""
-    w00, w01 = weight_x[0] * weight_y[0], weight_x[0] * weight_y[1]
-    w10, w11 = weight_x[1] * weight_y[0], weight_x[1] * weight_y[1]
-    a, b, c, d = logits[x0, y0], logits[x0, y1], logits[x1, y0], logits[x1, y1]
+def interpolate_line(logits, lows, highs, weights, x, y, line, first, last):
+    """Write the part [first, last) of a line along z between four lines of logits (x, y, z), for output x
+    and y."""
+    w00, w01 = weights[0][x, 0] * weights[1][y, 0], weights[0][x, 0] * weights[1][y, 1]
+    w10, w11 = weights[0][x, 1] * weights[1][y, 0], weights[0][x, 1] * weights[1][y, 1]
+    lower, upper = logits[lows[0][x]], logits[highs[0][x]]
+    a, b, c, d = lower[lows[1][y]], lower[highs[1][y]], upper[lows[1][y]], upper[highs[1][y]]
     for z in range(first, last):
-        lower = to_float(a[z]) * w00 + to_float(b[z]) * w01
-        line[z] = lower + to_float(c[z]) * w10 + to_float(d[z]) * w11
+        near = to_float(a[z]) * w00 + to_float(b[z]) * w01
+        line[z] = near + to_float(c[z]) * w10 + to_float(d[z]) * w11
 
 
 @compiled
@@ -195,8 +195,7 @@ def interpolate_planes(logits, lows, highs, weights, target, first, last):
     low_z, high_z, weight_z = lows[2], highs[2], weights[2]
     for x in range(first, last):
         for y in range(len(lows[1])):
-            x0, x1, y0, y1 = lows[0][x], highs[0][x], lows[1][y], highs[1][y]
-            interpolate_line(logits, x0, x1, y0, y1, weights[0][x], weights[1][y], line, 0, len(line))
+            interpolate_line(logits, lows, highs, weights, x, y, line, 0, len(line))
             for z in range(len(low_z)):
                 value = line[low_z[z]] * weight_z[z, 0] + line[high_z[z]] * weight_z[z, 1]
                 target[x, y, z] = round_like(value, logits[0, 0, 0])

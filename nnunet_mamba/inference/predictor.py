@@ -23,6 +23,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.helpers import empty_cache
 from torch import Tensor
+from torch._dynamo import OptimizedModule
 from tqdm import tqdm
 
 from nnunet_mamba.inference.batches import (
@@ -107,12 +108,34 @@ class BatchedPredictor(nnUNetPredictor):
         return inputs, outputs, previous
 
     def predict_logits_from_preprocessed_data(self, data: Tensor) -> Tensor:
-        self.case = case = self._next_case()
+        """Override nnU-Net's method, which returns logits on the CPU."""
+        return self.predict_logits(data, self._next_case()).cpu()
+
+    def predict_logits(self, data: Tensor, case: str) -> Tensor:
+        """Return the mean logits of all sets of weights, where the results of the sliding window are.
+
+        Args:
+            data: preprocessed image, (C, x, y, z).
+            case: its name, for messages.
+
+        Raises NonFiniteError, which names the case, the weights and the tile.
+        """
+        self.case = case
         _check_image(case, data)
         n_sets = len(self.list_of_parameters)
         numbered = [f"set {number} of {n_sets} of weights" for number in range(1, n_sets + 1)]
         self._pending = product([case], self._checkpoints or numbered)
-        logits = super().predict_logits_from_preprocessed_data(data)
+        logits: Tensor | None = None
+        for parameters in self.list_of_parameters:
+            compiled = self.network._orig_mod if isinstance(self.network, OptimizedModule) else self.network
+            compiled.load_state_dict(parameters)
+            own = self.predict_sliding_window_return_logits(data)
+            logits = (
+                own if logits is None else logits.to(own.device).add_(own)
+            )  # on the CPU if memory ran out
+        assert logits is not None  # there is a set of weights
+        if n_sets > 1:
+            logits /= n_sets
         if not is_finite(logits):
             raise NonFiniteError(f"{case}: the sum of {n_sets} sets of logits exceeds float16's 65504.")
         return logits

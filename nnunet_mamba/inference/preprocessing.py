@@ -85,7 +85,8 @@ def run_case(
     box = find_nonzero_box(image)
     properties["shape_before_cropping"] = image.shape[1:]
     properties["bbox_used_for_cropping"] = [[part.start, part.stop] for part in box]
-    image = np.ascontiguousarray(image[(slice(None), *box)])
+    inside = (slice(None), *box)
+    image = np.ascontiguousarray(image[inside])
     properties["shape_after_cropping_and_before_resampling"] = image.shape[1:]
     target_spacing = [*spacing[: len(spacing) - len(configuration.spacing)], *configuration.spacing]
     new_shape = compute_new_shape(image.shape[1:], spacing, target_spacing)
@@ -93,7 +94,7 @@ def run_case(
     if labels is not None or any(configuration.use_mask_for_norm):
         mask = np.zeros_like(image[:1], np.int8)
         if labels is not None:
-            mask = labels.transpose(axes)[(slice(None), *box)].copy()
+            mask = labels.transpose(axes)[inside].copy()
         mask[(mask == 0) & ~fill_holes((image != 0).any(0))] = OUTSIDE
     image = preprocessor._normalize(
         image, mask, configuration, plans.foreground_intensity_properties_per_channel
@@ -108,7 +109,9 @@ def _resample(resample: Any, image: np.ndarray, new_shape: Any, old: Any, new: A
     """Resample by a function of the plans, nnU-Net's own one in our way; `old` and `new` are spacings."""
     if resample.func is not resample_data_or_seg_to_shape or resample.keywords.get("is_seg", False):
         return np.asarray(resample(image, new_shape, old, new))
-    return resample_image(image, Resampling.from_plans(resample.keywords, image.shape[1:], new_shape, old, new))
+    return resample_image(
+        image, Resampling.from_plans(resample.keywords, image.shape[1:], new_shape, old, new)
+    )
 
 
 def find_nonzero_box(image: np.ndarray) -> tuple[slice, ...]:
@@ -143,7 +146,8 @@ def _check_read(image: np.ndarray, labels: np.ndarray | None, properties: dict, 
         raise ValueError(f"the image has {len(image)} channels; the network was trained with {n_channels}.")
     if not all(np.isfinite(mm) and mm > 0 for mm in properties["spacing"]):
         raise ValueError(
-            f"its spacing is {list(properties['spacing'])}; expected lengths in mm above 0. Correct the header."
+            f"its spacing is {list(properties['spacing'])}; expected lengths in mm above 0. "
+            "Correct the header."
         )
     if labels is not None and labels.shape[1:] != image.shape[1:]:
         raise ValueError(

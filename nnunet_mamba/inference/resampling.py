@@ -25,7 +25,8 @@ SLAB = 2**24  # voxels of an image that are resampled at once
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Linear interpolation along an axis: output i is weights[i, 0] of input low[i], weights[i, 1] of high[i].
+    """Linear interpolation along an axis: output i is weights[i, 0] of input low[i] and weights[i, 1] of
+    high[i].
 
     Shapes: (n_out,) of int64, and (n_out, 2) of float64.
     """
@@ -37,7 +38,7 @@ class Interpolation:
     @classmethod
     def of_matrix(cls, matrix: np.ndarray) -> Interpolation:
         """Return the interpolation of a matrix (n_out, n_in) with one entry, or two neighbours, per row."""
-        rows, (n_out, n_in) = np.arange(len(matrix)), matrix.shape
+        rows, n_in = np.arange(len(matrix)), matrix.shape[1]
         low = (matrix != 0).argmax(1)
         high = np.minimum(low + 1, n_in - 1)
         others = np.where(high > low, matrix[rows, high], 0.0)
@@ -95,6 +96,37 @@ class Resampling:
     def interpolations(self) -> tuple[Interpolation, Interpolation, Interpolation]:
         """Return the map along each axis for orders 0 and 1."""
         return tuple(Interpolation.of_matrix(self.matrix(axis)) for axis in range(3))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Grid on which labels are wanted, and how the network's grid maps to it.
+
+    shape       of the image in the network's order of axes
+    box         part of it that the network saw
+    transpose   axes that bring an array back into the image's own order
+    """
+
+    resampling: Resampling
+    shape: tuple[int, ...]
+    box: tuple[slice, ...]
+    transpose: tuple[int, ...]
+
+    @classmethod
+    def of_image(
+        cls, plans: Any, configuration: Any, properties: dict, logits_shape: Sequence[int]
+    ) -> Target:
+        """Return the target of logits (K, x, y, z) of an image with these `properties` of preprocessing."""
+        inside = properties["shape_after_cropping_and_before_resampling"]
+        spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+        of_network = [*spacing[: len(inside) - len(configuration.spacing)], *configuration.spacing]
+        options = configuration.resampling_fn_probabilities.keywords
+        return cls(
+            Resampling.from_plans(options, logits_shape[1:], inside, of_network, spacing),
+            tuple(int(n) for n in properties["shape_before_cropping"]),
+            tuple(slice(int(first), int(last)) for first, last in properties["bbox_used_for_cropping"]),
+            tuple(plans.transpose_backward),
+        )
 
 
 def resample_image(image: np.ndarray, resampling: Resampling) -> np.ndarray:

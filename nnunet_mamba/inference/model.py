@@ -1,0 +1,105 @@
+"""A trained model of nnU-Net, loaded to predict with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_mamba.inference.predictor import BatchedPredictor
+from nnunet_mamba.io.atomic import write_json
+from nnunet_mamba.io.messages import join_names
+
+SEEN = (
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "architecture",
+)  # by the network, per configuration
+SEEN_BY_ALL = ("transpose_forward", "foreground_intensity_properties_per_channel")
+
+
+def load_model(
+    folder: Path, folds: Sequence[str], checkpoint: str, device: str, **options: Any
+) -> BatchedPredictor:
+    """Return a predictor with the weights of some folds of a folder TRAINER__PLANS__CONFIGURATION.
+
+    Args:
+        options: BatchedPredictor's.
+
+    Raises ValueError for a device that this machine lacks, and for plans that the weights were not trained
+    with.
+    """
+    _check_device(device)
+    options["perform_everything_on_device"] &= device == "cuda"
+    predictor = BatchedPredictor(device=torch.device(device), **options)
+    numbers = [fold if fold == "all" else int(fold) for fold in folds]
+    predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
+    for number in numbers:
+        check_plans(folder / "plans.json", folder / f"fold_{number}" / checkpoint)
+    return predictor
+
+
+def check_stage(predictor: BatchedPredictor, previous_stage: Path | None) -> None:
+    """Raise ValueError unless label maps of a previous stage are given to a cascade, and only to one."""
+    name = predictor.configuration_manager.previous_stage_name
+    if name is not None and previous_stage is None:
+        raise ValueError(
+            f"this network is the second stage of a cascade: predict with {name} first, and give the folder "
+            "of its label maps as -prev_stage_predictions."
+        )
+    if name is None and previous_stage is not None:
+        raise ValueError("this network has no previous stage; leave -prev_stage_predictions out.")
+
+
+def check_plans(plans_file: Path, checkpoint: Path) -> None:
+    """Raise ValueError if plans would show the network other images than it was trained with.
+
+    Checkpoints hold the plans of their training; those of other programs may not, and pass.
+    """
+    known = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True).get("init_args", {})
+    trained = known.get("plans")
+    if not isinstance(trained, dict):
+        return
+    given = json.loads(plans_file.read_text())
+    name = known["configuration"]
+    pairs = {key: (trained.get(key), given.get(key)) for key in SEEN_BY_ALL}
+    then, now = _configuration(trained, name), _configuration(given, name)
+    pairs |= {f"{name}: {key}": (then.get(key), now.get(key)) for key in SEEN}
+    if changed := [key for key, (one, other) in pairs.items() if _plain(one) != _plain(other)]:
+        raise ValueError(
+            f"{plans_file} is not what {checkpoint} was trained with: {join_names(changed)} differ. "
+            "Put the plans of the training back; the checkpoint holds them (init_args, plans)."
+        )
+
+
+def _configuration(plans: dict, name: str) -> dict:
+    """Return a configuration with what it inherits."""
+    own = plans["configurations"][name]
+    parent = own.get("inherits_from")
+    return {**(_configuration(plans, parent) if parent else {}), **own}
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("PyTorch finds no CUDA device here; -device cpu predicts without one.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("PyTorch finds no Metal device here; -device cpu predicts without one.")
+
+
+def write_settings(folder: Path, predictor: BatchedPredictor, settings: dict[str, Any]) -> None:
+    """Write beside predictions what nnU-Net's postprocessing and ensembling read there, and the command's
+    settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / "predict_from_raw_data_args.json", {key: str(value) for key, value in settings.items()}
+    )
+    write_json(folder / "dataset.json", predictor.dataset_json)
+    write_json(folder / "plans.json", predictor.plans_manager.plans)
