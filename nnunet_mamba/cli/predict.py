@@ -29,8 +29,8 @@ def add(commands: Any) -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="nnunet-mamba predict -i IMAGES -o OUTPUT (-d DATASET -c CONFIG ... | -m MODEL) [options]",
-        description="Predict label maps with any trained nnU-Net model: nnUNetv2_predict with mirrored copies\n"
-        "and tiles in batches, and without its slow export. Finds our trainers without `register`.\n"
+        description="Predict label maps with any trained nnU-Net model: nnUNetv2_predict with mirrored\n"
+        "copies and tiles in batches, and without its slow export. Finds our trainers without `register`.\n"
         "Exit code 1: cases have no label map, and are named; 2: no case can be predicted.",
         epilog=EXAMPLE,
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,8 @@ def load_model(
     """
     _check_device(device)
     options["perform_everything_on_device"] &= device == "cuda"
-    predictor = BatchedPredictor(device=torch.device(device), **options)
+    with redirect_stdout(sys.stdout if options.get("verbose") else StringIO()):  # what it says of every CPU
+        predictor = BatchedPredictor(device=torch.device(device), **options)
     numbers = [fold if fold == "all" else int(fold) for fold in folds]
     predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
     for number in numbers:

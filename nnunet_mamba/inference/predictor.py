@@ -111,6 +111,7 @@ class BatchedPredictor(nnUNetPredictor):
         """Override nnU-Net's method, which returns logits on the CPU."""
         return self.predict_logits(data, self._next_case()).cpu()
 
+    @torch.inference_mode()
     def predict_logits(self, data: Tensor, case: str) -> Tensor:
         """Return the mean logits of all sets of weights, where the results of the sliding window are.
 
