@@ -26,7 +26,7 @@ from torch import Tensor
 from nnunet_mamba.inference.labelling import decide, label_type
 from nnunet_mamba.inference.probabilities import iterate_probabilities, write_probabilities
 from nnunet_mamba.inference.resampling import Resampling, Target
-from nnunet_mamba.io.images import check_complete
+from nnunet_mamba.io.images import check_ended
 
 KNOWN_OPTIONS = {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
 
@@ -162,7 +162,7 @@ def _drafts(target: Path, label_ending: str) -> Iterator[Path]:
     try:
         yield folder / target.name
         for file in sorted(folder.iterdir(), key=lambda file: file.name.endswith(label_ending)):
-            check_complete(file)
+            check_ended(file)
             file.replace(target.parent / file.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

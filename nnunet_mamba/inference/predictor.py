@@ -180,7 +180,9 @@ class BatchedPredictor(nnUNetPredictor):
         weight = self._tile_weight(results)
         if not self.batch_size:
             self.batch_size = self._first_batch_size(data[slicers[0]][None].to(self.device))
-        with tqdm(total=len(slicers), disable=not self.allow_tqdm) as progress:
+        with tqdm(
+            desc=self.case or None, total=len(slicers), disable=not self.allow_tqdm, leave=False
+        ) as progress:
             for group in split_groups(slicers, self._tiles_at_once):
                 predicted = self._predict_group(data, group).to(results)
                 predicted *= weight

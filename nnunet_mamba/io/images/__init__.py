@@ -1,7 +1,7 @@
 """Images: the one way to read them, completely or not at all, and to write label maps."""
 
 from nnunet_mamba.io.images.grid import Grid
-from nnunet_mamba.io.images.integrity import check_complete, is_nifti
+from nnunet_mamba.io.images.integrity import check_complete, check_ended, is_nifti
 from nnunet_mamba.io.images.pictures import (
     count_picture_channels,
     is_picture,
@@ -36,6 +36,7 @@ __all__ = [
     "Grid",
     "Header",
     "check_complete",
+    "check_ended",
     "check_readable",
     "count_picture_channels",
     "find_header_contradiction",

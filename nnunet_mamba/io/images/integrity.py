@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from math import prod
 from pathlib import Path
@@ -31,6 +32,11 @@ def check_complete(file: Path) -> None:
     read_or_raise(Path(file), lambda: _check_size(Path(file)))
 
 
+def check_ended(file: Path) -> None:
+    """Raise ValueError for a NIfTI file that was not written to its end, which its last bytes tell."""
+    read_or_raise(Path(file), lambda: _check_end(Path(file)))
+
+
 def is_nifti(file: Path) -> bool:
     return Path(file).name.lower().endswith((".nii", ".nii.gz"))
 
@@ -48,6 +54,20 @@ def _check_size(file: Path) -> None:
     expected = _n_bytes_of_nifti(file) if is_nifti(file) else 0
     if found < expected:
         raise EOFError(f"it holds {found} bytes, its header says {expected}")
+
+
+def _check_end(file: Path) -> None:
+    """Raise EOFError or OSError if a file's size, which ends a compressed one, is not as its header says."""
+    if not is_nifti(file):
+        return
+    found, expected = file.stat().st_size, _n_bytes_of_nifti(file)
+    if file.suffix == ".gz":
+        with file.open("rb") as stream:
+            stream.seek(-4, os.SEEK_END)
+            found = int.from_bytes(stream.read(), "little")
+        expected %= 1 << 32
+    if found != expected:
+        raise EOFError(f"it ends after {found} bytes, its header says {expected}")
 
 
 def _n_bytes_unpacked(file: Path) -> int:
