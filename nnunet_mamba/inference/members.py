@@ -103,7 +103,8 @@ class MembersPredictor(BatchedPredictor):
         self.uncertainty = uncertainty
         self._members: MemberSums | None = None  # of the latest image
         self._copies: Tensor | None = None  # sum over the mirrored copies of the latest tiles
-        self._added: set[tuple[int, ...]] = set()  # tiles that the present set of weights has predicted
+        self._n_predicted = 0  # tiles, by the present set of weights, since nnU-Net has begun or begun anew
+        self._n_added = 0  # how many of them are in the sums
 
     def check_members(self) -> None:
         """Raise ValueError if a single member would have to disagree with itself."""
@@ -132,7 +133,7 @@ class MembersPredictor(BatchedPredictor):
         return logits
 
     def predict_sliding_window_return_logits(self, input_image: Tensor) -> Tensor:
-        self._added = set()
+        self._n_added = 0
         return super().predict_sliding_window_return_logits(input_image)
 
     def _predict_tiles(self, data: Tensor, slicers: Sequence[Slicer], results: torch.device) -> Tensor:
@@ -141,8 +142,9 @@ class MembersPredictor(BatchedPredictor):
             heads = labels.num_segmentation_heads
             self._members = MemberSums(heads, data.shape[1:], labels.has_regions, results)
         self._members.sums = self._members.sums.to(results)  # on the CPU if memory ran out
+        self._n_predicted = 0
         logits = super()._predict_tiles(data, slicers, results)
-        assert len(self._added) == len(slicers)  # `_predict_group` has predicted each
+        assert self._n_added == len(slicers)  # `_predict_group` has predicted each
         return logits
 
     def _predict_group(self, data: Tensor, group: Sequence[Slicer]) -> Tensor:
@@ -152,11 +154,10 @@ class MembersPredictor(BatchedPredictor):
         values = self._copies.div_(len(self._mirrorings()))
         weight = self._tile_weight(self._members.sums.device)
         for tile, own in zip(group, values, strict=True):
-            if (
-                _key(tile) not in self._added
-            ):  # nnU-Net begins anew, with results on the CPU, if memory runs out
+            self._n_predicted += 1
+            if self._n_predicted > self._n_added:  # else nnU-Net has begun anew, for memory ran out
                 self._members.add(tile, own, weight)
-                self._added.add(_key(tile))
+                self._n_added += 1
         return predicted
 
     def _observe_copy(self, logits: Tensor) -> None:
@@ -165,8 +166,3 @@ class MembersPredictor(BatchedPredictor):
         entropy = measure_entropy(probabilities, are_regions, dim=1)
         values = torch.cat([probabilities, entropy[:, None]], 1)
         self._copies = values if self._copies is None else self._copies.add_(values)
-
-
-def _key(tile: Slicer) -> tuple[int, ...]:
-    """Return where a tile starts: slices have no hash before Python 3.12."""
-    return tuple(at.start if isinstance(at, slice) else at for at in tile[1:])

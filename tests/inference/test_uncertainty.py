@@ -137,13 +137,17 @@ def measure_directly(predictor, nets, data, are_regions):
     return whole[inside], (whole - expected / total)[inside], mean[(slice(None), *inside)]
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize(
+    ("ndim", "options"),
+    [(2, {}), (3, {}), (2, {"tile_step_size": 0.1}), (2, {"use_gaussian": False})],  # 0.1: some tiles twice
+    ids=str,
+)
 @pytest.mark.parametrize("labels", ["labels", "regions"])
-def test_the_measures_are_those_of_all_members_logits(ndim, labels):
+def test_the_measures_are_those_of_all_members_logits(ndim, options, labels):
     are_regions, axes = labels == "regions", tuple(range(ndim))
     nets = [network(ndim, seed, 3 - are_regions) for seed in (1, 2)]
     data = image(GRIDS[ndim])
-    common = {"plans": make_plans(ndim), "dataset": describe(labels), "axes": axes}
+    common = {"plans": make_plans(ndim), "dataset": describe(labels), "axes": axes, **options}
     with torch.inference_mode():
         reference = make_predictor(nets, **common)
         entropies, disagreements, mean = measure_directly(reference, nets, data, are_regions)
