@@ -61,6 +61,13 @@ def add(commands: Any) -> None:
     how.add_argument("--disable_tta", action="store_true", help="no mirrored copies: faster, a little worse")
     how.add_argument("--save_probabilities", action="store_true", help="for ensembles: CASE.npz and CASE.pkl")
     how.add_argument(
+        "--uncertainty",
+        nargs="?",
+        const="disagreement",
+        choices=("disagreement", "entropy"),
+        help="of folds and mirrored copies: disagreement/CASE.nii.gz and uncertainty.csv (or entropy/...)",
+    )
+    how.add_argument(
         "--batch-size",
         type=int,
         metavar="N",
@@ -95,6 +102,7 @@ def predict(args: argparse.Namespace) -> int:
         summarise,
     )
     from nnunet_mamba.inference.model import check_stage, load_model, write_settings
+    from nnunet_mamba.inference.uncertainty import map_file
     from nnunet_mamba.nnunet.commands import EXTERNAL, get_trainer_folders
 
     os.environ[EXTERNAL] = get_trainer_folders()
@@ -104,6 +112,7 @@ def predict(args: argparse.Namespace) -> int:
         args.chk,
         args.device,
         tile_step_size=args.step_size,
+        uncertainty=args.uncertainty,
         use_mirroring=not args.disable_tta,
         perform_everything_on_device=not args.not_on_device,
         allow_tqdm=not args.disable_progress_bar,
@@ -117,7 +126,12 @@ def predict(args: argparse.Namespace) -> int:
     write_settings(args.o, predictor, vars(args))
     endings = [ending, ".npz"] if args.save_probabilities else [ending]
     if args.continue_prediction:
-        cases = [case for case in cases if not all(has_file(case.target, name) for name in endings)]
+        cases = [
+            case
+            for case in cases
+            if not all(has_file(case.target, name) for name in endings)
+            or (args.uncertainty and not map_file(case.target, args.uncertainty).is_file())
+        ]
         print(f"{len(cases)} cases have no label map yet.")
     failed: list[str] = []
 

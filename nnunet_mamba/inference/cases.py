@@ -13,12 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from nnunet_mamba.inference.export import Exporter, Prediction
+from nnunet_mamba.inference.members import MembersPredictor
 from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.inference.preprocessing import preprocess_case
+from nnunet_mamba.inference.uncertainty import UncertaintyExporter
 from nnunet_mamba.networks.finite import NonFiniteWeightsError
 
 
@@ -83,7 +86,7 @@ class CasePredictor:
     """Prediction of cases with one trained model.
 
     Args:
-        predictor: with a trained model.
+        predictor: with a trained model; a MembersPredictor has maps of uncertainty written as well.
         overlap: read and write one more case each in threads of their own.
         report: called with each outcome, in the order of the cases.
     """
@@ -97,13 +100,12 @@ class CasePredictor:
         report: Callable[[Outcome], object] = lambda outcome: None,
     ) -> None:
         self.predictor = predictor
-        self.exporter = Exporter(
-            predictor.plans_manager,
-            predictor.configuration_manager,
-            predictor.dataset_json,
-            save_probabilities=save_probabilities,
-            n_threads=predictor.n_threads,
-        )
+        options: Any = {"save_probabilities": save_probabilities, "n_threads": predictor.n_threads}
+        if isinstance(predictor, MembersPredictor):
+            self.exporter: Exporter = UncertaintyExporter(predictor, **options)
+        else:
+            plans, configuration = predictor.plans_manager, predictor.configuration_manager
+            self.exporter = Exporter(plans, configuration, predictor.dataset_json, **options)
         self.overlap = overlap
         self.report = report
 

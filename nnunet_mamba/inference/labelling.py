@@ -107,6 +107,18 @@ def _interpolate_axis(values: Tensor, axis: int, along: Interpolation, part: sli
     return result
 
 
+def interpolate(
+    channel: np.ndarray, maps: Sequence[Interpolation], target: np.ndarray, n_threads: int | None = None
+) -> None:
+    """Write a resampled channel, as the kernels read it, into `target`, (x', y', z') of float32."""
+    columns = as_columns(maps)
+    run_over_planes(
+        lambda *part: label_kernels.interpolate_planes(channel, *columns, target, *part),
+        len(target),
+        n_threads,
+    )
+
+
 def as_kernel_input(logits: Tensor) -> np.ndarray:
     """Return logits as the kernels read them: float32, or float16 as its bits."""
     logits = logits.detach().cpu()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from nnunet_mamba.inference.members import MembersPredictor
 from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.messages import join_names
@@ -26,22 +27,34 @@ SEEN_BY_ALL = ("transpose_forward", "foreground_intensity_properties_per_channel
 
 
 def load_model(
-    folder: Path, folds: Sequence[str], checkpoint: str, device: str, **options: Any
+    folder: Path,
+    folds: Sequence[str],
+    checkpoint: str,
+    device: str,
+    *,
+    uncertainty: str | None = None,
+    **options: Any,
 ) -> BatchedPredictor:
     """Return a predictor with the weights of some folds of a folder TRAINER__PLANS__CONFIGURATION.
 
     Args:
+        uncertainty: what a MembersPredictor is to measure; None: nothing, and no such predictor.
         options: BatchedPredictor's.
 
-    Raises ValueError for a device that this machine lacks, and for plans that the weights were not trained
-    with.
+    Raises ValueError for a device that this machine lacks, for plans that the weights were not trained with,
+    and for a single member that would have to disagree with itself.
     """
     _check_device(device)
     options["perform_everything_on_device"] &= device == "cuda"
     with redirect_stdout(sys.stdout if options.get("verbose") else StringIO()):  # what it says of every CPU
-        predictor = BatchedPredictor(device=torch.device(device), **options)
+        if uncertainty:
+            options["uncertainty"] = uncertainty
+        kind = MembersPredictor if uncertainty else BatchedPredictor
+        predictor = kind(device=torch.device(device), **options)
     numbers = [fold if fold == "all" else int(fold) for fold in folds]
     predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
+    if isinstance(predictor, MembersPredictor):
+        predictor.check_members()
     for number in numbers:
         check_plans(folder / "plans.json", folder / f"fold_{number}" / checkpoint)
     return predictor

@@ -236,10 +236,15 @@ class BatchedPredictor(nnUNetPredictor):
         for group in split_groups(flips, lambda: self.batch_size // len(x)):
             copies = torch.cat([x.flip(axes) for axes in group])
             for axes, one in zip(group, self._forward(copies).split(len(x)), strict=True):
-                prediction = one if prediction is None else prediction.add_(one.flip(axes))
+                copy = one.flip(axes) if axes else one
+                self._observe_copy(copy)
+                prediction = copy if prediction is None else prediction.add_(copy)
         assert prediction is not None  # there is always the copy without a flip
         prediction /= len(flips)
         return prediction
+
+    def _observe_copy(self, logits: Tensor) -> None:
+        """Take note of a mirrored copy's prediction, flipped back, before it is summed up: nothing here."""
 
     def _forward(self, x: Tensor) -> Tensor:
         """Return the network's output, in several passes if memory runs out."""

@@ -12,7 +12,12 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor
 
 from nnunet_mamba.inference import label_kernels
-from nnunet_mamba.inference.labelling import as_columns, as_kernel_input, run_over_planes
+from nnunet_mamba.inference.labelling import (
+    as_columns,
+    as_kernel_input,
+    interpolate,
+    run_over_planes,
+)
 from nnunet_mamba.inference.resampling import Target
 
 DEFLATE_LEVEL = 1  # probabilities hardly get smaller by more work
@@ -32,13 +37,6 @@ def iterate_probabilities(
     columns = as_columns(maps)
     highest, total = np.zeros((2, *target.resampling.new_shape), np.float32)
 
-    def interpolate(channel: np.ndarray, result: np.ndarray) -> None:
-        run_over_planes(
-            lambda *part: label_kernels.interpolate_planes(channel, *columns, result, *part),
-            len(result),
-            n_threads,
-        )
-
     def sum_exponentials(first: int, last: int) -> None:
         planes = np.empty((len(stored), last - first, *highest.shape[1:]), np.float32)
         part = tuple(
@@ -56,7 +54,7 @@ def iterate_probabilities(
     for k, channel in enumerate(stored):
         whole = np.full(target.shape, float(k == 0 and not labels.has_regions), np.float32)
         inside = whole[target.box]
-        interpolate(channel, inside)
+        interpolate(channel, maps, inside, n_threads)
         if labels.has_regions:
             np.copyto(inside, torch.sigmoid(torch.from_numpy(inside)).numpy())
         else:
