@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba import __version__
-from nnunet_mamba.io.cpu import wait_passively
+from nnunet_mamba.io.cpu import allocate_on_huge_pages, wait_passively
 from nnunet_mamba.io.messages import format_unknown_name
 
 VERBS = {  # verb -> the module of this package that adds it, and what it does
@@ -65,6 +65,7 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Exit code 0: done; 1: done, and something is wrong; 2: refused, with the reason."""
     wait_passively()
+    allocate_on_huge_pages()
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal that has no minus sign shows its code
         sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if argv is None else list(argv)

@@ -2,8 +2,9 @@
 
 oneDNN's convolutions take a tensor as it is if its channels are last in memory; others are copied into a
 layout of their own, and the result back. For nnU-Net's networks that alone is no gain, since torch's instance
-norm, which has no such layout, makes more copies. Here the norm has it, too, and every convolution is
-oneDNN's: torch sends those of a single patch with few channels or few voxels to an older, slower code.
+norm, which has no such layout, makes more copies. Here the norm has it, too. Large 3x3x3 convolutions are
+Winograd's, every other is oneDNN's: torch sends those of a single patch with few channels or few voxels to
+an older, slower code.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from nnunet_mamba.ops import numba_winograd
 from nnunet_mamba.ops.numba_norm import LAYOUTS, instance_norm, to_channels_last
 
 onednn_convolution = torch.ops.aten.mkldnn_convolution.default
@@ -64,13 +66,16 @@ def _convolution(stock: Callable[..., Tensor], ndim: int) -> Callable[..., Tenso
     ) -> Tensor:
         if input.ndim != ndim or isinstance(padding, str) or not _is_taken(input, weight, bias):
             return stock(input, weight, bias, stride, padding, dilation, groups)
-        per_axis = (_repeat(value, ndim - 2) for value in (padding, stride, dilation))
+        n_axes = ndim - 2
+        per_axis = [_repeat(value, n_axes) for value in (padding, stride, dilation)]
+        if groups == 1 and per_axis == [(1,) * n_axes] * 3 and numba_winograd.takes(input, weight):
+            return numba_winograd.convolve(input, weight, bias)
         return onednn_convolution(to_channels_last(input), weight, bias, *per_axis, groups)
 
     return convolve
 
 
-def _repeat(value: int | Sequence[int], n_axes: int) -> Sequence[int]:
+def _repeat(value: int | Sequence[int], n_axes: int) -> tuple[int, ...]:
     """Return one number per axis, of one for all axes or of as many as there are."""
     numbers = (value,) if isinstance(value, int) else tuple(value)
     return numbers * n_axes if len(numbers) == 1 else numbers

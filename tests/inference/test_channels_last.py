@@ -76,6 +76,17 @@ def test_a_network_that_trains_is_left_alone(counted):
     assert not counted
 
 
+@pytest.mark.parametrize("padding", [0, 1])
+def test_large_convolutions_are_winograds(padding, counted):
+    x, weight = torch.randn(1, 16, 16, 16, 16), torch.randn(16, 16, 3, 3, 3)
+    with torch.no_grad():
+        expected = F.conv3d(x, weight, padding=padding)
+        with ChannelsLast():
+            found = F.conv3d(x, weight, padding=padding)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert counted == ([] if padding else ["onednn_convolution"])
+
+
 OPTIONS = [
     dict(zip(("stride", "padding", "dilation", "groups"), values, strict=True))
     for values in product((1, 2, (2,)), (0, 1), (1, 2), (1, 2, 4))
