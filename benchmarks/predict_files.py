@@ -2,6 +2,7 @@
 
     python benchmarks/predict_files.py --record benchmarks/results/predict_files
     python benchmarks/predict_files.py --cases hippocampus "CT 200 slices"
+    python benchmarks/predict_files.py --device cuda --record benchmarks/results/predict_files_cuda
 
 Images and logits are phantoms: ellipsoids with noise, as many as there are labels, so that boundaries are as
 long as organs have them; `noise` has none but boundaries. Preparation (read, crop, normalise, resample) and
@@ -152,13 +153,13 @@ def clocks(places: list[tuple[Any, str, str]]) -> Iterator[dict[str, float]]:
         yield seconds
 
 
-def measure(who: str, part: str, scene: Scene, folder: Path) -> dict[str, Any]:
+def measure(who: str, part: str, scene: Scene, folder: Path, device: str) -> dict[str, Any]:
     """Run one part of a prediction in this process: the seconds of its stages, and memory in bytes."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans = PlansManager(plans_of(scene))
     model = (plans, plans.get_configuration("phantom"), dataset_of(scene))
-    run, save, places = PARTS[who, part](model, folder)
+    run, save, places = PARTS[who, part](model, folder, device)
     before = peak_memory()
     with clocks(places) as stages:
         start = time.perf_counter()
@@ -169,7 +170,7 @@ def measure(who: str, part: str, scene: Scene, folder: Path) -> dict[str, Any]:
     return measured
 
 
-def prepare_by_nnunet(model: tuple, folder: Path) -> tuple:
+def prepare_by_nnunet(model: tuple, folder: Path, device: str) -> tuple:
     from nnunetv2.preprocessing.preprocessors import default_preprocessor as module
     from nnunetv2.preprocessing.resampling import default_resampling
 
@@ -183,7 +184,7 @@ def prepare_by_nnunet(model: tuple, folder: Path) -> tuple:
     return lambda: preprocessor.run_case([str(folder / IMAGE)], None, *model), save, places
 
 
-def prepare(model: tuple, folder: Path) -> tuple:
+def prepare(model: tuple, folder: Path, device: str) -> tuple:
     from nnunet_mamba.inference import preprocessing as module
 
     places = [*around_reader(), (module, "find_nonzero_box", "crop"), (module, "resample_image", "resample")]
@@ -201,7 +202,7 @@ def around_reader() -> list[tuple[Any, str, str]]:
     return [(SimpleITKIO, "read_images", "read"), (DefaultPreprocessor, "_normalize", "normalise")]
 
 
-def export_by_nnunet(model: tuple, folder: Path) -> tuple:
+def export_by_nnunet(model: tuple, folder: Path, device: str) -> tuple:
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.inference.export_prediction import export_prediction_from_logits
     from nnunetv2.preprocessing.resampling import default_resampling
@@ -212,10 +213,11 @@ def export_by_nnunet(model: tuple, folder: Path) -> tuple:
         (LabelManager, "convert_logits_to_segmentation", "label"),
         (SimpleITKIO, "write_seg", "write"),
     ]
-    return lambda: run_export(export_prediction_from_logits, model, folder, "stock"), lambda _: None, places
+    logits = np.load(folder / "logits.npy")
+    return lambda: run_export(export_prediction_from_logits, logits, model, folder / "stock"), ignore, places
 
 
-def export(model: tuple, folder: Path) -> tuple:
+def export(model: tuple, folder: Path, device: str) -> tuple:
     import torch
 
     from nnunet_mamba.inference import export as module
@@ -223,15 +225,20 @@ def export(model: tuple, folder: Path) -> tuple:
 
     labels = model[0].get_label_manager(model[2])
     tiny = Resampling((1, 1, 1), (1, 1, 1), 1, 0, None)  # loads the kernels from numba's cache
-    module.decide(torch.zeros(1, 1, 1, 1).half(), tiny, labels, np.zeros((1, 1, 1), np.uint8))
+    module.decide(torch.zeros(1, 1, 1, 1, device=device).half(), tiny, labels, np.zeros((1, 1, 1), np.uint8))
     places = [(module, "segment", "label"), (module.Exporter, "write", "write")]
-    return lambda: run_export(module.export_prediction, model, folder, "ours"), lambda _: None, places
+    logits = torch.from_numpy(np.load(folder / "logits.npy")).to(device)
+    return lambda: run_export(module.export_prediction, logits, model, folder / "ours"), ignore, places
 
 
-def run_export(function: Callable[..., None], model: tuple, folder: Path, name: str) -> None:
+def run_export(function: Callable[..., None], logits: Any, model: tuple, target: Path) -> None:
     plans, configuration, dataset = model
-    properties = json.loads((folder / "properties.json").read_text())
-    function(np.load(folder / "logits.npy"), properties, configuration, plans, dataset, str(folder / name))
+    properties = json.loads((target.parent / "properties.json").read_text())
+    function(logits, properties, configuration, plans, dataset, str(target))
+
+
+def ignore(result: object) -> None:
+    """Save nothing: an export has written its files."""
 
 
 PARTS = {
@@ -247,13 +254,13 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def in_process(who: str, part: str, name: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--measure", who, part, name, str(folder)]
+def in_process(who: str, part: str, name: str, folder: Path, device: str) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--measure", who, part, name, str(folder), device]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(output.splitlines()[-1])
 
 
-def compare(name: str, turns: int, folder: Path) -> dict[str, Any]:
+def compare(name: str, turns: int, folder: Path, device: str) -> dict[str, Any]:
     """Measure a scene by nnU-Net and by us in turn; the middle turn of each."""
     scene = {**SCENES, **LARGE}[name]
     make_image(scene, folder / IMAGE)
@@ -265,7 +272,7 @@ def compare(name: str, turns: int, folder: Path) -> dict[str, Any]:
     for _ in range(turns):
         for part in ("prepare", "export"):
             for who in sides:
-                runs[f"{who} {part}"].append(in_process(who, part, name, folder))
+                runs[f"{who} {part}"].append(in_process(who, part, name, folder, device))
     middle = {key: sorted(of, key=lambda run: run["seconds"])[len(of) // 2] for key, of in runs.items()}
     return {"scene": name, **asdict(scene), "runs": middle, **differences(folder, sides)}
 
@@ -345,25 +352,26 @@ def options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=[*SCENES, *LARGE], default=list(SCENES))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of our export's logits")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--record", type=Path, help="write RECORD.json and RECORD.md")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     args = options()
     if args.measure:
-        who, part, name, folder = args.measure
-        print(json.dumps(measure(who, part, {**SCENES, **LARGE}[name], Path(folder))))
+        who, part, name, folder, device = args.measure
+        print(json.dumps(measure(who, part, {**SCENES, **LARGE}[name], Path(folder), device)))
         return
     load, rows = os.getloadavg()[0], []
     for name in args.cases:
         with TemporaryDirectory() as folder:
-            rows.append(compare(name, args.turns, Path(folder)))
+            rows.append(compare(name, args.turns, Path(folder), args.device))
         print(name, {key: round(run["seconds"], 2) for key, run in rows[-1]["runs"].items()}, flush=True)
     numbers = {"turns": args.turns, "load_average": [load, os.getloadavg()[0]], "rows": rows}
-    record = {**surroundings("cpu"), **numbers}
+    record = {**surroundings(args.device), **numbers}
     publish(record, page(record), args.record)
 
 

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.io.cpu import allocate_on_huge_pages
 from nnunet_mamba.io.messages import find_closest_names
 from nnunet_mamba.nnunet.checkpoints import CHECKPOINTS, FINAL
 from nnunet_mamba.nnunet.paths import find_dataset, parse_method
@@ -92,6 +93,7 @@ def add(commands: Any) -> None:
 
 def predict(args: argparse.Namespace) -> int:
     model = check_request(args)
+    allocate_on_huge_pages()
     start = time.perf_counter()
     from nnunet_mamba.inference import CasePredictor
     from nnunet_mamba.inference.cases import (

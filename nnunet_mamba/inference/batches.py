@@ -42,6 +42,13 @@ def split_groups(items: Sequence[T], most: Callable[[], int]) -> Iterator[Sequen
         start += size
 
 
+def constant_values(tile: Tensor) -> tuple[float, ...] | None:
+    """Return the value of every channel of a tile (C, *patch) if each holds one value only, else None."""
+    corner = (slice(None), *(slice(1) for _ in tile.shape[1:]))
+    first = tile[corner]
+    return tuple(first.flatten().tolist()) if bool((tile == first).all()) else None
+
+
 def choose_batch_size(network: nn.Module, patch: Tensor) -> int:
     """Choose the number of patches per forward pass on the device of `patch` (1, C, *grid)."""
     most = MOST_VOXELS.get(patch.device.type, 1) / prod(patch.shape[2:])

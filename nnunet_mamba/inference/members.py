@@ -98,6 +98,8 @@ class MembersPredictor(BatchedPredictor):
         options: BatchedPredictor's, as `args`.
     """
 
+    reuses_constant_tiles = False  # every tile is asked for its members
+
     def __init__(self, *args: Any, uncertainty: str = DISAGREEMENT, **options: Any) -> None:
         super().__init__(*args, **options)
         self.uncertainty = uncertainty

@@ -2,8 +2,11 @@
 
 nnU-Net sends one tile at a time through the network, and its 2**k mirrored copies one after the other. Here
 they go together. Tiles, weights, accumulators and the order of every sum are nnU-Net's, so results differ by
-no more than a batch changes within the network's operators; with a batch size of 1 they are equal to the last
+no more than rounding within the network's operators: a batch changes it, and so do the operators that
+`channels_last` has for the CPU. With a batch size of 1 neither is used, and results are equal to the last
 bit. A network must keep the items of a batch apart.
+
+Tiles that hold one value per channel, as those of air do, are predicted once.
 
 Logits are finite, or NonFiniteError names the case, the weights, the tile and the first layer where they are
 not: nnU-Net checks for infinity only, and its argmax turns NaN into background.
@@ -28,11 +31,13 @@ from tqdm import tqdm
 
 from nnunet_mamba.inference.batches import (
     choose_batch_size,
+    constant_values,
     floor_power_of_two,
     is_out_of_memory,
     mirrorings,
     split_groups,
 )
+from nnunet_mamba.inference.channels_last import channels_last
 from nnunet_mamba.io.cpu import choose_n_threads
 from nnunet_mamba.networks.finite import (
     USE_OTHERS,
@@ -53,7 +58,8 @@ class BatchedPredictor(nnUNetPredictor):
 
     Args:
         batch_size: patches per forward pass at most, rounded down to a power of two; None: chosen by device,
-            patch and free memory. When memory runs out it is halved for all that follows.
+            patch and free memory. When memory runs out it is halved for all that follows. 1 also keeps
+            torch's own operators on the CPU, so that logits are nnU-Net's to the last bit.
         n_threads: of the forward pass on the CPU; None: see `cpu.default_threads`. nnU-Net itself takes
             nnUNet_def_n_proc at most.
         cases: names for error messages if `predict_sliding_window_return_logits` is called directly, in the
@@ -61,6 +67,8 @@ class BatchedPredictor(nnUNetPredictor):
         weights: name of the weights in the same messages.
         options: nnUNetPredictor's, as `args`.
     """
+
+    reuses_constant_tiles = True
 
     def __init__(
         self,
@@ -77,6 +85,7 @@ class BatchedPredictor(nnUNetPredictor):
         super().__init__(*args, **options)
         self.n_threads = n_threads
         self.batch_size = floor_power_of_two(batch_size) if batch_size else 0  # 0: choose with the first tile
+        self._keeps_operators = batch_size == 1
         self._cases: Iterator[str] = iter(cases)  # names of the images to come
         self.case = ""  # the image that is being predicted
         self._weights = weights
@@ -183,13 +192,10 @@ class BatchedPredictor(nnUNetPredictor):
         with tqdm(
             desc=self.case or None, total=len(slicers), disable=not self.allow_tqdm, leave=False
         ) as progress:
-            for group in split_groups(slicers, self._tiles_at_once):
-                predicted = self._predict_group(data, group).to(results)
-                predicted *= weight
-                for tile, prediction in zip(group, predicted, strict=True):
-                    logits[tile] += prediction
-                    weights[tile[1:]] += weight
-                progress.update(len(group))
+            for tile, prediction in self._weighted_predictions(data, slicers, weight):
+                logits[tile] += prediction
+                weights[tile[1:]] += weight
+                progress.update()
         logits /= weights
         if not is_finite(logits):
             raise NonFiniteError(
@@ -197,6 +203,30 @@ class BatchedPredictor(nnUNetPredictor):
                 "over tiles, exceed float16's 65504. Look for what makes the network's outputs so large."
             )
         return logits
+
+    def _weighted_predictions(
+        self, data: Tensor, slicers: Sequence[Slicer], weight: Tensor
+    ) -> Iterator[tuple[Slicer, Tensor]]:
+        """Yield every tile with its prediction times `weight`; that of a constant tile serves until one with
+        other values comes."""
+        known: dict[tuple[float, ...] | None, Tensor] = {}
+        for group in split_groups(slicers, self._tiles_at_once):
+            constants = [
+                constant_values(data[tile]) if self.reuses_constant_tiles else None for tile in group
+            ]
+            new = [tile for tile, values in zip(group, constants, strict=True) if values not in known]
+            predicted = (
+                one.to(weight.device).mul_(weight)
+                for part in split_groups(new, self._tiles_at_once)
+                for one in self._predict_group(data, part)
+            )
+            latest = known
+            for tile, values in zip(group, constants, strict=True):
+                prediction = known[values] if values in known else next(predicted)
+                if values is not None:
+                    latest = {values: prediction}
+                yield tile, prediction
+            known = latest
 
     def _first_batch_size(self, patch: Tensor) -> int:
         try:
@@ -260,7 +290,8 @@ class BatchedPredictor(nnUNetPredictor):
     def _forward_checked(self, x: Tensor) -> Tensor:
         """Return the network's output after a check of it and, once, of the weights. Our networks check
         theirs too, unless they are compiled; others do not."""
-        output: Tensor = self.network(x)
+        with nullcontext() if self._keeps_operators else channels_last(self.network, x.device):
+            output: Tensor = self.network(x)
         network = unwrap_model(self.network)
         check_output(network, x, output)
         if not self._has_checked_weights:  # infinity may leave no trace in the output

@@ -201,8 +201,8 @@ def run_in_threads(work: Callable[[int], None], n_parts: int) -> None:
         other.result()
 
 
-def split_tasks(n_tasks: int) -> list[tuple[int, int]]:
-    """Split the tasks into even ranges [first, last), one per thread that torch may use."""
-    n_parts = max(1, min(torch.get_num_threads(), n_tasks))
+def split_tasks(n_tasks: int, n_threads: int | None = None) -> list[tuple[int, int]]:
+    """Split the tasks into even ranges [first, last), one per thread; None: those that torch may use."""
+    n_parts = max(1, min(n_threads or torch.get_num_threads(), n_tasks))
     edges = [n_tasks * part // n_parts for part in range(n_parts + 1)]
     return list(pairwise(edges))

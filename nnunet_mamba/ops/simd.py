@@ -28,7 +28,8 @@ from numba.extending import intrinsic
 _AVX512 = llvm.get_host_cpu_features().get("avx512f", False)
 VECTOR = 16  # every row width is a multiple of this
 CACHE_LINE = 64  # bytes
-_LANES = {32: 16 if _AVX512 else 8, 64: 8 if _AVX512 else 4}
+LANES = 16 if _AVX512 else 8  # float32 values of a vector register
+_LANES = {32: LANES, 64: LANES // 2}
 _INT64 = ir.IntType(64)
 _INT32 = ir.IntType(32)
 

@@ -46,3 +46,14 @@ def test_on_a_gpu_half_of_the_free_memory_is_used(monkeypatch):
     assert choose_batch_size(nn.Identity(), patch) == 4
     patch.shape = (1, 1, 192, 256, 256)
     assert choose_batch_size(nn.Identity(), patch) == 1
+
+
+def test_a_tile_is_constant_if_every_channel_is():
+    tile = torch.zeros(2, 3, 4, 5)
+    tile[1] = -1.5
+    assert batches.constant_values(tile) == (0, -1.5)
+    assert batches.constant_values(tile[:, 0]) == (0, -1.5)
+    for place in ((0, 0, 0, 0), (1, 2, 3, 4), (1, 0, 3, 0)):
+        other = tile.clone()
+        other[place] += 1e-3
+        assert batches.constant_values(other) is None

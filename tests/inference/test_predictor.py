@@ -10,9 +10,11 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
+from torch.overrides import _get_current_function_mode as _get_current_mode
 
 from nnunet_mamba import create_network, list_networks
 from nnunet_mamba.inference import BatchedPredictor
+from nnunet_mamba.inference.channels_last import ChannelsLast, channels_last
 from nnunet_mamba.inference.predictor import torch_threads
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import get_config
@@ -345,3 +347,49 @@ def test_networks_keep_the_items_of_a_batch_apart(name):
         alone = torch.cat([net(item[None]) for item in x])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4 * float(alone.abs().max()))
     torch.testing.assert_close(other[0], together[0], rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
+
+
+@pytest.mark.parametrize("name", list_networks())
+def test_networks_return_the_same_with_channels_last(name):
+    torch.manual_seed(0)
+    net, x = small(name)
+    with torch.inference_mode():
+        expected = net(x)
+        with channels_last(net, CPU):
+            found = net(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_only_a_batch_size_of_one_keeps_torchs_operators(make_predictor):
+    for batch_size, is_torchs in ((None, False), (2, False), (1, True)):
+        net, seen = network(3), []
+        net.register_forward_pre_hook(lambda *_, seen=seen: seen.append(type(_get_current_mode())))
+        predictor = make_predictor(BatchedPredictor, 3, net, axes=None, batch_size=batch_size)
+        predictor.predict_sliding_window_return_logits(image((8, 12, 8)))
+        assert set(seen) == {type(None) if is_torchs else ChannelsLast}
+
+
+@pytest.mark.parametrize("ndim, shape", [(2, (5, 21, 17)), (3, (9, 30, 17))])
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_constant_tiles_are_predicted_once(make_predictor, ndim, shape, batch_size):
+    """Equal to nnU-Net to the last bit. Four fifths of the image hold two constants."""
+    nets = PerVoxel(), PerVoxel()
+    axes = tuple(range(ndim))
+    stock = make_predictor(nnUNetPredictor, ndim, nets[0], axes=axes)
+    ours = make_predictor(BatchedPredictor, ndim, nets[1], axes=axes, batch_size=batch_size)
+    data = image(shape)
+    along = data.movedim(ndim - 1, 0)
+    along[: len(along) * 4 // 5] = -2.5
+    along[: len(along) * 2 // 5] = 1.25
+    assert torch.equal(*(p.predict_sliding_window_return_logits(data) for p in (ours, stock)))
+    assert sum(nets[1].sizes) < sum(nets[0].sizes) - 2**ndim
+
+
+def test_a_constant_tile_of_other_values_is_predicted(make_predictor):
+    net = PerVoxel()
+    ours = make_predictor(BatchedPredictor, 2, net, axes=None, batch_size=1)
+    data = torch.zeros(1, 6, 16, 12)  # six tiles
+    data[:, 2:4] = 1
+    data[:, 5, 3, 4] = 2
+    ours.predict_sliding_window_return_logits(data)
+    assert net.sizes == [1] * 4  # zeros, ones, zeros again, and a tile that differs in one voxel

@@ -139,3 +139,13 @@ def test_every_verb_has_idle_threads_sleep_in_itself_and_its_children():
     clean = {name: value for name, value in os.environ.items() if name not in cpu.PASSIVE_WAITING}
     done = subprocess.run([sys.executable, "-c", code], env=clean, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "PASSIVE"
+
+
+@pytest.mark.parametrize("told", [None, "0"])
+def test_tensors_lie_on_huge_pages_unless_the_user_says_no(monkeypatch, told):
+    monkeypatch.delenv(cpu.HUGE_PAGES, raising=False)
+    if told is not None:
+        monkeypatch.setenv(cpu.HUGE_PAGES, told)
+    cpu.allocate_on_huge_pages()
+    assert os.environ[cpu.HUGE_PAGES] == (told or "1")
+    os.environ.pop(cpu.HUGE_PAGES)
