@@ -45,7 +45,7 @@ def preprocess_case(
     reader = plans.image_reader_writer_class()
     image, properties = reader.read_images(list(files))
     labels = reader.read_seg(previous_stage)[0] if previous_stage else None
-    _check_read(image, labels, properties, len(dataset["channel_names"]))
+    _check_read(image, labels, properties, len(dataset.get("modality") or dataset["channel_names"]))
     preprocessor = configuration.preprocessor_class(verbose=False)
     run = run_case if type(preprocessor) is DefaultPreprocessor else run_other_case
     image, labels = run(preprocessor, image, labels, properties, plans, configuration, dataset)
