@@ -34,7 +34,11 @@ def tiny_plans(
     own["spacing"] = list(spacing)
     own["normalization_schemes"] *= n_channels
     own["use_mask_for_norm"] *= n_channels
-    for kind, changes in (("data", {"order": 3}), ("seg", {"is_seg": True}), ("probabilities", probabilities)):
+    for kind, changes in (
+        ("data", {"order": 3}),
+        ("seg", {"is_seg": True}),
+        ("probabilities", probabilities),
+    ):
         own[f"resampling_fn_{kind}"] = "resample_data_or_seg_to_shape"
         own[f"resampling_fn_{kind}_kwargs"] = {**HOW, **changes}
     return {

@@ -90,6 +90,15 @@ def test_axes_of_one_voxel(tmp_path, shape, spacing):
     check(write_case(tmp_path, [values]), None, tiny_plans(spacing))
 
 
+def test_an_axis_of_which_nothing_would_be_left_is_refused(tmp_path):
+    """nnU-Net fails there as well, by an error of numpy."""
+    files = write_case(tmp_path, [1 + np.zeros((1, 8, 9), np.float32)], spacing=(0.8, 0.7, 0.4))
+    with pytest.raises(
+        ValueError, match=r"has \(1, 8, 9\) voxels of .* less than half a voxel of the network"
+    ):
+        preprocess_case(files, None, *managers(tiny_plans()), tiny_dataset())
+
+
 def test_resampling_of_the_plans_own_is_called(tmp_path):
     """One that nnU-Net's plans name, but not its default."""
     plans = tiny_plans()
@@ -144,7 +153,9 @@ def test_a_wrong_number_of_channels_is_refused(tmp_path, n_files, n_channels, ke
     manager, configuration = managers(tiny_plans(n_channels=n_channels))
     dataset = tiny_dataset("labels", n_channels)
     dataset[key] = dataset.pop("channel_names")  # of old data sets: modality
-    with pytest.raises(ValueError, match=f"has {n_files} channels; the network was trained with {n_channels}"):
+    with pytest.raises(
+        ValueError, match=f"has {n_files} channels; the network was trained with {n_channels}"
+    ):
         preprocess_case(files, None, manager, configuration, dataset)
     files = (files * 2)[:n_channels]
     assert len(preprocess_case(files, None, manager, configuration, dataset)[0]) == n_channels
