@@ -91,8 +91,8 @@ def run_case(
     new_shape = compute_new_shape(image.shape[1:], spacing, target_spacing)
     if not all(new_shape):
         raise ValueError(
-            f"what is not zero has {tuple(image.shape[1:])} voxels of {spacing} mm, less than half a voxel of "
-            f"the network's {target_spacing} mm along an axis. Check the spacing in the header."
+            f"what is not zero has {tuple(image.shape[1:])} voxels of {spacing} mm, less than half a "
+            f"voxel of the network's {target_spacing} mm along an axis. Check the spacing in the header."
         )
     mask: Any = [None]  # per channel; nnU-Net's normalisations ask for it only if the plans say so
     if labels is not None or any(configuration.use_mask_for_norm):
