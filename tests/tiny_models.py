@@ -84,9 +84,13 @@ def properties_of(
 
 
 def write_model(
-    folder: Path, plans: dict | None = None, dataset: dict | None = None, folds: Sequence[int] = (0,)
+    folder: Path,
+    plans: dict | None = None,
+    dataset: dict | None = None,
+    folds: Sequence[int] = (0,),
+    trainer: type[nnUNetTrainer] = nnUNetTrainer,
 ) -> Path:
-    """Write a folder as nnU-Net's stock trainer leaves it: plans, dataset.json and a checkpoint per fold."""
+    """Write a folder as nnU-Net's trainers leave it: plans, dataset.json and a checkpoint per fold."""
     plans, dataset = plans or tiny_plans(), dataset or tiny_dataset()
     manager, configuration_manager = managers(plans)
     labels = manager.get_label_manager(dataset)
@@ -94,12 +98,12 @@ def write_model(
     n_channels = len(dataset["channel_names"]) + cascaded * len(labels.foreground_labels)
     for fold in folds:
         torch.manual_seed(fold)
-        network = nnUNetTrainer.build_network_architecture(
+        network = trainer.build_network_architecture(
             manager, configuration_manager, n_channels, labels.num_segmentation_heads, False
         )
         checkpoint = {
             "network_weights": network.state_dict(),
-            "trainer_name": "nnUNetTrainer",
+            "trainer_name": trainer.__name__,
             "init_args": {"configuration": "c", "plans": plans},
             "inference_allowed_mirroring_axes": tuple(range(len(configuration_manager.patch_size))),
         }
