@@ -115,7 +115,7 @@ def write_model(
 
 
 def write_images(folder: Path, shapes: dict[str, Sequence[int]], n_channels: int = 1, **grid: Any) -> Path:
-    """Write noise: a file CASE_0000.nii.gz, CASE_0001.nii.gz, ... per channel; `grid` as for `write_volume`."""
+    """Write noise: a file CASE_0000.nii.gz, ... per channel; `grid` as for `write_volume`."""
     rng = np.random.default_rng(0)
     for case, shape in shapes.items():
         for channel in range(n_channels):

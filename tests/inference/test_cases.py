@@ -439,7 +439,7 @@ def test_finished_cases_are_skipped_when_asked_for(model, images, tmp_path, caps
 
 @pytest.mark.usefixtures("unregistered")
 def test_parts_share_the_cases(model, tmp_path):
-    images = write_images(tmp_path / "images", {name: (5, 9, 7) for name in "abc"})
+    images = write_images(tmp_path / "images", dict.fromkeys("abc", (5, 9, 7)))
     for part, expected in (("1", ["b"]), ("0", ["a", "c"])):
         out = tmp_path / part
         more = ("-num_parts", "2", "-part_id", part, "--disable_tta")

@@ -77,7 +77,7 @@ def test_images_are_resampled_as_nnunet_does_clipping_included(sizes, separate):
 
 @pytest.mark.parametrize("separate", [None, 1])
 def test_splines_overshoot_no_further_than_nnunet_lets_them(separate):
-    """A step: without clipping, order 3 leaves the range of the values, and per slice where it is separate."""
+    """A step: order 3 leaves the range of the values, and is clipped, per slice where an axis is separate."""
     values = np.zeros((1, 12, 10, 14), np.float32)
     values[:, 6:, :, :7] = 1 + np.arange(10)[:, None]
     for order_z in (0, 1):
