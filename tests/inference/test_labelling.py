@@ -124,6 +124,19 @@ def test_ties_that_only_rounding_makes(kind):
     check(logits, kind, plans, configuration, properties)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_label_that_wins_at_every_corner_by_a_hair_may_tie_between(dtype):
+    """The second label's logits are the next larger numbers: where their spacing changes from corner to corner,
+    both may round to the same, and the first label wins."""
+    old, new = (7, 8, 9), (14, 16, 18)
+    plans, configuration = managers(tiny_plans())
+    properties = properties_of(plans.plans, (0.5, 0.5, 0.5), new, [(0, 0)] * 3)
+    base = np.abs(noise((1, *old), dtype, scale=10.0).numpy())
+    logits = torch.from_numpy(np.concatenate([base, np.nextafter(base, dtype(np.inf)), -base]))
+    found = check(logits, "ignore", plans, configuration, properties)
+    assert set(np.unique(found)) == {0, 1}
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, TINY, 2 * TINY, 65504.0, -65504.0])
 @pytest.mark.parametrize("kind", ["labels", "regions"])
 def test_constant_logits(kind, value):
