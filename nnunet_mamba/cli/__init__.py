@@ -75,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     args, others = parser.parse_known_args(words)
-    if others and "others" not in args:
+    if others:
         chosen.error(f"unrecognized arguments: {' '.join(others)}")
-    args.others = others  # for a verb that passes them on
     try:
         return args.run(args)
     except (ValueError, OSError) as error:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nnunet_mamba.inference.labelling import decide, label_type
 from nnunet_mamba.inference.probabilities import iterate_probabilities, write_probabilities
-from nnunet_mamba.inference.resampling import Resampling, Target
+from nnunet_mamba.inference.resampling import Resampling, Target, get_spacings
 from nnunet_mamba.io.images import check_ended
 
 KNOWN_OPTIONS = {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"}
@@ -161,8 +161,10 @@ def _drafts(target: Path, label_ending: str) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder / target.name
-        for file in sorted(folder.iterdir(), key=lambda file: file.name.endswith(label_ending)):
+        files = sorted(folder.iterdir(), key=lambda file: file.name.endswith(label_ending))
+        for file in files:
             check_ended(file)
+        for file in files:
             file.replace(target.parent / file.name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -199,7 +201,8 @@ def export_for_next_stage(
     if find_obstacle(plans, configuration, labels):
         resample_and_save(logits, shape, file, plans, configuration, properties, dataset, *others)
         return
-    logits, spacing = torch.as_tensor(logits), configuration.spacing
+    logits = torch.as_tensor(logits)
+    _, spacing = get_spacings(plans, configuration, properties)
     options = configuration.resampling_fn_probabilities.keywords
     segmentation = np.zeros(tuple(shape), label_type(labels))
     resampling = Resampling.from_plans(options, logits.shape[1:], shape, spacing, spacing)

@@ -15,6 +15,7 @@ from numba.extending import overload
 from nnunet_mamba.ops.numba_tasks import compiled
 
 MIXED = 65535  # code of a voxel or cell without a certain label
+LIKELY = np.float32(1.5 * 2.0**-24)  # logit above which torch's sigmoid of float32 exceeds 1/2
 HALF_SCALE = np.float32(2.0**112)  # from float16's exponents to float32's
 HALF_DROPPED = 42  # bits of float64's fraction that float16 lacks
 HALF_NORMAL = 2.0**-14  # smallest float16 with all bits
@@ -103,7 +104,8 @@ def code_argmax(logits, codes, first, last):
 
 @compiled
 def code_regions(logits, codes, first, last):
-    """Write 1 + the last index of a positive logit of each voxel of the planes [first, last); 0: none."""
+    """Write 1 + the last index of a logit above LIKELY of each voxel of the planes [first, last); 0:
+    none."""
     _, _, n_y, n_z = logits.shape
     for x in range(first, last):
         for y in range(n_y):
@@ -112,7 +114,7 @@ def code_regions(logits, codes, first, last):
             for k in range(len(logits)):
                 line = logits[k, x, y]
                 for z in range(n_z):
-                    code[z] = k + 1 if to_float(line[z]) > 0 else code[z]
+                    code[z] = k + 1 if to_float(line[z]) > LIKELY else code[z]
 
 
 @compiled
@@ -156,7 +158,7 @@ def decide_run(logits, lows, highs, weights, names, are_regions, line, x, y, fir
     """Write the labels of the voxels [first, last) of a line along z by interpolation of all logits."""
     mixed, best, winner = scratch
     low, high, weight = lows[2][first:last], highs[2][first:last], weights[2][first:last]
-    best[: last - first] = 0 if are_regions else -np.inf
+    best[: last - first] = LIKELY if are_regions else -np.inf
     winner[: last - first] = 0
     for k in range(len(logits)):
         interpolate_line(logits[k], lows, highs, weights, x, y, mixed, low[0], high[-1] + 1)

@@ -87,7 +87,7 @@ def decide_in_slabs(
         values = values.to(logits.dtype)
         if are_regions:
             codes = torch.arange(1, len(logits) + 1, device=logits.device, dtype=torch.int32)
-            winner = ((values > 0) * codes[:, None, None, None]).amax(0)
+            winner = ((values.float() > label_kernels.LIKELY) * codes[:, None, None, None]).amax(0)
         else:
             winner = values.argmax(0).int()
         target[first : first + step] = names[winner.cpu().numpy()]

@@ -21,7 +21,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from scipy import ndimage
 from torch import Tensor
 
-from nnunet_mamba.inference.resampling import Resampling, resample_image
+from nnunet_mamba.inference.resampling import Resampling, get_spacings, resample_image
 
 OUTSIDE = -1  # nnU-Net's label of what is zero in every channel
 
@@ -40,12 +40,12 @@ def preprocess_case(
         previous_stage: label map of a cascade's previous stage, which becomes one channel per label.
 
     Returns the image, (C, x, y, z), and its properties, which the export needs. Raises ValueError for an
-    image without a usable spacing, or of the wrong number of channels.
+    image without a usable spacing, of the wrong number of channels, or too thin for the network's spacing.
     """
     reader = plans.image_reader_writer_class()
     image, properties = reader.read_images(list(files))
     labels = reader.read_seg(previous_stage)[0] if previous_stage else None
-    _check_read(image, labels, properties, len(dataset["channel_names"]))
+    _check_read(image, labels, properties, len(dataset.get("modality") or dataset["channel_names"]))
     preprocessor = configuration.preprocessor_class(verbose=False)
     run = run_case if type(preprocessor) is DefaultPreprocessor else run_other_case
     image, labels = run(preprocessor, image, labels, properties, plans, configuration, dataset)
@@ -81,15 +81,19 @@ def run_case(
     """Crop, normalise and resample an image (C, x, y, z), which is overwritten, as `run_case_npy` does."""
     axes = [0, *(axis + 1 for axis in plans.transpose_forward)]
     image = np.asarray(image, np.float32).transpose(axes)
-    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    spacing, target_spacing = get_spacings(plans, configuration, properties)
     box = find_nonzero_box(image)
     properties["shape_before_cropping"] = image.shape[1:]
     properties["bbox_used_for_cropping"] = [[part.start, part.stop] for part in box]
     inside = (slice(None), *box)
     image = np.ascontiguousarray(image[inside])
     properties["shape_after_cropping_and_before_resampling"] = image.shape[1:]
-    target_spacing = [*spacing[: len(spacing) - len(configuration.spacing)], *configuration.spacing]
     new_shape = compute_new_shape(image.shape[1:], spacing, target_spacing)
+    if not all(new_shape):
+        raise ValueError(
+            f"what is not zero has {tuple(image.shape[1:])} voxels of {spacing} mm, less than half a "
+            f"voxel of the network's {target_spacing} mm along an axis. Check the spacing in the header."
+        )
     mask: Any = [None]  # per channel; nnU-Net's normalisations ask for it only if the plans say so
     if labels is not None or any(configuration.use_mask_for_norm):
         mask = np.zeros_like(image[:1], np.int8)

@@ -118,8 +118,7 @@ class Target:
     ) -> Target:
         """Return the target of logits (K, x, y, z) of an image with these `properties` of preprocessing."""
         inside = properties["shape_after_cropping_and_before_resampling"]
-        spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
-        of_network = [*spacing[: len(inside) - len(configuration.spacing)], *configuration.spacing]
+        spacing, of_network = get_spacings(plans, configuration, properties)
         options = configuration.resampling_fn_probabilities.keywords
         return cls(
             Resampling.from_plans(options, logits_shape[1:], inside, of_network, spacing),
@@ -127,6 +126,15 @@ class Target:
             tuple(slice(int(first), int(last)) for first, last in properties["bbox_used_for_cropping"]),
             tuple(plans.transpose_backward),
         )
+
+
+def get_spacings(plans: Any, configuration: Any, properties: dict) -> tuple[list[float], list[float]]:
+    """Return the spacing of an image and of what the network sees of it, both in the network's order of axes.
+
+    A 2D network has slices as they are.
+    """
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    return spacing, [*spacing[: len(spacing) - len(configuration.spacing)], *configuration.spacing]
 
 
 def resample_image(image: np.ndarray, resampling: Resampling) -> np.ndarray:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nnunet_mamba.cli import main
+from nnunet_mamba.cli import _parsers, main
 from nnunet_mamba.cli.predict import check_request
 
 OURS = "nnUNetTrainerMMUNet__nnUNetPlans__3d_fullres"
@@ -22,6 +22,9 @@ def trained(tmp_path, monkeypatch):
     best = dataset / "nnUNetTrainer__nnUNetPlans__2d" / "fold_0" / "checkpoint_best.pth"
     best.parent.mkdir(parents=True)
     best.touch()
+    for folder in dataset.iterdir():
+        (folder / "plans.json").touch()
+        (folder / "dataset.json").touch()
     (tmp_path / "images").mkdir()
     for variable in ("nnUNet_results", "nnUNet_raw", "nnUNet_preprocessed"):
         monkeypatch.setenv(variable, str(tmp_path / "results"))
@@ -33,11 +36,22 @@ def words(options: dict[str, str]) -> list[str]:
     return [word for name, value in options.items() for word in (name, *value.split())]
 
 
-def test_what_is_there_is_not_complained_about(trained):
-    check_request(words(trained))
-    check_request([*words({**trained, "-f": "0 1"}), "--disable_tta", "-npp", "0", "-step_size", "0.7"])
-    check_request(words({**trained, "-device": "cpu", "-num_parts": "2", "-part_id": "1", "-nps": "0"}))
-    check_request(words({**trained, "-d": "Dataset004_Hippocampus", "-chk": "checkpoint_best.pth"}))
+def check(*words):
+    """Return the folder of the model that is asked for."""
+    return check_request(_parsers("predict")[0].parse_args(["predict", *words]))
+
+
+def test_what_is_there_is_not_complained_about(trained, tmp_path):
+    folder = tmp_path / "results" / "Dataset004_Hippocampus" / OURS
+    assert check(*words(trained)) == folder
+    assert (
+        check(*words({**trained, "-f": "0 1"}), "--disable_tta", "-npp", "0", "-step_size", "0.7") == folder
+    )
+    assert check(*words({**trained, "-device": "cpu", "-num_parts": "2", "-part_id": "1"})) == folder
+    best = {"-d": "Dataset004_Hippocampus", "-c": "2d", "-tr": "nnUNetTrainer", "-chk": "checkpoint_best.pth"}
+    assert check(*words({**trained, **best})) == folder.with_name("nnUNetTrainer__nnUNetPlans__2d")
+    by_folder = {"-i": trained["-i"], "-o": "out", "-f": "0 1", "-m": str(folder)}
+    assert check(*words(by_folder)) == folder
 
 
 OF_OURS = [
@@ -84,13 +98,54 @@ def test_of_many_the_most_alike_come_first_and_the_rest_is_counted(trained, tmp_
     [
         ({"-d": "5"}, "Expected one dataset Dataset005_*"),
         ({"-d": "Dataset004_Hipocampus"}, "Did you mean Dataset004_Hippocampus?"),
-        ({"-i": "nowhere"}, "nowhere, for -i, does not exist"),
+        ({"-i": "nowhere"}, "nowhere, for -i, is not a folder"),
         ({"-m": "nowhere"}, "nowhere, for -m, does not exist"),
+        ({"-prev_stage_predictions": "nowhere"}, "nowhere, for -prev_stage_predictions, is not a folder"),
     ],
 )
 def test_what_is_not_there_is_named(trained, capsys, changes, said):
     assert main(["predict", *words({**trained, **changes})]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"-num_parts": "2", "-part_id": "2"}, "-part_id is 2; expected 0 to 1, below -num_parts"),
+        ({"-part_id": "-1"}, "-part_id is -1; expected 0 to 0"),
+        ({"-num_parts": "0"}, "-part_id is 0; expected"),
+        ({"-step_size": "0"}, "-step_size is 0.0; expected more than 0 and at most 1"),
+        ({"-step_size": "1.1"}, "-step_size is 1.1; expected more than 0 and at most 1"),
+        ({"-step_size": "nan"}, "-step_size is nan; expected"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(trained, capsys, changes, said):
+    assert main(["predict", *words({**trained, **changes})]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["plans.json"], ["dataset.json"], ["plans.json", "dataset.json"]])
+def test_a_model_folder_without_its_plans_is_refused(trained, tmp_path, capsys, names):
+    folder = tmp_path / "results" / "Dataset004_Hippocampus" / OURS
+    for name in names:
+        (folder / name).unlink()
+    for options in (trained, {"-i": trained["-i"], "-o": "out", "-f": "0", "-m": str(folder)}):
+        assert main(["predict", *words(options)]) == 2
+        said = capsys.readouterr().err
+        assert f"{folder} lacks {' and '.join(names)}, which nnU-Net wrote there" in said
+
+
+@pytest.mark.parametrize("verb", ["predict", "networks"])
+def test_options_that_a_verb_does_not_know_are_refused(capsys, verb):
+    with pytest.raises(SystemExit, match="2"):
+        main([verb, "--disable_ttta"])
+    assert "unrecognized arguments: --disable_ttta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["-device", "tpu"], ["--threads", "many"], ["--disable_t"]])
+def test_values_and_abbreviations_that_mean_nothing_are_refused(trained, words):
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", "-i", trained["-i"], "-o", "out", *words])
 
 
 def test_options_that_are_missing_are_named(trained, capsys):
@@ -104,4 +159,4 @@ def test_help_shows_its_own_options_and_nnunets_without_loading_it():
     command = [sys.executable, "-c", code + "except SystemExit: sys.exit('torch' in sys.modules)"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0
-    assert 0 < done.stdout.index("--batch-size") < done.stdout.index("-step_size")
+    assert all(option in done.stdout for option in ("--batch-size", "-step_size", "--save_probabilities"))

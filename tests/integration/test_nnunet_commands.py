@@ -25,6 +25,7 @@ TRAINER = "nnUNetTrainerMMUNet_demo"
 CASES = [f"case_{i}" for i in range(5)]
 UNSEEN = ["case_8", "case_9"]
 N_FOLDS = 2
+OURS = {"command": ("nnunet-mamba", "predict", "--batch-size", "1")}  # logits equal to the last bit
 KINDS = {
     "labels": {"labels": {"background": 0, "body": 1, "kernel": 2}},
     "regions": {"labels": {"background": 0, "whole": [1, 2], "kernel": 2}, "regions_class_order": [1, 2]},
@@ -115,13 +116,20 @@ class Workspace:
     def model(self, configuration: str, trainer: str = TRAINER) -> Path:
         return self.root / "results" / DATASET / f"{trainer}__nnUNetPlans__{configuration}"
 
-    def predict(self, configuration: str, name: str, *arguments: object, **environment: str) -> Path:
+    def predict(
+        self,
+        configuration: str,
+        name: str,
+        *arguments: object,
+        command: tuple[str, ...] = ("nnUNetv2_predict",),
+        **environment: str,
+    ) -> Path:
         """Predict the unseen cases with fold 0 into a new folder of this name."""
         out = self.root / "predictions" / name
         what = ["-d", 999, "-c", configuration, "-f", 0, *arguments]
         what += [] if "-tr" in arguments else ["-tr", TRAINER]
         cheaply = ["-device", "cpu", "-npp", 0, "-nps", 0, "--disable_tta"]
-        self.run("nnUNetv2_predict", "-i", self.unseen, "-o", out, *what, *cheaply, **environment)
+        self.run(*command, "-i", self.unseen, "-o", out, *what, *cheaply, **environment)
         return out
 
     @cached_property
@@ -202,7 +210,9 @@ def assert_trained_and_validated(fold: Path) -> None:
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres", "3d_lowres"])
 def test_trains_validates_and_predicts(workspace, configuration):
     assert_trained_and_validated(workspace.train(configuration))
-    assert_label_maps_of_the_unseen_cases(workspace.predict(configuration, configuration))
+    stock = workspace.predict(configuration, configuration)
+    assert_label_maps_of_the_unseen_cases(stock)
+    assert_same(stock, workspace.predict(configuration, f"ours_{configuration}", **OURS))
 
 
 def test_the_second_stage_of_the_cascade_trains_validates_and_predicts(workspace):
@@ -210,8 +220,10 @@ def test_the_second_stage_of_the_cascade_trains_validates_and_predicts(workspace
         workspace.train("3d_lowres", fold)
     assert_trained_and_validated(workspace.train("3d_cascade_fullres"))
     first_stage = workspace.predict("3d_lowres", "first_stage")
-    second = workspace.predict("3d_cascade_fullres", "cascade", "-prev_stage_predictions", first_stage)
+    stages = ("-prev_stage_predictions", first_stage)
+    second = workspace.predict("3d_cascade_fullres", "cascade", *stages)
     assert_label_maps_of_the_unseen_cases(second)
+    assert_same(second, workspace.predict("3d_cascade_fullres", "our_cascade", *stages, **OURS))
 
 
 PLANNED = ("UMambaBot", "UMambaEnc", "MambaUni", "MambaBi", "MambaMulti", "MMUNet_B8", "MMUNet_SSMAll")
@@ -287,18 +299,25 @@ def test_predict_from_modelfolder_gives_what_predict_gives(workspace):
 
 
 @plain_labels
-def test_validation_in_batches_gives_what_nnunets_gives(workspace):
+@pytest.mark.parametrize(
+    ("variable", "said", "equal"),
+    [
+        ("NNUNET_MAMBA_BATCHED_VALIDATION", "several patches at once", 0.999),  # float16 sums may tie
+        ("NNUNET_MAMBA_ONE_PASS_EXPORT", "exports label maps in one pass", 1),
+    ],
+)
+def test_validation_in_our_ways_gives_what_nnunets_gives(workspace, variable, said, equal):
     validation = workspace.train("2d") / "validation"
     stock = voxels(validation)
     for path in validation.glob("*.nii.gz"):
         path.unlink()
     command = ("nnUNetv2_train", 999, "2d", 0, "-tr", TRAINER, "-device", "cpu", "--val")
-    printed = workspace.run(*command, NNUNET_MAMBA_BATCHED_VALIDATION="1")
-    assert "several patches at once" in printed
-    batched = voxels(validation)
-    assert set(batched) == set(stock)
+    printed = workspace.run(*command, **{variable: "1"})
+    assert said in printed
+    ours = voxels(validation)
+    assert set(ours) == set(stock)
     for case, labels in stock.items():
-        assert (labels == batched[case]).mean() > 0.999  # float16 sums may tie
+        assert (labels == ours[case]).mean() >= equal
 
 
 @plain_labels
