@@ -1,4 +1,4 @@
-"""Batches of patches and of their mirrored copies for one forward pass.
+"""Batches of patches and of their mirrored copies for one forward pass, and its threads.
 
 Every batch size is a power of two. So is the number of mirrored copies of a patch (2**k for k axes), and a
 network gets few different shapes: cuDNN benchmarks, and torch.compile compiles, once per shape.
@@ -7,6 +7,7 @@ network gets few different shapes: cuDNN benchmarks, and torch.compile compiles,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import combinations
 from math import prod
 from typing import TypeVar
@@ -42,13 +43,6 @@ def split_groups(items: Sequence[T], most: Callable[[], int]) -> Iterator[Sequen
         start += size
 
 
-def constant_values(tile: Tensor) -> tuple[float, ...] | None:
-    """Return the value of every channel of a tile (C, *patch) if each holds one value only, else None."""
-    corner = (slice(None), *(slice(1) for _ in tile.shape[1:]))
-    first = tile[corner]
-    return tuple(first.flatten().tolist()) if bool((tile == first).all()) else None
-
-
 def choose_batch_size(network: nn.Module, patch: Tensor) -> int:
     """Choose the number of patches per forward pass on the device of `patch` (1, C, *grid)."""
     most = MOST_VOXELS.get(patch.device.type, 1) / prod(patch.shape[2:])
@@ -75,3 +69,14 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Return True if memory ran out. torch's class is for its own CUDA allocator only; libraries and the CPU
     raise a RuntimeError that says so."""
     return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in OUT_OF_MEMORY)
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Let torch compute with `n` threads on the CPU within the context."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_mamba.inference.predictor import BatchedPredictor, Slicer
+from nnunet_mamba.inference.predictor import BatchedPredictor
+from nnunet_mamba.inference.tiles import Slicer
 
 DISAGREEMENT, ENTROPY = "disagreement", "entropy"
 SLAB = 2**24  # probabilities that are measured at once

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,14 @@ from tqdm import tqdm
 
 from nnunet_mamba.inference.batches import (
     choose_batch_size,
-    constant_values,
     floor_power_of_two,
     is_out_of_memory,
     mirrorings,
     split_groups,
+    torch_threads,
 )
 from nnunet_mamba.inference.channels_last import channels_last
+from nnunet_mamba.inference.tiles import Slicer, check_image, constant_values, voxel_range
 from nnunet_mamba.io.cpu import choose_n_threads
 from nnunet_mamba.networks.finite import (
     USE_OTHERS,
@@ -49,8 +50,6 @@ from nnunet_mamba.networks.finite import (
     unwrap_model,
 )
 from nnunet_mamba.nnunet.checkpoints import FINAL
-
-Slicer = tuple[int | slice, ...]  # index of a tile in (C, x, y, z); in 2D one slice along x
 
 
 class BatchedPredictor(nnUNetPredictor):
@@ -91,9 +90,7 @@ class BatchedPredictor(nnUNetPredictor):
         self._weights = weights
         self._has_checked_weights = False
         self._checkpoints: Sequence[str] = ()  # files of `list_of_parameters`
-        self._pending: Iterator[tuple[str, str]] = iter(
-            ()
-        )  # the present case with each set of weights to come
+        self._pending: Iterator[tuple[str, str]] = iter(())  # the case with each set of weights to come
 
     def initialize_from_trained_model_folder(
         self,
@@ -131,7 +128,7 @@ class BatchedPredictor(nnUNetPredictor):
         Raises NonFiniteError, which names the case, the weights and the tile.
         """
         self.case = case
-        _check_image(case, data)
+        check_image(case, data)
         n_sets = len(self.list_of_parameters)
         numbered = [f"set {number} of {n_sets} of weights" for number in range(1, n_sets + 1)]
         self._pending = product([case], self._checkpoints or numbered)
@@ -157,7 +154,7 @@ class BatchedPredictor(nnUNetPredictor):
         pending = next(self._pending, None)
         case, weights = pending or (self._next_case(), self._weights)
         if pending is None:  # else the image was checked before the first fold
-            _check_image(case, input_image)
+            check_image(case, input_image)
         self._has_checked_weights = False
         threads: AbstractContextManager[None] = nullcontext()
         if self.device.type == "cpu":
@@ -242,7 +239,7 @@ class BatchedPredictor(nnUNetPredictor):
         except NonFiniteError as error:
             for tile in group if len(group) > 1 else ():
                 self._predict_group(data, [tile])
-            places = " or ".join(_voxel_range(tile) for tile in group)
+            places = " or ".join(voxel_range(tile) for tile in group)
             raise type(error)(f"tile {places} of the preprocessed image: {error}") from error
 
     def _tile_weight(self, device: torch.device) -> Tensor:
@@ -298,31 +295,3 @@ class BatchedPredictor(nnUNetPredictor):
             check_finite(get_tensors(network), "the network's weights", USE_OTHERS)
             self._has_checked_weights = True
         return output
-
-
-@contextmanager
-def torch_threads(n: int) -> Iterator[None]:
-    """Let torch compute with `n` threads on the CPU within the context."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _check_image(case: str, image: Tensor) -> None:
-    """Raise NonFiniteError for an image with NaN or infinity."""
-    if not is_finite(image):
-        n = int((~torch.isfinite(image)).sum())
-        raise NonFiniteError(
-            f"{case}: {n} of the {image.numel()} values of the preprocessed image are NaN or infinite, so "
-            "the fault is the image's, not the network's. Look for such voxels in its files; normalisation "
-            "spreads a single one over all."
-        )
-
-
-def _voxel_range(tile: Slicer) -> str:
-    """Return the voxels of a tile as an index: "[0:8, 4:12, 0:8]"."""
-    along = [f"{at.start}:{at.stop}" if isinstance(at, slice) else str(at) for at in tile[1:]]
-    return f"[{', '.join(along)}]"

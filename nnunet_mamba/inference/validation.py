@@ -69,7 +69,7 @@ def batched_validation(
 
 
 class _ThreadContext:
-    """What a validation uses of multiprocessing: a pool, here of one thread, for our export is fast."""
+    """Stand-in for multiprocessing, with a pool of one thread, which is enough for our export."""
 
     @staticmethod
     def get_context(method: str) -> type[_ThreadContext]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_mamba.inference import batches
+from nnunet_mamba.inference import batches, tiles
 from nnunet_mamba.inference.batches import choose_batch_size, floor_power_of_two, mirrorings, split_groups
 
 
@@ -51,9 +51,9 @@ def test_on_a_gpu_half_of_the_free_memory_is_used(monkeypatch):
 def test_a_tile_is_constant_if_every_channel_is():
     tile = torch.zeros(2, 3, 4, 5)
     tile[1] = -1.5
-    assert batches.constant_values(tile) == (0, -1.5)
-    assert batches.constant_values(tile[:, 0]) == (0, -1.5)
+    assert tiles.constant_values(tile) == (0, -1.5)
+    assert tiles.constant_values(tile[:, 0]) == (0, -1.5)
     for place in ((0, 0, 0, 0), (1, 2, 3, 4), (1, 0, 3, 0)):
         other = tile.clone()
         other[place] += 1e-3
-        assert batches.constant_values(other) is None
+        assert tiles.constant_values(other) is None
