@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from threading import Event
 
@@ -164,6 +165,29 @@ def test_the_next_image_is_read_and_the_last_written_while_the_network_computes(
     assert [outcome.error for outcome in outcomes] == [None] * 5
 
 
+def test_predictions_do_not_pile_up_before_a_slow_disk(predictor, tmp_path, monkeypatch):
+    """One is written and one waits: each may take gigabytes."""
+    n_unwritten, most = 0, 0
+    logits_of, write = predictor.predict_logits, Exporter.write
+
+    def predict(image, name):
+        nonlocal n_unwritten, most
+        n_unwritten += 1
+        most = max(most, n_unwritten)
+        return logits_of(image, name)
+
+    def write_slowly(self, prediction, target):
+        nonlocal n_unwritten
+        time.sleep(0.1)
+        write(self, prediction, target)
+        n_unwritten -= 1
+
+    monkeypatch.setattr(predictor, "predict_logits", predict)
+    monkeypatch.setattr(Exporter, "write", write_slowly)
+    predict_all(predictor, five(tmp_path / "images"), tmp_path / "out", overlap=True)
+    assert most == 2 and n_unwritten == 0
+
+
 def fail_in(stage, case, error, predictor, monkeypatch):
     """Let one stage of one case raise an error."""
     places = {
@@ -250,9 +274,14 @@ def model(nnunet_folders):
 
 
 @pytest.fixture(autouse=True)
-def variables_as_before(monkeypatch):
-    """The command sets where nnU-Net looks for trainers."""
+def settings_as_before(monkeypatch):
+    """The command sets where nnU-Net looks for trainers, and nnU-Net's the threads of the process: as many as
+    there are processors, which on a busy machine wait for each other."""
     monkeypatch.setenv("nnUNet_extTrainer", "")
+    monkeypatch.setattr(predict_from_raw_data, "default_num_processes", 1)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 def command(images, out, *more, n_workers: int = 0) -> list[str]:
