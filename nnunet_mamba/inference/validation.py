@@ -69,7 +69,8 @@ def batched_validation(
 
 
 class _ThreadContext:
-    """What a validation uses of multiprocessing: a pool, here of one thread, for our export is fast."""
+    """Stand-in for the part of multiprocessing that a validation uses: a pool, of one thread, as our export is
+    fast."""
 
     @staticmethod
     def get_context(method: str) -> type[_ThreadContext]:
