@@ -53,11 +53,15 @@ def _decide_on_cpu(
     codes = np.empty(logits.shape[1:], np.uint16)
     encode = label_kernels.code_regions if are_regions else label_kernels.code_argmax
     run_over_planes(lambda *part: encode(logits, codes, *part), len(codes), n_threads)
+    decided = np.empty(target.shape, target.dtype)  # contiguous: numba compiles for each layout anew
 
     def decide_planes(first: int, last: int) -> None:
-        label_kernels.decide_labels(logits, codes, *as_columns(maps), names, are_regions, target, first, last)
+        label_kernels.decide_labels(
+            logits, codes, *as_columns(maps), names, are_regions, decided, first, last
+        )
 
     run_over_planes(decide_planes, len(target), n_threads)
+    target[...] = decided
 
 
 def decide_in_slabs(

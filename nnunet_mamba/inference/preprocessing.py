@@ -8,6 +8,7 @@ has labels of its previous stage.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from nnunet_mamba.inference.resampling import Resampling, get_spacings, resample_image
+from nnunet_mamba.io.images import read_stored_spacing
 
 OUTSIDE = -1  # nnU-Net's label of what is zero in every channel
 
@@ -42,6 +44,8 @@ def preprocess_case(
     Returns the image, (C, x, y, z), and its properties, which the export needs. Raises ValueError for an
     image without a usable spacing, of the wrong number of channels, or too thin for the network's spacing.
     """
+    for file in files:
+        _check_spacing(read_stored_spacing(Path(file)) or ())
     reader = plans.image_reader_writer_class()
     image, properties = reader.read_images(list(files))
     labels = reader.read_seg(previous_stage)[0] if previous_stage else None
@@ -145,14 +149,17 @@ def fill_holes(mask: np.ndarray) -> np.ndarray:
     return ~is_outside[parts]
 
 
+def _check_spacing(spacing: Sequence[float]) -> None:
+    if not all(np.isfinite(mm) and mm for mm in spacing):
+        raise ValueError(
+            f"its spacing is {list(spacing)}; expected lengths in mm above 0. Correct the header."
+        )
+
+
 def _check_read(image: np.ndarray, labels: np.ndarray | None, properties: dict, n_channels: int) -> None:
     if len(image) != n_channels:
         raise ValueError(f"the image has {len(image)} channels; the network was trained with {n_channels}.")
-    if not all(np.isfinite(mm) and mm > 0 for mm in properties["spacing"]):
-        raise ValueError(
-            f"its spacing is {list(properties['spacing'])}; expected lengths in mm above 0. "
-            "Correct the header."
-        )
+    _check_spacing(properties["spacing"])
     if labels is not None and labels.shape[1:] != image.shape[1:]:
         raise ValueError(
             f"the image is of shape {image.shape[1:]}, the previous stage's label map {labels.shape[1:]}; "

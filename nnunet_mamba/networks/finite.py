@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.io.messages import join_names
 
+LARGE = 2**26  # values that are checked at once
 COMPILE = "nnUNet_compile"  # nnU-Net's variable
 USE_OTHERS = "Take an earlier checkpoint, or train anew (in float32 or bfloat16, if it was float16)."
 
@@ -44,6 +45,8 @@ def is_finite(value: Any) -> bool:
         return True
     if not (value.is_floating_point() or value.is_complex()):
         return True
+    if value.numel() > LARGE and value.ndim > 1:  # on the CPU a sum of float16 makes a copy in float32
+        return all(is_finite(part) for part in value)
     if value.itemsize == 1:  # float8, which torch can only convert
         value = value.float()
     total = value.sum(dtype=torch.promote_types(value.dtype, torch.float32))

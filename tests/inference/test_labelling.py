@@ -126,7 +126,7 @@ def test_ties_that_only_rounding_makes(kind):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_label_that_wins_at_every_corner_by_a_hair_may_tie_between(dtype):
-    """The second label's logits are the next larger numbers: where their spacing changes from corner to corner,
+    """The second label's logits are the next larger numbers: where their spacing differs between corners,
     both may round to the same, and the first label wins."""
     old, new = (7, 8, 9), (14, 16, 18)
     plans, configuration = managers(tiny_plans())

@@ -24,6 +24,7 @@ from nnunet_mamba.io.images.volumes import (
     find_header_contradiction,
     read_header,
     read_image,
+    read_stored_spacing,
     read_values,
 )
 from nnunet_mamba.io.images.writing import label_type, write_label_map, write_like
@@ -53,6 +54,7 @@ __all__ = [
     "read_header",
     "read_image",
     "read_picture",
+    "read_stored_spacing",
     "read_tiff",
     "read_tiff_spacing",
     "read_values",

@@ -78,6 +78,16 @@ def read_image(file: Path) -> sitk.Image:
     return read_or_raise(file, lambda: sitk.ReadImage(str(file)))
 
 
+def read_stored_spacing(file: Path) -> tuple[float, ...] | None:
+    """Return the spacing in mm (x, y, z) that a NIfTI header holds, of which readers make 1 where it is 0 or
+    NaN; None for files of other kinds."""
+    if not is_nifti(file):
+        return None
+    header = read_or_raise(file, lambda: open_nifti(file)).header
+    n_axes = min(int(header["dim"][0]), 3)
+    return tuple(float(mm) for mm in header["pixdim"][1 : n_axes + 1])
+
+
 def find_header_contradiction(file: Path) -> str | None:
     """Return how qform, sform and pixdim of a NIfTI header contradict each other; None if they agree.
 
