@@ -221,3 +221,16 @@ def test_slabs_decide_exactly_where_weights_are_exact():
         expected = np.empty(resampling.new_shape, np.uint8)
         decide(logits, resampling, labels, expected)
         assert np.array_equal(labels_in_slabs(logits, resampling, labels, 3), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["labels", "priorities"])
+def test_logits_on_a_gpu_are_decided_there_as_on_the_cpu(kind):
+    labels = managers(tiny_plans())[0].get_label_manager(tiny_dataset(kind))
+    resampling = Resampling((17, 31, 22), (25, 64, 41), 1, 0, None)
+    logits = smooth((n_heads(kind), 17, 31, 22), np.float16)
+    found, expected = np.empty((2, *resampling.new_shape), np.uint8)
+    decide(logits, resampling, labels, expected)
+    decide(logits.cuda(), resampling, labels, found)
+    assert (found != expected).mean() < 1e-3

@@ -3,7 +3,10 @@
 Tolerance: float32's rounding, some 1e-6 of the largest value after splines along three axes.
 """
 
+import gzip
+import struct
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +147,18 @@ def test_a_spacing_that_is_no_length_is_refused(tmp_path, monkeypatch, spacing):
     monkeypatch.setattr(reader, "read_images", read_spoilt)
     with pytest.raises(ValueError, match=r"its spacing is \[0.8, .*\]; expected lengths in mm above 0"):
         preprocess_case(write_case(tmp_path, [body(0)]), None, manager, configuration, tiny_dataset())
+
+
+@pytest.mark.parametrize("stored", [0.0, float("nan")])
+def test_a_stored_spacing_that_readers_replace_is_refused(tmp_path, stored):
+    files = write_case(tmp_path, [body(0)])
+    content = bytearray(gzip.decompress(Path(files[0]).read_bytes()))
+    struct.pack_into("<f", content, 76 + 4 * 2, stored)  # pixdim[2]
+    Path(files[0]).write_bytes(gzip.compress(bytes(content)))
+    manager, configuration = managers(tiny_plans())
+    assert all(mm > 0 for mm in manager.image_reader_writer_class().read_images(files)[1]["spacing"])
+    with pytest.raises(ValueError, match=r"its spacing is \[.*(0\.0|nan).*\]; expected lengths in mm above 0"):
+        preprocess_case(files, None, manager, configuration, tiny_dataset())
 
 
 @pytest.mark.parametrize("n_files, n_channels", [(1, 2), (2, 1)])
