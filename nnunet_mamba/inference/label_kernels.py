@@ -2,7 +2,8 @@
 
 Interpolation is a weighted mean. Where one label wins at all eight corners of a cell by more than rounding
 could take away, it wins everywhere within: only cells that lie between labels are interpolated. There the
-arithmetic is nnU-Net's, float64 rounded to the type of the logits before the decision, so labels are equal.
+arithmetic is nnU-Net's, float64 rounded to the type of the logits before the decision, and where the best two
+are as good as equal its sums are added in nnU-Net's order: labels are equal.
 
 Logits are (K, x, y, z) in float32, or in float16 as its bits (uint16), which numba lacks as a type.
 """
@@ -118,19 +119,22 @@ def code_regions(logits, codes, first, last):
 
 
 @compiled
-def decide_labels(logits, codes, lows, highs, weights, names, are_regions, labels, first, last):
+def decide_labels(
+    logits, codes, lows, highs, weights, separate_axis, names, are_regions, labels, first, last
+):
     """Write the labels of the planes [first, last) of the output.
 
     Args:
         codes: of `code_argmax` or `code_regions`.
         lows, highs, weights: interpolation along x, y and z, as in `Interpolation`.
+        separate_axis: of `Resampling`, or -1.
         names: labels by code, of the type of `labels`.
         labels: (x', y', z'), strided.
     """
     n_out = len(lows[2])
     cells = np.empty(codes.shape[2], np.uint16)
-    scratch = np.empty(codes.shape[2]), np.empty(n_out), np.empty(n_out, np.int64)
-    maps = lows, highs, weights
+    scratch = np.empty(codes.shape[2]), np.empty(n_out), np.empty(n_out), np.empty(n_out, np.int64)
+    maps = lows, highs, weights, separate_axis
     for x in range(first, last):
         x0, x1 = lows[0][x], highs[0][x]
         for y in range(len(lows[1])):
@@ -154,11 +158,14 @@ def decide_labels(logits, codes, lows, highs, weights, names, are_regions, label
 
 
 @compiled
-def decide_run(logits, lows, highs, weights, names, are_regions, line, x, y, first, last, scratch):
+def decide_run(
+    logits, lows, highs, weights, separate_axis, names, are_regions, line, x, y, first, last, scratch
+):
     """Write the labels of the voxels [first, last) of a line along z by interpolation of all logits."""
-    mixed, best, winner = scratch
+    mixed, best, second, winner = scratch
     low, high, weight = lows[2][first:last], highs[2][first:last], weights[2][first:last]
     best[: last - first] = LIKELY if are_regions else -np.inf
+    second[: last - first] = -np.inf
     winner[: last - first] = 0
     for k in range(len(logits)):
         interpolate_line(logits[k], lows, highs, weights, x, y, mixed, low[0], high[-1] + 1)
@@ -167,9 +174,54 @@ def decide_run(logits, lows, highs, weights, names, are_regions, line, x, y, fir
             value = round_like(value, logits[0, 0, 0, 0])
             is_better = value > best[z]
             winner[z] = k + are_regions if is_better else winner[z]
-            best[z] = value if is_better and not are_regions else best[z]
+            if not are_regions:
+                second[z] = best[z] if is_better else max(second[z], value)
+                best[z] = value if is_better else best[z]
     for z in range(last - first):
+        largest = max(abs(best[z]), abs(second[z]))
+        if not are_regions and best[z] - second[z] <= margin(largest, logits[0, 0, 0, 0]):
+            winner[z] = decide_tie(logits, lows, highs, weights, separate_axis, x, y, first + z)
         line[first + z] = names[winner[z]]
+
+
+@compiled
+def decide_tie(logits, lows, highs, weights, separate_axis, x, y, z):
+    """Return the first index of the largest logit of a voxel, where the order of sums may decide."""
+    best, winner = -np.inf, 0
+    for k in range(len(logits)):
+        value = interpolate_in_order(logits[k], lows, highs, weights, separate_axis, x, y, z)
+        value = round_like(value, logits[0, 0, 0, 0])
+        if value > best:
+            best, winner = value, k
+    return winner
+
+
+@compiled
+def interpolate_in_order(logits, lows, highs, weights, separate_axis, x, y, z):
+    """Return an interpolated logit, summed as scipy does: over x, y and z, the last fastest, and along the
+    separate axis after the other two."""
+    xs, ys, zs = (lows[0][x], highs[0][x]), (lows[1][y], highs[1][y]), (lows[2][z], highs[2][z])
+    of_x, of_y, of_z = weights[0][x], weights[1][y], weights[2][z]
+    total = 0.0
+    for outer in range(2):
+        part = 0.0
+        for i in range(2):
+            for j in range(2):
+                if separate_axis == 1:
+                    part += to_float(logits[xs[i], ys[outer], zs[j]]) * of_x[i] * of_z[j]
+                elif separate_axis == 2:
+                    part += to_float(logits[xs[i], ys[j], zs[outer]]) * of_x[i] * of_y[j]
+                elif separate_axis == 0:
+                    part += to_float(logits[xs[outer], ys[i], zs[j]]) * of_y[i] * of_z[j]
+                else:
+                    total += to_float(logits[xs[outer], ys[i], zs[j]]) * of_x[outer] * of_y[i] * of_z[j]
+        if separate_axis == 0:
+            total += part * of_x[outer]
+        elif separate_axis == 1:
+            total += part * of_y[outer]
+        elif separate_axis == 2:
+            total += part * of_z[outer]
+    return total
 
 
 @compiled

@@ -33,33 +33,22 @@ def decide(
 ) -> None:
     """Write the labels of resampled logits into `target`, (x', y', z')."""
     names = np.arange(len(logits)) if not labels.has_regions else np.array([0, *labels.regions_class_order])
-    maps = resampling.interpolations()
-    if logits.device.type != "cuda":
-        _decide_on_cpu(
-            as_kernel_input(logits), maps, labels.has_regions, names.astype(target.dtype), target, n_threads
-        )
-    else:
-        decide_in_slabs(logits, maps, labels.has_regions, names, target)
-
-
-def _decide_on_cpu(
-    logits: np.ndarray,
-    maps: Sequence[Interpolation],
-    are_regions: bool,
-    names: np.ndarray,
-    target: np.ndarray,
-    n_threads: int | None,
-) -> None:
-    codes = np.empty(logits.shape[1:], np.uint16)
-    encode = label_kernels.code_regions if are_regions else label_kernels.code_argmax
-    run_over_planes(lambda *part: encode(logits, codes, *part), len(codes), n_threads)
+    if logits.device.type == "cuda":
+        decide_in_slabs(logits, resampling.interpolations(), labels.has_regions, names, target)
+        return
+    stored, names = as_kernel_input(logits), names.astype(target.dtype)
+    columns = as_columns(resampling.interpolations())
+    separate = -1 if resampling.separate_axis is None else resampling.separate_axis
+    codes = np.empty(stored.shape[1:], np.uint16)
     decided = np.empty(target.shape, target.dtype)  # contiguous: numba compiles for each layout anew
+    encode = label_kernels.code_regions if labels.has_regions else label_kernels.code_argmax
 
     def decide_planes(first: int, last: int) -> None:
         label_kernels.decide_labels(
-            logits, codes, *as_columns(maps), names, are_regions, decided, first, last
+            stored, codes, *columns, separate, names, labels.has_regions, decided, first, last
         )
 
+    run_over_planes(lambda *part: encode(stored, codes, *part), len(codes), n_threads)
     run_over_planes(decide_planes, len(target), n_threads)
     target[...] = decided
 
@@ -106,7 +95,7 @@ def _interpolate_axis(values: Tensor, axis: int, along: Interpolation, part: sli
     )
     lower, upper = weights.float().unbind(1)
     result = values.index_select(axis, low).float().mul_(lower.view(shape))
-    if not torch.equal(low, high):
+    if upper.any():
         result.addcmul_(values.index_select(axis, high).float(), upper.view(shape))
     return result
 

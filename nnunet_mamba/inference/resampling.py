@@ -36,13 +36,17 @@ class Interpolation:
     weights: np.ndarray
 
     @classmethod
-    def of_matrix(cls, matrix: np.ndarray) -> Interpolation:
-        """Return the interpolation of a matrix (n_out, n_in) with one entry, or two neighbours, per row."""
-        rows, n_in = np.arange(len(matrix)), matrix.shape[1]
-        low = (matrix != 0).argmax(1)
-        high = np.minimum(low + 1, n_in - 1)
-        others = np.where(high > low, matrix[rows, high], 0.0)
-        return cls(low, np.where(others != 0, high, low), np.stack([matrix[rows, low], others], 1))
+    def of_sizes(cls, n_in: int, n_out: int, order: int) -> Interpolation:
+        """Return scipy's interpolation of order 0 or 1: beyond the centre of an outer voxel both neighbours
+        are that voxel."""
+        at = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+        if order == 0:
+            at = np.floor(at + 0.5)
+        below = np.floor(at)
+        share = at - below
+        low = below.astype(np.int64)
+        high = low + (share > 0)
+        return cls(low.clip(0, n_in - 1), high.clip(0, n_in - 1), np.stack([1 - share, share], 1))
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,9 @@ class Resampling:
 
     def interpolations(self) -> tuple[Interpolation, Interpolation, Interpolation]:
         """Return the map along each axis for orders 0 and 1."""
-        return tuple(Interpolation.of_matrix(self.matrix(axis)) for axis in range(3))  # type: ignore[return-value]
+        orders = [self.order_z if axis == self.separate_axis else self.order for axis in range(3)]
+        sizes = zip(self.old_shape, self.new_shape, orders, strict=True)
+        return tuple(Interpolation.of_sizes(*along) for along in sizes)  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
