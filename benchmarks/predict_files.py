@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -250,8 +249,9 @@ PARTS = {
 
 
 def peak_memory() -> int:
-    """The largest memory that this process has held, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The largest memory that this process has held since its program began, in bytes (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def in_process(who: str, part: str, name: str, folder: Path, device: str) -> dict[str, Any]:
