@@ -192,7 +192,9 @@ def drop_tracebacks(error: BaseException | None) -> None:
 def describe_error(outcome: Outcome) -> str:
     """Return a message about the error that ended a case, with its name."""
     name, error = outcome.case.name, outcome.error
-    text = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+    text = str(error)
+    if not text or not isinstance(error, (ValueError, OSError)):
+        text = f"{type(error).__name__}: {text or '--verbose shows where it came from'}"
     return text if text.startswith((f"{name}:", f"{name},")) else f"{name}: {text}"
 
 

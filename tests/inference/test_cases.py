@@ -272,6 +272,7 @@ def test_the_summary_counts_cases_and_adds_up_stages():
         (ValueError("axes differ"), "a: axes differ"),
         (NonFiniteError("a, by the network: NaN"), "a, by the network: NaN"),
         (KeyError("spacing"), "a: KeyError: 'spacing'"),
+        (AssertionError(), "a: AssertionError: --verbose shows where it came from"),
         (torch.OutOfMemoryError("no memory"), "a: OutOfMemoryError: no memory"),
     ],
 )
