@@ -44,6 +44,11 @@ class Interpolation:
         others = np.where(high > low, matrix[rows, high], 0.0)
         return cls(low, np.where(others != 0, high, low), np.stack([matrix[rows, low], others], 1))
 
+    @classmethod
+    def identity(cls, n: int) -> Interpolation:
+        """Return the interpolation that leaves an axis as it is, without its matrix: pictures are large."""
+        return cls(np.arange(n), np.arange(n), np.tile([1.0, 0.0], (n, 1)))
+
 
 @dataclass(frozen=True)
 class Resampling:
@@ -95,6 +100,8 @@ class Resampling:
 
     def interpolations(self) -> tuple[Interpolation, Interpolation, Interpolation]:
         """Return the map along each axis for orders 0 and 1."""
+        if self.old_shape == self.new_shape:
+            return tuple(Interpolation.identity(n) for n in self.new_shape)  # type: ignore[return-value]
         return tuple(Interpolation.of_matrix(self.matrix(axis)) for axis in range(3))  # type: ignore[return-value]
 
 
