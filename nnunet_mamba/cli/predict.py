@@ -128,13 +128,14 @@ def predict(args: argparse.Namespace) -> int:
     write_settings(args.o, predictor, vars(args))
     endings = [ending, ".npz"] if args.save_probabilities else [ending]
     if args.continue_prediction:
+        n_found = len(cases)
         cases = [
             case
             for case in cases
             if not all(has_file(case.target, name) for name in endings)
             or (args.uncertainty and not map_file(case.target, args.uncertainty).is_file())
         ]
-        print(f"{len(cases)} cases have no label map yet.")
+        print(f"{n_found - len(cases)} of {n_found} cases are finished and skipped.")
     failed: list[str] = []
 
     def report(outcome: Outcome) -> None:

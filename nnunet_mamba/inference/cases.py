@@ -17,11 +17,13 @@ from typing import Any
 
 from torch import Tensor
 
+from nnunet_mamba.inference.batches import torch_threads
 from nnunet_mamba.inference.export import Exporter, Prediction
 from nnunet_mamba.inference.members import MembersPredictor
 from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.inference.preprocessing import preprocess_case
 from nnunet_mamba.inference.uncertainty import UncertaintyExporter
+from nnunet_mamba.io.cpu import choose_n_threads
 from nnunet_mamba.networks.finite import NonFiniteWeightsError
 
 
@@ -112,10 +114,15 @@ class CasePredictor:
     def predict(self, cases: Sequence[Case]) -> list[Outcome]:
         """Predict the cases. Raises NonFiniteWeightsError for weights with which all would fail."""
         outcomes = [Outcome(case) for case in cases]
-        if not self.overlap:
-            for outcome in outcomes:
-                self._write(outcome, self._predict(outcome, self._read(outcome)))
-            return outcomes
+        with torch_threads(self.predictor.n_threads or choose_n_threads(steady=True)):
+            (self._overlapped if self.overlap else self._in_turn)(outcomes)
+        return outcomes
+
+    def _in_turn(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._write(outcome, self._predict(outcome, self._read(outcome)))
+
+    def _overlapped(self, outcomes: Sequence[Outcome]) -> None:
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             images = (reader.submit(self._read, outcome) for outcome in outcomes)
             ahead, written = next(images, None), None
@@ -126,9 +133,9 @@ class CasePredictor:
                 if written:
                     written.result()
                 written = writer.submit(self._write, outcome, prediction)
+                del image, prediction  # one of each beside the present ones is enough memory
             if written:
                 written.result()
-        return outcomes
 
     def _read(self, outcome: Outcome) -> tuple[Tensor, dict] | None:
         case, predictor = outcome.case, self.predictor
@@ -161,6 +168,7 @@ class CasePredictor:
         if outcome.error:
             self.exporter.remove(target)
         self.report(outcome)
+        drop_tracebacks(outcome.error)
 
 
 def summarise(outcomes: Sequence[Outcome], seconds: float) -> str:
@@ -174,11 +182,20 @@ def summarise(outcomes: Sequence[Outcome], seconds: float) -> str:
     return f"{cases} in {seconds:.1f} s: {format_stages(total)}" if done else "No case was predicted."
 
 
+def drop_tracebacks(error: BaseException | None) -> None:
+    """Drop the tracebacks of an error and of its causes: their frames hold images and logits."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
 def describe_error(outcome: Outcome) -> str:
     """Return a message about the error that ended a case, with its name."""
     name, error = outcome.case.name, outcome.error
-    text = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
-    return text if text.startswith(name) else f"{name}: {text}"
+    text = str(error)
+    if not text or not isinstance(error, (ValueError, OSError)):
+        text = f"{type(error).__name__}: {text or '--verbose shows where it came from'}"
+    return text if text.startswith((f"{name}:", f"{name},")) else f"{name}: {text}"
 
 
 def format_stages(seconds: dict[str, float]) -> str:

@@ -28,9 +28,11 @@ MEASURED = ("x86_64", "AMD64")  # processors; elsewhere oneDNN may have no fast 
 
 def channels_last(network: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
     """Return the context for a network's forward pass: `ChannelsLast` on the CPU, unless it was compiled."""
-    is_compiled = any(hasattr(module, "_orig_mod") for module in network.modules())
     has_it = torch.backends.mkldnn.is_available() and platform.machine() in MEASURED
-    return ChannelsLast() if device.type == "cpu" and has_it and not is_compiled else nullcontext()
+    if device.type != "cpu" or not has_it:
+        return nullcontext()
+    is_compiled = any(hasattr(module, "_orig_mod") for module in network.modules())
+    return nullcontext() if is_compiled else ChannelsLast()
 
 
 class ChannelsLast(TorchFunctionMode):

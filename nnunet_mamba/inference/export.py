@@ -127,7 +127,7 @@ class Exporter:
 
     def remove(self, target: Path) -> None:
         """Remove the files of an earlier prediction."""
-        for ending in (self.dataset["file_ending"], ".npz", ".pkl", ".json"):  # of TIFF's spacing
+        for ending in (self.dataset["file_ending"], ".npz", ".pkl"):
             Path(f"{target}{ending}").unlink(missing_ok=True)
 
     def _write_by_nnunet(self, prediction: Prediction, draft: Path) -> None:

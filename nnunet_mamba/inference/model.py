@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,12 +19,8 @@ from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.messages import join_names
 
-SEEN = (
-    "spacing",
-    "normalization_schemes",
-    "use_mask_for_norm",
-    "architecture",
-)  # by the network, per configuration
+# by the network, per configuration
+SEEN = ("spacing", "normalization_schemes", "use_mask_for_norm", "architecture")
 SEEN_BY_ALL = ("transpose_forward", "foreground_intensity_properties_per_channel")
 
 
@@ -42,7 +40,8 @@ def load_model(
         options: BatchedPredictor's.
 
     Raises ValueError for a device that this machine lacks, for plans that the weights were not trained with,
-    and for a single member that would have to disagree with itself.
+    for a trainer that is not found, a damaged checkpoint, and for a single member that would have to disagree
+    with itself.
     """
     _check_device(device)
     options["perform_everything_on_device"] &= device == "cuda"
@@ -52,11 +51,14 @@ def load_model(
         kind = MembersPredictor if uncertainty else BatchedPredictor
         predictor = kind(device=torch.device(device), **options)
     numbers = [fold if fold == "all" else int(fold) for fold in folds]
-    predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
-    if isinstance(predictor, MembersPredictor):
-        predictor.check_members()
     for number in numbers:
         check_plans(folder / "plans.json", folder / f"fold_{number}" / checkpoint)
+    try:
+        predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
+    except RuntimeError as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}") from error
+    if isinstance(predictor, MembersPredictor):
+        predictor.check_members()
     return predictor
 
 
@@ -77,12 +79,14 @@ def check_plans(plans_file: Path, checkpoint: Path) -> None:
 
     Checkpoints hold the plans of their training; those of other programs may not, and pass.
     """
-    known = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True).get("init_args", {})
+    known = _read_checkpoint(checkpoint).get("init_args", {})
     trained = known.get("plans")
     if not isinstance(trained, dict):
         return
     given = json.loads(plans_file.read_text())
     name = known["configuration"]
+    if name not in given["configurations"]:
+        raise ValueError(f"{plans_file} lacks {name}, the configuration that {checkpoint} was trained with.")
     pairs = {key: (trained.get(key), given.get(key)) for key in SEEN_BY_ALL}
     then, now = _configuration(trained, name), _configuration(given, name)
     pairs |= {f"{name}: {key}": (then.get(key), now.get(key)) for key in SEEN}
@@ -91,6 +95,14 @@ def check_plans(plans_file: Path, checkpoint: Path) -> None:
             f"{plans_file} is not what {checkpoint} was trained with: {join_names(changed)} differ. "
             "Put the plans of the training back; the checkpoint holds them (init_args, plans)."
         )
+
+
+def _read_checkpoint(file: Path) -> dict:
+    """Read a checkpoint, whose weights stay on the disk but for those in the format of old PyTorch."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(file))
+    except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"{file} is damaged ({error}). Copy it again, or give another by -chk.") from error
 
 
 def _configuration(plans: dict, name: str) -> dict:
@@ -113,10 +125,11 @@ def _check_device(device: str) -> None:
 
 def write_settings(folder: Path, predictor: BatchedPredictor, settings: dict[str, Any]) -> None:
     """Write beside predictions what nnU-Net's postprocessing and ensembling read there, and the command's
-    settings."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(
-        folder / "predict_from_raw_data_args.json", {key: str(value) for key, value in settings.items()}
-    )
-    write_json(folder / "dataset.json", predictor.dataset_json)
-    write_json(folder / "plans.json", predictor.plans_manager.plans)
+    settings; commands that share the cases (-num_parts) may be writing them at the same time."""
+    contents = {
+        "predict_from_raw_data_args": {k: str(value) for k, value in settings.items() if not callable(value)},
+        "dataset": predictor.dataset_json,
+        "plans": predictor.plans_manager.plans,
+    }
+    for name, content in contents.items():
+        write_json(folder / f"{name}.json", content, shared=True)

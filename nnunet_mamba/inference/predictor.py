@@ -134,12 +134,11 @@ class BatchedPredictor(nnUNetPredictor):
         self._pending = product([case], self._checkpoints or numbered)
         logits: Tensor | None = None
         for parameters in self.list_of_parameters:
-            compiled = self.network._orig_mod if isinstance(self.network, OptimizedModule) else self.network
-            compiled.load_state_dict(parameters)
+            network = self.network._orig_mod if isinstance(self.network, OptimizedModule) else self.network
+            network.load_state_dict(parameters)
             own = self.predict_sliding_window_return_logits(data)
-            logits = (
-                own if logits is None else logits.to(own.device).add_(own)
-            )  # on the CPU if memory ran out
+            # on the CPU if memory ran out
+            logits = own if logits is None else logits.to(own.device).add_(own)
         assert logits is not None  # there is a set of weights
         if n_sets > 1:
             logits /= n_sets

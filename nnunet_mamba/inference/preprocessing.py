@@ -25,6 +25,8 @@ from torch import Tensor
 from nnunet_mamba.inference.resampling import Resampling, get_spacings, resample_image
 from nnunet_mamba.io.images import read_stored_spacing
 
+# nnU-Net's normalisations, which ask for the mask only if the plans say so
+KNOWN_NORMALIZATIONS = {f"{kind}Normalization" for kind in ("CT", "ZScore", "No", "RescaleTo01", "RGBTo01")}
 OUTSIDE = -1  # nnU-Net's label of what is zero in every channel
 
 
@@ -51,26 +53,14 @@ def preprocess_case(
     labels = reader.read_seg(previous_stage)[0] if previous_stage else None
     _check_read(image, labels, properties, len(dataset.get("modality") or dataset["channel_names"]))
     preprocessor = configuration.preprocessor_class(verbose=False)
-    run = run_case if type(preprocessor) is DefaultPreprocessor else run_other_case
-    image, labels = run(preprocessor, image, labels, properties, plans, configuration, dataset)
-    if labels is not None:
+    if type(preprocessor) is DefaultPreprocessor:
+        image, labels = run_case(preprocessor, image, labels, properties, plans, configuration)
+    else:
+        image, labels, _ = preprocessor.run_case_npy(image, labels, properties, plans, configuration, dataset)
+    if previous_stage and labels is not None:
         names = plans.get_label_manager(dataset).foreground_labels
         image = np.vstack([image, convert_labelmap_to_one_hot(labels[0], names, image.dtype)])
     return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)), properties
-
-
-def run_other_case(
-    preprocessor: Any,
-    image: np.ndarray,
-    labels: np.ndarray | None,
-    properties: dict,
-    plans: Any,
-    configuration: Any,
-    dataset: dict,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Run a preprocessor of the plans' own."""
-    image, found, _ = preprocessor.run_case_npy(image, labels, properties, plans, configuration, dataset)
-    return image, None if labels is None else found
 
 
 def run_case(
@@ -80,7 +70,6 @@ def run_case(
     properties: dict,
     plans: Any,
     configuration: Any,
-    dataset: dict,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Crop, normalise and resample an image (C, x, y, z), which is overwritten, as `run_case_npy` does."""
     axes = [0, *(axis + 1 for axis in plans.transpose_forward)]
@@ -98,8 +87,11 @@ def run_case(
             f"what is not zero has {tuple(image.shape[1:])} voxels of {spacing} mm, less than half a "
             f"voxel of the network's {target_spacing} mm along an axis. Check the spacing in the header."
         )
-    mask: Any = [None]  # per channel; nnU-Net's normalisations ask for it only if the plans say so
-    if labels is not None or any(configuration.use_mask_for_norm):
+    mask: Any = [None]  # per channel
+    needs_mask = any(configuration.use_mask_for_norm) or bool(
+        set(configuration.normalization_schemes) - KNOWN_NORMALIZATIONS
+    )
+    if labels is not None or needs_mask:
         mask = np.zeros_like(image[:1], np.int8)
         if labels is not None:
             mask = labels.transpose(axes)[inside].copy()

@@ -50,12 +50,12 @@ def atomic_write(file: Path, *, shared: bool = False) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def write_text(file: Path, text: str) -> None:
-    """Write a text file (UTF-8) atomically."""
-    with atomic_write(file) as draft:
+def write_text(file: Path, text: str, *, shared: bool = False) -> None:
+    """Write a text file (UTF-8) atomically; `shared` as for `atomic_write`."""
+    with atomic_write(file, shared=shared) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
-def write_json(file: Path, content: Any) -> None:
-    """Write a JSON file atomically."""
-    write_text(file, json.dumps(content, indent=1) + "\n")
+def write_json(file: Path, content: Any, *, shared: bool = False) -> None:
+    """Write a JSON file atomically; `shared` as for `atomic_write`."""
+    write_text(file, json.dumps(content, indent=1) + "\n", shared=shared)

@@ -1,6 +1,8 @@
 """The loop over cases: which they are, what runs at once, what an error stops."""
 
+import gc
 import time
+import weakref
 from pathlib import Path
 from threading import Event
 
@@ -10,6 +12,7 @@ from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 from tiny_models import tiny_plans, write_images, write_model
 
 from nnunet_mamba.inference import CasePredictor, cases, find_cases
+from nnunet_mamba.inference.batches import torch_threads
 from nnunet_mamba.inference.cases import describe_error, summarise
 from nnunet_mamba.inference.export import Exporter
 from nnunet_mamba.inference.model import load_model
@@ -210,6 +213,41 @@ def test_weights_that_would_fail_every_case_end_it_all(predictor, tmp_path, monk
 
 
 @pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
+def test_a_case_that_fails_leaves_its_memory_to_the_next(predictor, tmp_path, monkeypatch, overlap):
+    """Errors know the frames that they were raised in, and these the image and the logits."""
+    images = []
+
+    def fail(image, name):
+        images.append(weakref.ref(image))
+        try:
+            raise NonFiniteError("NaN")
+        except NonFiniteError as error:
+            raise NonFiniteError(f"{name}: NaN") from error
+
+    monkeypatch.setattr(predictor, "predict_logits", fail)
+    outcomes, _ = predict_all(predictor, five(tmp_path / "images"), tmp_path / "out", overlap=overlap)
+    assert all(isinstance(outcome.error, NonFiniteError) for outcome in outcomes)
+    gc.collect()
+    assert [image() for image in images] == [None] * 5
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
+def test_images_are_read_with_the_threads_asked_for(predictor, tmp_path, monkeypatch, overlap):
+    preprocess, seen = cases.preprocess_case, []
+
+    def count_threads(*arguments):
+        seen.append(torch.get_num_threads())
+        return preprocess(*arguments)
+
+    monkeypatch.setattr(cases, "preprocess_case", count_threads)
+    assert predictor.n_threads == 1
+    with torch_threads(3):
+        predict_all(predictor, five(tmp_path / "images"), tmp_path / "out", overlap=overlap)
+        assert torch.get_num_threads() == 3
+    assert seen == [1] * 5
+
+
+@pytest.mark.parametrize("overlap", [False, True], ids=["in turn", "overlapped"])
 def test_no_case_is_no_error(predictor, overlap):
     assert CasePredictor(predictor, overlap=overlap).predict([]) == []
 
@@ -231,8 +269,10 @@ def test_the_summary_counts_cases_and_adds_up_stages():
     ("error", "said"),
     [
         (ValueError("too thin"), "a: too thin"),
+        (ValueError("axes differ"), "a: axes differ"),
         (NonFiniteError("a, by the network: NaN"), "a, by the network: NaN"),
         (KeyError("spacing"), "a: KeyError: 'spacing'"),
+        (AssertionError(), "a: AssertionError: --verbose shows where it came from"),
         (torch.OutOfMemoryError("no memory"), "a: OutOfMemoryError: no memory"),
     ],
 )

@@ -227,7 +227,7 @@ def test_finished_cases_are_skipped_when_asked_for(model, images, tmp_path, caps
     (out / "two.nii.gz").unlink()
     assert main(["predict", *command(images, out, *quick)]) == 0
     said = capsys.readouterr().out
-    assert "two (1/1): read" in said and "1 cases have no label map yet" in said
+    assert "two (1/1): read" in said and "1 of 2 cases are finished and skipped" in said
     assert contents(out) == {**first, "one.nii.gz": b"kept"} | {
         name: contents(out)[name] for name in first if name.endswith(".json")
     }

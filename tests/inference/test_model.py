@@ -1,6 +1,8 @@
 """Loading of trained folders: what is refused before anything is predicted."""
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -92,9 +94,10 @@ def test_what_a_configuration_inherits_counts(tmp_path):
 
 
 @pytest.mark.parametrize("known", [{}, {"init_args": {"configuration": "c"}}, {"init_args": {"plans": None}}])
-def test_a_checkpoint_that_does_not_tell_its_plans_passes(tmp_path, known):
+@pytest.mark.parametrize("of_old_pytorch", [False, True])
+def test_a_checkpoint_that_does_not_tell_its_plans_passes(tmp_path, known, of_old_pytorch):
     (tmp_path / "plans.json").write_text(json.dumps(tiny_plans()))
-    torch.save(known, tmp_path / "checkpoint.pth")
+    torch.save(known, tmp_path / "checkpoint.pth", _use_new_zipfile_serialization=not of_old_pytorch)
     check_plans(tmp_path / "plans.json", tmp_path / "checkpoint.pth")
 
 
@@ -108,10 +111,55 @@ def test_the_folds_asked_for_are_loaded(model):
     assert not predictor.perform_everything_on_device
 
 
-def test_other_plans_are_refused_where_a_model_is_loaded(model, change):
-    change("configurations.c.spacing", [3.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="c: spacing differ"):
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("configurations.c.spacing", [3.0, 1.0, 1.0], "c: spacing differ"),
+        ("configurations.c.architecture.arch_kwargs.n_stages", 3, "c: architecture differ"),
+        ("configurations", {"d": {}}, "plans.json lacks c, the configuration"),
+    ],
+)
+def test_other_plans_are_refused_where_a_model_is_loaded(model, change, path, value, said):
+    """Before a network that they describe refuses the weights."""
+    change(path, value)
+    with pytest.raises(ValueError, match=said):
         load_model(model, ["0"], "checkpoint_final.pth", "cpu", **OPTIONS)
+
+
+def of_unknown_trainer(file):
+    content = torch.load(file, weights_only=False)
+    torch.save({**content, "trainer_name": "nnUNetTrainerUnknown"}, file)
+
+
+def of_another_network(file):
+    content = torch.load(file, weights_only=False)
+    content["network_weights"].popitem()
+    torch.save(content, file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (of_unknown_trainer, "Could not find requested nnunet trainer nnUNetTrainerUnknown"),
+        (of_another_network, r"Missing key\(s\) in state_dict"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_loaded_is_refused(tmp_path, damage, said):
+    model = write_model(tmp_path / "model")
+    damage(model / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(ValueError, match=f"model cannot be loaded: (.|\n)*{said}"):
+        load_model(model, ["0"], "checkpoint_final.pth", "cpu", **OPTIONS)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 5000])
+@pytest.mark.parametrize("of_old_pytorch", [False, True])
+def test_a_damaged_checkpoint_is_named(tmp_path, n_bytes, of_old_pytorch):
+    file = write_model(tmp_path / "model") / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(file, weights_only=False)
+    torch.save(content, file, _use_new_zipfile_serialization=not of_old_pytorch)
+    file.write_bytes(file.read_bytes()[:n_bytes])
+    with pytest.raises(ValueError, match=r"checkpoint_final\.pth is damaged"):
+        load_model(tmp_path / "model", ["0"], file.name, "cpu", **OPTIONS)
 
 
 @pytest.mark.parametrize(("device", "module"), [("cuda", torch.cuda), ("mps", torch.backends.mps)])
@@ -138,4 +186,21 @@ def test_the_files_that_nnunets_ensembling_reads_are_written(model, tmp_path):
     write_settings(tmp_path / "a" / "b", predictor, {"i": tmp_path, "f": ["0"], "run": check})
     found = {file.name: json.loads(file.read_text()) for file in (tmp_path / "a" / "b").iterdir()}
     assert found["dataset.json"] == tiny_dataset() and found["plans.json"] == tiny_plans()
-    assert found["predict_from_raw_data_args.json"]["i"] == str(tmp_path) and len(found) == 3
+    assert found["predict_from_raw_data_args.json"] == {"i": str(tmp_path), "f": "['0']"} and len(found) == 3
+
+
+def test_commands_that_share_the_cases_do_not_disturb_each_other(model, tmp_path, monkeypatch):
+    """Each writes the settings; one begins in the middle of the other."""
+    predictor = load_model(model, ["0"], "checkpoint_final.pth", "cpu", **OPTIONS)
+    replace, own = Path.replace, os.getpid()
+
+    def replace_after_another_has_written(draft, file):
+        monkeypatch.setattr(Path, "replace", replace)
+        monkeypatch.setattr(os, "getpid", lambda: own + 1)
+        write_settings(tmp_path, predictor, {"i": "a"})
+        return replace(draft, file)
+
+    monkeypatch.setattr(Path, "replace", replace_after_another_has_written)
+    write_settings(tmp_path, predictor, {"i": "a"})
+    names = ["dataset.json", "plans.json", "predict_from_raw_data_args.json"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names

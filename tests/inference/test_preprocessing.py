@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import ImageNormalization
+from nnunetv2.preprocessing.preprocessors import default_preprocessor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from scipy.ndimage import binary_fill_holes
@@ -110,6 +112,21 @@ def test_resampling_of_the_plans_own_is_called(tmp_path):
         "resampling_fn_data_kwargs": {"is_seg": False, "force_separate_z": False},
     }
     check(write_case(tmp_path, [body(0)]), None, plans)
+
+
+class OwnNormalization(ImageNormalization):
+    """A normalisation as others write them, which looks at the mask without being told."""
+
+    def run(self, image, seg=None):
+        return np.where(seg >= 0, image - image[seg >= 0].mean(), -9)
+
+
+def test_a_normalisation_of_the_plans_own_has_the_mask(tmp_path, monkeypatch):
+    monkeypatch.setattr(default_preprocessor, "recursive_find_python_class", lambda *_: OwnNormalization)
+    plans = tiny_plans()
+    plans["configurations"]["c"]["normalization_schemes"] = ["OwnNormalization"]
+    image, _ = check(write_case(tmp_path, [body(0)]), None, plans)
+    assert image.min() < -8
 
 
 class Doubling(DefaultPreprocessor):

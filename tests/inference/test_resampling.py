@@ -119,6 +119,17 @@ def test_an_interpolation_holds_the_whole_matrix(n_in, n_out, order):
         assert (along.high - along.low <= 1).all() and (np.diff(along.low) >= 0).all()
 
 
+def test_what_keeps_its_shape_needs_no_matrix():
+    """Of a picture of 20000 pixels along an axis it would take 3 GB."""
+    made = Resampling((1, 50000, 7), (1, 50000, 7), 1, 0, 0).interpolations()
+    for n, ours in zip((1, 50000, 7), made, strict=True):
+        assert len(ours.low) == n
+        expected = Interpolation.of_matrix(np.eye(min(n, 9)))
+        for name in ("low", "high", "weights"):
+            found, wanted = getattr(ours, name), getattr(expected, name)
+            assert found.dtype == wanted.dtype and np.array_equal(found[:9], wanted)
+
+
 @pytest.mark.parametrize("force", [True, False, None])
 @pytest.mark.parametrize("threshold", [None, 2, 10])
 def test_the_plans_say_which_axis_is_separate(force, threshold):

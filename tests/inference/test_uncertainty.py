@@ -474,7 +474,7 @@ def test_a_case_is_complete_only_with_its_map(tmp_path, nnunet_folders, model, c
             (out / "disagreement" / f"{before}.nii.gz").unlink()
         capsys.readouterr()
         assert main([*command, "--uncertainty"]) == 0
-        assert f"{done} cases have no" in capsys.readouterr().out
+        assert f"{2 - done} of 2 cases are finished" in capsys.readouterr().out
         assert names_in(out / "disagreement") == ["a.nii.gz", "b.nii.gz", "uncertainty.csv"]
     assert plain == {case: (out / f"{case}.nii.gz").read_bytes() for case in "ab"}
     assert main([*command, "--uncertainty", "entropy"]) == 0
