@@ -98,6 +98,7 @@ def predict(args: argparse.Namespace) -> int:
     from nnunet_mamba.inference import CasePredictor
     from nnunet_mamba.inference.cases import (
         Outcome,
+        check_previous_stage,
         describe_error,
         find_cases,
         format_stages,
@@ -136,6 +137,7 @@ def predict(args: argparse.Namespace) -> int:
             or (args.uncertainty and not map_file(case.target, args.uncertainty).is_file())
         ]
         print(f"{n_found - len(cases)} of {n_found} cases are finished and skipped.")
+    check_previous_stage(cases)
     failed: list[str] = []
 
     def report(outcome: Outcome) -> None:
@@ -186,6 +188,8 @@ def check_request(args: argparse.Namespace) -> Path:
             raise ValueError(
                 f"{model}, for -m, does not exist; expected a folder TRAINER__PLANS__CONFIGURATION."
             )
+        if args.d or args.c:
+            raise ValueError("-m names the model by its folder; leave -d and -c out.")
     else:
         dataset = find_dataset("nnUNet_results", args.d, "Nothing was trained on this dataset yet.")
         model = dataset / f"{args.tr}__{args.p}__{args.c}"

@@ -24,6 +24,7 @@ from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.inference.preprocessing import preprocess_case
 from nnunet_mamba.inference.uncertainty import UncertaintyExporter
 from nnunet_mamba.io.cpu import choose_n_threads
+from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.networks.finite import NonFiniteWeightsError
 
 
@@ -66,7 +67,7 @@ class Outcome:
 def find_cases(images: Path, targets: Path, ending: str, previous_stage: Path | None = None) -> list[Case]:
     """Return the cases of a folder of images CASE_0000.nii.gz, CASE_0001.nii.gz, ... in order of their names.
 
-    Raises ValueError if there are none, and for label maps of the previous stage that are missing.
+    Raises ValueError if there are none.
     """
     channel = re.compile(rf"([^.].*)_\d{{4}}{re.escape(ending)}")
     files: dict[str, list[Path]] = {}
@@ -76,12 +77,17 @@ def find_cases(images: Path, targets: Path, ending: str, previous_stage: Path | 
     if not files:
         raise ValueError(f"{images} holds no image; expected files named CASE_0000{ending}, as in training.")
     labels = {name: previous_stage and previous_stage / f"{name}{ending}" for name in files}
-    if missing := [file.name for file in labels.values() if file and not file.is_file()]:
-        raise ValueError(
-            f"{previous_stage} lacks {', '.join(missing)}: a cascade needs the previous stage's label map of "
-            "every case. Predict them with that stage first."
-        )
     return [Case(name, tuple(files[name]), targets / name, labels[name]) for name in sorted(files)]
+
+
+def check_previous_stage(cases: Sequence[Case]) -> None:
+    """Raise ValueError for label maps of a cascade's previous stage that are missing."""
+    needed = [case.previous_stage for case in cases if case.previous_stage]
+    if missing := [file for file in needed if not file.is_file()]:
+        raise ValueError(
+            f"{missing[0].parent} lacks {join_names([file.name for file in missing])}: a cascade needs the "
+            "previous stage's label map of every case. Predict them with that stage first."
+        )
 
 
 class CasePredictor:

@@ -181,7 +181,10 @@ def export_prediction(
 ) -> None:
     """Write the files of a prediction: in place of nnU-Net's `export_prediction_from_logits`, with its
     arguments."""
-    exporter = Exporter(plans, configuration, dataset, save_probabilities=save_probabilities)
+    n_threads = torch.get_num_threads()
+    exporter = Exporter(
+        plans, configuration, dataset, save_probabilities=save_probabilities, n_threads=n_threads
+    )
     exporter.write(exporter.segment(torch.as_tensor(logits), properties), Path(target))
 
 

@@ -16,7 +16,7 @@ from numba.extending import overload
 from nnunet_mamba.ops.numba_tasks import compiled
 
 MIXED = 65535  # code of a voxel or cell without a certain label
-LIKELY = np.float32(1.5 * 2.0**-24)  # logit above which torch's sigmoid of float32 exceeds 1/2
+REGION_LOGIT = np.float32(1.5 * 2.0**-24)  # logit above which torch's sigmoid of float32 exceeds 1/2
 HALF_SCALE = np.float32(2.0**112)  # from float16's exponents to float32's
 HALF_DROPPED = 42  # bits of float64's fraction that float16 lacks
 HALF_NORMAL = 2.0**-14  # smallest float16 with all bits
@@ -105,7 +105,7 @@ def code_argmax(logits, codes, first, last):
 
 @compiled
 def code_regions(logits, codes, first, last):
-    """Write 1 + the last index of a logit above LIKELY of each voxel of the planes [first, last); 0:
+    """Write 1 + the last index of a logit above REGION_LOGIT of each voxel of the planes [first, last); 0:
     none."""
     _, _, n_y, n_z = logits.shape
     for x in range(first, last):
@@ -115,12 +115,12 @@ def code_regions(logits, codes, first, last):
             for k in range(len(logits)):
                 line = logits[k, x, y]
                 for z in range(n_z):
-                    code[z] = k + 1 if to_float(line[z]) > LIKELY else code[z]
+                    code[z] = k + 1 if to_float(line[z]) > REGION_LOGIT else code[z]
 
 
 @compiled
 def decide_labels(
-    logits, codes, lows, highs, weights, separate_axis, names, are_regions, labels, first, last
+    logits, codes, lows, highs, weights, separate_axis, label_values, are_regions, labels, first, last
 ):
     """Write the labels of the planes [first, last) of the output.
 
@@ -128,7 +128,7 @@ def decide_labels(
         codes: of `code_argmax` or `code_regions`.
         lows, highs, weights: interpolation along x, y and z, as in `Interpolation`.
         separate_axis: of `Resampling`, or -1.
-        names: labels by code, of the type of `labels`.
+        label_values: labels by code, of the type of `labels`.
         labels: (x', y', z'), strided.
     """
     n_out = len(lows[2])
@@ -150,21 +150,21 @@ def decide_labels(
                 if code == MIXED or code != cells[highs[2][z]]:
                     continue
                 if start < z:
-                    decide_run(logits, *maps, names, are_regions, line, x, y, start, z, scratch)
-                line[z] = names[code]
+                    decide_run(logits, *maps, label_values, are_regions, line, x, y, start, z, scratch)
+                line[z] = label_values[code]
                 start = z + 1
             if start < n_out:
-                decide_run(logits, *maps, names, are_regions, line, x, y, start, n_out, scratch)
+                decide_run(logits, *maps, label_values, are_regions, line, x, y, start, n_out, scratch)
 
 
 @compiled
 def decide_run(
-    logits, lows, highs, weights, separate_axis, names, are_regions, line, x, y, first, last, scratch
+    logits, lows, highs, weights, separate_axis, label_values, are_regions, line, x, y, first, last, scratch
 ):
     """Write the labels of the voxels [first, last) of a line along z by interpolation of all logits."""
     mixed, best, second, winner = scratch
     low, high, weight = lows[2][first:last], highs[2][first:last], weights[2][first:last]
-    best[: last - first] = LIKELY if are_regions else -np.inf
+    best[: last - first] = REGION_LOGIT if are_regions else -np.inf
     second[: last - first] = -np.inf
     winner[: last - first] = 0
     for k in range(len(logits)):
@@ -181,7 +181,7 @@ def decide_run(
         largest = max(abs(best[z]), abs(second[z]))
         if not are_regions and best[z] - second[z] <= margin(largest, logits[0, 0, 0, 0]):
             winner[z] = decide_tie(logits, lows, highs, weights, separate_axis, x, y, first + z)
-        line[first + z] = names[winner[z]]
+        line[first + z] = label_values[winner[z]]
 
 
 @compiled

@@ -12,6 +12,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import Tensor
 
 from nnunet_mamba.inference import label_kernels
+from nnunet_mamba.inference.batches import is_out_of_memory
 from nnunet_mamba.inference.resampling import Interpolation, Resampling
 from nnunet_mamba.io.cpu import choose_n_threads
 
@@ -32,11 +33,17 @@ def decide(
     n_threads: int | None = None,
 ) -> None:
     """Write the labels of resampled logits into `target`, (x', y', z')."""
-    names = np.arange(len(logits)) if not labels.has_regions else np.array([0, *labels.regions_class_order])
+    label_values = (
+        np.arange(len(logits)) if not labels.has_regions else np.array([0, *labels.regions_class_order])
+    )
     if logits.device.type == "cuda":
-        decide_in_slabs(logits, resampling.interpolations(), labels.has_regions, names, target)
-        return
-    stored, names = as_kernel_input(logits), names.astype(target.dtype)
+        try:
+            decide_in_slabs(logits, resampling.interpolations(), labels.has_regions, label_values, target)
+            return
+        except RuntimeError as error:  # else on the CPU, which needs no slab
+            if not is_out_of_memory(error):
+                raise
+    stored, label_values = as_kernel_input(logits), label_values.astype(target.dtype)
     columns = as_columns(resampling.interpolations())
     separate = -1 if resampling.separate_axis is None else resampling.separate_axis
     codes = np.empty(stored.shape[1:], np.uint16)
@@ -45,7 +52,7 @@ def decide(
 
     def decide_planes(first: int, last: int) -> None:
         label_kernels.decide_labels(
-            stored, codes, *columns, separate, names, labels.has_regions, decided, first, last
+            stored, codes, *columns, separate, label_values, labels.has_regions, decided, first, last
         )
 
     run_over_planes(lambda *part: encode(stored, codes, *part), len(codes), n_threads)
@@ -57,7 +64,7 @@ def decide_in_slabs(
     logits: Tensor,
     maps: Sequence[Interpolation],
     are_regions: bool,
-    names: np.ndarray,
+    label_values: np.ndarray,
     target: np.ndarray,
     slab_bytes: int | None = None,
 ) -> None:
@@ -80,10 +87,10 @@ def decide_in_slabs(
         values = values.to(logits.dtype)
         if are_regions:
             codes = torch.arange(1, len(logits) + 1, device=logits.device, dtype=torch.int32)
-            winner = ((values.float() > label_kernels.LIKELY) * codes[:, None, None, None]).amax(0)
+            winner = ((values.float() > label_kernels.REGION_LOGIT) * codes[:, None, None, None]).amax(0)
         else:
             winner = values.argmax(0).int()
-        target[first : first + step] = names[winner.cpu().numpy()]
+        target[first : first + step] = label_values[winner.cpu().numpy()]
 
 
 def _interpolate_axis(values: Tensor, axis: int, along: Interpolation, part: slice) -> Tensor:

@@ -89,7 +89,8 @@ def check_plans(plans_file: Path, checkpoint: Path) -> None:
         raise ValueError(f"{plans_file} lacks {name}, the configuration that {checkpoint} was trained with.")
     pairs = {key: (trained.get(key), given.get(key)) for key in SEEN_BY_ALL}
     then, now = _configuration(trained, name), _configuration(given, name)
-    pairs |= {f"{name}: {key}": (then.get(key), now.get(key)) for key in SEEN}
+    # plans in nnU-Net's old format say "architecture" in other words
+    pairs |= {f"{name}: {key}": (then[key], now[key]) for key in SEEN if key in then and key in now}
     if changed := [key for key, (one, other) in pairs.items() if _plain(one) != _plain(other)]:
         raise ValueError(
             f"{plans_file} is not what {checkpoint} was trained with: {join_names(changed)} differ. "

@@ -32,6 +32,7 @@ from tqdm import tqdm
 from nnunet_mamba.inference.batches import (
     choose_batch_size,
     floor_power_of_two,
+    free_bytes,
     is_out_of_memory,
     mirrorings,
     split_groups,
@@ -136,9 +137,10 @@ class BatchedPredictor(nnUNetPredictor):
         for parameters in self.list_of_parameters:
             network = self.network._orig_mod if isinstance(self.network, OptimizedModule) else self.network
             network.load_state_dict(parameters)
+            if logits is not None and logits.is_cuda and free_bytes(logits.device) < 3 * logits.nbytes:
+                logits = logits.cpu()  # for the next ones need room
             own = self.predict_sliding_window_return_logits(data)
-            # on the CPU if memory ran out
-            logits = own if logits is None else logits.to(own.device).add_(own)
+            logits = own if logits is None else logits.add_(own.to(logits.device))
         assert logits is not None  # there is a set of weights
         if n_sets > 1:
             logits /= n_sets

@@ -152,6 +152,10 @@ def _check_read(image: np.ndarray, labels: np.ndarray | None, properties: dict, 
     if len(image) != n_channels:
         raise ValueError(f"the image has {len(image)} channels; the network was trained with {n_channels}.")
     _check_spacing(properties["spacing"])
+    if len(properties.get("sitk_stuff", {}).get("spacing", ())) > 3:
+        raise ValueError(
+            "it has four axes; expected a file per channel, as nnU-Net writes label maps of three."
+        )
     if labels is not None and labels.shape[1:] != image.shape[1:]:
         raise ValueError(
             f"the image is of shape {image.shape[1:]}, the previous stage's label map {labels.shape[1:]}; "

@@ -99,6 +99,7 @@ def test_of_many_the_most_alike_come_first_and_the_rest_is_counted(trained, tmp_
         ({"-d": "5"}, "Expected one dataset Dataset005_*"),
         ({"-d": "Dataset004_Hipocampus"}, "Did you mean Dataset004_Hippocampus?"),
         ({"-i": "nowhere"}, "nowhere, for -i, is not a folder"),
+        ({"-m": "."}, "-m names the model by its folder; leave -d and -c out"),
         ({"-m": "nowhere"}, "nowhere, for -m, does not exist"),
         ({"-prev_stage_predictions": "nowhere"}, "nowhere, for -prev_stage_predictions, is not a folder"),
     ],

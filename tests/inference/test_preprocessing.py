@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import ImageNormalization
 from nnunetv2.preprocessing.preprocessors import default_preprocessor
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -176,6 +177,27 @@ def test_a_stored_spacing_that_readers_replace_is_refused(tmp_path, stored):
     assert all(mm > 0 for mm in manager.image_reader_writer_class().read_images(files)[1]["spacing"])
     with pytest.raises(ValueError, match=r"its spacing is \[.*(0\.0|nan).*\]; expected lengths"):
         preprocess_case(files, None, manager, configuration, tiny_dataset())
+
+
+def test_the_thickness_of_a_single_slice_may_be_missing(tmp_path):
+    """Its spacing is then 1, for nnU-Net's readers and here."""
+    files = write_case(tmp_path, [1 + np.random.default_rng(0).random((1, 8, 9)).astype(np.float32)])
+    content = bytearray(gzip.decompress(Path(files[0]).read_bytes()))
+    struct.pack_into("<f", content, 76 + 4 * 3, 0.0)  # pixdim[3]
+    Path(files[0]).write_bytes(gzip.compress(bytes(content)))
+    manager, configuration = managers(tiny_plans((1.0, 1.0)))
+    image, properties = preprocess_case(files, None, manager, configuration, tiny_dataset())
+    assert properties["spacing"][0] == 1.0 and image.shape[1] == 1
+
+
+def test_channels_within_one_file_are_refused(tmp_path):
+    """nnU-Net reads them, and fails to write the label map when the network is done."""
+    file = str(tmp_path / "case_0000.nii.gz")
+    volume = [sitk.GetImageFromArray(body(channel)) for channel in range(2)]
+    sitk.WriteImage(sitk.JoinSeries(volume), file)
+    manager, configuration = managers(tiny_plans(n_channels=2))
+    with pytest.raises(ValueError, match="it has four axes; expected a file per channel"):
+        preprocess_case([file], None, manager, configuration, tiny_dataset(n_channels=2))
 
 
 @pytest.mark.parametrize("n_files, n_channels", [(1, 2), (2, 1)])

@@ -124,10 +124,8 @@ def test_what_keeps_its_shape_needs_no_matrix():
     made = Resampling((1, 50000, 7), (1, 50000, 7), 1, 0, 0).interpolations()
     for n, ours in zip((1, 50000, 7), made, strict=True):
         assert len(ours.low) == n
-        expected = Interpolation.of_matrix(np.eye(min(n, 9)))
-        for name in ("low", "high", "weights"):
-            found, wanted = getattr(ours, name), getattr(expected, name)
-            assert found.dtype == wanted.dtype and np.array_equal(found[:9], wanted)
+        assert np.array_equal(ours.low, np.arange(n)) and np.array_equal(ours.high, np.arange(n))
+        assert (ours.weights == [1, 0]).all()
 
 
 @pytest.mark.parametrize("force", [True, False, None])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from nnunet_mamba.io.images.readers import NIBABEL, NIBABEL_REORIENTING, find_re
 
 FLOATS = (sitk.sitkFloat32, sitk.sitkFloat64)
 BY_NIBABEL = (NIBABEL, NIBABEL_REORIENTING)
+NIFTI_1 = 348  # bytes of its header
 NIFTI_2 = 540  # bytes of its header
 QUATERNION = 5e-3  # of a cosine: what float32 may lose of a qform that is turned by nearly half a circle
 
@@ -79,13 +82,18 @@ def read_image(file: Path) -> sitk.Image:
 
 
 def read_stored_spacing(file: Path) -> tuple[float, ...] | None:
-    """Return the spacing in mm (x, y, z) that a NIfTI header holds, of which readers make 1 where it is 0 or
-    NaN; None for files of other kinds."""
+    """Return the spacing in mm that a NIfTI header holds along its first axes of more than one voxel; readers
+    make 1 of 0. None for files of other kinds."""
+    file = Path(file)
     if not is_nifti(file):
         return None
-    header = read_or_raise(file, lambda: open_nifti(file)).header
-    n_axes = min(int(header["dim"][0]), 3)
-    return tuple(float(mm) for mm in header["pixdim"][1 : n_axes + 1])
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        header = read_or_raise(file, lambda: stream.read(NIFTI_1))
+    order = "<" if header[:4] == struct.pack("<i", NIFTI_1) else ">"
+    if len(header) < NIFTI_1 or header[:4] != struct.pack(f"{order}i", NIFTI_1):
+        return None  # which its reader will say, or NIfTI-2
+    n_voxels, mm = struct.unpack_from(f"{order}8h", header, 40), struct.unpack_from(f"{order}8f", header, 76)
+    return tuple(mm[axis] for axis in range(1, min(n_voxels[0], 3) + 1) if n_voxels[axis] > 1)
 
 
 def find_header_contradiction(file: Path) -> str | None:
