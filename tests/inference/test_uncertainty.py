@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import LABELS, configuration
+from conftest import LABELS
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_files import photograph, volume, write_picture
+from tiny_models import tiny_plans
 from torch import nn
 
 from nnunet_mamba.cli import main
@@ -30,7 +31,6 @@ from nnunet_mamba.inference.predictor import torch_threads
 CPU = torch.device("cpu")
 PATCH = {2: (8, 12), 3: (6, 8, 8)}
 GRIDS = {2: (3, 21, 9), 3: (9, 17, 7)}  # several tiles along an axis, and less than a patch along the last
-HOW = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
 
 
 @pytest.fixture(autouse=True)
@@ -40,26 +40,10 @@ def one_thread(monkeypatch):
         yield
 
 
-def make_plans(ndim=3, transpose=(0, 1, 2), reader="SimpleITKIO", spacing=1.0, probabilities=HOW):
-    own = configuration(ndim, 2, patch=PATCH[ndim])
-    own |= {"spacing": [spacing] * ndim, "normalization_schemes": ["NoNormalization"]}
-    for kind, changes in (
-        ("data", {"order": 3}),
-        ("seg", {"is_seg": True}),
-        ("probabilities", probabilities),
-    ):
-        own[f"resampling_fn_{kind}"] = "resample_data_or_seg_to_shape"
-        own[f"resampling_fn_{kind}_kwargs"] = {**HOW, **changes}
-    return {
-        "dataset_name": "Dataset999_Tiny",
-        "plans_name": "nnUNetPlans",
-        "transpose_forward": list(transpose),
-        "transpose_backward": [list(transpose).index(axis) for axis in range(3)],
-        "image_reader_writer": reader,
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": {}},
-        "configurations": {"c": own},
-    }
+def make_plans(ndim=3, transpose=(0, 1, 2), reader="SimpleITKIO", spacing=1.0, **probabilities):
+    plans = tiny_plans([spacing] * ndim, transpose, patch=PATCH[ndim], **probabilities)
+    plans["configurations"]["c"]["normalization_schemes"] = ["NoNormalization"]
+    return {**plans, "image_reader_writer": reader}
 
 
 def describe(kind="labels", ending=".nii.gz"):
@@ -355,7 +339,7 @@ def test_the_table_tells_what_the_files_hold(tmp_path, labels, spacing, order):
     heads = [("background", "0", [0]), ("body", "1", [1]), ("kernel", "2", [2])]
     if labels == "regions":
         heads = [("whole", "1+2", [1, 2]), ("kernel", "2", [2])]
-    plans = make_plans(spacing=spacing, probabilities={**HOW, "order": order})
+    plans = make_plans(spacing=spacing, order=order)
     nets = [network(3, seed, len(heads)) for seed in (1, 2)]
     run = CasePredictor(make_predictor(nets, plans, describe(labels), axes=(0,)), overlap=True)
     assert bool(run.exporter.obstacle) == (order == 3)

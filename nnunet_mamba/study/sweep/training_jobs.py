@@ -186,7 +186,8 @@ def _training_variables(study: Study, seed: int | None) -> dict[str, str]:
         variables |= {"nnUNet_n_proc_DA": "0", "NNUNET_MAMBA_THREADS": str(study.threads)}
     else:
         variables |= {"nnUNet_n_proc_DA": str(max(1, study.threads - 1))}
-    variables |= {"NNUNET_MAMBA_BATCHED_VALIDATION": "1"} if study.batched else {}
+    if study.batched:
+        variables |= dict.fromkeys(("NNUNET_MAMBA_BATCHED_VALIDATION", "NNUNET_MAMBA_ONE_PASS_EXPORT"), "1")
     variables |= {} if seed is None else {"NNUNET_MAMBA_SEED": str(seed)}
     return {**variables, **study.variables}
 
