@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,7 @@ def surroundings(device: str) -> dict[str, Any]:
     """The command that runs, the machine and the versions of what takes part."""
     cpu = f"{read_cpu_name()} ({os.cpu_count()} cores)"
     return {
-        "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}",
+        "command": f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}",
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu,
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **_versions()},
