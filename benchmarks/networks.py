@@ -41,6 +41,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba import create_network, list_networks
 from nnunet_mamba.io.cpu import wait_passively
+from nnunet_mamba.memory.measure import resident_bytes
 from nnunet_mamba.memory.simulate import nnunet_loss
 from nnunet_mamba.networks.baselines import BASELINES, create_baseline
 from nnunet_mamba.networks.config import FixedConfig
@@ -258,7 +259,9 @@ def memory(device: torch.device) -> int:
     """Return the peak bytes so far: of the process, or of torch's allocations on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if sys.platform == "linux":  # where getrusage counts the process from which this one was started, too
+        return resident_bytes()["VmHWM"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def in_a_process(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
