@@ -84,7 +84,7 @@ def add(commands: Any) -> None:
             metavar="N",
             help="0 for both: read and write only while the network rests (always so on the CPU)",
         )
-    how.add_argument("--disable_progress_bar", action="store_true")
+    how.add_argument("--disable_progress_bar", action="store_true", help="no bar of tiles")
     how.add_argument(
         "--verbose", action="store_true", help="nnU-Net's own lines, and where an error came from"
     )

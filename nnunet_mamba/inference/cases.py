@@ -179,6 +179,8 @@ class CasePredictor:
 
 def summarise(outcomes: Sequence[Outcome], seconds: float) -> str:
     """Return a line about all cases: "3 cases in 41 s: read 3.1 s, network 36.0 s, ..."."""
+    if not outcomes:
+        return "Nothing was left to predict."
     done = [outcome for outcome in outcomes if outcome.error is None]
     total: dict[str, float] = {}
     for outcome in outcomes:

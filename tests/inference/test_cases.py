@@ -264,7 +264,8 @@ def test_the_summary_counts_cases_and_adds_up_stages():
     assert summarise(outcomes, 7.5) == "2 cases in 7.5 s: read 1.2 s, network 6.0 s"
     outcomes.append(outcome_of("c", ValueError("bad"), read=0.5))
     assert summarise(outcomes, 8) == "2 cases in 8.0 s: read 1.8 s, network 6.0 s"
-    assert summarise(outcomes[2:], 1) == summarise([], 1) == "No case was predicted."
+    assert summarise(outcomes[2:], 1) == "No case was predicted."
+    assert summarise([], 1) == "Nothing was left to predict."
 
 
 @pytest.mark.parametrize(
