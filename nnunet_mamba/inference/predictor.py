@@ -60,7 +60,7 @@ class BatchedPredictor(nnUNetPredictor):
         batch_size: patches per forward pass at most, rounded down to a power of two; None: chosen by device,
             patch and free memory. When memory runs out it is halved for all that follows. 1 also keeps
             torch's own operators on the CPU, so that logits are nnU-Net's to the last bit.
-        n_threads: of the forward pass on the CPU; None: see `cpu.default_threads`. nnU-Net itself takes
+        n_threads: of the forward pass on the CPU; None: see `choose_n_threads`. nnU-Net itself takes
             nnUNet_def_n_proc at most.
         cases: names for error messages if `predict_sliding_window_return_logits` is called directly, in the
             order of the calls; images from files have their files' names.
@@ -140,12 +140,13 @@ class BatchedPredictor(nnUNetPredictor):
             if logits is not None and logits.is_cuda and free_bytes(logits.device) < 3 * logits.nbytes:
                 logits = logits.cpu()  # for the next ones need room
             own = self.predict_sliding_window_return_logits(data)
-            logits = own if logits is None else logits.add_(own.to(logits.device))
+            place = own.device if logits is None or logits.is_cuda else logits.device  # with room for both
+            logits = own if logits is None else logits.to(place).add_(own.to(place))
         assert logits is not None  # there is a set of weights
         if n_sets > 1:
             logits /= n_sets
-        if not is_finite(logits):
-            raise NonFiniteError(f"{case}: the sum of {n_sets} sets of logits exceeds float16's 65504.")
+            if not is_finite(logits):  # each set's are
+                raise NonFiniteError(f"{case}: the sum of {n_sets} sets of logits exceeds float16's 65504.")
         return logits
 
     def _next_case(self) -> str:
