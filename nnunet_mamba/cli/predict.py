@@ -8,12 +8,16 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunet_mamba.io.cpu import allocate_on_huge_pages
 from nnunet_mamba.io.messages import find_closest_names
 from nnunet_mamba.nnunet.checkpoints import CHECKPOINTS, FINAL
 from nnunet_mamba.nnunet.paths import find_dataset, parse_method
+
+if TYPE_CHECKING:  # heavy imports are inside functions
+    from nnunet_mamba.inference import BatchedPredictor
+    from nnunet_mamba.inference.cases import Case, Outcome
 
 SHOWN = 8  # most lines that list trained models
 FOLDS = ["0", "1", "2", "3", "4"]  # nnU-Net's default
@@ -95,17 +99,7 @@ def predict(args: argparse.Namespace) -> int:
     model = check_request(args)
     allocate_on_huge_pages()
     start = time.perf_counter()
-    from nnunet_mamba.inference import CasePredictor
-    from nnunet_mamba.inference.cases import (
-        Outcome,
-        check_previous_stage,
-        describe_error,
-        find_cases,
-        format_stages,
-        summarise,
-    )
     from nnunet_mamba.inference.model import check_stage, load_model, write_settings
-    from nnunet_mamba.inference.uncertainty import map_file
     from nnunet_mamba.nnunet.commands import EXTERNAL, get_trainer_folders
 
     os.environ[EXTERNAL] = get_trainer_folders()
@@ -123,21 +117,39 @@ def predict(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         n_threads=args.threads,
     )
-    ending = predictor.dataset_json["file_ending"]
     check_stage(predictor, args.prev_stage_predictions)
-    cases = find_cases(args.i, args.o, ending, args.prev_stage_predictions)[args.part_id :: args.num_parts]
+    cases = choose_cases(args, predictor.dataset_json["file_ending"])
     write_settings(args.o, predictor, vars(args))
-    endings = [ending, ".npz"] if args.save_probabilities else [ending]
+    return predict_cases(args, predictor, cases, start)
+
+
+def choose_cases(args: argparse.Namespace, ending: str) -> list[Case]:
+    """Return the cases of this command: of its part, and not finished if those are to be skipped."""
+    from nnunet_mamba.inference.cases import check_previous_stage, find_cases
+    from nnunet_mamba.inference.uncertainty import map_file
+
+    def is_finished(case: Case) -> bool:
+        files = [Path(f"{case.target}{ending}")]
+        files += [Path(f"{case.target}.npz")] if args.save_probabilities else []
+        files += [map_file(case.target, args.uncertainty)] if args.uncertainty else []
+        return all(file.is_file() for file in files)
+
+    cases = find_cases(args.i, args.o, ending, args.prev_stage_predictions)[args.part_id :: args.num_parts]
     if args.continue_prediction:
-        n_found = len(cases)
-        cases = [
-            case
-            for case in cases
-            if not all(has_file(case.target, name) for name in endings)
-            or (args.uncertainty and not map_file(case.target, args.uncertainty).is_file())
-        ]
-        print(f"{n_found - len(cases)} of {n_found} cases are finished and skipped.")
+        left = [case for case in cases if not is_finished(case)]
+        print(f"{len(cases) - len(left)} of {len(cases)} cases are finished and skipped.")
+        cases = left
     check_previous_stage(cases)
+    return cases
+
+
+def predict_cases(
+    args: argparse.Namespace, predictor: BatchedPredictor, cases: list[Case], start: float
+) -> int:
+    """Predict the cases with a line for each, and return the exit code. `start`: of the command, for its
+    time."""
+    from nnunet_mamba.inference.cases import CasePredictor, describe_error, format_stages, summarise
+
     failed: list[str] = []
 
     def report(outcome: Outcome) -> None:
@@ -162,10 +174,6 @@ def predict(args: argparse.Namespace) -> int:
     if failed:
         print(f"No label map was written for {', '.join(failed)}.", file=sys.stderr)
     return 1 if failed else 0
-
-
-def has_file(target: Path, ending: str) -> bool:
-    return Path(f"{target}{ending}").is_file()
 
 
 def check_request(args: argparse.Namespace) -> Path:

@@ -44,7 +44,8 @@ def load_model(
     with itself.
     """
     _check_device(device)
-    options["perform_everything_on_device"] &= device == "cuda"
+    if device != "cuda":
+        options["perform_everything_on_device"] = False
     with redirect_stdout(sys.stdout if options.get("verbose") else StringIO()):  # what it says of every CPU
         if uncertainty:
             options["uncertainty"] = uncertainty

@@ -1,8 +1,9 @@
 """nnU-Net's resampling as one linear map per axis.
 
 `resample_data_or_seg_to_shape` is separable: skimage's `resize` along every axis, or along two of them and
-scipy's `map_coordinates` along the third, the one of low resolution. Each axis is a matrix here, made by
-nnU-Net's own functions from unit vectors, so that coordinates, borders and spline filters are theirs.
+scipy's `map_coordinates` along the third, the one of low resolution. For splines each axis is a matrix here,
+made by these functions from unit vectors, so that borders and filters are theirs; for orders 0 and 1 it is an
+`Interpolation`, whose weights are scipy's.
 """
 
 from __future__ import annotations
