@@ -1,49 +1,113 @@
-"""Sequence mixers on feature maps, (B, C, *grid) -> (B, C, *grid).
+"""Global mixers on feature maps, (B, C, *grid) -> (B, C, *grid), by the word that names their kind.
 
-`SequenceMixer.mixer_precision` says how much of them is computed in float32. Tokens stay in memory order,
-whatever the direction.
-
-For white noise x, the output of a Mamba block with k directions, M(x) = Mamba(LayerNorm(x)), has a standard
-deviation of about 0.044 sqrt(k) at initialisation. `mixer_output` is what a `MambaMixer` or `ChannelMixer`
-returns:
+Most kinds are a layer over tokens, a row of `LAYERS`: M(x) = layer(norm(tokens of x)). `mixer_output` is what
+such a mixer returns:
 
     bare        M(x)
     residual    x + M(x)
     norm        InstanceNorm(M(x)), affine
-    scaled      M(x), its out_proj initialised 1 / (0.044 sqrt(k)) times as large: a deviation of about 1
+    scaled      M(x), its out_proj initialised 1 / (0.044 sqrt(k)) times as large: a deviation of about 1;
+                mamba alone
+
+With white noise for x, k directions and its own initialisation, the output of a Mamba layer has a standard
+deviation of about 0.044 sqrt(k). `SequenceMixer.mixer_precision` says how much of a mixer is computed in
+float32. Tokens stay in memory order, whatever the direction.
 
 [1] Ma et al., U-Mamba, arXiv:2401.04722.
-[2] Lumetti et al., Taming Mambas for voxel-level 3D medical image segmentation, arXiv:2410.15496.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.convolution import NORM
+from nnunet_mamba.blocks.large_kernel import LargeKernelMixer
 from nnunet_mamba.blocks.mamba import Mamba
-from nnunet_mamba.ops.precision import SequenceMixer, clamp_to_float16, with_mixer_precision
+from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
+from nnunet_mamba.blocks.tokens import Grid, to_map, to_tokens
+from nnunet_mamba.ops.precision import SequenceMixer, with_mixer_precision
 from nnunet_mamba.scan_order import ScanDirection, scan_order
 
-Grid = tuple[int, ...]
-BARE = "bare"
-OUTPUTS = (BARE, "residual", "norm", "scaled")
-INITIAL_STD = 0.0442  # of M(x) with one direction, measured
+BARE, SCALED = "bare", "scaled"
+OUTPUTS = (BARE, "residual", "norm", SCALED)
+INITIAL_STD = 0.0442  # of Mamba's M(x) with one direction, measured
 
 
-class LayerNormMamba(SequenceMixer):
-    """Mixer M(x) = Mamba(LayerNorm(x)) on tokens that a subclass makes of x; `mixer_output` sets its output.
+class TokenLayer(NamedTuple):
+    """Layer over tokens, and the norm before it.
+
+    make  make(features, directions, **options) returns a module (tokens (b, l, features), grid) -> (b, l,
+          features), where l = prod(grid)
+    key   name of its weights in a state dict, beside those of `norm`
+    norm  norm(features) returns the norm
+    """
+
+    make: Callable[..., nn.Module]
+    key: str
+    norm: Callable[[int], nn.Module] = nn.LayerNorm
+
+
+LAYERS = {
+    "mamba": TokenLayer(Mamba, "mamba"),
+}
+# kinds that are no such layer: make(channels, ndim, order=..., **options) returns a mixer on maps
+MIXERS: dict[str, Callable[..., nn.Module]] = {
+    "mamba_trans": MambaTransMixer,
+    "large_kernel": LargeKernelMixer,
+}
+KINDS = (*LAYERS, *MIXERS)
+
+
+def outputs_of(kind: str) -> tuple[str, ...]:
+    """Return the words of `mixer_output` that a kind of mixer has."""
+    if kind not in LAYERS:
+        return (BARE,)
+    return OUTPUTS if kind == "mamba" else tuple(word for word in OUTPUTS if word != SCALED)
+
+
+def options_of(make: Callable[..., nn.Module]) -> set[str]:
+    """Return the names of the settings of a mixer's or a layer's constructor."""
+    parameters = inspect.signature(make).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"order", *Place._fields}
+
+
+class Place(NamedTuple):
+    """Place of a mixer in a network, of which a kind of `MIXERS` may ask for what it needs by name.
+
+    level  number of the stage, counted from 1 at the bottleneck
+    grid   voxels per axis in training; None if unknown
+    """
+
+    level: int
+    grid: Grid | None
+
+
+def build_mixer(kind: str, channels: int, ndim: int, place: Place, **options: Any) -> nn.Module:
+    """Build a mixer on maps of `channels` channels and `ndim` axes; options are `order`, `mixer_output` and
+    those of the kind."""
+    if kind in LAYERS:
+        return VoxelMixer(channels, ndim, kind=kind, **options)
+    asked = inspect.signature(MIXERS[kind]).parameters
+    needed = {name: value for name, value in place._asdict().items() if name in asked}
+    return MIXERS[kind](channels, ndim, **needed, **options)
+
+
+class TokenMixer(SequenceMixer):
+    """Mixer M(x) = layer(norm(t)) on tokens t that a subclass makes of x; `mixer_output` sets its output.
 
     Args:
         features: number of features of a token.
         directions: scan directions over the tokens.
         channels, ndim: channels and grid axes of x.
-        mixer_output: a word of `OUTPUTS`.
-        sizes: d_state, d_conv, expand of the Mamba block.
+        kind: a name of `LAYERS`.
+        mixer_output: a word of `outputs_of(kind)`.
+        options: of the layer, such as d_state.
     """
 
     def __init__(
@@ -52,18 +116,27 @@ class LayerNormMamba(SequenceMixer):
         directions: tuple[ScanDirection, ...],
         channels: int,
         ndim: int,
+        *,
+        kind: str = "mamba",
         mixer_output: str = BARE,
-        **sizes: int,
+        **options: Any,
     ):
         super().__init__()
-        assert mixer_output in OUTPUTS
-        self.norm = nn.LayerNorm(features)
-        self.mamba = Mamba(features, directions, **sizes)
+        assert mixer_output in outputs_of(kind)
+        make, self.key, norm = LAYERS[kind]
+        self.norm = norm(features)
+        layer: Any = make(features, directions, **options)
+        self.add_module(self.key, layer)
         self.residual = mixer_output == "residual"
         self.out_norm = NORM[ndim](channels, affine=True) if mixer_output == "norm" else nn.Identity()
-        if mixer_output == "scaled":
+        if mixer_output == SCALED:
             with torch.no_grad():
-                self.mamba.out_proj.weight.div_(INITIAL_STD * math.sqrt(len(directions)))
+                layer.out_proj.weight.div_(INITIAL_STD * math.sqrt(len(directions)))
+
+    @property
+    def layer(self) -> nn.Module:
+        """The layer over tokens."""
+        return self.get_submodule(self.key)
 
     @with_mixer_precision
     def forward(self, x: Tensor) -> Tensor:
@@ -75,17 +148,17 @@ class LayerNormMamba(SequenceMixer):
         raise NotImplementedError
 
 
-class MambaMixer(LayerNormMamba):
+class VoxelMixer(TokenMixer):
     """Mixer with voxels as tokens and channels as their features; `order` is a name of `scan_order`."""
 
     def __init__(self, channels: int, ndim: int, *, order: str = "uni", **options: Any):
         super().__init__(channels, scan_order(order, ndim), channels, ndim, **options)
 
     def mix(self, x: Tensor) -> Tensor:
-        return to_map(self.mamba(self.norm(to_tokens(x)), tuple(x.shape[2:])), x)
+        return to_map(self.layer(self.norm(to_tokens(x)), tuple(x.shape[2:])), x)
 
 
-class ChannelMixer(LayerNormMamba):
+class ChannelMixer(TokenMixer):
     """Mixer with channels as tokens and the voxels of a grid of fixed size as their features.
 
     U-Mamba Enc uses it where a grid has no more voxels than channels [1, code].
@@ -104,74 +177,4 @@ class ChannelMixer(LayerNormMamba):
                 f"This network takes channels as tokens where its grid was {self.grid} in training; now it "
                 f"is {tuple(x.shape[2:])}. Use patches of the size that it was built with."
             )
-        return self.mamba(self.norm(x.flatten(2)), (x.shape[1],)).view(x.shape)
-
-
-class MambaTrans(nn.Module):
-    """Transformer layer with Mamba for attention and a single linear layer for its MLP [2, code];
-    (b, l, C) -> (b, l, C).
-
-        t <- t + Mamba(LayerNorm(t));    t <- t + W LayerNorm(t)
-    """
-
-    def __init__(self, channels: int, direction: ScanDirection, **sizes: int):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, (direction,), **sizes)
-        self.head = nn.Linear(channels, channels)
-
-    def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        tokens = clamp_to_float16(tokens + self.mamba(self.norm1(tokens), grid))
-        return clamp_to_float16(tokens + self.head(self.norm2(tokens)))
-
-
-class MambaTransMixer(SequenceMixer):
-    """Mixer of one `MambaTrans` per direction, T_k [2, code]. With t the tokens of x:
-
-        1 direction     T_1(LayerNorm(t))
-        2 directions    LayerNorm(T_1(LayerNorm(t)) + T_2(LayerNorm(t)))
-        more, by pairs  mean of LayerNorm(T_k(t) + T_k+1(t)); no norm before
-
-    Args:
-        order: a name of `scan_order`.
-        d_state: states per inner channel, but at most `channels`.
-        sizes: d_conv, expand of the Mamba blocks.
-    """
-
-    def __init__(self, channels: int, ndim: int, *, order: str = "uni", d_state: int = 256, **sizes: int):
-        super().__init__()
-        directions = scan_order(order, ndim)
-        if len(directions) > 1 and len(directions) % 2:
-            raise ValueError(
-                f"This mixer takes one direction or pairs of them; scan order {order!r} has "
-                f"{len(directions)}."
-            )
-        self.norm = nn.LayerNorm(channels) if len(directions) <= 2 else nn.Identity()
-        self.walks = nn.ModuleList(  # by direction; the name is part of checkpoints' keys
-            MambaTrans(channels, direction, d_state=min(d_state, channels), **sizes)
-            for direction in directions
-        )
-        self.pair_norms = nn.ModuleList(nn.LayerNorm(channels) for _ in directions[1::2])
-
-    @with_mixer_precision
-    def forward(self, x: Tensor) -> Tensor:
-        tokens, grid = self.norm(to_tokens(x)), tuple(x.shape[2:])
-        if not self.pair_norms:
-            return to_map(self.walks[0](tokens, grid), x)
-        pairs = zip(self.pair_norms, self.walks[::2], self.walks[1::2], strict=True)
-        both = ((norm, there(tokens, grid) + back(tokens, grid)) for norm, there, back in pairs)
-        sums = [norm(clamp_to_float16(tokens)) for norm, tokens in both]
-        return to_map(sum(sums[1:], sums[0]) / len(sums), x)
-
-
-def to_tokens(x: Tensor) -> Tensor:
-    """Bring a map (b, C, *grid) into the form (b, l, C), in memory order of the grid."""
-    return x.flatten(2).transpose(1, 2)
-
-
-def to_map(tokens: Tensor, like: Tensor) -> Tensor:
-    """Bring tokens (b, l, C) into the shape (b, C, *grid) of `like`."""
-    return tokens.transpose(1, 2).contiguous().view(like.shape)
-
-
-MIXERS: dict[str, Any] = {"mamba": MambaMixer, "mamba_trans": MambaTransMixer}
+        return self.layer(self.norm(x.flatten(2)), (x.shape[1],)).view(x.shape)

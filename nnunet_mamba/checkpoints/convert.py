@@ -13,9 +13,14 @@ from nnunet_mamba.checkpoints.key_maps import (
     convert_mamba_unet,
     convert_segmamba,
     convert_swin_umamba,
+    convert_vm_unet,
+)
+from nnunet_mamba.checkpoints.meta_key_maps import (
+    convert_lkm_unet,
     convert_taming_mambas,
     convert_umamba,
-    convert_vm_unet,
+    convert_umamba2,
+    convert_xlstm_unet,
 )
 from nnunet_mamba.checkpoints.vmamba import convert_vmamba
 from nnunet_mamba.io.messages import format_unknown_name
@@ -26,7 +31,10 @@ Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor
 
 # source -> a pattern at the start of some key of its networks, and of no key of others; the converter
 CONVERTERS: dict[str, tuple[str, Converter]] = {
-    "umamba": (r"encoder\.stages\.0\.0\.conv3\.weight", convert_umamba),
+    "umamba": (r"(mamba_layer|encoder\.mamba_layers\.\d+)\.mamba\.dt_proj\.weight", convert_umamba),
+    "umamba2": (r"mamba_layer\.mamba\.dt_bias", convert_umamba2),
+    "xlstm_unet": (r"(xlstm|encoder\.xlstm_layers\.\d+)\.", convert_xlstm_unet),
+    "lkm_unet": (r"encoder\.w_mamba_layers\.0\.", convert_lkm_unet),
     "vm_unet": (r"(vmunet\.)?final_up\.", convert_vm_unet),
     "mamba_unet": (r"(mamba_unet\.)?concat_back_dim\.", convert_mamba_unet),
     "swin_umamba": (r"vssm_encoder\.", convert_swin_umamba),
@@ -43,10 +51,11 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
         state_dict: from `state_dict()` of its network, with or without the prefixes of
             DistributedDataParallel and torch.compile, the second names that nnU-Net's networks give to one
             weight, and the buffers of a counter of operations (thop).
-        source: "umamba" (Bot and Enc, code since March 2024), "taming_mambas" (the networks that its code
-            calls SegMamba, PanSegMamba and MultiSegMamba: our mamba_uni, mamba_bi, mamba_multi), "vm_unet",
-            "mamba_unet", "swin_umamba" (both variants), "segmamba" (of ge-xing), or "vmamba" (ImageNet
-            weights for a part of the network that `name` says).
+        source: "umamba" (Bot and Enc, code since March 2024), "umamba2", "xlstm_unet" (Bot and Enc),
+            "taming_mambas" (the networks that its code calls SegMamba, PanSegMamba and MultiSegMamba: our
+            mamba_uni, mamba_bi, mamba_multi), "lkm_unet", "vm_unet", "mamba_unet", "swin_umamba" (both
+            variants), "segmamba" (of ge-xing), or "vmamba" (ImageNet weights for a part of the network that
+            `name` says).
         config: arguments of `create_network`, for sources whose keys do not determine the sizes.
 
     Raises ValueError if the source is unknown, the keys are not that source's, or weights are not finite.

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.mixers import MambaMixer
+from nnunet_mamba.blocks.mixers import VoxelMixer
 from nnunet_mamba.io.cpu import read_cpu_name
 from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.memory.simulate import TrainingStep, nnunet_loss, random_batch, simulate
@@ -79,7 +79,7 @@ def _measure_here(name: str, precision: str, threads: str) -> Profile:
 def load_operators(device: torch.device, precision: str) -> None:
     """Run a Mamba layer, and build nnU-Net's loss and an optimizer: what they load must not count for a
     training step."""
-    layer = MambaMixer(32, 3).to(device)
+    layer = VoxelMixer(32, 3).to(device)
     x = torch.randn(2, 32, 16, 24, 16, device=device, requires_grad=True)
     with torch.autocast(device.type, torch.float16, enabled=precision == "fp16"):
         y = layer(x)

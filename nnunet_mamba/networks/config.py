@@ -8,34 +8,67 @@ from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
 from nnunet_mamba.blocks.meta import PLACEMENTS
-from nnunet_mamba.blocks.mixers import BARE, OUTPUTS
+from nnunet_mamba.blocks.mixers import BARE, KINDS, LAYERS, MIXERS, options_of, outputs_of
+from nnunet_mamba.blocks.vss import SS2D
 
+NONE = "none"  # the word for no mixer
+MAKERS = {**{kind: layer.make for kind, layer in LAYERS.items()}, **MIXERS, "vss": SS2D}
 Config = TypeVar("Config", bound="NetworkConfig")
 
 
 @dataclass(frozen=True)
 class Mixer:
-    """Settings of the sequence mixers.
+    """Settings of the global mixers. None: the kind's own default.
 
-    kind          mamba, mamba_trans or vss
-    order         name of the scan order, see `scan_order`
-    mixer_output  what a mixer of the kind `mamba` returns, see `blocks.mixers`
-    d_state       states per channel; `mamba_trans` takes at most as many as channels
+    kind          a name of `blocks.mixers.KINDS`, or vss
+    order         name of the scan order, see `scan_order`; attention has none
+    mixer_output  what a mixer that is a layer over tokens returns, see `blocks.mixers`
+    d_state       states per channel, or per head; `mamba_trans` takes at most as many as channels
     d_conv        taps of the convolution
     expand        inner channels per channel
+    windows       parts of the map that `large_kernel` scans by themselves, see `blocks.large_kernel`
     """
 
     kind: str = "mamba"
     order: str = "uni"
     mixer_output: str = BARE
-    d_state: int = 16
-    d_conv: int = 4
-    expand: int = 2
+    d_state: int | None = None
+    d_conv: int | None = None
+    expand: int | None = None
+    windows: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown kind, and for settings that the kind does not have."""
+        if self.kind not in MAKERS:
+            raise ValueError(f"kind: there is no mixer {self.kind!r}; choose from {', '.join(MAKERS)}.")
+        if self.mixer_output not in outputs_of(self.kind):
+            raise ValueError(
+                f"mixer_output: mixers of the kind {self.kind!r} have no {self.mixer_output!r}; choose from "
+                f"{', '.join(outputs_of(self.kind))}."
+            )
+        known = options_of(MAKERS[self.kind])
+        unknown = sorted(self.options().keys() - known)
+        if unknown:
+            raise ValueError(
+                f"{', '.join(unknown)}: mixers of the kind {self.kind!r} have no such setting; they have "
+                f"{', '.join(sorted(known))}."
+            )
+
+    def options(self) -> dict[str, Any]:
+        """Return the settings of the kind alone that are not its defaults."""
+        common = ("kind", "order", "mixer_output")
+        return {name: v for name, v in asdict(self).items() if name not in common and v is not None}
 
     def module_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the mixer's module."""
-        others = {"kind"} if self.kind == "mamba" else {"kind", "mixer_output"}
-        return {name: value for name, value in asdict(self).items() if name not in others}
+        shared = {"order": self.order, **({"mixer_output": self.mixer_output} if self.kind in LAYERS else {})}
+        return {**shared, **self.options()}
+
+    def of_kind(self, kind: str) -> Mixer:
+        """Return a mixer of another kind for the same place: its order and, where it can, its output; other
+        settings are the kind's defaults."""
+        output = self.mixer_output if kind in MAKERS and self.mixer_output in outputs_of(kind) else BARE
+        return Mixer(kind, self.order, output)
 
 
 @dataclass(frozen=True)
@@ -47,22 +80,20 @@ class NetworkConfig:
     mixer_kinds: ClassVar[tuple[str, ...]] = ("mamba",)
 
     def __post_init__(self) -> None:
-        if self.mixer is None:
-            return
-        kind, output = self.mixer.kind, self.mixer.mixer_output
-        if kind not in self.mixer_kinds:
+        if self.mixer is not None and self.mixer.kind not in self.mixer_kinds:
             raise ValueError(
-                f"kind: this network has no mixer {kind!r}; choose from {', '.join(self.mixer_kinds)}."
-            )
-        outputs = OUTPUTS if kind == "mamba" else (BARE,)
-        if output not in outputs:
-            raise ValueError(
-                f"mixer_output: mixers of the kind {kind!r} have no {output!r}; choose from "
-                f"{', '.join(outputs)}."
+                f"kind: this network has no mixer {self.mixer.kind!r}; choose from "
+                f"{', '.join(self.mixer_kinds)}."
             )
 
     def with_overrides(self: Config, **overrides: Any) -> Config:
-        """Return a copy with fields of this class or of its mixer replaced. ValueError for other names."""
+        """Return a copy with fields of this class or of its mixer replaced. ValueError for other names.
+
+        `mixer` may be a word: a kind, which takes the place of this network's mixers, or "none", the twin.
+        """
+        if isinstance(word := overrides.get("mixer"), str):
+            others = {name: value for name, value in overrides.items() if name != "mixer"}
+            return self.with_mixer(word).with_overrides(**others)
         own, mixer = {f.name for f in fields(self)}, {f.name for f in fields(Mixer)}
         unknown = sorted(set(overrides) - own - mixer)
         if unknown:
@@ -76,6 +107,19 @@ class NetworkConfig:
         if config.mixer is None:
             raise ValueError(f"{', '.join(to_mixer)}: this network has no mixer to set this for.")
         return replace(config, mixer=replace(config.mixer, **to_mixer))
+
+    def with_mixer(self: Config, word: str) -> Config:
+        """Return a copy with mixers of another kind in the same places; "none": the twin without them."""
+        if word == NONE:
+            return self.without_ssm()
+        if self.mixer is None:
+            raise ValueError(f"mixer: this network has no mixer, so there is no place for {word!r}.")
+        if word not in self.mixer_kinds:
+            raise ValueError(
+                f"mixer: this network has no mixer {word!r}; choose from "
+                f"{', '.join((*self.mixer_kinds, NONE))}."
+            )
+        return replace(self, mixer=self.mixer.of_kind(word))
 
     def without_ssm(self: Config) -> Config:
         """Return the twin in which every mixer, with its norms and projections, is the identity."""
@@ -126,12 +170,14 @@ class MetaConfig(NetworkConfig):
     upsample      transpose, or nearest (then pointwise convolution)
     n_supervised  number of resolutions with logits, from the largest; None: all above the bottleneck
     init          he, or zero_residual: then every residual block starts as the identity
-    quirks        deviations that reproduce a paper's code, all U-Mamba's:
+    quirks        deviations that reproduce a paper's code, U-Mamba's but for the last, xLSTM-UNet's:
                   single_deep_blocks     one block in each stage of the deeper half of the encoder, and in
                                          the last stages of the decoder
                   no_top_skip_2d         2D decoders do not use the skip at full resolution
                   every_second_stage_2d  2D encoders have a mixer in every second stage, the last included
                   channel_tokens         channels are the tokens of stages with at most as many voxels
+                  conv_for_top_mixers    the encoder's largest stages have a residual block in place of a
+                                         mixer: three in 3D; in 2D the second, and the first has neither
     """
 
     stem: str = "none"
@@ -147,7 +193,7 @@ class MetaConfig(NetworkConfig):
     init: str = "he"
     quirks: frozenset[str] = frozenset()
 
-    mixer_kinds: ClassVar[tuple[str, ...]] = ("mamba", "mamba_trans")
+    mixer_kinds: ClassVar[tuple[str, ...]] = KINDS
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,5 +238,11 @@ WORDS = {
     "mixer_per": ("block", "stage"),
     "upsample": ("transpose", "nearest"),
     "init": ("he", "zero_residual"),
-    "quirks": ("single_deep_blocks", "no_top_skip_2d", "every_second_stage_2d", "channel_tokens"),
+    "quirks": (
+        "single_deep_blocks",
+        "no_top_skip_2d",
+        "every_second_stage_2d",
+        "channel_tokens",
+        "conv_for_top_mixers",
+    ),
 }

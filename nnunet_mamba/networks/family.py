@@ -68,6 +68,8 @@ FAMILY: dict[str, NetworkConfig] = {
     "mamba_uni": _MAMBA_UNI,
     "mamba_bi": _MAMBA_UNI.with_overrides(order="bi"),
     "mamba_multi": _MAMBA_UNI.with_overrides(order="DHW,-DHW,DWH,-DWH,HDW,-HDW,WDH,-WDH", d_state=64),
+    # Wang et al., LKM-UNet, arXiv:2403.07332, code of June 2024
+    "lkm_unet": replace(_MAMBA_UNI, mixer=Mixer("large_kernel", order="bi")),
     # Ruan and Xiang, VM-UNet, arXiv:2402.02491; Wang et al., Mamba-UNet, arXiv:2402.05079
     "vm_unet": VMUNetConfig(_SS2D),
     "mamba_unet": MambaUNetConfig(_SS2D),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.convolution import ConvNormAct, StackedConvs, pointwise, projection_skip, upsampling
 from nnunet_mamba.blocks.meta import MetaBlock
-from nnunet_mamba.blocks.mixers import MIXERS, ChannelMixer
+from nnunet_mamba.blocks.mixers import LAYERS, ChannelMixer, Place, build_mixer
 from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.geometry import Geometry, Grid, Sizes, check_grid, read_geometry
 from nnunet_mamba.networks.unet import UNet
@@ -29,11 +29,12 @@ class StageBuilder:
         """Build a mixer for the channels of a stage."""
         mixer, channels = self.config.mixer, self.geometry.features[stage]
         assert mixer is not None
-        if "channel_tokens" in self.config.quirks:
+        if "channel_tokens" in self.config.quirks and mixer.kind in LAYERS:
             grid = self.geometry.grid(stage)
             if math.prod(grid) <= channels:
-                return ChannelMixer(channels, grid, **mixer.module_options())
-        return MIXERS[mixer.kind](channels, self.ndim, **mixer.module_options())
+                return ChannelMixer(channels, grid, kind=mixer.kind, **mixer.module_options())
+        place = Place(self.geometry.n_stages - stage, self.geometry.patch and self.geometry.grid(stage))
+        return build_mixer(mixer.kind, channels, self.ndim, place, **mixer.module_options())
 
     def build_stage(
         self, placement: str, stage: int, in_channels: int, stride: Grid, convs: int, blocks: int
@@ -96,8 +97,9 @@ class Encoder(CheckpointedStages):
             channels = features[0]
         stages = []
         for s, placement in enumerate(encoder_placements(config, geometry)):
+            n_blocks = blocks[s] + added_blocks(config, geometry, s)
             stages.append(
-                builder.build_stage(placement, s, channels, geometry.strides[s], convs[s], blocks[s])
+                builder.build_stage(placement, s, channels, geometry.strides[s], convs[s], n_blocks)
             )
             channels = features[s]
         self.stages = nn.Sequential(*stages)
@@ -197,11 +199,13 @@ def zero_residuals(network: nn.Module) -> None:
 
 def encoder_placements(config: MetaConfig, geometry: Geometry) -> tuple[str, ...]:
     """Return the placement of each stage, the bottleneck included."""
-    n_stages = geometry.n_stages
-    words = (*_per_stage(config.encoder, n_stages - 1), config.bottleneck)
-    if "every_second_stage_2d" in config.quirks and geometry.ndim == 2:
-        return tuple(word if (n_stages - 1 - s) % 2 == 0 else "cnn" for s, word in enumerate(words))
-    return words
+    n_stages, is_2d = geometry.n_stages, geometry.ndim == 2
+    words = [*_per_stage(config.encoder, n_stages - 1), config.bottleneck]
+    for s in range(n_stages):
+        skipped = "every_second_stage_2d" in config.quirks and is_2d and (n_stages - 1 - s) % 2
+        if skipped or ("conv_for_top_mixers" in config.quirks and s < (2 if is_2d else 3)):
+            words[s] = "cnn"
+    return tuple(words)
 
 
 def encoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], list[int]]:
@@ -224,6 +228,12 @@ def encoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], l
         half = math.ceil(geometry.n_stages / 2)
         blocks[half:] = [1] * (geometry.n_stages - half)
     return convs, blocks
+
+
+def added_blocks(config: MetaConfig, geometry: Geometry, stage: int) -> int:
+    """Return the number of residual blocks that a stage of the encoder has in place of a mixer."""
+    first, last = (1, 1) if geometry.ndim == 2 else (0, 2)
+    return int("conv_for_top_mixers" in config.quirks and first <= stage <= last)
 
 
 def decoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], list[int]]:

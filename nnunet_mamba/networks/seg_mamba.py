@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.meta import MetaBlock
-from nnunet_mamba.blocks.mixers import MambaMixer
+from nnunet_mamba.blocks.mixers import VoxelMixer
 from nnunet_mamba.blocks.unetr import UNETRDecoder
 from nnunet_mamba.networks.config import FixedConfig, Mixer
 from nnunet_mamba.networks.geometry import Grid, Sizes, per_stage, read_fixed_features
@@ -98,7 +98,7 @@ class SegMambaEncoder(CheckpointedStages):
 def _mamba_layer(mixer: Mixer | None, channels: int, n_slices: int) -> MetaBlock:
     assert mixer is not None
     options = mixer.module_options() | {"order": mixer.order.format(n_slices=n_slices)}
-    return MetaBlock("ssm", None, MambaMixer(channels, 3, **options))
+    return MetaBlock("ssm", None, VoxelMixer(channels, 3, kind=mixer.kind, **options))
 
 
 class SegMamba(UNet):

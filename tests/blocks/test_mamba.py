@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from nnunet_mamba.blocks.mamba import Mamba, stack_token_indices
-from nnunet_mamba.blocks.mixers import MambaMixer
+from nnunet_mamba.blocks.mixers import VoxelMixer
 from nnunet_mamba.ops import selective_scan
 from nnunet_mamba.scan_order import scan_order
 
@@ -58,7 +58,7 @@ def test_the_reverse_direction_is_the_flipped_sequence():
 def test_a_permuted_direction_is_the_permuted_volume():
     torch.manual_seed(0)
     grid = (2, 3, 4)
-    plain, permuted = MambaMixer(8, 3, order="DHW").double(), MambaMixer(8, 3, order="WDH").double()
+    plain, permuted = VoxelMixer(8, 3, order="DHW").double(), VoxelMixer(8, 3, order="WDH").double()
     permuted.load_state_dict(plain.state_dict())
     x = torch.randn(1, 8, *grid, dtype=torch.float64)
     turned = plain(x.permute(0, 1, 4, 2, 3))
@@ -89,7 +89,7 @@ def test_initial_steps_are_log_uniform_between_a_thousandth_and_a_tenth():
 
 
 def test_the_mixer_normalises_and_has_no_residual():
-    mixer, x = MambaMixer(6, 2), torch.randn(1, 6, 4, 4)
+    mixer, x = VoxelMixer(6, 2), torch.randn(1, 6, 4, 4)
     torch.testing.assert_close(mixer(x), mixer(5 * x + 3), rtol=1e-3, atol=1e-4)
     assert torch.equal(mixer(torch.zeros_like(x)), torch.zeros_like(x))
     assert mixer(x).is_contiguous()

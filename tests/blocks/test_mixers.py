@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from nnunet_mamba.blocks.mixers import INITIAL_STD, OUTPUTS, ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
+from nnunet_mamba.blocks.mixers import INITIAL_STD, OUTPUTS, ChannelMixer, VoxelMixer
 from nnunet_mamba.scan_order import LETTERS, scan_order
 
 GRID = (3, 4, 5)
@@ -18,7 +19,7 @@ def moved(volume: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
 def test_every_direction_is_the_plain_scan_of_the_tokens_in_its_order(letter):
     """Tokens put in order, scanned in memory order, and put back: what a scan in place must equal."""
     torch.manual_seed(0)
-    plain, in_place = MambaMixer(6, 3).double(), MambaMixer(6, 3, order=letter).double()
+    plain, in_place = VoxelMixer(6, 3).double(), VoxelMixer(6, 3, order=letter).double()
     in_place.load_state_dict(plain.state_dict())
     x = torch.randn(2, 6, *GRID, dtype=torch.float64)
     (direction,) = scan_order(letter, 3)
@@ -32,7 +33,7 @@ def test_every_direction_is_the_plain_scan_of_the_tokens_in_its_order(letter):
 def test_slices_carry_no_state_to_each_other(order):
     """Each is what it would be alone, forwards and backwards."""
     torch.manual_seed(0)
-    mixer, x = MambaMixer(6, 3, order=order).double(), torch.randn(2, 6, *GRID, dtype=torch.float64)
+    mixer, x = VoxelMixer(6, 3, order=order).double(), torch.randn(2, 6, *GRID, dtype=torch.float64)
     alone = torch.cat([mixer(x[:, :, i : i + 1]) for i in range(3)], dim=2)
     torch.testing.assert_close(mixer(x), alone)
     changed = x.clone()
@@ -44,7 +45,7 @@ def test_slices_carry_no_state_to_each_other(order):
 def test_channels_as_tokens_are_the_transposed_map():
     """With the same weights as a mixer of as many channels as there are voxels, on the transposed map."""
     torch.manual_seed(0)
-    channel, plain = ChannelMixer(10, (2, 3)).double(), MambaMixer(6, 2).double()
+    channel, plain = ChannelMixer(10, (2, 3)).double(), VoxelMixer(6, 2).double()
     channel.load_state_dict(plain.state_dict())
     x = torch.randn(2, 10, 2, 3, dtype=torch.float64)
     transposed = x.flatten(2).transpose(1, 2).reshape(2, 6, 10, 1)
@@ -54,7 +55,7 @@ def test_channels_as_tokens_are_the_transposed_map():
 
 
 def voxel_tokens(**options):
-    return MambaMixer(8, 2, order="bi", **options).double()
+    return VoxelMixer(8, 2, order="bi", **options).double()
 
 
 def channel_tokens(**options):
@@ -97,7 +98,7 @@ def test_a_bare_mixer_begins_small_and_a_scaled_one_as_large_as_its_input(channe
     x = torch.randn(2, channels, 8, 6, 5)
     with torch.no_grad():
         bare, scaled = (
-            MambaMixer(channels, 3, order=order, mixer_output=word)(x) for word in ("bare", "scaled")
+            VoxelMixer(channels, 3, order=order, mixer_output=word)(x) for word in ("bare", "scaled")
         )
     assert 0.03 < bare.std() / len(scan_order(order, 3)) ** 0.5 < 0.06
     assert 0.7 < scaled.std() < 1.4

@@ -14,8 +14,9 @@ from torch import nn
 from nnunet_mamba import create_network, list_networks, networks
 from nnunet_mamba.analysis.activations import measure_spreads
 from nnunet_mamba.blocks.mamba import SelectiveSSM
+from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
 from nnunet_mamba.blocks.meta import MetaBlock
-from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.blocks.mixers import ChannelMixer, VoxelMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.family import FAMILY, get_config, supported_ndims
@@ -25,7 +26,7 @@ from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
 META = [name for name in NETWORKS if isinstance(FAMILY[name.removesuffix("_nossm")], MetaConfig)]
-MIXERS = (MambaMixer, ChannelMixer, MambaTransMixer, VSSBlock)
+MIXERS = (VoxelMixer, ChannelMixer, MambaTransMixer, VSSBlock)
 WITH_MIXER = [name for name in NETWORKS if f"{name}_nossm" in NETWORKS]
 ABDOMEN_CT = {  # nnU-Net's plan for 40x224x192 abdominal CT
     "input_channels": 1,
@@ -308,7 +309,7 @@ def test_where_mm_unet_has_its_mixers():
     """Not at full resolution, in every encoder stage and the bottleneck, not in the decoder; two directions
     each."""
     network = create_network("mm_unet", **plan(4))
-    places = [key for key, module in network.named_modules() if isinstance(module, MambaMixer)]
+    places = [key for key, module in network.named_modules() if isinstance(module, VoxelMixer)]
     assert [key.split(".")[:3] for key in places] == [["encoder", "stages", str(s)] for s in (1, 2, 3)]
     assert all(
         [path.reverse for path in network.get_submodule(key).mamba.directions] == [False, True]
@@ -398,7 +399,7 @@ def test_a_block_of_mixers_alone_has_two_of_them():
     """The two sequential modules of MM-UNet's ablation; a hybrid block has one."""
     for placement, n_mixers in (("ssm", 2), ("hybrid_inside", 1), ("hybrid_outside", 1), ("cnn", 0)):
         network = create_network("mm_unet", **plan(), encoder=("plain", placement), bottleneck="cnn")
-        assert sum(isinstance(module, MambaMixer) for module in network.modules()) == n_mixers
+        assert sum(isinstance(module, VoxelMixer) for module in network.modules()) == n_mixers
 
 
 SSM_STAGES = {**plan(), "encoder": ("plain", "ssm"), "bottleneck": "ssm"}
@@ -673,7 +674,7 @@ def test_full_resolution_cost_is_known():
     network = create_network("mm_unet", **plan(3))
     seen = []
     for module in network.modules():
-        if isinstance(module, MambaMixer):
+        if isinstance(module, VoxelMixer):
             module.register_forward_hook(lambda _, inputs, __: seen.append(math.prod(inputs[0].shape[2:])))
     network(torch.randn(1, 1, 16, 16, 16))
     assert seen == [8**3, 4**3]

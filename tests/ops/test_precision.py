@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from nnunet_mamba.blocks import mamba
-from nnunet_mamba.blocks.mixers import ChannelMixer, MambaMixer, MambaTransMixer
+from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
+from nnunet_mamba.blocks.mixers import ChannelMixer, VoxelMixer
 from nnunet_mamba.blocks.vss import SS2D
 from nnunet_mamba.ops.precision import (
     FLOAT16_LIMIT,
@@ -77,7 +78,7 @@ def outputs_and_gradients(mixer, x, dtype):
 
 
 MIXERS = {
-    "mamba": lambda: MambaMixer(16, 3, order="bi", mixer_output="residual"),
+    "mamba": lambda: VoxelMixer(16, 3, order="bi", mixer_output="residual"),
     "channels": lambda: ChannelMixer(16, (4, 5, 6)),
     "mamba_trans": lambda: MambaTransMixer(16, 3, order="bi", d_state=16),
     "visual": lambda: ChannelsFirst(SS2D(16, order="multi")),
@@ -113,7 +114,7 @@ def test_mixed_precision_stores_half_and_scans_in_float32(monkeypatch):
         return torch.zeros_like(z)
 
     monkeypatch.setattr(mamba, "multi_directional_scan", scan)
-    mixer = MambaMixer(16, 3)
+    mixer = VoxelMixer(16, 3)
     for precision, expected in (("float32", torch.float32), ("mixed", torch.bfloat16)):
         set_mixer_precision(mixer, precision)
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -134,11 +135,11 @@ def scale(module: nn.Module, **factors: float) -> nn.Module:
 
 EXPLODE = {"out_proj__weight": 2e5, "D": 1e3}  # weights that float16 can hold
 EXPLODING = {
-    "projection out": lambda: scale(MambaMixer(16, 3), **EXPLODE),
-    "scan": lambda: scale(MambaMixer(16, 3), D=1e6),
-    "several scans": lambda: scale(MambaMixer(16, 3, order="slices,DHW"), D=1e6),
-    "before a norm": lambda: scale(MambaMixer(16, 3, mixer_output="norm"), **EXPLODE),
-    "with a residual": lambda: scale(MambaMixer(16, 3, mixer_output="residual"), **EXPLODE),
+    "projection out": lambda: scale(VoxelMixer(16, 3), **EXPLODE),
+    "scan": lambda: scale(VoxelMixer(16, 3), D=1e6),
+    "several scans": lambda: scale(VoxelMixer(16, 3, order="slices,DHW"), D=1e6),
+    "before a norm": lambda: scale(VoxelMixer(16, 3, mixer_output="norm"), **EXPLODE),
+    "with a residual": lambda: scale(VoxelMixer(16, 3, mixer_output="residual"), **EXPLODE),
     "as in a transformer, by pairs": lambda: scale(MambaTransMixer(16, 3, order="multi"), **EXPLODE),
     "as in a transformer": lambda: scale(MambaTransMixer(16, 3, order="bi"), **EXPLODE),
     "visual": lambda: ChannelsFirst(scale(SS2D(16, order="multi"), Ds=1e6, out_proj__weight=2e5)),
