@@ -89,11 +89,13 @@ class NetworkConfig:
     def with_overrides(self: Config, **overrides: Any) -> Config:
         """Return a copy with fields of this class or of its mixer replaced. ValueError for other names.
 
-        `mixer` may be a word: a kind, which takes the place of this network's mixers, or "none", the twin.
+        `mixer` may be a word: a kind of mixers for the places of this network's own, with the kind's own
+        settings, or "none" for the twin. `kind` is another name for it.
         """
-        if isinstance(word := overrides.get("mixer"), str):
-            others = {name: value for name, value in overrides.items() if name != "mixer"}
-            return self.with_mixer(word).with_overrides(**others)
+        word = next((name for name in ("mixer", "kind") if isinstance(overrides.get(name), str)), None)
+        if word is not None:
+            others = {name: value for name, value in overrides.items() if name != word}
+            return self.with_mixer(overrides[word]).with_overrides(**others)
         own, mixer = {f.name for f in fields(self)}, {f.name for f in fields(Mixer)}
         unknown = sorted(set(overrides) - own - mixer)
         if unknown:
@@ -115,11 +117,9 @@ class NetworkConfig:
         if self.mixer is None:
             raise ValueError(f"mixer: this network has no mixer, so there is no place for {word!r}.")
         if word not in self.mixer_kinds:
-            raise ValueError(
-                f"mixer: this network has no mixer {word!r}; choose from "
-                f"{', '.join((*self.mixer_kinds, NONE))}."
-            )
-        return replace(self, mixer=self.mixer.of_kind(word))
+            words = ", ".join((*self.mixer_kinds, NONE))
+            raise ValueError(f"mixer: this network has no mixer {word!r}; choose from {words}.")
+        return self if word == self.mixer.kind else replace(self, mixer=self.mixer.of_kind(word))
 
     def without_ssm(self: Config) -> Config:
         """Return the twin in which every mixer, with its norms and projections, is the identity."""

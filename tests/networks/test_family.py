@@ -563,7 +563,7 @@ def test_unknown_attributes_of_the_networks_module_are_errors():
             {"order": "spiral"},
             "Unknown scan order .spiral. in 3D, which has no direction .spiral.; choose one of uni, bi",
         ),
-        ("mm_unet", {"kind": "vss"}, "kind: this network has no mixer 'vss'; choose from mamba, mamba_t"),
+        ("mm_unet", {"kind": "vss"}, "mixer: this network has no mixer 'vss'; choose from mamba, "),
         (
             "mm_unet",
             {"mixer_output": "gated"},
