@@ -117,7 +117,8 @@ class MatrixLSTM(nn.Module):
         c = silu(conv(x));   q, k, v = W_q c, W_k c, W_v x;   i, f = W_i [q, k, v], W_f [q, k, v]
         y = norm(h) + learnable_skip c
 
-    The names of the authors' code are `conv1d.conv.` for conv1d, and `mlstm_cell.igate`, `.fgate`, `.outnorm`.
+    The authors' code calls these parameters the same, but for `conv1d.conv.*` where here is `conv1d.*`, and
+    `mlstm_cell.` before igate, fgate and outnorm.
     """
 
     def __init__(self, features: int, inner: int, block: int, heads: int, d_conv: int):
