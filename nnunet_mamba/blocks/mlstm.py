@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import stack_token_indices
-from nnunet_mamba.ops import multi_directional_conv1d
-from nnunet_mamba.ops.linear_attention import linear_attention
+from nnunet_mamba.ops import linear_attention, multi_directional_conv1d
 from nnunet_mamba.ops.precision import accumulation_dtype, clamp_to_float16
 from nnunet_mamba.ops.reference import scan_indices
 from nnunet_mamba.scan_order import ScanDirection
