@@ -146,6 +146,14 @@ def fill_vss(name: str, shape: list[int], strong: bool) -> torch.Tensor:
     return fill(name, shape) * (10 if larger else 1)
 
 
+def fill_xlstm(name: str, shape: list[int], strong: bool) -> torch.Tensor:
+    """The same for the files of xLSTM-UNet, with gates that open and close."""
+    if name.endswith("learnable_skip"):
+        return 1 + fill(name, shape)
+    gate = {"fgate.bias": (3, 20), "igate.bias": (0, 40)}.get(".".join(name.split(".")[-2:]))
+    return gate[0] + gate[1] * fill(name, shape) if strong and gate else fill(name, shape, strong)
+
+
 if __name__ == "__main__":
     for argument in sys.argv[1:]:
         write_sample(read_full(Path(argument)), SAMPLES / Path(argument).name)

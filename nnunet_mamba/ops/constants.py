@@ -7,6 +7,7 @@ from __future__ import annotations
 
 # Steps between the states that forward keeps for backward: 4 n / steps bytes per token and channel.
 CHUNKS = {"numba": 32, "triton": 32, "torch": 256}
+LINEAR_CHUNKS = {"numba": 32, "triton": 64, "torch": 64}  # of linear attention: 4 n / steps, likewise
 
 # The Triton scan's programs (see `triton_cut`).
 WIDTH = 32  # channels of a program, of the scan and of the convolution: the lanes of a warp
