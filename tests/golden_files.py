@@ -21,11 +21,17 @@ import torch
 SAMPLES = Path(__file__).parent / "golden"
 FULL = Path(__file__).parents[2] / "shared" / "golden"
 N_VOXELS = 2000  # of each output in a sample
+VOXELS = "_voxels"  # ending of entries of a sample: voxels that do not follow from names
 INPUT_SEED = 1234
 
-UNREAD = re.compile(r"mid:|skip\d|bottleneck|params_json|param_names|named_parameters|n_outputs")
+UNREAD = re.compile(
+    r"mid:|skip\d|bottleneck|params_json|param_names|named_parameters|n_outputs|probes|mixer/"
+)
 INPUT = re.compile(r"input$|.*[_/]in$")
 OUTPUT = re.compile(r"(?:.*[_/])?out\d*(?:_.*)?$")
+PLACED = re.compile(
+    r"(?P<train>train_)?out(?P<number>\d)(?:_(?P<rule>mild|strong))?$"
+)  # at voxels of index0, ...
 NAMES = {"state_dict_shapes": "state_dict", "alias": "aliases", "grad_l2_norms": "grad_norms"}
 
 
@@ -79,7 +85,11 @@ def golden_file(name: str) -> GoldenFile:
 
 
 def read_full(path: Path) -> GoldenFile:
-    """Read a file as the papers' code left it; the names of entries differ from source to source."""
+    """Read a file as the papers' code left it; the names of entries differ from source to source.
+
+    Where there are voxels (index0, ...), each output is given at these alone, perhaps under two rules of
+    weights.
+    """
     file = GoldenFile({}, {}, {})
     for entry, array in np.load(path).items():
         name = re.sub(r"^output", "out", re.sub(r"_(json|fp64|f64)$", "", entry))
@@ -94,7 +104,24 @@ def read_full(path: Path) -> GoldenFile:
         elif name not in file.outputs or array.dtype == np.float64:
             everywhere = np.arange(array.size)
             file.outputs[name] = Output(array.shape, float(abs(array).max()), everywhere, array.ravel())
-    return file
+    return place(file) if "index0" in file.about else file
+
+
+def place(file: GoldenFile) -> GoldenFile:
+    """Put the values of outputs to their voxels, and give these the shape and largest value of the whole."""
+    config, outputs = file.about["config"], {}
+    about = {name: value for name, value in file.about.items() if not name.startswith("index")}
+    for name, output in file.outputs.items():
+        match = PLACED.match(name)
+        number = int(match["number"])
+        if match["rule"]:
+            shape, whole = config["shapes"][number], config[match["rule"]]["absmax"][number]
+        else:
+            shape, whole = config["out_shapes"][number], config["sensitivity"]["out_max"][number]
+        largest = output.largest if match["train"] else whole
+        voxels = np.array(file.about[f"index{number}"])
+        outputs[name] = replace(output, shape=tuple(shape), largest=largest, voxels=voxels)
+    return GoldenFile(about, file.inputs, outputs)
 
 
 def random_input(shape: list[int]) -> torch.Tensor:
@@ -111,7 +138,12 @@ def write_sample(file: GoldenFile, path: Path) -> None:
     }
     header = json.dumps({"about": file.about, "inputs": random, "outputs": outputs})
     values = {key: output.values for key, output in sample.outputs.items()}
-    np.savez_compressed(path, header=header.encode(), **given, **values)
+    voxels = {
+        f"{key}{VOXELS}": sample.outputs[key].voxels.astype(np.int32)
+        for key, output in file.outputs.items()
+        if len(output.values) < math.prod(output.shape)
+    }
+    np.savez_compressed(path, header=header.encode(), **given, **values, **voxels)
 
 
 def read_sample(path: Path) -> GoldenFile:
@@ -121,22 +153,28 @@ def read_sample(path: Path) -> GoldenFile:
     for entry, facts in header["outputs"].items():
         everywhere = np.arange(math.prod(facts["shape"]))
         whole = Output(tuple(facts["shape"]), facts["largest"], everywhere, everywhere)
-        outputs[entry] = replace(whole.sample(f"{path.stem}/{entry}"), values=arrays.pop(entry))
+        found = replace(whole.sample(f"{path.stem}/{entry}"), values=arrays.pop(entry))
+        outputs[entry] = replace(found, voxels=arrays.pop(f"{entry}{VOXELS}", found.voxels))
     inputs = {key: random_input(shape) for key, shape in header["inputs"].items()}
     return GoldenFile(header["about"], inputs | {k: torch.from_numpy(a) for k, a in arrays.items()}, outputs)
 
 
-def fill(name: str, shape: list[int], strong: bool = False) -> torch.Tensor:
-    """The value of a parameter by its name; `strong` is U-Mamba's files' rule for larger weights."""
+def fill(name: str, shape: list[int], strong: bool = False, gain: float = 2) -> torch.Tensor:
+    """The value of a parameter or buffer by its name; `strong` is U-Mamba's files' rule for larger weights,
+    of variance gain / fan_in."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     noise = torch.randn(shape, generator=generator)
     leaf = name.rsplit(".", 1)[-1]
     if leaf in ("A_log", "A_b_log", "A_s_log", "A_logs"):
         return torch.arange(1, shape[1] + 1, dtype=torch.float64).log().float().repeat(shape[0], 1)
-    if leaf in ("D", "D_b", "D_s", "Ds") or (leaf == "weight" and len(shape) == 1):
+    if leaf == "num_batches_tracked":
+        return torch.tensor(0)
+    if leaf == "running_var":
+        return 1 + noise.abs()
+    if leaf in ("D", "D_b", "D_s", "Ds", "skip_scale") or (leaf == "weight" and len(shape) == 1):
         return 1 + 0.05 * noise
     if strong and leaf == "weight":
-        return noise * math.sqrt(2 / (noise.numel() / shape[0]))
+        return noise * math.sqrt(gain / (noise.numel() / shape[0]))
     return 0.05 * noise
 
 
@@ -146,12 +184,25 @@ def fill_vss(name: str, shape: list[int], strong: bool) -> torch.Tensor:
     return fill(name, shape) * (10 if larger else 1)
 
 
-def fill_xlstm(name: str, shape: list[int], strong: bool) -> torch.Tensor:
-    """The same for the files of xLSTM-UNet, with gates that open and close."""
-    if name.endswith("learnable_skip"):
-        return 1 + fill(name, shape)
-    gate = {"fgate.bias": (3, 20), "igate.bias": (0, 40)}.get(".".join(name.split(".")[-2:]))
-    return gate[0] + gate[1] * fill(name, shape) if strong and gate else fill(name, shape, strong)
+MIXER_BIASES = {"dt_bias": (-2, 10), "fgate.bias": (3, 20), "igate.bias": (0, 40), "learnable_skip": (1, 1)}
+
+
+def fill_mixers(name: str, shape: list[int], strong: bool) -> torch.Tensor:
+    """The same for the files of U-Mamba2 and xLSTM-UNet, whose larger weights open and close gates."""
+    if name.endswith("A_log"):
+        return torch.linspace(1, 16, *shape, dtype=torch.float64).log().float()
+    ending = next((ending for ending in MIXER_BIASES if name.endswith(ending)), None)
+    if ending is None or not strong:
+        return fill(name, shape, strong)
+    mean, scale = MIXER_BIASES[ending]
+    return mean + scale * fill(name, shape)
+
+
+def fill_placed(name: str, shape: list[int], strong: bool) -> torch.Tensor:
+    """The same for the files that give outputs at some voxels: the larger weights are smaller inside
+    Mamba."""
+    in_mamba = re.search(r"\.(in_proj|conv1d|x_proj|dt_proj|out_proj)\.", name)
+    return fill(name, shape, strong, gain=1 if in_mamba else 2)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,34 @@ def test_a_sample_is_read_as_the_full_file_is(full_file, tmp_path, seeded):
             file.outputs["out0"].error(truth.flatten())
 
 
+def test_outputs_at_some_voxels_are_read_with_the_shape_and_size_of_the_whole(tmp_path):
+    """As in files of one `index` per output, and values under two rules of weights."""
+    image, truth = random_input([1, 1, 8, 20, 20]), np.random.default_rng(0).normal(size=(3, *SHAPE))
+    voxels = np.arange(1, truth[0].size, 3, dtype=np.int32)
+    names = ("out0_mild", "out0_strong", "train_out0_mild")
+    values = {name: whole.ravel()[voxels] for name, whole in zip(names, truth, strict=True)}
+    config = {"shapes": [SHAPE], "mild": {"absmax": [7.0]}, "strong": {"absmax": [8.0]}}
+    texts = {"config_json": config, "probes_mild_json": {"layer": [0.5]}, "alias_json": {}}
+    np.savez(
+        tmp_path / "net.npz",
+        input=image.numpy(),
+        index0=voxels,
+        **values,
+        **{key: json.dumps(value) for key, value in texts.items()},
+    )
+    full = read_full(tmp_path / "net.npz")
+    write_sample(full, tmp_path / "sample.npz")
+    sample = read_sample(tmp_path / "sample.npz")
+    assert list(full.about) == list(sample.about) == ["config", "aliases"]
+    for file, n_voxels in ((full, len(voxels)), (sample, N_VOXELS)):
+        for name, whole in zip(names, truth, strict=True):
+            output = file.outputs[name]
+            assert len(output.voxels) == n_voxels and set(output.voxels) <= set(voxels)
+            assert output.error(torch.from_numpy(whole)) == 0
+        assert [file.outputs[name].largest for name in names[:2]] == [7, 8]
+        assert file.outputs["out0_mild"].error(torch.from_numpy(truth[0] + 7)) == pytest.approx(1)
+
+
 def test_voxels_follow_from_the_names(full_file):
     full = full_file(random_input([1, 1, 8, 20, 20]))
     voxels = [full.sample(name).outputs["out0"].voxels for name in ("one", "one", "other")]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import FULL, SAMPLES, fill_xlstm
+from golden_files import FULL, SAMPLES, fill_mixers
 
 from nnunet_mamba.blocks.mlstm import MLSTM, BlockDiagonal, OffsetLayerNorm, matrix_memory
 from nnunet_mamba.scan_order import scan_order
@@ -91,7 +91,7 @@ class Block(torch.nn.Module):
 def test_the_layer_equals_its_code(name):
     """Values, gradients, names and numbers of parameters."""
     case = CASES[name]
-    weights = {key: fill_xlstm(key, shape, strong=True) for key, shape in case["params"].items()}
+    weights = {key: fill_mixers(key, shape, strong=True) for key, shape in case["params"].items()}
     ours = {re.sub(r"mlstm_cell\.|(?<=conv1d\.)conv\.", "", key): value for key, value in weights.items()}
     layer = MLSTM(case["dim"], scan_order("-HW" if "bot_right" in case["direction"] else "HW", 2))
     unit = Block(layer).double() if case["cls"] == "ViLBlock" else layer.double()
