@@ -159,11 +159,15 @@ def read_sample(path: Path) -> GoldenFile:
     return GoldenFile(header["about"], inputs | {k: torch.from_numpy(a) for k, a in arrays.items()}, outputs)
 
 
+def noise_of(name: str, shape: list[int]) -> torch.Tensor:
+    """The normal numbers that the value of a parameter is made of."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+
+
 def fill(name: str, shape: list[int], strong: bool = False, gain: float = 2) -> torch.Tensor:
     """The value of a parameter or buffer by its name; `strong` is U-Mamba's files' rule for larger weights,
     of variance gain / fan_in."""
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    noise = torch.randn(shape, generator=generator)
+    noise = noise_of(name, shape)
     leaf = name.rsplit(".", 1)[-1]
     if leaf in ("A_log", "A_b_log", "A_s_log", "A_logs"):
         return torch.arange(1, shape[1] + 1, dtype=torch.float64).log().float().repeat(shape[0], 1)
@@ -184,7 +188,7 @@ def fill_vss(name: str, shape: list[int], strong: bool) -> torch.Tensor:
     return fill(name, shape) * (10 if larger else 1)
 
 
-MIXER_BIASES = {"dt_bias": (-2, 10), "fgate.bias": (3, 20), "igate.bias": (0, 40), "learnable_skip": (1, 1)}
+MIXER_BIASES = {"dt_bias": (-2, 0.5), "fgate.bias": (3, 1), "igate.bias": (0, 2), "learnable_skip": (1, 0.05)}
 
 
 def fill_mixers(name: str, shape: list[int], strong: bool) -> torch.Tensor:
@@ -195,12 +199,14 @@ def fill_mixers(name: str, shape: list[int], strong: bool) -> torch.Tensor:
     if ending is None or not strong:
         return fill(name, shape, strong)
     mean, scale = MIXER_BIASES[ending]
-    return mean + scale * fill(name, shape)
+    return mean + scale * noise_of(name, shape)
 
 
 def fill_placed(name: str, shape: list[int], strong: bool) -> torch.Tensor:
-    """The same for the files that give outputs at some voxels: the larger weights are smaller inside
-    Mamba."""
+    """The same for the files that give outputs at some voxels: the larger weights are smaller inside Mamba,
+    and logarithms are rounded as float32."""
+    if name.endswith("A_log"):
+        return torch.arange(1.0, shape[1] + 1).log().repeat(shape[0], 1)
     in_mamba = re.search(r"\.(in_proj|conv1d|x_proj|dt_proj|out_proj)\.", name)
     return fill(name, shape, strong, gain=1 if in_mamba else 2)
 

@@ -64,22 +64,22 @@ def map_windows(function: Callable[[Tensor], Tensor], x: Tensor, window: Grid, a
     return torch.cat(mapped, axis) if len(mapped) > 1 else mapped[0]
 
 
-def rotary_angles(grid: Grid, head_dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the angles that pairs of a head's channels turn by at each voxel, (*grid, head_dim // 2).
+def rotary_angles(grid: Grid, headdim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return the angles that pairs of a head's channels turn by at each voxel, (*grid, headdim // 2).
 
-    Each of k axes has n = head_dim // (2 k) pairs; pair j turns by BASE^(-j / n) per voxel along its axis
+    Each of k axes has n = headdim // (2 k) pairs; pair j turns by BASE^(-j / n) per voxel along its axis
     [2, eq. 7]. The pairs left over turn by 0: they see content alone. Raises ValueError if n is 0.
     """
-    n_pairs = head_dim // (2 * len(grid))
+    n_pairs = headdim // (2 * len(grid))
     if n_pairs == 0:
         raise ValueError(
-            f"Heads of {head_dim} channels have no room for positions on {len(grid)} axes; use a head_dim of "
+            f"Heads of {headdim} channels have no room for positions on {len(grid)} axes; use a headdim of "
             f"at least {2 * len(grid)}."
         )
     frequencies = BASE ** (-torch.arange(n_pairs, device=device, dtype=dtype) / n_pairs)
     coordinates = [torch.arange(size, device=device, dtype=dtype) for size in grid]
     axes = [x[..., None] * frequencies for x in torch.meshgrid(*coordinates, indexing="ij")]
-    return F.pad(torch.cat(axes, -1), (0, head_dim // 2 - n_pairs * len(grid)))
+    return F.pad(torch.cat(axes, -1), (0, headdim // 2 - n_pairs * len(grid)))
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
@@ -102,21 +102,22 @@ def attend(qkv: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention [1] with axial rotary positions [2]; (b, l, C) -> (b, l, C).
 
-    Its tokens have no order, so it takes no scan directions; positions are relative, so it takes grids of any
-    size. There are ceil(C / head_dim) heads. Cost: O(l min(l, max_tokens)).
+    Its tokens have no order; positions are relative, so it takes grids of any
+    size. There are ceil(C / headdim) heads. Cost: O(l min(l, max_tokens)).
 
     Args:
         features: C.
-        head_dim: channels of a head, at least two per axis of the grid (see `rotary_angles`).
+        directions: ignored; other layers over tokens need them.
+        headdim: channels of a head, at least two per axis of the grid (see `rotary_angles`).
         max_tokens: voxels that attend to each other, at most: see `attention_window`.
     """
 
-    def __init__(self, features: int, *, head_dim: int = 32, max_tokens: int = 4096):
+    def __init__(self, features: int, directions: object = None, *, headdim: int = 32, max_tokens: int = 4096):
         super().__init__()
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; a window has at least 1 token.")
-        self.head_dim, self.max_tokens = head_dim, max_tokens
-        inner = head_dim * math.ceil(features / head_dim)
+        self.headdim, self.max_tokens = headdim, max_tokens
+        inner = headdim * math.ceil(features / headdim)
         self.qkv = nn.Linear(features, 3 * inner)
         self.proj = nn.Linear(inner, features)
         for linear in (self.qkv, self.proj):
@@ -124,8 +125,8 @@ class Attention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        qkv = self.qkv(tokens).unflatten(1, grid).unflatten(-1, (3, -1, self.head_dim))
-        angles = rotary_angles(grid, self.head_dim, tokens.device, accumulation_dtype(tokens))
+        qkv = self.qkv(tokens).unflatten(1, grid).unflatten(-1, (3, -1, self.headdim))
+        angles = rotary_angles(grid, self.headdim, tokens.device, accumulation_dtype(tokens))
         turned = rotate(qkv[..., :2, :, :], angles[..., None, None, :])
         qkv = torch.cat([turned, qkv[..., 2:, :, :]], -3)
         y = map_windows(attend, qkv, attention_window(grid, self.max_tokens))

@@ -26,10 +26,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.attention import Attention
 from nnunet_mamba.blocks.convolution import NORM
 from nnunet_mamba.blocks.large_kernel import LargeKernelMixer
 from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
+from nnunet_mamba.blocks.mlstm import MLSTM, OffsetLayerNorm
 from nnunet_mamba.blocks.tokens import Grid, to_map, to_tokens
 from nnunet_mamba.ops.precision import SequenceMixer, with_mixer_precision
 from nnunet_mamba.scan_order import ScanDirection, scan_order
@@ -55,6 +57,8 @@ class TokenLayer(NamedTuple):
 
 LAYERS = {
     "mamba": TokenLayer(Mamba, "mamba"),
+    "mlstm": TokenLayer(MLSTM, "mlstm", OffsetLayerNorm),
+    "attention": TokenLayer(Attention, "attention"),
 }
 # kinds that are no such layer: make(channels, ndim, order=..., **options) returns a mixer on maps
 MIXERS: dict[str, Callable[..., nn.Module]] = {

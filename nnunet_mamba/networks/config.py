@@ -26,6 +26,9 @@ class Mixer:
     d_state       states per channel, or per head; `mamba_trans` takes at most as many as channels
     d_conv        taps of the convolution
     expand        inner channels per channel
+    headdim       channels of a head, of `mamba2` and `attention`
+    heads         heads of `mlstm`
+    max_tokens    tokens that attend to each other; longer grids are cut into windows
     windows       parts of the map that `large_kernel` scans by themselves, see `blocks.large_kernel`
     """
 
@@ -35,6 +38,9 @@ class Mixer:
     d_state: int | None = None
     d_conv: int | None = None
     expand: int | None = None
+    headdim: int | None = None
+    heads: int | None = None
+    max_tokens: int | None = None
     windows: str | None = None
 
     def __post_init__(self) -> None:

@@ -34,6 +34,7 @@ _UMAMBA_BOT = MetaConfig(
     upsample="nearest",
     quirks=frozenset({"single_deep_blocks", "no_top_skip_2d"}),
 )
+_XLSTM_UNET_BOT = replace(_UMAMBA_BOT, mixer=Mixer("mlstm", mixer_output="residual"))
 _MAMBA_UNI = MetaConfig(
     stem="conv",
     encoder=("hybrid_outside",),
@@ -63,6 +64,22 @@ FAMILY: dict[str, NetworkConfig] = {
         _UMAMBA_BOT,
         encoder=("hybrid_outside",),
         quirks=_UMAMBA_BOT.quirks | {"every_second_stage_2d", "channel_tokens"},
+    ),
+    # Tan et al., U-Mamba2, arXiv:2509.12069: nnU-Net's residual encoder U-Net, and one layer of Mamba-2
+    "umamba2": MetaConfig(
+        stem="conv",
+        encoder=("cnn",),
+        bottleneck="hybrid_outside",
+        mixer=Mixer("mamba"),
+        mixer_per="stage",
+        init="zero_residual",
+    ),
+    # Chen et al., xLSTM-UNet, arXiv:2407.01530, code of July 2024
+    "xlstm_unet_bot": _XLSTM_UNET_BOT,
+    "xlstm_unet_enc": replace(
+        _XLSTM_UNET_BOT,
+        encoder=("hybrid_outside",),
+        quirks=_UMAMBA_BOT.quirks | {"every_second_stage_2d", "channel_tokens", "conv_for_top_mixers"},
     ),
     # Lumetti et al., Taming Mambas, arXiv:2410.15496, code of September 2025
     "mamba_uni": _MAMBA_UNI,

@@ -19,7 +19,10 @@ NO_SSM = "_nossm"  # of networks
 TWIN, NO_DECAY, DEMO, SMOKE = "NoSSM", "_NoDecaySSM", "_demo", "_smoke"  # of trainers
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)  # nnU-Net's lengths
 # values of a mixer's settings that trainers' names may contain; without mixers they mean nothing
-MIXER_WORDS = ("bare", "residual", "norm", "scaled", "uni", "bi", "multi")
+MIXER_WORDS = (
+    *("bare", "residual", "norm", "scaled", "uni", "bi", "multi"),
+    *("Mamba", "Mamba2", "mLSTM", "Attention"),
+)
 LENGTHS = tuple(f"_{n}epoch{'s' * (n > 1)}" for n in EPOCHS)
 
 
@@ -76,6 +79,7 @@ class TrainerInfo:
 MM_UNET = "Xie et al., arXiv:2503.17540"
 UMAMBA = "Ma et al., arXiv:2401.04722"
 TAMING = "Lumetti et al., arXiv:2410.15496"
+XLSTM = "Chen et al., arXiv:2407.01530"
 SWIN = "Liu et al., arXiv:2402.03302"
 SEG_RES_NET = "Myronenko, arXiv:1810.11654"
 MEDNEXT = "Roy et al., arXiv:2303.09975"
@@ -88,6 +92,10 @@ FAMILY: dict[str, NetworkInfo] = {
     "mamba_uni": NetworkInfo("Taming Mambas, one scan", TAMING),
     "mamba_bi": NetworkInfo("Taming Mambas, two scans", TAMING, twin="mamba_uni"),
     "mamba_multi": NetworkInfo("Taming Mambas, eight scans", TAMING, ndims=(3,), twin="mamba_uni"),
+    "umamba2": NetworkInfo("U-Mamba2", "Tan et al., arXiv:2509.12069"),
+    "xlstm_unet_bot": NetworkInfo("xLSTM-UNet Bot", XLSTM, twin="umamba_bot"),
+    "xlstm_unet_enc": NetworkInfo("xLSTM-UNet Enc", XLSTM),
+    "lkm_unet": NetworkInfo("LKM-UNet", "Wang et al., arXiv:2403.07332", twin="mamba_uni"),
     "vm_unet": NetworkInfo("VM-UNet", "Ruan and Xiang, arXiv:2402.02491", ndims=(2,)),
     "mamba_unet": NetworkInfo("Mamba-UNet", "Wang et al., arXiv:2402.05079", ndims=(2,)),
     "swin_umamba": NetworkInfo("Swin-UMamba", SWIN, ndims=(2,)),
@@ -108,6 +116,7 @@ NETWORKS = {**FAMILY, **BASELINES}
 
 NNUNET = "nnU-Net's: SGD from 1e-2, poly decay, 1000 epochs"
 MM_UNETS = "the paper's: SGD from 1e-3, 3 scales supervised, 1000 epochs"
+LOWER_RATE = "the authors': SGD from 5e-3, poly decay, 1000 epochs; theirs are 4000"
 RADAM = "the paper's: RAdam from 3e-4, linear decay, 300 epochs"
 ADAMW_SWIN = "the paper's: AdamW from 1e-4, cosine, encoder frozen for 10 epochs, 1000 epochs"
 ADAM = "U-Mamba's authors': Adam from 1e-4, poly decay, 1000 epochs"
@@ -129,6 +138,13 @@ def _ablation(name: str, change: str, *, of_mixer: bool = True) -> TrainerInfo:
     return TrainerInfo(f"{PREFIX}MMUNet_{name}", "mm_unet", recipe, has_demo=True, twin=twin)
 
 
+def _mixers(name: str, network: str, recipe: str, *kinds: str) -> Iterator[TrainerInfo]:
+    """Yield the rows of a network with other kinds of mixers in the same places; they have its twin."""
+    for kind in kinds:
+        text = f"{kind} as the mixer; {recipe}"
+        yield TrainerInfo(f"{PREFIX}{name}_{kind}", network, text, has_demo=True, twin=PREFIX + name)
+
+
 TRAINERS: tuple[TrainerInfo, ...] = (
     _planned("MMUNet", "mm_unet", MM_UNETS),
     _planned("UMambaBot", "umamba_bot"),
@@ -136,6 +152,10 @@ TRAINERS: tuple[TrainerInfo, ...] = (
     _planned("MambaUni", "mamba_uni"),
     _planned("MambaBi", "mamba_bi"),
     _planned("MambaMulti", "mamba_multi"),
+    _planned("UMamba2", "umamba2"),
+    _planned("XLSTMUNetBot", "xlstm_unet_bot"),
+    _planned("XLSTMUNetEnc", "xlstm_unet_enc"),
+    _planned("LKMUNet", "lkm_unet"),
     _own("VMUNet", "vm_unet"),
     _own("MambaUNet", "mamba_unet"),
     _own("SwinUMamba", "swin_umamba"),
@@ -147,6 +167,8 @@ TRAINERS: tuple[TrainerInfo, ...] = (
     _own("MambaBiPaperCosine", "mamba_bi", "the code's: RAdam, cosine of 100 epochs, 300 epochs"),
     _own("MambaMultiPaper", "mamba_multi", RADAM),
     _own("MambaMultiPaperOneCycle", "mamba_multi", "the code's: RAdam, one cycle, 300 epochs"),
+    _own("XLSTMUNetBotPaper", "xlstm_unet_bot", LOWER_RATE),
+    _own("XLSTMUNetEncPaper", "xlstm_unet_enc", LOWER_RATE),
     _own("VMUNetPaper", "vm_unet", "the paper's: AdamW from 1e-3, cosine of 50 epochs, 300 epochs"),
     _own("VMUNetPaperFullCosine", "vm_unet", "as VMUNetPaper, but one cosine over 300 epochs"),
     _own("MambaUNetPaper", "mamba_unet", "the paper's: SGD from 1e-2, 10,000 iterations of batch 24"),
@@ -157,6 +179,10 @@ TRAINERS: tuple[TrainerInfo, ...] = (
     _ablation("SSMAll", "mixers instead of convolutions everywhere", of_mixer=False),
     _ablation("SSMDecBot", "mixers instead of convolutions in bottleneck and decoder", of_mixer=False),
     _ablation("HybridOutside", "mixers behind the residual blocks"),
+    *_mixers("MMUNet", "mm_unet", MM_UNETS, "Mamba2", "mLSTM", "Attention"),
+    *_mixers("UMambaBot", "umamba_bot", NNUNET, "Mamba2", "mLSTM", "Attention"),
+    *_mixers("UMambaEnc", "umamba_enc", NNUNET, "Mamba2", "mLSTM", "Attention"),
+    *_mixers("UMamba2", "umamba2", NNUNET, "Mamba", "mLSTM", "Attention"),
     _own("SegResNet", "seg_res_net", ADAM),
     _own("SegResNet_2xFeat", "seg_res_net_2x_feat", ADAM),
     _own("SegResNet_2xFeat_2xDepth", "seg_res_net_2x_feat_2x_depth", ADAM),

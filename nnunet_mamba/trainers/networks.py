@@ -3,6 +3,7 @@
 PLANNED     networks that take their topology from the plans, by nnU-Net's recipe or the nearest to it
 FIXED       networks that bring their own topology, by nnU-Net's recipe
 ABLATIONS   MM-UNet, by its own recipe, with another scan order or another placement of the mixer
+MIXERS      some of PLANNED with other mixers in the same places
 PAPERS      networks by the recipe of their paper, where that is not nnU-Net's
 
 In the recipes of the papers, too, nnU-Net samples, augments and clips gradients (at norm 12), an epoch is 250
@@ -10,6 +11,9 @@ iterations rather than a pass through the data, and CUDA computes under float16 
 VM-UNet and Mamba-UNet take plain labels, no regions and no ignore label.
 """
 
+from collections.abc import Iterator
+
+from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.trainers import recipes
 from nnunet_mamba.trainers.mamba import MambaTrainer
 from nnunet_mamba.trainers.variants import make_variant
@@ -61,6 +65,33 @@ class nnUNetTrainerMambaMulti(MambaTrainer):
     network_name = "mamba_multi"
 
 
+class nnUNetTrainerUMamba2(MambaTrainer):
+    """U-Mamba2 (arXiv:2509.12069) by nnU-Net's recipe: the residual encoder U-Net and one layer of Mamba-2.
+
+    Its authors train for 1,500 epochs on dental images, with labels smoothed and classes weighted for these.
+    """
+
+    network_name = "umamba2"
+
+
+class nnUNetTrainerXLSTMUNetBot(MambaTrainer):
+    """xLSTM-UNet Bot (arXiv:2407.01530) by nnU-Net's recipe; ...Paper has the authors' learning rate."""
+
+    network_name = "xlstm_unet_bot"
+
+
+class nnUNetTrainerXLSTMUNetEnc(MambaTrainer):
+    """xLSTM-UNet Enc (arXiv:2407.01530) by nnU-Net's recipe; ...Paper has the authors' learning rate."""
+
+    network_name = "xlstm_unet_enc"
+
+
+class nnUNetTrainerLKMUNet(MambaTrainer):
+    """LKM-UNet (arXiv:2403.07332) by nnU-Net's recipe, as its authors train it."""
+
+    network_name = "lkm_unet"
+
+
 class nnUNetTrainerVMUNet(MambaTrainer):
     """VM-UNet (arXiv:2402.02491) by nnU-Net's recipe; ...Paper has the paper's. 2D only, no deep
     supervision."""
@@ -101,6 +132,10 @@ PLANNED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMambaUni,
     nnUNetTrainerMambaBi,
     nnUNetTrainerMambaMulti,
+    nnUNetTrainerUMamba2,
+    nnUNetTrainerXLSTMUNetBot,
+    nnUNetTrainerXLSTMUNetEnc,
+    nnUNetTrainerLKMUNet,
 )
 FIXED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerVMUNet,
@@ -152,6 +187,28 @@ ABLATIONS: tuple[type[MambaTrainer], ...] = (
 )
 
 
+# Other global mixers in the places of a network's own, with everything else equal
+
+MIXER_NAMES: dict[str, str] = {"Mamba": "mamba", "Mamba2": "mamba2", "mLSTM": "mlstm", "Attention": "attention"}
+SLOTS: tuple[type[MambaTrainer], ...] = (
+    nnUNetTrainerMMUNet,
+    nnUNetTrainerUMambaBot,
+    nnUNetTrainerUMambaEnc,
+    nnUNetTrainerUMamba2,
+)
+
+
+def _with_other_mixers(trainer: type[MambaTrainer]) -> Iterator[type[MambaTrainer]]:
+    """Yield the trainer with each kind of mixer that its network does not have itself."""
+    own = get_config(trainer.network_name).mixer
+    for name, kind in MIXER_NAMES.items():
+        if own is None or own.kind != kind:
+            yield make_variant(trainer, f"_{name}", overrides={"mixer": kind})
+
+
+MIXERS = tuple(variant for trainer in SLOTS for variant in _with_other_mixers(trainer))
+
+
 class nnUNetTrainerMambaUniPaper(nnUNetTrainerMambaUni):
     """RAdam from 3e-4 (weight decay 3e-5, L2), linear decay over 300 epochs, as in the paper
     (arXiv:2410.15496). The authors' present code has no linear decay; its schedule is ...PaperCosine."""
@@ -193,6 +250,24 @@ class nnUNetTrainerMambaMultiPaperOneCycle(nnUNetTrainerMambaMulti):
     goes from 0.95 to 0.85 and back, as in the authors' present code (arXiv:2410.15496)."""
 
     recipe = recipes.TAMING_ONE_CYCLE
+
+
+class nnUNetTrainerXLSTMUNetBotPaper(nnUNetTrainerXLSTMUNetBot):
+    """nnU-Net's recipe from a learning rate of 5e-3, as in the authors' scripts (arXiv:2407.01530).
+
+    They train for 4,000 epochs, four times nnU-Net's length: ...Paper_4000epochs.
+    """
+
+    recipe = recipes.XLSTM_UNET
+
+
+class nnUNetTrainerXLSTMUNetEncPaper(nnUNetTrainerXLSTMUNetEnc):
+    """nnU-Net's recipe from a learning rate of 5e-3, as in the authors' scripts (arXiv:2407.01530).
+
+    They train for 4,000 epochs, four times nnU-Net's length: ...Paper_4000epochs.
+    """
+
+    recipe = recipes.XLSTM_UNET
 
 
 class nnUNetTrainerVMUNetPaper(nnUNetTrainerVMUNet):
@@ -245,6 +320,8 @@ PAPERS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMambaBiPaperCosine,
     nnUNetTrainerMambaMultiPaper,
     nnUNetTrainerMambaMultiPaperOneCycle,
+    nnUNetTrainerXLSTMUNetBotPaper,
+    nnUNetTrainerXLSTMUNetEncPaper,
     nnUNetTrainerVMUNetPaper,
     nnUNetTrainerVMUNetPaperFullCosine,
     nnUNetTrainerMambaUNetPaper,

@@ -73,6 +73,8 @@ class CrossEntropyAndSquaredDice(nn.Module):
 NNUNET = Recipe()
 MM_UNET = Recipe(settings={"initial_lr": 1e-3})
 
+XLSTM_UNET = Recipe(settings={"initial_lr": 5e-3})
+
 TAMING = Recipe(
     settings={"initial_lr": 3e-4, "weight_decay": 3e-5, "num_epochs": 300},
     optimizer=torch.optim.RAdam,

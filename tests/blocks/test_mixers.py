@@ -4,10 +4,19 @@ import pytest
 import torch
 
 from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
-from nnunet_mamba.blocks.mixers import INITIAL_STD, OUTPUTS, ChannelMixer, VoxelMixer
+from nnunet_mamba.blocks.mixers import (
+    INITIAL_STD,
+    LAYERS,
+    OUTPUTS,
+    ChannelMixer,
+    VoxelMixer,
+    outputs_of,
+)
 from nnunet_mamba.scan_order import LETTERS, scan_order
 
 GRID = (3, 4, 5)
+ORDERED = [kind for kind in LAYERS if kind != "attention"]  # its tokens have no order
+SMALL = {"attention": {"headdim": 6}}  # settings for few features
 
 
 def moved(volume: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
@@ -15,11 +24,12 @@ def moved(volume: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     return volume.flatten(2)[..., steps].view(volume.shape)
 
 
+@pytest.mark.parametrize("kind", ORDERED)
 @pytest.mark.parametrize("letter", [*sorted(set(LETTERS[3]) - {"m"}), "interleave7"])
-def test_every_direction_is_the_plain_scan_of_the_tokens_in_its_order(letter):
+def test_every_direction_is_the_plain_scan_of_the_tokens_in_its_order(letter, kind):
     """Tokens put in order, scanned in memory order, and put back: what a scan in place must equal."""
     torch.manual_seed(0)
-    plain, in_place = VoxelMixer(6, 3).double(), VoxelMixer(6, 3, order=letter).double()
+    plain, in_place = (VoxelMixer(6, 3, kind=kind, order=order).double() for order in ("uni", letter))
     in_place.load_state_dict(plain.state_dict())
     x = torch.randn(2, 6, *GRID, dtype=torch.float64)
     (direction,) = scan_order(letter, 3)
@@ -29,11 +39,13 @@ def test_every_direction_is_the_plain_scan_of_the_tokens_in_its_order(letter):
     torch.testing.assert_close(in_place(x), moved(plain(moved(x, steps)), steps.argsort()))
 
 
+@pytest.mark.parametrize("kind", ORDERED)
 @pytest.mark.parametrize("order", ["m", "-m"])
-def test_slices_carry_no_state_to_each_other(order):
+def test_slices_carry_no_state_to_each_other(order, kind):
     """Each is what it would be alone, forwards and backwards."""
     torch.manual_seed(0)
-    mixer, x = VoxelMixer(6, 3, order=order).double(), torch.randn(2, 6, *GRID, dtype=torch.float64)
+    mixer = VoxelMixer(6, 3, kind=kind, order=order).double()
+    x = torch.randn(2, 6, *GRID, dtype=torch.float64)
     alone = torch.cat([mixer(x[:, :, i : i + 1]) for i in range(3)], dim=2)
     torch.testing.assert_close(mixer(x), alone)
     changed = x.clone()
@@ -42,16 +54,41 @@ def test_slices_carry_no_state_to_each_other(order):
     assert same == [True, False, True]
 
 
-def test_channels_as_tokens_are_the_transposed_map():
+@pytest.mark.parametrize("kind", ORDERED)
+def test_channels_as_tokens_are_the_transposed_map(kind):
     """With the same weights as a mixer of as many channels as there are voxels, on the transposed map."""
     torch.manual_seed(0)
-    channel, plain = ChannelMixer(10, (2, 3)).double(), VoxelMixer(6, 2).double()
+    channel, plain = ChannelMixer(10, (2, 3), kind=kind).double(), VoxelMixer(6, 2, kind=kind).double()
     channel.load_state_dict(plain.state_dict())
     x = torch.randn(2, 10, 2, 3, dtype=torch.float64)
     transposed = x.flatten(2).transpose(1, 2).reshape(2, 6, 10, 1)
     torch.testing.assert_close(channel(x), plain(transposed).view(2, 6, 10).transpose(1, 2).reshape(x.shape))
     with pytest.raises(ValueError, match=r"its grid was \(2, 3\) in training; now it is \(2, 4\)"):
         channel(torch.randn(1, 10, 2, 4).double())
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_kind_mixes_along_the_whole_grid_and_learns_with_all_its_weights(kind):
+    """In 2D and 3D, with channels as tokens too: the last voxel hears of the first."""
+    torch.manual_seed(0)
+    options = {"kind": kind, **SMALL.get(kind, {})}
+    mixers = [VoxelMixer(6, ndim, order="bi", **options) for ndim in (2, 3)]
+    for mixer, grid in zip(
+        (*mixers, ChannelMixer(6, (2, 3), **options)), ((4, 5), GRID, (2, 3)), strict=True
+    ):
+        x = torch.randn(2, 6, *grid, requires_grad=True)
+        y = mixer(x)
+        assert y.shape == x.shape
+        (gradient,) = torch.autograd.grad(y[0, -1].flatten()[-1], x, retain_graph=True)
+        assert gradient[0].flatten()[0] != 0 and not gradient[1].any()
+        y.square().sum().backward()
+        assert not [name for name, parameter in mixer.named_parameters() if parameter.grad is None]
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_outputs_of_a_kind(kind):
+    assert set(outputs_of(kind)) == set(OUTPUTS) - ({"scaled"} if kind != "mamba" else set())
+    assert outputs_of("mamba_trans") == ("bare",)
 
 
 def voxel_tokens(**options):
