@@ -14,9 +14,9 @@ from nnunet_mamba.scan_order import scan_order
 
 
 def golden_case(case):
-    """Arrays of a case in float64, and what the file says about it."""
+    """Arrays of a case in float64, and what the file says about it; tests/golden/units has three whole cases."""
     full = FULL / "unit_mamba2.npz"
-    file = np.load(full if full.is_file() else SAMPLES / "unit_mamba2.npz")
+    file = np.load(full if full.is_file() else SAMPLES / "units" / "unit_mamba2.npz")
     arrays = {k.removeprefix(f"{case}/"): torch.from_numpy(file[k]) for k in file if k.startswith(f"{case}/")}
     return {k: t.double() for k, t in arrays.items()}, json.loads(str(file["cases_json"]))[case]
 
