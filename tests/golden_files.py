@@ -194,7 +194,7 @@ MIXER_BIASES = {"dt_bias": (-2, 0.5), "fgate.bias": (3, 1), "igate.bias": (0, 2)
 def fill_mixers(name: str, shape: list[int], strong: bool) -> torch.Tensor:
     """The same for the files of U-Mamba2 and xLSTM-UNet, whose larger weights open and close gates."""
     if name.endswith("A_log"):
-        return torch.linspace(1, 16, *shape, dtype=torch.float64).log().float()
+        return torch.linspace(1, 16, *shape).log()
     ending = next((ending for ending in MIXER_BIASES if name.endswith(ending)), None)
     if ending is None or not strong:
         return fill(name, shape, strong)

@@ -103,11 +103,6 @@ def test_samples_are_parts_of_the_full_files():
     if not FULL.is_dir():
         pytest.skip("the full golden files are not at ../shared/golden")
     for path in SAMPLES.glob("*.npz"):
-        if "header" not in np.load(path):  # of single layers: some entries, and of these the first items
-            whole = np.load(FULL / path.name)
-            for key, array in np.load(path).items():
-                assert np.array_equal(array, whole[key][tuple(map(slice, array.shape))]), (path.name, key)
-            continue
         sample, expected = read_sample(path), read_full(FULL / path.name).sample(path.stem)
         assert json.dumps(sample.about) == json.dumps(expected.about), path.name
         assert sample.inputs.keys() == expected.inputs.keys()

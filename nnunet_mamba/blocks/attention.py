@@ -112,7 +112,9 @@ class Attention(nn.Module):
         max_tokens: voxels that attend to each other, at most: see `attention_window`.
     """
 
-    def __init__(self, features: int, directions: object = None, *, headdim: int = 32, max_tokens: int = 4096):
+    def __init__(
+        self, features: int, directions: object = None, *, headdim: int = 32, max_tokens: int = 4096
+    ):
         super().__init__()
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; a window has at least 1 token.")

@@ -30,6 +30,7 @@ from nnunet_mamba.blocks.attention import Attention
 from nnunet_mamba.blocks.convolution import NORM
 from nnunet_mamba.blocks.large_kernel import LargeKernelMixer
 from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.blocks.mamba2 import Mamba2
 from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
 from nnunet_mamba.blocks.mlstm import MLSTM, OffsetLayerNorm
 from nnunet_mamba.blocks.tokens import Grid, to_map, to_tokens
@@ -57,6 +58,7 @@ class TokenLayer(NamedTuple):
 
 LAYERS = {
     "mamba": TokenLayer(Mamba, "mamba"),
+    "mamba2": TokenLayer(Mamba2, "mamba"),
     "mlstm": TokenLayer(MLSTM, "mlstm", OffsetLayerNorm),
     "attention": TokenLayer(Attention, "attention"),
 }

@@ -70,7 +70,7 @@ FAMILY: dict[str, NetworkConfig] = {
         stem="conv",
         encoder=("cnn",),
         bottleneck="hybrid_outside",
-        mixer=Mixer("mamba"),
+        mixer=Mixer("mamba2"),
         mixer_per="stage",
         init="zero_residual",
     ),

@@ -1,6 +1,7 @@
 """Trainers, by the names that go after `-tr` in nnU-Net's commands.
 
-nnUNetTrainerX             X, a network of the family, a paper's recipe, an ablation or a baseline
+nnUNetTrainerX             X, a network of the family, also with other mixers (_Mamba2), a paper's recipe, an
+                           ablation or a baseline
 nnUNetTrainerXNoSSM        its twin: the same network without SSM, its mixers replaced by the identity
 nnUNetTrainerX_NoDecaySSM  without weight decay on A and D of the state space model
 
@@ -25,13 +26,13 @@ if _fault := find_version_problem():
 
 # after the check, for these need the right nnU-Net
 from nnunet_mamba.trainers.baselines import BASELINES, nnUNetTrainerControl
-from nnunet_mamba.trainers.networks import ABLATIONS, FIXED, PAPERS, PLANNED
+from nnunet_mamba.trainers.networks import ABLATIONS, FIXED, MIXERS, PAPERS, PLANNED
 from nnunet_mamba.trainers.variants import index_by_name, make_family, make_lengths_and_smoke_test
 
 _others = (*BASELINES, nnUNetTrainerControl)
 _members = index_by_name(
     chain(
-        chain.from_iterable(make_family(trainer, demo=True) for trainer in (*PLANNED, *ABLATIONS)),
+        chain.from_iterable(make_family(trainer, demo=True) for trainer in (*PLANNED, *ABLATIONS, *MIXERS)),
         chain.from_iterable(make_family(trainer, demo=False) for trainer in (*FIXED, *PAPERS)),
         chain.from_iterable(make_lengths_and_smoke_test(trainer) for trainer in _others),
     ),

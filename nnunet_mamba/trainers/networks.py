@@ -189,7 +189,12 @@ ABLATIONS: tuple[type[MambaTrainer], ...] = (
 
 # Other global mixers in the places of a network's own, with everything else equal
 
-MIXER_NAMES: dict[str, str] = {"Mamba": "mamba", "Mamba2": "mamba2", "mLSTM": "mlstm", "Attention": "attention"}
+MIXER_NAMES: dict[str, str] = {
+    "Mamba": "mamba",
+    "Mamba2": "mamba2",
+    "mLSTM": "mlstm",
+    "Attention": "attention",
+}
 SLOTS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,

@@ -40,7 +40,7 @@ def make_variant(trainer: Trainer, suffix: str, **changes: Any) -> Trainer:
 
 def make_twin(trainer: type[MambaTrainer]) -> type[MambaTrainer]:
     """Return the same trainer for the twin, the network without SSM; overrides of the mixer are dropped."""
-    mixer_fields = {field.name for field in fields(Mixer)}
+    mixer_fields = {"mixer", *(field.name for field in fields(Mixer))}
     overrides = {name: value for name, value in trainer.overrides.items() if name not in mixer_fields}
     return make_variant(trainer, TWIN, network_name=trainer.network_name + NO_SSM, overrides=overrides)
 

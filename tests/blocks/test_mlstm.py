@@ -19,7 +19,7 @@ from nnunet_mamba.blocks.mlstm import MLSTM, BlockDiagonal, OffsetLayerNorm, mat
 from nnunet_mamba.scan_order import scan_order
 
 FILE = "unit_mlstm.npz"
-ARRAYS = dict(np.load(FULL / FILE if (FULL / FILE).is_file() else SAMPLES / FILE))
+ARRAYS = dict(np.load(FULL / FILE if (FULL / FILE).is_file() else SAMPLES / "units" / FILE))
 CASES = json.loads(str(ARRAYS["cases_json"]))
 SAMPLED = re.compile(r"cases_json|cell_.*/([qkvifw]|h_fp64|grad_[if]_fp64)$|.*/(y|grad_x)_fp64$")
 
@@ -235,4 +235,4 @@ def test_it_compiles_as_one_graph():
 if __name__ == "__main__":
     sample = {key: array for key, array in np.load(FULL / FILE).items() if SAMPLED.match(key)}
     sample = {key: a[:1, :1] if key.startswith("cell") else a for key, a in sample.items()}
-    np.savez_compressed(SAMPLES / FILE, **sample)
+    np.savez_compressed(SAMPLES / "units" / FILE, **sample)

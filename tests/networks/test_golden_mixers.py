@@ -4,6 +4,8 @@ The golden files are those of U-Mamba2 (revision 44fbf60), xLSTM-UNet (6176c06) 
 float64.
 """
 
+import math
+
 import pytest
 import torch
 from golden_files import fill_mixers, fill_placed, golden_file
@@ -63,10 +65,11 @@ class Golden:
 
     @property
     def theirs(self) -> dict[str, float]:
-        """Gradient norms of our parameters in the authors' network."""
+        """Gradient norms of our parameters in the authors' network, where they are finite: in one file of
+        U-Mamba2 most are NaN."""
         norms = self.file.about[f"grad_norms_{self.rule}" if self.is_lkm else "grad_norms"]
         ours = {value: key for key, value in _renamed(self.names, self.source).items()}
-        return {ours[name]: norms[name] for name in self.names if name in ours}
+        return {ours[n]: norms[n] for n in self.names if n in ours and math.isfinite(norms[n])}
 
 
 def _renamed(names: list[str], source: str) -> dict[str, str]:
@@ -91,10 +94,12 @@ def test_equals_the_papers_code_in_float64(golden):
     assert loss.item() == pytest.approx(about["loss"], rel=1e-6)
     loss.backward()
     theirs = golden.theirs
+    assert len(theirs) > 10
+    gradients = {name: parameter.grad.norm().item() for name, parameter in golden.network.named_parameters()}
+    assert all(map(math.isfinite, gradients.values()))
     largest = max(theirs.values())
-    for name, parameter in golden.network.named_parameters():
-        expected = pytest.approx(theirs[name], rel=1e-5, abs=1e-9 * largest)
-        assert parameter.grad.norm().item() == expected, name
+    for name, norm in theirs.items():
+        assert gradients[name] == pytest.approx(norm, rel=1e-5, abs=1e-9 * largest), name
 
 
 def test_parameter_count_to_the_digit(golden):
