@@ -13,10 +13,11 @@ from torch import nn
 
 from nnunet_mamba import create_network, list_networks, networks
 from nnunet_mamba.analysis.activations import measure_spreads
+from nnunet_mamba.blocks.large_kernel import LargeKernelMixer
 from nnunet_mamba.blocks.mamba import SelectiveSSM
 from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
 from nnunet_mamba.blocks.meta import MetaBlock
-from nnunet_mamba.blocks.mixers import ChannelMixer, VoxelMixer
+from nnunet_mamba.blocks.mixers import TokenMixer, VoxelMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.family import FAMILY, get_config, supported_ndims
@@ -26,7 +27,7 @@ from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
 META = [name for name in NETWORKS if isinstance(FAMILY[name.removesuffix("_nossm")], MetaConfig)]
-MIXERS = (VoxelMixer, ChannelMixer, MambaTransMixer, VSSBlock)
+MIXERS = (TokenMixer, MambaTransMixer, LargeKernelMixer, VSSBlock)
 WITH_MIXER = [name for name in NETWORKS if f"{name}_nossm" in NETWORKS]
 ABDOMEN_CT = {  # nnU-Net's plan for 40x224x192 abdominal CT
     "input_channels": 1,
@@ -62,6 +63,8 @@ FIXED = {  # small sizes of the networks whose topology is their own, and a grid
 def small(name):
     """Arguments for a small network of that name, and the grid of an input for it."""
     base = name.removesuffix("_nossm")
+    if base == "xlstm_unet_enc":  # no mixer in the first three stages
+        return plan(4, patch_size=[16, 16, 16]), (16, 16, 16)
     if base not in FIXED:
         return plan(patch_size=[8, 8, 8]), (8, 8, 8)
     sizes, grid = FIXED[base]

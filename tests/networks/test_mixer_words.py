@@ -1,0 +1,100 @@
+"""`mixer=` replaces a network's mixers by others in the same places, by one word."""
+
+import pytest
+import torch
+
+from nnunet_mamba import create_network
+from nnunet_mamba.blocks.mixers import KINDS, LAYERS, ChannelMixer, TokenMixer, VoxelMixer
+from nnunet_mamba.networks.config import Mixer
+from nnunet_mamba.networks.family import FAMILY, get_config
+from nnunet_mamba.ops.precision import SequenceMixer
+
+SLOTS = ("mm_unet", "umamba_bot", "umamba_enc", "umamba2", "xlstm_unet_enc", "mamba_bi")
+PLAN = {
+    "input_channels": 1,
+    "num_classes": 3,
+    "features_per_stage": [8, 8, 16, 16],
+    "strides": [1, 2, 2, 2],
+    "kernel_sizes": [3] * 4,
+    "patch_size": [16, 16, 16],
+}
+
+
+def places(network: torch.nn.Module) -> list[str]:
+    return [key for key, module in network.named_modules() if isinstance(module, SequenceMixer)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SLOTS)
+def test_other_mixers_stand_in_the_same_places_and_all_else_is_equal(name, kind):
+    """The twin is the same, too; with each kind every parameter learns, under bfloat16 autocast too."""
+    own, other = create_network(name, **PLAN), create_network(name, **PLAN, mixer=kind, deep_supervision=True)
+    twin, of_word = create_network(f"{name}_nossm", **PLAN), create_network(name, **PLAN, mixer="none")
+    assert places(other) == places(own) != []
+    shapes = {key: value.shape for key, value in other.state_dict().items()}
+    prefixes = tuple(f"{place}." for place in places(other))
+    rest = {key: shape for key, shape in shapes.items() if not key.startswith(prefixes)}
+    assert rest == {key: value.shape for key, value in twin.state_dict().items()}
+    assert get_config(name).with_overrides(mixer=kind).without_ssm() == get_config(f"{name}_nossm")
+    assert list(of_word.state_dict()) == list(twin.state_dict())
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = other(torch.randn(2, 1, 16, 16, 16))
+    assert all(output.isfinite().all() for output in outputs)
+    sum(output.float().square().mean() for output in outputs).backward()
+    assert not [key for key, parameter in other.named_parameters() if parameter.grad is None]
+
+
+def test_a_kind_brings_its_own_settings():
+    mixer = get_config("mamba_multi").with_overrides(mixer="mamba").mixer
+    assert mixer == Mixer("mamba", order=FAMILY["mamba_multi"].mixer.order)
+    mixer = get_config("mm_unet").with_overrides(mixer="mamba2", d_state=8).mixer
+    assert mixer == Mixer("mamba2", order="bi", mixer_output="residual", d_state=8)
+    assert get_config("mm_unet").with_overrides(kind="mlstm") == get_config("mm_unet").with_overrides(
+        mixer="mlstm"
+    )
+    assert get_config("umamba_bot").with_overrides(mixer="mamba") == FAMILY["umamba_bot"]
+    scaled = get_config("mm_unet").with_overrides(mixer_output="scaled")
+    assert scaled.with_overrides(mixer="attention").mixer.mixer_output == "bare"
+
+
+def test_umamba2_with_mamba_is_its_authors_other_network():
+    plan = {**PLAN, "features_per_stage": [32, 64, 128, 320]}
+    with torch.device("meta"):
+        counts = [
+            sum(p.numel() for p in create_network("umamba2", **plan, **options).parameters())
+            for options in ({"mixer": "mamba"}, {"mixer": "none"})
+        ]
+    assert counts[0] - counts[1] == 675_840
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_channels_are_tokens_of_every_kind_where_the_grid_is_small(kind):
+    network = create_network("umamba_enc", **PLAN, mixer=kind)
+    mixers = [type(module) for module in network.modules() if isinstance(module, TokenMixer)]
+    assert mixers == [VoxelMixer, VoxelMixer, VoxelMixer, ChannelMixer]
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("mm_unet", {"mixer": "rnn"}, "no mixer 'rnn'; choose from mamba, mamba2, .*none"),
+        ("nnunet", {"mixer": "mamba"}, "no mixer, so there is no place for 'mamba'"),
+        ("mm_unet_nossm", {"mixer": "mamba"}, "no mixer, so there is no place for 'mamba'"),
+        ("vm_unet", {"mixer": "mamba2"}, "no mixer 'mamba2'; choose from vss, none"),
+        (
+            "mm_unet",
+            {"headdim": 8},
+            "headdim: mixers of the kind 'mamba' have no such setting",
+        ),
+        ("mm_unet", {"mixer": "attention", "d_state": 8}, "d_state: mixers of the kind 'attention'"),
+        (
+            "mm_unet",
+            {"mixer": "mlstm", "mixer_output": "scaled"},
+            "of the kind 'mlstm' have no 'scaled'",
+        ),
+        ("mm_unet", {"mixer": "mamba2", "headdim": 7}, "headdim 7 does not divide the 16 inner channels"),
+    ],
+)
+def test_words_that_do_not_fit(name, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        create_network(name, **PLAN, **overrides)
