@@ -93,7 +93,7 @@ def matrix_memory(
     numerator, denominator = y.split([v.shape[-1], 1], -1)
     floor = (-fixed).clamp(max=LARGEST_EXPONENT).exp().to(work).unsqueeze(-1)
     eps = EPS * (m - fixed).exp().to(work).unsqueeze(-1)  # EPS, with the gradient of m
-    return numerator / (torch.maximum(denominator.abs(), floor) + eps)
+    return numerator * (torch.maximum(denominator.abs(), floor) + eps).reciprocal()
 
 
 def stabilisers(i: Tensor, log_forget: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,9 +139,9 @@ class MatrixLSTM(nn.Module):
     def scan(self, x: Tensor, direction: ScanDirection, grid: tuple[int, ...]) -> Tensor:
         sequences = x.reshape(len(x) * direction.n_sequences(grid), -1, x.shape[-1])
         indices, reverse = stack_token_indices((direction,), grid, x.device), direction.reverse
-        filters, bias = self.conv1d.weight.squeeze(1)[None], self.conv1d.bias[None]
+        filters, bias = (self.get_parameter(f"conv1d.{name}")[None] for name in ("weight", "bias"))
         c = multi_directional_conv1d(
-            sequences[None], filters, bias, "silu", reverse=[reverse], indices=indices
+            sequences[None], filters.squeeze(2), bias, "silu", reverse=[reverse], indices=indices
         )[0]
         qkv = torch.cat([self.q_proj(c), self.k_proj(c), self.v_proj(sequences)], 2).flatten(2)
         i, f = self.igate(qkv), self.fgate(qkv)
