@@ -79,16 +79,14 @@ def matrix_memory(
         f'_t = sigmoid(f_t) exp(m_(t-1) - m_t),    i'_t = exp(i_t - m_t) / sqrt(p)
 
     with m of `stabilisers`. Shape: queries, keys and values (b, l, h, p); gates i and f before exponential
-    and sigmoid, (b, l, h); indices (1, l) -> (b, l, h, p), in float32 or float64. Cost: O(l).
+    and sigmoid, (b, l, h); indices (l,) -> (b, l, h, p), in float32 or float64. Cost: O(l).
     """
     work, i, log_forget = accumulation_dtype(v), i.double(), F.logsigmoid(f.double())
-    order = scan_indices(v.shape[1], None if indices is None else indices[0], reverse, v.device)
-    m, before = stabilisers(i, log_forget, order)
+    m, before = stabilisers(i, log_forget, scan_indices(v.shape[1], indices, reverse, v.device))
     fixed = m.detach()  # whatever m is, C_t q_t / (n_t q_t) is the same
     log_decay = log_forget + torch.minimum(before.detach() - fixed, -log_forget.detach())
     scale = ((i - fixed).exp() / math.sqrt(v.shape[-1])).to(work).unsqueeze(-1)
     values = torch.cat([v * scale, scale], -1)
-    indices = None if indices is None else indices[0]
     y = linear_attention(values, log_decay.to(work), k, q, reverse=reverse, indices=indices)
     numerator, denominator = y.split([v.shape[-1], 1], -1)
     floor = (-fixed).clamp(max=LARGEST_EXPONENT).exp().to(work).unsqueeze(-1)
@@ -102,16 +100,28 @@ def stabilisers(i: Tensor, log_forget: Tensor, order: Tensor) -> tuple[Tensor, T
     Shape: (b, l, h), tokens in memory order; order (l,) is the token of each step. Of the first step, m_0 is
     given as m_1: nothing decays there.
     """
-    total = log_forget[:, order].cumsum(1)
-    m = total + (i[:, order] - total).cummax(1).values
-    before = torch.cat([m[:, :1], m[:, :-1]], 1)
+    # Tokens last: elsewhere a GPU would go through them one by one
+    i, log_forget = (t.transpose(1, 2).index_select(2, order) for t in (i, log_forget))
+    total = log_forget.cumsum(2)
+    rest = i - total
+    m = total + (running_maximum(rest) if torch.onnx.is_in_onnx_export() else rest.cummax(2).values)
+    before = torch.cat([m[..., :1], m[..., :-1]], 2)
     step = order.argsort()
-    return m[:, step], before[:, step]
+    return m.index_select(2, step).transpose(1, 2), before.index_select(2, step).transpose(1, 2)
+
+
+def running_maximum(x: Tensor) -> Tensor:
+    """Return the largest value up to each place of the last axis, as `torch.cummax`, which ONNX lacks."""
+    reach = 1
+    while reach < x.shape[-1]:
+        x = torch.cat([x[..., :reach], torch.maximum(x[..., reach:], x[..., :-reach])], -1)
+        reach *= 2
+    return x
 
 
 class MatrixLSTM(nn.Module):
     """Weights of one direction: convolution, queries, keys, values, gates, norm per head and skip
-    [2, fig. 2]; (b, l, E) -> (b, l, E).
+    [2, fig. 2]; `scan` takes x (b, l, E) to y (b, l, E).
 
         c = silu(conv(x));   q, k, v = W_q c, W_k c, W_v x;   i, f = W_i [q, k, v], W_f [q, k, v]
         y = norm(h) + learnable_skip c
@@ -146,7 +156,7 @@ class MatrixLSTM(nn.Module):
         qkv = torch.cat([self.q_proj(c), self.k_proj(c), self.v_proj(sequences)], 2).flatten(2)
         i, f = self.igate(qkv), self.fgate(qkv)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
-        h = matrix_memory(q, k, v, i, f, indices, reverse)
+        h = matrix_memory(q, k, v, i, f, None if indices is None else indices[0], reverse)
         return (self.outnorm(h.flatten(2)) + self.learnable_skip * c).view(x.shape)
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from golden_files import FULL, SAMPLES, fill_xlstm
 
-from nnunet_mamba.blocks.mlstm import MLSTM, BlockDiagonal, OffsetLayerNorm, matrix_memory
+from nnunet_mamba.blocks.mlstm import MLSTM, BlockDiagonal, OffsetLayerNorm, matrix_memory, running_maximum
 from nnunet_mamba.scan_order import scan_order
 
 FILE = "unit_mlstm.npz"
@@ -116,6 +116,12 @@ def test_the_linear_form_equals_the_quadratic_one(length, gates):
     ours = outputs_and_gradients(matrix_memory, tensors)
     for own, written_out in zip(ours, outputs_and_gradients(quadratic_memory, tensors), strict=True):
         torch.testing.assert_close(own, written_out, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 37])
+def test_the_running_maximum_for_onnx_is_cummax(length):
+    x = random(length, 3, length)
+    assert torch.equal(running_maximum(x), x.cummax(-1).values)
 
 
 def test_float32_follows_float64():
