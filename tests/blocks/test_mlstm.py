@@ -18,8 +18,8 @@ from golden_files import FULL, SAMPLES, fill_xlstm
 from nnunet_mamba.blocks.mlstm import MLSTM, BlockDiagonal, OffsetLayerNorm, matrix_memory, running_maximum
 from nnunet_mamba.scan_order import scan_order
 
-FILE = "unit_mlstm.npz"
-ARRAYS = dict(np.load(FULL / FILE if (FULL / FILE).is_file() else SAMPLES / FILE))
+GOLDEN, SAMPLE = FULL / "unit_mlstm.npz", SAMPLES / "units" / "unit_mlstm.npz"
+ARRAYS = dict(np.load(GOLDEN if GOLDEN.is_file() else SAMPLE))
 CASES = json.loads(str(ARRAYS["cases_json"]))
 SAMPLED = re.compile(r"cases_json|cell_.*/([qkvifw]|h_fp64|grad_[if]_fp64)$|.*/(y|grad_x)_fp64$")
 
@@ -147,7 +147,10 @@ def test_what_is_kept_for_backward_grows_with_the_tokens_alone():
     def kept(n_tokens: int) -> int:
         sizes = {}
         layer, tokens = MLSTM(8, scan_order("bi", 2)), torch.randn(1, n_tokens, 8)
-        hooks = (lambda t: sizes.__setitem__(t.untyped_storage().data_ptr(), t.numel()) or t, lambda t: t)
+        hooks = (
+            lambda t: sizes.__setitem__(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) or t,
+            lambda t: t,
+        )
         with torch.autograd.graph.saved_tensors_hooks(*hooks):
             y = layer(tokens, (1, n_tokens))
         assert y.requires_grad
@@ -239,6 +242,6 @@ def test_it_compiles_as_one_graph():
 
 
 if __name__ == "__main__":
-    sample = {key: array for key, array in np.load(FULL / FILE).items() if SAMPLED.match(key)}
+    sample = {key: array for key, array in np.load(GOLDEN).items() if SAMPLED.match(key)}
     sample = {key: a[:1, :1] if key.startswith("cell") else a for key, a in sample.items()}
-    np.savez_compressed(SAMPLES / FILE, **sample)
+    np.savez_compressed(SAMPLE, **sample)
