@@ -24,7 +24,6 @@ from nnunet_mamba.ops.reference import scan_indices
 from nnunet_mamba.scan_order import ScanDirection
 
 EPS = 1e-6  # beside the denominator of the memory's output [2, code]
-LARGEST_EXPONENT = 80.0  # of the denominator's floor exp(-m): in float32 exp(89) is infinite, gradients NaN
 TILE = 32  # edge of the matrices that block-diagonal ones are multiplied as
 
 
@@ -84,12 +83,13 @@ def matrix_memory(
     work, i, log_forget = accumulation_dtype(v), i.double(), F.logsigmoid(f.double())
     m, before = stabilisers(i, log_forget, scan_indices(v.shape[1], indices, reverse, v.device))
     fixed = m.detach()  # whatever m is, C_t q_t / (n_t q_t) is the same
-    log_decay = log_forget + torch.minimum(before.detach() - fixed, -log_forget.detach())
+    change = torch.minimum(before.detach() - fixed, -log_forget.detach())  # rounding makes no decay a growth
+    log_decay = log_forget + change
     scale = ((i - fixed).exp() / math.sqrt(v.shape[-1])).to(work).unsqueeze(-1)
     values = torch.cat([v * scale, scale], -1)
     y = linear_attention(values, log_decay.to(work), k, q, reverse=reverse, indices=indices)
     numerator, denominator = y.split([v.shape[-1], 1], -1)
-    floor = (-fixed).clamp(max=LARGEST_EXPONENT).exp().to(work).unsqueeze(-1)
+    floor = (-fixed).exp().to(work).unsqueeze(-1)  # infinite in float32 for m < -88: h is 0 there
     eps = EPS * (m - fixed).exp().to(work).unsqueeze(-1)  # EPS, with the gradient of m
     return numerator * (torch.maximum(denominator.abs(), floor) + eps).reciprocal()
 
@@ -121,7 +121,7 @@ def running_maximum(x: Tensor) -> Tensor:
 
 class MatrixLSTM(nn.Module):
     """Weights of one direction: convolution, queries, keys, values, gates, norm per head and skip
-    [2, fig. 2]; `scan` takes x (b, l, E) to y (b, l, E).
+    [2]; `scan` takes x (b, l, E) to y (b, l, E).
 
         c = silu(conv(x));   q, k, v = W_q c, W_k c, W_v x;   i, f = W_i [q, k, v], W_f [q, k, v]
         y = norm(h) + learnable_skip c
