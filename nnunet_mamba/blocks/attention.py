@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nnunet_mamba.ops.precision import accumulation_dtype, clamp_to_float16
 
 Grid = tuple[int, ...]
-BASE = 100.0  # of the frequencies [2, sec. 3.2]
+BASE = 100.0  # of the frequencies [2]
 
 
 def attention_window(grid: Grid, max_tokens: int) -> Grid:
@@ -68,7 +68,7 @@ def rotary_angles(grid: Grid, headdim: int, device: torch.device, dtype: torch.d
     """Return the angles that pairs of a head's channels turn by at each voxel, (*grid, headdim // 2).
 
     Each of k axes has n = headdim // (2 k) pairs; pair j turns by BASE^(-j / n) per voxel along its axis
-    [2, eq. 7]. The pairs left over turn by 0: they see content alone. Raises ValueError if n is 0.
+    [2]. The pairs left over turn by 0: they see content alone. Raises ValueError if n is 0.
     """
     n_pairs = headdim // (2 * len(grid))
     if n_pairs == 0:

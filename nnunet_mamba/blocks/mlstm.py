@@ -24,7 +24,6 @@ from nnunet_mamba.ops.reference import scan_indices
 from nnunet_mamba.scan_order import ScanDirection
 
 EPS = 1e-6  # beside the denominator of the memory's output [2, code]
-LARGEST_EXPONENT = 80.0  # of the denominator's floor exp(-m): in float32 exp(89) is infinite, gradients NaN
 TILE = 32  # edge of the matrices that block-diagonal ones are multiplied as
 
 
@@ -79,21 +78,20 @@ def matrix_memory(
         f'_t = sigmoid(f_t) exp(m_(t-1) - m_t),    i'_t = exp(i_t - m_t) / sqrt(p)
 
     with m of `stabilisers`. Shape: queries, keys and values (b, l, h, p); gates i and f before exponential
-    and sigmoid, (b, l, h); indices (1, l) -> (b, l, h, p), in float32 or float64. Cost: O(l).
+    and sigmoid, (b, l, h); indices (l,) -> (b, l, h, p), in float32 or float64. Cost: O(l).
     """
     work, i, log_forget = accumulation_dtype(v), i.double(), F.logsigmoid(f.double())
-    order = scan_indices(v.shape[1], None if indices is None else indices[0], reverse, v.device)
-    m, before = stabilisers(i, log_forget, order)
+    m, before = stabilisers(i, log_forget, scan_indices(v.shape[1], indices, reverse, v.device))
     fixed = m.detach()  # whatever m is, C_t q_t / (n_t q_t) is the same
-    log_decay = log_forget + torch.minimum(before.detach() - fixed, -log_forget.detach())
+    change = torch.minimum(before.detach() - fixed, -log_forget.detach())  # rounding makes no decay a growth
+    log_decay = log_forget + change
     scale = ((i - fixed).exp() / math.sqrt(v.shape[-1])).to(work).unsqueeze(-1)
     values = torch.cat([v * scale, scale], -1)
-    indices = None if indices is None else indices[0]
     y = linear_attention(values, log_decay.to(work), k, q, reverse=reverse, indices=indices)
     numerator, denominator = y.split([v.shape[-1], 1], -1)
-    floor = (-fixed).clamp(max=LARGEST_EXPONENT).exp().to(work).unsqueeze(-1)
+    floor = (-fixed).exp().to(work).unsqueeze(-1)  # infinite in float32 for m < -88: h is 0 there
     eps = EPS * (m - fixed).exp().to(work).unsqueeze(-1)  # EPS, with the gradient of m
-    return numerator / (torch.maximum(denominator.abs(), floor) + eps)
+    return numerator * (torch.maximum(denominator.abs(), floor) + eps).reciprocal()
 
 
 def stabilisers(i: Tensor, log_forget: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,16 +100,28 @@ def stabilisers(i: Tensor, log_forget: Tensor, order: Tensor) -> tuple[Tensor, T
     Shape: (b, l, h), tokens in memory order; order (l,) is the token of each step. Of the first step, m_0 is
     given as m_1: nothing decays there.
     """
-    total = log_forget[:, order].cumsum(1)
-    m = total + (i[:, order] - total).cummax(1).values
-    before = torch.cat([m[:, :1], m[:, :-1]], 1)
+    # Tokens last: elsewhere a GPU would go through them one by one
+    i, log_forget = (t.transpose(1, 2).index_select(2, order) for t in (i, log_forget))
+    total = log_forget.cumsum(2)
+    rest = i - total
+    m = total + (running_maximum(rest) if torch.onnx.is_in_onnx_export() else rest.cummax(2).values)
+    before = torch.cat([m[..., :1], m[..., :-1]], 2)
     step = order.argsort()
-    return m[:, step], before[:, step]
+    return m.index_select(2, step).transpose(1, 2), before.index_select(2, step).transpose(1, 2)
+
+
+def running_maximum(x: Tensor) -> Tensor:
+    """Return the largest value up to each place of the last axis, as `torch.cummax`, which ONNX lacks."""
+    reach = 1
+    while reach < x.shape[-1]:
+        x = torch.cat([x[..., :reach], torch.maximum(x[..., reach:], x[..., :-reach])], -1)
+        reach *= 2
+    return x
 
 
 class MatrixLSTM(nn.Module):
     """Weights of one direction: convolution, queries, keys, values, gates, norm per head and skip
-    [2, fig. 2]; (b, l, E) -> (b, l, E).
+    [2]; `scan` takes x (b, l, E) to y (b, l, E).
 
         c = silu(conv(x));   q, k, v = W_q c, W_k c, W_v x;   i, f = W_i [q, k, v], W_f [q, k, v]
         y = norm(h) + learnable_skip c
@@ -139,14 +149,14 @@ class MatrixLSTM(nn.Module):
     def scan(self, x: Tensor, direction: ScanDirection, grid: tuple[int, ...]) -> Tensor:
         sequences = x.reshape(len(x) * direction.n_sequences(grid), -1, x.shape[-1])
         indices, reverse = stack_token_indices((direction,), grid, x.device), direction.reverse
-        filters, bias = self.conv1d.weight.squeeze(1)[None], self.conv1d.bias[None]
+        filters, bias = (self.get_parameter(f"conv1d.{name}")[None] for name in ("weight", "bias"))
         c = multi_directional_conv1d(
-            sequences[None], filters, bias, "silu", reverse=[reverse], indices=indices
+            sequences[None], filters.squeeze(2), bias, "silu", reverse=[reverse], indices=indices
         )[0]
         qkv = torch.cat([self.q_proj(c), self.k_proj(c), self.v_proj(sequences)], 2).flatten(2)
         i, f = self.igate(qkv), self.fgate(qkv)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
-        h = matrix_memory(q, k, v, i, f, indices, reverse)
+        h = matrix_memory(q, k, v, i, f, None if indices is None else indices[0], reverse)
         return (self.outnorm(h.flatten(2)) + self.learnable_skip * c).view(x.shape)
 
 

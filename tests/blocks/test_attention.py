@@ -27,16 +27,16 @@ def written_out(layer: Attention, tokens: torch.Tensor, grid) -> torch.Tensor:
     """Every voxel's softmax over all voxels, head by head."""
     turns = torch.stack(
         [
-            rotation(position, layer.head_dim)
+            rotation(position, layer.headdim)
             for position in torch.cartesian_prod(*(torch.arange(size) for size in grid))
             .view(-1, len(grid))
             .tolist()
         ]
     )
     heads = []
-    for q, k, v in zip(*(t.split(layer.head_dim, -1) for t in layer.qkv(tokens).chunk(3, -1)), strict=True):
+    for q, k, v in zip(*(t.split(layer.headdim, -1) for t in layer.qkv(tokens).chunk(3, -1)), strict=True):
         q, k = (torch.einsum("lij,blj->bli", turns, t) for t in (q, k))
-        heads.append((q @ k.transpose(1, 2) / layer.head_dim**0.5).softmax(-1) @ v)
+        heads.append((q @ k.transpose(1, 2) / layer.headdim**0.5).softmax(-1) @ v)
     return layer.proj(torch.cat(heads, -1))
 
 
@@ -49,11 +49,11 @@ def attention(features: int, **options) -> Attention:
     return layer
 
 
-@pytest.mark.parametrize("head_dim", [6, 8, 9])
+@pytest.mark.parametrize("headdim", [6, 8, 9])
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_it_is_rotated_softmax_attention(grid, head_dim):
+def test_it_is_rotated_softmax_attention(grid, headdim):
     """Heads that divide the features or not, with pairs and channels left over or not."""
-    layer, tokens = attention(16, head_dim=head_dim), torch.randn(2, math.prod(grid), 16).double()
+    layer, tokens = attention(16, headdim=headdim), torch.randn(2, math.prod(grid), 16).double()
     torch.testing.assert_close(layer(tokens, grid), written_out(layer, tokens, grid))
 
 
@@ -95,7 +95,7 @@ def test_windows_worked_out_by_hand(grid, max_tokens, window):
 @pytest.mark.parametrize("max_tokens", [1, 5, 12])
 def test_a_voxel_moves_its_window_and_nothing_else(grid, max_tokens):
     """By gradients: they are 0 outside the window, whose tokens are a box of at most max_tokens."""
-    layer = attention(8, head_dim=8, max_tokens=max_tokens)
+    layer = attention(8, headdim=8, max_tokens=max_tokens)
     tokens = torch.randn(1, math.prod(grid), 8).double().requires_grad_()
     seen = torch.stack(
         [
@@ -116,7 +116,7 @@ def test_a_voxel_moves_its_window_and_nothing_else(grid, max_tokens):
 
 
 def test_windows_attend_as_grids_of_their_own():
-    layer, tokens = attention(8, head_dim=8, max_tokens=12), torch.randn(2, 35, 8).double()
+    layer, tokens = attention(8, headdim=8, max_tokens=12), torch.randn(2, 35, 8).double()
     assert attention_window((5, 7), 12) == (3, 4)
     whole = layer(tokens, (5, 7)).view(2, 5, 7, 8)
     for rows, columns in ((slice(0, 3), slice(0, 4)), (slice(3, 5), slice(4, 7))):
@@ -126,7 +126,7 @@ def test_windows_attend_as_grids_of_their_own():
 
 
 def test_gradients_reach_every_parameter():
-    layer = attention(10, head_dim=8, max_tokens=9)
+    layer = attention(10, headdim=8, max_tokens=9)
     tokens = torch.randn(2, 30, 10).double().requires_grad_()
     layer(tokens, (5, 3, 2)).square().sum().backward()
     assert all(t.grad.abs().max() > 0 for t in (tokens, *layer.parameters()))
@@ -140,13 +140,13 @@ def test_a_layer_begins_as_vit():
 
 
 def test_heads_too_narrow_for_positions_and_empty_windows_are_refused():
-    with pytest.raises(ValueError, match=r"5 channels have no room .* 3 axes; use a head_dim of at least 6"):
-        Attention(8, head_dim=5)(torch.zeros(1, 8, 8), (2, 2, 2))
+    with pytest.raises(ValueError, match=r"5 channels have no room .* 3 axes; use a headdim of at least 6"):
+        Attention(8, headdim=5)(torch.zeros(1, 8, 8), (2, 2, 2))
     with pytest.raises(ValueError, match="max_tokens is 0"):
         Attention(8, max_tokens=0)
 
 
 def test_it_compiles_as_one_graph():
-    layer, tokens = Attention(8, head_dim=8, max_tokens=12), torch.randn(1, 35, 8)
+    layer, tokens = Attention(8, headdim=8, max_tokens=12), torch.randn(1, 35, 8)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(tokens, (5, 7)), layer(tokens, (5, 7)))

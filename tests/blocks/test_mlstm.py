@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from golden_files import FULL, SAMPLES, fill_mixers
 
-from nnunet_mamba.blocks.mlstm import MLSTM, BlockDiagonal, OffsetLayerNorm, matrix_memory
+from nnunet_mamba.blocks.mlstm import MLSTM, BlockDiagonal, OffsetLayerNorm, matrix_memory, running_maximum
 from nnunet_mamba.scan_order import scan_order
 
-FILE = "unit_mlstm.npz"
-ARRAYS = dict(np.load(FULL / FILE if (FULL / FILE).is_file() else SAMPLES / "units" / FILE))
+GOLDEN, SAMPLE = FULL / "unit_mlstm.npz", SAMPLES / "units" / "unit_mlstm.npz"
+ARRAYS = dict(np.load(GOLDEN if GOLDEN.is_file() else SAMPLE))
 CASES = json.loads(str(ARRAYS["cases_json"]))
 SAMPLED = re.compile(r"cases_json|cell_.*/([qkvifw]|h_fp64|grad_[if]_fp64)$|.*/(y|grad_x)_fp64$")
 
@@ -38,7 +38,7 @@ def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def quadratic_memory(q, k, v, i, f):
-    """mLSTM's parallel form (xLSTM, arXiv:2405.04517, app. A.2), every token against every earlier one."""
+    """mLSTM's parallel form (xLSTM, arXiv:2405.04517), every token against every earlier one."""
     q, k, v, i, f = (t.transpose(1, 2) for t in (q, k, v, i, f))  # heads before tokens
     total = F.logsigmoid(f).cumsum(-1)
     exponents = total[..., :, None] - total[..., None, :] + i[..., None, :]
@@ -118,6 +118,12 @@ def test_the_linear_form_equals_the_quadratic_one(length, gates):
         torch.testing.assert_close(own, written_out, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 37])
+def test_the_running_maximum_for_onnx_is_cummax(length):
+    x = random(length, 3, length)
+    assert torch.equal(running_maximum(x), x.cummax(-1).values)
+
+
 def test_float32_follows_float64():
     tensors = inputs(150)
     exact = outputs_and_gradients(matrix_memory, tensors)
@@ -128,9 +134,19 @@ def test_float32_follows_float64():
         assert relative(own, true) < 1e-4
 
 
-@pytest.mark.parametrize("i", [-100.0, 100.0])
-@pytest.mark.parametrize("f", [-100.0, 100.0])
-def test_gates_of_a_hundred_give_finite_values_and_gradients(i, f):
+def test_half_precision_rounds_projections_alone():
+    torch.manual_seed(0)
+    layer, tokens = MLSTM(32, scan_order("bi", 2)), torch.randn(1, 60, 32)
+    expected = layer(tokens, (6, 10))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = layer(tokens, (6, 10))
+    assert actual.dtype == torch.bfloat16
+    assert (actual - expected).norm() / expected.norm() < 0.02
+
+
+@pytest.mark.parametrize("i", [-1000.0, -100.0, 100.0, 1000.0])
+@pytest.mark.parametrize("f", [-1000.0, -100.0, 100.0, 1000.0])
+def test_gates_of_hundreds_give_finite_values_and_gradients(i, f):
     """exp(100) is infinite in float32."""
     q, k, v, *_ = inputs(9, torch.float32)
     gates = [torch.full((2, 9, 3), gate, requires_grad=True) for gate in (i, f)]
@@ -141,7 +157,10 @@ def test_what_is_kept_for_backward_grows_with_the_tokens_alone():
     def kept(n_tokens: int) -> int:
         sizes = {}
         layer, tokens = MLSTM(8, scan_order("bi", 2)), torch.randn(1, n_tokens, 8)
-        hooks = (lambda t: sizes.__setitem__(t.untyped_storage().data_ptr(), t.numel()) or t, lambda t: t)
+        hooks = (
+            lambda t: sizes.__setitem__(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) or t,
+            lambda t: t,
+        )
         with torch.autograd.graph.saved_tensors_hooks(*hooks):
             y = layer(tokens, (1, n_tokens))
         assert y.requires_grad
@@ -150,9 +169,18 @@ def test_what_is_kept_for_backward_grows_with_the_tokens_alone():
     assert kept(1024) - kept(768) <= 1.01 * (kept(768) - kept(512))
 
 
-def test_a_reversed_and_permuted_direction_is_the_turned_volume():
+def random_layer(order: str, ndim: int) -> MLSTM:
+    """Return a layer of 8 features in float64 whose gates see their tokens, unlike at the start."""
     torch.manual_seed(0)
-    plain, turned = (MLSTM(8, scan_order(order, 3)).double() for order in ("DHW", "-WDH"))
+    layer = MLSTM(8, scan_order(order, ndim)).double()
+    for name, parameter in layer.named_parameters():
+        if "gate" in name:
+            torch.nn.init.normal_(parameter, std=20)
+    return layer
+
+
+def test_a_reversed_and_permuted_direction_is_the_turned_volume():
+    plain, turned = random_layer("DHW", 3), random_layer("-WDH", 3)
     turned.load_state_dict(plain.state_dict())
     tokens = torch.randn(1, 24, 8, dtype=torch.float64)
 
@@ -164,11 +192,10 @@ def test_a_reversed_and_permuted_direction_is_the_turned_volume():
 
 
 def test_two_directions_share_gate_and_projections_and_add_up():
-    torch.manual_seed(0)
-    both = MLSTM(8, scan_order("bi", 2)).double()
+    both = random_layer("bi", 2)
     one = {key: value for key, value in both.state_dict().items() if not key.startswith("further")}
     own = {k.removeprefix("further.0."): v for k, v in both.state_dict().items() if k.startswith("further")}
-    first, second = (MLSTM(8, scan_order(order, 2)).double() for order in ("HW", "-HW"))
+    first, second = random_layer("HW", 2), random_layer("-HW", 2)
     first.load_state_dict(one)
     second.load_state_dict(one | own)
     tokens = torch.randn(2, 15, 8, dtype=torch.float64)
@@ -176,8 +203,7 @@ def test_two_directions_share_gate_and_projections_and_add_up():
 
 
 def test_slices_are_sequences_of_their_own():
-    torch.manual_seed(0)
-    slices, whole = (MLSTM(8, scan_order(order, 3)).double() for order in ("slices", "DHW"))
+    slices, whole = random_layer("slices", 3), random_layer("DHW", 3)
     whole.load_state_dict(slices.state_dict())
     tokens = torch.randn(2, 24, 8, dtype=torch.float64)
     expected = torch.cat([whole(part, (1, 2, 4)) for part in tokens.split(8, 1)], 1)
@@ -233,6 +259,6 @@ def test_it_compiles_as_one_graph():
 
 
 if __name__ == "__main__":
-    sample = {key: array for key, array in np.load(FULL / FILE).items() if SAMPLED.match(key)}
+    sample = {key: array for key, array in np.load(GOLDEN).items() if SAMPLED.match(key)}
     sample = {key: a[:1, :1] if key.startswith("cell") else a for key, a in sample.items()}
-    np.savez_compressed(SAMPLES / "units" / FILE, **sample)
+    np.savez_compressed(SAMPLE, **sample)
