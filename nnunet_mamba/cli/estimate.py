@@ -23,6 +23,9 @@ def add(commands: Any) -> None:
     p = commands.add_parser("estimate")
     add_plans(p, "plans", nargs="?")
     p.add_argument("--network", help="see `nnunet-mamba networks`")
+    p.add_argument(
+        "--mixer", metavar="WORD", help="in place of the network's own: mamba2, attention, none ..."
+    )
     p.add_argument("--device", default="cpu", help="cpu, cuda, or the profile (.json) of another device")
     p.add_argument("--batch", type=int, help="patches per step (default: the plans')")
     p.add_argument("--patch", type=int, nargs="+", metavar="VOXELS", help="per axis (default: the plans')")
@@ -60,9 +63,8 @@ def estimate(args: argparse.Namespace) -> int:
         checkpoint_stages=args.checkpoint_stages,
     )
     patch = "x".join(map(str, sizes["patch_size"]))
-    print(
-        f"{args.network}, batch {batch}, patch {patch}, {precision}, on {args.device} ({profile.description})"
-    )
+    name = args.network + (f" with mixer {args.mixer}" if args.mixer else "")
+    print(f"{name}, batch {batch}, patch {patch}, {precision}, on {args.device} ({profile.description})")
     _print_memory(result, measured=bool(profile.workspace))
     return 0
 
@@ -92,6 +94,7 @@ def _read_sizes(args: argparse.Namespace, plans: dict, path: Path) -> tuple[dict
 
     configuration = configuration_of(plans, args.configuration)
     sizes = network_sizes(args.network, configuration)
+    sizes |= {} if args.mixer is None else {"mixer": args.mixer}
     channels, classes = channels_and_classes(args, plans, path)
     batch = configuration.batch_size if args.batch is None else args.batch
     patch = sizes["patch_size"] if args.patch is None else tuple(args.patch)
