@@ -176,8 +176,10 @@ def fill_vss(name: str, shape: list[int], strong: bool) -> torch.Tensor:
 
 
 def fill_placed(name: str, shape: list[int], strong: bool) -> torch.Tensor:
-    """The same for the files that give outputs at some voxels: the larger weights are smaller inside
-    Mamba."""
+    """The same for the files that give outputs at some voxels: the larger weights are smaller inside Mamba,
+    and logarithms are float32's, which matters to networks that amplify rounding."""
+    if name.endswith(".A_log"):
+        return torch.arange(1.0, shape[1] + 1).log().repeat(shape[0], 1)
     in_mamba = re.search(r"\.(in_proj|conv1d|x_proj|dt_proj|out_proj)\.", name)
     return fill(name, shape, strong, gain=1 if in_mamba else 2)
 

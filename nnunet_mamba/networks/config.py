@@ -45,6 +45,7 @@ class NetworkConfig:
     mixer: Mixer | None = None
 
     mixer_kinds: ClassVar[tuple[str, ...]] = ("mamba",)
+    mixer_outputs: ClassVar[tuple[str, ...]] = OUTPUTS  # of the kind `mamba`
 
     def __post_init__(self) -> None:
         if self.mixer is None:
@@ -54,7 +55,7 @@ class NetworkConfig:
             raise ValueError(
                 f"kind: this network has no mixer {kind!r}; choose from {', '.join(self.mixer_kinds)}."
             )
-        outputs = OUTPUTS if kind == "mamba" else (BARE,)
+        outputs = self.mixer_outputs if kind == "mamba" else (BARE,)
         if output not in outputs:
             raise ValueError(
                 f"mixer_output: mixers of the kind {kind!r} have no {output!r}; choose from "
@@ -86,13 +87,13 @@ class NetworkConfig:
 class FixedConfig(NetworkConfig):
     """Settings of a network of fixed topology, which ignores that of nnU-Net's plans and pads its inputs.
 
-    ndim              axes of its grids
+    ndims             numbers of axes (2, 3 or both) of grids that it takes
     features          channels per stage in the paper, from the largest grid down
     strides           of each stage, the same for all axes
     output_strides    voxels of the input per voxel of each deeply supervised output, the largest first
     """
 
-    ndim: ClassVar[int]
+    ndims: ClassVar[tuple[int, ...]]
     features: ClassVar[tuple[int, ...]]
     strides: ClassVar[tuple[int, ...]]
     output_strides: ClassVar[tuple[int, ...]] = (1,)

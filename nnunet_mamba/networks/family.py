@@ -13,6 +13,7 @@ from nnunet_mamba.io.messages import format_unknown_name
 from nnunet_mamba.networks.config import FixedConfig, MetaConfig, Mixer, NetworkConfig
 from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
+from nnunet_mamba.networks.light_unet import LightUNet, LightUNetConfig
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
 from nnunet_mamba.networks.swin_umambas import SwinUMamba, SwinUMambaConfig, SwinUMambaD, SwinUMambaDConfig
@@ -76,6 +77,8 @@ FAMILY: dict[str, NetworkConfig] = {
     "swin_umamba_d": SwinUMambaDConfig(_SS2D),
     # Xing et al., SegMamba, arXiv:2401.13560, code of June 2025
     "segmamba": SegMambaConfig(mixer=Mixer(order="DHW,-DHW,interleave{n_slices}")),
+    # Liao et al., LightM-UNet, arXiv:2403.05246, code of 29 March 2024
+    "lightm_unet": LightUNetConfig(mixer=Mixer(order="uni")),
 }
 CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     MetaConfig: MetaUNet,
@@ -84,6 +87,7 @@ CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     SwinUMambaConfig: SwinUMamba,
     SwinUMambaDConfig: SwinUMambaD,
     SegMambaConfig: SegMamba,
+    LightUNetConfig: LightUNet,
 }
 
 
@@ -106,7 +110,7 @@ def supported_ndims(name: str) -> tuple[int, ...]:
     """Return the numbers of axes (2, 3 or both) that a network takes. ValueError for unknown names."""
     config = get_config(name)
     if isinstance(config, FixedConfig):
-        return (config.ndim,)
+        return config.ndims
     return tuple(ndim for ndim in (2, 3) if _has_directions(config, ndim))
 
 

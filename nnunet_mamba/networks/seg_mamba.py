@@ -35,7 +35,7 @@ class SegMambaConfig(FixedConfig):
     n_slices: tuple[int, ...] = (64, 32, 16, 8)
     hidden_size: int | None = None
 
-    ndim: ClassVar[int] = 3
+    ndims: ClassVar[tuple[int, ...]] = (3,)
     features: ClassVar[tuple[int, ...]] = (48, 96, 192, 384)
     strides: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
 

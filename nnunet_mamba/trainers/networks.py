@@ -6,8 +6,8 @@ ABLATIONS   MM-UNet, by its own recipe, with another scan order or another place
 PAPERS      networks by the recipe of their paper, where that is not nnU-Net's
 
 In the recipes of the papers, too, nnU-Net samples, augments and clips gradients (at norm 12), an epoch is 250
-iterations rather than a pass through the data, and CUDA computes under float16 autocast. The losses of
-VM-UNet and Mamba-UNet take plain labels, no regions and no ignore label.
+iterations rather than a pass through the data, and CUDA computes under float16 autocast unless the recipe
+says float32. The losses of VM-UNet and Mamba-UNet take plain labels, no regions and no ignore label.
 """
 
 from nnunet_mamba.trainers import recipes
@@ -94,6 +94,12 @@ class nnUNetTrainerSegMamba(MambaTrainer):
     network_name = "segmamba"
 
 
+class nnUNetTrainerLightMUNet(MambaTrainer):
+    """LightM-UNet (arXiv:2403.05246) by nnU-Net's recipe; ...Paper has the paper's. No deep supervision."""
+
+    network_name = "lightm_unet"
+
+
 PLANNED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,
@@ -108,6 +114,7 @@ FIXED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerSwinUMamba,
     nnUNetTrainerSwinUMambaD,
     nnUNetTrainerSegMamba,
+    nnUNetTrainerLightMUNet,
 )
 
 
@@ -238,6 +245,13 @@ class nnUNetTrainerSwinUMambaDPaper(nnUNetTrainerSwinUMambaD):
     recipe = recipes.SWIN_UMAMBA
 
 
+class nnUNetTrainerLightMUNetPaper(nnUNetTrainerLightMUNet):
+    """Adam from 1e-4 (weight decay 1e-5, L2, eps 1e-5), poly decay over 100 epochs, in float32, as in the
+    authors' code (arXiv:2403.05246)."""
+
+    recipe = recipes.LIGHTM_UNET
+
+
 PAPERS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMambaUniPaper,
     nnUNetTrainerMambaUniPaperCosine,
@@ -250,4 +264,5 @@ PAPERS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMambaUNetPaper,
     nnUNetTrainerSwinUMambaPaper,
     nnUNetTrainerSwinUMambaDPaper,
+    nnUNetTrainerLightMUNetPaper,
 )
