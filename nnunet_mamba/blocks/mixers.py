@@ -43,7 +43,7 @@ class LayerNormMamba(SequenceMixer):
         directions: scan directions over the tokens.
         channels, ndim: channels and grid axes of x.
         mixer_output: a word of `OUTPUTS`.
-        sizes: d_state, d_conv, expand of the Mamba block.
+        sizes: d_state, d_conv, expand, shared of the Mamba block.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LayerNormMamba(SequenceMixer):
         channels: int,
         ndim: int,
         mixer_output: str = BARE,
-        **sizes: int,
+        **sizes: Any,
     ):
         super().__init__()
         assert mixer_output in OUTPUTS
@@ -114,7 +114,7 @@ class MambaTrans(nn.Module):
         t <- t + Mamba(LayerNorm(t));    t <- t + W LayerNorm(t)
     """
 
-    def __init__(self, channels: int, direction: ScanDirection, **sizes: int):
+    def __init__(self, channels: int, direction: ScanDirection, **sizes: Any):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.mamba = Mamba(channels, (direction,), **sizes)

@@ -1,4 +1,4 @@
-"""Names of weights in the code of LightM-UNet, and ours."""
+"""Names of weights in the code of LightM-UNet and SegMamba-V2, and ours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nnunet_mamba.checkpoints.key_maps import Rule, rename_keys
+from nnunet_mamba.checkpoints.key_maps import SEGMAMBAS, STEP, Rule, rename_keys
 
 
 def _reducer(key: re.Match[str]) -> str:
@@ -43,3 +43,18 @@ def convert_lightm_unet(state_dict: Mapping[str, Tensor], config: Mapping[str, A
     """Rename LightM-UNet's keys."""
     renamed = rename_keys(state_dict, _LIGHTM_UNET)
     return rename_keys(renamed, [(r"^(encoder\..*)\.mamba\.", r"\1.mixer.")])
+
+
+_BLOCK = r"^vit\.gscs\.(\d+\.\d+)"
+_SEGMAMBA_V2: list[Rule] = [
+    (r"^encoder1\.layer\.(conv\d)\.", lambda key: f"encoder.stem.{STEP[key[1]]}."),
+    (r"^vit\.downsample_layers\.(\d+)\.0\.", r"encoder.downsamples.\1."),
+    (rf"{_BLOCK}\.(deep|shortcut)_path\.(\d)\.block\.0\.", r"encoder.convolutions.\1.\2.\3.0."),
+    (rf"{_BLOCK}\.se\.fc\.", r"encoder.convolutions.\1.gate."),
+    *SEGMAMBAS,
+]
+
+
+def convert_segmamba_v2(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Rename SegMamba-V2's keys."""
+    return rename_keys(state_dict, _SEGMAMBA_V2)

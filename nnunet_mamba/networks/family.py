@@ -16,6 +16,7 @@ from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.light_unet import LightUNet, LightUNetConfig
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
+from nnunet_mamba.networks.seg_mamba2 import SegMamba2, SegMamba2Config
 from nnunet_mamba.networks.swin_umambas import SwinUMamba, SwinUMambaConfig, SwinUMambaD, SwinUMambaDConfig
 from nnunet_mamba.networks.unet import UNet
 from nnunet_mamba.networks.vm_unets import MambaUNet, MambaUNetConfig, VMUNet, VMUNetConfig
@@ -79,6 +80,8 @@ FAMILY: dict[str, NetworkConfig] = {
     "segmamba": SegMambaConfig(mixer=Mixer(order="DHW,-DHW,interleave{n_slices}")),
     # Liao et al., LightM-UNet, arXiv:2403.05246, code of 29 March 2024
     "lightm_unet": LightUNetConfig(mixer=Mixer(order="uni")),
+    # Xing et al., SegMamba-V2, IEEE TMI 2025, code since May 2025
+    "segmamba_v2": SegMamba2Config(mixer=Mixer(order="DHW,HDW,WHD")),
 }
 CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     MetaConfig: MetaUNet,
@@ -88,6 +91,7 @@ CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     SwinUMambaDConfig: SwinUMambaD,
     SegMambaConfig: SegMamba,
     LightUNetConfig: LightUNet,
+    SegMamba2Config: SegMamba2,
 }
 
 

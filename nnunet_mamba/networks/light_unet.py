@@ -221,7 +221,9 @@ class LightUNet(UNet):
     def __init__(self, config: LightUNetConfig, sizes: Sizes, deep_supervision: bool = False):
         features, ndim = read_fixed_features(config, sizes), count_fixed_axes(config, sizes)
         if any(f % N_GROUPS for f in features):
-            raise ValueError(f"Group norms need features that are multiples of {N_GROUPS}; got {features}.")
+            raise ValueError(
+                f"Group norms need features_per_stage that are multiples of {N_GROUPS}; got {list(features)}."
+            )
         super().__init__(
             LightEncoder(config, sizes.input_channels, features, ndim),
             LightDecoder(config, features, sizes.num_classes, ndim, deep_supervision),

@@ -100,6 +100,13 @@ class nnUNetTrainerLightMUNet(MambaTrainer):
     network_name = "lightm_unet"
 
 
+class nnUNetTrainerSegMambaV2(MambaTrainer):
+    """SegMamba-V2 (doi:10.1109/TMI.2025.3589797) by nnU-Net's recipe; ...Paper has the code's. 3D only, no
+    deep supervision."""
+
+    network_name = "segmamba_v2"
+
+
 PLANNED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,
@@ -115,6 +122,7 @@ FIXED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerSwinUMambaD,
     nnUNetTrainerSegMamba,
     nnUNetTrainerLightMUNet,
+    nnUNetTrainerSegMambaV2,
 )
 
 
@@ -252,6 +260,13 @@ class nnUNetTrainerLightMUNetPaper(nnUNetTrainerLightMUNet):
     recipe = recipes.LIGHTM_UNET
 
 
+class nnUNetTrainerSegMambaV2Paper(nnUNetTrainerSegMambaV2):
+    """nnU-Net's SGD from 1e-2 with poly decay at every iteration and cross-entropy alone, as in the authors'
+    code (doi:10.1109/TMI.2025.3589797), for patches of 128 voxels along each axis and batches of 8."""
+
+    recipe = recipes.SEGMAMBA_V2
+
+
 PAPERS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMambaUniPaper,
     nnUNetTrainerMambaUniPaperCosine,
@@ -265,4 +280,5 @@ PAPERS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerSwinUMambaPaper,
     nnUNetTrainerSwinUMambaDPaper,
     nnUNetTrainerLightMUNetPaper,
+    nnUNetTrainerSegMambaV2Paper,
 )

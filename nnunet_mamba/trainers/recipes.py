@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
 from torch import Tensor, nn
 
 from nnunet_mamba.trainers.lr_schedules import Cosine, OneCycle, Poly, Schedule
@@ -114,6 +115,7 @@ LIGHTM_UNET = Recipe(
     options={"eps": 1e-5},
     autocast=False,
 )
+SEGMAMBA_V2 = Recipe(per_iteration=True, loss=RobustCrossEntropyLoss)
 
 # Baselines, as U-Mamba's repository trains them (arXiv:2401.04722), and MedNeXt's own (arXiv:2303.09975)
 SEG_RES_NET = Recipe(
@@ -132,7 +134,7 @@ MEDNEXT = Recipe(settings={"initial_lr": 1e-3}, optimizer=torch.optim.AdamW, opt
 
 
 def disable_autocast(network: nn.Module, device_type: str) -> None:
-    """Have the network compute in the precision of its input, whatever autocast surrounds it."""
+    """Let the network compute in the precision of its input, whatever autocast surrounds it."""
     forward = network.forward
 
     @wraps(forward)

@@ -59,6 +59,10 @@ FIXED = {  # small sizes of the networks whose topology is their own, and a grid
         {"features_per_stage": [8, 8, 16, 16], "depths": [1, 1, 1, 2], "d_state": 4},
         (12, 8, 19),
     ),
+    "segmamba_v2": (
+        {"features_per_stage": [8, 8, 8, 16], "depths": [1, 1, 1, 2], "d_state": 4},
+        (24, 16, 19),
+    ),
 }
 
 
@@ -274,6 +278,9 @@ def test_parameters_of_other_published_plans(name, patch, changes, parameters):
         ("lightm_unet", 1, 3, {"features_per_stage": [24, 48, 96, 192]}, 2_889_774),
         ("lightm_unet", 3, 2, {"patch_size": [64, 64]}, 5_011_765),
         ("lightm_unet_nossm", 1, 14, {}, 738_689),
+        ("segmamba_v2", 1, 14, {}, 138_773_282),
+        ("segmamba_v2", 4, 4, {}, 138_776_824),
+        ("segmamba_v2_nossm", 1, 14, {}, 136_340_258),
         ("lightm_unet_nossm", 1, 14, {"stand_in": "convolution"}, 738_689 + 27 * 3_104),
     ],
 )
@@ -637,6 +644,16 @@ def test_bad_arguments_say_what_came_and_what_to_do(name, change, message):
         ("swin_umamba", {"depths_decoder": [2, 2, 2]}, "Unknown override depths_decoder; known are .*depths"),
         ("mamba_unet", {"depths_decoder": [2, 2]}, "depths_decoder must be a positive number or 3 of them"),
         ("vm_unet", {"input_channels": 0}, "at least one channel and one class"),
+        ("lightm_unet", {"features_per_stage": [8, 12, 16, 16]}, r"multiples of 8; got \[8, 12, 16, 16\]"),
+        ("lightm_unet", {"patch_size": [8] * 4}, "works in 2D and 3D, .*configuration 2d or 3d_fullres"),
+        ("lightm_unet", {"mixer_output": "residual"}, "have no 'residual'; choose from bare"),
+        ("lightm_unet", {"stand_in": "pooling"}, "stand_in: unknown 'pooling'; choose from nothing, conv"),
+        ("lightm_unet", {"stand_in": "convolution"}, "only the twin has something else in Mamba's place"),
+        (
+            "segmamba_v2",
+            {"features_per_stage": [8, 4, 8, 8]},
+            r"needs 8 features or more .*; got \[8, 4, 8, 8\]",
+        ),
         ("vm_unet", {"d_conv": 4}, "d_conv: the 2D convolution of a VSS block needs an odd width, got 4"),
     ],
 )
@@ -701,6 +718,7 @@ def test_full_resolution_cost_is_known():
         ("vm_unet", (2,)),
         ("segmamba", (3,)),
         ("lightm_unet", (2, 3)),
+        ("segmamba_v2", (3,)),
     ],
 )
 def test_the_axes_that_a_network_works_on(name, axes):

@@ -1,9 +1,10 @@
 """Networks against their papers' code, by golden files that give some voxels under two rules of weights.
 
-All ran in float64: LightM-UNet (revision 6b72e27).
+All ran in float64: LightM-UNet (revision 6b72e27) and SegMamba-V2 (7b81976).
 """
 
 import pytest
+import torch
 from golden_files import fill_placed, golden_file
 
 from nnunet_mamba import create_network
@@ -18,8 +19,14 @@ def lightm_sizes(config):
     }
 
 
-SIZES = {"lightm_unet": lightm_sizes}  # our arguments by the file's configuration
-FILES = ["lightm_unet_3d", "lightm_unet_2d"]
+def segmamba_v2_sizes(config):
+    sizes = {key: config[key] for key in ("depths", "hidden_size")}
+    return {"features_per_stage": config["features"], **sizes}
+
+
+SIZES = {"lightm_unet": lightm_sizes, "segmamba_v2": segmamba_v2_sizes}  # ours by the file's configuration
+FILES = ["lightm_unet_3d", "lightm_unet_2d", "segmamba_v2_3d", "segmamba_v2_3d_depth1"]
+IN_FLOAT32 = [name for name in FILES if "segmamba" in name]  # their convolutions are slow in float64
 
 
 class Golden:
@@ -52,18 +59,14 @@ class Golden:
         ]
 
 
-@pytest.fixture(params=FILES)
-def name(request):
-    return request.param
-
-
-@pytest.fixture(params=["mild", "strong"])
-def golden(name, request):
-    return Golden(name, request.param)
-
-
-def test_outputs_and_gradients_in_float64_are_those_of_the_papers_code(golden):
+@pytest.mark.parametrize("rule", ["mild", "strong"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in IN_FLOAT32)) for name in FILES],
+)
+def test_outputs_and_gradients_in_float64_are_those_of_the_papers_code(name, rule):
     """Of the sum over outputs of mean(out**2); and the number of parameters."""
+    golden = Golden(name, rule)
     network = golden.network.eval()
     outputs = network(golden.file.input.double())
     for output, truth in zip(outputs, golden.truths(), strict=True):
@@ -79,6 +82,15 @@ def test_outputs_and_gradients_in_float64_are_those_of_the_papers_code(golden):
     assert sum(p.numel() for p in network.parameters()) == golden.config["n_params"]
 
 
+@pytest.mark.parametrize("name", IN_FLOAT32)
+def test_outputs_in_float32_are_those_of_the_papers_code(name):
+    golden = Golden(name, "strong")
+    with torch.no_grad():
+        (output,) = golden.network.float()(golden.file.input)
+    assert golden.truths()[0].error(output) < 2e-5
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_keys_without_second_names_are_enough(name):
     golden = Golden(name, "mild")
     shapes, aliases = golden.file.about["state_dict"], golden.file.about["aliases"]
