@@ -153,7 +153,7 @@ class Mamba(SelectiveSSM):
         x, z = W_in t;    out = W_out sum_k scan_k(x) silu(z)                           [2, alg. 1]
 
     With one direction this is mamba_ssm's Mamba with its parameter names. Each further direction has a
-    `SelectiveSSM` of its own in `further` and shares the rest.
+    `SelectiveSSM` of its own in `further` and shares the rest; with `shared` all directions have the same.
     """
 
     def __init__(
@@ -164,18 +164,24 @@ class Mamba(SelectiveSSM):
         d_state: int = 16,
         d_conv: int = 4,
         expand: int = 2,
+        shared: bool = False,
     ):
         d_inner, dt_rank = expand * d_model, math.ceil(d_model / 16)
         super().__init__(d_inner, d_state, d_conv, dt_rank)
         self.directions = directions
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        self.further = nn.ModuleList(SelectiveSSM(d_inner, d_state, d_conv, dt_rank) for _ in directions[1:])
+        self.shared = shared
+        n_further = 0 if shared else len(directions) - 1
+        self.further = nn.ModuleList(
+            SelectiveSSM(d_inner, d_state, d_conv, dt_rank) for _ in range(n_further)
+        )
 
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         together: dict[int, list[DirectionalSSM]] = {}  # those that divide the tokens alike
-        for ssm, direction in zip([self, *self.further], self.directions, strict=True):
+        ssms = [self] * len(self.directions) if self.shared else [self, *self.further]
+        for ssm, direction in zip(ssms, self.directions, strict=True):
             together.setdefault(direction.n_sequences(grid), []).append((cast(SelectiveSSM, ssm), direction))
         parts = [scan_directions(ssms, x, z, grid) for ssms in together.values()]
         summed = parts[0] if len(parts) == 1 else clamp_to_float16(sum(parts[1:], parts[0]))

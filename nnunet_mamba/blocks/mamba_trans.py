@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import Mamba
@@ -20,7 +22,7 @@ class MambaTrans(nn.Module):
         t <- t + Mamba(LayerNorm(t));    t <- t + W LayerNorm(t)
     """
 
-    def __init__(self, channels: int, direction: ScanDirection, **sizes: int):
+    def __init__(self, channels: int, direction: ScanDirection, **sizes: Any):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.mamba = Mamba(channels, (direction,), **sizes)

@@ -31,20 +31,19 @@ class UNETRDecoder(CheckpointedStages):
     """Decoder from inputs of every stage (full resolution first, each half as large as the one before) to
     logits.
 
-    Each input passes a residual block on its way into the decoder; those beyond the length of `features` do
-    not. From the deepest stage upwards: a transposed convolution, the skip, a residual block; at full
-    resolution another residual block.
+    Each input passes a residual block on its way into the decoder, unless it enters as it is. From the
+    deepest stage upwards: a transposed convolution, the skip, a residual block; at full resolution another
+    residual block.
 
     Args:
-        channels: channels of the inputs.
-        features: channels of the decoder's stages, as many as inputs, or one fewer: then the deepest input
-            enters as it is.
+        channels: channels of the inputs; None: the input has those of its stage and enters as it is.
+        features: channels of the decoder's stages, as many as inputs.
         n_heads: number of stages with logits, from the largest.
     """
 
     def __init__(
         self,
-        channels: Sequence[int],
+        channels: Sequence[int | None],
         features: Sequence[int],
         num_classes: int,
         ndim: int,
@@ -54,21 +53,23 @@ class UNETRDecoder(CheckpointedStages):
         super().__init__()
         self.deep_supervision = deep_supervision
         self.skips = nn.ModuleList(
-            residual_block(c, f, ndim) for c, f in zip(channels, features, strict=False)
+            nn.Identity() if c is None else residual_block(c, f, ndim)
+            for c, f in zip(channels, features, strict=True)
         )
-        widths = [*features, *channels[len(features) :]]
         two = (2,) * ndim
         self.ups = nn.ModuleList(
-            CONV_TRANSPOSE[ndim](below, here, two, two, bias=False) for here, below in pairwise(widths)
+            CONV_TRANSPOSE[ndim](below, here, two, two, bias=False) for here, below in pairwise(features)
         )  # by stage
-        self.blocks = nn.ModuleList(residual_block(2 * here, here, ndim) for here in widths[:-1])
-        self.last = residual_block(widths[0], widths[0], ndim)
-        self.seg_layers = nn.ModuleList(pointwise(f, num_classes, ndim) for f in widths[:n_heads])
+        self.blocks = nn.ModuleList(residual_block(2 * here, here, ndim) for here in features[:-1])
+        self.last = residual_block(features[0], features[0], ndim)
+        self.seg_layers = nn.ModuleList(pointwise(f, num_classes, ndim) for f in features[:n_heads])
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
         """Return logits, the largest first; only the largest without deep supervision."""
-        skips = [self.run(stage, skip, inputs[stage]) for stage, skip in enumerate(self.skips)]
-        skips += inputs[len(self.skips) :]
+        skips = [
+            x if isinstance(skip, nn.Identity) else self.run(stage, skip, x)
+            for stage, (skip, x) in enumerate(zip(self.skips, inputs, strict=True))
+        ]
         x, logits = skips[-1], []
         for stage in reversed(range(len(self.ups))):
             x = self.run(stage, partial(self.upsample, stage), x, skips[stage])

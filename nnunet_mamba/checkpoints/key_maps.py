@@ -29,13 +29,13 @@ def _rename_key(key: str, rules: Iterable[tuple[re.Pattern[str], Result]]) -> st
     return key
 
 
-_STEP = {"conv1": "convs.convs.0", "conv2": "convs.convs.1", "conv3": "skip"}  # of a residual block
+STEP = {"conv1": "convs.convs.0", "conv2": "convs.convs.1", "conv3": "skip"}  # of a residual block
 
 
 def _residual_block(key: re.Match[str]) -> str:
     """Return our prefix for encoderN or decoderN, where N counts stages from 1. MONAI's decoder1 is the block
     after the last skip."""
-    side, stage, step = key[1], int(key[2]), _STEP[key[3]]
+    side, stage, step = key[1], int(key[2]), STEP[key[3]]
     if side == "encoder":
         return f"decoder.skips.{stage - 1}.{step}."
     return f"decoder.blocks.{stage - 2}.{step}." if stage > 1 else f"decoder.last.{step}."
@@ -49,10 +49,15 @@ _POINT = {"proj": "local.0.0", "proj2": "local.1.0", "proj3": "point.0", "proj4"
 _MLP = {"fc1": "1", "fc2": "3"}
 _DIRECTION = {"b": "further.0.", "s": "further.1."}  # backwards, across slices
 _LAYER = r"^vit\.stages\.(\d+)\.(\d+)\."
+SEGMAMBAS: list[Rule] = [  # both versions
+    (r"^vit\.mlps\.(\d+)\.(fc\d)\.", lambda k: f"encoder.outputs.{k[1]}.{_MLP[k[2]]}."),
+    (_LAYER, r"encoder.stages.\1.\2.mixer."),
+    (r"^out\.conv\.conv\.", "decoder.seg_layers.0."),
+    *UNETR_DECODER,
+]
 _SEGMAMBA: list[Rule] = [
     (r"^vit\.downsample_layers\.", "encoder.downsamples."),
     (r"^vit\.gscs\.(\d+)\.(proj\d?)\.", lambda k: f"encoder.convolutions.{k[1]}.{_POINT[k[2]]}."),
-    (r"^vit\.mlps\.(\d+)\.(fc\d)\.", lambda k: f"encoder.outputs.{k[1]}.{_MLP[k[2]]}."),
     (
         rf"{_LAYER}mamba\.A_([bs])_log",
         lambda k: f"encoder.stages.{k[1]}.{k[2]}.mixer.mamba.{_DIRECTION[k[3]]}A_log",
@@ -61,14 +66,13 @@ _SEGMAMBA: list[Rule] = [
         rf"{_LAYER}mamba\.(D|conv1d|x_proj|dt_proj)_([bs])",
         lambda k: f"encoder.stages.{k[1]}.{k[2]}.mixer.mamba.{_DIRECTION[k[4]]}{k[3]}",
     ),
-    (_LAYER, r"encoder.stages.\1.\2.mixer."),
-    (r"^out\.conv\.conv\.", "decoder.seg_layers.0."),
+    *SEGMAMBAS,
 ]
 
 
 def convert_segmamba(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Rename SegMamba's keys."""
-    return rename_keys(state_dict, [*_SEGMAMBA, *UNETR_DECODER])
+    return rename_keys(state_dict, _SEGMAMBA)
 
 
 ENCODER: list[Rule] = [  # VMamba's own names

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
 from nnunet_mamba.blocks.meta import PLACEMENTS
-from nnunet_mamba.blocks.mixers import BARE, KINDS, LAYERS, MIXERS, options_of, outputs_of
+from nnunet_mamba.blocks.mixers import BARE, KINDS, LAYERS, MIXERS, OUTPUTS, options_of, outputs_of
 from nnunet_mamba.blocks.vss import SS2D
 
 NONE = "none"  # the word for no mixer
@@ -26,6 +26,7 @@ class Mixer:
     d_state       states per channel, or per head; `mamba_trans` takes at most as many as channels
     d_conv        taps of the convolution
     expand        inner channels per channel
+    shared        whether all directions of `mamba` have the same weights
     headdim       channels of a head, of `mamba2` and `attention`
     heads         heads of `mlstm`
     max_tokens    tokens that attend to each other; longer grids are cut into windows
@@ -38,6 +39,7 @@ class Mixer:
     d_state: int | None = None
     d_conv: int | None = None
     expand: int | None = None
+    shared: bool | None = None
     headdim: int | None = None
     heads: int | None = None
     max_tokens: int | None = None
@@ -84,12 +86,18 @@ class NetworkConfig:
     mixer: Mixer | None = None
 
     mixer_kinds: ClassVar[tuple[str, ...]] = ("mamba",)
+    mixer_outputs: ClassVar[tuple[str, ...]] = OUTPUTS
 
     def __post_init__(self) -> None:
         if self.mixer is not None and self.mixer.kind not in self.mixer_kinds:
             raise ValueError(
                 f"kind: this network has no mixer {self.mixer.kind!r}; choose from "
                 f"{', '.join(self.mixer_kinds)}."
+            )
+        if self.mixer is not None and self.mixer.mixer_output not in self.mixer_outputs:
+            raise ValueError(
+                f"mixer_output: this network has no {self.mixer.mixer_output!r}; choose from "
+                f"{', '.join(self.mixer_outputs)}."
             )
 
     def with_overrides(self: Config, **overrides: Any) -> Config:
@@ -136,13 +144,13 @@ class NetworkConfig:
 class FixedConfig(NetworkConfig):
     """Settings of a network of fixed topology, which ignores that of nnU-Net's plans and pads its inputs.
 
-    ndim              axes of its grids
+    ndims             numbers of axes (2, 3 or both) of grids that it takes
     features          channels per stage in the paper, from the largest grid down
     strides           of each stage, the same for all axes
     output_strides    voxels of the input per voxel of each deeply supervised output, the largest first
     """
 
-    ndim: ClassVar[int]
+    ndims: ClassVar[tuple[int, ...]]
     features: ClassVar[tuple[int, ...]]
     strides: ClassVar[tuple[int, ...]]
     output_strides: ClassVar[tuple[int, ...]] = (1,)

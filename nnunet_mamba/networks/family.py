@@ -13,8 +13,10 @@ from nnunet_mamba.io.messages import format_unknown_name
 from nnunet_mamba.networks.config import FixedConfig, MetaConfig, Mixer, NetworkConfig
 from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
+from nnunet_mamba.networks.light_unet import LightUNet, LightUNetConfig
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
+from nnunet_mamba.networks.seg_mamba2 import SegMamba2, SegMamba2Config
 from nnunet_mamba.networks.swin_umambas import SwinUMamba, SwinUMambaConfig, SwinUMambaD, SwinUMambaDConfig
 from nnunet_mamba.networks.unet import UNet
 from nnunet_mamba.networks.vm_unets import MambaUNet, MambaUNetConfig, VMUNet, VMUNetConfig
@@ -95,6 +97,10 @@ FAMILY: dict[str, NetworkConfig] = {
     "swin_umamba_d": SwinUMambaDConfig(_SS2D),
     # Xing et al., SegMamba, arXiv:2401.13560, code of June 2025
     "segmamba": SegMambaConfig(mixer=Mixer(order="DHW,-DHW,interleave{n_slices}")),
+    # Liao et al., LightM-UNet, arXiv:2403.05246, code of 29 March 2024
+    "lightm_unet": LightUNetConfig(mixer=Mixer(order="uni")),
+    # Xing et al., SegMamba-V2, IEEE TMI 2025, code since May 2025
+    "segmamba_v2": SegMamba2Config(mixer=Mixer(order="DHW,HDW,WHD", shared=True)),
 }
 CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     MetaConfig: MetaUNet,
@@ -103,6 +109,8 @@ CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     SwinUMambaConfig: SwinUMamba,
     SwinUMambaDConfig: SwinUMambaD,
     SegMambaConfig: SegMamba,
+    LightUNetConfig: LightUNet,
+    SegMamba2Config: SegMamba2,
 }
 
 
@@ -125,7 +133,7 @@ def supported_ndims(name: str) -> tuple[int, ...]:
     """Return the numbers of axes (2, 3 or both) that a network takes. ValueError for unknown names."""
     config = get_config(name)
     if isinstance(config, FixedConfig):
-        return (config.ndim,)
+        return config.ndims
     return tuple(ndim for ndim in (2, 3) if _has_directions(config, ndim))
 
 

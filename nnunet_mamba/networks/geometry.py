@@ -117,6 +117,7 @@ def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
     Raises ValueError for strides, kernels, counts of convolutions, axes or stages that are not its own.
     """
     _check_counts(sizes)
+    ndim = count_fixed_axes(config, sizes)
     features, n_stages = tuple(sizes.features_per_stage or config.features), len(config.features)
     if len(features) != n_stages:
         raise ValueError(
@@ -126,19 +127,31 @@ def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
     own = {"strides": (config.strides, config.plan_strides()), "kernel_sizes": ((3,) * n_stages,)}
     for name, choices in own.items():
         given = getattr(sizes, name)
-        if given is not None and not any(_is_isotropic(given, choice, config.ndim) for choice in choices):
+        if given is not None and not any(_is_isotropic(given, choice, ndim) for choice in choices):
             raise ValueError(
                 f"{name} of this network are {list(choices[0])}, not {list(given)}; leave them out."
             )
     if (sizes.n_conv_per_stage, sizes.n_conv_per_stage_decoder, sizes.n_blocks_per_stage) != (2, 2, None):
         raise ValueError("This network does not count convolutions; leave them out, or set its depths.")
-    if sizes.patch_size is not None and len(sizes.patch_size) != config.ndim:
-        raise ValueError(
-            f"This network works in {config.ndim}D, but patch_size is {list(sizes.patch_size)}; "
-            f"give {config.ndim} numbers, or use nnU-Net's configuration "
-            f"{'2d' if config.ndim == 2 else '3d_fullres'}."
-        )
     return features
+
+
+def count_fixed_axes(config: FixedConfig, sizes: Sizes) -> int:
+    """Return the number of axes of the patch, else of the strides, else the largest that the network takes.
+
+    Raises ValueError for a number that it does not take.
+    """
+    per_axis = (entry for entry in sizes.strides or () if not isinstance(entry, int))
+    given = next(per_axis, None) if sizes.patch_size is None else sizes.patch_size
+    ndim = max(config.ndims) if given is None else len(given)
+    if ndim not in config.ndims:
+        axes = " and ".join(f"{n}D" for n in config.ndims)
+        configurations = " or ".join("2d" if n == 2 else "3d_fullres" for n in config.ndims)
+        raise ValueError(
+            f"This network works in {axes}, but patch_size or strides have entries for {ndim} axes; "
+            f"use nnU-Net's configuration {configurations}, or other sizes."
+        )
+    return ndim
 
 
 def check_grid(grid: Grid, total_strides: tuple[Grid, ...]) -> None:

@@ -75,8 +75,8 @@ class SwinUMamba(UNet):
         super().__init__(
             SwinUMambaEncoder(sizes.input_channels, features, config),
             UNETRDecoder(
-                (sizes.input_channels, *features),
-                features,
+                (sizes.input_channels, *features[:-1], None),
+                (*features, features[-1]),
                 sizes.num_classes,
                 ndim=2,
                 n_heads=4,

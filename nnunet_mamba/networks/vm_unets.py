@@ -41,7 +41,7 @@ class VSSConfig(FixedConfig):
     drop_path: float = 0.2
 
     mixer_kinds: ClassVar[tuple[str, ...]] = ("vss",)
-    ndim: ClassVar[int] = 2
+    ndims: ClassVar[tuple[int, ...]] = (2,)
     features: ClassVar[tuple[int, ...]] = (96, 192, 384, 768)
     strides: ClassVar[tuple[int, ...]] = (4, 2, 2, 2)
 
@@ -249,7 +249,7 @@ class MambaUNet(UNet):
 
 def output_strides(config: FixedConfig) -> tuple[tuple[int, ...], ...]:
     """Return the strides of the outputs, one entry per axis."""
-    return tuple((stride,) * config.ndim for stride in config.output_strides)
+    return tuple((stride,) * len(MULTIPLE) for stride in config.output_strides)
 
 
 def linear_rates(rate: float, n: int) -> list[float]:

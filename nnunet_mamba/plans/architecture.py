@@ -118,7 +118,7 @@ def replace_network(architecture: Mapping[str, Any], name: str, patch: Sequence[
     """
     config = get_config(name)
     if isinstance(config, FixedConfig):
-        kwargs: dict[str, Any] = {"strides": [[stride] * config.ndim for stride in config.plan_strides()]}
+        kwargs: dict[str, Any] = {"strides": [[stride] * len(patch) for stride in config.plan_strides()]}
     else:
         sizes = architecture["arch_kwargs"]
         check_sizes(sizes)

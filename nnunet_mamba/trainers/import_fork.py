@@ -36,6 +36,7 @@ TRAINERS = {
     "nnUNetTrainerMultiSegMamba": ("taming_mambas", "nnUNetTrainerMambaMulti"),
     "nnUNetTrainerSwinUMamba": ("swin_umamba", "nnUNetTrainerSwinUMamba"),
     "nnUNetTrainerSwinUMambaD": ("swin_umamba", "nnUNetTrainerSwinUMambaD"),
+    "nnUNetTrainerLightMUNet": ("lightm_unet", "nnUNetTrainerLightMUNet"),
 }
 NETWORKS = {  # sources of files of weights -> our networks, of which one has these keys
     "vm_unet": ("vm_unet",),

@@ -7,8 +7,8 @@ MIXERS      some of PLANNED with other mixers in the same places
 PAPERS      networks by the recipe of their paper, where that is not nnU-Net's
 
 In the recipes of the papers, too, nnU-Net samples, augments and clips gradients (at norm 12), an epoch is 250
-iterations rather than a pass through the data, and CUDA computes under float16 autocast. The losses of
-VM-UNet and Mamba-UNet take plain labels, no regions and no ignore label.
+iterations rather than a pass through the data, and CUDA computes under float16 autocast unless the recipe
+says float32. The losses of VM-UNet and Mamba-UNet take plain labels, no regions and no ignore label.
 """
 
 from collections.abc import Iterator
@@ -125,6 +125,19 @@ class nnUNetTrainerSegMamba(MambaTrainer):
     network_name = "segmamba"
 
 
+class nnUNetTrainerLightMUNet(MambaTrainer):
+    """LightM-UNet (arXiv:2403.05246) by nnU-Net's recipe; ...Paper has the paper's. No deep supervision."""
+
+    network_name = "lightm_unet"
+
+
+class nnUNetTrainerSegMambaV2(MambaTrainer):
+    """SegMamba-V2 (doi:10.1109/TMI.2025.3589797) by nnU-Net's recipe; ...Paper has the code's. 3D only, no
+    deep supervision."""
+
+    network_name = "segmamba_v2"
+
+
 PLANNED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,
@@ -143,6 +156,8 @@ FIXED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerSwinUMamba,
     nnUNetTrainerSwinUMambaD,
     nnUNetTrainerSegMamba,
+    nnUNetTrainerLightMUNet,
+    nnUNetTrainerSegMambaV2,
 )
 
 
@@ -318,6 +333,20 @@ class nnUNetTrainerSwinUMambaDPaper(nnUNetTrainerSwinUMambaD):
     recipe = recipes.SWIN_UMAMBA
 
 
+class nnUNetTrainerLightMUNetPaper(nnUNetTrainerLightMUNet):
+    """Adam from 1e-4 (weight decay 1e-5, L2, eps 1e-5), poly decay over 100 epochs, in float32, as in the
+    authors' code (arXiv:2403.05246)."""
+
+    recipe = recipes.LIGHTM_UNET
+
+
+class nnUNetTrainerSegMambaV2Paper(nnUNetTrainerSegMambaV2):
+    """nnU-Net's SGD from 1e-2 with poly decay at every iteration and cross-entropy alone, as in the authors'
+    code (doi:10.1109/TMI.2025.3589797), for patches of 128 voxels along each axis and batches of 8."""
+
+    recipe = recipes.SEGMAMBA_V2
+
+
 PAPERS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMambaUniPaper,
     nnUNetTrainerMambaUniPaperCosine,
@@ -332,4 +361,6 @@ PAPERS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMambaUNetPaper,
     nnUNetTrainerSwinUMambaPaper,
     nnUNetTrainerSwinUMambaDPaper,
+    nnUNetTrainerLightMUNetPaper,
+    nnUNetTrainerSegMambaV2Paper,
 )

@@ -11,7 +11,7 @@ from torch import nn
 from nnunet_mamba.networks.finite import unwrap_model
 from nnunet_mamba.trainers.base import GuardedTrainer
 from nnunet_mamba.trainers.lr_schedules import Scheduler
-from nnunet_mamba.trainers.recipes import NNUNET, Recipe, freeze_parameters
+from nnunet_mamba.trainers.recipes import NNUNET, Recipe, disable_autocast, freeze_parameters
 
 READS_IMAGE = ("stem", "patch_embed")
 NEARLY_ZERO = 1e-6  # nnU-Net's own replacement for a weight of 0, so that the head has a gradient
@@ -36,6 +36,12 @@ class RecipeTrainer(GuardedTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         own_strides = self.own_output_strides()
         self.enable_deep_supervision = own_strides is None or len(own_strides) > 1
+
+    def initialize(self) -> None:
+        super().initialize()
+        if not self.recipe.autocast:
+            disable_autocast(unwrap_model(self.network), self.device.type)
+            self.grad_scaler = None
 
     @classmethod
     def attributes(cls) -> Mapping[str, Any]:

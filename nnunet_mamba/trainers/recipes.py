@@ -1,7 +1,7 @@
 """Recipes as data: optimiser, learning rate, length and loss of each paper.
 
 What no recipe changes is nnU-Net's: sampling, augmentation, 250 iterations per epoch, gradients clipped at
-norm 12, float16 autocast on CUDA, batch size of the plans. docs/recipes.md compares them with the papers. The
+norm 12, batch size of the plans. docs/recipes.md compares them with the papers. The
 loss and the frozen encoder that recipes of papers need, and nnU-Net does not have, are below.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
 from torch import Tensor, nn
 
 from nnunet_mamba.trainers.lr_schedules import Cosine, OneCycle, Poly, Schedule
@@ -32,6 +33,7 @@ class Recipe:
     loss                    constructor of a loss (logits, target) -> scalar of plain labels; None: nnU-Net's
     batch_size              None: that of the plans
     frozen_encoder_epochs   first epochs, in which the encoder is frozen but for what reads the image
+    autocast                on CUDA, compute under nnU-Net's float16 autocast; else in float32
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -42,6 +44,7 @@ class Recipe:
     loss: Callable[[], nn.Module] | None = None
     batch_size: int | None = None
     frozen_encoder_epochs: int = 0
+    autocast: bool = True
 
 
 class CrossEntropyAndSquaredDice(nn.Module):
@@ -108,6 +111,13 @@ SWIN_UMAMBA = Recipe(
     schedule=Cosine(eta_min=1e-6),
     frozen_encoder_epochs=10,
 )
+LIGHTM_UNET = Recipe(
+    settings={"initial_lr": 1e-4, "weight_decay": 1e-5, "num_epochs": 100},
+    optimizer=torch.optim.Adam,
+    options={"eps": 1e-5},
+    autocast=False,
+)
+SEGMAMBA_V2 = Recipe(per_iteration=True, loss=RobustCrossEntropyLoss)
 
 # Baselines, as U-Mamba's repository trains them (arXiv:2401.04722), and MedNeXt's own (arXiv:2303.09975)
 SEG_RES_NET = Recipe(
@@ -123,6 +133,18 @@ SWIN_UNETR = replace(
     UNETR, settings={"initial_lr": 8e-4, "weight_decay": 1e-2}, schedule=Cosine(eta_min=1e-6)
 )
 MEDNEXT = Recipe(settings={"initial_lr": 1e-3}, optimizer=torch.optim.AdamW, options={"eps": 1e-4})
+
+
+def disable_autocast(network: nn.Module, device_type: str) -> None:
+    """Let the network compute in the precision of its input, whatever autocast surrounds it."""
+    forward = network.forward
+
+    @wraps(forward)
+    def without_autocast(x: Tensor) -> Any:
+        with torch.autocast(device_type, enabled=False):
+            return forward(x)
+
+    network.forward = without_autocast
 
 
 def freeze_parameters(

@@ -80,6 +80,18 @@ def test_two_directions_share_projections_and_add_up():
     torch.testing.assert_close(both(tokens, (3, 5)), first(tokens, (3, 5)) + second(tokens, (3, 5)))
 
 
+def test_directions_that_share_all_weights_add_up_to_blocks_of_one_direction_each():
+    torch.manual_seed(0)
+    grid, tokens = (2, 3, 4), torch.randn(2, 24, 8, dtype=torch.float64)
+    shared = Mamba(8, scan_order("DHW,-HDW,WHD", 3), shared=True).double()
+    total = 0
+    for word in ("DHW", "-HDW", "WHD"):
+        alone = Mamba(8, scan_order(word, 3)).double()
+        alone.load_state_dict(shared.state_dict())
+        total = total + alone(tokens, grid)
+    torch.testing.assert_close(shared(tokens, grid), total)
+
+
 def test_initial_steps_are_log_uniform_between_a_thousandth_and_a_tenth():
     torch.manual_seed(0)
     steps = F.softplus(Mamba(512, scan_order("uni", 2)).dt_proj.bias).log10()

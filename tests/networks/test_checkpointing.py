@@ -31,6 +31,8 @@ NETWORKS = {  # one per class of network and number of axes: sizes, grid
     "swin_umamba 2d": ({**VSS, "features_per_stage": [4, 8, 16, 32, 64]}, (40, 33)),
     "swin_umamba_d 2d": (VSS, (32, 33)),
     "segmamba 3d": (SEGMAMBA, (32, 16, 16)),
+    "segmamba_v2 3d": ({**SEGMAMBA, "features_per_stage": [8, 8, 8, 16]}, (32, 16, 16)),
+    "lightm_unet 3d": ({**SEGMAMBA, "features_per_stage": [8, 8, 16, 16]}, (16, 16, 8)),
 }
 every_network = pytest.mark.parametrize("case", NETWORKS)
 

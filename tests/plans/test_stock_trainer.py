@@ -24,6 +24,8 @@ CASES = [  # network, configuration, nnU-Net's trainer
     ("swin_umamba_d", "2d", nnUNetTrainer),
     ("vm_unet", "2d", nnUNetTrainerNoDeepSupervision),
     ("segmamba", "3d_fullres", nnUNetTrainerNoDeepSupervision),
+    ("lightm_unet", "2d", nnUNetTrainerNoDeepSupervision),
+    ("lightm_unet", "3d_fullres", nnUNetTrainerNoDeepSupervision),
 ]
 
 VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 2, 1]}
@@ -32,6 +34,7 @@ SMALL = {  # sizes of networks of own topology, which have hundreds of channels
     "swin_umamba_d": VSS,
     "vm_unet": VSS,
     "segmamba": {"features_per_stage": [4, 4, 8, 8], "depths": [1, 1, 1, 2]},
+    "lightm_unet": {"features_per_stage": [8, 8, 8, 16], "depths": [1, 1, 1, 2]},
 }
 
 

@@ -141,6 +141,7 @@ FORKS = {  # the fork's trainer: golden file with its names of weights, our trai
     "nnUNetTrainerMultiSegMamba": ("taming_multi_3d", "nnUNetTrainerMambaMulti", SMALL_3D),
     "nnUNetTrainerSwinUMamba": ("swinumamba", "nnUNetTrainerSwinUMamba", {}),
     "nnUNetTrainerSwinUMambaDScratch": ("swinumamba_d", "nnUNetTrainerSwinUMambaD", {}),
+    "nnUNetTrainerLightMUNet": ("lightm_unet_2d", "nnUNetTrainerLightMUNet", {}),
 }
 
 
@@ -183,10 +184,8 @@ def test_folders_that_cannot_be_imported_say_why(fork_folder, tmp_path):
         ValueError, match="not a trained folder of nnU-Net; expected one that is named TRAINER__"
     ):
         import_folder(tmp_path)
-    other = folder.rename(tmp_path / "nnUNetTrainerLightMUNet__nnUNetPlans__2d")
-    with pytest.raises(
-        ValueError, match="nnUNetTrainerLightMUNet is unknown; known are nnUNetTrainerUMambaBot"
-    ):
+    other = folder.rename(tmp_path / "nnUNetTrainerOther__nnUNetPlans__2d")
+    with pytest.raises(ValueError, match="nnUNetTrainerOther is unknown; known are nnUNetTrainerUMambaBot"):
         import_folder(other)
     empty = other.rename(folder)
     for fold in ("fold_0", "fold_all"):

@@ -1,5 +1,7 @@
 """Networks of the family: each has a trainer, and MM-UNet's ablations are what their names say."""
 
+import re
+
 import pytest
 import torch
 
@@ -76,6 +78,8 @@ VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 2, 1]}
 SINGLE = {  # sizes to try them at
     "nnUNetTrainerVMUNetPaper": VSS,
     "nnUNetTrainerMambaUNetPaper": VSS,
+    "nnUNetTrainerLightMUNetPaper": {"features_per_stage": [8, 8, 16, 16], "depths": 1},
+    "nnUNetTrainerSegMambaV2Paper": {"features_per_stage": [8, 8, 8, 16], "depths": 1},
     "nnUNetTrainerSegMamba": {"features_per_stage": [4, 4, 8, 8], "depths": [1, 1, 1, 2]},
 }
 
@@ -83,7 +87,7 @@ SINGLE = {  # sizes to try them at
 def test_every_name_of_the_family_has_a_trainer_and_every_trainer_a_source():
     full = [t for t in map(trainers.__dict__.get, trainers.__all__) if issubclass(t, MambaTrainer)]
     assert {t.network_name for t in full} >= set(FAMILY) - {"nnunet"}
-    assert [t.__name__ for t in full if "arXiv:" not in (t.__doc__ or "")] == []
+    assert [t.__name__ for t in full if not re.search("arXiv:|doi:", t.__doc__ or "")] == []
 
 
 @pytest.mark.parametrize("name", ["UMambaEnc", "MambaUni", "MambaBi", "MambaMulti"])
@@ -97,7 +101,7 @@ def test_networks_of_one_output_train_without_deep_supervision(
     initialised, make_plans, make_single_batch, name
 ):
     trainer_class = getattr(trainers, name)
-    ndim = FAMILY[trainer_class.network_name].ndim
+    ndim = max(FAMILY[trainer_class.network_name].ndims)
     recipe = recipes.replace(trainer_class.recipe, batch_size=1)
     small = type(name, (trainer_class,), {"recipe": recipe, "overrides": SINGLE[name]})
     plans = make_plans(patch=(40, 33, 24)[:ndim])
@@ -134,11 +138,14 @@ def test_swin_umamba_supervises_its_own_scales_and_holds_its_encoder(
     assert all(n.startswith("encoder.") for n in held)
 
 
-@pytest.mark.parametrize("trainer_class", FIXED, ids=lambda t: t.network_name)
+OF_ONE_DIMENSION = [trainer for trainer in FIXED if len(FAMILY[trainer.network_name].ndims) == 1]
+
+
+@pytest.mark.parametrize("trainer_class", OF_ONE_DIMENSION, ids=lambda t: t.network_name)
 def test_a_configuration_of_the_wrong_dimension_is_an_error_that_names_the_right_one(
     make_trainer, trainer_class
 ):
-    ndim = FAMILY[trainer_class.network_name].ndim
+    (ndim,) = FAMILY[trainer_class.network_name].ndims
     trainer = make_trainer(trainer_class, configuration="3d_fullres" if ndim == 2 else "2d")
     right = "2d" if ndim == 2 else "3d_fullres"
     with pytest.raises(ValueError, match=f"works in {ndim}D.* configuration {right}"):

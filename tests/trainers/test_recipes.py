@@ -53,6 +53,8 @@ def test_the_default_recipe_is_nnunets_to_the_last_option(initialised, epoch):
             {"lr": 1e-2, "weight_decay": 1e-4, "momentum": 0.9, "nesterov": False},
         ),
         (recipes.SWIN_UMAMBA, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 5e-2, "eps": 1e-5}),
+        (recipes.LIGHTM_UNET, torch.optim.Adam, {"lr": 1e-4, "weight_decay": 1e-5, "eps": 1e-5}),
+        (recipes.SEGMAMBA_V2, torch.optim.SGD, {"lr": 1e-2, "weight_decay": 3e-5, "momentum": 0.99}),
         (recipes.SEG_RES_NET, torch.optim.Adam, {"lr": 1e-4, "weight_decay": 1e-5, "eps": 1e-5}),
         (recipes.SWIN_UNETR, torch.optim.AdamW, {"lr": 8e-4, "weight_decay": 1e-2, "eps": 1e-5}),
         (recipes.UNETR, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 1e-2, "eps": 1e-5}),
@@ -76,6 +78,8 @@ def test_optimisers_are_those_of_the_papers(initialised, recipe, optimizer, expe
         ("VMUNetPaper", 300),
         ("MambaUNetPaper", 40),
         ("SwinUMambaDPaper", None),
+        ("LightMUNetPaper", 100),
+        ("SegMambaV2Paper", None),
     ],
 )
 def test_lengths_of_the_papers(name, epochs):
@@ -96,6 +100,7 @@ def test_lengths_of_the_papers(name, epochs):
         ("MambaUNetPaper", 39, 1e-2 * (1 / 40) ** 0.9),
         ("SwinUMambaPaper", 999, 1e-6),
         ("SwinUMambaDPaper", 999, 1e-6),
+        ("LightMUNetPaper", 99, 1e-4 * (1 / 100) ** 0.9),
         ("MMUNet_demo", 19, 1e-1 * (1 / 20) ** 0.9),
     ],
 )
@@ -118,6 +123,15 @@ def test_the_batch_size_is_the_papers_and_the_callers_plans_stay(make_trainer, m
     assert trainer.configuration_manager.batch_size == 32
     assert trainer.my_init_kwargs["plans"]["configurations"]["2d"]["batch_size"] == 32
     assert [plans["configurations"][name]["batch_size"] for name in ("2d", "3d_fullres")] == [2, 2]
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_recipe_in_float32_computes_in_it_under_autocast(initialised, make_plans, make_batch, autocast):
+    trainer_class = under(recipes.replace(recipes.NNUNET, autocast=autocast))
+    trainer = initialised(trainer_class, make_plans(patch=(8, 8)), "2d")
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = trainer.network(make_batch(trainer)["data"])
+    assert {y.dtype for y in logits} == {torch.bfloat16 if autocast else torch.float32}
 
 
 def test_poly_at_every_iteration(initialised, make_plans, make_batch):
