@@ -26,7 +26,7 @@ from nnunet_mamba.ops.numba_linear_attention_kernels import (
     attend_forward,
 )
 from nnunet_mamba.ops.numba_tasks import Call, readable
-from nnunet_mamba.ops.simd import VECTOR
+from nnunet_mamba.ops.simd import LANES, VECTOR
 
 TAKES_ALL_DIRECTIONS = False
 
@@ -47,9 +47,10 @@ class _AttentionCall(Call):
 
     def problem(self, states: Tensor | None, y: Tensor, gradients: tuple[Tensor | None, ...]) -> Problem:
         """Return the call as integers; gradients of values, keys and queries, None in forward."""
-        width, depth = (-(-size // VECTOR) * VECTOR for size in (self.p, self.n))
-        channels = self.values.shape[2]
-        sizes = (self.batch, self.length, channels, self.p, width, self.n, depth)
+        width, depth = (-(-size // LANES) * LANES for size in (self.p, self.n))
+        lines = -(-self.block * width // VECTOR)
+        pitch = (lines + 1 - lines % 2) * VECTOR  # an odd number of cache lines: rows share no set of a cache
+        sizes = (self.batch, self.length, self.values.shape[2], self.p, width, pitch, self.n, depth)
         heads = (self.groups, self.group, self.block, self.blocks)
         place = self.place
         sequences = (*place(self.values, 2), *place(self.keys, 3), *place(self.queries, 3))
@@ -59,15 +60,13 @@ class _AttentionCall(Call):
     def scratch(self, p: Problem, for_backward: bool) -> tuple[Scratch, int]:
         """Return the offsets of a thread's matrices, and how many values they hold; forward needs only the
         first."""
+        squares = ("products", "decays", "weights", "d_weights", "d_products", "d_products_across")
+        of_keys = ("keys", "queries", "keys_across", "queries_across", "through", "d_keys", "d_queries")
         sizes = {
-            **dict.fromkeys(("products", "decays", "weights"), CHUNK * CHUNK),
-            **dict.fromkeys(("d_weights", "d_products", "d_products_across"), CHUNK * CHUNK),
-            **dict.fromkeys(("keys", "queries", "keys_across", "queries_across"), CHUNK * p.depth),
-            **dict.fromkeys(("through", "d_keys", "d_queries"), CHUNK * p.depth),
-            **dict.fromkeys(("values", "scaled", "out"), CHUNK * p.width),
-            **dict.fromkeys(("values_across", "dout", "dout_across"), CHUNK * p.width),
-            "state": p.block * p.n * p.width,
-            "before": p.n * p.width,
+            **dict.fromkeys(Scratch._fields, CHUNK * p.pitch),
+            **dict.fromkeys(squares, CHUNK * CHUNK),
+            **dict.fromkeys(of_keys, CHUNK * p.depth),
+            **dict.fromkeys(("state", "before"), p.n * p.pitch),
         }
         ends = list(accumulate(sizes[name] for name in Scratch._fields))
         scratch = Scratch(*(self.size * start for start in (0, *ends[:-1])))

@@ -1,6 +1,6 @@
 """Arithmetic of linear attention on matrices, for the kernels in `numba_linear_attention_kernels`.
 
-A matrix is rows of `width` values, a multiple of VECTOR. Products keep a tile of the result in registers: up
+A matrix is rows of `width` values, a multiple of LANES, that begin `pitch` values apart. Products keep a tile of the result in registers: up
 to TILE_ROWS rows by TILE_VECTORS vectors. `side` is the width of a matrix with a column per step of a chunk.
 """
 
@@ -19,11 +19,11 @@ TILE_VECTORS = 2
 class _Sums:
     """Tile of the matrix `result`, in registers: the vectors at `lanes` of `rows` rows, from row `first` on.
 
-    Factor k of row i is a[i a_row + k a_step]; it multiplies row k of b, a matrix as wide as the result.
+    Factor k of row i is a[i a_row + k a_step]; it multiplies row k of b, a matrix with the result's pitch.
     """
 
-    def __init__(self, row: RowBuilder, width, factors, b, result, first: ir.Value, rows: int, lanes):
-        self.row, self.width, self.factors, self.b, self.result = row, width, factors, b, result
+    def __init__(self, row: RowBuilder, pitch, factors, b, result, first: ir.Value, rows: int, lanes):
+        self.row, self.pitch, self.factors, self.b, self.result = row, pitch, factors, b, result
         self.first, self.rows, self.lanes = first, range(rows), lanes
         self.values = [[row.variable(row.load(result, self._at(i, at))) for at in lanes] for i in self.rows]
 
@@ -33,12 +33,12 @@ class _Sums:
 
     def _at(self, i: int, lane: ir.Value) -> ir.Value:
         """Return the position of a vector of row i of the tile."""
-        return self.row.index(self.row_number(i), self.width, lane)
+        return self.row.index(self.row_number(i), self.pitch, lane)
 
     def add(self, k: ir.Value, rows: Sequence[int]) -> None:
         """Add factor k times row k of b to some rows of the tile."""
         row, (a, a_row, a_step) = self.row, self.factors
-        vectors = [row.load(self.b, row.index(k, self.width, at)) for at in self.lanes]
+        vectors = [row.load(self.b, row.index(k, self.pitch, at)) for at in self.lanes]
         for i in rows:
             factor = row.broadcast(a, row.index(self.row_number(i), a_row, row.index(k, a_step, 0)))
             for value, vector in zip(self.values[i], vectors, strict=True):
@@ -51,28 +51,28 @@ class _Sums:
                 self.row.store(self.result, self._at(i, at), value.value)
 
 
-def _tiles(row: RowBuilder, width, n_rows, a, a_row, a_step, b, result) -> Iterator[_Sums]:
+def _tiles(row: RowBuilder, width, pitch, n_rows, a, a_row, a_step, b, result) -> Iterator[_Sums]:
     """Load the tiles of the result (n_rows, width) one after the other, and store each again."""
     for vector, vectors in row.groups(row.over(width, row.count), TILE_VECTORS):
         lanes = [row.plus(row.slot(vector), v * row.count) for v in range(vectors)]
         for first, rows in row.groups(n_rows, TILE_ROWS):
-            sums = _Sums(row, width, (a, a_row, a_step), b, result, first, rows, lanes)
+            sums = _Sums(row, pitch, (a, a_row, a_step), b, result, first, rows, lanes)
             yield sums
             sums.store()
 
 
 @row_operation
-def add_product(row: RowBuilder, width, n_rows, depth, a, a_row, a_step, b, result):
+def add_product(row: RowBuilder, width, pitch, n_rows, depth, a, a_row, a_step, b, result):
     """Add the sums over k < depth of a[i, k] b[k] to the rows i of the result."""
-    for sums in _tiles(row, width, n_rows, a, a_row, a_step, b, result):
+    for sums in _tiles(row, width, pitch, n_rows, a, a_row, a_step, b, result):
         for k in row.repeat(depth):
             sums.add(k, sums.rows)
 
 
 @row_operation
-def add_past(row: RowBuilder, width, n_rows, a, a_row, a_step, b, result):
+def add_past(row: RowBuilder, width, pitch, n_rows, a, a_row, a_step, b, result):
     """Add the sums over s <= t of a[t, s] b[s] to the rows t of the result."""
-    for sums in _tiles(row, width, n_rows, a, a_row, a_step, b, result):
+    for sums in _tiles(row, width, pitch, n_rows, a, a_row, a_step, b, result):
         for k in row.repeat(sums.first):
             sums.add(k, sums.rows)
         for j in sums.rows:  # row by row, so that what comes later is not read: it may be NaN
@@ -80,9 +80,9 @@ def add_past(row: RowBuilder, width, n_rows, a, a_row, a_step, b, result):
 
 
 @row_operation
-def add_future(row: RowBuilder, width, n_rows, a, a_row, a_step, b, result):
+def add_future(row: RowBuilder, width, pitch, n_rows, a, a_row, a_step, b, result):
     """Add the sums over t >= s of a[s, t] b[t] to the rows s of the result."""
-    for sums in _tiles(row, width, n_rows, a, a_row, a_step, b, result):
+    for sums in _tiles(row, width, pitch, n_rows, a, a_row, a_step, b, result):
         for j in sums.rows:
             sums.add(sums.row_number(j), sums.rows[: j + 1])
         behind = sums.row_number(len(sums.rows))
@@ -91,22 +91,22 @@ def add_future(row: RowBuilder, width, n_rows, a, a_row, a_step, b, result):
 
 
 @row_operation
-def transpose(row: RowBuilder, width, n_rows, source, target):
-    """Transpose (n_rows, width) to (width, n_rows); both are multiples of VECTOR."""
+def transpose(row: RowBuilder, width, pitch, n_rows, source, target):
+    """Transpose (n_rows, width) to (width, n_rows) without gaps; both are multiples of LANES."""
     for at in row.lanes(n_rows):
         for lane in row.lanes(width):
-            square = [row.load(source, row.index(row.plus(at, i), width, lane)) for i in range(row.count)]
+            square = [row.load(source, row.index(row.plus(at, i), pitch, lane)) for i in range(row.count)]
             for j, column in enumerate(row.transpose(square)):
                 row.store(target, row.index(row.plus(lane, j), n_rows, at), column)
 
 
 @row_operation
-def scale(row: RowBuilder, width, n_rows, factors, factor_step, source, target):
+def scale(row: RowBuilder, width, pitch, n_rows, factors, factor_step, source, target):
     """Compute target[i] = factors[i factor_step] source[i], both (n_rows, width)."""
     for i in row.repeat(n_rows):
         factor = row.broadcast(factors, row.index(i, factor_step, 0))
         for lane in row.lanes(width):
-            at = row.index(i, width, lane)
+            at = row.index(i, pitch, lane)
             row.store(target, at, factor * row.load(source, at))
 
 
@@ -177,9 +177,11 @@ def gather_edges(row: RowBuilder, width, n_rows, factors, through, other, total,
 
 
 @row_operation
-def dot(row: RowBuilder, width, a, b, result):
-    """Compute result[0], the sum of a * b."""
+def dot(row: RowBuilder, width, pitch, n_rows, a, b, result):
+    """Compute result[0], the sum of a * b, both (n_rows, width)."""
     total = row.variable()
-    for at in row.lanes(width):
-        total.value = row.load(a, at).times_plus(row.load(b, at), total.value)
+    for i in row.repeat(n_rows):
+        for lane in row.lanes(width):
+            at = row.index(i, pitch, lane)
+            total.value = row.load(a, at).times_plus(row.load(b, at), total.value)
     row.store_sum(result, row.index(width, 0, 0), total.value)
