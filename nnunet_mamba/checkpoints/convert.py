@@ -30,20 +30,22 @@ from nnunet_mamba.networks.unet import is_alias, is_counter
 
 Converter = Callable[[Mapping[str, Tensor], Mapping[str, Any]], dict[str, Tensor]]
 
-# source -> a pattern at the start of some key of its networks, and of no key of others; the converter
-CONVERTERS: dict[str, tuple[str, Converter]] = {
-    "umamba": (r"(mamba_layer|encoder\.mamba_layers\.\d+)\.mamba\.dt_proj\.weight", convert_umamba),
-    "umamba2": (r"mamba_layer\.mamba\.dt_bias", convert_umamba2),
-    "xlstm_unet": (r"(xlstm|encoder\.xlstm_layers\.\d+)\.", convert_xlstm_unet),
-    "lkm_unet": (r"encoder\.w_mamba_layers\.0\.", convert_lkm_unet),
-    "vm_unet": (r"(vmunet\.)?final_up\.", convert_vm_unet),
-    "mamba_unet": (r"(mamba_unet\.)?concat_back_dim\.", convert_mamba_unet),
-    "swin_umamba": (r"vssm_encoder\.", convert_swin_umamba),
-    "vmamba": (r"(layers\.0\.blocks\.0|patch_embed)\.", convert_vmamba),
-    "segmamba": (r"vit\.gscs\.0\.proj\.weight", convert_segmamba),
-    "segmamba_v2": (r"vit\.gscs\.0\.0\.deep_path\.", convert_segmamba_v2),
-    "lightm_unet": (r"convInit\.0\.conv\.", convert_lightm_unet),
-    "taming_mambas": (r"encoder\.mamba_layers\.0\..*norm1\.weight", convert_taming_mambas),
+# U-Mamba2's repository has its residual encoder with Mamba-1, too: U-Mamba's layer, other names of stages
+_UMAMBA_LAYER = r"(mamba_layer|encoder\.mamba_layers\.\d+)\.mamba\.dt_proj\.weight"
+# source -> patterns at the start of some keys of its networks, which no other's keys match all; the converter
+CONVERTERS: dict[str, tuple[tuple[str, ...], Converter]] = {
+    "umamba": ((_UMAMBA_LAYER, r"encoder\.stages\.0\.0\."), convert_umamba),
+    "umamba2": ((r"mamba_layer\.mamba\.dt_", r"encoder\.stages\.0\.blocks\."), convert_umamba2),
+    "xlstm_unet": ((r"(xlstm|encoder\.xlstm_layers\.\d+)\.",), convert_xlstm_unet),
+    "lkm_unet": ((r"encoder\.w_mamba_layers\.0\.",), convert_lkm_unet),
+    "vm_unet": ((r"(vmunet\.)?final_up\.",), convert_vm_unet),
+    "mamba_unet": ((r"(mamba_unet\.)?concat_back_dim\.",), convert_mamba_unet),
+    "swin_umamba": ((r"vssm_encoder\.",), convert_swin_umamba),
+    "vmamba": ((r"(layers\.0\.blocks\.0|patch_embed)\.",), convert_vmamba),
+    "segmamba": ((r"vit\.gscs\.0\.proj\.weight",), convert_segmamba),
+    "segmamba_v2": ((r"vit\.gscs\.0\.0\.deep_path",), convert_segmamba_v2),
+    "lightm_unet": ((r"convInit\.0\.conv\.",), convert_lightm_unet),
+    "taming_mambas": ((r"encoder\.mamba_layers\.0\..*norm1\.weight",), convert_taming_mambas),
 }
 
 
@@ -54,25 +56,27 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
         state_dict: from `state_dict()` of its network, with or without the prefixes of
             DistributedDataParallel and torch.compile, the second names that nnU-Net's networks give to one
             weight, and the buffers of a counter of operations (thop).
-        source: "umamba" (Bot and Enc, code since March 2024), "umamba2", "xlstm_unet" (Bot and Enc),
-            "taming_mambas" (the networks that its code calls SegMamba, PanSegMamba and MultiSegMamba: our
-            mamba_uni, mamba_bi, mamba_multi), "lkm_unet", "vm_unet", "mamba_unet", "swin_umamba" (both
-            variants), "segmamba" and "segmamba_v2" (of ge-xing), "lightm_unet" (code since 29 March 2024), or
-            "vmamba" (ImageNet weights for a part of the network that `name` says).
+        source: "umamba" (Bot and Enc, code since March 2024), "umamba2" (with Mamba-2, or with Mamba: our
+            umamba2 with mixer="mamba"), "xlstm_unet" (Bot and Enc), "taming_mambas" (the networks that its
+            code calls SegMamba, PanSegMamba and MultiSegMamba: our mamba_uni, mamba_bi, mamba_multi),
+            "lkm_unet", "lightm_unet" (code since 29 March 2024), "vm_unet", "mamba_unet", "swin_umamba" (both
+            variants), "segmamba" and "segmamba_v2" (of ge-xing), or "vmamba" (ImageNet weights for a part of the
+            network that `name` says).
         config: arguments of `create_network`, for sources whose keys do not determine the sizes.
 
     Raises ValueError if the source is unknown, the keys are not that source's, or weights are not finite.
     """
     if source not in CONVERTERS:
         raise ValueError(format_unknown_name("source", source, CONVERTERS))
-    pattern, convert = CONVERTERS[source]
+    patterns, convert = CONVERTERS[source]
     prefix = re.compile(r"^(?:_orig_mod\.|module\.)+")
     plain = {prefix.sub("", key): value for key, value in state_dict.items()}
     own = {key: value for key, value in plain.items() if not (is_alias(key) or is_counter(key))}
-    if not any(re.match(pattern, key) for key in own):
-        raise ValueError(
-            f"This is not a state dict of {source}: none of its {len(state_dict)} keys is like {pattern}."
-        )
+    for pattern in patterns:
+        if not any(re.match(pattern, key) for key in own):
+            raise ValueError(
+                f"This is not a state dict of {source}: none of its {len(state_dict)} keys is like {pattern}."
+            )
     check_finite(own, f"this state dict of {source}", "They cannot be used; take another checkpoint.")
     return convert(own, config)
 

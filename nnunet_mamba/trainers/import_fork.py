@@ -28,6 +28,7 @@ from nnunet_mamba.plans.architecture import get_build_arguments
 
 # a fork's trainer, or a prefix of its name -> source of the weights, our trainer. Taming Mambas' SegMamba is
 # its network with one scan; ge-xing's SegMamba, ours of that name, was never trained by a fork of nnU-Net.
+# LMa-UNet is LKM-UNet's first name. U-Mamba2's trainers are named by their challenges, TF3 is ToothFairy3.
 TRAINERS = {
     "nnUNetTrainerUMambaBot": ("umamba", "nnUNetTrainerUMambaBot"),
     "nnUNetTrainerUMambaEnc": ("umamba", "nnUNetTrainerUMambaEnc"),
@@ -37,6 +38,12 @@ TRAINERS = {
     "nnUNetTrainerSwinUMamba": ("swin_umamba", "nnUNetTrainerSwinUMamba"),
     "nnUNetTrainerSwinUMambaD": ("swin_umamba", "nnUNetTrainerSwinUMambaD"),
     "nnUNetTrainerLightMUNet": ("lightm_unet", "nnUNetTrainerLightMUNet"),
+    "nnUNetTrainerUxLSTMBot": ("xlstm_unet", "nnUNetTrainerXLSTMUNetBot"),
+    "nnUNetTrainerUxLSTMEnc": ("xlstm_unet", "nnUNetTrainerXLSTMUNetEnc"),
+    "nnUNetTrainerLKMUNet": ("lkm_unet", "nnUNetTrainerLKMUNet"),
+    "nnUNetTrainerLMaUNet": ("lkm_unet", "nnUNetTrainerLKMUNet"),
+    "nnUNetTrainer_TF3_Task1": ("umamba2", "nnUNetTrainerUMamba2"),
+    "nnUNetTrainer_STSR_Task1": ("umamba2", "nnUNetTrainerUMamba2"),
 }
 NETWORKS = {  # sources of files of weights -> our networks, of which one has these keys
     "vm_unet": ("vm_unet",),

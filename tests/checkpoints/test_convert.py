@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from golden_files import golden_file
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
-from nnunet_mamba.checkpoints.convert import WRAPPERS, select_weights
+from nnunet_mamba.checkpoints.convert import CONVERTERS, WRAPPERS, select_weights
 from nnunet_mamba.io.torch_load import Stub
 
 
@@ -20,6 +21,48 @@ def test_keys_of_another_code_are_refused():
         match=r"not a state dict of umamba: none of its 1 keys is like .*dt_proj",
     ):
         convert_state_dict({"encoder.stages.0.0.convs.0.conv.weight": torch.ones(1)}, "umamba")
+
+
+def keys_of(name: str) -> list[str]:
+    """Keys of a golden file, or of what U-Mamba2's repository calls U-Mamba Bot: it with U-Mamba's layer."""
+    if name != "umamba2 with Mamba":
+        return list(golden_file(name).about["state_dict"])
+    rest = [key for key in keys_of("umamba2_3d") if not key.startswith("mamba_layer.")]
+    return rest + [key for key in keys_of("umamba_bot_3d") if key.startswith("mamba_layer.")]
+
+
+SOURCES = {  # whose keys -> the only source that takes them
+    **dict.fromkeys(["umamba_bot_2d", "umamba_bot_3d", "umamba_enc_2d", "umamba_enc_3d"], "umamba"),
+    **dict.fromkeys(["umamba2_3d", "umamba2 with Mamba"], "umamba2"),
+    **dict.fromkeys(["xlstm_bot_3d", "xlstm_enc_3d", "xlstm_enc_2d_strong"], "xlstm_unet"),
+    **dict.fromkeys(["taming_uni_3d", "taming_bi_3d", "taming_multi_3d"], "taming_mambas"),
+    **dict.fromkeys(["lkm_unet_2d", "lkm_unet_3d"], "lkm_unet"),
+    **dict.fromkeys(["swinumamba", "swinumamba_d"], "swin_umamba"),
+    **{"vmunet": "vm_unet", "mambaunet": "mamba_unet", "segmamba_3d": "segmamba"},
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_keys_are_taken_by_one_source_alone(name):
+    weights = dict.fromkeys(keys_of(name), torch.ones(1))
+    takers = []
+    for source in CONVERTERS:
+        try:
+            takers.append(convert_state_dict(weights, source) and source)
+        except ValueError as error:
+            assert "not a state dict of" in str(error)
+    assert takers == [SOURCES[name]]
+
+
+def test_u_mamba2_with_its_mamba_1_is_ours_with_mixer_mamba():
+    config = golden_file("umamba2_3d").about["config"]
+    network = create_network(
+        "umamba2", mixer="mamba", input_channels=1, num_classes=3, features_per_stage=config["features"],
+        strides=config["strides"], kernel_sizes=config["kernels"], n_blocks_per_stage=config["n_blocks"],
+        n_conv_per_stage_decoder=config["n_conv_decoder"],
+    )  # fmt: skip
+    weights = dict.fromkeys(keys_of("umamba2 with Mamba"), torch.ones(1))
+    assert convert_state_dict(weights, "umamba2").keys() == network.state_dict().keys()
 
 
 VMAMBA = {"layers.0.blocks.0.ln_1.weight": torch.ones(2), "final_up.norm.weight": torch.ones(2)}

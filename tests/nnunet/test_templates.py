@@ -21,6 +21,8 @@ PUBLISHED = {  # template, configuration -> patch, batch, poolings per axis
     ("umamba_abdomen_mr", "2d"): ([320, 320], 30, [6, 6]),
     ("umamba_endoscopy", "2d"): ([384, 640], 13, [6, 6]),
     ("umamba_microscopy", "2d"): ([512, 512], 12, [7, 7]),
+    ("xlstm_unet_abdomen_mr", "2d"): ([320, 320], 6, [6, 6]),
+    ("xlstm_unet_endoscopy", "2d"): ([384, 640], 1, [6, 6]),
     ("taming_acdc", "3d_fullres"): ([14, 256, 224], 2, [1, 5, 5]),
     ("taming_synapse", "3d_fullres"): ([48, 192, 192], 2, [3, 5, 5]),
     ("taming_braintumour", "3d_fullres"): ([128, 128, 128], 2, [5, 5, 5]),

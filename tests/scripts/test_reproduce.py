@@ -127,7 +127,9 @@ def test_trainers_exist_and_their_networks_work_on_these_grids(read, file):
 def test_every_network_is_compared_with_its_twin_without_ssm_and_with_nnunet(read, file):
     methods = compared(read(file))
     mixing = [
-        one for one in methods if re.search("Mamba|MMUNet|VMUNet", one.trainer) and "NoSSM" not in one.trainer
+        one
+        for one in methods
+        if re.search("Mamba|MMUNet|VMUNet|XLSTM|LKM", one.trainer) and "NoSSM" not in one.trainer
     ]
     assert mixing
     for method in mixing:

@@ -57,6 +57,29 @@ SMALL_3D = {
     "conv_kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]],
     "spacing": [1.0, 1.0, 1.0],
 }
+FOUR_STAGES = {
+    "unet_max_num_features": 64,
+    "n_conv_per_stage_encoder": [2] * 4,
+    "n_conv_per_stage_decoder": [2] * 3,
+    "num_pool_per_axis": [3, 3],
+    "pool_op_kernel_sizes": [[1, 1], [2, 2], [2, 2], [2, 2]],
+    "conv_kernel_sizes": [[3, 3]] * 4,
+}
+RESENC = {  # U-Mamba2's fork is of nnU-Net 2.6; its trainers build what the plans name
+    **SMALL_3D,
+    "architecture": {
+        "network_class_name": "nnunetv2.nets.UMambaBot2",
+        "arch_kwargs": {
+            "n_stages": 4,
+            "features_per_stage": [8, 16, 32, 40],
+            "strides": SMALL_3D["pool_op_kernel_sizes"],
+            "kernel_sizes": SMALL_3D["conv_kernel_sizes"],
+            "n_blocks_per_stage": [1, 3, 2, 2],
+            "n_conv_per_stage_decoder": [1, 1, 1],
+        },
+        "_kw_requires_import": [],
+    },
+}
 DATASET = {
     "channel_names": {"0": "MRI"},
     "labels": {"background": 0, "anterior": 1, "posterior": 2},
@@ -142,6 +165,12 @@ FORKS = {  # the fork's trainer: golden file with its names of weights, our trai
     "nnUNetTrainerSwinUMamba": ("swinumamba", "nnUNetTrainerSwinUMamba", {}),
     "nnUNetTrainerSwinUMambaDScratch": ("swinumamba_d", "nnUNetTrainerSwinUMambaD", {}),
     "nnUNetTrainerLightMUNet": ("lightm_unet_2d", "nnUNetTrainerLightMUNet", {}),
+    "nnUNetTrainerUxLSTMBot": ("xlstm_bot_3d_strong", "nnUNetTrainerXLSTMUNetBot", SMALL_3D),
+    "nnUNetTrainerUxLSTMEncNoAMP": ("xlstm_enc_2d_strong", "nnUNetTrainerXLSTMUNetEnc", {}),
+    "nnUNetTrainerLKMUNet": ("lkm_unet_2d", "nnUNetTrainerLKMUNet", FOUR_STAGES),
+    "nnUNetTrainerLMaUNet": ("lkm_unet_2d", "nnUNetTrainerLKMUNet", FOUR_STAGES),
+    "nnUNetTrainer_TF3_Task1_1500ep_accum2": ("umamba2_3d", "nnUNetTrainerUMamba2", RESENC),
+    "nnUNetTrainer_STSR_Task1_accum2": ("umamba2_3d", "nnUNetTrainerUMamba2", RESENC),
 }
 
 
@@ -156,7 +185,8 @@ def test_every_fork_finds_its_trainer(fork_trainer, tmp_path, old_plans):
     weights = _network(trainer, plans, DATASET, name).state_dict()
     source = next(source for source, ours in TRAINERS.values() if ours == trainer)
     ours = {theirs: key for key, theirs in convert_state_dict({key: key for key in shapes}, source).items()}
-    renamed = {key: weights[ours[aliases.get(key, key)]] for key in shapes}
+    unused = torch.ones(1)  # a norm of xLSTM-UNet
+    renamed = {key: weights.get(ours.get(aliases.get(key, key)), unused) for key in shapes}
     folder = write_fork_folder(tmp_path / f"{fork_trainer}__nnUNetPlans__{name}", renamed, plans)
     out = import_folder(folder, tmp_path / "imported")
     content = torch.load(out / "fold_0" / "checkpoint_final.pth", weights_only=True)

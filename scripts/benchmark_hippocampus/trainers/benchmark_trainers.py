@@ -14,6 +14,7 @@ from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
 from nnunet_mamba.trainers.networks import (
     ABLATIONS,
+    MIXERS,
     PLANNED,
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,
@@ -85,6 +86,7 @@ _trainers = (
     nnUNetTrainerMMUNetNoSSM_small,
     *(_reading(trainer, "residual") for trainer in (nnUNetTrainerUMambaBot, nnUNetTrainerUMambaEnc)),
     *ABLATIONS,
+    *MIXERS,
     *(make_twin(trainer) for trainer in ABLATIONS if "encoder" in trainer.overrides),
     make_variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
 )
