@@ -8,6 +8,9 @@ from __future__ import annotations
 # Steps between the states that forward keeps for backward: 4 n / steps bytes per token and channel.
 CHUNKS = {"numba": 32, "triton": 32, "torch": 256}
 
+# Steps of a chunk of linear attention, inside which all is matrix products.
+LINEAR_CHUNKS = {"triton": 64}
+
 # The Triton scan's programs (see `triton_cut`).
 WIDTH = 32  # channels of a program, of the scan and of the convolution: the lanes of a warp
 UNROLL = {"forward": 2, "backward": 2}  # steps at a time
