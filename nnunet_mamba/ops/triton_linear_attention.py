@@ -9,6 +9,7 @@ chunks, n, h p); `reverse`, one bool per direction.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,13 +24,33 @@ from nnunet_mamba.ops.triton_scan import cached_plan, index_type, processors, ro
 
 TAKES_ALL_DIRECTIONS = True
 CHUNK = LINEAR_CHUNKS["triton"]
-BLOCK = {torch.float32: 64, torch.float64: 32}  # of p and of n, at most, by the type of sums
+BLOCK = 32  # of steps, of p and of n, at most: more do not fit into registers
 CARRY_BLOCK = 64
 AT_ONCE = 4  # programs of a multiprocessor that share a group's heads
-WARPS = {"chunk_states": 4, "carry_states": CARRY_BLOCK // 32, "outputs": 4, "key_gradients": 8}
+WARPS = {"chunk_states": 4, "carry_states": CARRY_BLOCK // 32, "outputs": 8, "decay_gradients": 8}
 INPUTS = ("values", "log_decay", "keys", "queries", "indices")
-BACKWARD = {"values": "dy", "keys": "queries", "queries": "keys"}  # what stands for them where time runs back
 _plans: dict[Any, LinearAttentionPlan] = {}
+
+
+@dataclass(frozen=True)
+class Role:
+    """Tensors that the kernels take for values, keys, queries and states to compute an output; `ends` are the
+    gradients of the states at the chunks' ends. Outputs `of_groups` contract over p, others over n."""
+
+    values: str
+    keys: str
+    queries: str
+    states: str
+    backward: bool
+    of_groups: bool = False
+
+
+ROLES = {
+    "y": Role("values", "keys", "queries", "states", backward=False),
+    "dvalues": Role("dy", "queries", "keys", "ends", backward=True),
+    "dqueries": Role("keys", "values", "dy", "states", backward=False, of_groups=True),
+    "dkeys": Role("queries", "dy", "values", "ends", backward=True, of_groups=True),
+}
 
 
 def forward(
@@ -50,146 +71,155 @@ def backward(
     inputs = _laid_out(values, log_decay, keys, queries, indices)
     with torch.cuda.device_of(values):
         plan: LinearAttentionPlan = cached_plan(_plans, LinearAttentionPlan, inputs, False, reverse)
-        dvalues, *others = plan.backward(inputs, dy.to(values.dtype).contiguous().flatten(2)[None], states)
+        dvalues, *others = plan.backward(inputs, dy.to(values.dtype).contiguous()[None], states)
     return dvalues.view(values.shape), *others
 
 
 def _laid_out(values, log_decay, keys, queries, indices) -> tuple[Tensor | None, ...]:
-    """Return the tensors as the kernels read them, values (k or 1, b, l, h p): last axes are contiguous."""
-    rows = (row_contiguous(t) for t in (values.flatten(3), log_decay, keys, queries))
-    return *rows, None if indices is None else indices.contiguous()
+    """Return the tensors as the kernels read them: last axes are contiguous, values' last two together."""
+    p = values.shape[4]
+    together = values.stride(3) == p or values.shape[3] == 1
+    values = row_contiguous(values) if together else values.contiguous()
+    rows = (row_contiguous(t) for t in (log_decay, keys, queries))
+    return values, *rows, None if indices is None else indices.contiguous()
 
 
 class LinearAttentionPlan:
     """Plan of calls of the same shapes, strides and types: kernels, integers and grids."""
 
     def __init__(self, inputs: Sequence[Tensor | None], _: bool, reverse: Sequence[bool]):
-        values, log_decay, keys, queries, _indices = inputs
+        values, log_decay, keys, queries, *_indices = inputs
         assert values is not None and log_decay is not None and keys is not None and queries is not None
         self.directions, self.batch, self.length, self.heads = log_decay.shape
-        self.slots, self.channels = len(values), values.shape[3]
-        self.groups, self.n, self.p = keys.shape[3], keys.shape[4], self.channels // self.heads
+        self.shared, self.p = len(values) < self.directions, values.shape[4]
+        self.groups, self.n = keys.shape[3:]
         self.dtype, self.sums, self.device = values.dtype, accumulation_dtype(values), values.device
         self.chunks = -(-self.length // CHUNK)
-        p_block, n_block = (_block(size, BLOCK[self.sums]) for size in (self.p, self.n))
-        self.p_blocks, self.n_blocks = -(-self.p // p_block), -(-self.n // n_block)
-        self.shares = self._shares()
+        self.n_blocks, self.p_blocks = (-(-size // _block(size)) for size in (self.n, self.p))
         self.integers = {
-            **{"length": self.length, "chunks": self.chunks, "heads": self.heads, "groups": self.groups},
-            **{"p": self.p, "n": self.n, "p_blocks": self.p_blocks, "n_blocks": self.n_blocks},
-            **{"shares": self.shares, "batch": self.batch, "first": 0},
+            **{"length": self.length, "chunks": self.chunks, "heads": self.heads, "p": self.p, "n": self.n},
+            **{"group_heads": self.heads // self.groups, "batch": self.batch, "n_blocks": self.n_blocks},
+            **{"blocks": -(-self.n * self.heads * self.p // CARRY_BLOCK), "first": 0, "from_end": 0},
             "reverse": sum(1 << direction for direction, is_reversed in enumerate(reverse) if is_reversed),
-            "blocks": -(-self.n * self.channels // CARRY_BLOCK),
         }
-        widest = max(self.channels, *(t.stride(2) for t in (values, log_decay, keys, queries)))
+        widest = max(self.heads * self.p, *(t.stride(2) for t in (values, log_decay, keys, queries)))
         self.constants = {
-            **{"CHUNK": CHUNK, "P": p_block, "N": n_block, "BLOCK": CARRY_BLOCK},
+            **{"CHUNK": CHUNK, "S": min(BLOCK, CHUNK), "P": _block(self.p), "N": _block(self.n)},
+            "BLOCK": CARRY_BLOCK,
             "ACC": tl.float64 if self.sums == torch.float64 else tl.float32,
             "INDEX": index_type(self.length * widest),
         }
-        self.strides = {
-            **_strides("values", values),
-            **_strides("decay", log_decay),
-            **_strides("keys", keys),
-            **_strides("queries", queries),
-        }
         self.types = {name: None if t is None else t.dtype for name, t in zip(INPUTS, inputs, strict=True)}
-        self.kernels: dict[tuple[Any, ...], Kernel] = {}
-
-    def _shares(self) -> int:
-        """Return the number of parts of a group's heads whose gradients of keys are summed at the end."""
-        programs = self.chunks * self.batch * self.directions * self.groups * self.n_blocks
-        wanted = AT_ONCE * processors(self.device)
-        return min(self.heads // self.groups, -(-wanted // programs))
-
-    def _prepare(self, *names: tuple[Any, ...]) -> None:
-        """Compile the kernels of these names that are not yet."""
-        for name in names:
-            if name not in self.kernels:
-                self.kernels[name] = self._kernel(*name)
-        compile_all([self.kernels[name] for name in names], self.device)
-
-    def _kernel(self, name: str, backward: bool, add: bool = False) -> Kernel:
-        """Return one of the kernels, of which `backward` and `add` are constants."""
-        of_sums = ("states", "totals", "ends", "dlog_decay", "dkeys", "dqueries")
-        types = {**self.types, **dict.fromkeys(of_sums, self.sums), "dy": self.dtype}
-        types["y"] = self._output_type(self.slots if backward else 1)
-        if backward and name != "key_gradients":
-            types |= {own: types[other] for own, other in BACKWARD.items()}
-        integers = {**self.integers, **self.strides, "from_end": 0}
-        constants = {**self.constants, "BACKWARD": backward, "ADD": add}
-        options = {"num_warps": WARPS[name], "num_stages": 1, "enable_fp_fusion": True}
-        return Kernel(getattr(kernels, name), types, integers, constants, **options)
-
-    def _output_type(self, slots: int) -> torch.dtype:
-        """Return the dtype of an output: that of sums if several directions add up to it."""
-        return self.dtype if slots == self.directions else self.sums
+        self.types |= dict.fromkeys(("states", "ends", "totals", "dlog_decay"), self.sums)
+        self.types |= {"dy": self.dtype}
+        self.kernels: dict[Any, Kernel] = {}
 
     def forward(self, inputs: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-        values = {**self.integers, **self.strides, **dict(zip(INPUTS, inputs, strict=True))}
-        states = self._states(values, backward=False)
-        return self._outputs({**values, "states": states}, 1, backward=False).to(self.dtype), states
+        tensors = dict(zip(INPUTS, inputs, strict=True))
+        tensors["states"] = self._states("y", tensors)
+        y = self._output("y", tensors)
+        return y.to(self.dtype), tensors["states"]
 
     def backward(
         self, inputs: Sequence[Tensor | None], dy: Tensor, states: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        values = {**self.integers, **self.strides, **dict(zip(INPUTS, inputs, strict=True)), "dy": dy}
-        reversed_roles = dict(values)
-        for own, other in BACKWARD.items():
-            reversed_roles |= {own: values[other], **_strides(own, values[other])}
-        ends = self._states(reversed_roles, backward=True)
-        dvalues = self._outputs({**reversed_roles, "states": ends}, self.slots, backward=True)
-        return dvalues, *self._key_gradients({**values, "states": states, "ends": ends})
+        tensors = {**dict(zip(INPUTS, inputs, strict=True)), "dy": dy, "states": states}
+        tensors["ends"] = self._states("dvalues", tensors)
+        dvalues, dkeys, dqueries = (self._output(name, tensors) for name in ("dvalues", "dkeys", "dqueries"))
+        return dvalues, self._decay_gradient(tensors), dkeys.sum(1), dqueries.sum(1)
 
-    def _states(self, values: dict[str, Any], backward: bool) -> Tensor:
-        """Return the states before the chunks, or the gradients of those at their ends."""
-        own, carry = ("chunk_states", backward), ("carry_states", False)
-        self._prepare(own, carry)
+    def _states(self, name: str, tensors: dict[str, Any]) -> Tensor:
+        """Return the states that an output starts from: those before chunks, or gradients at their ends."""
+        role = ROLES[name]
         places = (self.directions, self.batch, self.chunks)
-        states, totals = self._empty(*places, self.n, self.channels), self._empty(*places, self.heads)
-        values = {**values, "states": states, "totals": totals, "from_end": backward}
-        blocks = self.heads * self.p_blocks * self.n_blocks
-        self.kernels[own]((self.chunks * self.batch, blocks, self.directions), values)
-        self.kernels[carry]((values["blocks"] * self.batch, self.directions, 1), values)
+        states, totals = self._empty(*places, self.n, self.heads * self.p), self._empty(*places, self.heads)
+        values = {**self._values(tensors, role), "states": states, "totals": totals}
+        values["from_end"] = role.backward
+        grid = (self.chunks * self.batch, self.heads * self.p_blocks * self.n_blocks, self.directions)
+        self._launch("chunk_states", grid, values, role, BACKWARD=role.backward)
+        self._launch("carry_states", (values["blocks"] * self.batch, self.directions, 1), values, role)
         return states
 
-    def _outputs(self, values: dict[str, Any], slots: int, backward: bool) -> Tensor:
-        """Return outputs (slots, b, l, h p): all directions at once, or one after the other into one slot."""
-        at_once = self.directions if slots == self.directions else 1
-        self._prepare(*(("outputs", backward, add) for add in (False, True)[: 1 + (self.directions > at_once)]))
-        y = torch.empty(
-            (slots, self.batch, self.length, self.channels), dtype=self._output_type(slots), device=self.device
-        )
-        grid = (self.chunks * self.batch, self.heads * self.p_blocks, at_once)
+    def _output(self, name: str, tensors: dict[str, Any]) -> Tensor:
+        """Return an output (slots, b, l, h, p), or a gradient (directions, shares, b, l, g, n) of keys or
+        queries: all directions at once, or one after the other where they add up."""
+        role = ROLES[name]
+        adds_up = self.directions > 1 and (name == "y" or name == "dvalues" and self.shared)
+        values = {**self._values(tensors, role), **self._axes(role)}
+        units, width, shares = values["units"], values["width"], values["shares"]
+        at_once = 1 if adds_up else self.directions
+        parts = (at_once, shares) if role.of_groups else (at_once,)
+        dtype = self.sums if adds_up or role.of_groups else self.dtype
+        shape = (*parts, self.batch, self.length, units, width)
+        values["y"] = torch.empty(shape, dtype=dtype, device=self.device)
+        grid = (self.chunks * self.batch, units * shares * values["width_blocks"], at_once)
+        blocks = {"WIDTH": _block(width), "INNER": _block(values["inner"])}
         for first in range(0, self.directions, at_once):
-            self.kernels["outputs", backward, first > 0](grid, {**values, "first": first, "y": y})
-        return y
+            values["first"] = first
+            self._launch("outputs", grid, values, role, ADD=first > 0, BACKWARD=role.backward, **blocks)
+        return values["y"]
 
-    def _key_gradients(self, values: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradients of log_decay, keys and queries, their parts summed in a fixed order."""
-        self._prepare(("key_gradients", True))
-        tokens = (self.batch, self.length)
-        parts = {
-            "dlog_decay": self._empty(self.directions, self.n_blocks, *tokens, self.heads),
-            "dkeys": self._empty(self.directions, self.shares, *tokens, self.groups, self.n),
-            "dqueries": self._empty(self.directions, self.shares, *tokens, self.groups, self.n),
-        }
-        grid = (self.chunks * self.batch, self.groups * self.shares * self.n_blocks, self.directions)
-        self.kernels["key_gradients", True](grid, {**values, **parts})
-        dlog_decay, dkeys, dqueries = (t[:, 0] if t.shape[1] == 1 else t.sum(1) for t in parts.values())
-        return dlog_decay, dkeys, dqueries
+    def _decay_gradient(self, tensors: dict[str, Any]) -> Tensor:
+        """Return the gradient of log_decay (directions, b, l, h)."""
+        role = ROLES["y"]
+        values = {**self._values(tensors, role), "ends": tensors["ends"], "dy": tensors["dy"]}
+        values["dlog_decay"] = self._empty(self.directions, self.batch, self.length, self.heads)
+        self._launch("decay_gradients", (self.chunks * self.batch, self.heads, self.directions), values, role)
+        return values["dlog_decay"]
+
+    def _values(self, tensors: dict[str, Any], role: Role) -> dict[str, Any]:
+        """Return tensors and strides by the names of the kernels' parameters."""
+        values = {"log_decay": tensors["log_decay"], "indices": tensors["indices"], **self.integers}
+        values |= _strides("decay", tensors["log_decay"])
+        for name in ("values", "keys", "queries"):
+            tensor = tensors.get(getattr(role, name))
+            if tensor is not None:
+                values |= {name: tensor, **_strides(name, tensor)}
+        return {**values, "states": tensors.get(role.states)}
+
+    def _axes(self, role: Role) -> dict[str, int]:
+        """Return the axes of an output by the names of the parameters of `outputs`."""
+        of_states, row = self.n * self.heads * self.p, self.heads * self.p
+        common = {"states_chunk": of_states, "states_head": self.p}
+        if not role.of_groups:
+            axes = {"units": self.heads, "unit_heads": 1, "shares": 1, "width": self.p, "inner": self.n}
+            axes |= {"width_blocks": self.p_blocks, "states_inner": row, "states_width": 1}
+            return common | axes
+        axes = {"units": self.groups, "unit_heads": self.heads // self.groups, "shares": self._shares()}
+        axes |= {"width": self.n, "inner": self.p, "width_blocks": self.n_blocks}
+        return common | axes | {"states_inner": 1, "states_width": row, "group_heads": 1}
+
+    def _shares(self) -> int:
+        """Return the number of parts of a group's heads whose gradients of keys are summed at the end."""
+        programs = self.chunks * self.batch * self.directions * self.groups * self.n_blocks
+        return min(self.heads // self.groups, -(-AT_ONCE * processors(self.device) // programs))
+
+    def _launch(
+        self, name: str, grid: tuple[int, int, int], values: dict[str, Any], role: Role, **constants: Any
+    ) -> None:
+        """Launch a kernel, compiled at its first use."""
+        key = (name, role if constants else None, *constants.values())
+        kernel = self.kernels.get(key)
+        if kernel is None:
+            types = {n: None if v is None else v.dtype for n, v in values.items() if v is None or isinstance(v, Tensor)}
+            integers = {n: v for n, v in values.items() if isinstance(v, int)}
+            options = {"num_warps": WARPS[name], "num_stages": 1, "enable_fp_fusion": True}
+            kernel = Kernel(getattr(kernels, name), types, integers, self.constants | constants, **options)
+            compile_all([kernel], self.device)
+            self.kernels[key] = kernel
+        kernel(grid, values)
 
     def _empty(self, *shape: int) -> Tensor:
         """Return an uninitialised tensor in the accumulation dtype."""
         return torch.empty(shape, dtype=self.sums, device=self.device)
 
 
-def _block(size: int, most: int) -> int:
+def _block(size: int) -> int:
     """Return the length of the blocks of an axis: a power of 2 that a matrix product can have."""
-    return max(16, min(most, 1 << (size - 1).bit_length()))
+    return max(16, min(BLOCK, 1 << (size - 1).bit_length()))
 
 
 def _strides(name: str, tensor: Tensor) -> dict[str, int]:
     """Return the strides of a sequence (directions, b, l, ...) by the names of the kernels' parameters."""
-    axes = ("direction", "item", "row", "group")
+    axes = ("direction", "item", "row", "unit")
     return {f"{name}_{axis}": stride for axis, stride in zip(axes, strides(tensor), strict=False)}
