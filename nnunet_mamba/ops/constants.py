@@ -7,6 +7,7 @@ from __future__ import annotations
 
 # Steps between the states that forward keeps for backward: 4 n / steps bytes per token and channel.
 CHUNKS = {"numba": 32, "triton": 32, "torch": 256}
+LINEAR_CHUNKS = {"numba": 32, "triton": 64, "torch": 64}  # of linear attention: 4 n / steps, likewise
 
 # Steps of a chunk of linear attention, inside which all is matrix products.
 LINEAR_CHUNKS = {"triton": 64}

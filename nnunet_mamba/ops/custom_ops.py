@@ -1,54 +1,28 @@
-"""Operators registered with torch.library, so that torch.compile and autograd see one opaque call each.
+"""Operators of the selective scan, linear attention and the causal convolution (see `registration`).
 
 Sequences are channels last, and k directions over the same b x l tokens share a call: u (k or 1, b, l, d);
 delta (k, b, l, d); A (k, d, n); B, C (k, b, g, l, n); D, bias (k, d); z (b, l, d); indices int32 (k, l);
 `reverse`, one bool per direction. Convolution: x (k or 1, b, l, d); weight (k, d, w); bias (k, d).
-
-They use `torch.library.Library` because `torch.library.custom_op` with its autograd takes three to four times
-as long, some 60 microseconds more in each call.
+Linear attention: values (k or 1, b, l, h, p); log_decay (k, b, l, h); keys, queries (k, b, l, g, n).
 """
 
-from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import multi_scan, torch_scan
-from nnunet_mamba.ops.constants import chunk_count
+from nnunet_mamba.ops.constants import LINEAR_CHUNKS, chunk_count
 from nnunet_mamba.ops.precision import accumulation_dtype
-
-_library = torch.library.Library("nnunet_mamba", "DEF")
-
-
-def _operator(schema: str, function: Callable[..., Any], shapes: Callable[..., Any]) -> Any:
-    """Register `function` as an operator; `shapes` returns its results as empty tensors."""
-    name = schema.split("(")[0]
-    _library.define(schema)
-    _library.impl(name, function, "CompositeExplicitAutograd")
-    _library.impl(name, shapes, "Meta")
-    return getattr(torch.ops.nnunet_mamba, name).default
-
-
-def _below_autograd(operator: Any, *arguments: Any) -> Any:
-    """Call an operator below autograd."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(*arguments)
-
-
-def _differentiate(operator: Any, function: type[torch.autograd.Function]) -> None:
-    """Register the gradients of `function`, which takes the same arguments, as the operator's."""
-
-    def call(*arguments: Any) -> Any:
-        wanted = (isinstance(argument, Tensor) and argument.requires_grad for argument in arguments)
-        if torch.is_grad_enabled() and any(wanted):
-            return function.apply(*arguments)
-        return _below_autograd(operator, *arguments)
-
-    _library.impl(operator._schema.name.split("::")[1], call, "Autograd")
+from nnunet_mamba.ops.registration import (
+    all_directions,
+    call_below_autograd,
+    define_operator,
+    differentiable_once,
+    differentiate_by,
+    in_dtype_of,
+)
 
 
 def _backend(name: str) -> ModuleType:
@@ -56,27 +30,21 @@ def _backend(name: str) -> ModuleType:
     return torch_scan if name == "torch" else import_module(f"nnunet_mamba.ops.{name}_scan")
 
 
+def _attention(name: str) -> ModuleType:
+    """Import a backend's linear attention on first use."""
+    return import_module(f"nnunet_mamba.ops.{name}_linear_attention")
+
+
 def _convolution(name: str) -> ModuleType:
     """Import a backend's convolution on first use."""
     return import_module(f"nnunet_mamba.ops.{name}_conv")
-
-
-def _all_directions(module: ModuleType, one_by_one: Callable[..., Any], function: str) -> Callable[..., Any]:
-    """Return the module's own function if it takes all directions at once, as Triton's do; else
-    `one_by_one`."""
-    return getattr(module, function) if module.TAKES_ALL_DIRECTIONS else partial(one_by_one, module)
-
-
-def _as(grad: Tensor, tensor: Tensor) -> Tensor:
-    """Return a gradient in the tensor's dtype, contiguous."""
-    return grad if grad.dtype == tensor.dtype and grad.is_contiguous() else grad.to(tensor.dtype).contiguous()
 
 
 def _scan(u, delta, A, B, C, D, z, bias, indices, softplus, reverse, keep, backend) -> tuple[Tensor, Tensor]:
     """Return y (b, l, d), the sum over directions, and the states (k, b, chunks, n, d) that backward starts
     from (empty unless `keep`)."""
     arguments = (u, delta, A, B, C, D, z, bias, indices, softplus, reverse, keep)
-    return _all_directions(_backend(backend), multi_scan.forward, "forward")(*arguments)
+    return all_directions(_backend(backend), multi_scan.forward, "forward")(*arguments)
 
 
 def _scan_shapes(u, delta, A, B, C, D, z, bias, indices, softplus, reverse, keep, backend):
@@ -91,9 +59,9 @@ def _scan_backward(
 ) -> tuple[Tensor, ...]:
     """Return gradients of u, delta, A, B, C, D, z, bias, each in its own dtype (absent ones in u's)."""
     arguments = (dy, u, delta, A, B, C, D, z, bias, indices, states, softplus, reverse)
-    grads = _all_directions(_backend(backend), multi_scan.backward, "backward")(*arguments)
+    grads = all_directions(_backend(backend), multi_scan.backward, "backward")(*arguments)
     own = (u if t is None else t for t in (u, delta, A, B, C, D, z, bias))
-    return tuple(_as(grad, tensor) for grad, tensor in zip(grads, own, strict=True))
+    return tuple(in_dtype_of(grad, tensor) for grad, tensor in zip(grads, own, strict=True))
 
 
 def _scan_backward_shapes(dy, u, delta, A, B, C, D, z, bias, indices, states, softplus, reverse, backend):
@@ -110,37 +78,17 @@ _SCANNED = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? bias, "
     "Tensor? indices"
 )
-scan = _operator(
+scan = define_operator(
     f"selective_scan({_SCANNED}, bool softplus, bool[] reverse, bool keep, str backend) -> (Tensor, Tensor)",
     _scan,
     _scan_shapes,
 )
-scan_backward = _operator(
+scan_backward = define_operator(
     f"selective_scan_backward(Tensor dy, {_SCANNED}, Tensor states, bool softplus, bool[] reverse, "
     f"str backend) -> ({', '.join(['Tensor'] * 8)})",
     _scan_backward,
     _scan_backward_shapes,
 )
-
-
-class _NoSecondDerivative(torch.autograd.Function):
-    """Identity of the first `count` tensors, gradients that depend on the others, whose backward raises."""
-
-    @staticmethod
-    def forward(ctx, count, *tensors):
-        return tuple(grad.view_as(grad) for grad in tensors[:count])
-
-    @staticmethod
-    def backward(ctx, *_):
-        raise RuntimeError("Second derivatives of the scan and the convolution are not implemented.")
-
-
-def _once(grads: tuple[Tensor, ...], *of: Tensor | None) -> tuple[Tensor, ...]:
-    """Return the gradients so that a graph of them (create_graph=True) raises RuntimeError when it is
-    used."""
-    if not torch.is_grad_enabled():
-        return grads
-    return _NoSecondDerivative.apply(len(grads), *grads, *(tensor for tensor in of if tensor is not None))
 
 
 class ScanFunction(torch.autograd.Function):
@@ -150,7 +98,7 @@ class ScanFunction(torch.autograd.Function):
     def forward(ctx, *arguments):
         *tensors, softplus, reverse, keep, backend = arguments
         assert keep, "gradients start from the states that forward keeps"
-        y, states = _below_autograd(scan, *arguments)
+        y, states = call_below_autograd(scan, *arguments)
         ctx.set_materialize_grads(False)  # the states have no gradient, and need no zeros for it
         ctx.mark_non_differentiable(states)
         ctx.save_for_backward(*tensors, states)
@@ -162,18 +110,90 @@ class ScanFunction(torch.autograd.Function):
         if dy is None:
             return (None,) * 13
         *tensors, states = ctx.saved_tensors
-        grads = _below_autograd(scan_backward, dy, *tensors, states, *ctx.options)
-        grads = _once(grads, dy, *tensors)
+        grads = call_below_autograd(scan_backward, dy, *tensors, states, *ctx.options)
+        grads = differentiable_once(grads, dy, *tensors)
         wanted = [None if tensor is None else grad for grad, tensor in zip(grads, tensors, strict=False)]
         return *wanted, None, None, None, None, None
 
 
-_differentiate(scan, ScanFunction)
+differentiate_by(scan, ScanFunction)
+
+
+def _linear_attention(
+    values, log_decay, keys, queries, indices, reverse, keep, backend
+) -> tuple[Tensor, Tensor]:
+    """Return y (b, l, h, p), the sum over directions, and the states (k, b, chunks, n, h p) that backward
+    starts from (empty unless `keep`)."""
+    attend = all_directions(_attention(backend), multi_scan.attend, "forward")
+    return attend(values, log_decay, keys, queries, indices, reverse, keep)
+
+
+def _linear_attention_shapes(values, log_decay, keys, queries, indices, reverse, keep, backend):
+    """Return empty results of `_linear_attention`."""
+    shape = multi_scan.attention_states(LINEAR_CHUNKS[backend], values, keys, keep)
+    return values.new_empty(values.shape[1:]), values.new_empty(shape, dtype=accumulation_dtype(values))
+
+
+def _linear_attention_backward(
+    dy, values, log_decay, keys, queries, indices, states, reverse, backend
+) -> tuple[Tensor, ...]:
+    """Return gradients of values, log_decay, keys and queries, each in its own dtype."""
+    attend = all_directions(_attention(backend), multi_scan.attend_backward, "backward")
+    grads = attend(dy, values, log_decay, keys, queries, indices, states, reverse)
+    own = (values, log_decay, keys, queries)
+    return tuple(in_dtype_of(grad, tensor) for grad, tensor in zip(grads, own, strict=True))
+
+
+def _linear_attention_backward_shapes(
+    dy, values, log_decay, keys, queries, indices, states, reverse, backend
+):
+    """Return empty results of `_linear_attention_backward`."""
+    return tuple(t.new_empty(t.shape) for t in (values, log_decay, keys, queries))
+
+
+_ATTENDED = "Tensor values, Tensor log_decay, Tensor keys, Tensor queries, Tensor? indices"
+linear_attention = define_operator(
+    f"linear_attention({_ATTENDED}, bool[] reverse, bool keep, str backend) -> (Tensor, Tensor)",
+    _linear_attention,
+    _linear_attention_shapes,
+)
+linear_attention_backward = define_operator(
+    f"linear_attention_backward(Tensor dy, {_ATTENDED}, Tensor states, bool[] reverse, str backend) "
+    f"-> ({', '.join(['Tensor'] * 4)})",
+    _linear_attention_backward,
+    _linear_attention_backward_shapes,
+)
+
+
+class LinearAttentionFunction(torch.autograd.Function):
+    """Autograd function of `linear_attention`."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        *tensors, reverse, keep, backend = arguments
+        assert keep, "gradients start from the states that forward keeps"
+        y, states = call_below_autograd(linear_attention, *arguments)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(states)
+        ctx.save_for_backward(*tensors, states)
+        ctx.options = (reverse, backend)
+        return y, states
+
+    @staticmethod
+    def backward(ctx, dy, _):
+        if dy is None:
+            return (None,) * 8
+        *tensors, states = ctx.saved_tensors
+        grads = call_below_autograd(linear_attention_backward, dy, *tensors, states, *ctx.options)
+        return *differentiable_once(grads, dy, *tensors), None, None, None, None
+
+
+differentiate_by(linear_attention, LinearAttentionFunction)
 
 
 def _conv(x, weight, bias, indices, silu, reverse, backend) -> Tensor:
     """Return y (k, b, l, d)."""
-    convolve = _all_directions(_convolution(backend), multi_scan.convolve, "forward")
+    convolve = all_directions(_convolution(backend), multi_scan.convolve, "forward")
     return convolve(x, weight, bias, indices, silu, reverse)
 
 
@@ -184,9 +204,9 @@ def _conv_shapes(x, weight, bias, indices, silu, reverse, backend):
 
 def _conv_backward(dy, x, weight, bias, indices, silu, reverse, backend) -> tuple[Tensor, Tensor, Tensor]:
     """Return gradients of x, weight, bias, each in its own dtype (that of an absent bias in weight's)."""
-    convolve = _all_directions(_convolution(backend), multi_scan.convolve_backward, "backward")
+    convolve = all_directions(_convolution(backend), multi_scan.convolve_backward, "backward")
     dx, dweight, dbias = convolve(dy, x, weight, bias, indices, silu, reverse)
-    return _as(dx, x), _as(dweight, weight), _as(dbias, weight)
+    return in_dtype_of(dx, x), in_dtype_of(dweight, weight), in_dtype_of(dbias, weight)
 
 
 def _conv_backward_shapes(dy, x, weight, bias, indices, silu, reverse, backend):
@@ -195,8 +215,8 @@ def _conv_backward_shapes(dy, x, weight, bias, indices, silu, reverse, backend):
 
 
 _CONVOLVED = "Tensor x, Tensor weight, Tensor? bias, Tensor? indices, bool silu, bool[] reverse, str backend"
-conv = _operator(f"causal_conv1d({_CONVOLVED}) -> Tensor", _conv, _conv_shapes)
-conv_backward = _operator(
+conv = define_operator(f"causal_conv1d({_CONVOLVED}) -> Tensor", _conv, _conv_shapes)
+conv_backward = define_operator(
     f"causal_conv1d_backward(Tensor dy, {_CONVOLVED}) -> (Tensor, Tensor, Tensor)",
     _conv_backward,
     _conv_backward_shapes,
@@ -210,14 +230,14 @@ class ConvolutionFunction(torch.autograd.Function):
     def forward(ctx, *arguments):
         ctx.save_for_backward(*arguments[:4])
         ctx.options = arguments[4:]
-        return _below_autograd(conv, *arguments)
+        return call_below_autograd(conv, *arguments)
 
     @staticmethod
     def backward(ctx, dy):
         x, weight, bias, indices = ctx.saved_tensors
-        grads = _below_autograd(conv_backward, dy, x, weight, bias, indices, *ctx.options)
-        dx, dweight, dbias = _once(grads, dy, x, weight, bias)
+        grads = call_below_autograd(conv_backward, dy, x, weight, bias, indices, *ctx.options)
+        dx, dweight, dbias = differentiable_once(grads, dy, x, weight, bias)
         return dx, dweight, None if bias is None else dbias, None, None, None, None
 
 
-_differentiate(conv, ConvolutionFunction)
+differentiate_by(conv, ConvolutionFunction)

@@ -2,7 +2,8 @@
 
 Shapes: k directions; u (k or 1, b, l, d); delta (k, b, l, d); A (k, d, n); B, C (k, b, g, l, n); D, bias
 (k, d); z, y (b, l, d); indices (k, l); `reverse`, one bool per direction. Convolution: x (k or 1, b, l, d),
-weight (k, d, w), bias (k, d), y (k, b, l, d).
+weight (k, d, w), bias (k, d), y (k, b, l, d). Linear attention: values (k or 1, b, l, h, p), log_decay (k, b,
+l, h), keys and queries (k, b, l, g, n), y (b, l, h, p).
 """
 
 from __future__ import annotations
@@ -82,6 +83,55 @@ def convolve_backward(
             dxs.append(dx)
     dweight, dbias = (_stack(grads) for grads in zip(*rest, strict=True))
     return _stack(dxs) if total is None else total[None], dweight, dbias
+
+
+def attend(
+    module: Any, values, log_decay, keys, queries, indices, reverse: Sequence[bool], keep: bool
+) -> tuple[Tensor, Tensor]:
+    """Return y in values' dtype and, if `keep`, the states that backward starts from (k, b, chunks, n,
+    h p)."""
+    dtype = accumulation_dtype(values)
+    states = empty(*attention_states(module.CHUNK, values, keys, keep), dtype=dtype, device=values.device)
+    raised = values if len(reverse) == 1 else values.to(dtype)  # sums are rounded once
+    y = None
+    for direction, own in enumerate(split_attention(raised, log_decay, keys, queries, indices, reverse)):
+        y = _add(y, module.forward(*own, states[direction] if keep else None))
+    assert y is not None
+    return y.to(values.dtype), states
+
+
+def attend_backward(
+    module: Any, dy, values, log_decay, keys, queries, indices, states, reverse: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    """Return gradients of values, log_decay, keys and queries, in the accumulation dtype."""
+    dtype = accumulation_dtype(values)
+    grads = [empty(*t.shape, dtype=dtype, device=values.device) for t in (values, log_decay, keys, queries)]
+    dvalues, *rest = grads
+    each = split_attention(values, log_decay, keys, queries, indices, reverse)
+    for direction, (*own, is_reversed) in enumerate(each):
+        add = direction >= len(dvalues)
+        target = torch.empty_like(dvalues[0]) if add else dvalues[direction]
+        module.backward(dy, *own, states[direction], is_reversed, target, *(grad[direction] for grad in rest))
+        if add:
+            dvalues[0] += target
+    return tuple(grads)
+
+
+def attention_states(chunk: int, values: Tensor, keys: Tensor, keep: bool) -> tuple[int, ...]:
+    """Return the shape of the states before each `chunk` steps: (k, b, chunks, n, h p), or (0,) unless
+    `keep`."""
+    (b, length, h, p), (k, n) = values.shape[1:], (keys.shape[0], keys.shape[4])
+    return (k, b, -(-length // chunk), n, h * p) if keep else (0,)
+
+
+def split_attention(
+    values, log_decay, keys, queries, indices, reverse: Sequence[bool]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the arguments of each direction's linear attention."""
+    for direction, is_reversed in enumerate(reverse):
+        own = (t[direction] for t in (log_decay, keys, queries))
+        indices_ = None if indices is None else indices[direction]
+        yield values[direction if len(values) > 1 else 0], *own, indices_, is_reversed
 
 
 def split_directions(

@@ -1,12 +1,15 @@
-"""The selective scan for export to ONNX: one loop over chunks, which becomes ONNX's operator Scan, so that
-the graph is as large for a whole volume as for a few voxels.
+"""The selective scan and linear attention for export to ONNX: one loop over chunks, which becomes ONNX's
+operator Scan, so that the graph is as large for a whole volume as for a few voxels.
 
-Within a chunk it is Hillis and Steele's scan: after k rounds each token has the contributions of the 2^k
-tokens up to itself. It has few operations, since each is traced, and is for inference only. Shapes as in
-`reference`.
+Within a chunk the selective scan is Hillis and Steele's: after k rounds each token has the contributions of
+the 2^k tokens up to itself. Linear attention is products of matrices, as in `torch_linear_attention`. Both
+have few operations, since each is traced, and are for inference only. Shapes as in `reference`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +23,6 @@ CHUNK = 64
 
 def selective_scan(u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: bool) -> Tensor:
     """Return y (b, l, d) in u's dtype. Raises ImportError if this torch has no scan to export."""
-    try:
-        from torch._higher_order_ops.scan import scan_op  # not its public wrapper, which compiles: slow
-    except ImportError as error:
-        raise ImportError("Export to ONNX needs a newer torch (tested: 2.15), with its own scan.") from error
     work = accumulation_dtype(u)
     order = scan_indices(u.shape[1], indices, reverse, u.device)
     u_, step = u.to(work)[:, order], delta.to(work)[:, order]
@@ -40,11 +39,44 @@ def selective_scan(u, delta, A, B, C, D, z, bias, indices, softplus: bool, rever
 
     start = u_.new_zeros(u.shape[0], *A.shape)
     sequences = [split_chunks(t) for t in (step, step * u_, B, C)]
-    _, y = scan_op(scan_chunk, [start], sequences, (A,))
+    _, y = _scan_operator()(scan_chunk, [start], sequences, (A,))
     y = y.movedim(0, 1).flatten(1, 2)[:, : u.shape[1]]
     y = y if D is None else y + D.to(work) * u_
     y = torch.empty_like(y).index_copy(1, order, y)
     return (y if z is None else y * F.silu(z.to(work))).to(u.dtype)
+
+
+def linear_attention(values, log_decay, keys, queries, indices, reverse: bool) -> Tensor:
+    """Return y (b, l, h, p) in values' dtype. Raises ImportError if this torch has no scan to export."""
+    work, heads_per_group = accumulation_dtype(values), values.shape[2] // keys.shape[2]
+    length, order = values.shape[1], scan_indices(values.shape[1], indices, reverse, values.device)
+
+    def attend_chunk(state, values, logs, keys, queries):
+        """Return the state after a chunk (b, h, n, p) and its outputs (b, CHUNK, h, p)."""
+        keys, queries = (t.repeat_interleave(heads_per_group, dim=2).transpose(1, 2) for t in (keys, queries))
+        values, total = values.transpose(1, 2), logs.transpose(1, 2).cumsum(-1)[..., None]
+        future = torch.ones(CHUNK, CHUNK, dtype=torch.bool, device=values.device).triu(1)
+        decay = (total - total.transpose(-1, -2)).masked_fill(future, -torch.inf).exp().to(work)
+        y = (queries @ keys.transpose(-1, -2) * decay) @ values + total.exp().to(work) * (queries @ state)
+        last = total[:, :, -1:]
+        own = keys.transpose(-1, -2) @ (values * (last - total).exp().to(work))
+        return [last.exp().to(work) * state + own, y.transpose(1, 2).contiguous()]
+
+    start = values.new_zeros(values.shape[0], values.shape[2], keys.shape[3], values.shape[3], dtype=work)
+    values_, keys, queries = (t.to(work) for t in (values, keys, queries))
+    sequences = [split_chunks(t[:, order]) for t in (values_, log_decay.double(), keys, queries)]
+    _, y = _scan_operator()(attend_chunk, [start], sequences, ())
+    y = y.movedim(0, 1).flatten(1, 2)[:, :length]
+    return torch.empty_like(y).index_copy(1, order, y).to(values.dtype)
+
+
+def _scan_operator() -> Callable[..., Any]:
+    """Import torch's scan, without its public wrapper, which compiles and is slow."""
+    try:
+        from torch._higher_order_ops.scan import scan_op
+    except ImportError as error:
+        raise ImportError("Export to ONNX needs a newer torch (tested: 2.15), with its own scan.") from error
+    return scan_op
 
 
 def split_chunks(sequence: Tensor) -> Tensor:

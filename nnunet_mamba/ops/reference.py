@@ -1,8 +1,8 @@
 """Reference implementations, slow on purpose; every backend must match their outputs and gradients.
 
 Shapes: b batch, l tokens, d channels, g groups, n states, w taps; u, delta, z (b, l, d); A (d, n); B, C (b,
-g, l, n); D, bias (d,). `indices` (l,) is the token of each step; `reverse` runs from the last step to the
-first.
+g, l, n); D, bias (d,). Linear attention has h heads of p channels instead. `indices` (l,) is the token of
+each step; `reverse` runs from the last step to the first.
 """
 
 from __future__ import annotations
@@ -78,3 +78,32 @@ def causal_conv1d_reference(
         y = y + weight[:, k].to(work) * ordered[:, k : k + x.shape[1]]
     y = F.silu(y) if silu else y
     return torch.empty_like(y).index_copy(1, order, y).to(x.dtype)
+
+
+def linear_attention_reference(
+    values: Tensor,
+    log_decay: Tensor,
+    keys: Tensor,
+    queries: Tensor,
+    indices: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    """Compute linear attention with decay, one token at a time, by Mamba-2's equations [2].
+
+        S_t = exp(log_decay_t) S_{t-1} + v_t k_t^T,    y_t = S_t q_t          [2, eq. 16 with a scalar A_t]
+
+    Shape: values (b, l, h, p); log_decay (b, l, h); keys, queries (b, l, g, n) -> y (b, l, h, p) in values'
+    dtype. Precision as in `selective_scan_reference`. Memory O(b l h p n), time O(l).
+
+    [2] Dao and Gu, Transformers are SSMs, arXiv:2405.21060.
+    """
+    work = accumulation_dtype(values)
+    heads_per_group = values.shape[2] // keys.shape[2]
+    vs, decays = values.to(work).unbind(1), log_decay.to(work).exp().unbind(1)
+    ks, qs = (t.to(work).repeat_interleave(heads_per_group, dim=2).unbind(1) for t in (keys, queries))
+    S = values.new_zeros(*vs[0].shape, keys.shape[3], dtype=work)  # (b, h, p, n)
+    ys: list[Tensor] = [S] * len(vs)
+    for t in scan_indices(len(vs), indices, reverse, values.device).tolist():
+        S = decays[t][..., None, None] * S + vs[t][..., None] * ks[t][..., None, :]
+        ys[t] = (S * qs[t][..., None, :]).sum(-1)
+    return torch.stack(ys, dim=1).to(values.dtype)

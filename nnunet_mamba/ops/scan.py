@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nnunet_mamba.ops import custom_ops, mamba_ssm_scan, multi_scan, onnx_scan, reference
 from nnunet_mamba.ops.backends import choose_backend, device_status, is_backend_requested
+from nnunet_mamba.ops.checks import check_indices, check_kind, needs_gradient
 
 SEQUENCES = ("u", "delta", "B", "C", "z")
 
@@ -53,11 +54,11 @@ def selective_scan(
     """
     B, C = (t.unsqueeze(1) if t.dim() == 3 else t for t in (B, C))
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    _check_kind(tensors)
+    check_kind(tensors)
     _check_scan({name: tuple(t.shape) for name, t in tensors.items() if t is not None})
     u, delta, B, C = (t.transpose(-1, -2)[None] for t in (u, delta, B, C))
     D, delta_bias, indices = (None if t is None else t[None] for t in (D, delta_bias, indices))
-    _check_indices(indices, 1, u)
+    check_indices(indices, 1, u.shape[-2], u.device)
     z = None if z is None else z.transpose(-1, -2)
     y = _scan(u, delta, A[None], B, C, D, z, delta_bias, indices, delta_softplus, [reverse], backend)
     return y.transpose(-1, -2)
@@ -94,12 +95,12 @@ def multi_directional_scan(
             f"many (u may have 1); got {list(counts.values())}, u {u.shape[0]}, reverse {len(reverse)}."
         )
     tensors = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
-    _check_kind(tensors)
+    check_kind(tensors)
     of_one = {name: tuple(t.shape)[name != "z" :] for name, t in tensors.items() if t is not None}
     _check_scan(
         {name: _channels_first(shape) if name in SEQUENCES else shape for name, shape in of_one.items()}
     )
-    _check_indices(indices, n_directions, u)
+    check_indices(indices, n_directions, u.shape[-2], u.device)
     return _scan(u, delta, A, B, C, D, z, delta_bias, indices, delta_softplus, list(reverse), backend)
 
 
@@ -117,7 +118,7 @@ def _scan(
         return _sum_directions(onnx_scan.selective_scan, *arguments)
     if name == "mamba_ssm":
         return _sum_directions(mamba_ssm_scan.selective_scan, *arguments)
-    keep = _needs_gradient(u, delta, A, B, C, D, z, bias)
+    keep = needs_gradient(u, delta, A, B, C, D, z, bias)
     scan = custom_ops.ScanFunction.apply if keep and not torch.compiler.is_compiling() else custom_ops.scan
     return scan(*arguments, keep, name)[0]
 
@@ -181,7 +182,7 @@ def multi_directional_conv1d(
     if activation not in (None, "silu"):
         raise ValueError(f"Unknown activation {activation!r}; choose None or 'silu'.")
     _check_conv(x, weight, bias, reverse)
-    _check_indices(indices, len(weight), x)
+    check_indices(indices, len(weight), x.shape[-2], x.device)
     silu, name = activation == "silu", choose_backend(backend, x.device.type)
     if name == "mamba_ssm" and device_status("triton", x.device.type) == "ok":  # it has no convolution
         name = "triton"
@@ -190,26 +191,6 @@ def multi_directional_conv1d(
     filters = multi_scan.split_filters(x, weight, bias, indices, reverse)
     convolve: Callable[..., Tensor] = reference.causal_conv1d_reference
     return torch.stack([convolve(*own, silu, is_reversed) for *own, is_reversed in filters])
-
-
-def _needs_gradient(*tensors: Tensor | None) -> bool:
-    """Return whether autograd records a call of these tensors."""
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
-def _check_indices(indices: Tensor | None, directions: int, sequence: Tensor) -> None:
-    """Raise ValueError unless indices are int32 (k, l), on the device of the sequence (..., l, d)."""
-    if indices is None:
-        return
-    length = sequence.shape[-2]
-    if indices.shape != (directions, length) or indices.dtype != torch.int32:
-        shape = tuple(indices.shape[1:] if directions == 1 else indices.shape)
-        wanted = f"({length},)" if directions == 1 else f"({directions}, {length})"
-        raise ValueError(f"indices must be int32 {wanted}, got {indices.dtype} {shape}.")
-    if indices.device != sequence.device:
-        raise ValueError(
-            f"indices are on {indices.device}, the sequence is on {sequence.device}; move one of them."
-        )
 
 
 def _check_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: Sequence[bool]) -> None:
@@ -230,23 +211,7 @@ def _check_conv(x: Tensor, weight: Tensor, bias: Tensor | None, reverse: Sequenc
             raise ValueError(
                 f"{name} must be {shape[1:]} to go with x's {d} channels, got {tuple(tensor.shape[1:])}."
             )
-    _check_kind({"x": x, "weight": weight, "bias": bias})
-
-
-def _check_kind(tensors: dict[str, Tensor | None]) -> None:
-    """Raise ValueError unless the first is floating point and not empty, A real and all on one device."""
-    (name, first), *others = tensors.items()
-    assert first is not None
-    if not first.is_floating_point() or first.numel() == 0:
-        raise ValueError(
-            f"{name} must be floating point and not empty, got {first.dtype} {tuple(first.shape)}."
-        )
-    A = tensors.get("A")
-    if A is not None and A.is_complex():
-        raise ValueError("A is complex; only real A is supported, as in all of these papers' networks.")
-    for other, tensor in others:
-        if tensor is not None and tensor.device != first.device:
-            raise ValueError(f"{other} is on {tensor.device}, {name} on {first.device}; move one of them.")
+    check_kind({"x": x, "weight": weight, "bias": bias})
 
 
 def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,0 +1,160 @@
+"""Mamba-2 on the tokens of a voxel grid: linear attention with one decay per head, along scan directions.
+
+b batch, l = prod(grid) tokens, C channels, E = expand * C inner channels in h heads of p, G groups, n states.
+
+[1] Dao and Gu, Transformers are SSMs, arXiv:2405.21060.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunet_mamba.blocks.mamba import initial_dt_bias, stack_token_indices
+from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_linear_attention
+from nnunet_mamba.ops.precision import clamp_to_float16
+from nnunet_mamba.scan_order import ScanDirection
+
+HEADDIM = 80  # U-Mamba2's, arXiv:2509.12069
+SLOWEST, FASTEST = 1.0, 16.0  # range of the initial rates of decay, exp(A_log)
+EPS = 1e-5
+
+
+def choose_headdim(d_inner: int, headdim: int | None = None) -> int:
+    """Return the channels of a head: those given, else HEADDIM where it divides d_inner.
+
+    Where it does not: the largest divisor below it that leaves a multiple of 8 heads, else the largest. That
+    rule is ours; U-Mamba2 cannot be built there. Raises ValueError if the one given does not divide d_inner.
+    """
+    divisors = [size for size in range(1, min(HEADDIM, d_inner) + 1) if d_inner % size == 0]
+    if headdim is None:
+        in_eights = [size for size in divisors if d_inner // size % 8 == 0]
+        return HEADDIM if HEADDIM in divisors else max(in_eights or divisors)
+    if headdim < 1 or d_inner % headdim:
+        raise ValueError(
+            f"headdim {headdim} does not divide the {d_inner} inner channels; choose a divisor, or None for "
+            f"{choose_headdim(d_inner)}."
+        )
+    return headdim
+
+
+class HeadwiseSSM(nn.Module):
+    """Weights of one direction: causal convolution of x, B and C together; step, decay and skip per head."""
+
+    def __init__(self, d_inner: int, n_heads: int, d_state: int, d_conv: int):
+        super().__init__()
+        self.dt_bias = nn.Parameter(initial_dt_bias(n_heads))
+        self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(SLOWEST, FASTEST).log())
+        self.D = nn.Parameter(torch.ones(n_heads))
+        width = d_inner + 2 * d_state
+        self.conv1d = nn.Conv1d(width, width, d_conv, groups=width, padding=d_conv - 1)
+
+
+DirectionalSSM = tuple[HeadwiseSSM, ScanDirection]
+
+
+def scan_directions(
+    ssms: Sequence[DirectionalSSM], xBC: Tensor, dt: Tensor, headdim: int, grid: tuple[int, ...]
+) -> Tensor:
+    """Return the sum over directions, each with weights of its own, of the scans of heads of `headdim`.
+
+    Shape: xBC (b, l, E + 2n), dt (b, l, h) -> (b, l, E) in float32 or float64, tokens in memory order
+    throughout. All directions divide the tokens into equally many sequences.
+    """
+    directions = [direction for _, direction in ssms]
+    b, n_tokens = xBC.shape[:2]
+    xBC, dt = (t.reshape(b * directions[0].n_sequences(grid), -1, t.shape[2]) for t in (xBC, dt))
+    indices = stack_token_indices(directions, grid, xBC.device)
+    reverse = [direction.reverse for direction in directions]
+
+    def stacked(name: str) -> Tensor:
+        own: list[Tensor] = [ssm.get_parameter(name) for ssm, _ in ssms]
+        return torch.stack(own) if len(own) > 1 else own[0][None]
+
+    filters, bias = stacked("conv1d.weight").squeeze(2), stacked("conv1d.bias")
+    u = multi_directional_conv1d(xBC[None], filters, bias, "silu", reverse=reverse, indices=indices)
+    dt_bias, A_log, D = (stacked(name)[:, None, None] for name in ("dt_bias", "A_log", "D"))
+    y = input_dependent_attention(u, dt, dt_bias, A_log, D, headdim, indices, reverse)
+    return y.reshape(b, n_tokens, -1)
+
+
+def input_dependent_attention(
+    u: Tensor,
+    dt: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    headdim: int,
+    indices: Tensor | None,
+    reverse: Sequence[bool],
+) -> Tensor:
+    """Return the sum of k directions' S_t C_t + D x_t (see `Mamba2`), in float32 or float64.
+
+    Shape: u (k, b, l, E + 2n): x, B and C; dt (b, l, h); dt_bias, A_log, D (k, 1, 1, h); indices (k, l) ->
+    (b, l, h, headdim).
+    """
+    d_inner = dt.shape[2] * headdim
+    x, B, C = u.split([d_inner, *[(u.shape[3] - d_inner) // 2] * 2], dim=-1)
+    x = x.unflatten(-1, (-1, headdim))
+    step = F.softplus(dt.to(dt_bias.dtype) + dt_bias)  # (k, b, l, h), not yet per channel
+    y = multi_directional_linear_attention(
+        x * step[..., None].to(x.dtype),
+        step * -A_log.exp(),
+        B.unsqueeze(3),
+        C.unsqueeze(3),
+        reverse=reverse,
+        indices=indices,
+    )
+    y = clamp_to_float16(y)  # not normalised yet
+    for own_D, own_x in zip(D.unsqueeze(-1), x, strict=True):
+        y = y + own_D * own_x
+    return y
+
+
+class Mamba2(HeadwiseSSM):
+    """Mamba-2 block over one or more directions; (b, l, C) -> (b, l, C).
+
+        z, xBC, dt = W_in t;    y = sum_k S_k C_k + D_k x_k;    out = W_out RMSNorm(y silu(z))
+
+    with S_t = exp(-exp(A_log) step_t) S_{t-1} + step_t x_t B_t^T, step = softplus(dt + dt_bias) per head, and
+    x, B, C = silu(conv(xBC)) [1, sec. 7; its code for the norm behind the gate].
+
+    With one direction this is mamba_ssm's Mamba2Simple with its parameter names, for one group of heads. Each
+    further direction has a `HeadwiseSSM` of its own in `further` and shares the rest.
+
+    Raises ValueError if headdim does not divide expand * d_model; None chooses it (`choose_headdim`).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        directions: tuple[ScanDirection, ...],
+        *,
+        d_state: int = 32,
+        d_conv: int = 4,
+        expand: int = 2,
+        headdim: int | None = None,
+    ):
+        d_inner = expand * d_model
+        self.headdim = choose_headdim(d_inner, headdim)
+        n_heads = d_inner // self.headdim
+        super().__init__(d_inner, n_heads, d_state, d_conv)
+        self.directions = directions
+        self.widths = (d_inner, d_inner + 2 * d_state, n_heads)  # of z, xBC, dt
+        self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
+        self.norm = nn.RMSNorm(d_inner, eps=EPS)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.further = nn.ModuleList(HeadwiseSSM(d_inner, n_heads, d_state, d_conv) for _ in directions[1:])
+
+    def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+        z, xBC, dt = self.in_proj(tokens).split(self.widths, dim=-1)
+        together: dict[int, list[DirectionalSSM]] = {}  # those that divide the tokens alike
+        for ssm, direction in zip([self, *self.further], self.directions, strict=True):
+            together.setdefault(direction.n_sequences(grid), []).append((cast(HeadwiseSSM, ssm), direction))
+        parts = [scan_directions(ssms, xBC, dt, self.headdim, grid) for ssms in together.values()]
+        y = sum(parts[1:], parts[0])
+        return self.out_proj(self.norm(y * F.silu(z.to(y.dtype))))
