@@ -9,9 +9,6 @@ from __future__ import annotations
 CHUNKS = {"numba": 32, "triton": 32, "torch": 256}
 LINEAR_CHUNKS = {"numba": 32, "triton": 64, "torch": 64}  # of linear attention: 4 n / steps, likewise
 
-# Steps of a chunk of linear attention, inside which all is matrix products.
-LINEAR_CHUNKS = {"triton": 64}
-
 # The Triton scan's programs (see `triton_cut`).
 WIDTH = 32  # channels of a program, of the scan and of the convolution: the lanes of a warp
 UNROLL = {"forward": 2, "backward": 2}  # steps at a time

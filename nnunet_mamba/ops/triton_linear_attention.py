@@ -71,8 +71,7 @@ def backward(
     inputs = _laid_out(values, log_decay, keys, queries, indices)
     with torch.cuda.device_of(values):
         plan: LinearAttentionPlan = cached_plan(_plans, LinearAttentionPlan, inputs, False, reverse)
-        dvalues, *others = plan.backward(inputs, dy.to(values.dtype).contiguous()[None], states)
-    return dvalues.view(values.shape), *others
+        return plan.backward(inputs, dy.to(values.dtype).contiguous()[None], states)
 
 
 def _laid_out(values, log_decay, keys, queries, indices) -> tuple[Tensor | None, ...]:
@@ -88,7 +87,7 @@ class LinearAttentionPlan:
     """Plan of calls of the same shapes, strides and types: kernels, integers and grids."""
 
     def __init__(self, inputs: Sequence[Tensor | None], _: bool, reverse: Sequence[bool]):
-        values, log_decay, keys, queries, *_indices = inputs
+        values, log_decay, keys, queries, _indices = inputs
         assert values is not None and log_decay is not None and keys is not None and queries is not None
         self.directions, self.batch, self.length, self.heads = log_decay.shape
         self.shared, self.p = len(values) < self.directions, values.shape[4]
@@ -99,119 +98,136 @@ class LinearAttentionPlan:
         self.integers = {
             **{"length": self.length, "chunks": self.chunks, "heads": self.heads, "p": self.p, "n": self.n},
             **{"group_heads": self.heads // self.groups, "batch": self.batch, "n_blocks": self.n_blocks},
-            **{"blocks": -(-self.n * self.heads * self.p // CARRY_BLOCK), "first": 0, "from_end": 0},
+            **{"blocks": -(-self.n * self.heads * self.p // CARRY_BLOCK)},
             "reverse": sum(1 << direction for direction, is_reversed in enumerate(reverse) if is_reversed),
         }
         widest = max(self.heads * self.p, *(t.stride(2) for t in (values, log_decay, keys, queries)))
         self.constants = {
-            **{"CHUNK": CHUNK, "S": min(BLOCK, CHUNK), "P": _block(self.p), "N": _block(self.n)},
-            "BLOCK": CARRY_BLOCK,
+            **{"CHUNK": CHUNK, "S": BLOCK, "P": _block(self.p), "N": _block(self.n), "BLOCK": CARRY_BLOCK},
             "ACC": tl.float64 if self.sums == torch.float64 else tl.float32,
             "INDEX": index_type(self.length * widest),
         }
-        self.types = {name: None if t is None else t.dtype for name, t in zip(INPUTS, inputs, strict=True)}
-        self.types |= dict.fromkeys(("states", "ends", "totals", "dlog_decay"), self.sums)
-        self.types |= {"dy": self.dtype}
         self.kernels: dict[Any, Kernel] = {}
 
     def forward(self, inputs: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-        tensors = dict(zip(INPUTS, inputs, strict=True))
-        tensors["states"] = self._states("y", tensors)
-        y = self._output("y", tensors)
-        return y.to(self.dtype), tensors["states"]
+        tensors, launches = dict(zip(INPUTS, inputs, strict=True)), Launches(self)
+        states = self._states("y", tensors, launches)
+        y = self._output("y", {**tensors, "states": states}, launches)
+        launches.run()
+        return y.to(self.dtype), states
 
     def backward(
         self, inputs: Sequence[Tensor | None], dy: Tensor, states: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         tensors = {**dict(zip(INPUTS, inputs, strict=True)), "dy": dy, "states": states}
-        tensors["ends"] = self._states("dvalues", tensors)
-        dvalues, dkeys, dqueries = (self._output(name, tensors) for name in ("dvalues", "dkeys", "dqueries"))
-        return dvalues, self._decay_gradient(tensors), dkeys.sum(1), dqueries.sum(1)
+        launches = Launches(self)
+        tensors["ends"] = self._states("dvalues", tensors, launches)
+        dvalues, dkeys, dqueries = (
+            self._output(name, tensors, launches) for name in ("dvalues", "dkeys", "dqueries")
+        )
+        dlog_decay = self._decay_gradient(tensors, launches)
+        launches.run()
+        return dvalues, dlog_decay, dkeys.sum(1), dqueries.sum(1)
 
-    def _states(self, name: str, tensors: dict[str, Any]) -> Tensor:
+    def _states(self, name: str, tensors: dict[str, Any], launches: Launches) -> Tensor:
         """Return the states that an output starts from: those before chunks, or gradients at their ends."""
-        role = ROLES[name]
-        places = (self.directions, self.batch, self.chunks)
+        backward, places = ROLES[name].backward, (self.directions, self.batch, self.chunks)
         states, totals = self._empty(*places, self.n, self.heads * self.p), self._empty(*places, self.heads)
-        values = {**self._values(tensors, role), "states": states, "totals": totals}
-        values["from_end"] = role.backward
+        values = {**self._values(name, tensors), "states": states, "totals": totals, "from_end": backward}
         grid = (self.chunks * self.batch, self.heads * self.p_blocks * self.n_blocks, self.directions)
-        self._launch("chunk_states", grid, values, role, BACKWARD=role.backward)
-        self._launch("carry_states", (values["blocks"] * self.batch, self.directions, 1), values, role)
+        launches.add("chunk_states", name, grid, values, BACKWARD=backward)
+        launches.add("carry_states", name, (values["blocks"] * self.batch, self.directions, 1), values)
         return states
 
-    def _output(self, name: str, tensors: dict[str, Any]) -> Tensor:
-        """Return an output (slots, b, l, h, p), or a gradient (directions, shares, b, l, g, n) of keys or
-        queries: all directions at once, or one after the other where they add up."""
-        role = ROLES[name]
-        adds_up = self.directions > 1 and (name == "y" or name == "dvalues" and self.shared)
-        values = {**self._values(tensors, role), **self._axes(role)}
-        units, width, shares = values["units"], values["width"], values["shares"]
+    def _output(self, name: str, tensors: dict[str, Any], launches: Launches) -> Tensor:
+        """Return y or dvalues (1 or k, b, l, h, p), or dkeys or dqueries (k, shares, b, l, g, n).
+
+        Directions are launched at once, or where they add up, one after the other.
+        """
+        values = {**self._values(name, tensors), **self._axes(name)}
+        units, shares, of_groups = values["units"], values["shares"], ROLES[name].of_groups
+        adds_up = self.directions > 1 and (name == "y" or (name == "dvalues" and self.shared))
         at_once = 1 if adds_up else self.directions
-        parts = (at_once, shares) if role.of_groups else (at_once,)
-        dtype = self.sums if adds_up or role.of_groups else self.dtype
-        shape = (*parts, self.batch, self.length, units, width)
+        slots = (at_once, shares) if of_groups else (at_once,)
+        dtype = self.sums if adds_up or of_groups else self.dtype
+        shape = (*slots, self.batch, self.length, units, values["width"])
         values["y"] = torch.empty(shape, dtype=dtype, device=self.device)
+        blocks = {"WIDTH": _block(values["width"]), "INNER": _block(values["inner"])}
         grid = (self.chunks * self.batch, units * shares * values["width_blocks"], at_once)
-        blocks = {"WIDTH": _block(width), "INNER": _block(values["inner"])}
         for first in range(0, self.directions, at_once):
-            values["first"] = first
-            self._launch("outputs", grid, values, role, ADD=first > 0, BACKWARD=role.backward, **blocks)
+            constants = {"ADD": first > 0, "BACKWARD": ROLES[name].backward, **blocks}
+            launches.add("outputs", name, grid, {**values, "first": first}, **constants)
         return values["y"]
 
-    def _decay_gradient(self, tensors: dict[str, Any]) -> Tensor:
-        """Return the gradient of log_decay (directions, b, l, h)."""
-        role = ROLES["y"]
-        values = {**self._values(tensors, role), "ends": tensors["ends"], "dy": tensors["dy"]}
+    def _decay_gradient(self, tensors: dict[str, Any], launches: Launches) -> Tensor:
+        """Return the gradient of log_decay (k, b, l, h)."""
+        values = {**self._values("y", tensors), "ends": tensors["ends"], "dy": tensors["dy"]}
         values["dlog_decay"] = self._empty(self.directions, self.batch, self.length, self.heads)
-        self._launch("decay_gradients", (self.chunks * self.batch, self.heads, self.directions), values, role)
+        grid = (self.chunks * self.batch, self.heads, self.directions)
+        launches.add("decay_gradients", "dlog_decay", grid, values)
         return values["dlog_decay"]
 
-    def _values(self, tensors: dict[str, Any], role: Role) -> dict[str, Any]:
-        """Return tensors and strides by the names of the kernels' parameters."""
-        values = {"log_decay": tensors["log_decay"], "indices": tensors["indices"], **self.integers}
-        values |= _strides("decay", tensors["log_decay"])
-        for name in ("values", "keys", "queries"):
-            tensor = tensors.get(getattr(role, name))
-            if tensor is not None:
-                values |= {name: tensor, **_strides(name, tensor)}
-        return {**values, "states": tensors.get(role.states)}
+    def _values(self, name: str, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Return tensors and strides in their roles for an output, by the names of kernels' parameters."""
+        role = ROLES[name]
+        sequences = {own: tensors[getattr(role, own)] for own in ("values", "keys", "queries")}
+        values = {name: tensors[name] for name in ("log_decay", "indices")} | sequences | self.integers
+        values |= {"states": tensors.get(role.states), **_strides("decay", tensors["log_decay"])}
+        for own, tensor in sequences.items():
+            values |= _strides(own, tensor)
+        return values
 
-    def _axes(self, role: Role) -> dict[str, int]:
-        """Return the axes of an output by the names of the parameters of `outputs`."""
-        of_states, row = self.n * self.heads * self.p, self.heads * self.p
-        common = {"states_chunk": of_states, "states_head": self.p}
-        if not role.of_groups:
-            axes = {"units": self.heads, "unit_heads": 1, "shares": 1, "width": self.p, "inner": self.n}
-            axes |= {"width_blocks": self.p_blocks, "states_inner": row, "states_width": 1}
-            return common | axes
-        axes = {"units": self.groups, "unit_heads": self.heads // self.groups, "shares": self._shares()}
-        axes |= {"width": self.n, "inner": self.p, "width_blocks": self.n_blocks}
-        return common | axes | {"states_inner": 1, "states_width": row, "group_heads": 1}
+    def _axes(self, name: str) -> dict[str, int]:
+        """Return the axes of an output, by the names of the parameters of `outputs`."""
+        row = self.heads * self.p
+        axes = {"states_chunk": self.n * row, "states_head": self.p}
+        if ROLES[name].of_groups:
+            axes |= {"units": self.groups, "unit_heads": self.heads // self.groups, "group_heads": 1}
+            axes |= {"width": self.n, "inner": self.p, "width_blocks": self.n_blocks}
+            return axes | {"states_width": row, "states_inner": 1, "shares": self._shares()}
+        axes |= {"units": self.heads, "unit_heads": 1, "width": self.p, "inner": self.n}
+        return axes | {"width_blocks": self.p_blocks, "states_width": 1, "states_inner": row, "shares": 1}
 
     def _shares(self) -> int:
         """Return the number of parts of a group's heads whose gradients of keys are summed at the end."""
         programs = self.chunks * self.batch * self.directions * self.groups * self.n_blocks
         return min(self.heads // self.groups, -(-AT_ONCE * processors(self.device) // programs))
 
-    def _launch(
-        self, name: str, grid: tuple[int, int, int], values: dict[str, Any], role: Role, **constants: Any
-    ) -> None:
-        """Launch a kernel, compiled at its first use."""
-        key = (name, role if constants else None, *constants.values())
-        kernel = self.kernels.get(key)
-        if kernel is None:
-            types = {n: None if v is None else v.dtype for n, v in values.items() if v is None or isinstance(v, Tensor)}
-            integers = {n: v for n, v in values.items() if isinstance(v, int)}
-            options = {"num_warps": WARPS[name], "num_stages": 1, "enable_fp_fusion": True}
-            kernel = Kernel(getattr(kernels, name), types, integers, self.constants | constants, **options)
-            compile_all([kernel], self.device)
-            self.kernels[key] = kernel
-        kernel(grid, values)
-
     def _empty(self, *shape: int) -> Tensor:
         """Return an uninitialised tensor in the accumulation dtype."""
         return torch.empty(shape, dtype=self.sums, device=self.device)
+
+
+class Launches:
+    """Launches of a plan's kernels, collected so that those not yet compiled are compiled together."""
+
+    def __init__(self, plan: LinearAttentionPlan):
+        self.plan = plan
+        self.all: list[tuple[Kernel, tuple[int, int, int], dict[str, Any]]] = []
+
+    def add(
+        self, name: str, output: str, grid: tuple[int, int, int], values: dict[str, Any], **constants: Any
+    ) -> None:
+        """Add a launch of a kernel; each output and its constants have a variant of their own."""
+        key = (name, output, *constants.values())
+        if key not in self.plan.kernels:
+            self.plan.kernels[key] = self._kernel(name, values, constants)
+        self.all.append((self.plan.kernels[key], grid, values))
+
+    def _kernel(self, name: str, values: dict[str, Any], constants: dict[str, Any]) -> Kernel:
+        """Return a kernel for such values."""
+        integers = {own: value for own, value in values.items() if isinstance(value, int)}
+        tensors = {own: value for own, value in values.items() if own not in integers}
+        types = {own: None if tensor is None else tensor.dtype for own, tensor in tensors.items()}
+        constants = self.plan.constants | constants
+        options = {"num_warps": WARPS[name], "num_stages": 1, "enable_fp_fusion": True}
+        return Kernel(getattr(kernels, name), types, integers, constants, **options)
+
+    def run(self) -> None:
+        """Launch all in the order in which they were added."""
+        compile_all([kernel for kernel, _, _ in self.all], self.plan.device)
+        for kernel, grid, values in self.all:
+            kernel(grid, values)
 
 
 def _block(size: int) -> int:

@@ -1,8 +1,8 @@
 """Triton kernels of linear attention with decay: several directions over one volume, read and written in
 place.
 
-A sequence is cut into chunks of CHUNK steps. Inside a chunk all is matrix products [1, sec. 6]; between chunks
-there is a state, a matrix (n, p) for each head:
+A sequence is cut into chunks of CHUNK steps. Inside a chunk all is matrix products [1, sec. 6]; between
+chunks there is a state, a matrix (n, p) for each head:
 
     chunk_states        what a chunk's own steps add to the state at its end
     carry_states        from there, the state before each chunk
