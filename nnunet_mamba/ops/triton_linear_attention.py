@@ -24,10 +24,11 @@ from nnunet_mamba.ops.triton_scan import cached_plan, index_type, processors, ro
 
 TAKES_ALL_DIRECTIONS = True
 CHUNK = LINEAR_CHUNKS["triton"]
-BLOCK = 32  # of steps, of p and of n, at most: more do not fit into registers
+BLOCK = 32  # at most of an axis of results; larger ones do not fit into registers
+CONTRACTED = 16  # of an axis that a product contracts: the least, for the same reason
 CARRY_BLOCK = 64
 AT_ONCE = 4  # programs of a multiprocessor that share a group's heads
-WARPS = {"chunk_states": 4, "carry_states": CARRY_BLOCK // 32, "outputs": 8, "decay_gradients": 8}
+WARPS = {"chunk_states": 4, "carry_states": CARRY_BLOCK // 32, "outputs": 4, "decay_gradients": 8}
 INPUTS = ("values", "log_decay", "keys", "queries", "indices")
 _plans: dict[Any, LinearAttentionPlan] = {}
 
@@ -103,7 +104,7 @@ class LinearAttentionPlan:
         }
         widest = max(self.heads * self.p, *(t.stride(2) for t in (values, log_decay, keys, queries)))
         self.constants = {
-            **{"CHUNK": CHUNK, "S": BLOCK, "P": _block(self.p), "N": _block(self.n), "BLOCK": CARRY_BLOCK},
+            **{"CHUNK": CHUNK, "S": CONTRACTED, "INNER": CONTRACTED, "BLOCK": CARRY_BLOCK},
             "ACC": tl.float64 if self.sums == torch.float64 else tl.float32,
             "INDEX": index_type(self.length * widest),
         }
@@ -135,7 +136,8 @@ class LinearAttentionPlan:
         states, totals = self._empty(*places, self.n, self.heads * self.p), self._empty(*places, self.heads)
         values = {**self._values(name, tensors), "states": states, "totals": totals, "from_end": backward}
         grid = (self.chunks * self.batch, self.heads * self.p_blocks * self.n_blocks, self.directions)
-        launches.add("chunk_states", name, grid, values, BACKWARD=backward)
+        blocks = {"P": _block(self.p), "N": _block(self.n)}
+        launches.add("chunk_states", name, grid, values, BACKWARD=backward, **blocks)
         launches.add("carry_states", name, (values["blocks"] * self.batch, self.directions, 1), values)
         return states
 
@@ -152,10 +154,9 @@ class LinearAttentionPlan:
         dtype = self.sums if adds_up or of_groups else self.dtype
         shape = (*slots, self.batch, self.length, units, values["width"])
         values["y"] = torch.empty(shape, dtype=dtype, device=self.device)
-        blocks = {"WIDTH": _block(values["width"]), "INNER": _block(values["inner"])}
         grid = (self.chunks * self.batch, units * shares * values["width_blocks"], at_once)
         for first in range(0, self.directions, at_once):
-            constants = {"ADD": first > 0, "BACKWARD": ROLES[name].backward, **blocks}
+            constants = {"ADD": first > 0, "BACKWARD": ROLES[name].backward, "WIDTH": _block(values["width"])}
             launches.add("outputs", name, grid, {**values, "first": first}, **constants)
         return values["y"]
 
@@ -164,7 +165,7 @@ class LinearAttentionPlan:
         values = {**self._values("y", tensors), "ends": tensors["ends"], "dy": tensors["dy"]}
         values["dlog_decay"] = self._empty(self.directions, self.batch, self.length, self.heads)
         grid = (self.chunks * self.batch, self.heads, self.directions)
-        launches.add("decay_gradients", "dlog_decay", grid, values)
+        launches.add("decay_gradients", "dlog_decay", grid, values, P=CONTRACTED, N=CONTRACTED)
         return values["dlog_decay"]
 
     def _values(self, name: str, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +233,7 @@ class Launches:
 
 def _block(size: int) -> int:
     """Return the length of the blocks of an axis: a power of 2 that a matrix product can have."""
-    return max(16, min(BLOCK, 1 << (size - 1).bit_length()))
+    return max(CONTRACTED, min(BLOCK, 1 << (size - 1).bit_length()))
 
 
 def _strides(name: str, tensor: Tensor) -> dict[str, int]:
