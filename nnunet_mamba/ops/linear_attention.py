@@ -81,8 +81,6 @@ def multi_directional_linear_attention(
     name = choose_backend(backend, values.device.type)
     if name == "mamba_ssm":  # it has no such function
         name = "triton" if device_status("triton", values.device.type) == "ok" else "torch"
-    if name == "numba":
-        name = "torch"
     if name == "reference":
         return _sum_directions(reference.linear_attention_reference, *arguments)
     if torch.onnx.is_in_onnx_export():

@@ -108,55 +108,23 @@ def readable(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return empty(*tensor.shape, dtype=dtype).copy_(tensor)
 
 
-class Tasks:
-    """Call cut into tasks: a batch item and a block of at most `largest` channels, padded to whole vectors.
+class Call:
+    """Call of a kernel on sequences like `sequence`, cut into tasks: its types, and how to run it."""
 
-    There are no fewer tasks than threads, if the channels allow. Arrays per channel go to the kernels as
-    (g * blocks, m, block).
-    """
-
-    def __init__(self, u: Tensor, groups: int, largest: int, indices: Tensor | None):
-        self.dtype = accumulation_dtype(u)
+    def __init__(self, sequence: Tensor, n_tasks: int, indices: Tensor | None):
+        self.dtype = accumulation_dtype(sequence)
         self.tag = np.float64(0) if self.dtype == torch.float64 else np.float32(0)
         self.indices = np.empty(0, np.int32) if indices is None else indices.numpy()
-        self.batch, self.length, self.channels = u.shape
-        self.groups, self.group = groups, self.channels // groups
-        wanted = max(-(-self.group // largest), torch.get_num_threads() // (self.batch * groups))
-        self.block = -(-self.group // (wanted * VECTOR)) * VECTOR
-        self.blocks = -(-self.group // self.block)
-        self.ranges = split_tasks(self.batch * groups * self.blocks)
+        self.ranges = split_tasks(n_tasks)
 
     @property
     def size(self) -> int:
         """Return the bytes of a value."""
         return self.dtype.itemsize
 
-    def pad(self, per_channel: Tensor | None) -> Tensor:
-        """Bring (d, m) or (d,) into the form (g * blocks, m, block), zeros behind each group; None is
-        zeros."""
-        if per_channel is None:
-            per_channel = torch.zeros(self.channels)
-        grouped = per_channel.detach().to(self.dtype).reshape(self.groups, self.group, -1)
-        padded = F.pad(grouped, (0, 0, 0, self.blocks * self.block - self.group))
-        return padded.reshape(self.groups * self.blocks, self.block, -1).transpose(1, 2).contiguous()
-
-    def unpad(self, per_task: Tensor) -> Tensor:
-        """Bring (b, g * blocks, m, block) into the form (d, m), summed over the batch: the adjoint of
-        `pad`."""
-        blocks = per_task.sum(0).transpose(1, 2).reshape(self.groups, self.blocks * self.block, -1)
-        return blocks[:, : self.group].reshape(self.channels, -1)
-
     def empty(self, *shape: int) -> Tensor:
         """Return an uninitialised tensor in the accumulation dtype."""
         return empty(*shape, dtype=self.dtype)
-
-    def zeros(self, *shape: int) -> Tensor:
-        """Return zeros in the accumulation dtype."""
-        return torch.zeros(shape, dtype=self.dtype)
-
-    def sums(self, per_channel: int) -> Tensor:
-        """Return zeros for the sums of each task: (b, g * blocks, per_channel, block)."""
-        return self.zeros(self.batch, self.groups * self.blocks, per_channel, self.block)
 
     def place(self, tensor: Tensor | None, n_strides: int = 0) -> tuple[int, ...]:
         """Return the address and the first strides in bytes; all 0 for None."""
@@ -175,6 +143,45 @@ class Tasks:
             kernel(self.tag, *arguments, self.indices, *self.ranges[thread], thread, address)
 
         run_in_threads(work, len(self.ranges))
+
+
+class Tasks(Call):
+    """Call whose tasks are a batch item and a block of at most `largest` channels, padded to whole vectors.
+
+    There are no fewer tasks than threads, if the channels allow. Arrays per channel go to the kernels as
+    (g * blocks, m, block).
+    """
+
+    def __init__(self, u: Tensor, groups: int, largest: int, indices: Tensor | None):
+        self.batch, self.length, self.channels = u.shape
+        self.groups, self.group = groups, self.channels // groups
+        wanted = max(-(-self.group // largest), torch.get_num_threads() // (self.batch * groups))
+        self.block = -(-self.group // (wanted * VECTOR)) * VECTOR
+        self.blocks = -(-self.group // self.block)
+        super().__init__(u, self.batch * groups * self.blocks, indices)
+
+    def pad(self, per_channel: Tensor | None) -> Tensor:
+        """Bring (d, m) or (d,) into the form (g * blocks, m, block), zeros behind each group; None is
+        zeros."""
+        if per_channel is None:
+            per_channel = torch.zeros(self.channels)
+        grouped = per_channel.detach().to(self.dtype).reshape(self.groups, self.group, -1)
+        padded = F.pad(grouped, (0, 0, 0, self.blocks * self.block - self.group))
+        return padded.reshape(self.groups * self.blocks, self.block, -1).transpose(1, 2).contiguous()
+
+    def unpad(self, per_task: Tensor) -> Tensor:
+        """Bring (b, g * blocks, m, block) into the form (d, m), summed over the batch: the adjoint of
+        `pad`."""
+        blocks = per_task.sum(0).transpose(1, 2).reshape(self.groups, self.blocks * self.block, -1)
+        return blocks[:, : self.group].reshape(self.channels, -1)
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Return zeros in the accumulation dtype."""
+        return torch.zeros(shape, dtype=self.dtype)
+
+    def sums(self, per_channel: int) -> Tensor:
+        """Return zeros for the sums of each task: (b, g * blocks, per_channel, block)."""
+        return self.zeros(self.batch, self.groups * self.blocks, per_channel, self.block)
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -299,6 +299,29 @@ class RowBuilder:
         )
         self.builder.store(self.builder.fadd(before, value), pointer, align=self.format.bits // 8)
 
+    def store_sum(self, address: ir.Value, at: ir.Value, vector: Vec) -> None:
+        """Store the sum of a vector's lanes as one value."""
+        value, length = vector.value, self.count
+        while length > 1:
+            value = self._halves(value, value, 1, length)
+            length //= 2
+        total = self.builder.extract_element(value, _INT32(0))
+        self.builder.store(total, self._pointer(address, at, self.format.scalar))
+
+    def transpose(self, vectors: list[Vec]) -> list[Vec]:
+        """Return the columns of as many vectors as a vector has lanes."""
+        lanes, values = self.count, [vector.value for vector in vectors]
+        halves = [
+            ir.Constant(
+                ir.VectorType(_INT32, lanes), [lane // 2 + lane % 2 * lanes + start for lane in range(lanes)]
+            )
+            for start in (0, lanes // 2)
+        ]
+        for _ in range(lanes.bit_length() - 1):  # each round, lane numbers and vector numbers turn by one bit
+            pairs = zip(values[: lanes // 2], values[lanes // 2 :], strict=True)
+            values = [self.builder.shuffle_vector(a, b, half) for a, b in pairs for half in halves]
+        return [Vec(self, value) for value in values]
+
     def exp2(self, x: Vec) -> Vec:
         """Return 2**x, relative error about one unit in the last place; below 2**-bias it stays at that
         value."""

@@ -14,7 +14,7 @@ from nnunet_mamba.scan_order import scan_order
 
 
 def golden_case(case):
-    """Arrays of a case in float64, and what the file says about it; tests/golden/units has three whole cases."""
+    """Arrays of a case in float64, and what the file says about it."""
     full = FULL / "unit_mamba2.npz"
     file = np.load(full if full.is_file() else SAMPLES / "units" / "unit_mamba2.npz")
     arrays = {k.removeprefix(f"{case}/"): torch.from_numpy(file[k]) for k in file if k.startswith(f"{case}/")}
