@@ -128,7 +128,7 @@ class LinearAttentionPlan:
         )
         dlog_decay = self._decay_gradient(tensors, launches)
         launches.run()
-        return dvalues, dlog_decay, dkeys.sum(1), dqueries.sum(1)
+        return dvalues, dlog_decay, _sum_shares(dkeys), _sum_shares(dqueries)
 
     def _states(self, name: str, tensors: dict[str, Any], launches: Launches) -> Tensor:
         """Return the states that an output starts from: those before chunks, or gradients at their ends."""
@@ -229,6 +229,11 @@ class Launches:
         compile_all([kernel for kernel, _, _ in self.all], self.plan.device)
         for kernel, grid, values in self.all:
             kernel(grid, values)
+
+
+def _sum_shares(parts: Tensor) -> Tensor:
+    """Return the sum over the second axis; a single share needs no sum."""
+    return parts[:, 0] if parts.shape[1] == 1 else parts.sum(1)
 
 
 def _block(size: int) -> int:
