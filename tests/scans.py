@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor
 
-from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan, selective_scan
+from nnunet_mamba.ops import (
+    multi_directional_conv1d,
+    multi_directional_linear_attention,
+    multi_directional_scan,
+    selective_scan,
+)
 
 TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 
@@ -86,6 +91,32 @@ def convolution_results(arguments, options, backend, activation="silu") -> dict[
     return _with_gradients(
         multi_directional_conv1d(**arguments, **options, activation=activation, backend=backend), arguments
     )
+
+
+def attention_problem(
+    k, b, length, h, p, g, n, *, shared=False, indices=True, dtype=torch.float64, device="cpu"
+) -> tuple[dict[str, Tensor], dict]:
+    """Random arguments of `multi_directional_linear_attention` that want gradients, and its options; a third
+    of the decays are 1, some forget almost all."""
+    torch.manual_seed(0)
+
+    def random(*shape):
+        return torch.randn(shape, dtype=dtype, device=device)
+
+    arguments = {
+        "values": random(1 if shared else k, b, length, h, p),
+        "log_decay": -4 * random(k, b, length, h).clamp(min=0.4).sub(0.4).square(),
+        "keys": random(k, b, length, g, n),
+        "queries": random(k, b, length, g, n),
+    }
+    wanting = {name: tensor.requires_grad_() for name, tensor in arguments.items()}
+    return wanting, directions_options(k, length, indices, device)
+
+
+def attention_results(arguments, options, backend) -> dict[str, Tensor]:
+    """Outputs and gradients of `multi_directional_linear_attention`, for the same random gradient of y."""
+    y = multi_directional_linear_attention(**arguments, **options, backend=backend)
+    return _with_gradients(y, arguments)
 
 
 def _with_gradients(y: Tensor, arguments: dict[str, Tensor]) -> dict[str, Tensor]:

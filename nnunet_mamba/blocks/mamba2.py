@@ -111,7 +111,7 @@ def input_dependent_attention(
     )
     y = clamp_to_float16(y)  # not normalised yet
     for own_D, own_x in zip(D.unsqueeze(-1), x, strict=True):
-        y = y + own_D * own_x
+        y = torch.addcmul(y, own_x, own_D)
     return y
 
 
@@ -157,4 +157,6 @@ class Mamba2(HeadwiseSSM):
             together.setdefault(direction.n_sequences(grid), []).append((cast(HeadwiseSSM, ssm), direction))
         parts = [scan_directions(ssms, xBC, dt, self.headdim, grid) for ssms in together.values()]
         y = sum(parts[1:], parts[0])
-        return self.out_proj(self.norm(y * F.silu(z.to(y.dtype))))
+        normalised = F.rms_norm(y * F.silu(z.to(y.dtype)), (y.shape[-1],), eps=EPS)
+        # The norm's weight is applied to the projection's: over all tokens it would take as long as the scan
+        return F.linear(normalised, self.out_proj.weight * self.norm.weight)

@@ -1,7 +1,7 @@
 """Arithmetic of linear attention on matrices, for the kernels in `numba_linear_attention_kernels`.
 
-A matrix is rows of `width` values, a multiple of LANES, that begin `pitch` values apart. Products keep a tile of the result in registers: up
-to TILE_ROWS rows by TILE_VECTORS vectors. `side` is the width of a matrix with a column per step of a chunk.
+A matrix is rows of `width` values, a multiple of LANES, that begin `pitch` values apart, or one after the
+other. Products keep a tile of the result in registers: up to TILE_ROWS rows by TILE_VECTORS vectors.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mamba import create_network
-from nnunet_mamba.ops import causal_conv1d, onnx_scan, selective_scan, torch_scan
+from nnunet_mamba.ops import causal_conv1d, linear_attention, onnx_scan, selective_scan, torch_scan
 
 META_SIZES = {
     "features_per_stage": [4, 8],
@@ -46,6 +46,21 @@ class DirectedScan(nn.Module):
         return selective_scan(u, u.cos(), self.A, u[:, :4], u[:, 4:8], z=u, delta_softplus=True, **options)
 
 
+class DirectedAttention(nn.Module):
+    """Linear attention in reverse, two heads to a group; (b, l, 36) -> (b, l, 4, 4)."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        torch.manual_seed(0)
+        self.register_buffer("indices", torch.randperm(length, dtype=torch.int32))
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        values, log_decay, keys, queries = rows.split([16, 4, 8, 8], dim=-1)
+        grouped = (t.unflatten(-1, (2, 4)) for t in (keys, queries))
+        values, log_decay = values.unflatten(-1, (4, 4)), -log_decay.square()
+        return linear_attention(values, log_decay, *grouped, indices=self.indices, reverse=True)
+
+
 def assert_equal_as_onnx(network, x, path):
     pytest.importorskip("onnxscript", reason="torch.onnx.export needs onnxscript: pip install onnxscript")
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
@@ -69,6 +84,13 @@ def test_the_recurrence_that_is_exported_is_that_of_the_torch_backend(length):
 def test_a_scan_is_the_same_in_onnx(length, tmp_path):
     path = tmp_path / "scan.onnx"
     assert_equal_as_onnx(DirectedScan(8, length), torch.randn(2, 8, length), path)
+    n_nodes = len(pytest.importorskip("onnx").load(path, load_external_data=False).graph.node)
+    assert n_nodes < 100, "the graph must not grow with the sequence"
+
+
+def test_linear_attention_is_the_same_in_onnx(tmp_path):
+    path = tmp_path / "attention.onnx"
+    assert_equal_as_onnx(DirectedAttention(300), torch.randn(2, 300, 36), path)
     n_nodes = len(pytest.importorskip("onnx").load(path, load_external_data=False).graph.node)
     assert n_nodes < 100, "the graph must not grow with the sequence"
 
