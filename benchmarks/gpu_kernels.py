@@ -5,10 +5,11 @@ machine code that they become.
 
 Kernels: distinct ones that Triton is asked for in a training step of each network on the published plan,
 whose tensors have no memory here. CPU time: of one thread, the median of calls whose launches end in a driver
-that does nothing (`stub_driver`): forward for training and its backward pass, autograd included, of a scan
-and of a convolution as the networks call them; needs a C compiler. Machine code: of each kernel of a scan
-with two directions and 16 states, float32, memory order: registers of a thread, bytes on its stack (spilled),
-shared memory of a program, and instructions per step in each inner loop, of which in brackets those of the
+that does nothing (`stub_driver`): forward for training and its backward pass, autograd included, of a scan,
+of a linear attention and of a convolution as the networks call them; needs a C compiler. Machine code: of
+each kernel of a scan with two directions and 16 states, of a linear attention with 32, and of a convolution,
+float32, memory order: registers of a thread, bytes on its stack (spilled), shared memory of a program, and
+instructions per step in each inner loop (of linear attention: per turn), of which in brackets those of the
 special function unit.
 """
 
@@ -32,7 +33,13 @@ from networks import PLANS, build, ndim_of
 from records import heading, surroundings, write
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_mamba.ops import backends, custom_ops, multi_directional_conv1d, multi_directional_scan
+from nnunet_mamba.ops import (
+    backends,
+    custom_ops,
+    multi_directional_conv1d,
+    multi_directional_linear_attention,
+    multi_directional_scan,
+)
 
 NETWORKS = ("mm_unet", "mamba_multi", "umamba_enc", "umamba_bot", "vm_unet")
 CAPABILITIES = (80, 90, 120)
@@ -51,21 +58,29 @@ class OnMeta(TorchDispatchMode):
         ours = {
             custom_ops.scan: custom_ops._scan,
             custom_ops.scan_backward: custom_ops._scan_backward,
+            custom_ops.linear_attention: custom_ops._linear_attention,
+            custom_ops.linear_attention_backward: custom_ops._linear_attention_backward,
             custom_ops.conv: custom_ops._conv,
             custom_ops.conv_backward: custom_ops._conv_backward,
         }
         return ours.get(function, function)(*args, **(kwargs or {}))
 
 
+def planning_modules() -> tuple[Any, ...]:
+    """Return the modules that plan calls of Triton's kernels."""
+    from nnunet_mamba.ops import triton_conv, triton_linear_attention, triton_scan
+
+    return triton_scan, triton_linear_attention, triton_conv
+
+
 def kernels_of(name: str) -> Counter[str]:
     """Count the kernels by name that a training step of a network asks Triton for."""
     import triton
 
-    from nnunet_mamba.ops import triton_conv, triton_scan
     from nnunet_mamba.ops.triton_launch import Kernel
 
-    triton_scan._plans.clear()
-    triton_conv._plans.clear()
+    for module in planning_modules():
+        module._plans.clear()
     keys: set[tuple[str, str]] = set()
 
     def note(key: Any, fn: Any, **_: Any) -> bool:
@@ -100,7 +115,7 @@ def microseconds(call: Callable[[], Any], repeats: int = 400) -> float:
 
 
 def host_time(k: int, tokens: int) -> dict[str, float]:
-    """Return CPU microseconds of a scan and a convolution, forward and backward."""
+    """Return CPU microseconds of a scan, a linear attention and a convolution, forward and backward."""
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, requires_grad=True)
@@ -114,12 +129,28 @@ def host_time(k: int, tokens: int) -> dict[str, float]:
     def scan() -> torch.Tensor:
         return multi_directional_scan(*scanned, True, reverse=reverse)  # type: ignore[arg-type]
 
+    log_decay = (-torch.rand(k, 1, tokens, 2)).requires_grad_()
+    attended = [
+        random(1, 1, tokens, 2, 32),
+        log_decay,
+        random(k, 1, tokens, 1, 32),
+        random(k, 1, tokens, 1, 32),
+    ]
+
+    def attend() -> torch.Tensor:
+        return multi_directional_linear_attention(*attended, reverse=reverse)
+
     def convolve() -> torch.Tensor:
         return multi_directional_conv1d(*filtered, "silu", reverse=reverse)  # type: ignore[arg-type]
 
     found = {}
     with backends.force_backend("triton"):
-        for name, call, inputs in (("scan", scan, scanned), ("convolution", convolve, filtered)):
+        calls = {
+            "scan": (scan, scanned),
+            "attention": (attend, attended),
+            "convolution": (convolve, filtered),
+        }
+        for name, (call, inputs) in calls.items():
             y = call()
             dy = torch.ones_like(y)
             found[f"{name}, forward"] = microseconds(call)
@@ -130,10 +161,9 @@ def host_time(k: int, tokens: int) -> dict[str, float]:
 
 def machine_code() -> list[dict[str, Any]]:
     """Describe the kernels of the cached plans, for the GPU that the driver names."""
-    from nnunet_mamba.ops import triton_conv, triton_scan
-
-    scan, conv = list(triton_scan._plans.values())[-1], list(triton_conv._plans.values())[-1]
+    scan, attention, conv = (list(module._plans.values())[-1] for module in planning_modules())
     kernels = {named(*key): kernel for key, kernel in scan.kernels.items()}
+    kernels |= {f"attention: {named_attention(*key)}": kernel for key, kernel in attention.kernels.items()}
     kernels |= {"conv forward": conv.kernel, "conv backward": conv.gradients[0]}
     return [{"kernel": name, **describe(kernel._runner)} for name, kernel in kernels.items()]
 
@@ -142,6 +172,10 @@ def named(phase: str, part: str | tuple[str, ...]) -> str:
     if isinstance(part, str):
         return f"{phase} {part}"
     return f"{phase}, adding to {' and '.join(part)}" if part else phase
+
+
+def named_attention(name: str, output: str, *constants: Any) -> str:
+    return f"{name} of {output}{', adding' if name == 'outputs' and constants[0] else ''}"
 
 
 def describe(compiled: Any) -> dict[str, Any]:
@@ -181,10 +215,19 @@ def inner_loops(sass: str) -> list[dict[str, int]]:
     return [{"instructions": len(body), "special": sum("MUFU" in line for line in body)} for body in bodies]
 
 
-def page(record: dict[str, Any]) -> str:
+def steps_of_loop(kernel: str) -> int:
+    """Return the steps of an inner loop's turn; those of linear attention are counted by the turn."""
     from nnunet_mamba.ops.constants import UNROLL
     from nnunet_mamba.ops.triton_conv import UNROLL as CONV_UNROLL
 
+    if kernel.startswith("attention"):
+        return 1
+    if kernel.startswith("conv"):
+        return CONV_UNROLL
+    return 8 if kernel.endswith("carry") else UNROLL[kernel.replace(",", " ").split()[0]]
+
+
+def page(record: dict[str, Any]) -> str:
     lines = [heading(record), "", "| network | kernels of a training step | of them |", "|---|---|---|"]
     for name, kernels in record["kernels"].items():
         each = ", ".join(f"{kernel} {count}" for kernel, count in sorted(kernels.items()))
@@ -196,13 +239,7 @@ def page(record: dict[str, Any]) -> str:
     names = ("kernel", "capability", "registers", "stack", "shared", "instructions per step")
     lines += ["", f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in record["machine_code"]:
-        steps = (
-            CONV_UNROLL
-            if row["kernel"].startswith("conv")
-            else UNROLL[row["kernel"].replace(",", " ").split()[0]]
-        )
-        if row["kernel"].endswith("carry"):
-            steps = 8
+        steps = steps_of_loop(row["kernel"])
         each = [(loop["instructions"] / steps, loop["special"] / steps) for loop in row["loops"]]
         loops = [f"{instructions:.0f} ({special:.0f})" for instructions, special in each]
         sizes = f"{row['registers']} | {row['stack_bytes']} | {row['shared_bytes']}"
@@ -216,9 +253,10 @@ def main() -> None:
     parser.add_argument("--record", type=Path, help="write this path with .json and .md")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    from nnunet_mamba.ops import triton_conv, triton_conv_kernels, triton_kernels, triton_scan
+    from nnunet_mamba.ops import triton_conv_kernels, triton_kernels, triton_linear_attention_kernels
 
-    for module in (triton_scan, triton_conv):
+    kernels = (triton_kernels, triton_conv_kernels, triton_linear_attention_kernels)
+    for module in planning_modules():
         module.processors = lambda device: PROCESSORS  # type: ignore[attr-defined]
     record: dict[str, Any] = {**surroundings("cpu"), "machine_code": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -227,9 +265,9 @@ def main() -> None:
         record["host_microseconds"] = {name: host_time(*sizes) for name, sizes in CALLS.items()}
         for capability in CAPABILITIES:
             driver.capability = capability
-            for function in (*vars(triton_kernels).values(), *vars(triton_conv_kernels).values()):
+            for function in (function for module in kernels for function in vars(module).values()):
                 getattr(function, "device_caches", {}).clear()
-            for module in (triton_scan, triton_conv):
+            for module in planning_modules():
                 module._plans.clear()
             host_time(2, 300)
             record["machine_code"] += [{"capability": capability, **row} for row in machine_code()]

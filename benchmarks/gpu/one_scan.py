@@ -1,5 +1,5 @@
-"""A bidirectional convolution and scan, forward and backward, for Nsight Compute; `small`: in several shapes,
-with and without token indices, for compute-sanitizer.
+"""A bidirectional convolution, scan and linear attention, forward and backward, for Nsight Compute; `small`:
+in several shapes, with and without token indices, for compute-sanitizer.
 
     ncu python benchmarks/gpu/one_scan.py
     compute-sanitizer python benchmarks/gpu/one_scan.py small
@@ -9,7 +9,11 @@ import sys
 
 import torch
 
-from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_scan
+from nnunet_mamba.ops import (
+    multi_directional_conv1d,
+    multi_directional_linear_attention,
+    multi_directional_scan,
+)
 from nnunet_mamba.ops.backends import force_backend
 
 SIZES = [(2, 2, 65536, 64, 16)]  # directions, batch, tokens, channels, states
@@ -30,6 +34,8 @@ def run(k: int, batch: int, tokens: int, channels: int, states: int, table: bool
     B, C = (random(k, batch, 1, tokens, states) for _ in range(2))
     delta, D, bias = random(k, batch, tokens, channels), random(k, channels), random(k, channels)
     y = multi_directional_scan(u, delta, A, B, C, D, z, bias, True, **way)
+    log_decay, keys, queries = -delta[..., :1].abs(), B.transpose(2, 3), C.transpose(2, 3)
+    y = y + multi_directional_linear_attention(u[..., None, :], log_decay, keys, queries, **way).squeeze(2)
     y.sum().backward()
     torch.cuda.synchronize()
     return bool(y.isfinite().all() and x.grad.isfinite().all())

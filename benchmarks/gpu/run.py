@@ -6,7 +6,7 @@
 
     check      nnunet-mamba doctor --gpu: the self-check, and a scan beside mamba_ssm's
     correct    the kernels' tests: each output and gradient against float64, memory poisoned with NaN
-    kernels    breakdown.py: time per call alone and queued, and of the GPU by kernel, beside mamba_ssm's scan
+    kernels    breakdown.py: time per call alone and queued, and of the GPU by kernel, beside mamba_ssm's
     scans      benchmarks/scan.py: one to four directions, half and single precision, peak memory
     networks   benchmarks/networks.py: training steps and peak memory on the published plan, beside nnU-Net
     train      nnUNetv2_train: 3 epochs of 50 steps with float16's scaler; needs a preprocessed Dataset004
@@ -58,7 +58,8 @@ class Stage:
     needs: str = ""  # a program; or "data", a preprocessed Dataset004
 
 
-PYTEST = "-m pytest -m gpu tests/ops/test_triton.py -p no:cacheprovider --tb=short -rfE"
+TESTS = "tests/ops/test_triton.py tests/ops/test_triton_linear_attention.py"
+PYTEST = f"-m pytest -m gpu {TESTS} -p no:cacheprovider --tb=short -rfE"
 TRAIN = "-m nnunetv2.run.run_training 4 3d_fullres 0 -tr nnUNetTrainerMMUNet_short"
 ONE_SCAN = "benchmarks/gpu/one_scan.py"
 STAGES = (
@@ -66,7 +67,7 @@ STAGES = (
     Stage("correct", 130, f"{PYTEST} -n {HALF_THE_CORES}", dry=f"{PYTEST} -n 0 --collect-only"),
     Stage(
         "kernels",
-        70,
+        110,
         "benchmarks/gpu/breakdown.py OUT/kernels.json",
         dry="benchmarks/gpu/breakdown.py OUT/kernels.json --dry",
     ),

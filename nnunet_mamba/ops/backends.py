@@ -56,6 +56,7 @@ def _triton_state() -> str:
                 return "torch finds no NVIDIA GPU here"
             triton.runtime.driver.active.get_current_target()
         import nnunet_mamba.ops.triton_conv
+        import nnunet_mamba.ops.triton_linear_attention
         import nnunet_mamba.ops.triton_scan  # noqa: F401
     except Exception as error:
         return f"triton cannot be used ({type(error).__name__}: {error})"

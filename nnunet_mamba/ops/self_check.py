@@ -2,8 +2,9 @@
 
     python -m nnunet_mamba.ops.self_check DEVICE [wide]        prints the result of `run_self_check` as JSON
 
-Small scans and convolutions, outputs and all gradients, are compared with the torch backend in float64. That
-runs in a process of its own, since a kernel that writes to a wrong address leaves CUDA unusable.
+Small scans, linear attentions and convolutions, outputs and all gradients, are compared with the torch
+backend in float64. That runs in a process of its own, since a kernel that writes to a wrong address leaves
+CUDA unusable.
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,113 +25,18 @@ from torch import Tensor
 
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.ops.backends import backend_status, force_backend
-from nnunet_mamba.ops.scan import multi_directional_conv1d, multi_directional_scan
+from nnunet_mamba.ops.kernel_cases import FEW, MANY, KernelCase, compute_results
+from nnunet_mamba.ops.scan import multi_directional_scan
 
 CACHE = "NNUNET_MAMBA_CACHE"  # environment: the folder; default ~/.cache/nnunet_mamba
 LONGEST = 300  # seconds that a check may take, compilation included
 ALLOWED = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}  # of a tensor's largest value
-SCAN = ("y", "du", "ddelta", "dA", "dB", "dC", "dD", "dz", "dbias")
-CONVOLUTION = ("y", "dx", "dweight", "dbias")
 TIMED = (2, 2, 32 * 80 * 80, 128)  # directions, batch, tokens, channels; 16 states, float32
 NO_PROCESS = "busy or unavailable"  # CUDA's words for a card that takes no second process
 # Words of failures that may be gone the next time.
 TEMPORARY = (NO_PROCESS, "out of memory", "OutOfMemory", "exit code -9", "did not end")
 _logger = logging.getLogger("nnunet_mamba")
 _checking = threading.Lock()
-
-
-@dataclass(frozen=True)
-class KernelCase:
-    """Scan of (directions, batch, length, channels, states), or with `taps` a convolution of one x for all.
-
-    A small GPU, of one multiprocessor, is filled by a single direction: directions are launched one after the
-    other, and add to the memory, as those of large layers do on a large GPU.
-    """
-
-    directions: int
-    batch: int
-    length: int
-    channels: int
-    states: int = 16
-    groups: int = 1
-    taps: int = 0
-    shared: bool = False  # one u for all directions
-    permuted: bool = False  # tokens, in an order of its own for each direction
-    small_gpu: bool = False
-    dtype: torch.dtype = torch.float32
-
-    def __str__(self) -> str:
-        what = f"convolution with {self.taps} taps" if self.taps else f"scan with {self.states} states"
-        sizes = f"{self.directions} direction(s), batch {self.batch}, {self.length} tokens"
-        sizes += f", {self.channels} channels"
-        more = [f"{self.groups} groups"] * (self.groups > 1) + ["one u"] * self.shared
-        more += ["permuted"] * self.permuted + ["direction by direction"] * self.small_gpu
-        return ", ".join([what, sizes, *more, str(self.dtype)[6:]])
-
-
-FEW = (
-    KernelCase(1, 2, 131, 40),
-    KernelCase(2, 1, 300, 72, 5, permuted=True, dtype=torch.float16),
-    KernelCase(2, 1, 600, 64, 20, groups=2, small_gpu=True),
-    KernelCase(2, 1, 300, 200, shared=True, small_gpu=True, dtype=torch.float16),
-    KernelCase(1, 2, 131, 40, taps=4),
-    KernelCase(2, 1, 67, 72, taps=4, permuted=True, dtype=torch.float16),
-)
-MANY = (
-    *FEW,
-    KernelCase(2, 1, 5000, 128),
-    KernelCase(2, 1, 5000, 128, dtype=torch.float16),
-    KernelCase(4, 2, 784, 96, shared=True, permuted=True, dtype=torch.bfloat16),
-    KernelCase(1, 1, 300, 64, states=64),
-    KernelCase(12, 1, 120, 33, states=3, permuted=True),
-    KernelCase(1, 1, 1, 1, states=1),
-    KernelCase(4, 2, 784, 96, taps=3, permuted=True, dtype=torch.bfloat16),
-)
-
-
-def compute_results(case: KernelCase, device: torch.device, backend: str) -> dict[str, Tensor]:
-    """Return outputs and gradients by name, in float64 for the torch backend; all get the same numbers."""
-    random = torch.Generator().manual_seed(0)
-    k, b, length, d, n, g = case.directions, case.batch, case.length, case.channels, case.states, case.groups
-    exact = torch.float64 if backend == "torch" else None
-
-    def normal(*shape: int) -> Tensor:
-        values = torch.randn(shape, generator=random).to(case.dtype)
-        return values.to(device, exact or case.dtype).requires_grad_()
-
-    permutations = [torch.randperm(length, generator=random) for _ in range(k)]
-    indices = torch.stack(permutations).to(device, torch.int32) if case.permuted else None
-    if case.taps:
-        inputs = [normal(1, b, length, d), normal(k, d, case.taps), normal(k, d)]
-        compute: Callable[..., Tensor] = partial(multi_directional_conv1d, activation="silu")
-    else:
-        inputs = [normal(1 if case.shared else k, b, length, d), normal(k, b, length, d)]
-        A = -0.2 - 3 * torch.rand(k, d, n, generator=random)
-        inputs += [A.to(device, exact or torch.float32).requires_grad_()]
-        inputs += [normal(k, b, g, length, n), normal(k, b, g, length, n)]
-        inputs += [normal(k, d), normal(b, length, d), normal(k, d)]
-        compute = partial(multi_directional_scan, delta_softplus=True)
-    with force_backend(backend), _of_one_multiprocessor(case.small_gpu and backend == "triton"):
-        y = compute(*inputs, indices=indices, reverse=[direction % 2 == 1 for direction in range(k)])
-        dy = torch.randn(y.shape, generator=random).to(y.device, y.dtype)
-        gradients = torch.autograd.grad(y, inputs, dy)
-    return dict(zip(CONVOLUTION if case.taps else SCAN, (y.detach(), *gradients), strict=True))
-
-
-@contextmanager
-def _of_one_multiprocessor(really: bool) -> Iterator[None]:
-    """Make Triton's plans inside for a GPU of one multiprocessor, and forget them after."""
-    if not really:
-        yield
-        return
-    from nnunet_mamba.ops import triton_scan
-
-    processors, plans = triton_scan.processors, triton_scan._plans
-    triton_scan.processors, triton_scan._plans = lambda device: 1, {}
-    try:
-        yield
-    finally:
-        triton_scan.processors, triton_scan._plans = processors, plans
 
 
 def compare(

@@ -4,6 +4,7 @@ interpreter of Triton."""
 import pytest
 import torch
 
+from nnunet_mamba.ops import self_check
 from nnunet_mamba.ops.backends import is_interpreting
 
 
@@ -39,3 +40,19 @@ def language_patched_once(monkeypatch):
 
     monkeypatch.setattr(interpreter, "_patch_lang", patch_once)
     monkeypatch.setattr(Kernel, "__call__", launch_anew)
+
+
+@pytest.fixture
+def poisoned_memory():
+    """All memory that is not written is NaN, so that nothing may be read before it is written."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def no_self_check(monkeypatch):
+    """Kernels run whatever their self-check says."""
+    monkeypatch.setattr(self_check, "find_kernel_error", lambda device: None)

@@ -25,7 +25,7 @@ USABLE = is_interpreting() or torch.cuda.is_available()
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not USABLE, reason="needs a CUDA device, or TRITON_INTERPRET=1 before the start"),
-    pytest.mark.usefixtures("language_patched_once"),
+    pytest.mark.usefixtures("language_patched_once", "poisoned_memory", "no_self_check"),
 ]
 DEVICE = "cpu" if is_interpreting() else "cuda"
 on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the interpreter")
@@ -37,23 +37,9 @@ if USABLE:
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory():
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
-@pytest.fixture(autouse=True)
 def no_plans_kept(monkeypatch):
     for module in (triton_scan, triton_conv):
         monkeypatch.setattr(module, "_plans", {})
-
-
-@pytest.fixture(autouse=True)
-def asked_for_whatever_the_self_check_says(monkeypatch):
-    monkeypatch.setattr(self_check, "find_kernel_error", lambda device: None)
 
 
 @pytest.fixture(params=["one segment", "segments", "pieces in turn"])

@@ -24,6 +24,8 @@ from nnunet_mamba.ops import (  # noqa: E402
     triton_cut,
     triton_kernels,
     triton_launch,
+    triton_linear_attention,
+    triton_linear_attention_kernels,
     triton_scan,
 )
 
@@ -32,6 +34,8 @@ FUNCTIONS = (
     *(triton_kernels.segment_ends, triton_kernels.carry, triton_kernels.forward),
     *(triton_kernels.segment_gradients, triton_kernels.backward),
     *(triton_conv_kernels.conv_forward, triton_conv_kernels.conv_backward),
+    *(triton_linear_attention_kernels.chunk_states, triton_linear_attention_kernels.carry_states),
+    *(triton_linear_attention_kernels.outputs, triton_linear_attention_kernels.decay_gradients),
 )
 
 
@@ -58,7 +62,7 @@ def compile_for(monkeypatch):
         active = "_active" if hasattr(drivers, "_active") else "active"  # until Triton 3.4
         monkeypatch.setattr(drivers, active, NoGPU(capability))
 
-    for module in (triton_scan, triton_conv):
+    for module in (triton_scan, triton_conv, triton_linear_attention):
         monkeypatch.setattr(module, "processors", lambda device: 132)
         monkeypatch.setattr(module, "_plans", {})
     monkeypatch.setattr(triton_launch.Kernel, "at_once", lambda kernel: 12)
@@ -99,6 +103,23 @@ def test_every_kernel_compiles_and_keeps_its_state_in_registers(compile_for, cap
         assert runner.metadata.target.arch == capability
         if capability == 90:
             assert spilled_bytes(runner.asm["cubin"], tmp_path) <= MOST_SPILLED_BYTES, runner.name
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [(80, torch.float32), (90, torch.float16), (120, torch.bfloat16)]
+)
+def test_linear_attention_compiles_and_keeps_its_tiles_in_registers(compile_for, capability, dtype, tmp_path):
+    compile_for(capability)
+    values, log_decay = torch.zeros(1, 1, 100, 2, 64, dtype=dtype), torch.zeros(1, 1, 100, 2)
+    keys = torch.zeros(1, 1, 100, 1, 32, dtype=dtype)
+    y, states = triton_linear_attention.forward(values, log_decay, keys, keys, None, [False], True)
+    triton_linear_attention.backward(y, values, log_decay, keys, keys, None, states, [False])
+    (plan,) = triton_linear_attention._plans.values()
+    compiled = [kernel._runner for kernel in plan.kernels.values()]
+    assert {runner.name for runner in compiled} == {function.__name__ for function in FUNCTIONS[-4:]}
+    for runner in compiled:
+        assert runner.metadata.target.arch == capability
+        assert spilled_bytes(runner.asm["cubin"], tmp_path) <= MOST_SPILLED_BYTES, runner.name
 
 
 @pytest.mark.skipif(not hasattr(triton, "knobs"), reason="older Tritons have no hook before compilation")

@@ -1,4 +1,4 @@
-"""Runs test_triton.py under Triton's interpreter, which must be chosen before triton is imported."""
+"""Runs the kernels' tests under Triton's interpreter, which must be chosen before triton is imported."""
 
 import os
 import subprocess
@@ -14,10 +14,11 @@ pytest.importorskip("triton")
 
 @pytest.mark.skipif(is_interpreting(), reason="is what this test starts")
 def test_the_kernels_are_right_under_the_interpreter():
-    tests = Path(__file__).with_name("test_triton.py")
+    here = Path(__file__)
+    tests = [str(here.with_name(f"test_{name}.py")) for name in ("triton", "triton_linear_attention")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(tests), "-p", "no:cacheprovider", "--strict-skips"],
-        cwd=tests.parents[2],
+        [sys.executable, "-m", "pytest", *tests, "-p", "no:cacheprovider", "--strict-skips"],
+        cwd=here.parents[2],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
