@@ -60,8 +60,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
             umamba2 with mixer="mamba"), "xlstm_unet" (Bot and Enc), "taming_mambas" (the networks that its
             code calls SegMamba, PanSegMamba and MultiSegMamba: our mamba_uni, mamba_bi, mamba_multi),
             "lkm_unet", "lightm_unet" (code since 29 March 2024), "vm_unet", "mamba_unet", "swin_umamba" (both
-            variants), "segmamba" and "segmamba_v2" (of ge-xing), or "vmamba" (ImageNet weights for a part of the
-            network that `name` says).
+            variants), "segmamba" and "segmamba_v2" (of ge-xing), or "vmamba" (ImageNet weights for a part of
+            the network that `name` says).
         config: arguments of `create_network`, for sources whose keys do not determine the sizes.
 
     Raises ValueError if the source is unknown, the keys are not that source's, or weights are not finite.
