@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
+from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.meta import PLACEMENTS
 from nnunet_mamba.blocks.mixers import BARE, OUTPUTS
+from nnunet_mamba.scan_order import scan_order
 
 Config = TypeVar("Config", bound="NetworkConfig")
 
@@ -36,6 +38,17 @@ class Mixer:
         """Return the keyword arguments of the mixer's module."""
         others = {"kind"} if self.kind == "mamba" else {"kind", "mixer_output"}
         return {name: value for name, value in asdict(self).items() if name not in others}
+
+    def core(self, channels: int, ndim: int, **options: Any) -> Mamba:
+        """Return the Mamba block alone, without a norm, on tokens of a grid of `ndim` axes."""
+        return Mamba(
+            channels,
+            scan_order(self.order, ndim),
+            d_state=self.d_state,
+            d_conv=self.d_conv,
+            expand=self.expand,
+            **options,
+        )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.light_unet import LightUNet, LightUNetConfig
 from nnunet_mamba.networks.meta_unet import MetaUNet
+from nnunet_mamba.networks.nn_mamba_unet import NnMamba, NnMambaConfig
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
 from nnunet_mamba.networks.seg_mamba2 import SegMamba2, SegMamba2Config
 from nnunet_mamba.networks.swin_umambas import SwinUMamba, SwinUMambaConfig, SwinUMambaD, SwinUMambaDConfig
@@ -82,6 +83,8 @@ FAMILY: dict[str, NetworkConfig] = {
     "lightm_unet": LightUNetConfig(mixer=Mixer(order="uni")),
     # Xing et al., SegMamba-V2, IEEE TMI 2025, code since May 2025
     "segmamba_v2": SegMamba2Config(mixer=Mixer(order="DHW,HDW,WHD")),
+    # Gong et al., nnMamba, arXiv:2402.03526, the file nnMamba.py of March 2024
+    "nnmamba": NnMambaConfig(mixer=Mixer(order="bi")),
 }
 CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     MetaConfig: MetaUNet,
@@ -92,6 +95,7 @@ CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     SegMambaConfig: SegMamba,
     LightUNetConfig: LightUNet,
     SegMamba2Config: SegMamba2,
+    NnMambaConfig: NnMamba,
 }
 
 
