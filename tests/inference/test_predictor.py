@@ -341,6 +341,8 @@ def small(name):
 def test_networks_keep_the_items_of_a_batch_apart(name):
     torch.manual_seed(0)
     net, x = small(name)
+    if "lightm" in name:  # it amplifies the rounding of float32
+        net, x = net.double(), x.double()
     with torch.inference_mode():
         together = net(x)
         other = net(torch.stack([x[0], 100 * x[1]]))
