@@ -109,6 +109,20 @@ def projection_skip(in_channels: int, out_channels: int, stride: Size) -> nn.Mod
     return nn.Sequential(*steps)
 
 
+class ChannelGate(nn.Sequential):
+    """Weights for channels by their means (squeeze-and-excitation, Hu et al., arXiv:1709.01507):
+
+    x sigmoid(W relu(V mean(x))),  V with `hidden` rows
+    """
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = super().forward(x.flatten(2).mean(2))
+        return x * weights.view(*weights.shape, *[1] * (x.ndim - 2))
+
+
 class NearestUpsample(nn.Module):
     """Pointwise convolution, then nearest-neighbour upsampling: the same numbers as in the reverse order, for
     an eighth of the work."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from nnunet_mamba.checkpoints.fixed_key_maps import convert_lightm_unet, convert_segmamba_v2
+from nnunet_mamba.checkpoints.fixed_key_maps import convert_lightm_unet, convert_nnmamba, convert_segmamba_v2
 from nnunet_mamba.checkpoints.key_maps import (
     convert_mamba_unet,
     convert_segmamba,
@@ -44,6 +44,7 @@ CONVERTERS: dict[str, tuple[tuple[str, ...], Converter]] = {
     "vmamba": ((r"(layers\.0\.blocks\.0|patch_embed)\.",), convert_vmamba),
     "segmamba": ((r"vit\.gscs\.0\.proj\.weight",), convert_segmamba),
     "segmamba_v2": ((r"vit\.gscs\.0\.0\.deep_path",), convert_segmamba_v2),
+    "nnmamba": ((r"layer1\.1\.mamba_layer\.nin2\.",), convert_nnmamba),
     "lightm_unet": ((r"convInit\.0\.conv\.",), convert_lightm_unet),
     "taming_mambas": ((r"encoder\.mamba_layers\.0\..*norm1\.weight",), convert_taming_mambas),
 }
@@ -60,8 +61,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, **config: 
             umamba2 with mixer="mamba"), "xlstm_unet" (Bot and Enc), "taming_mambas" (the networks that its
             code calls SegMamba, PanSegMamba and MultiSegMamba: our mamba_uni, mamba_bi, mamba_multi),
             "lkm_unet", "lightm_unet" (code since 29 March 2024), "vm_unet", "mamba_unet", "swin_umamba" (both
-            variants), "segmamba" and "segmamba_v2" (of ge-xing), or "vmamba" (ImageNet weights for a part of
-            the network that `name` says).
+            variants), "segmamba" and "segmamba_v2" (of ge-xing), "nnmamba" (the network of four walks), or
+            "vmamba" (ImageNet weights for a part of the network that `name` says).
         config: arguments of `create_network`, for sources whose keys do not determine the sizes.
 
     Raises ValueError if the source is unknown, the keys are not that source's, or weights are not finite.

@@ -1,4 +1,4 @@
-"""Names of weights in the code of LightM-UNet and SegMamba-V2, and ours."""
+"""Names of weights in the code of LightM-UNet, SegMamba-V2 and nnMamba, and ours."""
 
 from __future__ import annotations
 
@@ -58,3 +58,31 @@ _SEGMAMBA_V2: list[Rule] = [
 def convert_segmamba_v2(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Rename SegMamba-V2's keys."""
     return rename_keys(state_dict, _SEGMAMBA_V2)
+
+
+_CONVS = {"conv1": 0, "bn1": 1, "conv2": 3, "bn2": 4}  # of a residual block
+_BRANCH = {"nin": "enter.0", "norm": "enter.1", "mamba": "mixer.mamba", "nin2": "leave.0", "norm2": "leave.1"}
+
+
+def _nnmamba_block(key: re.Match[str]) -> str:
+    """Return our prefix for a residual block, of which the first has a name of its own."""
+    block = int(key[2])
+    return f"encoder.stages.{int(key[1]) - 1}." + (f"blocks.{block - 1}." if block else "first.")
+
+
+_LAYER = r"^layer(\d)\.(\d+)\."
+_NNMAMBA: list[Rule] = [
+    (r"^in_conv\.conv\.", "encoder.stem."),
+    (rf"{_LAYER}mamba_layer\.(\w+)\.", lambda k: f"encoder.stages.{int(k[1]) - 1}.branch.{_BRANCH[k[3]]}."),
+    (rf"{_LAYER}((?:conv|bn)\d)\.", lambda k: f"{_nnmamba_block(k)}convs.{_CONVS[k[3]]}."),
+    (rf"{_LAYER}downsample\.", lambda k: f"{_nnmamba_block(k)}skip."),
+    (r"^att(\d)\.layer(\d)\.", lambda k: f"decoder.gates.{3 - int(k[1])}.{2 * int(k[2]) - 2}."),
+    (r"^conv8\.conv\.", "decoder.seg_layers.0."),
+    (r"^conv(\d)\.conv\.", lambda k: f"decoder.blocks.{int(k[1]) - 5}."),
+]
+
+
+def convert_nnmamba(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Rename nnMamba's keys. A stage has one Mamba branch, which its code saves again for each block."""
+    again = re.compile(r"layer\d\.(?!1\.)\d+\.mamba_layer\.")
+    return rename_keys({key: value for key, value in state_dict.items() if not again.match(key)}, _NNMAMBA)

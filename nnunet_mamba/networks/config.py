@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
+from torch import nn
+
 from nnunet_mamba.blocks.meta import PLACEMENTS
 from nnunet_mamba.blocks.mixers import BARE, KINDS, LAYERS, MIXERS, OUTPUTS, options_of, outputs_of
 from nnunet_mamba.blocks.vss import SS2D
+from nnunet_mamba.scan_order import scan_order
 
 NONE = "none"  # the word for no mixer
 MAKERS = {**{kind: layer.make for kind, layer in LAYERS.items()}, **MIXERS, "vss": SS2D}
@@ -77,6 +80,10 @@ class Mixer:
         settings are the kind's defaults."""
         output = self.mixer_output if kind in MAKERS and self.mixer_output in outputs_of(kind) else BARE
         return Mixer(kind, self.order, output)
+
+    def build_layer(self, features: int, ndim: int) -> nn.Module:
+        """Return the layer over tokens alone, without a norm, for grids of `ndim` axes."""
+        return LAYERS[self.kind].make(features, scan_order(self.order, ndim), **self.options())
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.light_unet import LightUNet, LightUNetConfig
 from nnunet_mamba.networks.meta_unet import MetaUNet
+from nnunet_mamba.networks.nn_mamba_unet import NnMamba, NnMambaConfig
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
 from nnunet_mamba.networks.seg_mamba2 import SegMamba2, SegMamba2Config
 from nnunet_mamba.networks.swin_umambas import SwinUMamba, SwinUMambaConfig, SwinUMambaD, SwinUMambaDConfig
@@ -101,6 +102,8 @@ FAMILY: dict[str, NetworkConfig] = {
     "lightm_unet": LightUNetConfig(mixer=Mixer(order="uni")),
     # Xing et al., SegMamba-V2, IEEE TMI 2025, code since May 2025
     "segmamba_v2": SegMamba2Config(mixer=Mixer(order="DHW,HDW,WHD", shared=True)),
+    # Gong et al., nnMamba, arXiv:2402.03526, the file nnMamba.py of March 2024
+    "nnmamba": NnMambaConfig(mixer=Mixer(order="bi", shared=True)),
 }
 CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     MetaConfig: MetaUNet,
@@ -111,6 +114,7 @@ CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
     SegMambaConfig: SegMamba,
     LightUNetConfig: LightUNet,
     SegMamba2Config: SegMamba2,
+    NnMambaConfig: NnMamba,
 }
 
 
@@ -176,7 +180,7 @@ def create_network(
         n_blocks_per_stage: residual blocks per stage, from nnU-Net's ResEnc plans.
         patch_size: voxels per axis of the training patches. A patch that is too small for the strides is
             refused, one that they do not divide is padded. Inputs of other sizes work too, except where
-            weights depend on the patch (`umamba_enc`).
+            weights depend on the patch (`umamba_enc`). Without it `lightm_unet`, 2D or 3D, is 3D.
         deep_supervision: return a list of logits, the largest first; may be changed in `network.decoder`.
         checkpoint_stages: number of stages of encoder and decoder, from the largest grid down, or "all",
             whose activations are recomputed in backward instead of kept: less memory, a slower step.

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.convolution import CONV, Layer, pointwise
-from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.mixers import BARE
 from nnunet_mamba.blocks.tokens import to_tokens
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.geometry import Grid, Sizes, count_fixed_axes, per_stage, read_fixed_features
 from nnunet_mamba.networks.unet import UNet
 from nnunet_mamba.ops.precision import SequenceMixer, clamp_to_float16, with_mixer_precision
-from nnunet_mamba.scan_order import scan_order
 
 N_GROUPS = 8  # of all group norms
 LINEAR = {2: "bilinear", 3: "trilinear"}
@@ -100,7 +98,7 @@ def _token_mixer(config: LightUNetConfig, channels: int, ndim: int) -> nn.Module
     """Return the module (tokens, grid) -> tokens between a layer's norms, if there is one."""
     if config.mixer is None:
         return TokenConvolution(channels, ndim) if config.stand_in == "convolution" else None
-    return Mamba(channels, scan_order(config.mixer.order, ndim), **config.mixer.options())
+    return config.mixer.build_layer(channels, ndim)
 
 
 class LightBlock(nn.Module):

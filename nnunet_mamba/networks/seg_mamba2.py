@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.convolution import ChannelGate
 from nnunet_mamba.blocks.unetr import residual_block
 from nnunet_mamba.networks.geometry import Sizes, per_stage, read_fixed_features
 from nnunet_mamba.networks.seg_mamba import (
@@ -30,10 +31,8 @@ class SegMamba2Config(SegMambaBaseConfig):
 
 
 class LargeKernelBlock(nn.Module):
-    """Residual convolutions of two depths, weighted by channel (squeeze-and-excitation) as a sum:
-
-    y gate(mean(y)),    y = deep(x) + shortcut(x) + x
-    """
+    """Residual convolutions of two depths, gate(deep(x) + shortcut(x) + x); the gate weights the sum by
+    channel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -41,14 +40,10 @@ class LargeKernelBlock(nn.Module):
             conv_norm_relu(channels, 5), conv_norm_relu(channels, 3), conv_norm_relu(channels, 3, dilation=2)
         )
         self.shortcut = nn.Sequential(conv_norm_relu(channels, 3), conv_norm_relu(channels, 1))
-        hidden = channels // REDUCTION
-        self.gate = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Sigmoid()
-        )
+        self.gate = ChannelGate(channels, channels // REDUCTION)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.deep(x) + self.shortcut(x) + x
-        return y * self.gate(y.mean((2, 3, 4)))[..., None, None, None]
+        return self.gate(self.deep(x) + self.shortcut(x) + x)
 
 
 class SegMamba2(SegMambaUNet):

@@ -103,6 +103,7 @@ FAMILY: dict[str, NetworkInfo] = {
     "segmamba": NetworkInfo("SegMamba", "Xing et al., arXiv:2401.13560", ndims=(3,)),
     "lightm_unet": NetworkInfo("LightM-UNet", "Liao et al., arXiv:2403.05246"),
     "segmamba_v2": NetworkInfo("SegMamba-V2", "Xing et al., IEEE TMI 2025", ndims=(3,)),
+    "nnmamba": NetworkInfo("nnMamba", "Gong et al., arXiv:2402.03526", ndims=(3,)),
 }
 BASELINES: dict[str, NetworkInfo] = {  # of MONAI, for comparison; trained only, not in `create_network`
     "seg_res_net": NetworkInfo("SegResNet", SEG_RES_NET, has_ssm=False),
@@ -165,6 +166,7 @@ TRAINERS: tuple[TrainerInfo, ...] = (
     _own("SegMamba", "segmamba"),
     _own("LightMUNet", "lightm_unet"),
     _own("SegMambaV2", "segmamba_v2"),
+    _own("NnMamba", "nnmamba"),
     _own("MambaUniPaper", "mamba_uni", RADAM),
     _own("MambaUniPaperCosine", "mamba_uni", "the code's: RAdam, cosine of 100 epochs, 1000 epochs"),
     _own("MambaBiPaper", "mamba_bi", RADAM),
@@ -180,6 +182,7 @@ TRAINERS: tuple[TrainerInfo, ...] = (
     _own("SwinUMambaDPaper", "swin_umamba_d", ADAMW_SWIN),
     _own("LightMUNetPaper", "lightm_unet", "the paper's: Adam from 1e-4, poly decay, float32, 100 epochs"),
     _own("SegMambaV2Paper", "segmamba_v2", "the code's: SGD from 1e-2, cross-entropy alone, 1000 epochs"),
+    _own("NnMambaPaper", "nnmamba", "its authors' for another copy: SGD from 1e-4, float32, 1000 epochs"),
     *(_ablation(f"B{row}", f"scan order B{row} of its table 1") for row in range(1, 10)),
     _ablation("SSMEncBot", "mixers instead of convolutions in encoder and bottleneck", of_mixer=False),
     _ablation("SSMAll", "mixers instead of convolutions everywhere", of_mixer=False),

@@ -138,6 +138,12 @@ class nnUNetTrainerSegMambaV2(MambaTrainer):
     network_name = "segmamba_v2"
 
 
+class nnUNetTrainerNnMamba(MambaTrainer):
+    """nnMamba (arXiv:2402.03526) by nnU-Net's recipe. 3D only, no deep supervision."""
+
+    network_name = "nnmamba"
+
+
 PLANNED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,
@@ -158,6 +164,7 @@ FIXED: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerSegMamba,
     nnUNetTrainerLightMUNet,
     nnUNetTrainerSegMambaV2,
+    nnUNetTrainerNnMamba,
 )
 
 
@@ -347,6 +354,13 @@ class nnUNetTrainerSegMambaV2Paper(nnUNetTrainerSegMambaV2):
     recipe = recipes.SEGMAMBA_V2
 
 
+class nnUNetTrainerNnMambaPaper(nnUNetTrainerNnMamba):
+    """nnU-Net's SGD from 1e-4, in float32, as its authors' trainers (arXiv:2402.03526), whose network has one
+    walk and four supervised scales: this one was never trained by a public trainer."""
+
+    recipe = recipes.NNMAMBA
+
+
 PAPERS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMambaUniPaper,
     nnUNetTrainerMambaUniPaperCosine,
@@ -363,4 +377,5 @@ PAPERS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerSwinUMambaDPaper,
     nnUNetTrainerLightMUNetPaper,
     nnUNetTrainerSegMambaV2Paper,
+    nnUNetTrainerNnMambaPaper,
 )

@@ -118,6 +118,7 @@ LIGHTM_UNET = Recipe(
     autocast=False,
 )
 SEGMAMBA_V2 = Recipe(per_iteration=True, loss=RobustCrossEntropyLoss)
+NNMAMBA = Recipe(settings={"initial_lr": 1e-4}, autocast=False)
 
 # Baselines, as U-Mamba's repository trains them (arXiv:2401.04722), and MedNeXt's own (arXiv:2303.09975)
 SEG_RES_NET = Recipe(

@@ -32,6 +32,7 @@ NETWORKS = {  # one per class of network and number of axes: sizes, grid
     "swin_umamba_d 2d": (VSS, (32, 33)),
     "segmamba 3d": (SEGMAMBA, (32, 16, 16)),
     "segmamba_v2 3d": ({**SEGMAMBA, "features_per_stage": [8, 8, 8, 16]}, (32, 16, 16)),
+    "nnmamba 3d": ({"features_per_stage": [16] * 4, "depths": [1, 2, 3], "d_state": 2}, (32, 16, 16)),
     "lightm_unet 3d": ({**SEGMAMBA, "features_per_stage": [8, 8, 16, 16]}, (16, 16, 8)),
 }
 every_network = pytest.mark.parametrize("case", NETWORKS)
@@ -84,6 +85,8 @@ def test_keys_outputs_and_gradients_are_the_same(case, stages):
     assert list(network.state_dict()) == list(plain.state_dict())
     for got, expected in zip(outputs_and_gradients(network, x), outputs_and_gradients(plain, x), strict=True):
         assert torch.equal(got, expected)
+    for got, expected in zip(network.buffers(), plain.buffers(), strict=True):  # statistics of batch norms
+        assert torch.equal(got, expected)
 
 
 @every_network
@@ -121,7 +124,12 @@ def test_under_autocast_gradients_are_the_same(case):
 
 @pytest.mark.parametrize(
     ("case", "backend"),
-    [("mm_unet 3d", "aot_eager"), ("mamba_unet 2d", "aot_eager"), ("segmamba 3d", "eager")],
+    [
+        ("mm_unet 3d", "aot_eager"),
+        ("mamba_unet 2d", "aot_eager"),
+        ("segmamba 3d", "eager"),
+        pytest.param("nnmamba 3d", "aot_eager", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.timeout(300)
 def test_compiled_as_one_graph_gradients_are_the_same(case, backend):

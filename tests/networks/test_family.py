@@ -23,11 +23,12 @@ from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.family import FAMILY, get_config, supported_ndims
 from nnunet_mamba.networks.geometry import Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
+from nnunet_mamba.networks.nn_mamba_unet import MambaBranch
 from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
 META = [name for name in NETWORKS if isinstance(FAMILY[name.removesuffix("_nossm")], MetaConfig)]
-MIXERS = (TokenMixer, MambaTransMixer, LargeKernelMixer, VSSBlock, Mamba)
+MIXERS = (TokenMixer, MambaTransMixer, LargeKernelMixer, VSSBlock, MambaBranch, Mamba)
 WITH_MIXER = [name for name in NETWORKS if f"{name}_nossm" in NETWORKS]
 ABDOMEN_CT = {  # nnU-Net's plan for 40x224x192 abdominal CT
     "input_channels": 1,
@@ -61,6 +62,7 @@ FIXED = {  # small sizes of the networks whose topology is their own, and a grid
         {"features_per_stage": [8, 8, 16, 16], "depths": [1, 1, 1, 2], "d_state": 4},
         (12, 8, 19),
     ),
+    "nnmamba": ({"features_per_stage": [16, 16, 16, 16], "depths": [1, 2, 3], "d_state": 4}, (24, 16, 19)),
     "segmamba_v2": (
         {"features_per_stage": [8, 8, 8, 16], "depths": [1, 1, 1, 2], "d_state": 4},
         (24, 16, 19),
@@ -282,6 +284,9 @@ def test_parameters_of_other_published_plans(name, patch, changes, parameters):
         ("lightm_unet", 1, 3, {"features_per_stage": [24, 48, 96, 192]}, 2_889_774),
         ("lightm_unet", 3, 2, {"patch_size": [64, 64]}, 5_011_765),
         ("lightm_unet_nossm", 1, 14, {}, 738_689),
+        ("nnmamba", 1, 14, {}, 15_956_238),
+        ("nnmamba", 4, 4, {}, 15_945_270),
+        ("nnmamba_nossm", 1, 14, {}, 15_195_534),
         ("segmamba_v2", 1, 14, {}, 138_773_282),
         ("segmamba_v2", 4, 4, {}, 138_776_824),
         ("segmamba_v2_nossm", 1, 14, {}, 136_340_258),
@@ -653,6 +658,8 @@ def test_bad_arguments_say_what_came_and_what_to_do(name, change, message):
         ("lightm_unet", {"mixer_output": "residual"}, "have no 'residual'; choose from bare"),
         ("lightm_unet", {"stand_in": "pooling"}, "stand_in: unknown 'pooling'; choose from nothing, conv"),
         ("lightm_unet", {"stand_in": "convolution"}, "only the twin has something else in Mamba's place"),
+        ("nnmamba", {"features_per_stage": [8] * 4}, "needs 16 features or more"),
+        ("nnmamba", {"depths": [1, 1]}, "depths must be a positive number or 3 of them"),
         (
             "segmamba_v2",
             {"features_per_stage": [8, 4, 8, 8]},
@@ -723,6 +730,7 @@ def test_full_resolution_cost_is_known():
         ("segmamba", (3,)),
         ("lightm_unet", (2, 3)),
         ("segmamba_v2", (3,)),
+        ("nnmamba", (3,)),
     ],
 )
 def test_the_axes_that_a_network_works_on(name, axes):

@@ -1,7 +1,9 @@
 """Networks against their papers' code, by golden files that give some voxels under two rules of weights.
 
-All ran in float64: LightM-UNet (revision 6b72e27) and SegMamba-V2 (7b81976).
+All ran in float64: LightM-UNet (revision 6b72e27), SegMamba-V2 (7b81976) and nnMamba (6fb35a3, nnMamba.py).
 """
+
+import re
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from golden_files import fill_placed, golden_file
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
+from nnunet_mamba.checkpoints.convert import CONVERTERS
 
 
 def lightm_sizes(config):
@@ -24,8 +27,16 @@ def segmamba_v2_sizes(config):
     return {"features_per_stage": config["features"], **sizes}
 
 
-SIZES = {"lightm_unet": lightm_sizes, "segmamba_v2": segmamba_v2_sizes}  # ours by the file's configuration
-FILES = ["lightm_unet_3d", "lightm_unet_2d", "segmamba_v2_3d", "segmamba_v2_3d_depth1"]
+def nnmamba_sizes(config):
+    return {
+        "features_per_stage": [config["channels"] * 2**stage for stage in range(4)],
+        "depths": [config["blocks"]] * 3,
+    }
+
+
+SIZES = {"lightm_unet": lightm_sizes, "segmamba_v2": segmamba_v2_sizes, "nnmamba": nnmamba_sizes}
+NNMAMBA = ["nnmamba_3d", "nnmamba_3d_b2"]
+FILES = ["lightm_unet_3d", "lightm_unet_2d", "segmamba_v2_3d", "segmamba_v2_3d_depth1", *NNMAMBA]
 IN_FLOAT32 = [name for name in FILES if "segmamba" in name]  # their convolutions are slow in float64
 
 
@@ -88,6 +99,30 @@ def test_outputs_in_float32_are_those_of_the_papers_code(name):
     with torch.no_grad():
         (output,) = golden.network.float()(golden.file.input)
     assert golden.truths()[0].error(output) < 2e-5
+
+
+@pytest.mark.parametrize("rule", ["mild", "strong"])
+@pytest.mark.parametrize("name", NNMAMBA)
+def test_batch_norms_are_those_of_the_papers_code(name, rule):
+    """In training mode: outputs, and means and deviations of all statistics after one pass."""
+    golden = Golden(name, rule)
+    with torch.no_grad():
+        (output,) = golden.network.train()(golden.file.input.double())
+    assert golden.truths("train_")[0].error(output) < 1e-9
+    expected, seen = golden.config[rule]["train_running"], 0
+    for key, buffer in golden.network.named_buffers():
+        if not key.endswith("num_batches_tracked"):
+            statistics = [buffer.mean().item(), buffer.std().item()]
+            assert statistics == pytest.approx(expected[golden.theirs[key]], rel=1e-9), key
+            seen += 1
+    assert seen == len(expected) > 40
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_keys_are_of_no_other_source(name):
+    keys = golden_file(name).about["state_dict"]
+    found = [source for source, (pattern, _) in CONVERTERS.items() if any(re.match(pattern, k) for k in keys)]
+    assert found == [golden_file(name).about["config"]["network"]]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -80,6 +80,7 @@ SINGLE = {  # sizes to try them at
     "nnUNetTrainerMambaUNetPaper": VSS,
     "nnUNetTrainerLightMUNetPaper": {"features_per_stage": [8, 8, 16, 16], "depths": 1},
     "nnUNetTrainerSegMambaV2Paper": {"features_per_stage": [8, 8, 8, 16], "depths": 1},
+    "nnUNetTrainerNnMambaPaper": {"features_per_stage": [16] * 4, "depths": [1, 2, 2]},
     "nnUNetTrainerSegMamba": {"features_per_stage": [4, 4, 8, 8], "depths": [1, 1, 1, 2]},
 }
 

@@ -55,6 +55,7 @@ def test_the_default_recipe_is_nnunets_to_the_last_option(initialised, epoch):
         (recipes.SWIN_UMAMBA, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 5e-2, "eps": 1e-5}),
         (recipes.LIGHTM_UNET, torch.optim.Adam, {"lr": 1e-4, "weight_decay": 1e-5, "eps": 1e-5}),
         (recipes.SEGMAMBA_V2, torch.optim.SGD, {"lr": 1e-2, "weight_decay": 3e-5, "momentum": 0.99}),
+        (recipes.NNMAMBA, torch.optim.SGD, {"lr": 1e-4, "weight_decay": 3e-5, "momentum": 0.99}),
         (recipes.SEG_RES_NET, torch.optim.Adam, {"lr": 1e-4, "weight_decay": 1e-5, "eps": 1e-5}),
         (recipes.SWIN_UNETR, torch.optim.AdamW, {"lr": 8e-4, "weight_decay": 1e-2, "eps": 1e-5}),
         (recipes.UNETR, torch.optim.AdamW, {"lr": 1e-4, "weight_decay": 1e-2, "eps": 1e-5}),

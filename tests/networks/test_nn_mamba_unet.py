@@ -1,0 +1,35 @@
+"""nnMamba's mixer, and its last layer."""
+
+import torch
+
+from nnunet_mamba import create_network
+from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.blocks.mixers import to_map, to_tokens
+from nnunet_mamba.networks.config import Mixer
+from nnunet_mamba.networks.nn_mamba_unet import FlippedMamba
+from nnunet_mamba.scan_order import scan_order
+
+SIZES = {"input_channels": 1, "num_classes": 2, "features_per_stage": [16] * 4, "depths": [1, 1, 2]}
+
+
+def test_the_mixer_is_the_mean_of_one_mamba_over_voxels_and_channels_in_both_orders():
+    torch.manual_seed(0)
+    x, grid = torch.randn(2, 6, 2, 3, 4, dtype=torch.float64), (2, 3, 4)
+    mixer = FlippedMamba(6, Mixer(order="bi")).double()
+    single = Mamba(6, scan_order("uni", 3)).double()
+    single.load_state_dict(mixer.mamba.state_dict())
+    flips = [(), (1,), (2,), (1, 2)]  # of tokens, of channels
+    walks = [single(to_tokens(x).flip(axes), grid).flip(axes) for axes in flips]
+    torch.testing.assert_close(mixer(x), to_map(sum(walks) / 4, x))
+
+
+def test_without_the_last_relu_logits_may_be_negative_and_are_otherwise_the_same():
+    torch.manual_seed(0)
+    network = create_network("nnmamba", **SIZES).eval()
+    free = create_network("nnmamba", **SIZES, final_act=False).eval()
+    free.load_state_dict(network.state_dict())
+    x = torch.randn(1, 1, 16, 16, 32)
+    with torch.no_grad():
+        logits = free(x)
+        assert logits.min() < 0
+        assert torch.equal(network(x), logits.relu())
