@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,7 @@ class FlippedMamba(SequenceMixer):
 
     def __init__(self, channels: int, mixer: Mixer):
         super().__init__()
-        self.mamba = mixer.build_layer(channels, ndim=3)
+        self.mamba: Any = mixer.build_layer(channels, ndim=3)
 
     @with_mixer_precision
     def forward(self, x: Tensor) -> Tensor:

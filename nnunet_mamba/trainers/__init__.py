@@ -25,8 +25,10 @@ if _fault := find_version_problem():
     raise ImportError(_fault, name="nnunetv2")
 
 # after the check, for these need the right nnU-Net
+from nnunet_mamba.trainers.ablations import ABLATIONS, MIXERS
 from nnunet_mamba.trainers.baselines import BASELINES, nnUNetTrainerControl
-from nnunet_mamba.trainers.networks import ABLATIONS, FIXED, MIXERS, PAPERS, PLANNED
+from nnunet_mamba.trainers.networks import FIXED, PLANNED
+from nnunet_mamba.trainers.papers import PAPERS
 from nnunet_mamba.trainers.variants import index_by_name, make_family, make_lengths_and_smoke_test
 
 _others = (*BASELINES, nnUNetTrainerControl)

@@ -121,7 +121,11 @@ def test_batch_norms_are_those_of_the_papers_code(name, rule):
 @pytest.mark.parametrize("name", FILES)
 def test_keys_are_of_no_other_source(name):
     keys = golden_file(name).about["state_dict"]
-    found = [source for source, (pattern, _) in CONVERTERS.items() if any(re.match(pattern, k) for k in keys)]
+    found = [
+        source
+        for source, (patterns, _) in CONVERTERS.items()
+        if all(any(re.match(pattern, key) for key in keys) for pattern in patterns)
+    ]
     assert found == [golden_file(name).about["config"]["network"]]
 
 

@@ -14,7 +14,7 @@ from nnunet_mamba.networks import baselines, family
 from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.nnunet import catalogue
 from nnunet_mamba.scan_order import scan_order
-from nnunet_mamba.trainers.networks import MIXER_NAMES
+from nnunet_mamba.trainers.ablations import MIXER_NAMES
 
 
 def test_it_has_every_network_with_its_axes_and_its_twin():

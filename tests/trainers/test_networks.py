@@ -11,8 +11,9 @@ from nnunet_mamba.networks import create_network
 from nnunet_mamba.networks.family import FAMILY
 from nnunet_mamba.nnunet.catalogue import TRAINERS
 from nnunet_mamba.trainers import nnUNetTrainerMMUNet, recipes
+from nnunet_mamba.trainers.ablations import ABLATIONS
 from nnunet_mamba.trainers.mamba import MambaTrainer
-from nnunet_mamba.trainers.networks import ABLATIONS, FIXED
+from nnunet_mamba.trainers.networks import FIXED
 
 ROWS = [f"B{n}" for n in range(1, 10)]
 PLACEMENTS = ["SSMEncBot", "SSMAll", "SSMDecBot", "HybridOutside"]

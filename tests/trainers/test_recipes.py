@@ -11,7 +11,7 @@ from torch import nn
 from nnunet_mamba import trainers
 from nnunet_mamba.trainers import recipes
 from nnunet_mamba.trainers.mamba import SSM_STATE, MambaTrainer
-from nnunet_mamba.trainers.networks import PAPERS
+from nnunet_mamba.trainers.papers import PAPERS
 from nnunet_mamba.trainers.recipes import CrossEntropyAndSquaredDice, freeze_parameters
 
 

@@ -12,9 +12,8 @@ from torch import nn
 
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
+from nnunet_mamba.trainers.ablations import ABLATIONS, MIXERS
 from nnunet_mamba.trainers.networks import (
-    ABLATIONS,
-    MIXERS,
     PLANNED,
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,

@@ -1,0 +1,84 @@
+"""Trainers of networks with something else in the places of their mixers, or with mixers in other places.
+
+ABLATIONS  MM-UNet, by its own recipe, with another scan order or another placement of the mixer
+MIXERS     networks that take their topology from the plans, with other mixers in the same places
+"""
+
+from collections.abc import Iterator
+
+from nnunet_mamba.networks.family import get_config
+from nnunet_mamba.trainers.mamba import MambaTrainer
+from nnunet_mamba.trainers.networks import (
+    nnUNetTrainerMMUNet,
+    nnUNetTrainerUMamba2,
+    nnUNetTrainerUMambaBot,
+    nnUNetTrainerUMambaEnc,
+)
+from nnunet_mamba.trainers.variants import make_variant
+
+# MM-UNet's ablations: the encoder stays convolutional at full resolution, as in MM-UNet itself
+
+
+class nnUNetTrainerMMUNet_SSMEncBot(nnUNetTrainerMMUNet):
+    """MM-UNet with mixers in place of convolutions in encoder and bottleneck, as in Swin-UMamba
+    (arXiv:2503.17540, fig. 1b)."""
+
+    overrides = {"encoder": ("plain", "ssm"), "bottleneck": "ssm"}  # noqa: RUF012
+
+
+class nnUNetTrainerMMUNet_SSMAll(nnUNetTrainerMMUNet):
+    """MM-UNet with mixers in place of convolutions in encoder, bottleneck and decoder, as in VM-UNet
+    (arXiv:2503.17540, fig. 1b). The last decoder stage scans the full resolution: mind the memory."""
+
+    overrides = {"encoder": ("plain", "ssm"), "bottleneck": "ssm", "decoder": ("ssm",)}  # noqa: RUF012
+
+
+class nnUNetTrainerMMUNet_SSMDecBot(nnUNetTrainerMMUNet):
+    """MM-UNet with mixers in place of convolutions in bottleneck and decoder (arXiv:2503.17540, fig. 1b). The
+    last decoder stage scans the full resolution: mind the memory."""
+
+    overrides = {"encoder": ("plain", "cnn"), "bottleneck": "ssm", "decoder": ("ssm",)}  # noqa: RUF012
+
+
+class nnUNetTrainerMMUNet_HybridOutside(nnUNetTrainerMMUNet):
+    """MM-UNet with the mixer behind the residual block instead of within, as in U-Mamba (arXiv:2503.17540,
+    fig. 1b); here the mixer has a residual of its own, which U-Mamba's has not."""
+
+    overrides = {"encoder": ("plain", "hybrid_outside"), "bottleneck": "hybrid_outside"}  # noqa: RUF012
+
+
+SCAN_ORDERS = tuple(f"B{row}" for row in range(1, 10))  # rows of MM-UNet's table
+ABLATIONS: tuple[type[MambaTrainer], ...] = (
+    *(make_variant(nnUNetTrainerMMUNet, f"_{order}", overrides={"order": order}) for order in SCAN_ORDERS),
+    nnUNetTrainerMMUNet_SSMEncBot,
+    nnUNetTrainerMMUNet_SSMAll,
+    nnUNetTrainerMMUNet_SSMDecBot,
+    nnUNetTrainerMMUNet_HybridOutside,
+)
+
+
+# Other global mixers in the places of a network's own, with everything else equal
+
+MIXER_NAMES: dict[str, str] = {
+    "Mamba": "mamba",
+    "Mamba2": "mamba2",
+    "mLSTM": "mlstm",
+    "Attention": "attention",
+}
+SLOTS: tuple[type[MambaTrainer], ...] = (
+    nnUNetTrainerMMUNet,
+    nnUNetTrainerUMambaBot,
+    nnUNetTrainerUMambaEnc,
+    nnUNetTrainerUMamba2,
+)
+
+
+def _with_other_mixers(trainer: type[MambaTrainer]) -> Iterator[type[MambaTrainer]]:
+    """Yield the trainer with each kind of mixer that its network does not have itself."""
+    own = get_config(trainer.network_name).mixer
+    for name, kind in MIXER_NAMES.items():
+        if own is None or own.kind != kind:
+            yield make_variant(trainer, f"_{name}", overrides={"mixer": kind})
+
+
+MIXERS = tuple(variant for trainer in SLOTS for variant in _with_other_mixers(trainer))
