@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import lru_cache
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,10 +63,12 @@ class LargeKernelMixer(SequenceMixer):
 
     Args:
         level: number of the stage, counted from 1 at the bottleneck.
-        grid: of the stage in training, if known: a warning says if it is taken whole.
+        grid: of the stage in training, if known: a warning, once in a process, says if it is taken whole.
         windows: the parts of P. lattice: as in the code; nearest: lattices that divide any map, by the
             divisors nearest to the code's numbers; contiguous: windows of as many voxels; whole: none.
     """
+
+    warned = False
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class LargeKernelMixer(SequenceMixer):
         self.scale, self.windows = 2 ** ((level + 1) // 2 - 1), windows
         self.pool = AVG_POOL[ndim](self.scale)
         if grid is not None and windows == "lattice" and math.prod(self.parts(grid)) == 1:
-            _warn_of_whole_maps(grid, tuple(self.scale * size for size in PARTS[ndim]))
+            self.warn_of_whole_map(grid)
 
     @with_mixer_precision
     def forward(self, x: Tensor) -> Tensor:
@@ -108,6 +109,20 @@ class LargeKernelMixer(SequenceMixer):
             divides = all(size % part == 0 for size, part in zip(grid, wanted, strict=True))
             return wanted if divides else (1,) * len(grid)
         return tuple(_nearest_divisor(size, part) for size, part in zip(grid, wanted, strict=True))
+
+    def warn_of_whole_map(self, grid: Grid) -> None:
+        """Warn that a map is one sequence: of a network's largest one, which is built first."""
+        if LargeKernelMixer.warned:
+            return
+        LargeKernelMixer.warned = True
+        _logger.warning(
+            "The lattices of LKM-UNet, every %s voxels, do not divide a map of %s: its %s voxels are one "
+            "sequence, as in the authors' code. windows='nearest' takes lattices that do, windows='contiguous' "
+            "windows.",
+            tuple(self.scale * size for size in PARTS[len(grid)]),
+            grid,
+            math.prod(grid),
+        )
 
     def scan_parts(self, x: Tensor) -> Tensor:
         """Return P(x)."""
@@ -154,15 +169,3 @@ def _nearest_divisor(size: int, wanted: int) -> int:
     """Return the divisor of a size that is nearest to a number, the smaller one of two."""
     divisors = [n for n in range(1, size + 1) if size % n == 0]
     return min(divisors, key=lambda n: (abs(n - wanted), n))
-
-
-@lru_cache
-def _warn_of_whole_maps(grid: Grid, parts: Grid) -> None:
-    """Warn that a map is scanned whole, once for each size."""
-    _logger.warning(
-        "The lattices %s of LKM-UNet do not divide a map of %s: its %s voxels are one sequence, as in the "
-        "authors' code. windows='nearest' takes lattices that do, windows='contiguous' windows.",
-        parts,
-        grid,
-        math.prod(grid),
-    )
