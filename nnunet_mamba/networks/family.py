@@ -180,7 +180,8 @@ def create_network(
         n_blocks_per_stage: residual blocks per stage, from nnU-Net's ResEnc plans.
         patch_size: voxels per axis of the training patches. A patch that is too small for the strides is
             refused, one that they do not divide is padded. Inputs of other sizes work too, except where
-            weights depend on the patch (`umamba_enc`). Without it `lightm_unet`, 2D or 3D, is 3D.
+            weights depend on the patch (`umamba_enc`, `xlstm_unet_enc`). Without it `lightm_unet`, 2D or 3D,
+            is 3D.
         deep_supervision: return a list of logits, the largest first; may be changed in `network.decoder`.
         checkpoint_stages: number of stages of encoder and decoder, from the largest grid down, or "all",
             whose activations are recomputed in backward instead of kept: less memory, a slower step.

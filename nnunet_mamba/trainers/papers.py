@@ -1,8 +1,8 @@
 """Trainers by the recipes of the papers, where these are not nnU-Net's.
 
 Here, too, nnU-Net samples, augments and clips gradients (at norm 12), an epoch is 250 iterations rather than
-a pass through the data, and CUDA computes under float16 autocast unless a recipe says otherwise. The losses of
-VM-UNet, Mamba-UNet and SegMamba-V2 take plain labels, no regions and no ignore label.
+a pass through the data, and CUDA computes under float16 autocast unless a recipe says otherwise. The losses
+of VM-UNet, Mamba-UNet and SegMamba-V2 take plain labels, no regions and no ignore label.
 """
 
 from nnunet_mamba.trainers import recipes

@@ -226,10 +226,14 @@ def test_the_second_stage_of_the_cascade_trains_validates_and_predicts(workspace
     assert_same(second, workspace.predict("3d_cascade_fullres", "our_cascade", *stages, **OURS))
 
 
-PLANNED = ("UMambaBot", "UMambaEnc", "MambaUni", "MambaBi", "MambaMulti", "MMUNet_B8", "MMUNet_SSMAll")
+PLANNED = (
+    *("UMambaBot", "UMambaEnc", "MambaUni", "MambaBi", "MambaMulti", "MMUNet_B8", "MMUNet_SSMAll"),
+    *("UMamba2", "XLSTMUNetBot", "XLSTMUNetEnc", "LKMUNet", "MMUNet_Attention"),
+)
+IN_2D = ("UMambaBot", "UMambaEnc", "MambaUni", "MambaBi", "XLSTMUNetEnc", "LKMUNet")
 EVERY_NETWORK = [
     *((f"nnUNetTrainer{name}_demo", "3d_fullres") for name in (*PLANNED, "MambaBiNoSSM")),
-    *((f"nnUNetTrainer{name}_demo", "2d") for name in ("UMambaBot", "UMambaEnc", "MambaUni", "MambaBi")),
+    *((f"nnUNetTrainer{name}_demo", "2d") for name in IN_2D),
     *((f"nnUNetTrainer{name}", "2d") for name in ("VMUNet", "MambaUNet", "SwinUMamba", "SwinUMambaD")),
     ("nnUNetTrainerVMUNetPaper", "2d"),
     ("nnUNetTrainerSegMamba", "3d_fullres"),
