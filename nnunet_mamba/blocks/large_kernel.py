@@ -117,7 +117,7 @@ class LargeKernelMixer(SequenceMixer):
         LargeKernelMixer.warned = True
         _logger.warning(
             "The lattices of LKM-UNet, every %s voxels, do not divide a map of %s: its %s voxels are one "
-            "sequence, as in the authors' code. windows='nearest' takes lattices that do, 'contiguous' windows.",
+            "sequence, as in the authors' code. windows='nearest' takes others, 'contiguous' windows.",
             tuple(self.scale * size for size in PARTS[len(grid)]),
             grid,
             math.prod(grid),

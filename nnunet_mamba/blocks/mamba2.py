@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import initial_dt_bias, stack_token_indices
 from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_linear_attention
+from nnunet_mamba.ops.backends import choose_backend
+from nnunet_mamba.ops.mamba_ssm_scan import mamba2_scan
 from nnunet_mamba.ops.precision import clamp_to_float16
 from nnunet_mamba.scan_order import ScanDirection
 
@@ -99,13 +101,23 @@ def input_dependent_attention(
     """
     d_inner = dt.shape[2] * headdim
     x, B, C = u.split([d_inner, *[(u.shape[3] - d_inner) // 2] * 2], dim=-1)
-    x = x.unflatten(-1, (-1, headdim))
+    x, B, C = x.unflatten(-1, (-1, headdim)), B.unsqueeze(3), C.unsqueeze(3)
+    if choose_backend(None, u.device.type) == "mamba_ssm" and u.dtype != torch.float64:
+        walks = [
+            mamba2_scan(
+                *(x[k], dt, -A_log[k].exp().flatten(), B[k], C[k], D[k].flatten(), dt_bias[k].flatten()),
+                None if indices is None else indices[k],
+                is_reversed,
+            )
+            for k, is_reversed in enumerate(reverse)
+        ]
+        return sum(walks[1:], walks[0]).to(dt_bias.dtype)
     step = F.softplus(dt.to(dt_bias.dtype) + dt_bias)  # (k, b, l, h), not yet per channel
     y = multi_directional_linear_attention(
         x * step[..., None].to(x.dtype),
         step * -A_log.exp(),
-        B.unsqueeze(3),
-        C.unsqueeze(3),
+        B,
+        C,
         reverse=reverse,
         indices=indices,
     )

@@ -1,5 +1,4 @@
-"""The CUDA kernels of the mamba_ssm package, where it is installed: for comparison, and where ours cannot
-run.
+"""The kernels of the mamba_ssm package, where it is installed: for comparison, and where ours cannot run.
 
 They scan forwards in memory order, channels first; other directions copy the sequences there and back, as the
 papers' code does.
@@ -13,6 +12,7 @@ from torch import Tensor
 from nnunet_mamba.ops.reference import scan_indices
 
 MOST_STATES = 256
+CHUNK = 256  # of Mamba-2's kernels: their authors' default
 
 
 def selective_scan(u, delta, A, B, C, D, z, bias, indices, softplus: bool, reverse: bool) -> Tensor:
@@ -33,6 +33,21 @@ def selective_scan(u, delta, A, B, C, D, z, bias, indices, softplus: bool, rever
     A, D, bias = (None if t is None else t.float() for t in (A, D, bias))
     y = selective_scan_fn(u_, delta, A, B, C, D, z, bias, softplus).transpose(-1, -2)
     return _reorder(y, None if order is None else order.argsort(), reverse).to(u.dtype)
+
+
+def mamba2_scan(x, dt, A, B, C, D, dt_bias, indices, reverse: bool) -> Tensor:
+    """Return Mamba-2's S_t C_t + D x_t with step sizes softplus(dt + dt_bias), in one direction.
+
+    Shape: x (b, l, h, p), dt (b, l, h), A, D, dt_bias (h,), B and C (b, l, g, n) -> (b, l, h, p) in x's
+    dtype.
+    """
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    order = None if indices is None else scan_indices(x.shape[1], indices, reverse, x.device)
+    x, dt, B, C = (_reorder(t.flatten(2), order, reverse).view(t.shape) for t in (x, dt, B, C))
+    y = mamba_chunk_scan_combined(x, dt, A, B, C, CHUNK, D=D, dt_bias=dt_bias, dt_softplus=True)
+    back = None if order is None else order.argsort()
+    return _reorder(y.flatten(2), back, reverse).view(x.shape)
 
 
 def is_supported(u: Tensor, A: Tensor) -> bool:

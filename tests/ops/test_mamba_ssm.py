@@ -7,7 +7,10 @@ import pytest
 import torch
 from scans import assert_equal, directions_problem, directions_results
 
+from nnunet_mamba.blocks import mamba2
+from nnunet_mamba.blocks.mamba2 import Mamba2
 from nnunet_mamba.ops import mamba_ssm_scan, reference, scan
+from nnunet_mamba.scan_order import scan_order
 
 
 def stand_in(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
@@ -21,13 +24,50 @@ def stand_in(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=
     return reference.selective_scan_reference(*call).transpose(-1, -2)
 
 
+def stand_in_of_mamba2(x, dt, A, B, C, chunk_size, D=None, dt_bias=None, dt_softplus=False):
+    """mamba_ssm's mamba_chunk_scan_combined: x (b, l, h, p), dt (b, l, h), B, C (b, l, g, n), forwards."""
+    assert x.dtype == B.dtype == C.dtype and dt_softplus and chunk_size == 256
+    step = torch.nn.functional.softplus(dt + dt_bias)
+    values, log_decay = x * step[..., None], step * A
+    y = reference.linear_attention_reference(values, log_decay, B, C, None, False)
+    return y + D[:, None] * x
+
+
 @pytest.fixture(autouse=True)
 def installed(monkeypatch):
-    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface"):
+    functions = {
+        "selective_scan_interface": {"selective_scan_fn": stand_in},
+        "triton.ssd_combined": {"mamba_chunk_scan_combined": stand_in_of_mamba2},
+    }
+    for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.triton"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    interface = sys.modules["mamba_ssm.ops.selective_scan_interface"]
-    monkeypatch.setattr(interface, "selective_scan_fn", stand_in, raising=False)
+    for name, content in functions.items():
+        module = ModuleType(f"mamba_ssm.ops.{name}")
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(scan, "choose_backend", lambda requested, device: requested or "mamba_ssm")
+
+
+@pytest.mark.parametrize("order", ["DHW", "-DHW", "bi", "zigzag,-zigzag", "slices,-slices"])
+def test_mamba2_by_its_kernels_is_ours(order, monkeypatch):
+    """Outputs and all gradients, in every direction."""
+    torch.manual_seed(0)
+    layer, grid = Mamba2(8, scan_order(order, 3), d_state=3), (2, 3, 4)
+    x = torch.randn(2, 24, 8, requires_grad=True)
+
+    def results():
+        y = layer(x, grid)
+        grads = torch.autograd.grad(y, [x, *layer.parameters()], torch.ones_like(y))
+        return dict(enumerate((y, *grads)))
+
+    expected = results()
+    called = []
+    monkeypatch.setattr(
+        mamba2, "choose_backend", lambda requested, device: called.append(device) or "mamba_ssm"
+    )
+    monkeypatch.setattr(scan, "choose_backend", lambda requested, device: "torch")
+    assert_equal(results(), expected, 1e-5)
+    assert called
 
 
 @pytest.mark.parametrize("indices", [False, True], ids=["memory order", "permuted"])
