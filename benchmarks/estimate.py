@@ -4,9 +4,9 @@
     python benchmarks/estimate.py --device cuda --profile cuda.json --record benchmarks/results/estimate_cuda
 
 writes <record>.json and the table <record>.md. Each case is a network, its dimension and its
-checkpoint_stages, on a plan of benchmarks/networks.py. It is measured in a process of its own. On the CPU
-malloc returns what is freed there (`EXACT_MALLOC`), and the peak is the kernel's VmHWM above what was
-resident before the network was built. On CUDA, where no one has run it yet, the peak is
+checkpoint_stages, on a plan of benchmarks/networks.py; `name:mixer=word` has other mixers. It is measured in a
+process of its own. On the CPU malloc returns what is freed there (`EXACT_MALLOC`), and the peak is the kernel's
+VmHWM above what was resident before the network was built. On CUDA, where no one has run it yet, the peak is
 torch.cuda.max_memory_allocated.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import PLANS, arguments, ndim_of
+from networks import PLANS, arguments, ndim_of, parts_of
 from records import publish
 
 from nnunet_mamba import create_network
@@ -30,14 +30,19 @@ from nnunet_mamba.memory.measure import EXACT_MALLOC, describe_device, load_oper
 from nnunet_mamba.memory.profile import Profile, load_profile
 from nnunet_mamba.memory.simulate import TrainingStep, random_batch
 
-NETWORKS = ("nnunet", "mm_unet", "umamba_bot", "umamba_enc", "mamba_bi", "segmamba", "vm_unet", "mamba_unet")
+NETWORKS = (
+    *("nnunet", "mm_unet", "umamba_bot", "umamba_enc", "mamba_bi", "segmamba", "vm_unet", "mamba_unet"),
+    *("umamba2", "xlstm_unet_bot", "xlstm_unet_enc", "lkm_unet", "lightm_unet", "segmamba_v2", "nnmamba"),
+    *(f"mm_unet:mixer={kind}" for kind in ("mamba2", "mlstm", "attention")),
+)
 STAGES: tuple[int | str, ...] = (0, 1, "all")
 
 
 def measure_memory(name: str, stages: int | str, args: argparse.Namespace) -> float:
     """Return the peak memory in MiB."""
     device, ndim = torch.device(args.device), ndim_of(name)
-    sizes, batch = arguments(name, ndim, args.plan), PLANS[args.plan][ndim]["batch"]
+    network_name, words, _ = parts_of(name)
+    sizes, batch = arguments(network_name, ndim, args.plan) | words, PLANS[args.plan][ndim]["batch"]
     torch.backends.cudnn.benchmark = True  # as nnU-Net
     load_operators(device, "fp32")
     convs = StackedConvs(16, 16, [3] * 3, [1] * 3, n_convs=3).to(device)
@@ -45,7 +50,9 @@ def measure_memory(name: str, stages: int | str, args: argparse.Namespace) -> fl
     del convs
 
     def train() -> None:
-        network = create_network(name, **sizes, deep_supervision=True, checkpoint_stages=stages).to(device)
+        network = create_network(network_name, **sizes, deep_supervision=True, checkpoint_stages=stages).to(
+            device
+        )
         data = random_batch(
             network, batch, sizes["input_channels"], sizes["num_classes"], sizes["patch_size"], device
         )
@@ -65,10 +72,10 @@ def in_a_process(name: str, stages: int | str, args: argparse.Namespace) -> floa
 
 
 def compare(name: str, stages: int | str, args: argparse.Namespace, profile: Profile) -> dict[str, Any]:
-    ndim = ndim_of(name)
+    ndim, (network_name, words, _) = ndim_of(name), parts_of(name)
     predicted = estimate_memory(
-        name,
-        arguments(name, ndim, args.plan),
+        network_name,
+        arguments(network_name, ndim, args.plan) | words,
         batch=PLANS[args.plan][ndim]["batch"],
         profile=profile,
         checkpoint_stages=stages,

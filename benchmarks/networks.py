@@ -92,7 +92,7 @@ def ndim_of(name: str) -> int:
     if network in BASELINES or network == RESENC_M:
         return 3
     row = get_config(network)
-    return row.ndim if isinstance(row, FixedConfig) else 3
+    return max(row.ndims) if isinstance(row, FixedConfig) else 3
 
 
 def all_names(device: str) -> list[str]:

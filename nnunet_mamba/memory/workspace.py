@@ -13,14 +13,17 @@ from typing import Any
 from torch import Tensor
 
 from nnunet_mamba.ops import triton_cut
-from nnunet_mamba.ops.constants import CHUNKS, UNROLL, WIDTH
+from nnunet_mamba.ops.constants import CHUNKS, LINEAR_CHUNKS, UNROLL, WIDTH
+from nnunet_mamba.ops.multi_scan import attention_states
 from nnunet_mamba.ops.precision import accumulation_dtype
+from nnunet_mamba.ops.torch_linear_attention import BLOCK_VALUES
 from nnunet_mamba.ops.triton_cut import Cut, ScanSizes
 
 CONVOLUTION, CONVOLUTION_BACKWARD = "aten::convolution", "aten::convolution_backward"
 
 CHUNK_TENSORS = 12  # of (b, chunk, d, n) that the torch backend holds at once
 WHOLE_TENSORS = 6  # of (b, l, d), copies in the order of the scan among them
+BLOCK_MATRICES = {"forward": 6, "backward": 12}  # that the torch backend of linear attention holds at once
 
 PROCESSORS = 132  # of an H100
 AT_ONCE = {"forward": 16, "backward": 8}  # programs of one, as the registers of Triton's kernels allow
@@ -139,7 +142,38 @@ def _sum_bytes(u: Tensor) -> int:
     return accumulation_dtype(u).itemsize
 
 
+def _attention_bytes(args: Mapping[str, Any]) -> int:
+    """Return the workspace of linear attention's forward pass."""
+    values, keys, backend = (args[name] for name in ("values", "keys", "backend"))
+    further = values[0].numel() if len(keys) > 1 and backend != "triton" else 0  # a second direction's output
+    kept = 0 if args["keep"] or backend != "triton" else _count_states("triton", values, keys)
+    return (further + kept + _count_block("forward", values, keys, backend)) * _sum_bytes(values)
+
+
+def _attention_backward_bytes(args: Mapping[str, Any]) -> int:
+    """Return the workspace of linear attention's backward pass; on a GPU the gradients of all states."""
+    values, keys, backend = (args[name] for name in ("values", "keys", "backend"))
+    further = values[0].numel() if len(values) < len(keys) and backend != "triton" else 0
+    ends = _count_states("triton", values, keys) if backend == "triton" else 0
+    return (further + ends + _count_block("backward", values, keys, backend)) * _sum_bytes(values)
+
+
+def _count_states(backend: str, values: Tensor, keys: Tensor) -> int:
+    """Count the values of the states before all chunks."""
+    return math.prod(attention_states(LINEAR_CHUNKS[backend], values, keys, keep=True))
+
+
+def _count_block(phase: str, values: Tensor, keys: Tensor, backend: str) -> int:
+    """Count the values of the matrices of the torch backend's blocks."""
+    if backend != "torch":
+        return 0
+    tokens, widest = values.shape[1] * values.shape[2] * values.shape[3], max(values.shape[4], keys.shape[4])
+    return BLOCK_MATRICES[phase] * min(BLOCK_VALUES, tokens * max(LINEAR_CHUNKS["torch"], widest))
+
+
 SCANS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "nnunet_mamba::selective_scan": _scan_bytes,
     "nnunet_mamba::selective_scan_backward": _scan_backward_bytes,
+    "nnunet_mamba::linear_attention": _attention_bytes,
+    "nnunet_mamba::linear_attention_backward": _attention_backward_bytes,
 }
