@@ -139,8 +139,8 @@ def record_scan_inputs(network: nn.Module, data: Tensor) -> list[ScanInput]:
         what = "no Mamba block at all" if not blocks else "Mamba blocks over channels only"
         raise ValueError(
             f"{type(network).__name__} has {what} on this patch; there is no scan over voxels to inspect. "
-            "Choose a network with one (no ...NoSSM twin, no baseline, no other mixer such as Mamba-2), or only "
-            "features and field."
+            "Choose a network with one (no ...NoSSM twin, no baseline, no other mixer such as Mamba-2), or "
+            "only features and field."
         )
     return recorded
 
