@@ -4,10 +4,10 @@
     python benchmarks/estimate.py --device cuda --profile cuda.json --record benchmarks/results/estimate_cuda
 
 writes <record>.json and the table <record>.md. Each case is a network, its dimension and its
-checkpoint_stages, on a plan of benchmarks/networks.py; `name:mixer=word` has other mixers. It is measured in a
-process of its own. On the CPU malloc returns what is freed there (`EXACT_MALLOC`), and the peak is the kernel's
-VmHWM above what was resident before the network was built. On CUDA, where no one has run it yet, the peak is
-torch.cuda.max_memory_allocated.
+checkpoint_stages, on a plan of benchmarks/networks.py; `name:mixer=word` has other mixers. It is measured in
+a process of its own. On the CPU malloc returns what is freed there (`EXACT_MALLOC`), and the peak is the
+kernel's VmHWM above what was resident before the network was built. On CUDA, where no one has run it yet, the
+peak is torch.cuda.max_memory_allocated.
 """
 
 from __future__ import annotations
