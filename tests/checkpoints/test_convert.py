@@ -39,6 +39,8 @@ SOURCES = {  # whose keys -> the only source that takes them
     **dict.fromkeys(["lkm_unet_2d", "lkm_unet_3d"], "lkm_unet"),
     **dict.fromkeys(["swinumamba", "swinumamba_d"], "swin_umamba"),
     **{"vmunet": "vm_unet", "mambaunet": "mamba_unet", "segmamba_3d": "segmamba"},
+    **dict.fromkeys(["lightm_unet_2d", "lightm_unet_3d"], "lightm_unet"),
+    **{"segmamba_v2_3d": "segmamba_v2", "nnmamba_3d": "nnmamba", "nnmamba_3d_b2": "nnmamba"},
 }
 
 

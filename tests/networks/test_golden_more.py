@@ -3,15 +3,12 @@
 All ran in float64: LightM-UNet (revision 6b72e27), SegMamba-V2 (7b81976) and nnMamba (6fb35a3, nnMamba.py).
 """
 
-import re
-
 import pytest
 import torch
 from golden_files import fill_placed, golden_file
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
-from nnunet_mamba.checkpoints.convert import CONVERTERS
 
 
 def lightm_sizes(config):
@@ -116,17 +113,6 @@ def test_batch_norms_are_those_of_the_papers_code(name, rule):
             assert statistics == pytest.approx(expected[golden.theirs[key]], rel=1e-9), key
             seen += 1
     assert seen == len(expected) > 40
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_keys_are_of_no_other_source(name):
-    keys = golden_file(name).about["state_dict"]
-    found = [
-        source
-        for source, (patterns, _) in CONVERTERS.items()
-        if all(any(re.match(pattern, key) for key in keys) for pattern in patterns)
-    ]
-    assert found == [golden_file(name).about["config"]["network"]]
 
 
 @pytest.mark.parametrize("name", FILES)
