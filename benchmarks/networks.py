@@ -12,7 +12,7 @@ reported as an error. Nothing is compiled; cuDNN chooses its convolutions by try
 
 Networks of fixed 2D topology run on the 2D plan with a 2D control, at their papers' features. On the plan
 `published` SegMamba has its paper's features, on the others those of the plan. Plans: `small` (the CPU's
-default), `hippocampus` (nnU-Net's own plan of that dataset), `published` (CUDA's: Synapse and an abdominal 2D
+default), `hippocampus` (nnU-Net's own plan of that dataset), `long` (131,072 voxels in stage 1), `published` (CUDA's: Synapse and an abdominal 2D
 plan, float16 autocast) and `tiny` (a test).
 
 `name:word=value` is a network with a word of its config changed, as `mm_unet:mixer_output=bare`.
@@ -73,6 +73,7 @@ PLANS = {  # name -> number of axes -> plan
         2: plan(2, [32, 64, 128, 256, 512, 512], [128, 128], 4),
     },
     "hippocampus": {3: plan(3, [32, 64, 128, 256], [40, 56, 40], 9, num_classes=3)},
+    "long": {3: plan(3, [16, 32, 64, 128], [64, 128, 128], 1)},
     "published": {
         3: plan(3, [32, 64, 128, 256, 320, 320], [48, 192, 192], 2, **SYNAPSE),
         2: plan(2, [32, 64, 128, 256, 512, 512, 512], [320, 320], 24, num_classes=14),
