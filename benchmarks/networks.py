@@ -12,8 +12,8 @@ reported as an error. Nothing is compiled; cuDNN chooses its convolutions by try
 
 Networks of fixed 2D topology run on the 2D plan with a 2D control, at their papers' features. On the plan
 `published` SegMamba has its paper's features, on the others those of the plan. Plans: `small` (the CPU's
-default), `hippocampus` (nnU-Net's own plan of that dataset), `long` (131,072 voxels in stage 1), `published` (CUDA's: Synapse and an abdominal 2D
-plan, float16 autocast) and `tiny` (a test).
+default), `hippocampus` (nnU-Net's own plan of that dataset), `long` (131,072 voxels in stage 1), `published`
+(CUDA's: Synapse and an abdominal 2D plan, float16 autocast) and `tiny` (a test).
 
 `name:word=value` is a network with a word of its config changed, as `mm_unet:mixer_output=bare`.
 `name@backend` is a network with another backend of its scans: `mm_unet@mamba_ssm` runs on that package's
