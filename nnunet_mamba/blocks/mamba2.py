@@ -158,7 +158,7 @@ class Mamba2(HeadwiseSSM):
         self.directions = directions
         self.widths = (d_inner, d_inner + 2 * d_state, n_heads)  # of z, xBC, dt
         self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
-        self.norm = nn.RMSNorm(d_inner, eps=EPS)
+        self.norm = nn.RMSNorm(d_inner, eps=EPS)  # never called: `forward` takes its weight
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         self.further = nn.ModuleList(HeadwiseSSM(d_inner, n_heads, d_state, d_conv) for _ in directions[1:])
 
