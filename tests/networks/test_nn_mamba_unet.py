@@ -1,5 +1,6 @@
 """nnMamba's mixer, and its last layer."""
 
+import pytest
 import torch
 
 from nnunet_mamba import create_network
@@ -33,3 +34,15 @@ def test_without_the_last_relu_logits_may_be_negative_and_are_otherwise_the_same
         logits = free(x)
         assert logits.min() < 0
         assert torch.equal(network(x), logits.relu())
+
+
+def test_a_single_image_of_one_voxel_in_the_deepest_stage_cannot_be_trained_with():
+    """Only there: a larger batch, a longer axis and prediction need no more."""
+    network = create_network("nnmamba", **SIZES)
+    with pytest.raises(
+        ValueError, match=r"Patch \(16, 16, 16\) is too small .* more than 16 voxels .* batch"
+    ):
+        network(torch.zeros(1, 1, 16, 16, 16))
+    for size in ((2, 1, 16, 16, 16), (1, 1, 8, 16, 17)):
+        assert network(torch.randn(size)).isfinite().all()
+    assert network.eval()(torch.randn(1, 1, 16, 16, 16)).isfinite().all()
