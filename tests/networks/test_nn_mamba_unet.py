@@ -16,7 +16,7 @@ SIZES = {"input_channels": 1, "num_classes": 2, "features_per_stage": [16] * 4, 
 def test_the_mixer_is_the_mean_of_one_mamba_over_voxels_and_channels_in_both_orders():
     torch.manual_seed(0)
     x, grid = torch.randn(2, 6, 2, 3, 4, dtype=torch.float64), (2, 3, 4)
-    mixer = FlippedMamba(6, Mixer(order="bi")).double()
+    mixer = FlippedMamba(6, Mixer(order="bi", shared=True)).double()
     single = Mamba(6, scan_order("uni", 3)).double()
     single.load_state_dict(mixer.mamba.state_dict())
     flips = [(), (1,), (2,), (1, 2)]  # of tokens, of channels
