@@ -104,17 +104,19 @@ def input_dependent_attention(
     x, B, C = x.unflatten(-1, (-1, headdim)), B.unsqueeze(3), C.unsqueeze(3)
     if choose_backend(None, u.device.type) == "mamba_ssm" and u.dtype != torch.float64:
         walks = [
-            mamba2_scan(
-                *(x[k], dt, -A_log[k].exp().flatten(), B[k], C[k], D[k].flatten(), dt_bias[k].flatten()),
-                None if indices is None else indices[k],
-                is_reversed,
-            )
+            clamp_to_float16(
+                mamba2_scan(
+                    *(x[k], dt, -A_log[k].exp().flatten(), B[k], C[k], D[k].flatten(), dt_bias[k].flatten()),
+                    None if indices is None else indices[k],
+                    is_reversed,
+                )
+            ).to(dt_bias.dtype)
             for k, is_reversed in enumerate(reverse)
         ]
-        return sum(walks[1:], walks[0]).to(dt_bias.dtype)
+        return sum(walks[1:], walks[0])
     step = F.softplus(dt.to(dt_bias.dtype) + dt_bias)  # (k, b, l, h), not yet per channel
     y = multi_directional_linear_attention(
-        x * step[..., None].to(x.dtype),
+        clamp_to_float16(x * clamp_to_float16(step[..., None].to(x.dtype))),
         step * -A_log.exp(),
         B,
         C,
@@ -158,7 +160,7 @@ class Mamba2(HeadwiseSSM):
         self.directions = directions
         self.widths = (d_inner, d_inner + 2 * d_state, n_heads)  # of z, xBC, dt
         self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
-        self.norm = nn.RMSNorm(d_inner, eps=EPS)
+        self.norm = nn.RMSNorm(d_inner, eps=EPS)  # never called: `forward` takes its weight
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         self.further = nn.ModuleList(HeadwiseSSM(d_inner, n_heads, d_state, d_conv) for _ in directions[1:])
 
@@ -171,4 +173,4 @@ class Mamba2(HeadwiseSSM):
         y = sum(parts[1:], parts[0])
         normalised = F.rms_norm(y * F.silu(z.to(y.dtype)), (y.shape[-1],), eps=EPS)
         # The norm's weight is applied to the projection's: over all tokens it would take as long as the scan
-        return F.linear(normalised, self.out_proj.weight * self.norm.weight)
+        return clamp_to_float16(F.linear(normalised, self.out_proj.weight * self.norm.weight))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import stack_token_indices
 from nnunet_mamba.ops import linear_attention, multi_directional_conv1d
-from nnunet_mamba.ops.precision import accumulation_dtype, clamp_to_float16
+from nnunet_mamba.ops.precision import accumulation_dtype, clamp_for_matmul, clamp_to_float16
 from nnunet_mamba.ops.reference import scan_indices
 from nnunet_mamba.scan_order import ScanDirection
 
@@ -207,4 +207,5 @@ class MLSTM(MatrixLSTM):
         x, z = self.proj_up(tokens).chunk(2, dim=-1)
         lstms = zip([self, *self.further], self.directions, strict=True)
         outputs = [cast(MatrixLSTM, lstm).scan(x, direction, grid) for lstm, direction in lstms]
-        return clamp_to_float16(self.proj_down(sum(outputs[1:], outputs[0]) * F.silu(z)))
+        gated = clamp_for_matmul(sum(outputs[1:], outputs[0]) * F.silu(z))
+        return clamp_to_float16(self.proj_down(gated))

@@ -111,12 +111,15 @@ class NetworkConfig:
         """Return a copy with fields of this class or of its mixer replaced. ValueError for other names.
 
         `mixer` may be a word: a kind of mixers for the places of this network's own, with the kind's own
-        settings, or "none" for the twin. `kind` is another name for it.
+        settings, or "none" for the twin. `kind` is another name for it; ValueError if both are given.
         """
-        word = next((name for name in ("mixer", "kind") if isinstance(overrides.get(name), str)), None)
-        if word is not None:
-            others = {name: value for name, value in overrides.items() if name != word}
-            return self.with_mixer(overrides[word]).with_overrides(**others)
+        given = [name for name in ("mixer", "kind") if name in overrides]
+        if len(given) > 1:
+            values = " and ".join(f"{name}={overrides[name]!r}" for name in given)
+            raise ValueError(f"{values} both say which mixer; give one of them.")
+        if given and isinstance(overrides[given[0]], str):
+            others = {name: value for name, value in overrides.items() if name not in given}
+            return self.with_mixer(overrides[given[0]], given[0]).with_overrides(**others)
         own, mixer = {f.name for f in fields(self)}, {f.name for f in fields(Mixer)}
         unknown = sorted(set(overrides) - own - mixer)
         if unknown:
@@ -131,15 +134,18 @@ class NetworkConfig:
             raise ValueError(f"{', '.join(to_mixer)}: this network has no mixer to set this for.")
         return replace(config, mixer=replace(config.mixer, **to_mixer))
 
-    def with_mixer(self: Config, word: str) -> Config:
-        """Return a copy with mixers of another kind in the same places; "none": the twin without them."""
+    def with_mixer(self: Config, word: str, setting: str = "mixer") -> Config:
+        """Return a copy with mixers of another kind in the same places; "none": the twin without them.
+
+        ValueError, which names the `setting` that the word came by, for words that do not fit.
+        """
         if word == NONE:
             return self.without_ssm()
         if self.mixer is None:
-            raise ValueError(f"mixer: this network has no mixer, so there is no place for {word!r}.")
+            raise ValueError(f"{setting}: this network has no mixer, so there is no place for {word!r}.")
         if word not in self.mixer_kinds:
             words = ", ".join((*self.mixer_kinds, NONE))
-            raise ValueError(f"mixer: this network has no mixer {word!r}; choose from {words}.")
+            raise ValueError(f"{setting}: this network has no mixer {word!r}; choose from {words}.")
         return self if word == self.mixer.kind else replace(self, mixer=self.mixer.of_kind(word))
 
     def without_ssm(self: Config) -> Config:

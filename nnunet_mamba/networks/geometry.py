@@ -143,15 +143,18 @@ def count_fixed_axes(config: FixedConfig, sizes: Sizes) -> int:
     """
     per_axis = (entry for entry in sizes.strides or () if not isinstance(entry, int))
     given = next(per_axis, None) if sizes.patch_size is None else sizes.patch_size
-    ndim = max(config.ndims) if given is None else len(given)
-    if ndim not in config.ndims:
+    if given is None:
+        return max(config.ndims)
+    if len(given) not in config.ndims:
+        came = "an entry of strides" if sizes.patch_size is None else "patch_size"
         axes = " and ".join(f"{n}D" for n in config.ndims)
+        numbers = " or ".join(map(str, config.ndims))
         configurations = " or ".join("2d" if n == 2 else "3d_fullres" for n in config.ndims)
         raise ValueError(
-            f"This network works in {axes}, but patch_size or strides have entries for {ndim} axes; "
-            f"use nnU-Net's configuration {configurations}, or other sizes."
+            f"This network works in {axes}, but {came} is {list(given)}; give {numbers} numbers, or use "
+            f"nnU-Net's configuration {configurations}."
         )
-    return ndim
+    return len(given)
 
 
 def check_grid(grid: Grid, total_strides: tuple[Grid, ...]) -> None:

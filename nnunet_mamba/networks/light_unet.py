@@ -212,7 +212,10 @@ class LightDecoder(CheckpointedStages):
 
 
 class LightUNet(UNet):
-    """LightM-UNet; one output."""
+    """LightM-UNet; one output.
+
+    Raises ValueError for a single image of which a group norm would see one value.
+    """
 
     def __init__(self, config: LightUNetConfig, sizes: Sizes, deep_supervision: bool = False):
         features, ndim = read_fixed_features(config, sizes), count_fixed_axes(config, sizes)
@@ -227,3 +230,13 @@ class LightUNet(UNet):
             output_strides=((1,) * ndim,),
             n_stages=len(features),
         )
+        self.is_one_channel_per_group = features[-1] == N_GROUPS
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        if self.is_one_channel_per_group and all(size <= 8 for size in x.shape[2:]) and len(x) == 1:
+            raise ValueError(
+                f"Patch {tuple(x.shape[2:])} is too small for a batch of one and {N_GROUPS} features in the "
+                f"last stage: an eighth of it is one voxel, which has no norm in groups of one channel. Use "
+                f"more than 8 voxels along some axis, more features or a larger batch."
+            )
+        return super().forward(x)

@@ -180,7 +180,10 @@ def _enlarge(x: Tensor) -> Tensor:
 
 class NnMamba(UNet):
     """nnMamba; one output. Its batch norms need more than one voxel per channel in training, and have
-    statistics of their own in prediction."""
+    statistics of their own in prediction.
+
+    Raises ValueError in training for a single image that is reduced to one voxel.
+    """
 
     def __init__(self, config: NnMambaConfig, sizes: Sizes, deep_supervision: bool = False):
         features = read_fixed_features(config, sizes)
@@ -195,3 +198,12 @@ class NnMamba(UNet):
             output_strides=((1, 1, 1),),
             n_stages=len(features) + 1,
         )
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        if self.training and len(x) == 1 and all(size <= 16 for size in x.shape[2:]):
+            raise ValueError(
+                f"Patch {tuple(x.shape[2:])} is too small to train with a batch of one: a sixteenth of it is "
+                f"one voxel, which has no batch norm. Use more than 16 voxels along some axis, or a larger "
+                f"batch."
+            )
+        return super().forward(x)

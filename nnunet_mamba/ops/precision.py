@@ -64,6 +64,12 @@ def clamp_to_float16(tensor: Tensor) -> Tensor:
     return tensor.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16) if tensor.dtype == torch.float16 else tensor
 
 
+def clamp_for_matmul(tensor: Tensor) -> Tensor:
+    """Clamp a tensor to float16's range if a matrix product with it is in float16 here (`matmul_dtype`)."""
+    is_rounded = matmul_dtype(tensor) == torch.float16
+    return tensor.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16) if is_rounded else tensor
+
+
 def with_mixer_precision(forward: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Tensor]:
     """Decorate a `SequenceMixer`'s forward(self, x) -> y: compute as `mixer_precision` says, return x's
     dtype.

@@ -23,14 +23,14 @@ from nnunet_mamba.plans import network_sizes
 from nnunet_mamba.trainers.environment import VMAMBA, read_checkpoint_stages, read_mixer_precision
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 
-SSM_STATE = ("A_log", "A_logs", "D", "Ds")  # what Mamba's authors exempt from weight decay
+SSM_STATE = ("A_log", "A_logs", "D", "Ds", "dt_bias")  # what Mamba's authors exempt from weight decay
 
 
 class MambaTrainer(RecipeTrainer):
     """Trainer of `network_name`, sized by the plans.
 
-    nnU-Net decays the weights of A_log and D like all others, and so did every paper here; `no_decay_ssm`
-    exempts them.
+    nnU-Net decays the weights of A_log, D and Mamba-2's dt_bias like all others, and so did every paper
+    here; `no_decay_ssm` exempts them.
     """
 
     network_name: ClassVar[str]

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_mamba.blocks import mamba
+from nnunet_mamba.blocks import mamba, mamba2
+from nnunet_mamba.blocks.large_kernel import LargeKernelMixer
 from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
-from nnunet_mamba.blocks.mixers import ChannelMixer, VoxelMixer
+from nnunet_mamba.blocks.mixers import LAYERS, ChannelMixer, VoxelMixer, outputs_of
 from nnunet_mamba.blocks.vss import SS2D
 from nnunet_mamba.ops.precision import (
     FLOAT16_LIMIT,
     PRECISIONS,
     SequenceMixer,
+    clamp_for_matmul,
     clamp_to_float16,
     set_mixer_precision,
     with_mixer_precision,
@@ -59,6 +61,15 @@ def test_infinities_of_float16_become_its_largest_number_and_nan_stays():
     assert torch.equal(clamp_to_float16(x[[0, 1, 3]]), x[[0, 1, 3]])
 
 
+def test_what_a_matrix_product_rounds_to_float16_is_clamped_before():
+    x = torch.tensor([1e6, -1e6, 1.0], requires_grad=True)
+    assert torch.equal(clamp_for_matmul(x), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(clamp_for_matmul(x), x)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert clamp_for_matmul(x).tolist() == [65504.0, -65504.0, 1.0]
+
+
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="mixer_precision is 'half'; choose one of 'float32', 'mixed'"):
         set_mixer_precision(Huge(), "half")
@@ -77,8 +88,17 @@ def outputs_and_gradients(mixer, x, dtype):
     return {"y": y, **dict(zip(wanted, grads, strict=True))}
 
 
+def voxel_mixer(kind, mixer_output="residual"):
+    return VoxelMixer(16, 3, kind=kind, order="bi", mixer_output=mixer_output)
+
+
+def large_kernel_mixer():
+    return LargeKernelMixer(16, 3, level=1, windows="whole")
+
+
 MIXERS = {
-    "mamba": lambda: VoxelMixer(16, 3, order="bi", mixer_output="residual"),
+    **{kind: lambda kind=kind: voxel_mixer(kind) for kind in LAYERS},
+    "large_kernel": large_kernel_mixer,
     "channels": lambda: ChannelMixer(16, (4, 5, 6)),
     "mamba_trans": lambda: MambaTransMixer(16, 3, order="bi", d_state=16),
     "visual": lambda: ChannelsFirst(SS2D(16, order="multi")),
@@ -131,6 +151,47 @@ def scale(module: nn.Module, **factors: float) -> nn.Module:
             for parameter in found:
                 parameter.mul_(factor)
     return module
+
+
+ENDS = {  # first and last projections
+    "mamba": ("in_proj", "out_proj"),
+    "mamba2": ("in_proj", "out_proj"),
+    "mlstm": ("proj_up", "proj_down"),
+    "attention": ("qkv", "attention.proj"),
+    "large_kernel": ("in_proj", "out_proj"),
+}
+FACTORS = {"weak in": (300, 1), "strong in": (1000, 1), "out": (1, 2e4), "both": (1000, 2e4)}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+@pytest.mark.parametrize("factors", FACTORS.values(), ids=FACTORS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_exploding_projections_leave_mixers_of_all_kinds_finite(kind, factors, precision):
+    """Whatever the mixer returns, also through its own norm and with float16 in."""
+    for mixer_output in outputs_of(kind):
+        torch.manual_seed(0)
+        mixer = large_kernel_mixer() if kind == "large_kernel" else voxel_mixer(kind, mixer_output)
+        scale(mixer, **{f"{name}.weight": factor for name, factor in zip(ENDS[kind], factors, strict=True)})
+        set_mixer_precision(mixer, precision)
+        x = torch.randn(1, 16, 4, 4, 4)
+        with torch.autocast("cpu", dtype=torch.float16):
+            assert mixer(x).isfinite().all(), mixer_output
+            assert mixer(x.half()).isfinite().all(), mixer_output
+
+
+def test_walks_of_mamba_2s_own_kernels_may_exceed_float16_with_different_signs(monkeypatch):
+    """Their sum is float32, and an infinity less another would be NaN."""
+    signs = iter((1, -1))
+    monkeypatch.setattr(mamba2, "choose_backend", lambda *_: "mamba_ssm")
+    monkeypatch.setattr(mamba2, "mamba2_scan", lambda x, *_: torch.full_like(x, next(signs) * torch.inf))
+    mixer = voxel_mixer("mamba2")
+    set_mixer_precision(mixer, "mixed")
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert mixer(torch.randn(1, 16, 4, 4, 4)).isfinite().all()
+
+
+def test_all_kinds_of_layers_are_tested():
+    assert {*LAYERS, "large_kernel"} == {*ENDS} and {*ENDS} <= {*MIXERS}
 
 
 EXPLODE = {"out_proj__weight": 2e5, "D": 1e3}  # weights that float16 can hold

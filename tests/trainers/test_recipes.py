@@ -175,6 +175,7 @@ def test_the_encoder_is_held_for_ten_epochs_and_trained_after(initialised, make_
         ("MMUNet", "3d_fullres", {"A_log", "D"}),
         ("MambaUniPaper", "3d_fullres", {"A_log", "D"}),
         ("MambaUNet", "2d", {"A_logs", "Ds"}),
+        ("UMamba2", "3d_fullres", {"A_log", "D", "dt_bias"}),
     ],
 )
 def test_no_decay_spares_the_state_space_alone(initialised, name, configuration, spared):
