@@ -100,7 +100,7 @@ def _described(trainer: TrainerInfo) -> str:
         "network": f"{network.title} ({trainer.network}), {dimensions_text(network.ndims)}; {network.paper}",
         "recipe": trainer.recipe,
         "twin": f"{trainer.twin_name()}, the same without state space model" if network.has_ssm else "",
-        "no decay": f"{name}{NO_DECAY}, without weight decay on the SSM" if network.has_ssm else "",
+        "no decay": f"{name}{NO_DECAY}, without weight decay on the SSM" if trainer.has_no_decay else "",
         "lengths": " ".join(LENGTHS),
         "test": f"{name}{SMOKE}: a minute, to see whether your dataset passes the whole chain",
         "demo": f"{name}{DEMO}: a small one, for CPUs" if trainer.has_demo else "",

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain
 
 from nnunet_mamba.io.messages import format_unknown_name
 
@@ -18,11 +19,10 @@ NOT_FOUND = "Could not find requested nnunet trainer"  # as nnU-Net's error begi
 NO_SSM = "_nossm"  # of networks
 TWIN, NO_DECAY, DEMO, SMOKE = "NoSSM", "_NoDecaySSM", "_demo", "_smoke"  # of trainers
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)  # nnU-Net's lengths
+# endings of the trainers with other mixers in the places of their own -> words of `create_network`
+MIXERS = {"Mamba": "mamba", "Mamba2": "mamba2", "mLSTM": "mlstm", "Attention": "attention"}
 # values of a mixer's settings that trainers' names may contain; without mixers they mean nothing
-MIXER_WORDS = (
-    *("bare", "residual", "norm", "scaled", "uni", "bi", "multi"),
-    *("Mamba", "Mamba2", "mLSTM", "Attention"),
-)
+MIXER_WORDS = ("bare", "residual", "norm", "scaled", "uni", "bi", "multi", *MIXERS)
 LENGTHS = tuple(f"_{n}epoch{'s' * (n > 1)}" for n in EPOCHS)
 
 
@@ -30,15 +30,17 @@ LENGTHS = tuple(f"_{n}epoch{'s' * (n > 1)}" for n in EPOCHS)
 class NetworkInfo:
     """Network by its paper.
 
-    ndims    numbers of spatial dimensions of the images that it takes
-    has_ssm  it has a twin: the same network without state space model
-    twin     the first network of the table that has the same twin ("": this one is the first)
+    ndims      numbers of spatial dimensions of the images that it takes
+    has_ssm    it has a twin: the same network without state space model
+    has_state  its mixers have A and D, which weight decay may spare
+    twin       the first network of the table that has the same twin ("": this one is the first)
     """
 
     title: str
     paper: str
     ndims: tuple[int, ...] = (2, 3)
     has_ssm: bool = True
+    has_state: bool = True
     twin: str = ""
 
 
@@ -46,8 +48,10 @@ class NetworkInfo:
 class TrainerInfo:
     """Trainer by its network and recipe, in words.
 
-    has_demo  there is a small one for CPUs
-    twin      the trainer that has the same twin ("": its twin is its own name with NoSSM)
+    has_demo   there is a small one for CPUs
+    twin       the trainer that has the same twin ("": its twin is its own name with NoSSM)
+    own_mixer  the kind of its mixers, in whose places those of the other MIXERS may stand ("": none may)
+    mixer      the kind that stands in the places of those of `twin` ("": the network's own)
     """
 
     name: str
@@ -55,16 +59,24 @@ class TrainerInfo:
     recipe: str
     has_demo: bool = False
     twin: str = ""
+    own_mixer: str = ""
+    mixer: str = ""
 
     def endings(self) -> dict[str, tuple[str, ...]]:
         """Return the endings of its name, of its twin's name, and of that without weight decay on the SSM."""
         short = (SMOKE, DEMO) if self.has_demo else (SMOKE,)
         endings = {self.name: (*LENGTHS, *short)}
-        if NETWORKS[self.network].has_ssm:
-            if not self.twin:
-                endings[self.name + TWIN] = (*LENGTHS, *short)
+        if NETWORKS[self.network].has_ssm and not self.twin:
+            endings[self.name + TWIN] = (*LENGTHS, *short)
+        if self.has_no_decay:
             endings[self.name + NO_DECAY] = LENGTHS
         return endings
+
+    @property
+    def has_no_decay(self) -> bool:
+        """True if it comes without weight decay on the SSM too: with its network's own mixers alone."""
+        network = NETWORKS[self.network]
+        return network.has_ssm and network.has_state and not self.mixer
 
     def twin_name(self) -> str:
         """Return the name of the trainer of the same network without state space model, "" without one."""
@@ -90,8 +102,8 @@ FAMILY: dict[str, NetworkInfo] = {
     "umamba_bot": NetworkInfo("U-Mamba Bot", UMAMBA),
     "umamba_enc": NetworkInfo("U-Mamba Enc", UMAMBA, twin="umamba_bot"),
     "umamba2": NetworkInfo("U-Mamba2", "Tan et al., arXiv:2509.12069"),
-    "xlstm_unet_bot": NetworkInfo("xLSTM-UNet Bot", XLSTM, twin="umamba_bot"),
-    "xlstm_unet_enc": NetworkInfo("xLSTM-UNet Enc", XLSTM),
+    "xlstm_unet_bot": NetworkInfo("xLSTM-UNet Bot", XLSTM, has_state=False, twin="umamba_bot"),
+    "xlstm_unet_enc": NetworkInfo("xLSTM-UNet Enc", XLSTM, has_state=False),
     "mamba_uni": NetworkInfo("Taming Mambas, one scan", TAMING),
     "mamba_bi": NetworkInfo("Taming Mambas, two scans", TAMING, twin="mamba_uni"),
     "mamba_multi": NetworkInfo("Taming Mambas, eight scans", TAMING, ndims=(3,), twin="mamba_uni"),
@@ -126,8 +138,8 @@ ADAM = "U-Mamba's authors': Adam from 1e-4, poly decay, 1000 epochs"
 ADAMW_SWIN_UNETR = "U-Mamba's authors': AdamW from 8e-4, cosine, 1000 epochs"
 
 
-def _planned(name: str, network: str, recipe: str = NNUNET) -> TrainerInfo:
-    return TrainerInfo(PREFIX + name, network, recipe, has_demo=True)
+def _planned(name: str, network: str, recipe: str = NNUNET, own_mixer: str = "") -> TrainerInfo:
+    return TrainerInfo(PREFIX + name, network, recipe, has_demo=True, own_mixer=own_mixer)
 
 
 def _own(name: str, network: str, recipe: str = NNUNET) -> TrainerInfo:
@@ -141,24 +153,29 @@ def _ablation(name: str, change: str, *, of_mixer: bool = True) -> TrainerInfo:
     return TrainerInfo(f"{PREFIX}MMUNet_{name}", "mm_unet", recipe, has_demo=True, twin=twin)
 
 
-def _mixers(name: str, network: str, recipe: str, *kinds: str) -> Iterator[TrainerInfo]:
-    """Yield the rows of a network with other kinds of mixers in the same places; they have its twin."""
-    for kind in kinds:
-        text = f"{kind} as the mixer; {recipe}"
-        yield TrainerInfo(f"{PREFIX}{name}_{kind}", network, text, has_demo=True, twin=PREFIX + name)
+def _with_other_mixers(row: TrainerInfo) -> Iterator[TrainerInfo]:
+    """Yield the rows of the trainer with each other kind of mixers in the places of its own."""
+    for kind in MIXERS if row.own_mixer else ():
+        if kind != row.own_mixer:
+            recipe = f"{kind} in place of its own mixer; {row.recipe}"
+            name = f"{row.name}_{kind}"
+            yield TrainerInfo(name, row.network, recipe, has_demo=True, twin=row.name, mixer=kind)
 
 
-TRAINERS: tuple[TrainerInfo, ...] = (
-    _planned("MMUNet", "mm_unet", MM_UNETS),
-    _planned("UMambaBot", "umamba_bot"),
-    _planned("UMambaEnc", "umamba_enc"),
+_PLANNED = (
+    _planned("MMUNet", "mm_unet", MM_UNETS, own_mixer="Mamba"),
+    _planned("UMambaBot", "umamba_bot", own_mixer="Mamba"),
+    _planned("UMambaEnc", "umamba_enc", own_mixer="Mamba"),
     _planned("MambaUni", "mamba_uni"),
     _planned("MambaBi", "mamba_bi"),
     _planned("MambaMulti", "mamba_multi"),
-    _planned("UMamba2", "umamba2"),
+    _planned("UMamba2", "umamba2", own_mixer="Mamba2"),
     _planned("XLSTMUNetBot", "xlstm_unet_bot"),
     _planned("XLSTMUNetEnc", "xlstm_unet_enc"),
     _planned("LKMUNet", "lkm_unet"),
+)
+TRAINERS: tuple[TrainerInfo, ...] = (
+    *_PLANNED,
     _own("VMUNet", "vm_unet"),
     _own("MambaUNet", "mamba_unet"),
     _own("SwinUMamba", "swin_umamba"),
@@ -188,10 +205,7 @@ TRAINERS: tuple[TrainerInfo, ...] = (
     _ablation("SSMAll", "mixers instead of convolutions everywhere", of_mixer=False),
     _ablation("SSMDecBot", "mixers instead of convolutions in bottleneck and decoder", of_mixer=False),
     _ablation("HybridOutside", "mixers behind the residual blocks"),
-    *_mixers("MMUNet", "mm_unet", MM_UNETS, "Mamba2", "mLSTM", "Attention"),
-    *_mixers("UMambaBot", "umamba_bot", NNUNET, "Mamba2", "mLSTM", "Attention"),
-    *_mixers("UMambaEnc", "umamba_enc", NNUNET, "Mamba2", "mLSTM", "Attention"),
-    *_mixers("UMamba2", "umamba2", NNUNET, "Mamba", "mLSTM", "Attention"),
+    *chain.from_iterable(map(_with_other_mixers, _PLANNED)),
     _own("SegResNet", "seg_res_net", ADAM),
     _own("SegResNet_2xFeat", "seg_res_net_2x_feat", ADAM),
     _own("SegResNet_2xFeat_2xDepth", "seg_res_net_2x_feat_2x_depth", ADAM),

@@ -3,7 +3,7 @@
 nnUNetTrainerX             X, a network of the family, also with other mixers (_Mamba2), a paper's recipe, an
                            ablation or a baseline
 nnUNetTrainerXNoSSM        its twin: the same network without SSM, its mixers replaced by the identity
-nnUNetTrainerX_NoDecaySSM  without weight decay on A and D of the state space model
+nnUNetTrainerX_NoDecaySSM  without weight decay on A and D of its own state space model, if it has one
 
 Each comes in nnU-Net's lengths (`..._100epochs`), and but for the last as `..._smoke`: a test of a minute
 whether a dataset can be trained on and validated. Networks that take their topology from the plans also come

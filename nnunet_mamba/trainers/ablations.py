@@ -4,16 +4,9 @@ ABLATIONS  MM-UNet, by its own recipe, with another scan order or another placem
 MIXERS     networks that take their topology from the plans, with other mixers in the same places
 """
 
-from collections.abc import Iterator
-
-from nnunet_mamba.networks.family import get_config
+from nnunet_mamba.nnunet import catalogue
 from nnunet_mamba.trainers.mamba import MambaTrainer
-from nnunet_mamba.trainers.networks import (
-    nnUNetTrainerMMUNet,
-    nnUNetTrainerUMamba2,
-    nnUNetTrainerUMambaBot,
-    nnUNetTrainerUMambaEnc,
-)
+from nnunet_mamba.trainers.networks import PLANNED, nnUNetTrainerMMUNet
 from nnunet_mamba.trainers.variants import make_variant
 
 # MM-UNet's ablations: the encoder stays convolutional at full resolution, as in MM-UNet itself
@@ -59,26 +52,15 @@ ABLATIONS: tuple[type[MambaTrainer], ...] = (
 
 # Other global mixers in the places of a network's own, with everything else equal
 
-MIXER_NAMES: dict[str, str] = {
-    "Mamba": "mamba",
-    "Mamba2": "mamba2",
-    "mLSTM": "mlstm",
-    "Attention": "attention",
-}
-SLOTS: tuple[type[MambaTrainer], ...] = (
-    nnUNetTrainerMMUNet,
-    nnUNetTrainerUMambaBot,
-    nnUNetTrainerUMambaEnc,
-    nnUNetTrainerUMamba2,
-)
+_PLANNED_BY_NAME = {trainer.__name__: trainer for trainer in PLANNED}
 
 
-def _with_other_mixers(trainer: type[MambaTrainer]) -> Iterator[type[MambaTrainer]]:
-    """Yield the trainer with each kind of mixer that its network does not have itself."""
-    own = get_config(trainer.network_name).mixer
-    for name, kind in MIXER_NAMES.items():
-        if own is None or own.kind != kind:
-            yield make_variant(trainer, f"_{name}", overrides={"mixer": kind})
+def _with_other_mixers(row: catalogue.TrainerInfo) -> type[MambaTrainer]:
+    """Make the trainer of a catalogue's row whose mixers are not its network's own."""
+    network = catalogue.NETWORKS[row.network]
+    doc = f"{network.title} ({network.paper}) with {row.mixer} in the places of its own mixers."
+    overrides = {"mixer": catalogue.MIXERS[row.mixer]}
+    return make_variant(_PLANNED_BY_NAME[row.twin], f"_{row.mixer}", doc=doc, overrides=overrides)
 
 
-MIXERS = tuple(variant for trainer in SLOTS for variant in _with_other_mixers(trainer))
+MIXERS = tuple(_with_other_mixers(row) for row in catalogue.TRAINERS if row.mixer)

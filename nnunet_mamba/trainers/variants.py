@@ -20,6 +20,7 @@ DEMO_SETTINGS: Mapping[str, Any] = {
     "save_every": 1,  # an interrupted demo resumes with `--c`
 }
 DEMO_MOMENTUM = 0.9  # nnU-Net's 0.99 remembers 100 steps, a quarter of the demo
+STATELESS = ("mlstm", "attention")  # kinds of mixers without A and D
 SMOKE_SETTINGS: Mapping[str, Any] = {
     "num_epochs": 1,
     "num_iterations_per_epoch": 4,
@@ -27,14 +28,14 @@ SMOKE_SETTINGS: Mapping[str, Any] = {
 }
 
 
-def make_variant(trainer: Trainer, suffix: str, **changes: Any) -> Trainer:
+def make_variant(trainer: Trainer, suffix: str, *, doc: str | None = None, **changes: Any) -> Trainer:
     """Return a subclass of `trainer` with a suffix to its name and some class attributes changed.
 
-    `settings` are added to those of `trainer`, all other attributes replace its own.
+    `settings` are added to those of `trainer`, all other attributes replace its own, `doc` its docstring.
     """
     if "settings" in changes:
         changes["settings"] = {**trainer.settings, **changes["settings"]}
-    body = {**changes, "__module__": trainer.__module__, "__doc__": trainer.__doc__}
+    body = {**changes, "__module__": trainer.__module__, "__doc__": doc or trainer.__doc__}
     return type(trainer.__name__ + suffix, (trainer,), body)  # type: ignore[return-value]
 
 
@@ -57,17 +58,25 @@ def has_same_twin_as_base(trainer: type[MambaTrainer]) -> bool:
     return own == other
 
 
+def has_state_to_spare(trainer: type[MambaTrainer]) -> bool:
+    """Return whether its mixers are its network's own, and have A and D, which weight decay may spare."""
+    mixer = get_config(trainer.network_name).mixer
+    return "mixer" not in trainer.overrides and mixer is not None and mixer.kind not in STATELESS
+
+
 def make_family(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[GuardedTrainer]]:
     """Yield the trainer, its twin, and the trainer without weight decay on the SSM, each in every length.
 
-    A trainer that differs from its base class in its mixers alone has no twin of its own.
+    A trainer that differs from its base class in its mixers alone has no twin of its own, and one without
+    state to spare none without weight decay on it.
     """
     for full in (trainer,) if has_same_twin_as_base(trainer) else (trainer, make_twin(trainer)):
         yield from make_lengths_and_smoke_test(full)
         if demo:
             recipe = replace(full.recipe, options={**full.recipe.options, "momentum": DEMO_MOMENTUM})
             yield make_variant(full, DEMO, settings=DEMO_SETTINGS, recipe=recipe, plans_template="cpu")
-    yield from make_lengths(make_variant(trainer, NO_DECAY, no_decay_ssm=True))
+    if has_state_to_spare(trainer):
+        yield from make_lengths(make_variant(trainer, NO_DECAY, no_decay_ssm=True))
 
 
 def make_lengths_and_smoke_test(trainer: type[GuardedTrainer]) -> Iterator[type[GuardedTrainer]]:

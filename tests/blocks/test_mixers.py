@@ -89,7 +89,9 @@ def test_every_kind_mixes_along_the_whole_grid_and_learns_with_all_its_weights(k
         (gradient,) = torch.autograd.grad(y[0, -1].flatten()[-1], x, retain_graph=True)
         assert gradient[0].flatten()[0] != 0 and not gradient[1].any()
         y.square().sum().backward()
-        assert not [name for name, parameter in mixer.named_parameters() if parameter.grad is None]
+        gradients = {name: parameter.grad for name, parameter in mixer.named_parameters()}
+        assert all(gradient.isfinite().all() for gradient in gradients.values())
+        assert not [name for name, gradient in gradients.items() if not gradient.any()]
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -17,13 +17,15 @@ from nnunet_mamba.blocks.large_kernel import LargeKernelMixer
 from nnunet_mamba.blocks.mamba import Mamba, SelectiveSSM
 from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
 from nnunet_mamba.blocks.meta import MetaBlock
-from nnunet_mamba.blocks.mixers import TokenMixer, VoxelMixer
+from nnunet_mamba.blocks.mixers import KINDS, TokenMixer, VoxelMixer
 from nnunet_mamba.blocks.vss import VSSBlock
+from nnunet_mamba.checkpoints.meta_key_maps import convert_umamba2
 from nnunet_mamba.networks.config import MetaConfig
 from nnunet_mamba.networks.family import FAMILY, get_config, supported_ndims
 from nnunet_mamba.networks.geometry import Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.nn_mamba_unet import MambaBranch
+from nnunet_mamba.networks.unet import is_alias
 from nnunet_mamba.scan_order import scan_order
 
 NETWORKS = list_networks()
@@ -213,6 +215,36 @@ def test_the_control_is_nnunets_own_network(ndim):
     x = torch.randn(2, 1, *[16] * ndim)
     for a, b in zip(ours(x), theirs(x), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_umamba2_without_mamba_is_nnunets_residual_encoder(ndim):
+    """With its weights, under the names of U-Mamba2's code, which are nnU-Net's but for the Mamba layer."""
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+    from dynamic_network_architectures.building_blocks.helper import (
+        convert_dim_to_conv_op,
+        get_matching_instancenorm,
+    )
+
+    arguments = plan(4, ndim, n_blocks_per_stage=[1, 2, 3, 2], n_conv_per_stage_decoder=[2, 1, 1])
+    conv = convert_dim_to_conv_op(ndim)
+    theirs = ResidualEncoderUNet(
+        n_stages=4,
+        conv_op=conv,
+        conv_bias=True,
+        norm_op=get_matching_instancenorm(conv),
+        norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU,
+        nonlin_kwargs={"inplace": True},
+        deep_supervision=True,
+        **arguments,
+    ).double()
+    ours = create_network("umamba2_nossm", **arguments, deep_supervision=True).double()
+    weights = {key: value for key, value in theirs.state_dict().items() if not is_alias(key)}
+    ours.load_state_dict(convert_umamba2(weights, {}))
+    x = torch.randn(2, 1, *[16] * ndim, dtype=torch.float64)
+    for a, b in zip(ours(x), theirs(x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -542,7 +574,12 @@ def test_traces_into_one_graph(name, backend):
     if name in META:
         grid = (4, 4, 4) if name == "umamba_enc" else grid  # scans channels, too
         arguments = plan(2, patch_size=grid)
-    network, x = create_network(name, **arguments, deep_supervision=True), torch.randn(1, 1, *grid)
+    check_traced(create_network(name, **arguments, deep_supervision=True), grid, backend)
+
+
+def check_traced(network, grid, backend):
+    """Outputs and gradients of the one graph are the network's own."""
+    x = torch.randn(1, 1, *grid)
     torch._dynamo.reset()  # else the networks before this one count as recompilations of its code
     compiled = torch.compile(network, fullgraph=True, backend=backend)
     expected, actual = network(x), compiled(x)
@@ -553,6 +590,13 @@ def test_traces_into_one_graph(name, backend):
     ]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_mm_unet_traces_into_one_graph_with_every_kind_of_mixer(kind):
+    network = create_network("mm_unet", **plan(2, patch_size=[8, 8, 8]), mixer=kind, deep_supervision=True)
+    check_traced(network, (8, 8, 8), "aot_eager")
 
 
 @pytest.mark.slow

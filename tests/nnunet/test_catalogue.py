@@ -6,15 +6,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from nnunet_mamba import trainers
+from nnunet_mamba import create_network, trainers
 from nnunet_mamba.blocks import mixers
 from nnunet_mamba.io.messages import describe_regex, find_closest_names, format_unknown_name
 from nnunet_mamba.networks import baselines, family
 from nnunet_mamba.networks.family import get_config
 from nnunet_mamba.nnunet import catalogue
 from nnunet_mamba.scan_order import scan_order
-from nnunet_mamba.trainers.ablations import MIXER_NAMES
+from nnunet_mamba.trainers.mamba import SSM_STATE
 
 
 def test_it_has_every_network_with_its_axes_and_its_twin():
@@ -77,10 +78,28 @@ def test_the_twin_of_a_row_is_that_trainer_without_ssm(row):
 
 
 def test_words_of_mixers_are_those_that_their_configs_know():
-    kinds = set(MIXER_NAMES)
+    kinds = set(catalogue.MIXERS)
     orders = set(catalogue.MIXER_WORDS) - set(mixers.OUTPUTS) - kinds
     assert len(orders) + len(mixers.OUTPUTS) + len(kinds) == len(catalogue.MIXER_WORDS)
     assert all(scan_order(order, 3) for order in orders)
+    assert set(catalogue.MIXERS.values()) == set(mixers.LAYERS)
+
+
+@pytest.mark.parametrize("row", [row for row in catalogue.TRAINERS if row.own_mixer or row.mixer])
+def test_mixers_of_a_row_are_its_networks_own_or_those_in_their_places(row):
+    trainer = getattr(trainers, row.name)
+    config = get_config(row.network).with_overrides(**trainer.overrides)
+    assert config.mixer.kind == catalogue.MIXERS[row.mixer or row.own_mixer]
+    assert trainer.overrides == ({"mixer": config.mixer.kind} if row.mixer else {})
+    assert (f"with {row.mixer} in the places of its own" in trainer.__doc__) == bool(row.mixer)
+
+
+@pytest.mark.parametrize("name", [name for name, row in catalogue.FAMILY.items() if row.has_ssm])
+def test_a_network_has_state_that_weight_decay_may_spare_exactly_if_its_row_says_so(name):
+    with torch.device("meta"):
+        network = create_network(name, input_channels=1, num_classes=2)
+    last = {key.rsplit(".", 1)[-1] for key, _ in network.named_parameters()}
+    assert bool(last & set(SSM_STATE)) == catalogue.FAMILY[name].has_state
 
 
 @pytest.mark.parametrize(
