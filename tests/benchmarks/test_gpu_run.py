@@ -32,7 +32,7 @@ def test_the_dry_run_tries_the_commands_on_the_cpu(run, monkeypatch, tmp_path, c
     assert run.main() == 0, capsys.readouterr().out
     found = results(tmp_path / "out")
     measured = json.loads(found["kernels.json"])
-    assert {row["what"] for row in measured} == {"scan", "convolution"}
+    assert {row["what"] for row in measured} == {"scan", "convolution", "attention", "mamba2", "mamba2_layer"}
     assert [row for row in measured if "error" in row] == []
     assert "test_scan_equals_the_reference" in found["correct.txt"]
     assert {"scan.md", "networks.md", "predict.md"} <= set(found)

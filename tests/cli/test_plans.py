@@ -29,7 +29,7 @@ def test_every_template_is_listed_with_its_paper(capsys):
     assert "3d_fullres: 40x224x192, batch 2, 6 stages" in printed
     assert "arXiv:2401.04722" in printed
     assert "3d_fullres: the dataset's patch, batch 2" in printed  # mm_unet_amos
-    assert printed.count("arXiv") == 11
+    assert printed.count("arXiv") == 13
 
 
 def test_apply_writes_plans_and_prints_how_to_train_them(capsys, dataset):

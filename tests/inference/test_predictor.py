@@ -359,7 +359,8 @@ def test_networks_return_the_same_with_channels_last(name):
         expected = net(x)
         with channels_last(net, CPU):
             found = net(x)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    error = 3e-3 if "lightm" in name else 1e-4  # it amplifies the rounding of float32
+    torch.testing.assert_close(found, expected, rtol=error, atol=error * float(expected.abs().max()))
 
 
 def test_only_a_batch_size_of_one_keeps_torchs_operators(make_predictor):
