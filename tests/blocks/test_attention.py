@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nnunet_mamba.blocks.attention import Attention, attention_window, rotary_angles, rotate
+from nnunet_mamba.scan_order import scan_order
 
 CPU = torch.device("cpu")
 GRIDS = [(7,), (4, 5), (3, 4, 2)]
