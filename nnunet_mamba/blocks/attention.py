@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.ops.precision import accumulation_dtype, clamp_to_float16
+from nnunet_mamba.scan_order import ScanDirection
 
 Grid = tuple[int, ...]
 BASE = 100.0  # of the frequencies [2]
@@ -64,18 +65,23 @@ def map_windows(function: Callable[[Tensor], Tensor], x: Tensor, window: Grid, a
     return torch.cat(mapped, axis) if len(mapped) > 1 else mapped[0]
 
 
+def pairs_per_axis(headdim: int, n_axes: int) -> int:
+    """Return the pairs of a head's channels that turn along each axis. Raises ValueError if there is none."""
+    if headdim < 2 * n_axes:
+        raise ValueError(
+            f"Heads of {headdim} channels have no room for positions on {n_axes} axes; use a headdim of at "
+            f"least {2 * n_axes}."
+        )
+    return headdim // (2 * n_axes)
+
+
 def rotary_angles(grid: Grid, headdim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return the angles that pairs of a head's channels turn by at each voxel, (*grid, headdim // 2).
 
     Each of k axes has n = headdim // (2 k) pairs; pair j turns by BASE^(-j / n) per voxel along its axis
     [2]. The pairs left over turn by 0: they see content alone. Raises ValueError if n is 0.
     """
-    n_pairs = headdim // (2 * len(grid))
-    if n_pairs == 0:
-        raise ValueError(
-            f"Heads of {headdim} channels have no room for positions on {len(grid)} axes; use a headdim of "
-            f"at least {2 * len(grid)}."
-        )
+    n_pairs = pairs_per_axis(headdim, len(grid))
     frequencies = BASE ** (-torch.arange(n_pairs, device=device, dtype=dtype) / n_pairs)
     coordinates = [torch.arange(size, device=device, dtype=dtype) for size in grid]
     axes = [x[..., None] * frequencies for x in torch.meshgrid(*coordinates, indexing="ij")]
@@ -107,15 +113,21 @@ class Attention(nn.Module):
 
     Args:
         features: C.
-        directions: ignored; other layers over tokens need them.
+        directions: of other layers over tokens; here only their axes count, to check headdim.
         headdim: channels of a head, at least two per axis of the grid (see `rotary_angles`).
         max_tokens: voxels that attend to each other, at most: see `attention_window`.
     """
 
     def __init__(
-        self, features: int, directions: object = None, *, headdim: int = 32, max_tokens: int = 4096
+        self,
+        features: int,
+        directions: tuple[ScanDirection, ...] = (),
+        *,
+        headdim: int = 32,
+        max_tokens: int = 4096,
     ):
         super().__init__()
+        pairs_per_axis(headdim, max((len(direction.axes) for direction in directions), default=1))
         if max_tokens < 1:
             raise ValueError(f"max_tokens is {max_tokens}; a window has at least 1 token.")
         self.headdim, self.max_tokens = headdim, max_tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import cache
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -63,12 +64,10 @@ class LargeKernelMixer(SequenceMixer):
 
     Args:
         level: number of the stage, counted from 1 at the bottleneck.
-        grid: of the stage in training, if known: a warning, once in a process, says if it is taken whole.
+        grid: of the stage in training, if known: see `warn_of_whole_maps`.
         windows: the parts of P. lattice: as in the code; nearest: lattices that divide any map, by the
             divisors nearest to the code's numbers; contiguous: windows of as many voxels; whole: none.
     """
-
-    warned = False
 
     def __init__(
         self,
@@ -92,8 +91,7 @@ class LargeKernelMixer(SequenceMixer):
         self.window = SeparateMamba(channels, directions, **sizes)
         self.scale, self.windows = 2 ** ((level + 1) // 2 - 1), windows
         self.pool = AVG_POOL[ndim](self.scale)
-        if grid is not None and windows == "lattice" and math.prod(self.parts(grid)) == 1:
-            self.warn_of_whole_map(grid)
+        self.grid = grid
 
     @with_mixer_precision
     def forward(self, x: Tensor) -> Tensor:
@@ -102,26 +100,13 @@ class LargeKernelMixer(SequenceMixer):
 
     def parts(self, grid: Grid) -> Grid:
         """Return the period of the lattice, or the voxels of a window, per axis; ones for the whole map."""
-        wanted = tuple(self.scale * size for size in PARTS[len(grid)])
+        wanted = lattice_period(self.scale, len(grid))
         if self.windows == "whole":
             return (1,) * len(grid)
         if self.windows == "lattice":
             divides = all(size % part == 0 for size, part in zip(grid, wanted, strict=True))
             return wanted if divides else (1,) * len(grid)
         return tuple(_nearest_divisor(size, part) for size, part in zip(grid, wanted, strict=True))
-
-    def warn_of_whole_map(self, grid: Grid) -> None:
-        """Warn that a map is one sequence: of a network's largest one, which is built first."""
-        if LargeKernelMixer.warned:
-            return
-        LargeKernelMixer.warned = True
-        _logger.warning(
-            "The lattices of LKM-UNet, every %s voxels, do not divide a map of %s: its %s voxels are one "
-            "sequence, as in the authors' code. windows='nearest' takes others, 'contiguous' windows.",
-            tuple(self.scale * size for size in PARTS[len(grid)]),
-            grid,
-            math.prod(grid),
-        )
 
     def scan_parts(self, x: Tensor) -> Tensor:
         """Return P(x)."""
@@ -135,6 +120,32 @@ class LargeKernelMixer(SequenceMixer):
         if any(size % self.scale for size in x.shape[2:]):
             return self.window(x)
         return F.interpolate(self.window(self.pool(x)), scale_factor=float(self.scale), mode="nearest")
+
+
+def lattice_period(scale: int, ndim: int) -> Grid:
+    """Return the period of the code's lattice per axis, which a map may not be a multiple of."""
+    return tuple(scale * size for size in PARTS[ndim])
+
+
+def warn_of_whole_maps(network: nn.Module) -> None:
+    """Warn if maps of a network are one sequence in training where lattices do not divide them: of the first
+    one, which is the largest. Of another network with the same map there is no second warning."""
+    for mixer in network.modules():
+        grid = mixer.grid if isinstance(mixer, LargeKernelMixer) and mixer.windows == "lattice" else None
+        if grid is not None and math.prod(mixer.parts(grid)) == 1:
+            _warn_of_whole_map(grid, mixer.scale)
+            return
+
+
+@cache
+def _warn_of_whole_map(grid: Grid, scale: int) -> None:
+    _logger.warning(
+        "The lattices of LKM-UNet, every %s voxels, do not divide a map of %s: its %s voxels are one "
+        "sequence, as in the authors' code. windows='nearest' takes others, 'contiguous' windows.",
+        lattice_period(scale, len(grid)),
+        grid,
+        math.prod(grid),
+    )
 
 
 def split(x: Tensor, parts: Grid, contiguous: bool) -> Tensor:

@@ -15,6 +15,7 @@ from nnunet_mamba.blocks.vss import SS2D
 from nnunet_mamba.scan_order import scan_order
 
 NONE = "none"  # the word for no mixer
+COUNTS = ("d_state", "d_conv", "expand", "headdim", "heads", "max_tokens")  # settings that are whole numbers
 MAKERS = {**{kind: layer.make for kind, layer in LAYERS.items()}, **MIXERS, "vss": SS2D}
 Config = TypeVar("Config", bound="NetworkConfig")
 
@@ -49,7 +50,7 @@ class Mixer:
     windows: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown kind, and for settings that the kind does not have."""
+        """Raise ValueError for an unknown kind, settings that the kind does not have, and counts below 1."""
         if self.kind not in MAKERS:
             raise ValueError(f"kind: there is no mixer {self.kind!r}; choose from {', '.join(MAKERS)}.")
         if self.mixer_output not in outputs_of(self.kind):
@@ -64,6 +65,10 @@ class Mixer:
                 f"{', '.join(unknown)}: mixers of the kind {self.kind!r} have no such setting; they have "
                 f"{', '.join(sorted(known))}."
             )
+        for name in COUNTS:
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} is {value!r}; give a whole number of at least 1, or None.")
 
     def options(self) -> dict[str, Any]:
         """Return the settings of the kind alone that are not its defaults."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.convolution import ConvNormAct, StackedConvs, pointwise, projection_skip, upsampling
+from nnunet_mamba.blocks.large_kernel import warn_of_whole_maps
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import LAYERS, ChannelMixer, Place, build_mixer
 from nnunet_mamba.networks.config import MetaConfig
@@ -173,6 +174,7 @@ class MetaUNet(UNet):
         self.apply(self.initialize)
         if config.init == "zero_residual":
             zero_residuals(self)
+        warn_of_whole_maps(self)
 
     def check(self, grid: Grid) -> None:
         super().check(grid)

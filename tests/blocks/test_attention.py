@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nnunet_mamba.blocks.attention import Attention, attention_window, rotary_angles, rotate
+from nnunet_mamba.scan_order import scan_order
 
 CPU = torch.device("cpu")
 GRIDS = [(7,), (4, 5), (3, 4, 2)]
@@ -142,6 +143,9 @@ def test_a_layer_begins_as_vit():
 def test_heads_too_narrow_for_positions_and_empty_windows_are_refused():
     with pytest.raises(ValueError, match=r"5 channels have no room .* 3 axes; use a headdim of at least 6"):
         Attention(8, headdim=5)(torch.zeros(1, 8, 8), (2, 2, 2))
+    for headdim, order in ((5, scan_order("uni", 3)), (3, scan_order("uni", 2)), (0, ()), (-4, ())):
+        with pytest.raises(ValueError, match=f"Heads of {headdim} channels have no room"):
+            Attention(8, order, headdim=headdim)
     with pytest.raises(ValueError, match="max_tokens is 0"):
         Attention(8, max_tokens=0)
 

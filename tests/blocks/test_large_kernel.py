@@ -6,8 +6,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from nnunet_mamba.blocks.large_kernel import LargeKernelMixer, join, split
+from nnunet_mamba import create_network
+from nnunet_mamba.blocks import large_kernel
+from nnunet_mamba.blocks.large_kernel import LargeKernelMixer, join, split, warn_of_whole_maps
 
 GRID, PARTS = (4, 6, 10), (2, 3, 5)
 
@@ -85,16 +88,30 @@ def test_sequences_do_not_hear_of_each_other(windows):
     assert (torch.autograd.grad(mixer.scan_pooled(x)[0, :, 0, 0].sum(), x)[0] != 0).all()
 
 
-def test_a_map_taken_whole_in_training_is_warned_of_once(caplog, monkeypatch):
-    monkeypatch.setattr(LargeKernelMixer, "warned", False)
-    LargeKernelMixer(2, 3, level=6, grid=(40, 224, 192))
-    LargeKernelMixer(2, 3, level=6, grid=(128, 128, 96), windows="nearest")
-    assert not caplog.records
-    for _ in range(2):
-        LargeKernelMixer(2, 3, level=6, grid=(128, 128, 96))
-        LargeKernelMixer(2, 3, level=5, grid=(64, 64, 48))
-    assert len(caplog.records) == 1
+def test_maps_taken_whole_in_training_are_warned_of_once_per_patch(caplog):
+    """Of its largest map: six stages give one warning, and networks for other patches one each."""
+    large_kernel._warn_of_whole_map.cache_clear()
+
+    def build(patch, **options):
+        mixers = [
+            LargeKernelMixer(2, 3, level=6 - s, grid=tuple(n >> s for n in patch), **options)
+            for s in range(4)
+        ]
+        warn_of_whole_maps(nn.Sequential(*mixers))
+        return len(caplog.records)
+
+    assert build((160, 224, 192)) == 0
+    assert build((128, 128, 96), windows="nearest") == 0
+    assert [build((128, 128, 96)) for _ in range(2)] == [1, 1]
     assert "every (20, 28, 24) voxels, do not divide a map of (128, 128, 96)" in caplog.text
+    assert build((64, 64, 48)) == 2
+
+
+def test_a_network_warns(caplog):
+    large_kernel._warn_of_whole_map.cache_clear()
+    with torch.device("meta"):
+        create_network("lkm_unet", input_channels=1, num_classes=2, patch_size=[32, 32])
+    assert len(caplog.records) == 1 and "a map of (32, 32)" in caplog.text
 
 
 def test_unknown_windows():
