@@ -45,14 +45,14 @@ def choose_headdim(d_inner: int, headdim: int | None = None) -> int:
 
 
 class HeadwiseSSM(nn.Module):
-    """Weights of one direction: causal convolution of x, B and C together; step, decay and skip per head."""
+    """Weights of one direction: causal convolution of x, B and C together, `width` channels; step and decay
+    per head; n_skips of D, as many as heads or as channels of x."""
 
-    def __init__(self, d_inner: int, n_heads: int, d_state: int, d_conv: int):
+    def __init__(self, width: int, n_heads: int, n_skips: int, d_conv: int):
         super().__init__()
         self.dt_bias = nn.Parameter(initial_dt_bias(n_heads))
         self.A_log = nn.Parameter(torch.empty(n_heads).uniform_(SLOWEST, FASTEST).log())
-        self.D = nn.Parameter(torch.ones(n_heads))
-        width = d_inner + 2 * d_state
+        self.D = nn.Parameter(torch.ones(n_skips))
         self.conv1d = nn.Conv1d(width, width, d_conv, groups=width, padding=d_conv - 1)
 
 
@@ -60,11 +60,16 @@ DirectionalSSM = tuple[HeadwiseSSM, ScanDirection]
 
 
 def scan_directions(
-    ssms: Sequence[DirectionalSSM], xBC: Tensor, dt: Tensor, headdim: int, grid: tuple[int, ...]
+    ssms: Sequence[DirectionalSSM],
+    xBC: Tensor,
+    dt: Tensor,
+    headdim: int,
+    groups: int,
+    grid: tuple[int, ...],
 ) -> Tensor:
     """Return the sum over directions, each with weights of its own, of the scans of heads of `headdim`.
 
-    Shape: xBC (b, l, E + 2n), dt (b, l, h) -> (b, l, E) in float32 or float64, tokens in memory order
+    Shape: xBC (b, l, E + 2 G n), dt (b, l, h) -> (b, l, E) in float32 or float64, tokens in memory order
     throughout. All directions divide the tokens into equally many sequences.
     """
     directions = [direction for _, direction in ssms]
@@ -80,7 +85,7 @@ def scan_directions(
     filters, bias = stacked("conv1d.weight").squeeze(2), stacked("conv1d.bias")
     u = multi_directional_conv1d(xBC[None], filters, bias, "silu", reverse=reverse, indices=indices)
     dt_bias, A_log, D = (stacked(name)[:, None, None] for name in ("dt_bias", "A_log", "D"))
-    y = input_dependent_attention(u, dt, dt_bias, A_log, D, headdim, indices, reverse)
+    y = input_dependent_attention(u, dt, dt_bias, A_log, D, headdim, groups, indices, reverse)
     return y.reshape(b, n_tokens, -1)
 
 
@@ -91,22 +96,24 @@ def input_dependent_attention(
     A_log: Tensor,
     D: Tensor,
     headdim: int,
+    groups: int,
     indices: Tensor | None,
     reverse: Sequence[bool],
 ) -> Tensor:
     """Return the sum of k directions' S_t C_t + D x_t (see `Mamba2`), in float32 or float64.
 
-    Shape: u (k, b, l, E + 2n): x, B and C; dt (b, l, h); dt_bias, A_log, D (k, 1, 1, h); indices (k, l) ->
-    (b, l, h, headdim).
+    Shape: u (k, b, l, E + 2 G n): x, B and C; dt (b, l, h); dt_bias, A_log (k, 1, 1, h); D (k, 1, 1, h or E);
+    indices (k, l) -> (b, l, h, headdim).
     """
-    d_inner = dt.shape[2] * headdim
-    x, B, C = u.split([d_inner, *[(u.shape[3] - d_inner) // 2] * 2], dim=-1)
-    x, B, C = x.unflatten(-1, (-1, headdim)), B.unsqueeze(3), C.unsqueeze(3)
+    n_heads = dt.shape[2]
+    x, B, C = u.split([n_heads * headdim, *[(u.shape[3] - n_heads * headdim) // 2] * 2], dim=-1)
+    x, B, C = x.unflatten(-1, (-1, headdim)), B.unflatten(-1, (groups, -1)), C.unflatten(-1, (groups, -1))
+    D = D.unflatten(-1, (n_heads, -1))
     if choose_backend(None, u.device.type) == "mamba_ssm" and u.dtype != torch.float64:
         walks = [
             clamp_to_float16(
                 mamba2_scan(
-                    *(x[k], dt, -A_log[k].exp().flatten(), B[k], C[k], D[k].flatten(), dt_bias[k].flatten()),
+                    *(x[k], dt, -A_log[k].exp().flatten(), B[k], C[k], D[k, 0, 0], dt_bias[k].flatten()),
                     None if indices is None else indices[k],
                     is_reversed,
                 )
@@ -124,7 +131,7 @@ def input_dependent_attention(
         indices=indices,
     )
     y = clamp_to_float16(y)  # not normalised yet
-    for own_D, own_x in zip(D.unsqueeze(-1), x, strict=True):
+    for own_D, own_x in zip(D, x, strict=True):
         y = torch.addcmul(y, own_x, own_D)
     return y
 
@@ -137,10 +144,15 @@ class Mamba2(HeadwiseSSM):
     with S_t = exp(-exp(A_log) step_t) S_{t-1} + step_t x_t B_t^T, step = softplus(dt + dt_bias) per head, and
     x, B, C = silu(conv(xBC)) [1, sec. 7; its code for the norm behind the gate].
 
-    With one direction this is mamba_ssm's Mamba2Simple with its parameter names, for one group of heads. Each
-    further direction has a `HeadwiseSSM` of its own in `further` and shares the rest.
+    With one direction this is mamba_ssm's Mamba2Simple with its parameter names, and with groups its Mamba2.
+    Each further direction has a `HeadwiseSSM` of its own in `further` and shares the rest.
 
-    Raises ValueError if headdim does not divide expand * d_model; None chooses it (`choose_headdim`).
+    Args:
+        headdim: channels p of a head, a divisor of E; None: `choose_headdim`.
+        groups: of heads, G, each with B, C and a norm of its own; a divisor of the number of heads.
+        channel_D: whether D is per channel, not per head.
+
+    Raises ValueError for headdim or groups that are no such divisors.
     """
 
     def __init__(
@@ -152,25 +164,32 @@ class Mamba2(HeadwiseSSM):
         d_conv: int = 4,
         expand: int = 2,
         headdim: int | None = None,
+        groups: int = 1,
+        channel_D: bool = False,
     ):
         d_inner = expand * d_model
-        self.headdim = choose_headdim(d_inner, headdim)
-        n_heads = d_inner // self.headdim
-        super().__init__(d_inner, n_heads, d_state, d_conv)
-        self.directions = directions
-        self.widths = (d_inner, d_inner + 2 * d_state, n_heads)  # of z, xBC, dt
+        headdim = choose_headdim(d_inner, headdim)
+        n_heads, width = d_inner // headdim, d_inner + 2 * groups * d_state
+        if n_heads % groups:
+            raise ValueError(f"{n_heads} heads of {headdim} channels cannot be split into {groups} groups.")
+        of_direction = (width, n_heads, d_inner if channel_D else n_heads, d_conv)
+        super().__init__(*of_direction)
+        self.headdim, self.groups, self.directions = headdim, groups, directions
+        self.widths = (d_inner, width, n_heads)  # of z, xBC, dt
         self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)
         self.norm = nn.RMSNorm(d_inner, eps=EPS)  # never called: `forward` takes its weight
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        self.further = nn.ModuleList(HeadwiseSSM(d_inner, n_heads, d_state, d_conv) for _ in directions[1:])
+        self.further = nn.ModuleList(HeadwiseSSM(*of_direction) for _ in directions[1:])
 
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         z, xBC, dt = self.in_proj(tokens).split(self.widths, dim=-1)
         together: dict[int, list[DirectionalSSM]] = {}  # those that divide the tokens alike
         for ssm, direction in zip([self, *self.further], self.directions, strict=True):
             together.setdefault(direction.n_sequences(grid), []).append((cast(HeadwiseSSM, ssm), direction))
-        parts = [scan_directions(ssms, xBC, dt, self.headdim, grid) for ssms in together.values()]
+        sizes = (self.headdim, self.groups, grid)
+        parts = [scan_directions(ssms, xBC, dt, *sizes) for ssms in together.values()]
         y = sum(parts[1:], parts[0])
-        normalised = F.rms_norm(y * F.silu(z.to(y.dtype)), (y.shape[-1],), eps=EPS)
+        gated = (y * F.silu(z.to(y.dtype))).unflatten(-1, (self.groups, -1))
+        normalised = F.rms_norm(gated, gated.shape[-1:], eps=EPS).flatten(-2)
         # The norm's weight is applied to the projection's: over all tokens it would take as long as the scan
         return clamp_to_float16(F.linear(normalised, self.out_proj.weight * self.norm.weight))

@@ -77,10 +77,11 @@ def outputs_of(kind: str) -> tuple[str, ...]:
     return OUTPUTS if kind == "mamba" else tuple(word for word in OUTPUTS if word != SCALED)
 
 
-def options_of(make: Callable[..., nn.Module]) -> set[str]:
-    """Return the names of the settings of a mixer's or a layer's constructor."""
+def settings_of(make: Callable[..., nn.Module]) -> dict[str, Any]:
+    """Return the settings of a mixer's or a layer's constructor, and their defaults."""
     parameters = inspect.signature(make).parameters.values()
-    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY} - {"order", *Place._fields}
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("order", *Place._fields)]
+    return {p.name: p.default for p in own}
 
 
 class Place(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import nn
 
 from nnunet_mamba.blocks.meta import PLACEMENTS
-from nnunet_mamba.blocks.mixers import BARE, KINDS, LAYERS, MIXERS, OUTPUTS, options_of, outputs_of
+from nnunet_mamba.blocks.mixers import BARE, KINDS, LAYERS, MIXERS, OUTPUTS, outputs_of, settings_of
 from nnunet_mamba.blocks.vss import SS2D
 from nnunet_mamba.scan_order import scan_order
 
@@ -22,7 +22,8 @@ Config = TypeVar("Config", bound="NetworkConfig")
 
 @dataclass(frozen=True)
 class Mixer:
-    """Settings of the global mixers. None: the kind's own default.
+    """Settings of the global mixers. Those that are not given are the kind's own defaults; None if it has no
+    such setting.
 
     kind          a name of `blocks.mixers.KINDS`, or vss
     order         name of the scan order, see `scan_order`; attention has none
@@ -33,6 +34,8 @@ class Mixer:
     shared        whether all directions of `mamba` have the same weights
     headdim       channels of a head, of `mamba2` and `attention`
     heads         heads of `mlstm`
+    groups        groups of heads of `mamba2`, each with B, C and a norm of its own
+    channel_D     whether D of `mamba2` is per channel, not per head
     max_tokens    tokens that attend to each other; longer grids are cut into windows
     windows       parts of the map that `large_kernel` scans by themselves, see `blocks.large_kernel`
     """
@@ -46,11 +49,16 @@ class Mixer:
     shared: bool | None = None
     headdim: int | None = None
     heads: int | None = None
+    groups: int | None = None
+    channel_D: bool | None = None
     max_tokens: int | None = None
     windows: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown kind, settings that the kind does not have, and counts below 1."""
+        """Set what was not given to the kind's defaults.
+
+        Raise ValueError for an unknown kind, settings that it does not have, and counts below 1.
+        """
         if self.kind not in MAKERS:
             raise ValueError(f"kind: there is no mixer {self.kind!r}; choose from {', '.join(MAKERS)}.")
         if self.mixer_output not in outputs_of(self.kind):
@@ -58,20 +66,23 @@ class Mixer:
                 f"mixer_output: mixers of the kind {self.kind!r} have no {self.mixer_output!r}; choose from "
                 f"{', '.join(outputs_of(self.kind))}."
             )
-        known = options_of(MAKERS[self.kind])
-        unknown = sorted(self.options().keys() - known)
+        known = settings_of(MAKERS[self.kind])
+        unknown = sorted(self.options().keys() - known.keys())
         if unknown:
             raise ValueError(
                 f"{', '.join(unknown)}: mixers of the kind {self.kind!r} have no such setting; they have "
                 f"{', '.join(sorted(known))}."
             )
+        for name, default in known.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
         for name in COUNTS:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} is {value!r}; give a whole number of at least 1, or None.")
 
     def options(self) -> dict[str, Any]:
-        """Return the settings of the kind alone that are not its defaults."""
+        """Return the settings of the kind alone."""
         common = ("kind", "order", "mixer_output")
         return {name: v for name, v in asdict(self).items() if name not in common and v is not None}
 

@@ -38,14 +38,14 @@ def selective_scan(u, delta, A, B, C, D, z, bias, indices, softplus: bool, rever
 def mamba2_scan(x, dt, A, B, C, D, dt_bias, indices, reverse: bool) -> Tensor:
     """Return Mamba-2's S_t C_t + D x_t with step sizes softplus(dt + dt_bias), in one direction.
 
-    Shape: x (b, l, h, p), dt (b, l, h), A, D, dt_bias (h,), B and C (b, l, g, n) -> (b, l, h, p) in x's
-    dtype.
+    Shape: x (b, l, h, p), dt (b, l, h), A and dt_bias (h,), D (h, 1 or p), B and C (b, l, g, n) ->
+    (b, l, h, p) in x's dtype.
     """
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     order = None if indices is None else scan_indices(x.shape[1], indices, reverse, x.device)
     x, dt, B, C = (_reorder(t.flatten(2), order, reverse).view(t.shape) for t in (x, dt, B, C))
-    y = mamba_chunk_scan_combined(x, dt, A, B, C, CHUNK, D=D, dt_bias=dt_bias, dt_softplus=True)
+    y = mamba_chunk_scan_combined(x, dt, A, B, C, CHUNK, D=D.squeeze(1), dt_bias=dt_bias, dt_softplus=True)
     back = None if order is None else order.argsort()
     return _reorder(y.flatten(2), back, reverse).view(x.shape)
 

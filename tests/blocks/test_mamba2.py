@@ -32,13 +32,21 @@ def assert_same(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
 
 
-def test_layer_equals_the_papers_code_in_output_and_gradients():
-    golden, about = golden_case("simple_g1")
-    layer = Mamba2(16, scan_order("uni", 2), d_state=8, headdim=8).double()
+LAYERS = {
+    "simple_g1": (16, {"d_state": 8, "headdim": 8}),
+    "full_g2": (24, {"d_state": 8, "headdim": 12, "groups": 2}),
+}
+
+
+@pytest.mark.parametrize("case", LAYERS)
+def test_layer_equals_the_papers_code_in_output_and_gradients(case):
+    golden, about = golden_case(case)
+    channels, options = LAYERS[case]
+    layer = Mamba2(channels, scan_order("uni", 2), **options).double()
     assert {name: list(p.shape) for name, p in layer.named_parameters()} == about["params"]
     layer.load_state_dict({name: weight(name, shape) for name, shape in about["params"].items()})
     x = golden["x"].requires_grad_()
-    y = layer(x, (1, 37))
+    y = layer(x, (1, x.shape[1]))
     assert_same(y, golden["y_fp64"])
     (y * golden["w"]).sum().backward()
     assert_same(x.grad, golden["grad_x_fp64"])
@@ -62,6 +70,26 @@ def test_linear_attention_is_mamba_2s_scan(case):
     (y * golden["w"]).sum().backward()
     for name, tensor in inputs.items():
         assert_same(tensor.grad, golden[f"grad_{name}_fp64"])
+
+
+def test_D_per_channel_is_D_per_head_where_a_heads_are_equal():
+    torch.manual_seed(0)
+    per_head = Mamba2(8, scan_order("bi", 2), headdim=4).double()
+    per_channel = Mamba2(8, scan_order("bi", 2), headdim=4, channel_D=True).double()
+    state = {
+        key: torch.randn_like(value) if key.endswith("D") else value
+        for key, value in per_head.state_dict().items()
+    }
+    per_head.load_state_dict(state)
+    wide = {key: value.repeat_interleave(4) if key.endswith("D") else value for key, value in state.items()}
+    per_channel.load_state_dict(wide)
+    tokens = torch.randn(2, 12, 8, dtype=torch.float64)
+    torch.testing.assert_close(per_channel(tokens, (3, 4)), per_head(tokens, (3, 4)))
+
+
+def test_heads_are_split_into_groups():
+    with pytest.raises(ValueError, match="4 heads of 4 channels cannot be split into 3 groups"):
+        Mamba2(8, scan_order("uni", 2), headdim=4, groups=3)
 
 
 def test_the_reverse_direction_is_the_flipped_sequence():

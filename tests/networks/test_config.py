@@ -3,10 +3,10 @@
 import pytest
 
 from nnunet_mamba import create_network
-from nnunet_mamba.blocks.mixers import options_of
+from nnunet_mamba.blocks.mixers import settings_of
 from nnunet_mamba.networks.config import COUNTS, MAKERS, Mixer
 
-OWN_COUNTS = [(kind, name) for kind in MAKERS for name in COUNTS if name in options_of(MAKERS[kind])]
+OWN_COUNTS = [(kind, name) for kind in MAKERS for name in COUNTS if name in settings_of(MAKERS[kind])]
 
 
 @pytest.mark.parametrize(("kind", "name"), OWN_COUNTS)
@@ -17,7 +17,7 @@ def test_counts_are_whole_numbers_of_at_least_1(kind, name, value):
 
 
 def test_every_setting_is_a_count_or_a_word():
-    settings = set().union(*map(options_of, MAKERS.values()))
+    settings = set().union(*map(settings_of, MAKERS.values()))
     assert settings - set(COUNTS) == {"mixer_output", "shared", "windows"} & settings
 
 
