@@ -130,10 +130,10 @@ def lattice_period(scale: int, ndim: int) -> Grid:
 def warn_of_whole_maps(network: nn.Module) -> None:
     """Warn if maps of a network are one sequence in training where lattices do not divide them: of the first
     one, which is the largest. Of another network with the same map there is no second warning."""
-    for mixer in network.modules():
-        grid = mixer.grid if isinstance(mixer, LargeKernelMixer) and mixer.windows == "lattice" else None
-        if grid is not None and math.prod(mixer.parts(grid)) == 1:
-            _warn_of_whole_map(grid, mixer.scale)
+    mixers = [m for m in network.modules() if isinstance(m, LargeKernelMixer) and m.windows == "lattice"]
+    for mixer in mixers:
+        if mixer.grid is not None and math.prod(mixer.parts(mixer.grid)) == 1:
+            _warn_of_whole_map(mixer.grid, mixer.scale)
             return
 
 

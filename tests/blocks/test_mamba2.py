@@ -76,13 +76,12 @@ def test_D_per_channel_is_D_per_head_where_a_heads_are_equal():
     torch.manual_seed(0)
     per_head = Mamba2(8, scan_order("bi", 2), headdim=4).double()
     per_channel = Mamba2(8, scan_order("bi", 2), headdim=4, channel_D=True).double()
-    state = {
-        key: torch.randn_like(value) if key.endswith("D") else value
-        for key, value in per_head.state_dict().items()
-    }
-    per_head.load_state_dict(state)
-    wide = {key: value.repeat_interleave(4) if key.endswith("D") else value for key, value in state.items()}
-    per_channel.load_state_dict(wide)
+    for direction in (per_head, *per_head.further):
+        torch.nn.init.normal_(direction.D)
+    state = per_head.state_dict()
+    per_channel.load_state_dict(
+        {key: value.repeat_interleave(4) if key.endswith("D") else value for key, value in state.items()}
+    )
     tokens = torch.randn(2, 12, 8, dtype=torch.float64)
     torch.testing.assert_close(per_channel(tokens, (3, 4)), per_head(tokens, (3, 4)))
 

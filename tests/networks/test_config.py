@@ -18,7 +18,7 @@ def test_counts_are_whole_numbers_of_at_least_1(kind, name, value):
 
 def test_every_setting_is_a_count_or_a_word():
     settings = set().union(*map(settings_of, MAKERS.values()))
-    assert settings - set(COUNTS) == {"mixer_output", "shared", "windows"} & settings
+    assert settings - set(COUNTS) == {"channel_D", "shared", "windows"}
 
 
 def test_heads_of_attention_too_narrow_for_3d_are_refused_before_the_first_forward():
