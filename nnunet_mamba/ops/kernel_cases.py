@@ -24,8 +24,9 @@ class KernelCase:
     """Scan of (directions, batch, length, channels, states); with `heads`, linear attention with the channels
     of all heads; with `taps`, a convolution of one x for all.
 
-    A small GPU, of one multiprocessor, is filled by a single direction: directions are launched one after the
-    other, and add to the memory, as those of large layers do on a large GPU.
+    A small GPU, of one multiprocessor, is filled by a single direction of a scan: directions are launched one
+    after the other, and add to the memory, as those of large layers do on a large GPU. In linear attention a
+    program takes several of a group's heads.
     """
 
     directions: int
@@ -47,7 +48,7 @@ class KernelCase:
         sizes = f"{self.directions} direction(s), batch {self.batch}, {self.length} tokens"
         sizes += f", {self.channels} channels"
         more = [f"{self.groups} groups"] * (self.groups > 1) + ["shared"] * self.shared
-        more += ["permuted"] * self.permuted + ["direction by direction"] * self.small_gpu
+        more += ["permuted"] * self.permuted + ["as on a small GPU"] * self.small_gpu
         return ", ".join([what, sizes, *more, str(self.dtype)[6:]])
 
     @property
@@ -77,6 +78,7 @@ MANY = (
     KernelCase(4, 2, 784, 96, taps=3, permuted=True, dtype=torch.bfloat16),
     KernelCase(2, 1, 5000, 640, 32, heads=8, shared=True),
     KernelCase(1, 1, 300, 512, 256, heads=2),
+    KernelCase(2, 1, 300, 384, 32, heads=24, small_gpu=True),
     KernelCase(4, 2, 784, 160, 64, heads=2, permuted=True, dtype=torch.bfloat16),
     KernelCase(1, 1, 1, 1, 1, heads=1),
 )
@@ -124,11 +126,14 @@ def _of_one_multiprocessor(really: bool) -> Iterator[None]:
     if not really:
         yield
         return
-    from nnunet_mamba.ops import triton_scan
+    from nnunet_mamba.ops import triton_linear_attention, triton_scan
 
-    processors, plans = triton_scan.processors, triton_scan._plans
-    triton_scan.processors, triton_scan._plans = lambda device: 1, {}
+    modules = (triton_scan, triton_linear_attention)
+    before = [(module, module.processors, module._plans) for module in modules]
+    for module in modules:
+        module.processors, module._plans = lambda device: 1, {}
     try:
         yield
     finally:
-        triton_scan.processors, triton_scan._plans = processors, plans
+        for module, processors, plans in before:
+            module.processors, module._plans = processors, plans

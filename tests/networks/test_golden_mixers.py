@@ -161,7 +161,7 @@ TOOTH = {  # the smaller patch of its two published plans
     "patch_size": [128, 256, 256],
 }
 SUBMITTED_TOOTH = {**TOOTH, "strides": [[1] * 3, *[[2] * 3] * 5, [1] * 3], "patch_size": [160, 288, 288]}
-XLSTM_PLANS = {  # of both networks: parameters, and those of norms that nothing uses, two per feature of a layer
+XLSTM_PLANS = {  # of Bot and Enc: parameters, and those of norms that nothing uses
     "ct": (ABDOMEN_CT, (41_912_206, 43_729_644), (640, 1_572)),
     "synapse": (SYNAPSE, (41_912_206, 43_753_078), (640, 1_584)),
     "isotropic": (ISOTROPIC, (42_097_102, 43_705_950), (640, 1_280)),

@@ -17,18 +17,11 @@ from scans import (
     outputs_and_gradients,
     problem,
 )
+from triton_device import DEVICE, MARKS, USABLE, on_a_gpu
 
 from nnunet_mamba.ops import multi_directional_scan, selective_scan, self_check
-from nnunet_mamba.ops.backends import is_interpreting
 
-USABLE = is_interpreting() or torch.cuda.is_available()
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not USABLE, reason="needs a CUDA device, or TRITON_INTERPRET=1 before the start"),
-    pytest.mark.usefixtures("language_patched_once", "poisoned_memory", "no_self_check"),
-]
-DEVICE = "cpu" if is_interpreting() else "cuda"
-on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the interpreter")
+pytestmark = MARKS
 
 if USABLE:
     import triton.language as tl

@@ -4,19 +4,12 @@ test_triton.py, whose docstring says how."""
 import pytest
 import torch
 from scans import assert_equal, directions_options
+from triton_device import DEVICE, MARKS, USABLE, on_a_gpu
 
 from nnunet_mamba.ops import linear_attention, multi_directional_linear_attention, self_check
-from nnunet_mamba.ops.backends import is_interpreting
 from nnunet_mamba.ops.self_check import KernelCase
 
-USABLE = is_interpreting() or torch.cuda.is_available()
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not USABLE, reason="needs a CUDA device, or TRITON_INTERPRET=1 before the start"),
-    pytest.mark.usefixtures("language_patched_once", "poisoned_memory", "no_self_check"),
-]
-DEVICE = "cpu" if is_interpreting() else "cuda"
-on_a_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="takes too long under the interpreter")
+pytestmark = MARKS
 
 if USABLE:
     import triton.language as tl
