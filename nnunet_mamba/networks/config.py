@@ -16,14 +16,6 @@ from nnunet_mamba.scan_order import scan_order
 
 NONE = "none"  # the word for no mixer
 COUNTS = ("d_state", "d_conv", "expand", "headdim", "heads", "groups", "max_tokens")  # whole numbers
-    "d_state",
-    "d_conv",
-    "expand",
-    "headdim",
-    "heads",
-    "groups",
-    "max_tokens",
-)  # settings that are whole numbers
 MAKERS = {**{kind: layer.make for kind, layer in LAYERS.items()}, **MIXERS, "vss": SS2D}
 Config = TypeVar("Config", bound="NetworkConfig")
 

@@ -21,6 +21,7 @@ from nnunet_mamba.ops.registration import (
     define_operator,
     differentiable_once,
     differentiate_by,
+    function_from_states,
     in_dtype_of,
 )
 
@@ -91,31 +92,7 @@ scan_backward = define_operator(
 )
 
 
-class ScanFunction(torch.autograd.Function):
-    """Autograd function of `scan`."""
-
-    @staticmethod
-    def forward(ctx, *arguments):
-        *tensors, softplus, reverse, keep, backend = arguments
-        assert keep, "gradients start from the states that forward keeps"
-        y, states = call_below_autograd(scan, *arguments)
-        ctx.set_materialize_grads(False)  # the states have no gradient, and need no zeros for it
-        ctx.mark_non_differentiable(states)
-        ctx.save_for_backward(*tensors, states)
-        ctx.options = (softplus, reverse, backend)
-        return y, states
-
-    @staticmethod
-    def backward(ctx, dy, _):
-        if dy is None:
-            return (None,) * 13
-        *tensors, states = ctx.saved_tensors
-        grads = call_below_autograd(scan_backward, dy, *tensors, states, *ctx.options)
-        grads = differentiable_once(grads, dy, *tensors)
-        wanted = [None if tensor is None else grad for grad, tensor in zip(grads, tensors, strict=False)]
-        return *wanted, None, None, None, None, None
-
-
+ScanFunction = function_from_states(scan, scan_backward)
 differentiate_by(scan, ScanFunction)
 
 
@@ -165,29 +142,7 @@ linear_attention_backward = define_operator(
 )
 
 
-class LinearAttentionFunction(torch.autograd.Function):
-    """Autograd function of `linear_attention`."""
-
-    @staticmethod
-    def forward(ctx, *arguments):
-        *tensors, reverse, keep, backend = arguments
-        assert keep, "gradients start from the states that forward keeps"
-        y, states = call_below_autograd(linear_attention, *arguments)
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(states)
-        ctx.save_for_backward(*tensors, states)
-        ctx.options = (reverse, backend)
-        return y, states
-
-    @staticmethod
-    def backward(ctx, dy, _):
-        if dy is None:
-            return (None,) * 8
-        *tensors, states = ctx.saved_tensors
-        grads = call_below_autograd(linear_attention_backward, dy, *tensors, states, *ctx.options)
-        return *differentiable_once(grads, dy, *tensors), None, None, None, None
-
-
+LinearAttentionFunction = function_from_states(linear_attention, linear_attention_backward)
 differentiate_by(linear_attention, LinearAttentionFunction)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ def _of_one_multiprocessor(really: bool) -> Iterator[None]:
         return
     from nnunet_mamba.ops import triton_linear_attention, triton_scan
 
-    modules = (triton_scan, triton_linear_attention)
+    modules: tuple[Any, ...] = (triton_scan, triton_linear_attention)
     before = [(module, module.processors, module._plans) for module in modules]
     for module in modules:
         module.processors, module._plans = lambda device: 1, {}

@@ -73,3 +73,39 @@ def differentiable_once(grads: tuple[Tensor, ...], *of: Tensor | None) -> tuple[
     if not torch.is_grad_enabled():
         return grads
     return _NoSecondDerivative.apply(len(grads), *grads, *(tensor for tensor in of if tensor is not None))
+
+
+def function_from_states(operator: Any, backward_operator: Any) -> type[torch.autograd.Function]:
+    """Return the autograd function of an operator whose backward starts from states that forward keeps.
+
+    Args:
+        operator: operator(*tensors, *options, keep, backend) returns (y, states).
+        backward_operator: backward_operator(dy, *tensors, states, *options, backend) returns the gradients of
+            the first tensors; the last, of indices, has none.
+    """
+    arguments = operator._schema.arguments
+    n_tensors = sum(str(argument.type) in ("Tensor", "Optional[Tensor]") for argument in arguments)
+
+    class FromStates(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *values):
+            *options, keep, backend = values[n_tensors:]
+            assert keep, "gradients start from the states that forward keeps"
+            y, states = call_below_autograd(operator, *values)
+            ctx.set_materialize_grads(False)  # the states have no gradient, and need no zeros for it
+            ctx.mark_non_differentiable(states)
+            ctx.save_for_backward(*values[:n_tensors], states)
+            ctx.options = (*options, backend)
+            return y, states
+
+        @staticmethod
+        def backward(ctx, dy, _):
+            if dy is None:
+                return (None,) * len(arguments)
+            *tensors, states = ctx.saved_tensors
+            grads = call_below_autograd(backward_operator, dy, *tensors, states, *ctx.options)
+            grads = differentiable_once(grads, dy, *tensors)
+            wanted = [None if tensor is None else grad for grad, tensor in zip(grads, tensors, strict=False)]
+            return *wanted, *(None,) * (len(arguments) - len(wanted))
+
+    return FromStates

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from golden_files import FULL, SAMPLES, fill
+from golden_files import FULL, SAMPLES, fill_mixers
 
 from nnunet_mamba.blocks.mamba2 import Mamba2, choose_headdim
 from nnunet_mamba.ops import linear_attention
@@ -19,13 +19,6 @@ def golden_case(case):
     file = np.load(full if full.is_file() else SAMPLES / "units" / "unit_mamba2.npz")
     arrays = {k.removeprefix(f"{case}/"): torch.from_numpy(file[k]) for k in file if k.startswith(f"{case}/")}
     return {k: t.double() for k, t in arrays.items()}, json.loads(str(file["cases_json"]))[case]
-
-
-def weight(name, shape):
-    """The rule of the file; `fill` has it but for what Mamba-1 has otherwise."""
-    if name == "A_log":
-        return torch.linspace(1, 16, *shape).log()
-    return -2 + 10 * fill(name, shape) if name == "dt_bias" else fill(name, shape, strong=True)
 
 
 def assert_same(actual, expected):
@@ -44,7 +37,9 @@ def test_layer_equals_the_papers_code_in_output_and_gradients(case):
     channels, options = LAYERS[case]
     layer = Mamba2(channels, scan_order("uni", 2), **options).double()
     assert {name: list(p.shape) for name, p in layer.named_parameters()} == about["params"]
-    layer.load_state_dict({name: weight(name, shape) for name, shape in about["params"].items()})
+    layer.load_state_dict(
+        {name: fill_mixers(name, shape, strong=True) for name, shape in about["params"].items()}
+    )
     x = golden["x"].requires_grad_()
     y = layer(x, (1, x.shape[1]))
     assert_same(y, golden["y_fp64"])
