@@ -21,34 +21,33 @@ def golden_case(case):
     return {k: t.double() for k, t in arrays.items()}, json.loads(str(file["cases_json"]))[case]
 
 
-def assert_same(actual, expected):
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12 * expected.abs().max().item())
+def assert_same(actual, expected, error=1e-12):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=error * expected.abs().max().item())
 
 
-LAYERS = {
-    "simple_g1": (16, {"d_state": 8, "headdim": 8}),
-    "full_g2": (24, {"d_state": 8, "headdim": 12, "groups": 2}),
+LAYERS = {  # channels, options, error: the class of full_g2 takes exp(A_log) in float32
+    "simple_g1": (16, {"d_state": 8, "headdim": 8}, 1e-12),
+    "full_g2": (24, {"d_state": 8, "headdim": 12, "groups": 2}, 1e-6),
 }
 
 
 @pytest.mark.parametrize("case", LAYERS)
 def test_layer_equals_the_papers_code_in_output_and_gradients(case):
     golden, about = golden_case(case)
-    channels, options = LAYERS[case]
+    channels, options, error = LAYERS[case]
     layer = Mamba2(channels, scan_order("uni", 2), **options).double()
-    assert {name: list(p.shape) for name, p in layer.named_parameters()} == about["params"]
-    layer.load_state_dict(
-        {name: fill_mixers(name, shape, strong=True) for name, shape in about["params"].items()}
-    )
+    shapes = about["params"]
+    assert {name: list(p.shape) for name, p in layer.named_parameters()} == shapes
+    layer.load_state_dict({name: fill_mixers(name, shape, strong=True) for name, shape in shapes.items()})
     x = golden["x"].requires_grad_()
     y = layer(x, (1, x.shape[1]))
-    assert_same(y, golden["y_fp64"])
+    assert_same(y, golden["y_fp64"], error)
     (y * golden["w"]).sum().backward()
-    assert_same(x.grad, golden["grad_x_fp64"])
+    assert_same(x.grad, golden["grad_x_fp64"], error)
     for name, parameter in layer.named_parameters():
-        assert parameter.grad.norm().item() == pytest.approx(about["grad_norms"][name], rel=1e-12)
+        assert parameter.grad.norm().item() == pytest.approx(about["grad_norms"][name], rel=error)
         if (key := f"grad_param/{name}_fp64") in golden:
-            assert_same(parameter.grad, golden[key])
+            assert_same(parameter.grad, golden[key], error)
 
 
 @pytest.mark.parametrize("case", ["scan_g1", "scan_g2_z"])
