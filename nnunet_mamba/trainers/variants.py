@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from nnunet_mamba.networks.config import Mixer
 from nnunet_mamba.networks.family import get_config
-from nnunet_mamba.nnunet.catalogue import DEMO, EPOCHS, LENGTHS, NO_DECAY, NO_SSM, SMOKE, TWIN
+from nnunet_mamba.nnunet.catalogue import DEMO, EPOCHS, LENGTHS, NETWORKS, NO_DECAY, NO_SSM, SMOKE, TWIN
 from nnunet_mamba.trainers.base import GuardedTrainer
 from nnunet_mamba.trainers.mamba import MambaTrainer
 
@@ -20,7 +20,6 @@ DEMO_SETTINGS: Mapping[str, Any] = {
     "save_every": 1,  # an interrupted demo resumes with `--c`
 }
 DEMO_MOMENTUM = 0.9  # nnU-Net's 0.99 remembers 100 steps, a quarter of the demo
-STATELESS = ("mlstm", "attention")  # kinds of mixers without A and D
 SMOKE_SETTINGS: Mapping[str, Any] = {
     "num_epochs": 1,
     "num_iterations_per_epoch": 4,
@@ -60,8 +59,7 @@ def has_same_twin_as_base(trainer: type[MambaTrainer]) -> bool:
 
 def has_state_to_spare(trainer: type[MambaTrainer]) -> bool:
     """Return whether its mixers are its network's own, and have A and D, which weight decay may spare."""
-    mixer = get_config(trainer.network_name).mixer
-    return "mixer" not in trainer.overrides and mixer is not None and mixer.kind not in STATELESS
+    return "mixer" not in trainer.overrides and NETWORKS[trainer.network_name].has_state
 
 
 def make_family(trainer: type[MambaTrainer], *, demo: bool) -> Iterator[type[GuardedTrainer]]:
