@@ -137,7 +137,7 @@ class Problem:
         u, dt = self.random(k, b, length, self.channels + 2 * STATES), self.random(b, length, h)
         own = [self.random(k, 1, 1, h, dtype=torch.float32) for _ in range(3)]  # dt_bias, A_log, D
         inputs = [u, dt, *own]
-        return lambda: input_dependent_attention(*inputs, HEADDIM, None, self.reverse), inputs  # type: ignore[arg-type]
+        return lambda: input_dependent_attention(*inputs, HEADDIM, 1, None, self.reverse), inputs  # type: ignore[arg-type]
 
     def mamba2_of_mamba_ssm(self) -> Call:
         from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined

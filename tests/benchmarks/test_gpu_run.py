@@ -27,6 +27,7 @@ def results(folder: Path) -> dict[str, str]:
         return {Path(m.name).name: archive.extractfile(m).read().decode() for m in members}
 
 
+@pytest.mark.slow
 def test_the_dry_run_tries_the_commands_on_the_cpu(run, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("sys.argv", ["run.py", "--dry", "--out", str(tmp_path / "out")])
     assert run.main() == 0, capsys.readouterr().out

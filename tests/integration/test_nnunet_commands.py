@@ -236,7 +236,8 @@ EVERY_NETWORK = [
     *((f"nnUNetTrainer{name}_demo", "2d") for name in IN_2D),
     *((f"nnUNetTrainer{name}", "2d") for name in ("VMUNet", "MambaUNet", "SwinUMamba", "SwinUMambaD")),
     ("nnUNetTrainerVMUNetPaper", "2d"),
-    ("nnUNetTrainerSegMamba", "3d_fullres"),
+    *((f"nnUNetTrainer{name}", "3d_fullres") for name in ("SegMamba", "SegMambaV2", "NnMamba", "LightMUNet")),
+    ("nnUNetTrainerLightMUNet", "2d"),
 ]
 
 

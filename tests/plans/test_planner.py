@@ -300,6 +300,7 @@ def test_nnunets_api_takes_the_planner(write_dataset, bytes_per_voxel):
     assert identifier == plans["plans_name"] == "nnUNetMambaPlans_8G_mm_unet"
 
 
+@pytest.mark.slow
 def test_the_simulated_step_of_the_plans_fits_and_one_more_item_does_not(write_dataset):
     planned = make_plans(write_dataset("ACDC"), "nnunet", 6, CUDA, replace=False)
     budget = (1 - RESERVE) * 6 * GIB

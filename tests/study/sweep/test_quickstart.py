@@ -444,6 +444,7 @@ def test_whatever_a_complete_run_loses_the_next_one_makes_again(bench, without_d
         assert bool(trained) == network.is_relative_to(lost), lost
 
 
+@pytest.mark.slow
 def test_whatever_an_interrupted_training_loses_it_ends_complete(bench, without_drawing, monkeypatch):
     """Lose one thing after the other; the training goes on from its checkpoint unless that is lost itself."""
     bench.run()
