@@ -5,8 +5,8 @@
 
 writes <record>.json and the table <record>.md. Each row is a mixer as networks have it (norm, layer, float32)
 on a map of --channels channels; each measurement has a process of its own, whose peak memory beyond the map
-and its gradient is given. `attention` is cut into windows of 4,096 tokens; `attention, whole` is not, and
-stops at --longest-whole. Networks with each mixer in the same places: benchmarks/networks.py NAME:mixer=WORD.
+and its gradient is given. `attention` is cut into windows of 4,096 tokens; `attention, whole` is not. Both
+stop at the grids of LONGEST, beyond which they take minutes on a CPU. Networks with each mixer in the same places: benchmarks/networks.py NAME:mixer=WORD.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from nnunet_mamba.io.cpu import wait_passively
 EDGES = (8, 16, 32, 64, 128)  # of the grid
 WHOLE = "attention, whole"
 ROWS = (*LAYERS, WHOLE)
+LONGEST = {"attention": 64, WHOLE: 32}  # edges
 
 
 def build(row: str, channels: int) -> VoxelMixer:
@@ -108,7 +109,6 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--edges", type=int, nargs="+", default=EDGES, help="of the grids, in voxels")
-    parser.add_argument("--longest-whole", type=int, default=32, metavar="EDGE")
     parser.add_argument("--record", type=Path, help="write RECORD.json and RECORD.md")
     parser.add_argument("--child", nargs=2, metavar=("ROW", "EDGE"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -120,7 +120,7 @@ def main() -> None:
     rows = []
     for row in ROWS:
         for edge in args.edges:
-            if row != WHOLE or edge <= args.longest_whole:
+            if edge <= LONGEST.get(row, edge):
                 rows.append(in_a_process(row, edge, args))
                 print(json.dumps(rows[-1]), flush=True)
     record = {**surroundings(args.device), "channels": args.channels, "rows": rows}

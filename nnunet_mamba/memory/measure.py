@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.mixers import VoxelMixer
+from nnunet_mamba.blocks.mixers import LAYERS, VoxelMixer
 from nnunet_mamba.io.cpu import read_cpu_name
 from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.memory.simulate import TrainingStep, nnunet_loss, random_batch, simulate
@@ -77,15 +77,16 @@ def _measure_here(name: str, precision: str, threads: str) -> Profile:
 
 
 def load_operators(device: torch.device, precision: str) -> None:
-    """Run a Mamba layer, and build nnU-Net's loss and an optimizer: what they load must not count for a
-    training step."""
-    layer = VoxelMixer(32, 3).to(device)
+    """Run a layer of every kind of mixer, and build nnU-Net's loss and an optimizer: what they load must not
+    count for a training step."""
     x = torch.randn(2, 32, 16, 24, 16, device=device, requires_grad=True)
-    with torch.autocast(device.type, torch.float16, enabled=precision == "fp16"):
-        y = layer(x)
-    y.backward(torch.ones_like(y))
+    for kind in LAYERS:
+        mixer = VoxelMixer(32, 3, kind=kind).to(device)
+        with torch.autocast(device.type, torch.float16, enabled=precision == "fp16"):
+            y = mixer(x)
+        y.backward(torch.ones_like(y))
     nnunet_loss(1)
-    torch.optim.SGD(layer.parameters(), 1e-2)  # imports torch._dynamo
+    torch.optim.SGD([x], 1e-2)  # imports torch._dynamo
 
 
 def describe_device(device: torch.device) -> str:
