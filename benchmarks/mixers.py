@@ -6,7 +6,8 @@
 writes <record>.json and the table <record>.md. Each row is a mixer as networks have it (norm, layer, float32)
 on a map of --channels channels; each measurement has a process of its own, whose peak memory beyond the map
 and its gradient is given. `attention` is cut into windows of 4,096 tokens; `attention, whole` is not. Both
-stop at the grids of LONGEST, beyond which they take minutes on a CPU. Networks with each mixer in the same places: benchmarks/networks.py NAME:mixer=WORD.
+stop at the grids of LONGEST, beyond which they take minutes on a CPU. Networks with each mixer in the same
+places: benchmarks/networks.py NAME:mixer=WORD.
 """
 
 from __future__ import annotations
