@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -120,7 +119,39 @@ class SelectiveSSM(nn.Module):
             self.dt_proj.bias.copy_(initial_dt_bias(d_inner))
 
 
-DirectionalSSM = tuple[SelectiveSSM, ScanDirection]
+DirectionalSSM = tuple[nn.Module, ScanDirection]
+
+
+def group_directions(
+    ssms: Sequence[nn.Module], directions: Sequence[ScanDirection], grid: tuple[int, ...]
+) -> list[list[DirectionalSSM]]:
+    """Return the directions and their weights, those together that divide the tokens alike."""
+    together: dict[int, list[DirectionalSSM]] = {}
+    for ssm, direction in zip(ssms, directions, strict=True):
+        together.setdefault(direction.n_sequences(grid), []).append((ssm, direction))
+    return list(together.values())
+
+
+def stack_parameters(ssms: Sequence[DirectionalSSM], name: str) -> Tensor:
+    """Return a parameter of all directions, stacked along a new first axis; of one direction it is a view."""
+    own: list[Tensor] = [ssm.get_parameter(name) for ssm, _ in ssms]
+    return torch.stack(own) if len(own) > 1 else own[0][None]
+
+
+def convolve_directions(
+    ssms: Sequence[DirectionalSSM], x: Tensor, grid: tuple[int, ...]
+) -> tuple[Tensor, Tensor | None, list[bool]]:
+    """Return silu(conv(x)) of each direction (k, b', l', c), the token indices and `reverse` of all.
+
+    Shape: x (b, l, c); b' l' are the equally many sequences that all directions divide the tokens into.
+    """
+    directions = [direction for _, direction in ssms]
+    sequences = x.reshape(len(x) * directions[0].n_sequences(grid), -1, x.shape[2])
+    indices = stack_token_indices(directions, grid, x.device)
+    reverse = [direction.reverse for direction in directions]
+    filters, bias = stack_parameters(ssms, "conv1d.weight").squeeze(2), stack_parameters(ssms, "conv1d.bias")
+    u = multi_directional_conv1d(sequences[None], filters, bias, "silu", reverse=reverse, indices=indices)
+    return u, indices, reverse
 
 
 def scan_directions(ssms: Sequence[DirectionalSSM], x: Tensor, z: Tensor, grid: tuple[int, ...]) -> Tensor:
@@ -129,22 +160,11 @@ def scan_directions(ssms: Sequence[DirectionalSSM], x: Tensor, z: Tensor, grid: 
     Shape: x, gate z (b, l, E) -> (b, l, E), tokens in memory order throughout. All directions divide the
     tokens into equally many sequences.
     """
-    directions = [direction for _, direction in ssms]
-    shape = x.shape
-    sequences = (shape[0] * directions[0].n_sequences(grid), -1, shape[2])
-    x, z = x.reshape(sequences), z.reshape(sequences)
-    indices = stack_token_indices(directions, grid, x.device)
-    reverse = [direction.reverse for direction in directions]
-
-    def stacked(name: str) -> Tensor:
-        own: list[Tensor] = [ssm.get_parameter(name) for ssm, _ in ssms]
-        return torch.stack(own) if len(own) > 1 else own[0][None]
-
-    filters, bias = stacked("conv1d.weight").squeeze(2), stacked("conv1d.bias")
-    u = multi_directional_conv1d(x[None], filters, bias, "silu", reverse=reverse, indices=indices)
-    x_proj, dt_proj, dt_bias = (stacked(name) for name in ("x_proj.weight", "dt_proj.weight", "dt_proj.bias"))
-    A_log, D = stacked("A_log"), stacked("D")
-    return input_dependent_scans(u, x_proj, dt_proj, dt_bias, A_log, D, indices, reverse, z).reshape(shape)
+    u, indices, reverse = convolve_directions(ssms, x, grid)
+    names = ("x_proj.weight", "dt_proj.weight", "dt_proj.bias", "A_log", "D")
+    x_proj, dt_proj, dt_bias, A_log, D = (stack_parameters(ssms, name) for name in names)
+    z = z.reshape(u.shape[1:])
+    return input_dependent_scans(u, x_proj, dt_proj, dt_bias, A_log, D, indices, reverse, z).view(x.shape)
 
 
 class Mamba(SelectiveSSM):
@@ -179,10 +199,8 @@ class Mamba(SelectiveSSM):
 
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
-        together: dict[int, list[DirectionalSSM]] = {}  # those that divide the tokens alike
         ssms = [self] * len(self.directions) if self.shared else [self, *self.further]
-        for ssm, direction in zip(ssms, self.directions, strict=True):
-            together.setdefault(direction.n_sequences(grid), []).append((cast(SelectiveSSM, ssm), direction))
-        parts = [scan_directions(ssms, x, z, grid) for ssms in together.values()]
+        groups = group_directions(ssms, self.directions, grid)
+        parts = [scan_directions(group, x, z, grid) for group in groups]
         summed = parts[0] if len(parts) == 1 else clamp_to_float16(sum(parts[1:], parts[0]))
         return clamp_to_float16(self.out_proj(summed))

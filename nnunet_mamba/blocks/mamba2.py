@@ -8,14 +8,19 @@ b batch, l = prod(grid) tokens, C channels, E = expand * C inner channels in h h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.mamba import initial_dt_bias, stack_token_indices
-from nnunet_mamba.ops import multi_directional_conv1d, multi_directional_linear_attention
+from nnunet_mamba.blocks.mamba import (
+    DirectionalSSM,
+    convolve_directions,
+    group_directions,
+    initial_dt_bias,
+    stack_parameters,
+)
+from nnunet_mamba.ops import multi_directional_linear_attention
 from nnunet_mamba.ops.backends import choose_backend
 from nnunet_mamba.ops.mamba_ssm_scan import mamba2_scan
 from nnunet_mamba.ops.precision import clamp_to_float16
@@ -56,9 +61,6 @@ class HeadwiseSSM(nn.Module):
         self.conv1d = nn.Conv1d(width, width, d_conv, groups=width, padding=d_conv - 1)
 
 
-DirectionalSSM = tuple[HeadwiseSSM, ScanDirection]
-
-
 def scan_directions(
     ssms: Sequence[DirectionalSSM],
     xBC: Tensor,
@@ -72,21 +74,11 @@ def scan_directions(
     Shape: xBC (b, l, E + 2 G n), dt (b, l, h) -> (b, l, E) in float32 or float64, tokens in memory order
     throughout. All directions divide the tokens into equally many sequences.
     """
-    directions = [direction for _, direction in ssms]
-    b, n_tokens = xBC.shape[:2]
-    xBC, dt = (t.reshape(b * directions[0].n_sequences(grid), -1, t.shape[2]) for t in (xBC, dt))
-    indices = stack_token_indices(directions, grid, xBC.device)
-    reverse = [direction.reverse for direction in directions]
-
-    def stacked(name: str) -> Tensor:
-        own: list[Tensor] = [ssm.get_parameter(name) for ssm, _ in ssms]
-        return torch.stack(own) if len(own) > 1 else own[0][None]
-
-    filters, bias = stacked("conv1d.weight").squeeze(2), stacked("conv1d.bias")
-    u = multi_directional_conv1d(xBC[None], filters, bias, "silu", reverse=reverse, indices=indices)
-    dt_bias, A_log, D = (stacked(name)[:, None, None] for name in ("dt_bias", "A_log", "D"))
-    y = input_dependent_attention(u, dt, dt_bias, A_log, D, headdim, groups, indices, reverse)
-    return y.reshape(b, n_tokens, -1)
+    u, indices, reverse = convolve_directions(ssms, xBC, grid)
+    step = dt.reshape(*u.shape[1:3], -1)
+    dt_bias, A_log, D = (stack_parameters(ssms, name)[:, None, None] for name in ("dt_bias", "A_log", "D"))
+    y = input_dependent_attention(u, step, dt_bias, A_log, D, headdim, groups, indices, reverse)
+    return y.reshape(*dt.shape[:2], -1)
 
 
 def input_dependent_attention(
@@ -183,11 +175,9 @@ class Mamba2(HeadwiseSSM):
 
     def forward(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
         z, xBC, dt = self.in_proj(tokens).split(self.widths, dim=-1)
-        together: dict[int, list[DirectionalSSM]] = {}  # those that divide the tokens alike
-        for ssm, direction in zip([self, *self.further], self.directions, strict=True):
-            together.setdefault(direction.n_sequences(grid), []).append((cast(HeadwiseSSM, ssm), direction))
         sizes = (self.headdim, self.groups, grid)
-        parts = [scan_directions(ssms, xBC, dt, *sizes) for ssms in together.values()]
+        groups = group_directions([self, *self.further], self.directions, grid)
+        parts = [scan_directions(group, xBC, dt, *sizes) for group in groups]
         y = sum(parts[1:], parts[0])
         gated = (y * F.silu(z.to(y.dtype))).unflatten(-1, (self.groups, -1))
         normalised = F.rms_norm(gated, gated.shape[-1:], eps=EPS).flatten(-2)
