@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunet_mamba.blocks.tokens import Grid
 from nnunet_mamba.ops.precision import accumulation_dtype, clamp_to_float16
 from nnunet_mamba.scan_order import ScanDirection
 
-Grid = tuple[int, ...]
 BASE = 100.0  # of the frequencies [2]
 
 
@@ -108,8 +108,8 @@ def attend(qkv: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Multi-head self-attention [1] with axial rotary positions [2]; (b, l, C) -> (b, l, C).
 
-    Its tokens have no order; positions are relative, so it takes grids of any
-    size. There are ceil(C / headdim) heads. Cost: O(l min(l, max_tokens)).
+    Its tokens have no order; positions are relative, so it takes grids of any size. There are
+    ceil(C / headdim) heads. Cost: O(l min(l, max_tokens)).
 
     Args:
         features: C.

@@ -102,17 +102,7 @@ def input_dependent_attention(
     x, B, C = x.unflatten(-1, (-1, headdim)), B.unflatten(-1, (groups, -1)), C.unflatten(-1, (groups, -1))
     D = D.unflatten(-1, (n_heads, -1))
     if choose_backend(None, u.device.type) == "mamba_ssm" and u.dtype != torch.float64:
-        walks = [
-            clamp_to_float16(
-                mamba2_scan(
-                    *(x[k], dt, -A_log[k].exp().flatten(), B[k], C[k], D[k, 0, 0], dt_bias[k].flatten()),
-                    None if indices is None else indices[k],
-                    is_reversed,
-                )
-            ).to(dt_bias.dtype)
-            for k, is_reversed in enumerate(reverse)
-        ]
-        return sum(walks[1:], walks[0])
+        return _by_mamba_ssm(x, dt, A_log, B, C, D, dt_bias, indices, reverse)
     step = F.softplus(dt.to(dt_bias.dtype) + dt_bias)  # (k, b, l, h), not yet per channel
     y = multi_directional_linear_attention(
         clamp_to_float16(x * clamp_to_float16(step[..., None].to(x.dtype))),
@@ -126,6 +116,18 @@ def input_dependent_attention(
     for own_D, own_x in zip(D, x, strict=True):
         y = torch.addcmul(y, own_x, own_D)
     return y
+
+
+def _by_mamba_ssm(x, dt, A_log, B, C, D, dt_bias, indices: Tensor | None, reverse: Sequence[bool]) -> Tensor:
+    """Return `input_dependent_attention` by mamba_ssm's kernels, one direction after the other."""
+    total = None
+    for k, is_reversed in enumerate(reverse):
+        own = (x[k], dt, -A_log[k].exp().flatten(), B[k], C[k], D[k, 0, 0], dt_bias[k].flatten())
+        y = mamba2_scan(*own, None if indices is None else indices[k], is_reversed)
+        y = clamp_to_float16(y).to(dt_bias.dtype)
+        total = y if total is None else total + y
+    assert total is not None
+    return total
 
 
 class Mamba2(HeadwiseSSM):

@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_mamba.blocks.mamba import stack_token_indices
-from nnunet_mamba.ops import linear_attention, multi_directional_conv1d
+from nnunet_mamba.blocks.mamba import convolve_directions
+from nnunet_mamba.ops import linear_attention
 from nnunet_mamba.ops.precision import accumulation_dtype, clamp_for_matmul, clamp_to_float16
 from nnunet_mamba.ops.reference import scan_indices
 from nnunet_mamba.scan_order import ScanDirection
@@ -147,13 +147,8 @@ class MatrixLSTM(nn.Module):
             self.fgate.bias.copy_(torch.linspace(3, 6, heads))  # memories of 21 to 400 tokens
 
     def scan(self, x: Tensor, direction: ScanDirection, grid: tuple[int, ...]) -> Tensor:
-        sequences = x.reshape(len(x) * direction.n_sequences(grid), -1, x.shape[-1])
-        indices, reverse = stack_token_indices((direction,), grid, x.device), direction.reverse
-        filters, bias = (self.get_parameter(f"conv1d.{name}")[None] for name in ("weight", "bias"))
-        c = multi_directional_conv1d(
-            sequences[None], filters.squeeze(2), bias, "silu", reverse=[reverse], indices=indices
-        )[0]
-        qkv = torch.cat([self.q_proj(c), self.k_proj(c), self.v_proj(sequences)], 2).flatten(2)
+        (c,), indices, (reverse,) = convolve_directions([(self, direction)], x, grid)
+        qkv = torch.cat([self.q_proj(c), self.k_proj(c), self.v_proj(x.reshape(c.shape))], 2).flatten(2)
         i, f = self.igate(qkv), self.fgate(qkv)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
         h = matrix_memory(q, k, v, i, f, None if indices is None else indices[0], reverse)
