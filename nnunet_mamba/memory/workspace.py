@@ -146,7 +146,7 @@ def _attention_bytes(args: Mapping[str, Any]) -> int:
     """Return the workspace of linear attention's forward pass."""
     values, keys, backend = (args[name] for name in ("values", "keys", "backend"))
     further = values[0].numel() if len(keys) > 1 and backend != "triton" else 0  # a second direction's output
-    kept = 0 if args["keep"] or backend != "triton" else _count_states("triton", values, keys)
+    kept = 0 if args["keep"] or backend != "triton" else _count_states(values, keys)
     return (further + kept + _count_block("forward", values, keys, backend)) * _sum_bytes(values)
 
 
@@ -154,13 +154,13 @@ def _attention_backward_bytes(args: Mapping[str, Any]) -> int:
     """Return the workspace of linear attention's backward pass; on a GPU the gradients of all states."""
     values, keys, backend = (args[name] for name in ("values", "keys", "backend"))
     further = values[0].numel() if len(values) < len(keys) and backend != "triton" else 0
-    ends = _count_states("triton", values, keys) if backend == "triton" else 0
+    ends = _count_states(values, keys) if backend == "triton" else 0
     return (further + ends + _count_block("backward", values, keys, backend)) * _sum_bytes(values)
 
 
-def _count_states(backend: str, values: Tensor, keys: Tensor) -> int:
-    """Count the values of the states before all chunks."""
-    return math.prod(attention_states(LINEAR_CHUNKS[backend], values, keys, keep=True))
+def _count_states(values: Tensor, keys: Tensor) -> int:
+    """Count the values of the states before all chunks on a GPU."""
+    return math.prod(attention_states(LINEAR_CHUNKS["triton"], values, keys, keep=True))
 
 
 def _count_block(phase: str, values: Tensor, keys: Tensor, backend: str) -> int:

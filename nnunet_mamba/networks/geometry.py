@@ -111,7 +111,7 @@ def read_geometry(sizes: Sizes) -> Geometry:
     return geometry
 
 
-def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
+def read_fixed_features(config: FixedConfig, sizes: Sizes, at_least: int = 1) -> tuple[int, ...]:
     """Return the channels per stage of a network of fixed topology: those given, or its paper's.
 
     Raises ValueError for strides, kernels, counts of convolutions, axes or stages that are not its own.
@@ -123,6 +123,10 @@ def read_fixed_features(config: FixedConfig, sizes: Sizes) -> tuple[int, ...]:
         raise ValueError(
             f"features_per_stage must have {n_stages} entries for this network, such as "
             f"{list(config.features)}; got {list(features)}."
+        )
+    if min(features) < at_least:
+        raise ValueError(
+            f"This network needs {at_least} features or more in each stage; got {list(features)}."
         )
     own = {"strides": (config.strides, config.plan_strides()), "kernel_sizes": ((3,) * n_stages,)}
     for name, choices in own.items():

@@ -205,7 +205,7 @@ def encoder_placements(config: MetaConfig, geometry: Geometry) -> tuple[str, ...
     words = [*_per_stage(config.encoder, n_stages - 1), config.bottleneck]
     for s in range(n_stages):
         skipped = "every_second_stage_2d" in config.quirks and is_2d and (n_stages - 1 - s) % 2
-        if skipped or ("conv_for_top_mixers" in config.quirks and s < (2 if is_2d else 3)):
+        if skipped or s < n_without_mixers(config, geometry):
             words[s] = "cnn"
     return tuple(words)
 
@@ -232,10 +232,14 @@ def encoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], l
     return convs, blocks
 
 
+def n_without_mixers(config: MetaConfig, geometry: Geometry) -> int:
+    """Return the number of the encoder's largest stages that `conv_for_top_mixers` leaves without mixers."""
+    return ("conv_for_top_mixers" in config.quirks) * (2 if geometry.ndim == 2 else 3)
+
+
 def added_blocks(config: MetaConfig, geometry: Geometry, stage: int) -> int:
     """Return the number of residual blocks that a stage of the encoder has in place of a mixer."""
-    first, last = (1, 1) if geometry.ndim == 2 else (0, 2)
-    return int("conv_for_top_mixers" in config.quirks and first <= stage <= last)
+    return int(stage < n_without_mixers(config, geometry) and (stage > 0 or geometry.ndim == 3))
 
 
 def decoder_counts(config: MetaConfig, geometry: Geometry) -> tuple[list[int], list[int]]:

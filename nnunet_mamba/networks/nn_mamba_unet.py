@@ -186,11 +186,7 @@ class NnMamba(UNet):
     """
 
     def __init__(self, config: NnMambaConfig, sizes: Sizes, deep_supervision: bool = False):
-        features = read_fixed_features(config, sizes)
-        if min(features) < REDUCTION:
-            raise ValueError(
-                f"This network needs {REDUCTION} features or more in each stage; got {list(features)}."
-            )
+        features = read_fixed_features(config, sizes, at_least=REDUCTION)
         super().__init__(
             NnMambaEncoder(config, sizes.input_channels, features),
             NnMambaDecoder(features, sizes.num_classes, config.final_act, deep_supervision),

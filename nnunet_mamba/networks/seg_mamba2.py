@@ -51,11 +51,7 @@ class SegMamba2(SegMambaUNet):
     three walks of one Mamba in the deeper half of the encoder; one output."""
 
     def __init__(self, config: SegMamba2Config, sizes: Sizes, deep_supervision: bool = False):
-        features = read_fixed_features(config, sizes)
-        if min(features) < REDUCTION:
-            raise ValueError(
-                f"This network needs {REDUCTION} features or more in each stage; got {list(features)}."
-            )
+        features = read_fixed_features(config, sizes, at_least=REDUCTION)
         super().__init__(
             _encoder(config, sizes.input_channels, features),
             None,
