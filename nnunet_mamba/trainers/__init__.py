@@ -25,7 +25,7 @@ if _fault := find_version_problem():
     raise ImportError(_fault, name="nnunetv2")
 
 # after the check, for these need the right nnU-Net
-from nnunet_mamba.trainers.ablations import ABLATIONS, MIXERS
+from nnunet_mamba.trainers.ablations import ABLATIONS, OTHER_MIXERS
 from nnunet_mamba.trainers.baselines import BASELINES, nnUNetTrainerControl
 from nnunet_mamba.trainers.networks import FIXED, PLANNED
 from nnunet_mamba.trainers.papers import PAPERS
@@ -34,7 +34,9 @@ from nnunet_mamba.trainers.variants import index_by_name, make_family, make_leng
 _others = (*BASELINES, nnUNetTrainerControl)
 _members = index_by_name(
     chain(
-        chain.from_iterable(make_family(trainer, demo=True) for trainer in (*PLANNED, *ABLATIONS, *MIXERS)),
+        chain.from_iterable(
+            make_family(trainer, demo=True) for trainer in (*PLANNED, *ABLATIONS, *OTHER_MIXERS)
+        ),
         chain.from_iterable(make_family(trainer, demo=False) for trainer in (*FIXED, *PAPERS)),
         chain.from_iterable(make_lengths_and_smoke_test(trainer) for trainer in _others),
     ),

@@ -1,7 +1,7 @@
 """Trainers of networks with something else in the places of their mixers, or with mixers in other places.
 
-ABLATIONS  MM-UNet, by its own recipe, with another scan order or another placement of the mixer
-MIXERS     networks that take their topology from the plans, with other mixers in the same places
+ABLATIONS     MM-UNet, by its own recipe, with another scan order or another placement of the mixer
+OTHER_MIXERS  networks that take their topology from the plans, with other mixers in the same places
 """
 
 from nnunet_mamba.nnunet import catalogue
@@ -59,8 +59,8 @@ def _with_other_mixers(row: catalogue.TrainerInfo) -> type[MambaTrainer]:
     """Make the trainer of a catalogue's row whose mixers are not its network's own."""
     network = catalogue.NETWORKS[row.network]
     doc = f"{network.title} ({network.paper}) with {row.mixer} in the places of its own mixers."
-    overrides = {"mixer": catalogue.MIXERS[row.mixer]}
+    overrides = {"mixer": catalogue.MIXER_ENDINGS[row.mixer]}
     return make_variant(_PLANNED_BY_NAME[row.twin], f"_{row.mixer}", doc=doc, overrides=overrides)
 
 
-MIXERS = tuple(_with_other_mixers(row) for row in catalogue.TRAINERS if row.mixer)
+OTHER_MIXERS = tuple(_with_other_mixers(row) for row in catalogue.TRAINERS if row.mixer)

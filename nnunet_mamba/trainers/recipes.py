@@ -1,8 +1,8 @@
 """Recipes as data: optimiser, learning rate, length and loss of each paper.
 
 What no recipe changes is nnU-Net's: sampling, augmentation, 250 iterations per epoch, gradients clipped at
-norm 12, batch size of the plans. docs/recipes.md compares them with the papers. The
-loss and the frozen encoder that recipes of papers need, and nnU-Net does not have, are below.
+norm 12, batch size of the plans. docs/recipes.md compares them with the papers. The loss and the frozen
+encoder that recipes of papers need, and nnU-Net does not have, are below.
 """
 
 from __future__ import annotations

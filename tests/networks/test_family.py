@@ -9,6 +9,7 @@ from itertools import accumulate, permutations
 
 import pytest
 import torch
+from published_plans import ABDOMEN_CT
 from torch import nn
 
 from nnunet_mamba import create_network, list_networks, networks
@@ -32,14 +33,6 @@ NETWORKS = list_networks()
 META = [name for name in NETWORKS if isinstance(FAMILY[name.removesuffix("_nossm")], MetaConfig)]
 MIXERS = (TokenMixer, MambaTransMixer, LargeKernelMixer, VSSBlock, MambaBranch, Mamba)
 WITH_MIXER = [name for name in NETWORKS if f"{name}_nossm" in NETWORKS]
-ABDOMEN_CT = {  # nnU-Net's plan for 40x224x192 abdominal CT
-    "input_channels": 1,
-    "num_classes": 14,
-    "features_per_stage": [32, 64, 128, 256, 320, 320],
-    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
-    "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * 5],
-    "patch_size": [40, 224, 192],
-}
 
 
 def plan(n_stages=3, ndim=3, channels=1, classes=3, **changes):
@@ -189,27 +182,29 @@ def test_residual_encoder_plans_count_blocks(name):
     )
 
 
-@pytest.mark.parametrize("ndim", [2, 3])
-def test_the_control_is_nnunets_own_network(ndim):
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet
-    from dynamic_network_architectures.building_blocks.helper import (
-        convert_dim_to_conv_op,
-        get_matching_instancenorm,
-    )
+def nnunets_own(name, ndim, arguments):
+    """A network of nnU-Net's, of four stages, as nnU-Net builds it from plans."""
+    from dynamic_network_architectures.architectures import unet
+    from dynamic_network_architectures.building_blocks import helper
 
-    arguments = plan(4, ndim, n_conv_per_stage=[2, 2, 3, 1], n_conv_per_stage_decoder=[2, 1, 2])
-    conv = convert_dim_to_conv_op(ndim)
-    theirs = PlainConvUNet(
+    conv = helper.convert_dim_to_conv_op(ndim)
+    return getattr(unet, name)(
         n_stages=4,
         conv_op=conv,
         conv_bias=True,
-        norm_op=get_matching_instancenorm(conv),
+        norm_op=helper.get_matching_instancenorm(conv),
         norm_op_kwargs={"eps": 1e-5, "affine": True},
         nonlin=nn.LeakyReLU,
         nonlin_kwargs={"inplace": True},
         deep_supervision=True,
         **arguments,
     )
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_control_is_nnunets_own_network(ndim):
+    arguments = plan(4, ndim, n_conv_per_stage=[2, 2, 3, 1], n_conv_per_stage_decoder=[2, 1, 2])
+    theirs = nnunets_own("PlainConvUNet", ndim, arguments)
     ours = create_network("nnunet", **arguments, deep_supervision=True)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 1, *[16] * ndim)
@@ -220,25 +215,8 @@ def test_the_control_is_nnunets_own_network(ndim):
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_umamba2_without_mamba_is_nnunets_residual_encoder(ndim):
     """With its weights, under the names of U-Mamba2's code, which are nnU-Net's but for the Mamba layer."""
-    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
-    from dynamic_network_architectures.building_blocks.helper import (
-        convert_dim_to_conv_op,
-        get_matching_instancenorm,
-    )
-
     arguments = plan(4, ndim, n_blocks_per_stage=[1, 2, 3, 2], n_conv_per_stage_decoder=[2, 1, 1])
-    conv = convert_dim_to_conv_op(ndim)
-    theirs = ResidualEncoderUNet(
-        n_stages=4,
-        conv_op=conv,
-        conv_bias=True,
-        norm_op=get_matching_instancenorm(conv),
-        norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU,
-        nonlin_kwargs={"inplace": True},
-        deep_supervision=True,
-        **arguments,
-    ).double()
+    theirs = nnunets_own("ResidualEncoderUNet", ndim, arguments).double()
     ours = create_network("umamba2_nossm", **arguments, deep_supervision=True).double()
     weights = {key: value for key, value in theirs.state_dict().items() if not is_alias(key)}
     ours.load_state_dict(convert_umamba2(weights, {}))

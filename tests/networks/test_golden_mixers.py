@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from golden_files import fill_mixers, fill_placed, golden_file
+from published_plans import ABDOMEN_CT
 
 from nnunet_mamba import create_network
 from nnunet_mamba.checkpoints import convert_state_dict
@@ -110,14 +111,6 @@ def test_parameter_count_to_the_digit(golden):
     assert sum(p.numel() for p in golden.network.parameters()) == n_params
 
 
-ABDOMEN_CT = {
-    "input_channels": 1,
-    "num_classes": 14,
-    "features_per_stage": [32, 64, 128, 256, 320, 320],
-    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
-    "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * 5],
-    "patch_size": [40, 224, 192],
-}
 SYNAPSE = {
     **ABDOMEN_CT,
     "strides": [[1, 1, 1], [1, 2, 2], *[[2, 2, 2]] * 3, [1, 2, 2]],

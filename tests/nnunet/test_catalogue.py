@@ -78,18 +78,18 @@ def test_the_twin_of_a_row_is_that_trainer_without_ssm(row):
 
 
 def test_words_of_mixers_are_those_that_their_configs_know():
-    kinds = set(catalogue.MIXERS)
+    kinds = set(catalogue.MIXER_ENDINGS)
     orders = set(catalogue.MIXER_WORDS) - set(mixers.OUTPUTS) - kinds
     assert len(orders) + len(mixers.OUTPUTS) + len(kinds) == len(catalogue.MIXER_WORDS)
     assert all(scan_order(order, 3) for order in orders)
-    assert set(catalogue.MIXERS.values()) == set(mixers.LAYERS)
+    assert set(catalogue.MIXER_ENDINGS.values()) == set(mixers.LAYERS)
 
 
 @pytest.mark.parametrize("row", [row for row in catalogue.TRAINERS if row.own_mixer or row.mixer])
 def test_mixers_of_a_row_are_its_networks_own_or_those_in_their_places(row):
     trainer = getattr(trainers, row.name)
     config = get_config(row.network).with_overrides(**trainer.overrides)
-    assert config.mixer.kind == catalogue.MIXERS[row.mixer or row.own_mixer]
+    assert config.mixer.kind == catalogue.MIXER_ENDINGS[row.mixer or row.own_mixer]
     assert trainer.overrides == ({"mixer": config.mixer.kind} if row.mixer else {})
     assert (f"with {row.mixer} in the places of its own" in trainer.__doc__) == bool(row.mixer)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
-from nnunet_mamba.trainers.ablations import ABLATIONS, MIXERS
+from nnunet_mamba.trainers.ablations import ABLATIONS, OTHER_MIXERS
 from nnunet_mamba.trainers.networks import (
     PLANNED,
     nnUNetTrainerMMUNet,
@@ -85,7 +85,7 @@ _trainers = (
     nnUNetTrainerMMUNetNoSSM_small,
     *(_reading(trainer, "residual") for trainer in (nnUNetTrainerUMambaBot, nnUNetTrainerUMambaEnc)),
     *ABLATIONS,
-    *MIXERS,
+    *OTHER_MIXERS,
     *(make_twin(trainer) for trainer in ABLATIONS if "encoder" in trainer.overrides),
     make_variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
 )
