@@ -6,7 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunet_mamba.memory.live_memory import LiveMemory
 from nnunet_mamba.memory.workspace import kernel_key, workspace_of
-from nnunet_mamba.ops import selective_scan
+from nnunet_mamba.ops import multi_directional_linear_attention, selective_scan
 from nnunet_mamba.ops.backends import force_backend
 
 FACTORS = {"conv_forward": 1.0, "conv_transposed": 2.0, "conv_backward": 1.0}
@@ -103,3 +103,38 @@ def test_tritons_sums_are_in_float32_beside_results_in_half():
     half, single = (triton_workspaces(64, 40, dtype=dtype) for dtype in (torch.float16, torch.float32))
     assert half[0] - single[0] == 4 * 64 * 64
     assert half[1] - single[1] == 4 * 2 * (64 * 64 + 64 * 40)  # du and ddelta, dB and dC
+
+
+def attention_workspaces(backend, directions, length=64, gradients=True):
+    """Of 2 heads of 8 values and 4 keys: forward, backward."""
+    with FakeTensorMode(), force_backend(backend):
+        values = torch.empty(1, 1, length, 2, 8, requires_grad=gradients)
+        decay, keys = torch.empty(directions, 1, length, 2), torch.empty(directions, 1, length, 1, 4)
+
+        def step():
+            y = multi_directional_linear_attention(values, decay, keys, keys, reverse=[False] * directions)
+            if gradients:
+                y.backward(torch.empty_like(y))
+
+        found, _ = workspaces(step)
+    return found.get("linear_attention", 0), found.get("linear_attention_backward", 0)
+
+
+def test_a_second_direction_of_linear_attention_is_added_from_a_tensor_of_its_own():
+    one, two = (attention_workspaces("numba", directions) for directions in (1, 2))
+    assert one == (0, 0)
+    assert two == (4 * 64 * 16, 4 * 64 * 16)
+
+
+def test_tritons_linear_attention_holds_states_and_in_backward_their_gradients():
+    """Of 3 chunks of 64 tokens, 4 x 16; those of forward are a result if there are gradients to come."""
+    states = 4 * 3 * 4 * 16
+    assert attention_workspaces("triton", 1, length=150) == (0, states)
+    assert attention_workspaces("triton", 2, length=150) == (0, 2 * states)
+    assert attention_workspaces("triton", 1, length=150, gradients=False) == (states, 0)
+
+
+def test_torchs_linear_attention_works_in_blocks_of_bounded_size():
+    short, long, longer = (attention_workspaces("torch", 1, length=n) for n in (64, 2**16, 2**17))
+    assert short == (4 * 6 * 64 * 2 * 64, 4 * 12 * 64 * 2 * 64)  # matrices of 64 x 64, 6 and 12 of each head
+    assert short < long == longer
