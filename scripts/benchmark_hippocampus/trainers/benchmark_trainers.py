@@ -89,6 +89,6 @@ _trainers = (
     *(make_twin(trainer) for trainer in ABLATIONS if "encoder" in trainer.overrides),
     make_variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
 )
-_in_3d = (nnUNetTrainerControl, make_twin(nnUNetTrainerMMUNet), *READINGS)
+_in_3d = (nnUNetTrainerControl, *PLANNED, *map(make_twin, PLANNED), *READINGS)
 _of_1200_steps = (make_variant(trainer, "_1200steps", settings=STEPS_1200) for trainer in _in_3d)
 globals().update(index_by_name((*map(_benchmarked, _trainers), *_of_1200_steps), __name__))
