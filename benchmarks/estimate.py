@@ -33,7 +33,8 @@ from nnunet_mamba.memory.simulate import TrainingStep, random_batch
 NETWORKS = (
     *("nnunet", "mm_unet", "umamba_bot", "umamba_enc", "mamba_bi", "segmamba", "vm_unet", "mamba_unet"),
     *("umamba2", "xlstm_unet_bot", "xlstm_unet_enc", "lkm_unet", "lightm_unet", "segmamba_v2", "nnmamba"),
-    *(f"mm_unet:mixer={kind}" for kind in ("mamba2", "mlstm", "attention")),
+    *(f"mm_unet:mixer={kind}" for kind in ("mamba2", "mlstm", "attention", "conv")),
+    "mamba_bi:mixer=conv",
 )
 STAGES: tuple[int | str, ...] = (0, 1, "all")
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.convolution import AVG_POOL
 from nnunet_mamba.blocks.mamba import SelectiveSSM, scan_directions
+from nnunet_mamba.blocks.matched_conv import MatchedConv
 from nnunet_mamba.blocks.tokens import Grid, to_map, to_tokens
-from nnunet_mamba.ops.precision import SequenceMixer, clamp_to_float16, with_mixer_precision
+from nnunet_mamba.ops.precision import MIXED, SequenceMixer, clamp_to_float16, with_mixer_precision
 from nnunet_mamba.scan_order import ScanDirection, scan_order
 
 PARTS = {2: (5, 5), 3: (5, 7, 6)}  # per axis, times a power of two: made for one dataset [1, code]
@@ -40,17 +41,27 @@ class GatedSSM(SelectiveSSM):
 class SeparateMamba(nn.Module):
     """Layer W_out sum_k S_k(LayerNorm(t)): directions share the projection out alone; (b, l, C) -> (b, l, C).
 
-    `Mamba` with several directions shares projections in and gates, too.
+    `Mamba` with several directions shares projections in and gates, too. If `local`, a `MatchedConv` over the
+    grid takes the place of all but the norm.
     """
 
-    def __init__(self, channels: int, directions: tuple[ScanDirection, ...], **sizes: int):
+    def __init__(
+        self, channels: int, ndim: int, directions: tuple[ScanDirection, ...], local: bool, **sizes: int
+    ):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.walks = nn.ModuleList(GatedSSM(channels, direction, **sizes) for direction in directions)
-        self.out_proj = nn.Linear(sizes["expand"] * channels, channels, bias=False)
+        walks = nn.ModuleList(GatedSSM(channels, direction, **sizes) for direction in directions)
+        out_proj = nn.Linear(sizes["expand"] * channels, channels, bias=False)
+        self.local = local
+        if local:
+            self.conv = MatchedConv(channels, ndim, replaced=nn.ModuleList([walks, out_proj]))
+        else:
+            self.walks, self.out_proj = walks, out_proj
 
     def forward(self, x: Tensor) -> Tensor:
         tokens, grid = self.norm(to_tokens(x)), tuple(x.shape[2:])
+        if self.local:
+            return to_map(self.conv(tokens, grid), x)
         walks = [walk(tokens, grid) for walk in self.walks]
         return to_map(clamp_to_float16(self.out_proj(clamp_to_float16(sum(walks[1:], walks[0])))), x)
 
@@ -67,6 +78,7 @@ class LargeKernelMixer(SequenceMixer):
         grid: of the stage in training, if known: see `warn_of_whole_maps`.
         windows: the parts of P. lattice: as in the code; nearest: lattices that divide any map, by the
             divisors nearest to the code's numbers; contiguous: windows of as many voxels; whole: none.
+        local: both layers are local, on the whole map: no parts, and no pooling.
     """
 
     def __init__(
@@ -81,14 +93,17 @@ class LargeKernelMixer(SequenceMixer):
         d_state: int = 16,
         d_conv: int = 4,
         expand: int = 2,
+        local: bool = False,
     ):
         super().__init__()
         if windows not in WINDOWS:
             raise ValueError(f"windows: unknown {windows!r}; choose from {', '.join(WINDOWS)}.")
+        if local:
+            level, windows, self.mixer_precision = 1, "whole", MIXED
         directions = scan_order(order, ndim)
         sizes = {"d_state": d_state, "d_conv": d_conv, "expand": expand}
-        self.pixel = SeparateMamba(channels, directions, **sizes)
-        self.window = SeparateMamba(channels, directions, **sizes)
+        self.pixel = SeparateMamba(channels, ndim, directions, local, **sizes)
+        self.window = SeparateMamba(channels, ndim, directions, local, **sizes)
         self.scale, self.windows = 2 ** ((level + 1) // 2 - 1), windows
         self.pool = AVG_POOL[ndim](self.scale)
         self.grid = grid

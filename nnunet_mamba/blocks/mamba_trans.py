@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import Mamba
+from nnunet_mamba.blocks.matched_conv import MatchedConv
 from nnunet_mamba.blocks.tokens import Grid, to_map, to_tokens
-from nnunet_mamba.ops.precision import SequenceMixer, clamp_to_float16, with_mixer_precision
+from nnunet_mamba.ops.precision import MIXED, SequenceMixer, clamp_to_float16, with_mixer_precision
 from nnunet_mamba.scan_order import ScanDirection, scan_order
 
 
@@ -20,16 +21,21 @@ class MambaTrans(nn.Module):
     (b, l, C) -> (b, l, C).
 
         t <- t + Mamba(LayerNorm(t));    t <- t + W LayerNorm(t)
+
+    If `local`, a `MatchedConv` over the grid takes the place of Mamba.
     """
 
-    def __init__(self, channels: int, direction: ScanDirection, **sizes: Any):
+    def __init__(self, channels: int, ndim: int, direction: ScanDirection, local: bool, **sizes: Any):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
-        self.mamba = Mamba(channels, (direction,), **sizes)
+        mamba = Mamba(channels, (direction,), **sizes)
+        self.key = "conv" if local else "mamba"
+        self.add_module(self.key, MatchedConv(channels, ndim, replaced=mamba) if local else mamba)
         self.head = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        tokens = clamp_to_float16(tokens + self.mamba(self.norm1(tokens), grid))
+        layer = self.get_submodule(self.key)
+        tokens = clamp_to_float16(tokens + layer(self.norm1(tokens), grid))
         return clamp_to_float16(tokens + self.head(self.norm2(tokens)))
 
 
@@ -44,6 +50,7 @@ class MambaTransMixer(SequenceMixer):
         order: a name of `scan_order`.
         d_state: states per inner channel, but at most `channels`.
         d_conv, expand: of the Mamba blocks.
+        local: put a `MatchedConv` in the place of each Mamba block.
     """
 
     def __init__(
@@ -55,8 +62,11 @@ class MambaTransMixer(SequenceMixer):
         d_state: int = 256,
         d_conv: int = 4,
         expand: int = 2,
+        local: bool = False,
     ):
         super().__init__()
+        if local:
+            self.mixer_precision = MIXED
         directions = scan_order(order, ndim)
         if len(directions) > 1 and len(directions) % 2:
             raise ValueError(
@@ -64,9 +74,9 @@ class MambaTransMixer(SequenceMixer):
                 f"{len(directions)}."
             )
         self.norm = nn.LayerNorm(channels) if len(directions) <= 2 else nn.Identity()
+        sizes = {"d_state": min(d_state, channels), "d_conv": d_conv, "expand": expand}
         self.walks = nn.ModuleList(  # by direction; the name is part of checkpoints' keys
-            MambaTrans(channels, direction, d_state=min(d_state, channels), d_conv=d_conv, expand=expand)
-            for direction in directions
+            MambaTrans(channels, ndim, direction, local, **sizes) for direction in directions
         )
         self.pair_norms = nn.ModuleList(nn.LayerNorm(channels) for _ in directions[1::2])
 

@@ -9,6 +9,9 @@ such a mixer returns:
     scaled      M(x), its out_proj initialised 1 / (0.044 sqrt(k)) times as large: a deviation of about 1;
                 mamba alone
 
+A mixer is `local`, the size-matched twin, if a `MatchedConv` takes the place of each of its layers over
+tokens, with as many parameters; norms, residuals and outputs are the same.
+
 With white noise for x, k directions and its own initialisation, the output of a Mamba layer has a standard
 deviation of about 0.044 sqrt(k). `SequenceMixer.mixer_precision` says how much of a mixer is computed in
 float32. Tokens stay in memory order, whatever the direction.
@@ -32,9 +35,10 @@ from nnunet_mamba.blocks.large_kernel import LargeKernelMixer
 from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.mamba2 import Mamba2
 from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
+from nnunet_mamba.blocks.matched_conv import MatchedConv
 from nnunet_mamba.blocks.mlstm import MLSTM, OffsetLayerNorm
 from nnunet_mamba.blocks.tokens import Grid, to_map, to_tokens
-from nnunet_mamba.ops.precision import SequenceMixer, with_mixer_precision
+from nnunet_mamba.ops.precision import MIXED, SequenceMixer, with_mixer_precision
 from nnunet_mamba.scan_order import ScanDirection, scan_order
 
 BARE, SCALED = "bare", "scaled"
@@ -62,7 +66,7 @@ LAYERS = {
     "mlstm": TokenLayer(MLSTM, "mlstm", OffsetLayerNorm),
     "attention": TokenLayer(Attention, "attention"),
 }
-# kinds that are no such layer: make(channels, ndim, order=..., **options) returns a mixer on maps
+# kinds that are no such layer: make(channels, ndim, order=..., local=..., **options) returns a mixer on maps
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "mamba_trans": MambaTransMixer,
     "large_kernel": LargeKernelMixer,
@@ -70,17 +74,18 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
 KINDS = (*LAYERS, *MIXERS)
 
 
-def outputs_of(kind: str) -> tuple[str, ...]:
+def outputs_of(kind: str, local: bool = False) -> tuple[str, ...]:
     """Return the words of `mixer_output` that a kind of mixer has."""
     if kind not in LAYERS:
         return (BARE,)
-    return OUTPUTS if kind == "mamba" else tuple(word for word in OUTPUTS if word != SCALED)
+    return OUTPUTS if kind == "mamba" and not local else tuple(word for word in OUTPUTS if word != SCALED)
 
 
 def settings_of(make: Callable[..., nn.Module]) -> dict[str, Any]:
     """Return the settings of a mixer's or a layer's constructor, and their defaults."""
     parameters = inspect.signature(make).parameters.values()
-    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("order", *Place._fields)]
+    common = ("order", "local", *Place._fields)
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in common]
     return {p.name: p.default for p in own}
 
 
@@ -96,8 +101,8 @@ class Place(NamedTuple):
 
 
 def build_mixer(kind: str, channels: int, ndim: int, place: Place, **options: Any) -> nn.Module:
-    """Build a mixer on maps of `channels` channels and `ndim` axes; options are `order`, `mixer_output` and
-    those of the kind."""
+    """Build a mixer on maps of `channels` channels and `ndim` axes; options are `order`, `mixer_output`,
+    `local` and those of the kind."""
     if kind in LAYERS:
         return VoxelMixer(channels, ndim, kind=kind, **options)
     asked = inspect.signature(MIXERS[kind]).parameters
@@ -114,6 +119,7 @@ class TokenMixer(SequenceMixer):
         channels, ndim: channels and grid axes of x.
         kind: a name of `LAYERS`.
         mixer_output: a word of `outputs_of(kind)`.
+        local: put a `MatchedConv` over the grid of x in the layer's place, under the name "conv".
         options: of the layer, such as d_state.
     """
 
@@ -126,13 +132,18 @@ class TokenMixer(SequenceMixer):
         *,
         kind: str = "mamba",
         mixer_output: str = BARE,
+        local: bool = False,
         **options: Any,
     ):
         super().__init__()
-        assert mixer_output in outputs_of(kind)
+        assert mixer_output in outputs_of(kind, local)
         make, self.key, norm = LAYERS[kind]
         self.norm = norm(features)
         layer: Any = make(features, directions, **options)
+        self.local = local
+        if local:
+            self.key, layer = "conv", MatchedConv(channels, ndim, replaced=layer)
+            self.mixer_precision = MIXED
         self.add_module(self.key, layer)
         self.residual = mixer_output == "residual"
         self.out_norm = NORM[ndim](channels, affine=True) if mixer_output == "norm" else nn.Identity()
@@ -184,4 +195,7 @@ class ChannelMixer(TokenMixer):
                 f"This network takes channels as tokens where its grid was {self.grid} in training; now it "
                 f"is {tuple(x.shape[2:])}. Use patches of the size that it was built with."
             )
-        return self.layer(self.norm(x.flatten(2)), (x.shape[1],)).view(x.shape)
+        tokens = self.norm(x.flatten(2))
+        if self.local:
+            return to_map(self.layer(tokens.transpose(1, 2), tuple(x.shape[2:])), x)
+        return self.layer(tokens, (x.shape[1],)).view(x.shape)

@@ -3,103 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, ClassVar, TypeVar
 
-from torch import nn
-
 from nnunet_mamba.blocks.meta import PLACEMENTS
-from nnunet_mamba.blocks.mixers import BARE, KINDS, LAYERS, MIXERS, OUTPUTS, outputs_of, settings_of
-from nnunet_mamba.blocks.vss import SS2D
-from nnunet_mamba.scan_order import scan_order
+from nnunet_mamba.blocks.mixers import KINDS, OUTPUTS
+from nnunet_mamba.networks.mixer_config import CONV, NONE, Mixer
 
-NONE = "none"  # the word for no mixer
-COUNTS = ("d_state", "d_conv", "expand", "headdim", "heads", "groups", "max_tokens")  # whole numbers
-MAKERS = {**{kind: layer.make for kind, layer in LAYERS.items()}, **MIXERS, "vss": SS2D}
 Config = TypeVar("Config", bound="NetworkConfig")
-
-
-@dataclass(frozen=True)
-class Mixer:
-    """Settings of the global mixers. Those that are not given are the kind's own defaults; None if it has no
-    such setting.
-
-    kind          a name of `blocks.mixers.KINDS`, or vss
-    order         name of the scan order, see `scan_order`; attention has none
-    mixer_output  what a mixer that is a layer over tokens returns, see `blocks.mixers`
-    d_state       states per channel, or per head; `mamba_trans` takes at most as many as channels
-    d_conv        taps of the convolution
-    expand        inner channels per channel
-    shared        whether all directions of `mamba` have the same weights
-    headdim       channels of a head, of `mamba2` and `attention`
-    heads         heads of `mlstm`
-    groups        groups of heads of `mamba2`, each with B, C and a norm of its own
-    channel_D     whether D of `mamba2` is per channel, not per head
-    max_tokens    tokens that attend to each other; longer grids are cut into windows
-    windows       parts of the map that `large_kernel` scans by themselves, see `blocks.large_kernel`
-    """
-
-    kind: str = "mamba"
-    order: str = "uni"
-    mixer_output: str = BARE
-    d_state: int | None = None
-    d_conv: int | None = None
-    expand: int | None = None
-    shared: bool | None = None
-    headdim: int | None = None
-    heads: int | None = None
-    groups: int | None = None
-    channel_D: bool | None = None
-    max_tokens: int | None = None
-    windows: str | None = None
-
-    def __post_init__(self) -> None:
-        """Set what was not given to the kind's defaults.
-
-        Raise ValueError for an unknown kind, settings that it does not have, and counts below 1.
-        """
-        if self.kind not in MAKERS:
-            raise ValueError(f"kind: there is no mixer {self.kind!r}; choose from {', '.join(MAKERS)}.")
-        if self.mixer_output not in outputs_of(self.kind):
-            raise ValueError(
-                f"mixer_output: mixers of the kind {self.kind!r} have no {self.mixer_output!r}; choose from "
-                f"{', '.join(outputs_of(self.kind))}."
-            )
-        known = settings_of(MAKERS[self.kind])
-        unknown = sorted(self.options().keys() - known.keys())
-        if unknown:
-            raise ValueError(
-                f"{', '.join(unknown)}: mixers of the kind {self.kind!r} have no such setting; they have "
-                f"{', '.join(sorted(known))}."
-            )
-        for name, default in known.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
-        for name in COUNTS:
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} is {value!r}; give a whole number of at least 1, or None.")
-
-    def options(self) -> dict[str, Any]:
-        """Return the settings of the kind alone."""
-        common = ("kind", "order", "mixer_output")
-        return {name: v for name, v in asdict(self).items() if name not in common and v is not None}
-
-    def module_options(self) -> dict[str, Any]:
-        """Return the keyword arguments of the mixer's module."""
-        shared = {"order": self.order, **({"mixer_output": self.mixer_output} if self.kind in LAYERS else {})}
-        return {**shared, **self.options()}
-
-    def of_kind(self, kind: str) -> Mixer:
-        """Return a mixer of another kind for the same place: its order and, where it can, its output; other
-        settings are the kind's defaults."""
-        output = self.mixer_output if kind in MAKERS and self.mixer_output in outputs_of(kind) else BARE
-        return Mixer(kind, self.order, output)
-
-    def build_layer(self, features: int, ndim: int) -> nn.Module:
-        """Return the layer over tokens alone, without a norm, for grids of `ndim` axes."""
-        return LAYERS[self.kind].make(features, scan_order(self.order, ndim), **self.options())
 
 
 @dataclass(frozen=True)
@@ -109,6 +21,7 @@ class NetworkConfig:
     mixer: Mixer | None = None
 
     mixer_kinds: ClassVar[tuple[str, ...]] = ("mamba",)
+    twin_words: ClassVar[tuple[str, ...]] = (NONE,)
     mixer_outputs: ClassVar[tuple[str, ...]] = OUTPUTS
 
     def __post_init__(self) -> None:
@@ -127,7 +40,8 @@ class NetworkConfig:
         """Return a copy with fields of this class or of its mixer replaced. ValueError for other names.
 
         `mixer` may be a word: a kind of mixers for the places of this network's own, with the kind's own
-        settings, or "none" for the twin. `kind` is another name for it; ValueError if both are given.
+        settings, "conv" for the size-matched twin, or "none" for the twin. `kind` is another name for it;
+        ValueError if both are given.
         """
         given = [name for name in ("mixer", "kind") if name in overrides]
         if len(given) > 1:
@@ -151,7 +65,8 @@ class NetworkConfig:
         return replace(config, mixer=replace(config.mixer, **to_mixer))
 
     def with_mixer(self: Config, word: str, setting: str = "mixer") -> Config:
-        """Return a copy with mixers of another kind in the same places; "none": the twin without them.
+        """Return a copy with mixers of another kind in the same places; "conv": convolutions with
+        as many parameters; "none": the twin without them.
 
         ValueError, which names the `setting` that the word came by, for words that do not fit.
         """
@@ -159,10 +74,12 @@ class NetworkConfig:
             return self.without_ssm()
         if self.mixer is None:
             raise ValueError(f"{setting}: this network has no mixer, so there is no place for {word!r}.")
-        if word not in self.mixer_kinds:
-            words = ", ".join((*self.mixer_kinds, NONE))
-            raise ValueError(f"{setting}: this network has no mixer {word!r}; choose from {words}.")
-        return self if word == self.mixer.kind else replace(self, mixer=self.mixer.of_kind(word))
+        words = (*self.mixer_kinds, *self.twin_words)
+        if word not in words:
+            raise ValueError(
+                f"{setting}: this network has no mixer {word!r}; choose from {', '.join(words)}."
+            )
+        return replace(self, mixer=self.mixer.of_kind(word))
 
     def without_ssm(self: Config) -> Config:
         """Return the twin in which every mixer, with its norms and projections, is the identity."""
@@ -237,6 +154,7 @@ class MetaConfig(NetworkConfig):
     quirks: frozenset[str] = frozenset()
 
     mixer_kinds: ClassVar[tuple[str, ...]] = KINDS
+    twin_words: ClassVar[tuple[str, ...]] = (CONV, NONE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

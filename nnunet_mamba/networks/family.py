@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from nnunet_mamba.io.messages import format_unknown_name
-from nnunet_mamba.networks.config import FixedConfig, MetaConfig, Mixer, NetworkConfig
+from nnunet_mamba.networks.config import FixedConfig, MetaConfig, NetworkConfig
 from nnunet_mamba.networks.default_sizes import PATCH, default_sizes
 from nnunet_mamba.networks.geometry import PerStage, Sizes
 from nnunet_mamba.networks.light_unet import LightUNet, LightUNetConfig
 from nnunet_mamba.networks.meta_unet import MetaUNet
+from nnunet_mamba.networks.mixer_config import Mixer
 from nnunet_mamba.networks.nn_mamba_unet import NnMamba, NnMambaConfig
 from nnunet_mamba.networks.seg_mamba import SegMamba, SegMambaConfig
 from nnunet_mamba.networks.seg_mamba2 import SegMamba2, SegMamba2Config

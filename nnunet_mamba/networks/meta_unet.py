@@ -183,7 +183,7 @@ class MetaUNet(UNet):
     @staticmethod
     def initialize(module: nn.Module) -> None:
         """Initialise convolutions over the grid by He's method, as nnU-Net does. Applied to every submodule,
-        it leaves norms, linear layers and the parts of mixers as they are."""
+        it leaves norms, linear layers and mixers along tokens as they are."""
         if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
             nn.init.kaiming_normal_(module.weight, a=0.01)
             if module.bias is not None:

@@ -19,8 +19,9 @@ from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.convolution import ChannelGate
 from nnunet_mamba.blocks.mixers import BARE
 from nnunet_mamba.blocks.tokens import to_map, to_tokens
-from nnunet_mamba.networks.config import FixedConfig, Mixer
+from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.geometry import Sizes, per_stage, read_fixed_features
+from nnunet_mamba.networks.mixer_config import Mixer
 from nnunet_mamba.networks.unet import UNet
 from nnunet_mamba.ops.precision import SequenceMixer, clamp_to_float16, with_mixer_precision
 

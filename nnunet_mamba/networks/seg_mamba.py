@@ -17,8 +17,9 @@ from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import VoxelMixer
 from nnunet_mamba.blocks.unetr import UNETRDecoder
-from nnunet_mamba.networks.config import FixedConfig, Mixer
+from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.geometry import Grid, Sizes, per_stage, read_fixed_features
+from nnunet_mamba.networks.mixer_config import Mixer
 from nnunet_mamba.networks.unet import UNet
 
 

@@ -20,7 +20,14 @@ NO_SSM = "_nossm"  # of networks
 TWIN, NO_DECAY, DEMO, SMOKE = "NoSSM", "_NoDecaySSM", "_demo", "_smoke"  # of trainers
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)  # nnU-Net's lengths
 # endings of the trainers with other mixers in the places of their own -> words of `create_network`
-MIXER_ENDINGS = {"Mamba": "mamba", "Mamba2": "mamba2", "mLSTM": "mlstm", "Attention": "attention"}
+CONV = "Conv"  # convolutions with as many parameters: the size-matched twin
+MIXER_ENDINGS = {
+    "Mamba": "mamba",
+    "Mamba2": "mamba2",
+    "mLSTM": "mlstm",
+    "Attention": "attention",
+    CONV: "conv",
+}
 # values of a mixer's settings that trainers' names may contain; without mixers they mean nothing
 MIXER_WORDS = ("bare", "residual", "norm", "scaled", "uni", "bi", "multi", *MIXER_ENDINGS)
 LENGTHS = tuple(f"_{n}epoch{'s' * (n > 1)}" for n in EPOCHS)
@@ -50,7 +57,7 @@ class TrainerInfo:
 
     has_demo   there is a small one for CPUs
     twin       the trainer that has the same twin ("": its twin is its own name with NoSSM)
-    own_mixer  the kind of its mixers, in whose places others may stand, a key of MIXER_ENDINGS ("": none may)
+    own_mixer  the kind of its mixers, in whose places others may stand, a key of MIXER_ENDINGS ("": CONV alone)
     mixer      the kind that stands in the places of those of `twin` ("": the network's own)
     """
 
@@ -154,8 +161,9 @@ def _ablation(name: str, change: str, *, of_mixer: bool = True) -> TrainerInfo:
 
 
 def _with_other_mixers(row: TrainerInfo) -> Iterator[TrainerInfo]:
-    """Yield the rows of the trainer with each other kind of mixers in the places of its own."""
-    for kind in MIXER_ENDINGS if row.own_mixer else ():
+    """Yield the rows of the trainer with each other kind of mixers in the places of its own, or with
+    convolutions alone."""
+    for kind in MIXER_ENDINGS if row.own_mixer else (CONV,):
         if kind != row.own_mixer:
             recipe = f"{kind} in place of its own mixer; {row.recipe}"
             name = f"{row.name}_{kind}"

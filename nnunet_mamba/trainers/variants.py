@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
-from nnunet_mamba.networks.config import Mixer
 from nnunet_mamba.networks.family import get_config
+from nnunet_mamba.networks.mixer_config import Mixer
 from nnunet_mamba.nnunet.catalogue import DEMO, EPOCHS, LENGTHS, NETWORKS, NO_DECAY, NO_SSM, SMOKE, TWIN
 from nnunet_mamba.trainers.base import GuardedTrainer
 from nnunet_mamba.trainers.mamba import MambaTrainer

@@ -4,7 +4,7 @@ import pytest
 
 from nnunet_mamba import create_network
 from nnunet_mamba.blocks.mixers import settings_of
-from nnunet_mamba.networks.config import COUNTS, MAKERS, Mixer
+from nnunet_mamba.networks.mixer_config import COUNTS, MAKERS, Mixer
 
 OWN_COUNTS = [(kind, name) for kind in MAKERS for name in COUNTS if name in settings_of(MAKERS[kind])]
 

@@ -5,8 +5,8 @@ import torch
 
 from nnunet_mamba import create_network
 from nnunet_mamba.blocks.mixers import KINDS, LAYERS, ChannelMixer, TokenMixer, VoxelMixer
-from nnunet_mamba.networks.config import Mixer
 from nnunet_mamba.networks.family import FAMILY, get_config
+from nnunet_mamba.networks.mixer_config import Mixer
 from nnunet_mamba.ops.precision import SequenceMixer
 
 SLOTS = ("mm_unet", "umamba_enc", "umamba2")  # within blocks, behind stages, behind the last

@@ -6,7 +6,7 @@ import torch
 from nnunet_mamba import create_network
 from nnunet_mamba.blocks.mamba import Mamba
 from nnunet_mamba.blocks.mixers import to_map, to_tokens
-from nnunet_mamba.networks.config import Mixer
+from nnunet_mamba.networks.mixer_config import Mixer
 from nnunet_mamba.networks.nn_mamba_unet import FlippedMamba
 from nnunet_mamba.scan_order import scan_order
 

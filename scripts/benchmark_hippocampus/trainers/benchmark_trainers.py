@@ -39,7 +39,10 @@ STEPS_1200 = {  # in 3D
     "initial_lr": 1e-2,
     "save_every": 1,
 }
-IN_2D = {"nnUNetTrainerMambaMulti": {"order": "multi"}}  # the authors' eight directions are of volumes
+IN_2D = {  # the authors' eight directions are of volumes
+    "nnUNetTrainerMambaMulti": {"order": "multi"},
+    "nnUNetTrainerMambaMulti_Conv": {"mixer": "conv", "order": "multi"},
+}
 
 
 class nnUNetTrainerControl(RecipeTrainer):
@@ -89,6 +92,6 @@ _trainers = (
     *(make_twin(trainer) for trainer in ABLATIONS if "encoder" in trainer.overrides),
     make_variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
 )
-_in_3d = (nnUNetTrainerControl, *PLANNED, *map(make_twin, PLANNED), *READINGS)
+_in_3d = (nnUNetTrainerControl, *PLANNED, *map(make_twin, PLANNED), *READINGS, *OTHER_MIXERS)
 _of_1200_steps = (make_variant(trainer, "_1200steps", settings=STEPS_1200) for trainer in _in_3d)
 globals().update(index_by_name((*map(_benchmarked, _trainers), *_of_1200_steps), __name__))
