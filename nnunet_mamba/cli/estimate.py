@@ -23,9 +23,7 @@ def add(commands: Any) -> None:
     p = commands.add_parser("estimate")
     add_plans(p, "plans", nargs="?")
     p.add_argument("--network", help="see `nnunet-mamba networks`")
-    p.add_argument(
-        "--mixer", metavar="WORD", help="instead of the network's own: mamba2, attention, conv, none"
-    )
+    p.add_argument("--mixer", metavar="WORD", help="not the network's own: mamba2, attention, conv, none")
     p.add_argument("--device", default="cpu", help="cpu, cuda, or the profile (.json) of another device")
     p.add_argument("--batch", type=int, help="patches per step (default: the plans')")
     p.add_argument("--patch", type=int, nargs="+", metavar="VOXELS", help="per axis (default: the plans')")

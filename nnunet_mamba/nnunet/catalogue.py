@@ -19,15 +19,9 @@ NOT_FOUND = "Could not find requested nnunet trainer"  # as nnU-Net's error begi
 NO_SSM = "_nossm"  # of networks
 TWIN, NO_DECAY, DEMO, SMOKE = "NoSSM", "_NoDecaySSM", "_demo", "_smoke"  # of trainers
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)  # nnU-Net's lengths
-# endings of the trainers with other mixers in the places of their own -> words of `create_network`
 CONV = "Conv"  # convolutions with as many parameters: the size-matched twin
-MIXER_ENDINGS = {
-    "Mamba": "mamba",
-    "Mamba2": "mamba2",
-    "mLSTM": "mlstm",
-    "Attention": "attention",
-    CONV: "conv",
-}
+# endings of the trainers with other mixers in the places of their own -> words of `create_network`
+MIXER_ENDINGS = {kind: kind.lower() for kind in ("Mamba", "Mamba2", "mLSTM", "Attention", CONV)}
 # values of a mixer's settings that trainers' names may contain; without mixers they mean nothing
 MIXER_WORDS = ("bare", "residual", "norm", "scaled", "uni", "bi", "multi", *MIXER_ENDINGS)
 LENGTHS = tuple(f"_{n}epoch{'s' * (n > 1)}" for n in EPOCHS)
@@ -57,7 +51,7 @@ class TrainerInfo:
 
     has_demo   there is a small one for CPUs
     twin       the trainer that has the same twin ("": its twin is its own name with NoSSM)
-    own_mixer  the kind of its mixers, in whose places others may stand, a key of MIXER_ENDINGS ("": CONV alone)
+    own_mixer  the kind of its mixers, with others for its places, a key of MIXER_ENDINGS ("": with CONV alone)
     mixer      the kind that stands in the places of those of `twin` ("": the network's own)
     """
 
