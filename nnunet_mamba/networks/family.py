@@ -188,7 +188,7 @@ def create_network(
             whose activations are recomputed in backward instead of kept: less memory, a slower step.
         mixer_precision: the part of the mixers that is computed in float32 under autocast: all with
             "float32", the recurrence alone with "mixed". Default: "float32", and "mixed" for VSS blocks, as
-            in their authors' code.
+            in their authors' code, and for the convolutions of mixer="conv".
         overrides: fields of the network's config (such as `MetaConfig`) and of `Mixer`: order="multi",
             d_state=8.
 

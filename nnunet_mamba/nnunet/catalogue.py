@@ -51,7 +51,7 @@ class TrainerInfo:
 
     has_demo   there is a small one for CPUs
     twin       the trainer that has the same twin ("": its twin is its own name with NoSSM)
-    own_mixer  the kind of its mixers, with others for its places, a key of MIXER_ENDINGS ("": with CONV alone)
+    own_mixer  the kind of its mixers, with others for its places, of MIXER_ENDINGS ("": with CONV alone)
     mixer      the kind that stands in the places of those of `twin` ("": the network's own)
     """
 

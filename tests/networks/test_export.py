@@ -111,6 +111,13 @@ def test_a_network_is_the_same_in_onnx(name, tmp_path):
     assert_equal_as_onnx(network, torch.randn(1, 1, *grid), tmp_path / "network.onnx")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["umamba_enc", "mamba_bi"])
+def test_convolutions_in_the_places_of_mixers_are_the_same_in_onnx(name, tmp_path):
+    network, grid = small(name, mixer="conv")
+    assert_equal_as_onnx(network, torch.randn(1, 1, *grid), tmp_path / "network.onnx")
+
+
 @pytest.fixture
 def one_process(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)

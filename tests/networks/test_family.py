@@ -571,7 +571,7 @@ def check_traced(network, grid, backend):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "conv"])
 def test_mm_unet_traces_into_one_graph_with_every_kind_of_mixer(kind):
     network = create_network("mm_unet", **plan(2, patch_size=[8, 8, 8]), mixer=kind, deep_supervision=True)
     check_traced(network, (8, 8, 8), "aot_eager")

@@ -13,6 +13,7 @@ from nnunet_mamba.blocks import mixers
 from nnunet_mamba.io.messages import describe_regex, find_closest_names, format_unknown_name
 from nnunet_mamba.networks import baselines, family
 from nnunet_mamba.networks.family import get_config
+from nnunet_mamba.networks.mixer_config import CONV
 from nnunet_mamba.nnunet import catalogue
 from nnunet_mamba.scan_order import scan_order
 from nnunet_mamba.trainers.mamba import SSM_STATE
@@ -82,15 +83,16 @@ def test_words_of_mixers_are_those_that_their_configs_know():
     orders = set(catalogue.MIXER_WORDS) - set(mixers.OUTPUTS) - kinds
     assert len(orders) + len(mixers.OUTPUTS) + len(kinds) == len(catalogue.MIXER_WORDS)
     assert all(scan_order(order, 3) for order in orders)
-    assert set(catalogue.MIXER_ENDINGS.values()) == set(mixers.LAYERS)
+    assert set(catalogue.MIXER_ENDINGS.values()) == {*mixers.LAYERS, CONV}
 
 
 @pytest.mark.parametrize("row", [row for row in catalogue.TRAINERS if row.own_mixer or row.mixer])
 def test_mixers_of_a_row_are_its_networks_own_or_those_in_their_places(row):
     trainer = getattr(trainers, row.name)
     config = get_config(row.network).with_overrides(**trainer.overrides)
-    assert config.mixer.kind == catalogue.MIXER_ENDINGS[row.mixer or row.own_mixer]
-    assert trainer.overrides == ({"mixer": config.mixer.kind} if row.mixer else {})
+    word = catalogue.MIXER_ENDINGS[row.mixer or row.own_mixer]
+    assert config == get_config(row.network).with_mixer(word)
+    assert trainer.overrides == ({"mixer": word} if row.mixer else {})
     assert (f"with {row.mixer} in the places of its own" in trainer.__doc__) == bool(row.mixer)
 
 

@@ -88,8 +88,12 @@ def outputs_and_gradients(mixer, x, dtype):
     return {"y": y, **dict(zip(wanted, grads, strict=True))}
 
 
+LOCAL = "conv"  # convolutions with as many parameters, in the place of mamba
+
+
 def voxel_mixer(kind, mixer_output="residual"):
-    return VoxelMixer(16, 3, kind=kind, order="bi", mixer_output=mixer_output)
+    options = {"local": True} if kind == LOCAL else {"kind": kind}
+    return VoxelMixer(16, 3, order="bi", mixer_output=mixer_output, **options)
 
 
 def large_kernel_mixer():
@@ -97,7 +101,7 @@ def large_kernel_mixer():
 
 
 MIXERS = {
-    **{kind: lambda kind=kind: voxel_mixer(kind) for kind in LAYERS},
+    **{kind: lambda kind=kind: voxel_mixer(kind) for kind in (*LAYERS, LOCAL)},
     "large_kernel": large_kernel_mixer,
     "channels": lambda: ChannelMixer(16, (4, 5, 6)),
     "mamba_trans": lambda: MambaTransMixer(16, 3, order="bi", d_state=16),
@@ -159,6 +163,7 @@ ENDS = {  # first and last projections
     "mlstm": ("proj_up", "proj_down"),
     "attention": ("qkv", "attention.proj"),
     "large_kernel": ("in_proj", "out_proj"),
+    LOCAL: ("in_proj", "out_proj"),
 }
 FACTORS = {"weak in": (300, 1), "strong in": (1000, 1), "out": (1, 2e4), "both": (1000, 2e4)}
 
@@ -168,7 +173,7 @@ FACTORS = {"weak in": (300, 1), "strong in": (1000, 1), "out": (1, 2e4), "both":
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_exploding_projections_leave_mixers_of_all_kinds_finite(kind, factors, precision):
     """Whatever the mixer returns, also through its own norm and with float16 in."""
-    for mixer_output in outputs_of(kind):
+    for mixer_output in outputs_of("mamba", local=True) if kind == LOCAL else outputs_of(kind):
         torch.manual_seed(0)
         mixer = large_kernel_mixer() if kind == "large_kernel" else voxel_mixer(kind, mixer_output)
         scale(mixer, **{f"{name}.weight": factor for name, factor in zip(ENDS[kind], factors, strict=True)})
@@ -191,7 +196,7 @@ def test_walks_of_mamba_2s_own_kernels_may_exceed_float16_with_different_signs(m
 
 
 def test_all_kinds_of_layers_are_tested():
-    assert {*LAYERS, "large_kernel"} == {*ENDS} and {*ENDS} <= {*MIXERS}
+    assert {*LAYERS, "large_kernel", LOCAL} == {*ENDS} and {*ENDS} <= {*MIXERS}
 
 
 EXPLODE = {"out_proj__weight": 2e5, "D": 1e3}  # weights that float16 can hold

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from nnunet_mamba.analysis.activations import measure_spreads
+from nnunet_mamba.blocks.matched_conv import MatchedConv
 from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
 
@@ -55,6 +56,17 @@ def test_a_reading_builds_its_word(trainers, build, word):
     mixers = [block.mixer for block in build(name).encoder.modules() if isinstance(block, MetaBlock)]
     assert [mixer.residual for mixer in mixers] == [word == "residual"] * 2
     assert [isinstance(mixer.out_norm, torch.nn.InstanceNorm3d) for mixer in mixers] == [word == "norm"] * 2
+
+
+@pytest.mark.parametrize("network", ["MMUNet", "UMambaBot", "UMambaEnc", "MambaUni", "MambaBi", "MambaMulti"])
+def test_size_matched_twins_come_in_both_budgets(trainers, build, network):
+    for suffix in ("bench", "1200steps"):
+        name = f"nnUNetTrainer{network}_Conv_{suffix}"
+        assert trainers[name].overrides["mixer"] == "conv"
+        assert any(isinstance(module, MatchedConv) for module in build(name).modules())
+    assert (
+        trainers["nnUNetTrainerMambaMulti_Conv_bench"].overrides["order"] == "multi"
+    )  # not of volumes alone
 
 
 def test_the_small_twin_adds_six_hundredths_of_what_the_twin_adds(build):
