@@ -37,6 +37,6 @@ class MatchedConv(nn.Module):
         self.out_proj = nn.Linear(hidden, channels, bias=False)
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
-        inner = clamp_to_float16(self.in_proj(tokens)).transpose(1, 2).unflatten(2, grid)
+        inner = self.in_proj(tokens).transpose(1, 2).unflatten(2, grid)
         inner = F.silu(clamp_to_float16(self.conv(inner)))
         return clamp_to_float16(self.out_proj(inner.flatten(2).transpose(1, 2)))

@@ -137,6 +137,17 @@ def test_where_channels_are_tokens_the_convolution_is_over_the_grid(grid):
         local(torch.randn(1, 30, *[5] * len(grid)).double())
 
 
+def test_a_convolution_beyond_float16_leaves_the_mixer_finite():
+    """SiLU of minus infinity would be NaN."""
+    torch.manual_seed(0)
+    mixer = VoxelMixer(16, 3, local=True)
+    with torch.no_grad():
+        mixer.layer.in_proj.weight.mul_(1000)
+        mixer.layer.conv.weight.mul_(1000)
+    with torch.autocast("cpu", torch.float16):
+        assert mixer(torch.randn(1, 16, 4, 4, 4)).isfinite().all()
+
+
 @pytest.mark.parametrize("channels", [32, 320])
 def test_a_bare_mixer_of_a_network_begins_at_a_fifth_of_its_input(channels):
     torch.manual_seed(0)
