@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nnunet_mamba.ops import triton_cut
@@ -35,19 +36,29 @@ def workspace_of(func: Any, args: tuple[Any, ...], result: Any, factors: Mapping
     Args:
         factors: conv_forward (of the weights and the larger of input and output), conv_transposed (of the
             output), conv_backward (of the weights, the output's gradient and, if its gradient is needed, the
-            input); 0 if missing.
+            input); 0 if missing. A depthwise convolution takes none if the channels of its input are last in
+            memory.
     """
     name = func._schema.name
     if name == CONVOLUTION:
+        if _is_depthwise_in_place(args[0], groups=args[8]):
+            return 0
         return int(_convolution_bytes(args[0], args[1], args[6], result, factors))
     if name == CONVOLUTION_BACKWARD:
         grad, x, weight, wanted = args[0], args[1], args[2], args[10]
+        if _is_depthwise_in_place(grad, x, groups=args[9]):
+            return 0
         sizes = grad.nbytes + (x.nbytes if wanted[0] else 0) + weight.nbytes
         return int(factors.get("conv_backward", 0) * sizes)
     if name in SCANS:
         names = [argument.name for argument in func._schema.arguments]
         return SCANS[name](dict(zip(names, args, strict=True)))
     return 0
+
+
+def _is_depthwise_in_place(*maps: Tensor, groups: int) -> bool:
+    channels_last = torch.channels_last_3d if maps[0].ndim == 5 else torch.channels_last
+    return all(groups == x.shape[1] and x.is_contiguous(memory_format=channels_last) for x in maps)
 
 
 def _convolution_bytes(

@@ -1,9 +1,12 @@
 """Memory of operators that no tensor shows."""
 
+import math
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunet_mamba.blocks.matched_conv import MatchedConv
 from nnunet_mamba.memory.live_memory import LiveMemory
 from nnunet_mamba.memory.workspace import kernel_key, workspace_of
 from nnunet_mamba.ops import multi_directional_linear_attention, selective_scan
@@ -35,6 +38,21 @@ def test_a_convolution_copies_the_larger_of_its_ends_and_both_in_backward():
     found, kernels = workspaces(lambda: conv(x).sum().backward())
     assert found == {"convolution": 1024 + weight, "convolution_backward": 1024 + 512 + weight}
     assert len(kernels) == 2
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_depthwise_convolution_copies_nothing_where_channels_are_last(ndim):
+    """As in the layer of size-matched twins; of another layout, and of dense ones, it copies."""
+    grid = (5, 6, 7)[:ndim]
+    tokens = torch.ones(2, math.prod(grid), 8, requires_grad=True)
+    layer = MatchedConv(8, ndim, replaced=torch.nn.Linear(10, 20))
+    assert workspaces(lambda: layer(tokens, grid).sum().backward())[0] == {}
+    hidden = layer.conv.in_channels
+    channels_first = torch.ones(2, hidden, *grid, requires_grad=True)
+    assert workspaces(lambda: layer.conv(channels_first).sum().backward())[0] != {}
+    dense = (torch.nn.Conv2d if ndim == 2 else torch.nn.Conv3d)(8, 8, 3, padding=1)
+    last = tokens.transpose(1, 2).unflatten(2, grid)
+    assert workspaces(lambda: dense(last).sum().backward())[0] != {}
 
 
 def test_the_input_of_the_first_convolution_has_no_gradient_to_copy():
