@@ -27,6 +27,7 @@ VERBS = {  # verb -> the module of this package that adds it, and what it does
     "plans": ("plans", "split, apply a paper's template, check, plan for a card"),
     "estimate": ("estimate", "predict peak memory of a training step on a plan"),
     "predict": ("predict", "nnUNetv2_predict for every nnU-Net model, without its slow export"),
+    "validate": ("validate", "predict the cases of trained folds again: mixers or flips off, noise, ..."),
     "evaluate": ("evaluate", "score predicted label maps, or nnU-Net's results of a dataset"),
     "compare": ("compare", "test methods against their twins without SSM and a baseline"),
     "report": ("report", "one page about a study: results, tests, curves, worst cases"),

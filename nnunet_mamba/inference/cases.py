@@ -43,6 +43,9 @@ class Case:
     previous_stage: Path | None = None
 
 
+ReadFn = Callable[[Case], tuple[Tensor, dict]]
+
+
 @dataclass
 class Outcome:
     """Result of a case: the seconds of each stage, and the error that ended it."""
@@ -97,6 +100,8 @@ class CasePredictor:
         predictor: with a trained model; a MembersPredictor has maps of uncertainty written as well.
         overlap: read and write one more case each in threads of their own.
         report: called with each outcome, in the order of the cases.
+        read: returns the preprocessed image of a case, (C, x, y, z), and its properties; by default they are
+            made of the case's files.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class CasePredictor:
         save_probabilities: bool = False,
         overlap: bool = False,
         report: Callable[[Outcome], object] = lambda outcome: None,
+        read: ReadFn | None = None,
     ) -> None:
         self.predictor = predictor
         options: Any = {"save_probabilities": save_probabilities, "n_threads": predictor.n_threads}
@@ -116,6 +122,7 @@ class CasePredictor:
             self.exporter = Exporter(plans, configuration, predictor.dataset_json, **options)
         self.overlap = overlap
         self.report = report
+        self.read = read or self._preprocess
 
     def predict(self, cases: Sequence[Case]) -> list[Outcome]:
         """Predict the cases. Raises NonFiniteWeightsError for weights with which all would fail."""
@@ -144,16 +151,18 @@ class CasePredictor:
                 written.result()
 
     def _read(self, outcome: Outcome) -> tuple[Tensor, dict] | None:
-        case, predictor = outcome.case, self.predictor
         with outcome.stage("read"):
-            return preprocess_case(
-                [str(file) for file in case.files],
-                str(case.previous_stage) if case.previous_stage else None,
-                predictor.plans_manager,
-                predictor.configuration_manager,
-                predictor.dataset_json,
-            )
+            return self.read(outcome.case)
         return None
+
+    def _preprocess(self, case: Case) -> tuple[Tensor, dict]:
+        return preprocess_case(
+            [str(file) for file in case.files],
+            str(case.previous_stage) if case.previous_stage else None,
+            self.predictor.plans_manager,
+            self.predictor.configuration_manager,
+            self.predictor.dataset_json,
+        )
 
     def _predict(self, outcome: Outcome, image: tuple[Tensor, dict] | None) -> Prediction | None:
         if image is None:

@@ -13,11 +13,14 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch._dynamo import OptimizedModule
 
 from nnunet_mamba.inference.members import MembersPredictor
 from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.messages import join_names
+from nnunet_mamba.networks.finite import guard_output
+from nnunet_mamba.networks.twins import select_shared, without_mixers
 
 # by the network, per configuration
 SEEN = ("spacing", "normalization_schemes", "use_mask_for_norm", "architecture")
@@ -31,17 +34,19 @@ def load_model(
     device: str,
     *,
     uncertainty: str | None = None,
+    without_mixer: bool = False,
     **options: Any,
 ) -> BatchedPredictor:
     """Return a predictor with the weights of some folds of a folder TRAINER__PLANS__CONFIGURATION.
 
     Args:
         uncertainty: what a MembersPredictor is to measure; None: nothing, and no such predictor.
+        without_mixer: switch the mixers of the trained network off, see `networks.twins`.
         options: BatchedPredictor's.
 
     Raises ValueError for a device that this machine lacks, for plans that the weights were not trained with,
-    for a trainer that is not found, a damaged checkpoint, and for a single member that would have to disagree
-    with itself.
+    for a trainer that is not found, a damaged checkpoint, a network without mixers to switch off, and for a
+    single member that would have to disagree with itself.
     """
     _check_device(device)
     if device != "cuda":
@@ -58,9 +63,20 @@ def load_model(
         predictor.initialize_from_trained_model_folder(str(folder), numbers, checkpoint)
     except RuntimeError as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
+    if without_mixer:
+        _switch_mixers_off(predictor)
     if isinstance(predictor, MembersPredictor):
         predictor.check_members()
     return predictor
+
+
+def _switch_mixers_off(predictor: BatchedPredictor) -> None:
+    """Put the twin in the place of a predictor's network, and what they share in that of its weights."""
+    twin = without_mixers(predictor.network)
+    predictor.list_of_parameters = [select_shared(twin, weights) for weights in predictor.list_of_parameters]
+    guarded = guard_output(twin)
+    is_compiled = isinstance(predictor.network, OptimizedModule)
+    predictor.network = torch.compile(guarded) if is_compiled else guarded
 
 
 def check_stage(predictor: BatchedPredictor, previous_stage: Path | None) -> None:

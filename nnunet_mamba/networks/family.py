@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnunet_mamba.io.messages import format_unknown_name
 from nnunet_mamba.networks.config import FixedConfig, MetaConfig, NetworkConfig
@@ -119,6 +119,19 @@ CLASSES: dict[type[NetworkConfig], Callable[..., UNet]] = {
 }
 
 
+class NetworkSpec(NamedTuple):
+    """Name, config and sizes that a network is built of; each network has its own as `spec`."""
+
+    name: str
+    config: NetworkConfig
+    sizes: Sizes
+
+    def build(self, deep_supervision: bool) -> UNet:
+        network = CLASSES[type(self.config)](self.config, self.sizes, deep_supervision)
+        network.spec = self
+        return network
+
+
 def list_networks() -> list[str]:
     """List the names that `create_network` knows: the family, and the twins without SSM."""
     return [*FAMILY, *(f"{name}{NO_SSM}" for name, config in FAMILY.items() if config.mixer is not None)]
@@ -210,7 +223,7 @@ def create_network(
         n_blocks_per_stage,
         patch_size,
     )
-    network = CLASSES[type(config)](config.with_overrides(**overrides), sizes, deep_supervision)
+    network = NetworkSpec(name, config.with_overrides(**overrides), sizes).build(deep_supervision)
     network.set_activation_checkpointing(checkpoint_stages)
     set_mixer_precision(network, mixer_precision)
     return network

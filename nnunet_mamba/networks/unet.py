@@ -7,13 +7,16 @@ logits are cropped.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.checkpointing import CheckpointedStages
 from nnunet_mamba.networks.geometry import Grid
+
+if TYPE_CHECKING:
+    from nnunet_mamba.networks.family import NetworkSpec
 
 ALIASES = (".all_modules.", "decoder.encoder.")  # nnU-Net's checkpoints name the same weights a second time
 COUNTERS = ("total_ops", "total_params")  # buffers that a counter of operations (thop) adds to every module
@@ -31,6 +34,8 @@ class UNet(nn.Module):
         n_stages: resolutions of encoder and decoder if they are `CheckpointedStages`; 0 if they are not, and
             activations cannot be recomputed.
     """
+
+    spec: NetworkSpec  # what it was built of, set by `create_network`
 
     def __init__(
         self,

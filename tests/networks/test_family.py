@@ -18,7 +18,7 @@ from nnunet_mamba.blocks.large_kernel import LargeKernelMixer
 from nnunet_mamba.blocks.mamba import Mamba, SelectiveSSM
 from nnunet_mamba.blocks.mamba_trans import MambaTransMixer
 from nnunet_mamba.blocks.meta import MetaBlock
-from nnunet_mamba.blocks.mixers import KINDS, TokenMixer, VoxelMixer
+from nnunet_mamba.blocks.mixers import KINDS, OUTPUTS, TokenMixer, VoxelMixer
 from nnunet_mamba.blocks.vss import VSSBlock
 from nnunet_mamba.checkpoints.meta_key_maps import convert_umamba2
 from nnunet_mamba.networks.config import MetaConfig
@@ -26,6 +26,7 @@ from nnunet_mamba.networks.family import FAMILY, get_config, supported_ndims
 from nnunet_mamba.networks.geometry import Sizes
 from nnunet_mamba.networks.meta_unet import MetaUNet
 from nnunet_mamba.networks.nn_mamba_unet import MambaBranch
+from nnunet_mamba.networks.twins import select_shared, without_mixers
 from nnunet_mamba.networks.unet import is_alias
 from nnunet_mamba.scan_order import scan_order
 
@@ -340,6 +341,78 @@ def test_the_twin_differs_by_its_mixers_and_by_nothing_else(name):
     assert all(weights[key].shape == value.shape for key, value in twin.state_dict().items())
     x = torch.randn(2, 1, *grid)
     assert network(x).shape == twin(x).shape
+
+
+def make_identities(network):
+    """Let each place of a mixer return its input, or nothing where a sum has the mixer's input already; by
+    hooks, so that the network, its layers and its weights are as they were."""
+    replaced = set()
+    for name, module in network.named_modules():
+        if any(name.startswith(f"{above}.") for above in replaced):
+            continue
+        is_sum = isinstance(module, VSSBlock) or (isinstance(module, MetaBlock) and module.placement == "ssm")
+        if is_sum or isinstance(module, (TokenMixer, MambaTransMixer, LargeKernelMixer)):
+            module.register_forward_hook(lambda module, given, output: given[0].clone())
+        elif isinstance(module, (MambaBranch, Mamba)):  # of nnMamba, and LightM-UNet's
+            module.register_forward_hook(lambda module, given, output: torch.zeros_like(output))
+        else:
+            continue
+        replaced.add(name)
+    return network
+
+
+SWITCHED = [
+    *((name, {"final_act": False} if name == "nnmamba" else {}) for name in WITH_MIXER),  # no logits of 0
+    *(("mm_unet", {"mixer_output": word}) for word in OUTPUTS),
+    *(("umamba_bot", {"mixer": kind}) for kind in KINDS),
+    ("mm_unet", {"encoder": ("ssm",), "bottleneck": "ssm", "decoder": ("hybrid_outside", "ssm")}),
+    ("mm_unet", {"mixer_output": "bare", "mixer_per": "stage", "decoder": "hybrid_inside"}),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides"), SWITCHED)
+def test_a_network_without_its_mixers_is_the_network_with_identities_in_their_places(name, overrides):
+    """Equal in float64, with weights that training has moved away from where they were initialised."""
+    arguments, grid = small(name)
+    network = create_network(name, **{**arguments, **overrides}, deep_supervision=True).double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        for key, buffer in network.named_buffers():
+            if "running" in key:
+                buffer.uniform_(0.5, 1.5)
+        x = torch.randn(1, 1, *grid, dtype=torch.float64)
+        twin = without_mixers(network)
+        before = network(x)
+        expected, found = make_identities(network)(x), twin(x)
+    assert not find_mixers(twin) and not twin.training
+    for one, other, mixed in zip(found, expected, before, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        assert not torch.allclose(one, mixed, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", WITH_MIXER)
+def test_a_network_without_its_mixers_is_its_twin_by_name(name):
+    """Layer by layer, as `create_network(..., mixer="none")` builds it."""
+    arguments, _ = small(name)
+    twin = without_mixers(create_network(name, **arguments))
+    by_word = create_network(name, **small(f"{name}_nossm")[0], mixer="none")
+    assert str(twin) == str(by_word) and twin.state_dict().keys() == by_word.state_dict().keys()
+
+
+def test_mixers_are_switched_off_only_where_that_leaves_the_twin():
+    with pytest.raises(ValueError, match=r"^Conv2d is not a network of this package"):
+        without_mixers(nn.Conv2d(1, 1, 1))
+    with pytest.raises(ValueError, match=r"^nnunet has no mixer to switch off"):
+        without_mixers(create_network("nnunet", **plan()))
+    with pytest.raises(ValueError, match=r"^mm_unet_nossm has no mixer"):
+        without_mixers(create_network("mm_unet_nossm", **plan()))
+    twin = without_mixers(create_network("mm_unet", **plan()))
+    weights = dict(twin.state_dict())
+    weights.popitem()
+    weights["encoder.stages.0.0.convs.0.conv.weight"] = torch.ones(1)
+    with pytest.raises(ValueError, match=r"^mm_unet without its mixers is no part of the network: encoder"):
+        select_shared(twin, weights)
 
 
 def test_where_mm_unet_has_its_mixers():
