@@ -109,17 +109,17 @@ def validate(args: argparse.Namespace) -> int:
     check_records(out, args.f if args.mixed else None, record)
     data = find_preprocessed(model, args.c)
     allocate_on_huge_pages()
-    for name in ("plans.json", "dataset.json"):
-        write_json(out / name, json.loads((model / name).read_text(encoding="utf-8")), shared=True)
     codes = []
     for fold, names in cases.items():
         start = time.perf_counter()
         predictor = load_predictor(args, model, [fold])
         source = open_cases(predictor, model, data)
-        chosen = start_fold(args, source, names, out / f"fold_{fold}", record)
+        targets = choose_targets(source, names, out / f"fold_{fold}" / VALIDATION)
+        write_records(out, fold, predictor, record)
+        left = skip_finished(args, targets, predictor.dataset_json["file_ending"])
         read = partial(read_changed, source, conditions, count_channels(predictor.dataset_json))
-        print(f"fold {fold}: {len(chosen)} cases -> {out / f'fold_{fold}' / VALIDATION}")
-        codes.append(predict_cases(args, predictor, chosen, start, read))
+        codes.append(predict_cases(args, predictor, left, start, read))
+        print(f"fold {fold} -> {out / f'fold_{fold}' / VALIDATION}")
     return max(codes)
 
 
@@ -222,28 +222,35 @@ def open_cases(predictor: BatchedPredictor, model: Path, data: Path) -> Preproce
     return PreprocessedCases(data, stage, predictor.label_manager)
 
 
-def start_fold(
-    args: argparse.Namespace,
-    source: PreprocessedCases,
-    names: Sequence[str] | None,
-    fold: Path,
-    record: dict[str, Any],
-) -> list[Case]:
-    """Return the cases of a fold that are left to predict, whose folder has its record now."""
+def choose_targets(source: PreprocessedCases, names: Sequence[str] | None, folder: Path) -> list[Case]:
+    """Return the cases of a fold (None: all), whose label maps go to a folder. ValueError for cases that are
+    not preprocessed."""
     from nnunet_mamba.inference.cases import Case
-    from nnunet_mamba.nnunet.dataset_json import read_dataset_json
     from nnunet_mamba.trainers.folds import check_preprocessed
 
-    names = sorted(source.names() if names is None else names)
-    check_preprocessed(names, source.names(), str(source.folder))
-    ending = read_dataset_json(fold.parent / "dataset.json")["file_ending"]
+    present = source.names()
+    names = present if names is None else sorted(names)
+    check_preprocessed(names, present, str(source.folder))
+    return [Case(name, (), folder / name) for name in names]
+
+
+def write_records(out: Path, fold: str, predictor: BatchedPredictor, record: dict[str, Any]) -> None:
+    """Write what `evaluate` reads of a model, and what the fold is made under."""
+    write_json(out / "plans.json", predictor.plans_manager.plans, shared=True)
+    write_json(out / "dataset.json", predictor.dataset_json, shared=True)
+    write_json(out / f"fold_{fold}" / RECORD, record)
+
+
+def skip_finished(args: argparse.Namespace, cases: list[Case], ending: str) -> list[Case]:
+    """Return the cases without a label map; of all without --continue_prediction, which removes earlier
+    ones."""
+    folder = cases[0].target.parent
     if not args.continue_prediction:
-        shutil.rmtree(fold / VALIDATION, ignore_errors=True)
-    if not (fold / VALIDATION).is_dir():
-        write_json(fold / RECORD, record)
-        (fold / VALIDATION).mkdir(parents=True)
-    cases = [Case(name, (), fold / VALIDATION / name) for name in names]
-    return [case for case in cases if not Path(f"{case.target}{ending}").is_file()]
+        shutil.rmtree(folder, ignore_errors=True)
+        return cases
+    left = [case for case in cases if not Path(f"{case.target}{ending}").is_file()]
+    print(f"{len(cases) - len(left)} of {len(cases)} cases are finished and skipped.")
+    return left
 
 
 def read_changed(

@@ -10,18 +10,14 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from one_process import without_processes
-from tiny_files import write_volume
 from tiny_models import tiny_plans
+from tiny_validation import SHAPE, preprocessed_shape, write_preprocessed, write_truth
 
 from nnunet_mamba.inference import BatchedPredictor, batched_validation
 from nnunet_mamba.inference.validation import ONE_PASS, VALIDATION
 from nnunet_mamba.trainers import nnUNetTrainerControl, nnUNetTrainerMMUNet
-
-SPACING = (0.8, 0.9, 1.0)  # x, y, z in mm, of the images; the networks see 1 mm
-SHAPE = (12, 14, 16)
 
 
 @pytest.fixture(autouse=True)
@@ -73,36 +69,6 @@ def test_a_trainers_validation_runs_within_with_the_threads_of_the_training(monk
     assert predictor.n_threads == torch.get_num_threads()
 
 
-def preprocessed_shape(spacing):
-    """Of an image of SHAPE and SPACING: (z, y, x)."""
-    sizes = zip(SHAPE, SPACING[::-1], spacing, strict=True)
-    return tuple(round(n * mm / mm_now) for n, mm, mm_now in sizes)
-
-
-def write_preprocessed(folder: Path, spacing) -> None:
-    """Write three preprocessed cases, noise with two labels, for a network of that spacing."""
-    grid = {"spacing": SPACING, "origin": (0.0, 0.0, 0.0), "direction": tuple(np.eye(3).ravel())}
-    properties = {
-        "sitk_stuff": grid,
-        "spacing": list(SPACING[::-1]),
-        "shape_before_cropping": SHAPE,
-        "bbox_used_for_cropping": [[0, n] for n in SHAPE],
-        "shape_after_cropping_and_before_resampling": SHAPE,
-    }
-    folder.mkdir(exist_ok=True, parents=True)
-    if (folder / "case_0.b2nd").exists():
-        return  # for an earlier validation
-    rng = np.random.default_rng(0)
-    for number in range(3):
-        labels = np.zeros((1, *preprocessed_shape(spacing)), np.int8)
-        labels[..., :5, :5], labels[..., -4:, -4:] = 1, 2
-        image = rng.normal(size=labels.shape).astype(np.float32) + labels
-        places = {label: np.argwhere(labels == label) for label in (1, 2)}
-        sizes = {"chunks": labels.shape, "blocks": labels.shape}
-        known = {**properties, "class_locations": places}
-        nnUNetDatasetBlosc2.save_case(image, labels, known, str(folder / f"case_{number}"), **sizes)
-
-
 @pytest.fixture
 def make_validated(make_trainer, nnunet_folders, monkeypatch):
     """A function: validate a network of random weights, the first stage of a cascade; its folder."""
@@ -118,10 +84,7 @@ def make_validated(make_trainer, nnunet_folders, monkeypatch):
         (folder / "case.b2nd").unlink(missing_ok=True)
         write_preprocessed(folder, (1.0, 1.0, 1.0))
         write_preprocessed(folder.parent / "of_the_next", (0.5, 0.6, 0.7))
-        for number in range(3):
-            truth = np.random.default_rng(number).integers(0, 3, SHAPE).astype(np.uint8)
-            file = folder.parent / "gt_segmentations" / f"case_{number}.nii.gz"
-            write_volume(file, truth, spacing=SPACING, origin=(0.0, 0.0, 0.0), direction=np.eye(3).ravel())
+        write_truth(folder.parent / "gt_segmentations")
         splits = [{"train": ["case_2"], "val": ["case_0", "case_1"]}]
         (folder.parent / "splits_final.json").write_text(json.dumps(splits))
         trainer.initialize()

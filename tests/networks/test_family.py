@@ -379,7 +379,7 @@ def test_a_network_without_its_mixers_is_the_network_with_identities_in_their_pl
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
         for key, buffer in network.named_buffers():
-            if "running" in key:
+            if "running_var" in key:
                 buffer.uniform_(0.5, 1.5)
         x = torch.randn(1, 1, *grid, dtype=torch.float64)
         twin = without_mixers(network)

@@ -1,7 +1,7 @@
 """The jobs of a study, in an order in which they could run one after the other; those that evaluate, in full.
 
 convert -> split -> fingerprint -> plan -> preprocess -> train -> evaluate -> compare, report
-                                                              -> predict -> evaluate -> compare, report
+                                                              -> predict, validate -> evaluate -> ...
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from nnunet_mamba.nnunet.commands import Command, count_processes
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep import training_jobs
+from nnunet_mamba.study.sweep.condition_jobs import add_conditions, build_validate_jobs
 from nnunet_mamba.study.sweep.job import Job
 from nnunet_mamba.study.sweep.study import CASCADE, CROSSVAL, DatasetNames, Plans, Study
 
@@ -22,7 +23,9 @@ def build_jobs(study: Study, trainers: Mapping[str, str]) -> list[Job]:
     jobs: list[Job] = []
     for dataset in study.datasets:
         names = DatasetNames(study, dataset)
-        jobs += [*_preparation_jobs(names), *_training_jobs(names, trainers), *_evaluation_jobs(names)]
+        jobs += [*_preparation_jobs(names), *_training_jobs(names, trainers)]
+        jobs += build_validate_jobs(names, trainers)
+        jobs += _evaluation_jobs(names, add_conditions(study, trainers))
     assert len({job.name for job in jobs}) == len(jobs), "names of jobs are unique"
     return jobs
 
@@ -63,8 +66,11 @@ def _sort_by_source(table: Mapping[str, Plans]) -> list[Plans]:
     return order
 
 
-def _evaluation_jobs(names: DatasetNames) -> list[Job]:
-    """Return jobs that score, compare and report, on the folds' own cases and on labelled test sets."""
+def _evaluation_jobs(names: DatasetNames, validated: Sequence[Method]) -> list[Job]:
+    """Return jobs that score, compare and report, on the folds' own cases and on labelled test sets.
+
+    `validated` are the methods that predict the folds' own cases, under conditions too.
+    """
     tests = [test.name for test in names.dataset.tests if test.labels]
     if set(names.study.folds) != {"all"}:  # fold all has trained on every case
         tests.insert(0, CROSSVAL)
@@ -72,14 +78,18 @@ def _evaluation_jobs(names: DatasetNames) -> list[Job]:
         job
         for test in tests
         for protocol in names.study.protocols
-        for job in _evaluate_and_compare(names, test, protocol)
+        for job in _evaluate_and_compare(
+            names, validated if test == CROSSVAL else names.study.methods, test, protocol
+        )
     ]
 
 
-def _evaluate_and_compare(names: DatasetNames, test: str, protocol: str) -> list[Job]:
+def _evaluate_and_compare(
+    names: DatasetNames, methods: Sequence[Method], test: str, protocol: str
+) -> list[Job]:
     """Score all methods by one protocol; where there are two, compare them and write the report."""
     study, jobs, tables = names.study, list[Job](), list[Job]()
-    for method in study.methods:
+    for method in methods:
         per_seed = [_evaluate(names, method, seed, test, protocol) for seed in study.seeds]
         per_method = (
             per_seed if len(per_seed) == 1 else [*per_seed, _average(names, method, test, protocol, per_seed)]
@@ -99,7 +109,7 @@ def _evaluate(names: DatasetNames, method: Method, seed: int | None, test: str, 
     options += ["--tolerance-mm", *study.tolerance_mm] if study.tolerance_mm else []
     if test == CROSSVAL:
         inputs = ["--results", *(str(names.fold(method, seed, fold)) for fold in study.folds)]
-        needs, labels = names.train_jobs(method, seed), tuple[Path, ...]()
+        needs, labels = names.validation_jobs(method, seed), tuple[Path, ...]()
     else:
         inputs, needs, labels = _test_set_inputs(names, method, seed, test)
     arguments = ("evaluate", *inputs, *options, "--out", str(out), "-j", str(count_processes()))

@@ -18,6 +18,7 @@ from nnunet_mamba.study.sweep.study import (
     LOWRES,
     STOCK_PLANNER,
     STOCK_PLANS,
+    Condition,
     ConvertArguments,
     Dataset,
     Plans,
@@ -63,6 +64,7 @@ class _Resolver:
         methods = self.resolve_methods(plans)
         trainers_from = tuple(self.find_trainers(text) for text in content.trainers_from)
         folders = self.find_folders()
+        conditions = self.resolve_conditions()
         datasets = self.resolve_datasets(folders) if len(folders) == len(FOLDERS) else ()
         if self.errors:
             raise ValueError("\n".join(f"{self.file.name}: {error}" for error in self.errors))
@@ -90,6 +92,7 @@ class _Resolver:
             npz=content.npz,
             mirroring=content.mirroring,
             batched=content.batched_prediction,
+            conditions=conditions,
         )
 
     def find_folders(self) -> dict[str, Path]:
@@ -174,6 +177,16 @@ class _Resolver:
                 lowres not in methods or set(self.content.folds) != set("01234")
             ):
                 self.errors.append(f"{method} needs {lowres} in the same study, and the folds 0 to 4.")
+
+    def resolve_conditions(self) -> tuple[Condition, ...]:
+        """Return the conditions, as options."""
+        entries = self.content.conditions
+        if entries and set(self.content.folds) == {"all"}:
+            self.errors.append("conditions are of the folds' own cases, and the fold all has none.")
+        for name, entry in entries.items():
+            if not entry.options():
+                self.errors.append(f"conditions: {name} are those of the training; expected others.")
+        return tuple(Condition(name, each.options(), each.without_mixer) for name, each in entries.items())
 
     def resolve_datasets(self, folders: Mapping[str, Path]) -> tuple[Dataset, ...]:
         datasets = []

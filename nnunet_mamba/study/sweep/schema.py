@@ -6,129 +6,40 @@ Editors read study.schema.json, which is made of them anew by: python -m nnunet_
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core.core_schema import no_info_before_validator_function
 
-from nnunet_mamba.study.sweep.study import CASCADE, CROSSVAL, LOWRES, STOCK_PLANNER, STOCK_PLANS
+from nnunet_mamba.study.sweep.schema_values import (
+    Also,
+    ConditionName,
+    Configuration,
+    Count,
+    Device,
+    Entries,
+    Finite,
+    Fold,
+    Items,
+    MethodPart,
+    Metric,
+    Name,
+    Network,
+    NumberText,
+    Pattern,
+    Planner,
+    Protocol,
+    Release,
+    Seed,
+    SomeItems,
+    Unique,
+    Variable,
+    Word,
+)
+from nnunet_mamba.study.sweep.study import CROSSVAL, STOCK_PLANNER, STOCK_PLANS
 
 FILE = Path(__file__).with_name("study.schema.json")
-BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # what is not one line of UTF-8
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class Also:
-    """Another way to write a value: one of these kinds, which `read` turns into the usual value.
-
-    `schema` describes it; by default it is an item of the usual list.
-    """
-
-    kinds: type | tuple[type, ...]
-    read: Callable[[Any], Any]
-    schema: dict[str, Any] | None = None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        return no_info_before_validator_function(self._read, handler(source))
-
-    def _read(self, value: Any) -> Any:
-        return self.read(value) if isinstance(value, self.kinds) and not isinstance(value, bool) else value
-
-    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
-        usual = handler(core)
-        return {"anyOf": [usual, self.schema or usual["items"]]}
-
-
-@dataclass(frozen=True, eq=False)
-class Suggest:
-    """Names that editors offer beside all others, which are checked when the study starts."""
-
-    names: Iterable[str] | str  # a str says where they are: module:NAMES
-
-    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
-        names = self.names
-        if isinstance(names, str):
-            module, attribute = names.split(":")
-            names = getattr(import_module(f"nnunet_mamba.{module}"), attribute)
-        return {"anyOf": [{"enum": sorted(names)}, handler(core)]}
-
-
-def expand_variables(text: str) -> str:
-    """Return the text with variables ($NAME, ${NAME}) and a leading ~ replaced."""
-    try:
-        full = os.path.expandvars(str(Path(text).expanduser()) if text.startswith("~") else text)
-    except RuntimeError as error:
-        raise ValueError(f"{text} is the folder of no user here; write the path itself.") from error
-    if BREAKS.search(full):
-        raise ValueError("expected one line, without control characters.")
-    if unset := re.search(r"\$\{?(\w+)", full):
-        raise ValueError(f"the variable {unset[1]} is not set; export it, or write the path itself.")
-    return full
-
-
-def matches(pattern: str, expected: str) -> AfterValidator:
-    """Return a check of texts; `expected` puts the pattern into words."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"expected {expected}.")
-        return text
-
-    return AfterValidator(check)
-
-
-def check_unique(values: list[T]) -> list[T]:
-    if len(set(values)) < len(values):
-        raise ValueError("expected each once.")
-    return values
-
-
-ALONE = Also((str, int, float), lambda item: [item])
-Items = Annotated[list[T], ALONE]
-SomeItems = Annotated[list[T], Field(min_length=1), ALONE]
-Entries = Annotated[list[T], Also((str, int, dict), lambda entry: [entry])]
-Unique = AfterValidator(check_unique)
-
-Word = Annotated[str, Also(int, str, {"type": "integer"}), AfterValidator(expand_variables)]
-NumberText = Annotated[Word, Also(float, str, {"type": "number"})]
-Count = Annotated[int, Field(ge=1)]
-Fold = Annotated[Word, matches("all|0|[1-9][0-9]*", "a number, or all"), Suggest(["all"])]
-Seed = Annotated[Word, matches("0|[1-9][0-9]*", "a whole number from 0 on")]
-Variable = Annotated[str, matches("[A-Za-z_][A-Za-z0-9_]*", "letters, digits and _")]
-Name = Annotated[
-    Word,
-    matches("[A-Za-z0-9][A-Za-z0-9_.+-]*", "letters, digits, _ . + and -"),
-    Field(json_schema_extra={"pattern": "^[A-Za-z0-9$][A-Za-z0-9_.+${}-]*$"}),  # it may hold a $VARIABLE
-]
-MethodPart = Annotated[Name, matches("(?!.*__).*", "no __, which separates trainer, plans and configuration")]
-Configuration = Annotated[MethodPart, Suggest(["2d", "3d_fullres", LOWRES, CASCADE])]
-Planner = Annotated[Word, Suggest([f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")])]
-Network = Annotated[Word, Suggest("nnunet.catalogue:NETWORKS")]
-Release = Annotated[Word, Suggest("study.datasets.specs:DATASETS")]
-Metric = Annotated[Word, Suggest("study.evaluation:METRICS")]
-Protocol = Annotated[Word, Suggest("study.evaluation:PROTOCOLS")]
-Device = Annotated[
-    Literal["cuda", "cpu", "mps"], Also(str, expand_variables, {"type": "string", "pattern": r"^\$"})
-]
-
-
-def check_pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"expected a regular expression: {error}.") from None
-    return text
-
-
-Pattern = Annotated[Word, AfterValidator(check_pattern)]
 
 
 class Section(BaseModel):
@@ -223,6 +134,29 @@ class MethodEntry(Section):
     configurations: SomeItems[Configuration] | None = Field(None, description="default: those of the study")
 
 
+class ConditionEntry(Section):
+    """Conditions of `nnunet-mamba validate`; the defaults are those of the training's own validation."""
+
+    without_mixer: bool = Field(False, description="switch the mixers off, in networks that have some")
+    mirroring: bool = Field(True, description="average over mirrored copies")
+    step_size: float = Field(0.5, gt=0, le=1, description="from tile to tile, in patches")
+    gamma: Finite = Field(1.0, gt=0, description="power of the intensities")
+    brightness: Finite = Field(0.0, description="added to them, in standard deviations")
+    noise: Finite = Field(0.0, ge=0, description="added to them, in standard deviations")
+
+    def options(self) -> tuple[str, ...]:
+        """Return the options of `nnunet-mamba validate`."""
+        flags = ["--without-mixer"] * self.without_mixer + ["--disable_tta"] * (not self.mirroring)
+        numbers = {
+            "-step_size": (self.step_size, 0.5),
+            "--gamma": (self.gamma, 1.0),
+            "--brightness": (self.brightness, 0.0),
+            "--noise": (self.noise, 0.0),
+        }
+        given = [(name, f"{value:g}") for name, (value, default) in numbers.items() if value != default]
+        return (*flags, *(word for pair in given for word in pair))
+
+
 AnyPlans = Annotated[PlansEntry, Also(type(None), lambda _: {}, {"type": "null"})]
 AnyMethod = Annotated[MethodEntry, Also(str, lambda trainer: {"trainer": trainer}, {"type": "string"})]
 AnyDataset = Annotated[
@@ -257,6 +191,9 @@ class StudyFile(Section):
     hours: Count = Field(48, description="asked of the cluster, per training, which may take longer")
     npz: bool = Field(False, description="keep probabilities, for nnU-Net's ensembles")
     mirroring: bool = Field(True, description="average over mirrored copies of test sets")
+    conditions: dict[ConditionName, ConditionEntry] = Field(
+        default_factory=dict, description="names of conditions under which folds are validated again"
+    )
     batched_prediction: bool = Field(False, description="predict and validate with `nnunet-mamba predict`")
     trainers_from: Items[Word] = Field([], description="folders of your own trainers")
     variables: dict[Variable, Word] = Field(

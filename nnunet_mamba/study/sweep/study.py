@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_mamba.nnunet.commands import get_dataset_id
-from nnunet_mamba.nnunet.paths import Method
+from nnunet_mamba.nnunet.paths import CONDITION_SIGN, Method
 from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
 
 STOCK_PLANS, STOCK_PLANNER = "nnUNetPlans", "ExperimentPlanner"
@@ -59,6 +59,15 @@ class Plans:
     own: bool = False
 
 
+@dataclass(frozen=True)
+class Condition:
+    """Named conditions under which all folds are validated again, as options of `nnunet-mamba validate`."""
+
+    name: str
+    options: tuple[str, ...]
+    needs_mixer: bool = False  # only for trainers whose network has one
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """Content of a study file. Paths are absolute; `seeds` holds None for trainings without a seed."""
@@ -87,6 +96,7 @@ class Study:
     npz: bool = False
     mirroring: bool = True  # in prediction of test sets
     batched: bool = False  # predict with `nnunet-mamba predict`
+    conditions: tuple[Condition, ...] = ()
 
     def results(self, seed: int | None) -> Path:
         """Return nnU-Net's results folder of one seed: trainings that differ only in it are kept apart."""
@@ -157,6 +167,16 @@ class DatasetNames:
 
     def train_jobs(self, method: Method, seed: int | None) -> list[str]:
         return [self.train_job(method, seed, fold) for fold in self.study.folds]
+
+    def validate_job(self, method: Method, seed: int | None, fold: str) -> str:
+        """Return the job of a method under conditions, TRAINER@NAME, and a fold."""
+        return self.job("validate", method_name(method, seed), f"fold_{fold}")
+
+    def validation_jobs(self, method: Method, seed: int | None) -> list[str]:
+        """Return the jobs that predict the folds' own cases: those that train, or validate again."""
+        if CONDITION_SIGN not in method.trainer:
+            return self.train_jobs(method, seed)
+        return [self.validate_job(method, seed, fold) for fold in self.study.folds]
 
     def predict_jobs(self, method: Method, seed: int | None, test: TestSet) -> list[str]:
         """Return one job for each part of the test set."""

@@ -59,6 +59,10 @@ FULL = {  # every key
     "npz": True,
     "mirroring": False,
     "batched_prediction": True,
+    "conditions": {
+        "a": {"without_mixer": True},
+        "b.1": {"mirroring": False, "step_size": 1, "gamma": 2, "brightness": -0.5, "noise": 0.1},
+    },
     "trainers_from": ["."],
     "variables": {"A": "x", "B": 1},
     "folders": {"raw": "a", "preprocessed": "b", "results": "c"},
