@@ -1,7 +1,5 @@
 """Paths of nnU-Net: its folders, datasets, plans and results, as a user names them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +9,6 @@ from nnunet_mamba.io.messages import find_closest_names
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PLANS = "nnUNetPlans.json"  # nnU-Net's default
-CONDITION_SIGN = "@"  # between a trainer and the name of conditions
 WHERE_PLANS_ARE = "in nnUNet_preprocessed, such as Dataset004_Hippocampus/nnUNetPlans.json"
 
 
@@ -69,11 +66,7 @@ def find_dataset(variable: str, given: str, fix: str) -> Path:
 
 
 class Method(NamedTuple):
-    """Trained method, as nnU-Net names the folder of its results: TRAINER__PLANS__CONFIGURATION.
-
-    A trainer TRAINER@NAME stands for TRAINER's models as they predict under the conditions of that name; such
-    a folder has predictions and no checkpoint.
-    """
+    """Trained method, as nnU-Net names the folder of its results: TRAINER__PLANS__CONFIGURATION."""
 
     trainer: str
     plans: str
@@ -81,10 +74,6 @@ class Method(NamedTuple):
 
     def __str__(self) -> str:
         return "__".join(self)
-
-    def under(self, condition: str) -> Method:
-        """Return the method as it predicts under the conditions of that name."""
-        return self._replace(trainer=f"{self.trainer}{CONDITION_SIGN}{condition}")
 
 
 def parse_method(name: str) -> Method | None:
