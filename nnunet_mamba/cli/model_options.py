@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnunet_mamba.io.messages import find_closest_names
 from nnunet_mamba.nnunet.checkpoints import CHECKPOINTS, FINAL
-from nnunet_mamba.nnunet.paths import CONDITION_SIGN, Method, find_dataset, parse_method
+from nnunet_mamba.nnunet.paths import Method, find_dataset, parse_method
 
 if TYPE_CHECKING:
     from nnunet_mamba.inference import BatchedPredictor
@@ -103,8 +103,10 @@ def find_model(args: argparse.Namespace) -> Path:
     """Return the folder of the trained model that the options name. ValueError if it, or what is asked of it,
     does not exist."""
     dataset = find_dataset("nnUNet_results", args.d, "Nothing was trained on this dataset yet.")
-    model = dataset / str(Method(args.tr, args.p, args.c))
-    if args.tr != (trainer := args.tr.partition(CONDITION_SIGN)[0]):
+    method = Method(args.tr, args.p, args.c)
+    model = dataset / str(method)
+    if method.condition:
+        trainer = method.trained.trainer
         raise ValueError(
             f"{args.tr} is no trainer, but {trainer} as `nnunet-mamba validate` has predicted with it under "
             f"some conditions, and has no weights of its own. Give -tr {trainer}, with those as options."

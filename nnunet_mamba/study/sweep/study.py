@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_mamba.nnunet.commands import get_dataset_id
-from nnunet_mamba.nnunet.paths import CONDITION_SIGN, Method
+from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
 
 STOCK_PLANS, STOCK_PLANNER = "nnUNetPlans", "ExperimentPlanner"
@@ -174,9 +174,8 @@ class DatasetNames:
 
     def validation_jobs(self, method: Method, seed: int | None) -> list[str]:
         """Return the jobs that predict the folds' own cases: those that train, or validate again."""
-        if CONDITION_SIGN not in method.trainer:
-            return self.train_jobs(method, seed)
-        return [self.validate_job(method, seed, fold) for fold in self.study.folds]
+        job = self.validate_job if method.condition else self.train_job
+        return [job(method, seed, fold) for fold in self.study.folds]
 
     def predict_jobs(self, method: Method, seed: int | None, test: TestSet) -> list[str]:
         """Return one job for each part of the test set."""

@@ -1,5 +1,6 @@
 """Jobs of a study: their names, what they wait for, and their commands."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ DATASET = "Dataset004_Hippocampus"
 
 
 class Everything(dict):
-    """Description of every trainer."""
+    """Description of every trainer: its network has a mixer, but for a twin's; stock trainers tell none."""
 
     def __missing__(self, name):
-        return f'{{"name": "{name}"}}'
+        network = {"mixer": None if "NoSSM" in name else {"kind": "mamba"}}
+        return json.dumps({"name": name, **({} if name == "nnUNetTrainer" else {"network": network})})
 
 
 @pytest.fixture
@@ -267,3 +269,67 @@ def test_variables_of_the_study_reach_its_trainings_and_count(jobs, monkeypatch)
     monkeypatch.setenv("NNUNET_MAMBA_VMAMBA", "weights.pth")
     assert jobs()[first].command.variables["NNUNET_MAMBA_VMAMBA"] == "weights.pth"
     assert jobs()[first].cache_inputs != plain[first].cache_inputs
+
+
+CONDITIONS = {"quick": {"mirroring": False, "step_size": 1}, "nomixer": {"without_mixer": True}}
+
+
+def test_folds_are_validated_again_under_each_condition_that_their_network_can_have(jobs, tmp_path):
+    trainers = ["nnUNetTrainerMMUNet", "nnUNetTrainerMMUNetNoSSM", "nnUNetTrainer"]
+    table = jobs(conditions=CONDITIONS, methods=trainers, seeds=[7])
+    validations = [job for job in table.values() if job.kind == "validate"]
+    under = ["nnUNetTrainerMMUNet@quick", "nnUNetTrainerMMUNet@nomixer"]
+    under += ["nnUNetTrainerMMUNetNoSSM@quick", "nnUNetTrainer@quick"]
+    ends = [f"{trainer}__nnUNetPlans__2d.seed_7.fold_{fold}" for fold in (0, 1) for trainer in under]
+    assert [job.name for job in validations] == [f"validate.{DATASET}.{end}" for end in ends]
+    job = validations[1]
+    assert job.needs == (f"train.{DATASET}.nnUNetTrainerMMUNet__nnUNetPlans__2d.seed_7.fold_0",)
+    results = tmp_path / "nnUNet_results" / "seed_7"
+    assert job.own_folder == results / DATASET / "nnUNetTrainerMMUNet@nomixer__nnUNetPlans__2d" / "fold_0"
+    assert job.command.variables["nnUNet_results"] == str(results)
+    words = "-d 4 -c 2d -tr nnUNetTrainerMMUNet -p nnUNetPlans -f 0 --name nomixer --without-mixer"
+    more = "-device cpu --mixed --continue_prediction"
+    assert " ".join(job.command.arguments) == f"validate {words} {more}"
+    assert "--disable_tta -step_size 1 " in " ".join(validations[0].command.arguments)
+
+
+def test_conditions_are_rows_of_the_cross_validation_alone(jobs):
+    test = {"name": "held_out", "labels": "labelsTs"}
+    table = jobs(conditions=CONDITIONS, datasets=[{"dataset": DATASET, "test": [test]}])
+    of_crossval, of_test = (
+        [name.split(".")[3] for name in table if name.startswith(f"evaluate.{DATASET}.{of}.")]
+        for of in ("crossval", "held_out")
+    )
+    names = ["MMUNet", "MMUNet@quick", "MMUNet@nomixer", "MMUNetNoSSM", "MMUNetNoSSM@quick"]
+    assert of_crossval == [f"nnUNetTrainer{name}__nnUNetPlans__2d" for name in names]
+    assert of_test == [f"nnUNetTrainer{name}__nnUNetPlans__2d" for name in ("MMUNet", "MMUNetNoSSM")]
+    scored = table[f"evaluate.{DATASET}.crossval.nnUNetTrainerMMUNet@quick__nnUNetPlans__2d.honest"]
+    folds = [f"nnUNetTrainerMMUNet@quick__nnUNetPlans__2d.fold_{fold}" for fold in (0, 1)]
+    assert scored.needs == tuple(f"validate.{DATASET}.{fold}" for fold in folds)
+    compared = table[f"compare.{DATASET}.crossval.honest.dice"]
+    assert scored.name in compared.needs and len(compared.needs) == 5
+
+
+def test_another_condition_under_the_same_name_is_made_anew(jobs):
+    one, other = (
+        jobs(conditions={"noise": {"noise": level}})[
+            f"validate.{DATASET}.nnUNetTrainerMMUNet@noise__nnUNetPlans__2d.fold_0"
+        ]
+        for level in (0.1, 0.2)
+    )
+    assert one.cache_inputs != other.cache_inputs
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"conditions": {"same": {"mirroring": True}}}, "conditions: same are those of the training"),
+        ({"conditions": CONDITIONS, "folds": "all"}, "conditions are of the folds' own cases"),
+        ({"conditions": {"a__b": {"noise": 1}}}, "conditions"),
+        ({"conditions": {"a": {"noise": -1}}}, "conditions: a: noise is -1; expected"),
+        ({"conditions": {"a": {"nois": 1}}}, "did you mean 'noise'"),
+    ],
+)
+def test_conditions_that_mean_nothing_are_refused(write_study, changes, said):
+    with pytest.raises(ValueError, match=said):
+        read_study(write_study(**changes))
