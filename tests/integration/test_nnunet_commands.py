@@ -4,11 +4,13 @@ The trainers are the demo's, cut to one epoch of two steps by a file in a folder
 Choose a part with, for example, `-k "labels and 3d_fullres"`.
 """
 
+import csv
 import json
 import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -215,10 +217,36 @@ def test_trains_validates_and_predicts(workspace, configuration):
     assert_same(stock, workspace.predict(configuration, f"ours_{configuration}", **OURS))
 
 
+def validate_again(workspace: Workspace, configuration: str, name: str, *options: object) -> Path:
+    """Validate fold 0 of a training again; returns the folder of the label maps."""
+    model = ("-d", 999, "-c", configuration, "-tr", TRAINER, "-f", 0, "-device", "cpu")
+    workspace.run("nnunet-mamba", "validate", *model, "--name", name, *options)
+    return workspace.model(configuration, f"{TRAINER}@{name}") / "fold_0" / "validation"
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_validating_again_gives_the_trainings_own_labels_and_rows_to_compare(workspace, configuration):
+    fold = workspace.train(configuration)
+    again = validate_again(workspace, configuration, "same", "--batch-size", 1)
+    assert_same(fold / "validation", again, CASES[3:])
+    validate_again(workspace, configuration, "nomixer", "--without-mixer", "--disable_tta")
+    models = [workspace.model(configuration, f"{TRAINER}{end}") for end in ("", "@same", "@nomixer")]
+    table = workspace.root / f"{configuration}.csv"
+    workspace.run("nnunet-mamba", "evaluate", "--results", *models, "--folds", 0, "--out", table)
+    scores = {}
+    with table.open(encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            scores.setdefault(row["trainer"], []).append((row["case"], row["label"], row["value"]))
+    assert list(scores) == [model.name.split("__")[0] for model in models]
+    assert scores[TRAINER] == scores[f"{TRAINER}@same"] != scores[f"{TRAINER}@nomixer"]
+
+
 def test_the_second_stage_of_the_cascade_trains_validates_and_predicts(workspace):
     for fold in range(N_FOLDS):  # each case's first stage comes from the fold that did not see it
         workspace.train("3d_lowres", fold)
     assert_trained_and_validated(workspace.train("3d_cascade_fullres"))
+    again = validate_again(workspace, "3d_cascade_fullres", "same", "--batch-size", 1)
+    assert_same(workspace.train("3d_cascade_fullres") / "validation", again, CASES[3:])
     first_stage = workspace.predict("3d_lowres", "first_stage")
     stages = ("-prev_stage_predictions", first_stage)
     second = workspace.predict("3d_cascade_fullres", "cascade", *stages)
@@ -362,8 +390,8 @@ def test_a_model_travels_as_a_zip_into_fresh_folders(workspace):
     assert_same(reference, workspace.predict("3d_fullres", "from_zip", nnUNet_results=str(elsewhere)))
 
 
-def assert_same(one: Path, other: Path) -> None:
+def assert_same(one: Path, other: Path, cases: Sequence[str] = UNSEEN) -> None:
     expected, found = voxels(one), voxels(other)
-    assert set(expected) == set(found) == set(UNSEEN)
+    assert set(expected) == set(found) == set(cases)
     for case, labels in expected.items():
         assert np.array_equal(labels, found[case])

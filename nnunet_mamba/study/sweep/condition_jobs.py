@@ -34,7 +34,7 @@ def add_conditions(study: Study, trainers: Mapping[str, str]) -> list[Method]:
 def choose_conditions(study: Study, method: Method, trainers: Mapping[str, str]) -> list[Condition]:
     """Return the conditions that a method can have: only a network with mixers can be without them."""
     network = json.loads(trainers[method.trainer]).get("network")
-    has_mixer = bool(network and network.get("mixer"))
+    has_mixer = isinstance(network, dict) and bool(network.get("mixer"))
     return [each for each in study.conditions if has_mixer or not each.needs_mixer]
 
 
