@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_mamba import __version__
 from nnunet_mamba.cli.model_options import (
     add_conditions,
     add_machine,
@@ -27,6 +28,7 @@ from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.cpu import allocate_on_huge_pages
 from nnunet_mamba.nnunet.paths import Method, find_dataset, get_nnunet_folder
 from nnunet_mamba.nnunet.preprocessing import get_configuration
+from nnunet_mamba.nnunet.version import get_nnunet_version
 
 if TYPE_CHECKING:  # heavy imports are inside functions
     from torch import Tensor
@@ -183,12 +185,15 @@ def find_output(model: Path, args: argparse.Namespace) -> Path:
 
 def describe(model: Path, checkpoint: str, conditions: Conditions) -> dict[str, Any]:
     """Return the content of a fold's RECORD."""
-    packages = ("nnunet_mamba", "nnunetv2", "torch")
     return {
         "model": model.name,
         "checkpoint": checkpoint,
         "conditions": asdict(conditions),
-        "versions": {name: version(name) for name in packages},
+        "versions": {
+            "nnunet_mamba": __version__,
+            "nnunetv2": get_nnunet_version(),
+            "torch": version("torch"),
+        },
     }
 
 
@@ -231,6 +236,8 @@ def choose_targets(source: PreprocessedCases, names: Sequence[str] | None, folde
     present = source.names()
     names = present if names is None else sorted(names)
     check_preprocessed(names, present, str(source.folder))
+    if not names:
+        raise ValueError(f"There are no validation cases for {folder.parent.name}; leave it out of -f.")
     return [Case(name, (), folder / name) for name in names]
 
 

@@ -208,6 +208,11 @@ def remove_case(model: Path) -> None:
     file.unlink()
 
 
+def empty_fold(model: Path) -> None:
+    file = model.parents[2] / "preprocessed" / DATASET / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["case_0"], "val": []}]))
+
+
 def remove_data(model: Path) -> None:
     (file,) = (model.parents[2] / "preprocessed" / DATASET).rglob("case_1.b2nd")
     file.parent.rename(file.parent.with_name("elsewhere"))
@@ -223,6 +228,7 @@ def nothing(model: Path) -> None:
         (remove_checkpoint, [], "has no checkpoint_final.pth of fold 0"),
         (remove_splits, [], "splits_final.json does not exist; expected the split of the trainings"),
         (remove_case, [], "1 cases of the split are not in"),
+        (empty_fold, [], "There are no validation cases for fold_0"),
         (remove_data, [], "does not exist; validation cases are read from there"),
         (nothing, ["-f", "7"], "has no checkpoint_final.pth of fold 7"),
         (nothing, ["--name", "a__b"], "--name is 'a__b'; expected letters"),
