@@ -71,12 +71,12 @@ def states(graph):
 
 def test_what_is_done_is_not_run_again_and_what_changed_is(sweep, tmp_path):
     a, b, c = (tmp_path / name for name in "abc")
-    jobs = [python("a", writes(a)), python("b", writes(b), ["a"]), python("c", writes(c))]
+    jobs = [python("a@1", writes(a)), python("b", writes(b), ["a@1"]), python("c", writes(c))]
     code, states, said, _ = sweep(*jobs)
     assert (code, set(states.values())) == (0, {"done"}), said
     assert sweep(*jobs)[0] == 0
     assert [file.read_text() for file in (a, b, c)] == ["x"] * 3
-    code, states, said, _ = sweep(python("a", writes(a, "y")), *jobs[1:])
+    code, states, said, _ = sweep(python("a@1", writes(a, "y")), *jobs[1:])
     assert (code, set(states.values())) == (0, {"done"}), said
     assert [file.read_text() for file in (a, b, c)] == ["xy", "xx", "x"]
 
