@@ -364,7 +364,7 @@ def make_identities(network):
 SWITCHED = [
     *((name, {"final_act": False} if name == "nnmamba" else {}) for name in WITH_MIXER),  # no logits of 0
     *(("mm_unet", {"mixer_output": word}) for word in OUTPUTS),
-    *(("umamba_bot", {"mixer": kind}) for kind in KINDS),
+    *(("umamba_bot", {"mixer": kind}) for kind in (*KINDS, "conv")),
     ("mm_unet", {"encoder": ("ssm",), "bottleneck": "ssm", "decoder": ("hybrid_outside", "ssm")}),
     ("mm_unet", {"mixer_output": "bare", "mixer_per": "stage", "decoder": "hybrid_inside"}),
 ]
