@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nnunet_mamba.study.datasets.source import InvalidDatasetError, Source
     from nnunet_mamba.study.datasets.splits import Split
 
-LONGRANGE, OF_LONGRANGE = "longrange", ("distance", "shape", "cases", "seed")
+OF_LONGRANGE = ("distance", "shape", "cases", "seed")  # options
 SAMPLE = 3  # files of a folder that a dry run lists
 
 
@@ -72,12 +72,12 @@ def add(commands: Any) -> None:
 def convert(args: argparse.Namespace) -> int:
     if args.list:
         return _print_data_sets()
+    from nnunet_mamba.study.datasets.specs import LONGRANGE, get_spec
+
     if args.name == LONGRANGE:
         return _make_longrange(args)
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
-    from nnunet_mamba.study.datasets.specs import get_spec
-
     _, spec = get_spec(args.name)
     if given := [f"--{name}" for name in OF_LONGRANGE if getattr(args, name) is not None]:
         raise ValueError(f"{', '.join(given)} are options of {LONGRANGE} alone.")
@@ -237,7 +237,7 @@ def _convert(
 
 
 def _print_data_sets() -> int:
-    from nnunet_mamba.study.datasets.specs import DATASETS
+    from nnunet_mamba.study.datasets.specs import DATASETS, LONGRANGE
     from nnunet_mamba.study.datasets.splits import get_published_splits
 
     for name, spec in DATASETS.items():
