@@ -2,8 +2,8 @@
 
 Lanes run along the longest axis of an image. Each has a cue at one end, a bright or a dark ball, and at the
 other end a target, a grey ball, which a faint line joins to its cue. The label of a target is the brightness
-of its cue. All cues lie on one side and all targets on the other, no voxel of a target within `distance` voxels
-of one of a cue, so that a network that sees only so far cannot know a label:
+of its cue. All cues lie on one side and all targets on the other, no voxel of a target within `distance`
+voxels of one of a cue, so that a network that sees only so far cannot know a label:
 
 * the image with all labels exchanged is as likely, and equal to this one up to `distance` voxels around every
   target;

@@ -80,8 +80,8 @@ def _check_conversion(convert: ConvertArguments, split: str | None) -> None:
         find_split(split or "5fold", get_spec(convert.name)[0])
     if (convert.name == LONGRANGE) == bool(convert.sources):
         raise ValueError(
-            f"convert {convert.name} has {len(convert.sources)} sources; expected some for a release, and none "
-            f"for {LONGRANGE}, which is made here."
+            f"convert {convert.name} has {len(convert.sources)} sources; expected some for a release, and "
+            f"none for {LONGRANGE}, which is made here."
         )
 
 

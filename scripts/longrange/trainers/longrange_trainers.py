@@ -1,7 +1,7 @@
-"""Trainers of the positive control (docs/longrange.md): one recipe, 400 steps, no augmentation.
+"""Trainers of the positive control (docs/longrange.md): one recipe, 600 steps, no augmentation.
 
-nnU-Net's rotations and zooms would move cues out of the patch, which is the whole image; so there are none, and
-no mirrored copies at inference.
+nnU-Net's rotations and zooms would move cues out of the patch, which is the whole image; so there are none,
+and no mirrored copies at inference.
 """
 
 import torch
@@ -15,7 +15,7 @@ from nnunet_mamba.trainers.variants import index_by_name, make_twin, make_varian
 
 RECIPE = Recipe(
     settings={
-        "num_epochs": 16,
+        "num_epochs": 24,
         "num_iterations_per_epoch": 25,
         "num_val_iterations_per_epoch": 4,
         "initial_lr": 2e-3,

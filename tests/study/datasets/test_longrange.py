@@ -1,4 +1,4 @@
-"""What the positive control promises: no label is known nearer than its distance, and each is known beyond."""
+"""Promises of the positive control: no label is known within its distance, and each is known beyond."""
 
 import json
 
@@ -67,9 +67,7 @@ def accuracy_of_oracle(reach, distance):
     """Share of targets that ridge regression on windows of `reach` voxels labels right, on unseen images."""
     images = [draw_longrange(np.random.default_rng((1, k)), SHAPE, distance) for k in range(500)]
     windows, bright = targets_and_labels(images, reach)
-    windows = np.sign(windows) * np.maximum(
-        np.abs(windows) - 0.5, 0
-    )  # of the lane's end: cues alone, not noise
+    windows = np.sign(windows) * np.maximum(np.abs(windows) - 0.5, 0)  # cues, not noise
     n = 1000
     x, y = windows[:n], 2.0 * bright[:n] - 1
     weights = np.linalg.solve(x.T @ x + 10 * np.eye(x.shape[1]), x.T @ y)
