@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nnunet_mamba.study.datasets.source import InvalidDatasetError, Source
     from nnunet_mamba.study.datasets.splits import Split
 
-OF_LONGRANGE = ("distance", "shape", "cases", "seed")  # options
+OF_LONGRANGE = ("distance", "along", "shape", "cases", "seed")  # options
 SAMPLE = 3  # files of a folder that a dry run lists
 
 
@@ -63,8 +63,9 @@ def add(commands: Any) -> None:
         "is made here, not read: images whose labels depend on cues far away (docs/longrange.md).",
     )
     made.add_argument("--distance", type=int, metavar="N", help="voxels between a label and its cue")
-    made.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="default: 1 32 128")
-    made.add_argument("--cases", type=int, metavar="N", help="default: 400")
+    made.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="default: 1 128 128")
+    made.add_argument("--along", choices=tuple("zyx"), help="axis from cue to label (default: x)")
+    made.add_argument("--cases", type=int, metavar="N", help="default: 120")
     made.add_argument("--seed", type=int, metavar="N", help="default: 0")
     p.set_defaults(run=convert)
 
@@ -125,7 +126,8 @@ def _make_longrange(args: argparse.Namespace) -> int:
         return 0
     folder = raw / replace_number(f"Dataset000_{FOLDER}", number)
     check_target(folder)
-    options = {"shape": args.shape and tuple(args.shape), "n_cases": args.cases, "seed": args.seed}
+    options = {"along": args.along, "shape": args.shape and tuple(args.shape)}
+    options |= {"n_cases": args.cases, "seed": args.seed}
     given = {name: value for name, value in options.items() if value is not None}
     write_longrange_dataset(folder, distance=args.distance, **given)
     n_cases = len(list((folder / "labelsTr").iterdir()))

@@ -1,13 +1,16 @@
 """Positive control for global mixers: images whose labels depend on cues far away, and on nothing nearer.
 
-Lanes run along the longest axis of an image. Each has a cue at one end, a bright or a dark ball, and at the
-other end a target, a grey ball, which a faint line joins to its cue. The label of a target is the brightness
-of its cue. All cues lie on one side and all targets on the other, no voxel of a target within `distance`
-voxels of one of a cue, so that a network that sees only so far cannot know a label:
+Lanes run along one axis of an image. Each has a cue at one end, a bright or a dark ball, and at the other end a
+target, a grey ball, which a faint line joins to its cue. The label of a target is the brightness of its cue.
+All cues lie on one side and all targets on the other, no voxel of a target within `distance` voxels of one of a
+cue, so that a network that sees only so far cannot know a label:
 
 * the image with all labels exchanged is as likely, and equal to this one up to `distance` voxels around every
   target;
-* half of the cues are bright, so that neither the image's mean nor what other lanes have in common tells.
+* half of the cues are bright, so that the image's mean tells nothing;
+* there are many lanes, and but for those at the border all look the same from where their targets are, so that
+  the other way by which convolutions learn of the whole image, the means and variances of instance norms, cannot
+  tell one from the other.
 
 Who guesses can expect a Dice of 0.5 at best. Images have axes (z, y, x).
 """
@@ -23,8 +26,8 @@ from nnunet_mamba.io.atomic import atomic_directory
 from nnunet_mamba.study.datasets.phantom import Phantom, write_case
 
 NUMBER, FOLDER = 901, "LongRange"
-SHAPE = (1, 32, 128)  # z, y, x: slices, with four lanes
-N_CASES = 400
+SHAPE = (1, 128, 128)  # z, y, x: slices, with 16 lanes
+N_CASES = 120
 LABELS = {"background": 0, "bright": 1, "dark": 2}
 PITCH = 8  # voxels from lane to lane
 RADIUS = 2  # of cues and targets, in voxels
@@ -32,11 +35,18 @@ JITTER = 3  # voxels by which cues and targets are moved outwards, at most
 MARGIN = RADIUS + JITTER + 1  # voxels from the foremost cue's or target's centre to the end of the image
 CUE, TARGET, LINE = 1.0, 0.5, 0.25  # signal over background; a dark cue has -CUE
 NOISE = 0.15  # standard deviation
+AXES = "zyx"
 Shape = tuple[int, int, int]
 
 
 def write_longrange_dataset(
-    folder: Path, *, distance: int, shape: Shape = SHAPE, n_cases: int = N_CASES, seed: int = 0
+    folder: Path,
+    *,
+    distance: int,
+    along: str = "x",
+    shape: Shape = SHAPE,
+    n_cases: int = N_CASES,
+    seed: int = 0,
 ) -> Path:
     """Write labelled images as the nnU-Net raw dataset `folder` (Dataset###_Name).
 
@@ -47,7 +57,7 @@ def write_longrange_dataset(
         raise ValueError(f"A dataset needs at least one case; got {n_cases}.")
     with atomic_directory(folder) as draft:
         for k in range(n_cases):
-            drawn = draw_longrange(np.random.default_rng((seed, k)), shape, distance)
+            drawn = draw_longrange(np.random.default_rng((seed, k)), shape, distance, along)
             write_case(draft, "Tr", f"longrange_{k:03d}", drawn, (1.0, 1.0, 1.0))
         description = {
             "name": "LongRange",
@@ -62,25 +72,25 @@ def write_longrange_dataset(
 
 
 def smallest_length(distance: int) -> int:
-    """Return the smallest length of the longest axis, in voxels."""
+    """Return the smallest length of the lanes' axis, in voxels."""
     return distance + 2 * (MARGIN + RADIUS) + 2
 
 
 def draw_longrange(
-    rng: np.random.Generator, shape: Shape, distance: int, *, exchanged: bool = False
+    rng: np.random.Generator, shape: Shape, distance: int, along: str = "x", *, exchanged: bool = False
 ) -> Phantom:
-    """Draw an image whose labels depend on cues more than `distance` voxels away, along the longest axis.
+    """Draw an image whose labels depend on cues more than `distance` voxels away, along the axis z, y or x.
 
     With `exchanged`, the same image with each bright cue dark and each dark cue bright. ValueError for grids
     that are too short for the distance, or have an odd number of lanes.
     """
-    axis = int(np.argmax(shape))
+    axis = AXES.index(along)
     length, across = shape[axis], tuple(np.delete(shape, axis))
     lanes = _lane_centres(across)
     if length < smallest_length(distance):
         raise ValueError(
-            f"Cues {distance} voxels away need an axis of {smallest_length(distance)} voxels; the longest of "
-            f"{shape} has {length}."
+            f"Cues {distance} voxels away need an axis of {smallest_length(distance)} voxels; {along} has "
+            f"{length} of them."
         )
     start = int(rng.integers(MARGIN, length - smallest_length(distance) + MARGIN + 1))
     cues = start - rng.integers(0, JITTER + 1, len(lanes))
