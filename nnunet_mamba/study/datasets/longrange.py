@@ -1,16 +1,15 @@
 """Positive control for global mixers: images whose labels depend on cues far away, and on nothing nearer.
 
-Lanes run along one axis of an image. Each has a cue at one end, a bright or a dark ball, and at the other end a
-target, a grey ball, which a faint line joins to its cue. The label of a target is the brightness of its cue.
-All cues lie on one side and all targets on the other, no voxel of a target within `distance` voxels of one of a
-cue, so that a network that sees only so far cannot know a label:
+Lanes run along one axis of an image. Each has a cue at one end, a bright or a dark ball, and at the other end
+a target, a grey ball, which a faint line joins to its cue. The label of a target is the brightness of its cue.
+All cues lie on one side and all targets on the other, no voxel of a target within `distance` voxels of one of
+a cue, so that a network that sees only so far cannot know a label:
 
 * the image with all labels exchanged is as likely, and equal to this one up to `distance` voxels around every
   target;
 * half of the cues are bright, so that the image's mean tells nothing;
-* there are many lanes, and but for those at the border all look the same from where their targets are, so that
-  the other way by which convolutions learn of the whole image, the means and variances of instance norms, cannot
-  tell one from the other.
+* there are many lanes, and all but those at the border look the same from where their targets are, so that
+  instance norms, by whose means and variances convolutions learn of the whole image, cannot tell them apart.
 
 Who guesses can expect a Dice of 0.5 at best. Images have axes (z, y, x).
 """
