@@ -1,15 +1,15 @@
 #!/usr/bin/env python
-"""Evidence on where mixers help: gather scores of studies, rebuild tables and the figure of the docs from them.
+"""Evidence on where mixers help: gather the scores of studies; rebuild tables and figures of the docs.
 
     nnunet-mamba sweep scripts/longrange.yaml
     python benchmarks/evidence.py gather longrange longrange $nnUNet_results
     python benchmarks/evidence.py page
 
 `gather NAME STUDY RESULTS` adds what is finished of a study (its folder, the trainings' folder) to
-benchmarks/results/NAME: scores.parquet, a row per case, label and metric, and curves.parquet, Dice on validation
-patches by epoch. Rows of the same training are replaced, so that a study may be run in parts, on several
-evenings and machines. `page` writes docs/evidence.png and the tables between marks in docs/longrange.md and
-docs/benchmark.md, from these files alone.
+benchmarks/results/NAME: scores.parquet, a row per case, label and metric, and curves.parquet, Dice on
+validation patches by epoch. Rows of the same training are replaced, so that a study may be run in parts, on
+several evenings and machines. `page` writes the table and the figures of docs/longrange.md, from these files
+alone.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable
+from itertools import compress
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from nnunet_mamba.io.atomic import atomic_write, write_text
 from nnunet_mamba.nnunet.logs import read_epochs
 from nnunet_mamba.nnunet.paths import parse_method
+from nnunet_mamba.study.datasets.longrange import SHAPE, draw_longrange
 from nnunet_mamba.study.report.figures import STYLE, render_png, style_axes
 
 ROOT = Path(__file__).parents[1]
@@ -75,10 +78,9 @@ def gather(folder: Path, study: Path, results: Path) -> None:
     merge(folder / "scores.parquet", scores)
     done = pd.MultiIndex.from_frame(pd.concat(scores)[TRAINING])
     folds = [file.parent for file in sorted(results.glob("seed_*/*/*/fold_*/debug.json"))]
-    curves = [
-        curve for fold in folds if len(curve := read_curve(fold)) if tuple(curve[TRAINING].iloc[0]) in done
-    ]
-    merge(folder / "curves.parquet", curves)
+    curves = [read_curve(fold) for fold in folds]
+    is_done = [tuple(curve[TRAINING].iloc[0]) in done for curve in curves]
+    merge(folder / "curves.parquet", compress(curves, is_done))
 
 
 def read_curve(fold: Path) -> pd.DataFrame:
@@ -107,15 +109,18 @@ def merge(file: Path, tables: Iterable[pd.DataFrame]) -> None:
 
 
 def write_pages() -> None:
-    """Write the figure, and the tables into the pages."""
-    scores, curves = (
-        pd.read_parquet(RESULTS / "longrange" / f"{what}.parquet") for what in ("scores", "curves")
-    )
-    replace_table(ROOT / "docs" / "longrange.md", "longrange", longrange_table(scores, curves))
+    """Write the table and the figures of docs/longrange.md."""
+    folder, docs = RESULTS / "longrange", ROOT / "docs"
+    scores, curves = (pd.read_parquet(folder / f"{what}.parquet") for what in ("scores", "curves"))
+    replace_table(docs / "longrange.md", "longrange", longrange_table(scores, curves))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.5, 4.6), layout="constrained", facecolor="white")
-        draw_longrange(figure.add_subplot(), scores)
-        (ROOT / "docs" / "longrange.png").write_bytes(render_png(figure, 150))
+        lines, example = (
+            Figure(figsize=size, layout="constrained", facecolor="white") for size in ((8, 4.4), (6, 3))
+        )
+        draw_lines(lines.add_subplot(), scores)
+        draw_example(example)
+        for name, figure in (("longrange", lines), ("longrange_image", example)):
+            (docs / f"{name}.png").write_bytes(render_png(figure, 130))
 
 
 def replace_table(page: Path, name: str, table: str) -> None:
@@ -139,36 +144,32 @@ def mean_dice(scores: pd.DataFrame, trainer: str, plans: str) -> pd.Series:
     return rows.groupby("distance")["value"].mean()
 
 
-def steps_to_solve(curves: pd.DataFrame, trainer: str, plans: str) -> pd.Series:
-    """Return the steps after which Dice on validation patches stays above `SOLVED`, by distance; those not
-    solved are missing."""
+def steps_to_solve(curves: pd.DataFrame, trainer: str, plans: str) -> dict[int, int]:
+    """Return the steps after which Dice on validation patches stays above `SOLVED`, by distance; those that
+    were not solved are missing."""
     found = {}
     for distance, curve in select(curves, trainer, plans).groupby("distance"):
-        below = curve.loc[curve["dice"] < SOLVED, "epoch"].max()
-        if below != curve["epoch"].max():
-            found[distance] = STEPS_PER_EPOCH * (1 + (0 if np.isnan(below) else int(below)))
-    return pd.Series(found, dtype=int)
+        last_below = curve.loc[~(curve["dice"] > SOLVED), "epoch"].max()
+        if last_below != curve["epoch"].max():
+            found[distance] = STEPS_PER_EPOCH * (1 + (0 if np.isnan(last_below) else int(last_below)))
+    return found
 
 
 def longrange_table(scores: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Return the table of the positive control in Markdown: Dice, and in brackets the steps to solve it."""
     dice = {title: mean_dice(scores, *row[:2]) for title, row in LONGRANGE.items()}
     distances = sorted(set().union(*(series.index for series in dice.values())))
-    lines = [
-        "| network | " + " | ".join(f"{d} pixels" for d in distances) + " |",
-        "|---" * (len(distances) + 1) + "|",
-    ]
+    heading = ["network", *(f"{distance} pixels" for distance in distances)]
+    lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
     for title, (trainer, plans, _) in LONGRANGE.items():
-        steps, cells = steps_to_solve(curves, trainer, plans), []
-        for d in distances:
-            solved = f" ({steps[d]})" if d in steps.index else ""
-            cells.append(f"{dice[title][d]:.2f}{solved}" if d in dice[title].index else "")
+        solved = {d: f" ({steps})" for d, steps in steps_to_solve(curves, trainer, plans).items()}
+        cells = [f"{dice[title][d]:.2f}{solved.get(d, '')}" if d in dice[title] else "" for d in distances]
         if any(cells):
-            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+            lines.append(f"| {' | '.join([title, *cells])} |")
     return "\n".join(lines)
 
 
-def draw_longrange(axes: Axes, scores: pd.DataFrame) -> None:
+def draw_lines(axes: Axes, scores: pd.DataFrame) -> None:
     """Draw Dice by distance, a line for each network."""
     for title, (trainer, plans, style) in LONGRANGE.items():
         dice = mean_dice(scores, trainer, plans)
@@ -180,6 +181,17 @@ def draw_longrange(axes: Axes, scores: pd.DataFrame) -> None:
     axes.set_title("Which network uses a cue how far away?")
     style_axes(axes)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def draw_example(figure: Figure) -> None:
+    """Draw an image of the positive control and its labels, side by side."""
+    drawn = draw_longrange(np.random.default_rng(1), SHAPE, 64)
+    colours = ListedColormap(["#222222", "#ffb000", "#648fff"])
+    shown = {"image": (drawn.image, "gray"), "labels: bright (orange), dark (blue)": (drawn.labels, colours)}
+    for axes, (title, (array, colour)) in zip(figure.subplots(1, 2), shown.items(), strict=True):
+        axes.imshow(array[0], cmap=colour, interpolation="nearest")
+        axes.set_title(title)
+        axes.set_axis_off()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The study of the positive control: its trainers exist, and its distances are beyond what convolutions see."""
+"""The study of the positive control: its trainers exist; its distances are beyond what convolutions see."""
 
 import json
 import re

@@ -1,7 +1,7 @@
 """Positive control for global mixers: images whose labels depend on cues far away, and on nothing nearer.
 
 Lanes run along one axis of an image. Each has a cue at one end, a bright or a dark ball, and at the other end
-a target, a grey ball, which a faint line joins to its cue. The label of a target is the brightness of its cue.
+a target, a grey ball, joined to its cue by a faint line. The label of a target is the brightness of its cue.
 All cues lie on one side and all targets on the other, no voxel of a target within `distance` voxels of one of
 a cue, so that a network that sees only so far cannot know a label:
 
