@@ -79,7 +79,7 @@ def gather(folder: Path, study: Path, results: Path) -> None:
     done = pd.MultiIndex.from_frame(pd.concat(scores)[TRAINING])
     folds = [file.parent for file in sorted(results.glob("seed_*/*/*/fold_*/debug.json"))]
     curves = [read_curve(fold) for fold in folds]
-    is_done = [tuple(curve[TRAINING].iloc[0]) in done for curve in curves]
+    is_done = [len(curve) > 0 and tuple(curve[TRAINING].iloc[0]) in done for curve in curves]
     merge(folder / "curves.parquet", compress(curves, is_done))
 
 
