@@ -48,7 +48,8 @@ def write_phantom_dataset(
     with atomic_directory(folder) as draft:
         for k in range(n_train + n_test):
             part = "Tr" if k < n_train else "Ts"
-            write_case(draft, part, f"phantom_{k:03d}", draw_phantom(np.random.default_rng((seed, k))))
+            drawn = draw_phantom(np.random.default_rng((seed, k)))
+            write_case(draft, part, f"phantom_{k:03d}", drawn, SPACING_MM)
         description = {
             "name": "Phantom",
             "description": "Made-up abdominal scans of nnunet_mamba: an organ, a gland and a vessel.",
@@ -65,12 +66,14 @@ def write_phantom_dataset(
     return Path(folder)
 
 
-def write_case(folder: Path, part: str, name: str, phantom: Phantom) -> None:
-    """Write imagesPART/NAME_0000.nii.gz and labelsPART/NAME.nii.gz; part: Tr or Ts."""
+def write_case(
+    folder: Path, part: str, name: str, phantom: Phantom, spacing_mm: tuple[float, float, float]
+) -> None:
+    """Write imagesPART/NAME_0000.nii.gz and labelsPART/NAME.nii.gz; part: Tr or Ts, spacing: z, y, x."""
     for kind, array, suffix in (("images", phantom.image, "_0000"), ("labels", phantom.labels, "")):
         (folder / f"{kind}{part}").mkdir(exist_ok=True)
         image = sitk.GetImageFromArray(array)
-        image.SetSpacing(SPACING_MM[::-1])
+        image.SetSpacing(spacing_mm[::-1])
         sitk.WriteImage(image, str(folder / f"{kind}{part}" / f"{name}{suffix}.nii.gz"))
 
 

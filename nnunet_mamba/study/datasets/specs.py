@@ -19,6 +19,7 @@ from nnunet_mamba.study.datasets.layout import Part
 from nnunet_mamba.study.datasets.source import UNCHANGED_PIXELS, PixelConversion, Source, is_same_word
 
 Layout = tuple[Part, ...]
+LONGRANGE = "longrange"  # no release: `study.datasets.longrange` makes it
 
 
 @dataclass(frozen=True)

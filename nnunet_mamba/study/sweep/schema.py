@@ -67,7 +67,7 @@ class ConvertEntry(Section):
     """Conversion of a release into this dataset, by `nnunet-mamba convert`; may be left out."""
 
     name: Release = Field(description="name of the release")
-    sources: SomeItems[Word] = Field(description="its folders or archives, beside the study file")
+    sources: Items[Word] = Field([], description="its folders or archives, beside the study file")
     options: Items[Word] = Field([], description="further options of `nnunet-mamba convert`")
 
 

@@ -26,7 +26,7 @@ from nnunet_mamba.study.sweep.existing_results import (
     read_marker,
 )
 from nnunet_mamba.study.sweep.run_graph import FILE, RunGraph, build_run_graph, read_run_graph
-from nnunet_mamba.study.sweep.study import Study
+from nnunet_mamba.study.sweep.study import ConvertArguments, Study
 
 
 def start(study: Study, *, adopt: bool = False) -> RunGraph:
@@ -54,8 +54,6 @@ def check_names(study: Study) -> None:
     """Raise ValueError for unknown names of metrics, protocols, templates, splits and the baseline, and for
     tolerances that are none."""
     from nnunet_mamba.nnunet.templates import load_template
-    from nnunet_mamba.study.datasets.specs import get_spec
-    from nnunet_mamba.study.datasets.splits import find_split
     from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
     from nnunet_mamba.study.evaluation.config import parse_tolerances
     from nnunet_mamba.study.statistics.methods import choose_baseline
@@ -68,10 +66,23 @@ def check_names(study: Study) -> None:
             load_template(plans.template)
     for dataset in study.datasets:
         if dataset.convert:
-            release = get_spec(dataset.convert.name)[0]
-            find_split(dataset.split or "5fold", release)
+            _check_conversion(dataset.convert, dataset.split)
     if study.baseline:
         choose_baseline(study.methods, study.baseline)
+
+
+def _check_conversion(convert: ConvertArguments, split: str | None) -> None:
+    """Raise ValueError for unknown names of releases and splits, and for a release without sources."""
+    from nnunet_mamba.study.datasets.specs import LONGRANGE, get_spec
+    from nnunet_mamba.study.datasets.splits import find_split
+
+    if convert.name != LONGRANGE:
+        find_split(split or "5fold", get_spec(convert.name)[0])
+    if (convert.name == LONGRANGE) == bool(convert.sources):
+        raise ValueError(
+            f"convert {convert.name} has {len(convert.sources)} sources; expected some for a release, and "
+            f"none for {LONGRANGE}, which is made here."
+        )
 
 
 def _check_known(kind: str, names: Sequence[str], known: Iterable[str]) -> None:

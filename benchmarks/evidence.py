@@ -1,0 +1,198 @@
+#!/usr/bin/env python
+"""Evidence on where mixers help: gather the scores of studies; rebuild tables and figures of the docs.
+
+    nnunet-mamba sweep scripts/longrange.yaml
+    python benchmarks/evidence.py gather longrange longrange $nnUNet_results
+    python benchmarks/evidence.py page
+
+`gather NAME STUDY RESULTS` adds what is finished of a study (its folder, the trainings' folder) to
+benchmarks/results/NAME: scores.parquet, a row per case, label and metric, and curves.parquet, Dice on
+validation patches by epoch. Rows of the same training are replaced, so that a study may be run in parts, on
+several evenings and machines. `page` writes the table and the figures of docs/longrange.md, from these files
+alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from itertools import compress
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from nnunet_mamba.io.atomic import atomic_write, write_text
+from nnunet_mamba.nnunet.logs import read_epochs
+from nnunet_mamba.nnunet.paths import parse_method
+from nnunet_mamba.study.datasets.longrange import SHAPE, draw_longrange
+from nnunet_mamba.study.report.figures import STYLE, render_png, style_axes
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+TRAINING = ["dataset", "trainer", "plans", "configuration", "fold", "seed"]  # columns that name a training
+TABLE = re.compile(r".+\.seed_(\d+)\.honest\.parquet")
+CHANCE, SOLVED = 0.5, 0.9  # Dice of the positive control
+STEPS_PER_EPOCH = 25
+LONGRANGE = {  # rows of its table and lines of the figure: title -> trainer, plans, format
+    "nnU-Net, 3 stages": ("Control", "shallow", "k-o"),
+    "ResEnc, 3 stages": ("Control", "shallow_resenc", "k--s"),
+    "nnU-Net, its own plan (6 stages)": ("Control", "nnUNetPlans", "k:^"),
+    "MM-UNet": ("MMUNet", "shallow", "C0-o"),
+    "MM-UNet's twin without SSM": ("MMUNetNoSSM", "shallow", "C0:x"),
+    "U-Mamba Bot": ("UMambaBot", "shallow", "C1-o"),
+    "U-Mamba Enc": ("UMambaEnc", "shallow", "C1--s"),
+    "U-Mamba's twin without SSM": ("UMambaBotNoSSM", "shallow", "C1:x"),
+    "U-Mamba Bot with attention": ("UMambaBot_Attention", "shallow", "C3-D"),
+    "Mamba Uni": ("MambaUni", "shallow", "C2--v"),
+    "Mamba Bi": ("MambaBi", "shallow", "C2-.s"),
+    "Mamba Multi": ("MambaMulti", "shallow", "C2-o"),
+    "Taming Mambas' twin without SSM": ("MambaMultiNoSSM", "shallow", "C2:x"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    gathering = commands.add_parser("gather", help="add finished trainings to benchmarks/results/NAME")
+    gathering.add_argument("name", metavar="NAME")
+    gathering.add_argument("study", type=Path, help="folder of what the sweep made")
+    gathering.add_argument("results", type=Path, help="nnUNet_results of the trainings")
+    commands.add_parser("page", help="rebuild tables and figure")
+    args = parser.parse_args()
+    if args.command == "gather":
+        gather(RESULTS / args.name, args.study, args.results)
+    else:
+        write_pages()
+
+
+def gather(folder: Path, study: Path, results: Path) -> None:
+    """Add the tables of a study and the curves of their trainings to those in `folder`."""
+    files = [file for file in sorted(study.glob("tables/*/crossval/*")) if TABLE.fullmatch(file.name)]
+    scores = [pd.read_parquet(file).assign(seed=TABLE.sub(r"\1", file.name)) for file in files]
+    merge(folder / "scores.parquet", scores)
+    done = pd.MultiIndex.from_frame(pd.concat(scores)[TRAINING])
+    folds = [file.parent for file in sorted(results.glob("seed_*/*/*/fold_*/debug.json"))]
+    curves = [read_curve(fold) for fold in folds]
+    is_done = [len(curve) > 0 and tuple(curve[TRAINING].iloc[0]) in done for curve in curves]
+    merge(folder / "curves.parquet", compress(curves, is_done))
+
+
+def read_curve(fold: Path) -> pd.DataFrame:
+    """Return the mean Dice on validation patches after each epoch of a training."""
+    epochs = read_epochs(file.read_text() for file in sorted(fold.glob("training_log_*.txt")))
+    method, number = parse_method(fold.parent.name), fold.name.removeprefix("fold_")
+    assert method is not None
+    names = (fold.parents[1].name, *method, number, fold.parents[2].name.removeprefix("seed_"))
+    dice = [float(np.mean(epoch.dice)) for epoch in epochs]
+    table = pd.DataFrame({"epoch": [epoch.number + 1 for epoch in epochs], "dice": dice})
+    return table.assign(**dict(zip(TRAINING, names, strict=True)))
+
+
+def merge(file: Path, tables: Iterable[pd.DataFrame]) -> None:
+    """Add tables to those of the file; trainings that are in both are replaced."""
+    new = pd.concat(tables, ignore_index=True)
+    if file.is_file():
+        old = pd.read_parquet(file)
+        is_known = pd.MultiIndex.from_frame(old[TRAINING]).isin(pd.MultiIndex.from_frame(new[TRAINING]))
+        new = pd.concat([old[~is_known], new], ignore_index=True)
+    new = new.sort_values(TRAINING, kind="stable", ignore_index=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as draft:
+        new.to_parquet(draft, index=False)
+    print(f"{file}: {len(new.drop_duplicates(TRAINING))} trainings")
+
+
+def write_pages() -> None:
+    """Write the table and the figures of docs/longrange.md."""
+    folder, docs = RESULTS / "longrange", ROOT / "docs"
+    scores, curves = (pd.read_parquet(folder / f"{what}.parquet") for what in ("scores", "curves"))
+    replace_table(docs / "longrange.md", "longrange", longrange_table(scores, curves))
+    with matplotlib.rc_context(STYLE):
+        lines, example = (
+            Figure(figsize=size, layout="constrained", facecolor="white") for size in ((8, 4.4), (6, 3))
+        )
+        draw_lines(lines.add_subplot(), scores)
+        draw_example(example)
+        for name, figure in (("longrange", lines), ("longrange_image", example)):
+            (docs / f"{name}.png").write_bytes(render_png(figure, 130))
+
+
+def replace_table(page: Path, name: str, table: str) -> None:
+    """Replace what stands between the marks <!-- NAME --> and <!-- end --> of a page."""
+    text = page.read_text()
+    begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+    assert begin in text, f"{page} has no mark {begin.strip()}"
+    before, _, rest = text.partition(begin)
+    write_text(page, f"{before}{begin}{table}\n{end}{rest.partition(end)[2]}")
+
+
+def select(table: pd.DataFrame, trainer: str, plans: str) -> pd.DataFrame:
+    """Return the rows of one method of the positive control, with their distance."""
+    rows = table[(table["trainer"] == f"nnUNetTrainer{trainer}_longrange") & (table["plans"] == plans)]
+    return rows.assign(distance=rows["dataset"].str.extract(r"Dataset9(\d\d)")[0].astype(int))
+
+
+def mean_dice(scores: pd.DataFrame, trainer: str, plans: str) -> pd.Series:
+    """Return the mean over cases and labels of Dice, by distance."""
+    rows = select(scores[scores["metric"] == "dice"], trainer, plans)
+    return rows.groupby("distance")["value"].mean()
+
+
+def steps_to_solve(curves: pd.DataFrame, trainer: str, plans: str) -> dict[int, int]:
+    """Return the steps after which Dice on validation patches stays above `SOLVED`, by distance; those that
+    were not solved are missing."""
+    found = {}
+    for distance, curve in select(curves, trainer, plans).groupby("distance"):
+        last_below = curve.loc[~(curve["dice"] > SOLVED), "epoch"].max()
+        if last_below != curve["epoch"].max():
+            found[distance] = STEPS_PER_EPOCH * (1 + (0 if np.isnan(last_below) else int(last_below)))
+    return found
+
+
+def longrange_table(scores: pd.DataFrame, curves: pd.DataFrame) -> str:
+    """Return the table of the positive control in Markdown: Dice, and in brackets the steps to solve it."""
+    dice = {title: mean_dice(scores, *row[:2]) for title, row in LONGRANGE.items()}
+    distances = sorted(set().union(*(series.index for series in dice.values())))
+    heading = ["network", *(f"{distance} pixels" for distance in distances)]
+    lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
+    for title, (trainer, plans, _) in LONGRANGE.items():
+        solved = {d: f" ({steps})" for d, steps in steps_to_solve(curves, trainer, plans).items()}
+        cells = [f"{dice[title][d]:.2f}{solved.get(d, '')}" if d in dice[title] else "" for d in distances]
+        if any(cells):
+            lines.append(f"| {' | '.join([title, *cells])} |")
+    return "\n".join(lines)
+
+
+def draw_lines(axes: Axes, scores: pd.DataFrame) -> None:
+    """Draw Dice by distance, a line for each network."""
+    for title, (trainer, plans, style) in LONGRANGE.items():
+        dice = mean_dice(scores, trainer, plans)
+        if len(dice):
+            axes.plot(dice.index, dice, style, markersize=4, linewidth=1.3, label=title)
+    axes.axhline(CHANCE, color="grey", linewidth=0.8)
+    axes.annotate("guessing, at best", (axes.get_xlim()[1], CHANCE), ha="right", va="bottom", color="grey")
+    axes.set(xlabel="distance from a label to what decides it (pixels)", ylabel="Dice", ylim=(0.3, 1.02))
+    axes.set_title("Which network uses a cue how far away?")
+    style_axes(axes)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def draw_example(figure: Figure) -> None:
+    """Draw an image of the positive control and its labels, side by side."""
+    drawn = draw_longrange(np.random.default_rng(1), SHAPE, 64)
+    colours = ListedColormap(["#222222", "#ffb000", "#648fff"])
+    shown = {"image": (drawn.image, "gray"), "labels: bright (orange), dark (blue)": (drawn.labels, colours)}
+    for axes, (title, (array, colour)) in zip(figure.subplots(1, 2), shown.items(), strict=True):
+        axes.imshow(array[0], cmap=colour, interpolation="nearest")
+        axes.set_title(title)
+        axes.set_axis_off()
+
+
+if __name__ == "__main__":
+    main()
