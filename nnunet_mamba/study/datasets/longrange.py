@@ -97,7 +97,7 @@ def draw_longrange(
     is_bright = (rng.permutation(len(lanes)) % 2 == 0) != exchanged
     image, labels = np.zeros((*across, length)), np.zeros((*across, length), np.uint8)
     for lane, cue, target, bright in zip(lanes, cues, targets, is_bright, strict=True):
-        image[(*lane, slice(cue, target))] = LINE
+        image[lane][cue:target] = LINE
         image[_ball(image.shape, (*lane, cue))] = CUE if bright else -CUE
         ball = _ball(image.shape, (*lane, target))
         image[ball], labels[ball] = TARGET, LABELS["bright" if bright else "dark"]
@@ -126,5 +126,5 @@ def _lane_centres(across: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def _ball(shape: tuple[int, ...], centre: tuple[int, ...]) -> np.ndarray:
     """Return the mask of the voxels within `RADIUS` of the centre."""
-    offsets = np.ogrid[tuple(slice(-c, n - c) for c, n in zip(centre, shape, strict=True))]
-    return sum(offset**2 for offset in offsets) <= RADIUS**2
+    offsets = np.indices(shape) - np.reshape(centre, (-1, *(1 for _ in shape)))
+    return (offsets**2).sum(0) <= RADIUS**2
