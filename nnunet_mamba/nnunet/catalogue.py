@@ -18,6 +18,7 @@ PREFIX = "nnUNetTrainer"
 NOT_FOUND = "Could not find requested nnunet trainer"  # as nnU-Net's error begins
 NO_SSM = "_nossm"  # of networks
 TWIN, NO_DECAY, DEMO, SMOKE = "NoSSM", "_NoDecaySSM", "_demo", "_smoke"  # of trainers
+CONDITION = "@"  # in a trainer's name, before what else its network was validated under: ...MMUNet@noise10
 EPOCHS = (1, 5, 10, 20, 50, 100, 250, 500, 750, 2000, 4000, 8000)  # nnU-Net's lengths
 CONV = "Conv"  # convolutions with as many parameters: the size-matched twin
 # endings of the trainers with other mixers in the places of their own -> words of `create_network`
@@ -235,16 +236,18 @@ def list_trainer_names() -> list[str]:
 
 @dataclass(frozen=True)
 class TrainerName:
-    """Parts of a trainer's name: nnUNetTrainerMMUNetNoSSM_norm_100epochs.
+    """Parts of a trainer's name: nnUNetTrainerMMUNetNoSSM_norm_100epochs@noise10.
 
     base         "nnUNetTrainerMMUNet": of TRAINERS, or of others up to the first underscore
     words        ("norm", "100epochs")
     without_ssm  it has NoSSM in its name
+    condition    "noise10": what else the trained network was validated under; "" for nothing else
     """
 
     base: str
     words: tuple[str, ...]
     without_ssm: bool
+    condition: str = ""
 
     @cached_property
     def twin_key(self) -> tuple[str, str, tuple[str, ...]]:
@@ -264,11 +267,12 @@ _BY_NAME = {row.name: row for row in TRAINERS}
 def parse_trainer(name: str) -> TrainerName:
     """Split a trainer's name into its parts; NoDecaySSM is dropped, since it changes nothing without an
     SSM."""
+    name, _, condition = name.partition(CONDITION)
     known = [base for base in _BY_NAME if re.match(rf"{base}({TWIN})?(_|$)", name)]
     plain = name.replace(TWIN, "")
     base = max(known, key=len) if known else plain.split("_")[0]
     words = tuple(word for word in plain.removeprefix(base).split("_") if word not in ("", NO_DECAY[1:]))
-    return TrainerName(base, words, TWIN in name)
+    return TrainerName(base, words, TWIN in name, condition)
 
 
 def check_network(name: str) -> None:

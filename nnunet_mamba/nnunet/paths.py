@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nnunet_mamba.io.messages import find_closest_names
+from nnunet_mamba.nnunet.catalogue import CONDITION
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PLANS = "nnUNetPlans.json"  # nnU-Net's default
@@ -66,7 +67,10 @@ def find_dataset(variable: str, given: str, fix: str) -> Path:
 
 
 class Method(NamedTuple):
-    """Trained method, as nnU-Net names the folder of its results: TRAINER__PLANS__CONFIGURATION."""
+    """Trained method, as nnU-Net names the folder of its results: TRAINER__PLANS__CONFIGURATION.
+
+    A network that was validated again under another condition is TRAINER@CONDITION.
+    """
 
     trainer: str
     plans: str
@@ -74,6 +78,21 @@ class Method(NamedTuple):
 
     def __str__(self) -> str:
         return "__".join(self)
+
+    @property
+    def condition(self) -> str:
+        """Return what else the trained network was validated under; "" for nothing else."""
+        return self.trainer.partition(CONDITION)[2]
+
+    @property
+    def trained(self) -> "Method":
+        """Return the method as it was trained, without the condition."""
+        return self.under("")
+
+    def under(self, condition: str) -> "Method":
+        """Return the same trained network under this condition."""
+        trainer = self.trainer.partition(CONDITION)[0]
+        return self._replace(trainer=f"{trainer}{CONDITION}{condition}" if condition else trainer)
 
 
 def parse_method(name: str) -> Method | None:

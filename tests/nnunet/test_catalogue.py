@@ -116,11 +116,14 @@ def test_a_network_has_state_that_weight_decay_may_spare_exactly_if_its_row_says
         ("MineNoSSM", ("Mine", (), True)),
         ("MineNoSSMLarge_a", ("MineLarge", ("a",), True)),
         ("", ("", (), False)),
+        ("@noise10", ("", (), False, "noise10")),
+        ("MMUNetNoSSM_100epochs@no_flips", ("MMUNet", ("100epochs",), True, "no_flips")),
+        ("Mine@NoSSM", ("Mine", (), False, "NoSSM")),
     ],
 )
 def test_a_name_is_taken_apart(name, parts):
-    base, words, without_ssm = parts
-    expected = catalogue.TrainerName(f"nnUNetTrainer{base}", words, without_ssm)
+    base, *others = parts
+    expected = catalogue.TrainerName(f"nnUNetTrainer{base}", *others)
     assert catalogue.parse_trainer(f"nnUNetTrainer{name}") == expected
 
 

@@ -11,6 +11,14 @@ def test_the_name_of_a_method_has_three_parts():
     assert str(model) == "nnUNetTrainerMMUNet__nnUNetPlans__3d_fullres"
 
 
+def test_a_trained_network_may_be_validated_under_conditions():
+    trained = parse_method("nnUNetTrainerMMUNet_5epochs__nnUNetPlans__2d")
+    noisy = parse_method("nnUNetTrainerMMUNet_5epochs@noise10__nnUNetPlans__2d")
+    assert (trained.condition, noisy.condition) == ("", "noise10")
+    assert noisy.trained == trained == trained.trained and trained.under("noise10") == noisy
+    assert noisy.under("no_flips").trainer == "nnUNetTrainerMMUNet_5epochs@no_flips"
+
+
 @pytest.mark.parametrize("name", ["", "ensembles", "a__b", "a__b__c__d"])
 def test_other_names_are_none(name):
     assert parse_method(name) is None
