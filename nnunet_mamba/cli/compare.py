@@ -13,8 +13,9 @@ def add(commands: Any) -> None:
     p = commands.add_parser(
         "compare",
         description="Reads the tables that `evaluate --out` wrote and compares their methods (trainer, "
-        "plans, configuration) case by case: each network with its twin without SSM, then all with the "
-        "baseline; and ranks them. Refuses tables that differ in protocol, cases, folds or labels.",
+        "plans, configuration) case by case: each network with its twin without SSM, those under another "
+        "condition with themselves, then all with the baseline; and ranks them. Refuses tables that differ "
+        "in protocol, cases, folds, labels or numbers of seeds.",
         epilog="example: nnunet-mamba compare acdc.csv --group 'patient\\d+' --out comparison",
     )
     p.add_argument("tables", metavar="TABLE", nargs="+", type=Path, help="tables of scores, .csv or .parquet")
@@ -26,6 +27,12 @@ def add(commands: Any) -> None:
         "--group",
         metavar="REGEX",
         help="the part of a case's name that is the patient's (ACDC: 'patient\\d+'; default: all)",
+    )
+    p.add_argument(
+        "--margin",
+        type=float,
+        metavar="X",
+        help="difference, in the metric's unit, below which methods count as equivalent: also tests that",
     )
     p.add_argument(
         "--out",
@@ -53,6 +60,7 @@ def compare(args: argparse.Namespace) -> int:
         metric=args.metric,
         baseline=args.baseline,
         group=args.group,
+        margin=args.margin,
         n_bootstrap=args.n_bootstrap,
         seed=args.seed,
     )

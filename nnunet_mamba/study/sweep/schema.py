@@ -100,6 +100,7 @@ Unique = AfterValidator(check_unique)
 Word = Annotated[str, Also(int, str, {"type": "integer"}), AfterValidator(expand_variables)]
 NumberText = Annotated[Word, Also(float, str, {"type": "number"})]
 Count = Annotated[int, Field(ge=1)]
+Margin = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fold = Annotated[Word, matches("all|0|[1-9][0-9]*", "a number, or all"), Suggest(["all"])]
 Seed = Annotated[Word, matches("0|[1-9][0-9]*", "a whole number from 0 on")]
 Variable = Annotated[str, matches("[A-Za-z_][A-Za-z0-9_]*", "letters, digits and _")]
@@ -251,6 +252,9 @@ class StudyFile(Section):
     metrics: Annotated[Items[Metric], Unique] = Field([], description="default: the protocol's")
     tolerance_mm: Annotated[Items[NumberText], Unique] = Field([], description="of NSD")
     baseline: Word | None = Field(None, description="method to compare with, as `nnunet-mamba compare`")
+    margins: dict[Metric, Margin] = Field(
+        default_factory=dict, description="differences below which methods count as equivalent, by metric"
+    )
     threads: Count | None = Field(None, description="per training; default: 8, on a CPU all processors")
     gpus: Count = Field(1, description="GPUs per training; more is nnU-Net's DDP")
     memory_gb: Count = Field(32, description="asked of the cluster, per training")
