@@ -320,6 +320,9 @@ def test_values_are_means_over_the_seeds(make_scores):
     assert list(methods["A"].seed_means) == ["3", "7"]
     assert methods["A"].sd_over_seeds == pytest.approx(0.2 / 2**0.5)
     assert study.case_means["A"][CASES[0]] == pytest.approx(0.5)
+    assert not any("seeds of one fold" in text for text in study.warnings)
+    (one_fold,) = compare([replace(s, fold="0") for s in scores], n_bootstrap=100)
+    assert any(text.startswith("2 seeds of one fold: ") for text in one_fold.warnings)
 
 
 def test_what_one_training_leaves_undefined_is_left_out_of_all(make_scores):
