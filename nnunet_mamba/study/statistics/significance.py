@@ -71,7 +71,7 @@ def false_claim_probability(mean: float, sd: float, n: int) -> float:
 
 def sd_of_differences(sd: float, other_sd: float, correlation: float) -> float:
     """Return the SD of paired differences, by the SDs of both methods and their correlation over cases."""
-    return sqrt(sd**2 + other_sd**2 - 2 * correlation * sd * other_sd)
+    return sqrt(max(0.0, sd**2 + other_sd**2 - 2 * correlation * sd * other_sd))
 
 
 def rank_biserial(gains: np.ndarray) -> float:

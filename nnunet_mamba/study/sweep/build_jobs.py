@@ -130,7 +130,7 @@ def _compare(names: DatasetNames, test: str, protocol: str, metric: str, tables:
     study = names.study
     out = study.out / "comparison" / names.dataset.name / test / protocol / metric
     options = ["--metric", metric, *_comparison_options(names)]
-    options += ["--margin", f"{study.margins[metric]:g}"] if metric in study.margins else []
+    options += ["--margin", str(study.margins[metric])] if metric in study.margins else []
     return _summary_job(names, "compare", (test, protocol, metric), options, out, tables)
 
 
@@ -145,7 +145,7 @@ def _report(names: DatasetNames, test: str, protocol: str, tables: Sequence[Job]
             options += ["--predictions", *folders, "--references", str(each.labels)]
             options += ["--images", str(each.images)]
     wanted = [metric for metric in study.margins if metric in (study.metrics or study.margins)]
-    options += ["--margin", *(f"{metric}={study.margins[metric]:g}" for metric in wanted)] if wanted else []
+    options += ["--margin", *(f"{metric}={study.margins[metric]}" for metric in wanted)] if wanted else []
     out = study.out / "report" / names.dataset.name / f"{test}.{protocol}"
     return _summary_job(names, "report", (test, protocol), options, out, tables)
 

@@ -131,3 +131,4 @@ def test_false_claims_at_the_ends(mean, sd, n, expected):
 @pytest.mark.parametrize(("correlation", "sd"), [(0.0, 5.0), (0.5, 13**0.5), (1.0, 1.0), (-1.0, 7.0)])
 def test_sd_of_differences_by_hand(correlation, sd):
     assert sd_of_differences(3.0, 4.0, correlation) == pytest.approx(sd)
+    assert sd_of_differences(0.1, 0.1, 1.0) == pytest.approx(0, abs=1e-8)
