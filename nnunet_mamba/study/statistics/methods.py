@@ -4,12 +4,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nnunet_mamba.nnunet.catalogue import CONDITION, PREFIX, parse_trainer
+from nnunet_mamba.nnunet.catalogue import CONDITION, CONV, PREFIX, parse_trainer
 from nnunet_mamba.nnunet.paths import Method
 
 OWN_TRAINER = re.compile(rf"{PREFIX}(Control)?(_\d+epochs?)?")  # nnU-Net's network and recipe
 EPOCHS = re.compile(r"_(\d+epochs?|demo|smoke)$")
-SIZE_MATCHED = re.compile(r"_Conv(?=_|$)")  # convolutions of as many parameters in the places of the mixers
+SIZE_MATCHED = re.compile(rf"_{CONV}(?=_|$)")
 
 
 def training_length(method: Method) -> str:
@@ -52,15 +52,19 @@ def find_twin(method: Method, methods: Sequence[Method]) -> Method | None:
 
 
 def find_size_matched(method: Method, methods: Sequence[Method]) -> Method | None:
-    """Return the trainer MMUNet_Conv... of MMUNet..., of the same plans, configuration and condition."""
-    return next(
-        (
-            other
-            for other in methods
-            if other != method and method == other._replace(trainer=SIZE_MATCHED.sub("", other.trainer))
-        ),
-        None,
-    )
+    """Return the size-matched twin, MMUNet_Conv of MMUNet, of the same recipe, plans, configuration and
+    condition, if it is among `methods`."""
+    if SIZE_MATCHED.search(method.trainer):
+        return None
+    matched = (other for other in methods if SIZE_MATCHED.search(other.trainer))
+    return next((other for other in matched if _size_key(other) == _size_key(method)), None)
+
+
+def _size_key(method: Method) -> tuple[str, ...]:
+    """Return what size-matched twins share; NoDecaySSM, which spares an SSM, is nothing to convolutions."""
+    parsed = parse_trainer(method.trainer)
+    name = SIZE_MATCHED.sub("", "_".join((parsed.base, *parsed.words)))
+    return name, parsed.condition, str(parsed.without_ssm), *method[1:]
 
 
 def find_trained(method: Method, methods: Sequence[Method]) -> Method | None:
@@ -86,9 +90,9 @@ class Relation:
 
 TWIN = Relation("against the twin without SSM", "its twin without SSM, {}", "against its twin", find_twin)
 SIZE_TWIN = Relation(
-    "against the twin of the same size",
-    "its twin of the same size, {}",
-    "against its twin of the same size",
+    "against the size-matched twin",
+    "its size-matched twin, {}",
+    "against its size-matched twin",
     find_size_matched,
 )
 UNDER_CONDITION = Relation(

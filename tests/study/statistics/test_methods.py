@@ -2,6 +2,7 @@
 
 import pytest
 
+from nnunet_mamba.nnunet.catalogue import list_trainer_names
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.statistics.methods import (
     UNDER_CONDITION,
@@ -124,10 +125,11 @@ def test_the_baseline_is_nnunets_own_unless_named():
         ("MMUNet", "MMUNet_Conv"),
         ("MMUNet_1200steps", "MMUNet_Conv_1200steps"),
         ("MMUNet_1200steps@noise10", "MMUNet_Conv_1200steps@noise10"),
+        ("MMUNet_NoDecaySSM_100epochs", "MMUNet_Conv_100epochs"),  # nor has it an SSM to spare
         ("Mine_a", "Mine_Conv_a"),
     ],
 )
-def test_twins_of_the_same_size_are_found_by_name(trainer, other):
+def test_size_matched_twins_are_found_by_name(trainer, other):
     near = [method("MMUNetNoSSM"), method(other, configuration="2d"), method("MMUNet_Conv_5epochs@flips")]
     assert find_size_matched(method(trainer), [method(trainer), *near, method(other)]) == method(other)
     assert find_size_matched(method(other), [method(trainer), method(other)]) is None
@@ -136,7 +138,7 @@ def test_twins_of_the_same_size_are_found_by_name(trainer, other):
 @pytest.mark.parametrize(
     "trainer", ["MMUNetNoSSM", "MMUNet_Attention", "MMUNet_5epochs", "MMUNet@noise10", ""]
 )
-def test_what_differs_in_more_than_the_convolutions_is_no_twin_of_the_same_size(trainer):
+def test_what_differs_in_more_than_the_convolutions_is_no_size_matched_twin(trainer):
     assert find_size_matched(method(trainer), [method("MMUNet_Conv"), method("MMUNet")]) is None
 
 
@@ -168,3 +170,9 @@ def test_a_condition_hides_neither_the_baseline_nor_the_length():
 def test_the_only_pair_is_compared_once():
     pair = [method(""), method("@noise10")]
     assert choose_pairs(pair, pair[0]) == [(UNDER_CONDITION.against, pair[1], pair[0])]
+
+
+def test_the_size_matched_twins_of_the_shipped_trainers_are_found():
+    methods = [Method(name, "p", "c") for name in list_trainer_names()]
+    twins = {m for m in methods if "_Conv" in m.trainer}
+    assert twins and {find_size_matched(m, methods) for m in methods} == {*twins, None}
