@@ -97,7 +97,7 @@ def _add_details(p: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="COLUMN=TEXT",
-        help="what the table says of PRED: dataset, trainer, plans, configuration, fold",
+        help="what the table says of PRED: dataset, trainer, plans, configuration, fold, seed",
     )
 
 
@@ -237,12 +237,13 @@ def _list() -> int:
 
 
 def _print_scores(scores: list[Score]) -> None:
-    """Print a table per trainer, plans and configuration, over all folds but `all`, which has its own."""
+    """Print a table per method and seed, over all folds but `all`, which has its own."""
     from nnunet_mamba.study.statistics.result_tables import build_score_table
 
     def group(score: Score) -> tuple[str, ...]:
         seen = "trained on these cases" if score.fold == "all" else ""
-        return score.dataset, score.trainer, score.plans, score.configuration, seen
+        seed = f"seed {score.seed}" if score.seed else ""
+        return score.dataset, score.trainer, score.plans, score.configuration, seed, seen
 
     for key, members in groupby(sorted(scores, key=group), group):
         rows = list(members)

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def add(commands: Any) -> None:
         default=[],
         type=Path,
         metavar="FOLDER",
-        help="label maps of a test set, which are not in --results: a folder per table, in their order",
+        help="label maps of a test set, which are not in --results: a folder per method, in order of tables",
     )
     p.add_argument("--references", type=Path, metavar="FOLDER", help="the true label maps of --predictions")
     p.add_argument("--images", type=Path, metavar="FOLDER", help="default: imagesTs beside labelsTs")
@@ -47,12 +48,11 @@ def add(commands: Any) -> None:
         "--group", metavar="REGEX", help="the part of a case's name that is the patient's (default: all)"
     )
     p.add_argument(
-        "--seeds",
+        "--margin",
         nargs="+",
         default=[],
-        type=int,
-        metavar="N",
-        help="of the trainings, if the tables hold means over several; the rest is of the first",
+        metavar="METRIC=X",
+        help="differences below which methods count as equivalent: dice=0.01 hd95=0.5",
     )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the resamples (default: 0)")
     p.add_argument("--n-bootstrap", type=int, default=10_000, metavar="N", help="resamples (default: 10000)")
@@ -77,7 +77,7 @@ def report(args: argparse.Namespace) -> int:
         protocol=args.protocol,
         baseline=args.baseline,
         group=args.group,
-        training_seeds=args.seeds,
+        margins=parse_margins(args.margin),
         seed=args.seed,
         n_bootstrap=args.n_bootstrap,
         command=_format_command(args),
@@ -91,12 +91,27 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
+def parse_margins(texts: Iterable[str]) -> dict[str, float]:
+    """Return the margins by metric, given as METRIC=NUMBER. ValueError for other texts."""
+    from nnunet_mamba.study.statistics.compare import higher_is_better
+
+    margins = {}
+    for text in texts:
+        metric, _, number = text.partition("=")
+        higher_is_better(metric)  # ValueError for an unknown metric
+        try:
+            margins[metric] = float(number)
+        except ValueError:
+            raise ValueError(f"--margin {text!r} is not METRIC=NUMBER, as dice=0.01.") from None
+    return margins
+
+
 def _format_command(args: argparse.Namespace) -> str:
     """Return the command as it could be typed again."""
     words = ["nnunet-mamba", "report", *map(str, args.tables)]
     options = ("results", "predictions", "references", "images", "dataset", "protocol", "baseline", "group")
     defaults = {"seed": 0, "n_bootstrap": 10_000}
-    for name in (*options, "seeds", "seed", "n_bootstrap", "note", "out"):
+    for name in (*options, "margin", "seed", "n_bootstrap", "note", "out"):
         value = getattr(args, name)
         if value not in (None, "", [], defaults.get(name)):
             values = value if isinstance(value, list) else [value]

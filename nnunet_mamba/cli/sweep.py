@@ -1,7 +1,7 @@
 """nnunet-mamba sweep: a study from one file, on one machine or a cluster.
 
-`sweep STUDY` runs a study; `sweep status` and `schema`, and `sweep run` and `average`, which a running sweep
-calls, are verbs with parsers of their own (`Parser.verbs`).
+`sweep STUDY` runs a study; `sweep status` and `schema`, and `sweep run`, which a running sweep calls, are
+verbs with parsers of their own (`Parser.verbs`).
 """
 
 import argparse
@@ -63,7 +63,7 @@ def add(commands: Any) -> None:
 
 
 def _verb_parsers(prog: str) -> dict[str, Parser]:
-    """Return the parsers of `status`, `schema`, and of `run` and `average`, which a running sweep calls."""
+    """Return the parsers of `status`, `schema`, and of `run`, which a running sweep calls."""
     status = Parser(
         prog=f"{prog} status",
         description="Shows the state of each job of a study, also while it runs. Exit code 1: one failed.",
@@ -80,11 +80,7 @@ def _verb_parsers(prog: str) -> dict[str, Parser]:
     run = Parser(prog=f"{prog} run", description="Runs one job of a study, for Snakemake and SLURM.")
     run.add_argument("words", nargs="*", metavar="WORD", help="the study's folder, and the name of the job")
     run.set_defaults(run=run_one)
-    average = Parser(prog=f"{prog} average", description="Averages tables of seeds, for the sweep itself.")
-    average.add_argument("words", nargs="*", metavar="TABLE", help="tables of `nnunet-mamba evaluate`")
-    average.add_argument("--out", type=Path, metavar="TABLE", help="where the mean goes")
-    average.set_defaults(run=average_seeds)
-    return {"status": status, "schema": schema, "run": run, "average": average}
+    return {"status": status, "schema": schema, "run": run}
 
 
 def _check_words(args: argparse.Namespace, verb: str, n: int) -> None:
@@ -231,17 +227,4 @@ def run_one(args: argparse.Namespace) -> int:
     except JobFailedError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
-
-
-def average_seeds(args: argparse.Namespace) -> int:
-    """Write the mean of several tables of scores."""
-    from nnunet_mamba.study.evaluation import read_table, write_table
-    from nnunet_mamba.study.sweep.average import average_tables
-
-    if args.out is None:
-        raise ValueError("`sweep average` needs --out TABLE.")
-    scores = average_tables([read_table(Path(word)) for word in args.words])
-    write_table(scores, args.out)
-    print(f"{len(scores)} rows -> {args.out}")
     return 0

@@ -61,7 +61,7 @@ def check_unique_cases(tasks: Iterable[EvaluationTask]) -> None:
         if other is not task:
             raise ValueError(
                 f"{task.case} would be scored twice as one: {other.prediction} and {task.prediction} have "
-                "the same trainer, plans, configuration and fold. Score one folder, or each by itself."
+                "the same trainer, plans, configuration, fold and seed. Score one folder, or each by itself."
             )
 
 

@@ -1,6 +1,6 @@
 """Predictions in nnU-Net's folders of results, with the references, split and labels to score them by.
 
-    nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION/fold_N/validation
+    nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION/fold_N/validation      (sweeps: .../seed_K/DATASET)
                                                         /crossval_results_folds_0_1_2_3_4
     a folder of nnUNetv2_predict, with its plans.json and dataset.json, scored against the test's references
 
@@ -29,6 +29,7 @@ from nnunet_mamba.study.evaluation.splits import DEFAULT_SPLITS, ValidationFolds
 from nnunet_mamba.study.evaluation.table import Origin
 
 DATASET = re.compile(r"Dataset\d{3}_.+")
+SEED = re.compile(r"seed_(\d+)")  # folder of the trainings of a sweep with one seed, above their datasets
 FOLD = re.compile(r"fold_(\d+|all)")
 CROSSVAL = "crossval_results_folds_"
 JOINED = re.compile(CROSSVAL + r"(all|\d+(?:_\d+)*)")
@@ -258,9 +259,11 @@ def read_origin(predictions: Path, references: Path | None = None) -> Origin:
     """Return the origin of the predictions in a folder, by its path and its plans.json; fold "test" if the
     references are those of the test cases."""
     origin = Origin()
-    for part in predictions.resolve().parts:
+    parts = predictions.resolve().parts
+    for above, part in zip(("", *parts), parts, strict=False):
         if DATASET.fullmatch(part):
-            origin = replace(origin, dataset=part)
+            seed = SEED.fullmatch(above)
+            origin = replace(origin, dataset=part, seed=seed[1] if seed else "")
         elif method := parse_method(part):
             origin = replace(origin, **method._asdict())
         elif match := FOLD.fullmatch(part):

@@ -12,13 +12,14 @@ from nnunet_mamba.nnunet.paths import Method
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of a prediction; "" for what is not known. `fold` as in `Score`."""
+    """Origin of a prediction; "" for what is not known. `fold` and `seed` as in `Score`."""
 
     dataset: str = ""
     trainer: str = ""
     plans: str = ""
     configuration: str = ""
     fold: str = ""
+    seed: str = ""
 
     @property
     def method(self) -> Method:
@@ -33,6 +34,7 @@ class Score:
     n_voxels  of the label in the reference
     empty     which mask has no voxel: "", "prediction", "reference" or "both"
     fold      a number, "all", "test" for cases of no fold, or "" if it is not known
+    seed      of the training, "" if it is not known
     backend, version  package that computed the value
     """
 
@@ -51,6 +53,7 @@ class Score:
     backend: str = ""
     version: str = ""
     protocol: str = ""
+    seed: str = ""
 
     @property
     def method(self) -> Method:
@@ -72,8 +75,9 @@ def override_origin(origin: Origin, texts: Iterable[str]) -> Origin:
 
 COLUMNS = (
     "dataset", "trainer", "plans", "configuration", "fold", "case", "label", "label_name", "metric", "value",
-    "n_voxels", "empty", "backend", "version", "protocol",
+    "n_voxels", "empty", "backend", "version", "protocol", "seed",
 )  # fmt: skip
+LATER = ("seed",)  # columns that tables of earlier versions lack
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,24 @@ def compute_foreground_mean(scores: Iterable[Score], metric: str = "dice") -> fl
     return float(np.nanmean(means)) if np.isfinite(means).any() else float("nan")
 
 
+def average_seeds(scores: Iterable[Score]) -> list[Score]:
+    """Return the mean over the trainings of each method, in order of appearance; trained once, the scores.
+
+    A value that is not defined (NaN) in one training is not defined in the mean. Where a mask is empty in one
+    training, `empty` says so.
+    """
+    groups: dict[Score, list[Score]] = {}
+    for score in scores:
+        key = replace(score, value=0.0, empty="", seed="", backend="", version="")
+        groups.setdefault(key, []).append(score)
+    return [group[0] if len(group) == 1 else _average(group) for group in groups.values()]
+
+
+def _average(scores: Sequence[Score]) -> Score:
+    empty = next((score.empty for score in scores if score.empty), "")
+    return replace(scores[0], value=float(np.mean([s.value for s in scores])), empty=empty, seed="")
+
+
 def write_table(scores: Iterable[Score], file: Path) -> None:
     """Write a row per score, as .csv or .parquet by the file's ending; complete or not at all."""
     import pandas as pd  # half a second to import
@@ -137,6 +159,7 @@ def read_table(file: Path) -> list[Score]:
             frame = pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"value": ["", "nan"]})
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a table of scores ({error}).") from error
+    frame = frame.assign(**{name: "" for name in LATER if name not in frame.columns})
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise ValueError(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.nnunet.version import get_installed_version
-from nnunet_mamba.study.evaluation import METRICS, Origin, Score, read_method_table
+from nnunet_mamba.study.evaluation import METRICS, Origin, Score, average_seeds, read_method_table
+from nnunet_mamba.study.evaluation.results import read_origin
 from nnunet_mamba.study.report.predicted_cases import (
     PredictedCases,
     find_data_folders,
@@ -46,10 +47,10 @@ class ReportRequest:
     """Input and options of the report.
 
     results      nnUNet_results/DATASET, for the training and the label maps of cross-validation
-    predictions  folders with the label maps that the tables were computed from, one per table, of one method
-                 each; with the folders of their references and images
+    predictions  folders with the label maps that the tables were computed from, one per method, in the order
+                 of their first tables; with the folders of their references and images
     origin       of rows that do not tell their own
-    training_seeds  that the scores are means over; the other input is of the first
+    margins      differences below which methods count as equivalent, by metric
     stages, variables, facts  what a quickstart knows besides: variables are NAME=value, facts (name, text)
     """
 
@@ -63,7 +64,7 @@ class ReportRequest:
     protocol: str | None = None
     baseline: str | None = None
     group: str | None = None
-    training_seeds: Sequence[int] = ()
+    margins: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     n_bootstrap: int = 10_000
     command: str = ""
@@ -78,6 +79,7 @@ class StudyReport:
     """Content of the report on one dataset.
 
     comparisons  one per metric, the leading one first
+    scores       means over the seeds of the trainings; `seeds` are theirs, "" for those that are not known
     tables       name, number of rows and SHA-256 of each file
     left_out     sentences on what could not be shown, and why
     """
@@ -86,6 +88,7 @@ class StudyReport:
     dataset: str
     comparisons: Sequence[DatasetComparison]
     scores: Sequence[Score]
+    seeds: Sequence[str]
     training_runs: Sequence[TrainingRun]
     predicted: PredictedCases | None
     published: Sequence[PublishedTable]
@@ -123,13 +126,15 @@ class StudyReport:
 
     @property
     def note_on_seeds(self) -> str:
-        """Sentence on the seeds of the trainings and what is of the first alone; "" if they are not known."""
-        seeds = ", ".join(map(str, self.request.training_seeds))
-        if len(self.request.training_seeds) < 2:
-            return f"Trained with seed {seeds}." if seeds else ""
+        """Sentence on the seeds of the trainings and what is of one alone; "" if they are not known."""
+        if not all(self.seeds):
+            return ""
+        if len(self.seeds) < 2:
+            return f"Trained with seed {self.seeds[0]}."
+        own = self.request.results and read_origin(self.request.results).seed
         return (
-            f"Trained with seeds {seeds}; scores are means over them; pictures, curves and confusions are "
-            f"of seed {self.request.training_seeds[0]}."
+            f"Trained with seeds {', '.join(self.seeds)}; scores are means over them; pictures, curves and "
+            f"confusions are of seed {own or self.seeds[0]}."
         )
 
     @property
@@ -149,6 +154,7 @@ def collect_study_report(request: ReportRequest) -> StudyReport:
     scores = _select_scores([score for _, each in tables for score in each], request)
     dataset = scores[0].dataset
     comparisons, left_out = _compare_metrics(scores, request)
+    seeds = sorted({score.seed for score in scores}, key=lambda seed: (len(seed), seed))
     results = None if request.results is None else _find_dataset_results(request.results, dataset)
     runs, missing_runs = _read_runs(results)
     predicted, missing_files = _find_predicted(request, results, [each for _, each in tables])
@@ -163,7 +169,8 @@ def collect_study_report(request: ReportRequest) -> StudyReport:
         request=request,
         dataset=dataset,
         comparisons=comparisons,
-        scores=scores,
+        scores=average_seeds(scores),
+        seeds=seeds,
         training_runs=runs,
         predicted=predicted,
         published=[table for table in read_published_tables(setup.dataset) if table.metric in metrics],
@@ -202,6 +209,8 @@ def _compare_metrics(
         raise ValueError(f"The tables have no metric to compare by; they have {', '.join(metrics)}.")
     others = [metric for metric in metrics if metric not in known]
     left_out = [f"{metric}: whether more of it is better is not known." for metric in others]
+    without = [metric for metric in request.margins if metric not in known]
+    left_out += [f"Margin of {metric}: the tables do not have it." for metric in without]
     comparisons = [
         result
         for metric in known
@@ -210,6 +219,7 @@ def _compare_metrics(
             metric=metric,
             baseline=request.baseline,
             group=request.group,
+            margin=request.margins.get(metric),
             n_bootstrap=request.n_bootstrap,
             seed=request.seed,
             fewest_methods=1,
@@ -258,16 +268,17 @@ def _find_predicted(
 
 
 def _match_predictions(request: ReportRequest, tables: Sequence[Sequence[Score]]) -> PredictedCases:
-    """Return the label maps in the folders of predictions, each of the one method of its table."""
+    """Return the label maps in the folders of predictions, each of the one method of its tables."""
     if request.references is None:
         raise ValueError("--predictions goes with --references.")
-    methods = [sorted({score.method for score in scores}) for scores in tables]
-    if len(request.predictions) != len(tables) or any(len(each) != 1 for each in methods):
+    methods = [{score.method for score in scores} for scores in tables]
+    order = list(dict.fromkeys(method for each in methods for method in each))
+    if len(request.predictions) != len(order) or any(len(each) != 1 for each in methods):
         raise ValueError(
-            f"Got {len(request.predictions)} folders of --predictions; expected one per table, in their "
-            "order, and tables of one method each."
+            f"Got {len(request.predictions)} folders of --predictions; expected one per method, in the order "
+            "of their tables, and tables of one method each."
         )
-    folders = {each[0]: folder for each, folder in zip(methods, request.predictions, strict=True)}
+    folders = dict(zip(order, request.predictions, strict=True))
     return match_folders(folders, request.references, request.images)
 
 

@@ -27,6 +27,8 @@ class PublishedTable:
     split     crossval, test or validation: what the n_cases cases were
     cases, training  in words
     by_label  values by network and label, if the paper has them
+    n_patients  where some have several cases
+    deviations  printed with the values, taken for SDs over cases; deviations_from: where they were read
     """
 
     source: str
@@ -40,6 +42,9 @@ class PublishedTable:
     training: str
     values: Mapping[str, float]
     by_label: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    n_patients: int | None = None
+    deviations: Mapping[str, float] = field(default_factory=dict)
+    deviations_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,16 @@ def match_dataset(name: str) -> str | None:
     return None
 
 
-def read_published_tables(dataset: str, file: Path = FILE) -> list[PublishedTable]:
+def read_all_published_tables() -> list[PublishedTable]:
+    """Return the tables of all datasets."""
+    content = json.loads(FILE.read_text(encoding="utf-8"))
+    return [PublishedTable(**table) for table in content["tables"]]
+
+
+def read_published_tables(dataset: str) -> list[PublishedTable]:
     """Return the tables on the dataset, then those on datasets shown beside it."""
-    content = json.loads(file.read_text(encoding="utf-8"))
-    names = content["beside"].get(dataset, [dataset])
-    tables = [PublishedTable(**table) for table in content["tables"]]
+    names = json.loads(FILE.read_text(encoding="utf-8"))["beside"].get(dataset, [dataset])
+    tables = read_all_published_tables()
     return [table for name in names for table in tables if table.dataset == name]
 
 

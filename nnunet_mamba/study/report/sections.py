@@ -25,6 +25,7 @@ from nnunet_mamba.study.report.slices import PREDICTION_COLOUR, REFERENCE_COLOUR
 from nnunet_mamba.study.report.training_curves import TrainingRun
 from nnunet_mamba.study.statistics import DatasetComparison
 from nnunet_mamba.study.statistics.formats import format_spread, get_metric_title
+from nnunet_mamba.study.statistics.output import EQUIVALENCE
 from nnunet_mamba.study.statistics.result_tables import (
     build_comparison_tables,
     build_ranking_tables,
@@ -90,14 +91,24 @@ def build_differences(report: StudyReport) -> list[Block]:
         "Differences are method − other, means over cases, with BCa bootstrap intervals over "
         f"{result.resampled} ({result.n_bootstrap} resamples, seed {result.seed}); p by Wilcoxon's signed "
         f"rank test, corrected by Holm within a table; significant below {result.alpha:g}. r: rank-biserial "
-        "correlation, positive where the method is better; folds: in how many it is. Intervals hold for the "
-        "models as trained: what another seed would change is not in them. A difference below the SD over "
-        "folds may be noise."
+        "correlation, positive where the method is better; folds: in how many it is. false claim: the "
+        "probability that the method of the better mean is not truly better, by a t posterior of the "
+        f"differences. {_explain_seeds(result)} A difference below the SD over folds may be noise."
     )
+    notes = [note, EQUIVALENCE] if any(each.has_margin for each in report.comparisons) else [note]
     others = [Collapsible(each.metric_title, _build_tests(report, each)) for each in report.comparisons[1:]]
     ranked = build_ranking_tables(result, with_shares=True)
     rankings = [Collapsible("Rankings", ranked)] if ranked else []
-    return [*blocks, Paragraph(note), *others, *rankings] if blocks else []
+    return [*blocks, *map(Paragraph, notes), *others, *rankings] if blocks else []
+
+
+def _explain_seeds(result: DatasetComparison) -> str:
+    if result.n_seeds > 1:
+        return (
+            f"Intervals resample {result.paired} and the {result.n_seeds} trainings of each fold and method; "
+            "p and false claim are of means over these seeds, and know nothing of others."
+        )
+    return "Intervals hold for the models as trained: what another seed would change is not in them."
 
 
 def _build_tests(report: StudyReport, result: DatasetComparison) -> list[Block]:

@@ -32,9 +32,9 @@ from nnunet_mamba.study.statistics.formats import (
     format_value,
     get_metric_title,
 )
-from nnunet_mamba.study.statistics.results import BASELINE, TWIN
+from nnunet_mamba.study.statistics.methods import BASELINE, RELATIONS
 
-COLUMN_TITLES = {TWIN: "against its twin", BASELINE: "against {}"}
+COLUMN_TITLES = {relation.against: relation.column for relation in RELATIONS} | {BASELINE: "against {}"}
 
 
 def build_summary_table(report: StudyReport) -> Table:
@@ -71,7 +71,7 @@ def _format_verdict(result: DatasetComparison, name: str, against: str) -> str:
     found = next((c for c in result.select_case_means(against) if c.method == name), None)
     if found is None:
         return "baseline" if against == BASELINE and name == result.baseline else DASH
-    return f"{format_difference(found.difference, result.metric)}, {found.verdict}"
+    return f"{format_difference(found.difference, result.metric)}, {found.verdict_text}"
 
 
 def build_label_table(report: StudyReport, result: DatasetComparison) -> Table:

@@ -1,35 +1,38 @@
-"""Comparison of methods: each network with its twin without SSM, to see if the SSM helps, then all with the
-baseline; with families of tests, verdicts and rankings.
+"""Comparison of methods: those that are related, as each network with its twin without SSM, to see if the SSM
+helps, then all with the baseline; with families of tests, verdicts and rankings.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 
 import numpy as np
 
+from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.study.evaluation import METRICS, Score
-from nnunet_mamba.study.statistics.methods import choose_baseline, find_twin
+from nnunet_mamba.study.statistics.bootstrap import Trainings, bootstrap_difference, sum_by_patient
+from nnunet_mamba.study.statistics.methods import choose_baseline, choose_pairs
 from nnunet_mamba.study.statistics.ranking import Ranking, rank_methods
 from nnunet_mamba.study.statistics.results import (
     ALPHA,
-    BASELINE,
     CASE_MEAN,
-    TWIN,
     Comparison,
     DatasetComparison,
     MethodSummary,
 )
 from nnunet_mamba.study.statistics.score_matrix import ScoreMatrix, build_score_matrices
 from nnunet_mamba.study.statistics.significance import (
+    EQUIVALENCE_LEVEL,
     MIN_PAIRS,
+    equivalence_p,
+    false_claim_probability,
     holm,
-    mean_interval,
     rank_biserial,
     signed_rank_p,
-    sum_by_patient,
     win_rate,
 )
 
+FEW_TRAININGS = 5  # of one fold: intervals of 2 miss 17 % of the time, where trainings differ much
 FEW_PATIENTS = 20  # BCa intervals of normal differences miss 12 % of the time at 10 patients, 7 % at 20
 
 
@@ -39,6 +42,7 @@ def compare(
     metric: str = "dice",
     baseline: str | None = None,
     group: str | None = None,
+    margin: float | None = None,
     n_bootstrap: int = 10_000,
     seed: int = 0,
     fewest_methods: int = 2,
@@ -46,10 +50,16 @@ def compare(
     """Return the comparison on each dataset with at least `fewest_methods`; of a single one, only its means.
 
     ValueError for scores that cannot be compared, with the names of what differs.
+
+    Args:
+        margin: the difference, in the metric's unit, below which methods count as equivalent.
     """
     if n_bootstrap < 100:
         raise ValueError(f"{n_bootstrap} resamples are too few for an interval; expected 100 or more.")
-    settings = _Settings(higher_is_better(metric), n_bootstrap, seed)
+    if margin is not None and not (isfinite(margin) and margin > 0):
+        raise ValueError(f"The margin is {margin:g}; expected a positive number, in the metric's unit.")
+    margin = float("nan") if margin is None else margin
+    settings = _Settings(higher_is_better(metric), margin, n_bootstrap, seed)
     return [
         _compare_matrix(matrix, baseline, settings)
         for matrix in build_score_matrices(scores, metric, group, fewest_methods=fewest_methods)
@@ -67,16 +77,17 @@ def higher_is_better(metric: str) -> bool:
 @dataclass(frozen=True)
 class _Settings:
     higher: bool  # is better
+    margin: float  # NaN for none
     n_bootstrap: int
     seed: int
 
 
 def _compare_matrix(matrix: ScoreMatrix, baseline: str | None, settings: _Settings) -> DatasetComparison:
-    base = matrix.methods.index(choose_baseline(matrix.methods, baseline))
+    base = choose_baseline(matrix.methods, baseline)
     columns = [None, *range(len(matrix.labels))] if len(matrix.labels) > 1 else [None]
     compared = [
-        _compare_pair(matrix, settings, against=against, pair=pair, column=column)
-        for against, pair in _choose_pairs(matrix, base)
+        _compare_pair(matrix, settings, against=against, pair=(method, other), column=column)
+        for against, method, other in choose_pairs(matrix.methods, base)
         for column in columns
     ]
     case_means, ranked = _rank(matrix, settings)
@@ -85,36 +96,28 @@ def _compare_matrix(matrix: ScoreMatrix, baseline: str | None, settings: _Settin
         metric=matrix.metric,
         higher_is_better=settings.higher,
         protocol=matrix.protocol,
-        baseline=matrix.names[base],
+        baseline=matrix.names[matrix.methods.index(base)],
         n_cases=len(matrix.cases),
         n_patients=len(set(matrix.patients)),
+        n_seeds=len(matrix.seeds[0]),
         labels=matrix.labels,
-        warnings=(*matrix.warnings, *_warnings(compared, len(set(matrix.patients)))),
+        warnings=(*matrix.warnings, *_warnings(compared, matrix)),
         methods=tuple(_summarise_method(matrix, m) for m in range(len(matrix.methods))),
         comparisons=tuple(add_verdicts(compared, settings.higher)),
         rankings=ranked,
         case_means=case_means,
         alpha=ALPHA,
+        margin=settings.margin,
         n_bootstrap=settings.n_bootstrap,
         seed=settings.seed,
     )
-
-
-def _choose_pairs(matrix: ScoreMatrix, base: int) -> list[tuple[str, tuple[int, int]]]:
-    """Return each method with its twin, then all with the baseline, unless those are the same pairs."""
-    found = ((m, find_twin(method, matrix.methods)) for m, method in enumerate(matrix.methods))
-    twins = [(m, matrix.methods.index(twin)) for m, twin in found if twin is not None]
-    others = [(m, base) for m in range(len(matrix.methods)) if m != base]
-    if {frozenset(pair) for pair in others} <= {frozenset(pair) for pair in twins}:
-        others = []
-    return [*((TWIN, pair) for pair in twins), *((BASELINE, pair) for pair in others)]
 
 
 def _rank(
     matrix: ScoreMatrix, settings: _Settings
 ) -> tuple[dict[str, dict[str, float]], tuple[Ranking, ...]]:
     """Return case means over the labels for which all methods have a value, and the rankings by them."""
-    means = _case_means(matrix.values, ~np.isnan(matrix.values).any(0))
+    means = _case_means(matrix.values, ~np.isnan(matrix.values).any((0, 1))).mean(1)
     has = ~np.isnan(means).any(0)
     cases = np.array(matrix.cases)[has]
     table = {
@@ -133,10 +136,12 @@ def _rank(
     )
 
 
-def _warnings(comparisons: Sequence[Comparison], n_patients: int) -> list[str]:
-    """Return sentences on what the numbers of patients and of excluded values mean for the results."""
+def _warnings(comparisons: Sequence[Comparison], matrix: ScoreMatrix) -> list[str]:
+    """Return sentences on what few patients, few trainings and excluded values mean for the results."""
     if not comparisons:
         return []
+    n_patients, n_seeds = len(set(matrix.patients)), len(matrix.seeds[0])
+    n_folds = len(set(matrix.folds[0]))
     means = [c for c in comparisons if c.label == CASE_MEAN]
     n_pairs = min(c.n_pairs for c in means)
     n_one_sided = max(c.n_one_sided for c in means)
@@ -145,6 +150,8 @@ def _warnings(comparisons: Sequence[Comparison], n_patients: int) -> list[str]:
         "of 5 pairs is 0.0625)": n_pairs < MIN_PAIRS,
         f"fewer than {FEW_PATIENTS} patients: the intervals are too narrow; of those of 10 patients, 12 % "
         "and not 5 % miss the truth": n_patients < FEW_PATIENTS,
+        f"{n_seeds} seeds of one fold: where they differ more than patients do, up to 17 % and not 5 % of "
+        "such intervals miss the truth": n_folds == 1 and 1 < n_seeds < FEW_TRAININGS,
         f"up to {n_one_sided} values left out where one method alone found a label that is not there; that "
         "error is not in these means": n_one_sided > 0,
     }
@@ -159,17 +166,21 @@ def _case_means(values: np.ndarray, counted: np.ndarray) -> np.ndarray:
 
 
 def _summarise_method(matrix: ScoreMatrix, m: int) -> MethodSummary:
-    means = _case_means(matrix.values[m], ~np.isnan(matrix.values[m]))
-    defined = means[~np.isnan(means)]
+    by_seed = _case_means(matrix.values[m], ~np.isnan(matrix.values[m]).any(0))
+    means = by_seed.mean(0)
+    has = ~np.isnan(means)
     folds = _fold_means(means, matrix.folds[m])
+    seeds = {seed: _mean(row[has]) for seed, row in zip(matrix.seeds[m], by_seed, strict=True) if seed}
     return MethodSummary(
         method=matrix.names[m],
         full_name=str(matrix.methods[m]),
-        mean=_mean(defined),
-        sd=_sd(defined),
-        n_cases=defined.size,
+        mean=_mean(means[has]),
+        sd=_sd(means[has]),
+        n_cases=int(has.sum()),
         fold_means=folds,
         sd_over_folds=_sd(np.array(list(folds.values()))),
+        seed_means=seeds,
+        sd_over_seeds=_sd(np.array(list(seeds.values()))),
     )
 
 
@@ -182,19 +193,33 @@ def _fold_means(values: np.ndarray, folds: Sequence[str]) -> dict[str, float]:
 
 
 def _compare_pair(
-    matrix: ScoreMatrix, settings: _Settings, *, against: str, pair: tuple[int, int], column: int | None
+    matrix: ScoreMatrix,
+    settings: _Settings,
+    *,
+    against: str,
+    pair: tuple[Method, Method],
+    column: int | None,
 ) -> Comparison:
     """Return the comparison of two methods on one label, or on case means (column None)."""
-    m, other = pair
+    m, other = (matrix.methods.index(method) for method in pair)
     labels = slice(None) if column is None else slice(column, column + 1)
-    a, b = matrix.values[m][:, labels], matrix.values[other][:, labels]
-    counted = ~np.isnan(a) & ~np.isnan(b)
-    mean_a, mean_b = _case_means(np.stack([a, b]), counted)
-    has = counted.any(1)
+    values = np.stack([matrix.values[m], matrix.values[other]])[..., labels]  # (2, S, N, L)
+    is_missing = np.isnan(values)
+    counted = ~is_missing.any((0, 1))
+    case_means, has = _case_means(values, counted), counted.any(1)
+    mean_a, mean_b = case_means.mean(1)
     differences, patients = (mean_a - mean_b)[has], matrix.patients[has]
     sums, sizes = sum_by_patient(differences, patients)
     gains = sums / sizes if settings.higher else -sums / sizes
-    low, high = mean_interval(differences, patients, n_bootstrap=settings.n_bootstrap, seed=settings.seed)
+    replicates = bootstrap_difference(
+        _select_trainings(matrix, m, case_means[0], has),
+        _select_trainings(matrix, other, case_means[1], has),
+        patients,
+        n_bootstrap=settings.n_bootstrap,
+        seed=settings.seed,
+    )
+    low, high = replicates.interval()
+    equivalence_low, equivalence_high = replicates.interval(EQUIVALENCE_LEVEL)
     number, name = (CASE_MEAN, "") if column is None else matrix.labels[column]
     return Comparison(
         against=against,
@@ -205,17 +230,27 @@ def _compare_pair(
         n_cases=int(has.sum()),
         n_pairs=len(gains),
         n_excluded=int((~counted).sum()),
-        n_one_sided=int((np.isnan(a) != np.isnan(b)).sum()),
+        n_one_sided=int((~counted & ~is_missing.all((0, 1))).sum()),
         mean=_mean(mean_a[has]),
         mean_other=_mean(mean_b[has]),
         difference=_mean(differences),
         ci_low=low,
         ci_high=high,
+        equivalence_low=equivalence_low,
+        equivalence_high=equivalence_high,
         fold_differences=_fold_means(mean_a - mean_b, matrix.folds[m]),
         p=signed_rank_p(gains),
         rank_biserial=rank_biserial(gains),
         win_rate=win_rate(gains),
+        p_false_claim=false_claim_probability(_mean(gains), _sd(gains), len(gains)),
+        p_equivalence=equivalence_p(gains, replicates, settings.margin),
     )
+
+
+def _select_trainings(matrix: ScoreMatrix, m: int, means: np.ndarray, has: np.ndarray) -> Trainings:
+    """Return the case means of a method's trainings; a network under several conditions has one stream."""
+    trained = [(method.trained, seeds) for method, seeds in zip(matrix.methods, matrix.seeds, strict=True)]
+    return Trainings(means[:, has], np.array(matrix.folds[m])[has], stream=trained.index(trained[m]))
 
 
 def add_verdicts(comparisons: Iterable[Comparison], higher: bool) -> list[Comparison]:
@@ -224,17 +259,20 @@ def add_verdicts(comparisons: Iterable[Comparison], higher: bool) -> list[Compar
     for family in {c.family for c in done}:
         members = [i for i, c in enumerate(done) if c.family == family]
         n = sum(not np.isnan(done[i].p) for i in members)
-        for i, p in zip(members, holm([done[i].p for i in members]), strict=True):
-            done[i] = replace(done[i], p_holm=p, n_family=n)
+        differ, equal = (holm([getattr(done[i], p) for i in members]) for p in ("p", "p_equivalence"))
+        for i, p, q in zip(members, differ, equal, strict=True):
+            within = q < ALPHA and done[i].n_pairs >= MIN_PAIRS
+            done[i] = replace(done[i], p_holm=p, p_equivalence_holm=q, n_family=n, is_within_margin=within)
     return [replace(c, verdict=decide_verdict(c, higher)) for c in done]
 
 
 def decide_verdict(comparison: Comparison, higher: bool) -> str:
-    """Return the verdict in words. "not better": no difference was shown, which does not prove equality."""
+    """Return the verdict in words. "not better": no difference was shown, which does not prove equality;
+    "equivalent" does, within the margin."""
     if comparison.n_pairs < MIN_PAIRS:
         return "too few pairs"
     if not comparison.p_holm < ALPHA:
-        return "not better"
+        return "equivalent" if comparison.is_within_margin else "not better"
     gain = comparison.difference if higher else -comparison.difference
     if gain * comparison.rank_biserial <= 0:
         return "mixed"  # most pairs and the mean disagree

@@ -26,7 +26,7 @@ def as_text(results: Iterable[DatasetComparison]) -> str:
     blocks = []
     for result in results:
         warnings = (f"warning: {text}" for text in result.warnings)
-        tested = build_comparison_tables(result, of_labels=False)
+        tested = build_comparison_tables(result, of_labels=False, is_short=True)
         blocks += [
             "\n".join([_format_headline(result), *_list_facts(result), *warnings]),
             *(table.render_text() for table in (build_method_table(result), *tested)),
@@ -38,8 +38,9 @@ def as_text(results: Iterable[DatasetComparison]) -> str:
 
 def as_markdown(results: Iterable[DatasetComparison]) -> str:
     """Return Markdown with everything, each label included, and how to read it."""
+    results = list(results)
     sections = [Section(_format_headline(result), _build_blocks(result)) for result in results]
-    reading = Section("How to read this", [BulletList(READING)])
+    reading = Section("How to read this", [BulletList(explain_results(results))])
     return render_markdown(Document("Comparison of methods", [*sections, reading]))
 
 
@@ -55,19 +56,41 @@ def _build_blocks(result: DatasetComparison) -> list[Block]:
     ]
 
 
-READING = (
-    "difference: method − other, the mean over cases. 95 % CI: BCa bootstrap over patients, for the models "
-    "as trained.",
-    "p: Wilcoxon's signed rank test of patients' means, two-sided, ranks of zeros halved. p (Holm): "
-    "corrected for the tests of one table.",
-    "wins: share of patients where the method is better, ties half. r: matched-pairs rank-biserial "
-    "correlation, −1 to 1, positive where the method is better. folds: in how many its mean is better. "
-    "pairs: patients.",
-    "better, worse: p (Holm) below 0.05. not better: no difference was shown; the interval says how large "
-    "one could be. mixed: ranks and mean point in opposite directions. too few pairs: fewer than 6, where no "
-    "outcome would be significant.",
-    "SD over folds: how far a method's mean moves from fold to fold, a yardstick for differences. Training "
-    "again with another seed moves it too, and no interval here knows how far.",
+def explain_results(results: Sequence[DatasetComparison]) -> list[str]:
+    """Return sentences on what the numbers and verdicts of these results mean."""
+    has_seeds = any(result.n_seeds > 1 for result in results)
+    has_margin = any(result.has_margin for result in results)
+    of_seeds = (
+        "SD over seeds: how far it moves when all folds are trained again. Intervals resample patients, and "
+        "the trainings of each fold and method. p and false claim are of patients' means over these seeds, "
+        "and know nothing of others."
+        if has_seeds
+        else "Training again with another seed moves it too, and no interval here knows how far."
+    )
+    sampled = "patients and seeds" if has_seeds else "patients, for the models as trained"
+    return [
+        f"difference: method − other, the mean over cases. 95 % CI: BCa bootstrap over {sampled}.",
+        "p: Wilcoxon's signed rank test of patients' means, two-sided, ranks of zeros halved. p (Holm): "
+        "corrected for the tests of one table.",
+        "false claim: the probability that the method of the better mean is not truly better, by a t "
+        "posterior of patients' differences; 0.5 where their mean is 0.",
+        "wins: share of patients where the method is better, ties half. r: matched-pairs rank-biserial "
+        "correlation, −1 to 1, positive where the method is better. folds: in how many its mean is better. "
+        "pairs: patients.",
+        "better, worse: p (Holm) below 0.05. not better: no difference was shown; the interval says how "
+        "large one could be. mixed: ranks and mean point in opposite directions. too few pairs: fewer than "
+        "6, where no outcome would be significant.",
+        *([EQUIVALENCE] if has_margin else []),
+        "SD over folds: how far a method's mean moves from fold to fold, a yardstick for differences. "
+        f"{of_seeds}",
+    ]
+
+
+EQUIVALENCE = (
+    "equivalent: no difference was shown, and p equivalent (Holm) is below 0.05: the difference lies between "
+    "−margin and +margin. p equivalent: two one-sided tests, by ranks and by the bootstrap, of which the "
+    "largest p counts; by the bootstrap it is below 0.05 where the 90 % CI lies within the margin. by less "
+    "than the margin: a difference was shown, and is that small."
 )
 
 
@@ -82,8 +105,17 @@ def _list_facts(result: DatasetComparison) -> list[str]:
     labels = f"{len(result.labels)} label{'s' * (len(result.labels) > 1)}"
     return [
         f"{result.n_cases} cases{patients}, {labels}; a case counts by its mean over labels",
-        f"intervals and rankings: {result.n_bootstrap} resamples of {result.resampled}, seed {result.seed}",
+        f"{_describe_resamples(result)}, seed {result.seed}",
     ]
+
+
+def _describe_resamples(result: DatasetComparison) -> str:
+    if result.n_seeds == 1:
+        return f"intervals and rankings: {result.n_bootstrap} resamples of {result.resampled}"
+    return (
+        f"{result.n_seeds} seeds, over which a case's value is the mean; {result.n_bootstrap} resamples: for "
+        f"intervals of {result.resampled}, for rankings of {result.paired}"
+    )
 
 
 def write_results(results: Sequence[DatasetComparison], out: Path) -> list[Path]:

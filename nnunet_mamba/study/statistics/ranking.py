@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnunet_mamba.study.statistics.significance import DECIMALS, resample_counts, sum_by_patient
+from nnunet_mamba.study.statistics.bootstrap import DECIMALS, resample_counts, sum_by_patient
 
 
 @dataclass(frozen=True)

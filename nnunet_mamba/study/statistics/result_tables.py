@@ -19,10 +19,9 @@ from nnunet_mamba.study.statistics.formats import (
     format_spread,
     format_value,
 )
+from nnunet_mamba.study.statistics.methods import RELATIONS
 from nnunet_mamba.study.statistics.ranking import Ranking
-from nnunet_mamba.study.statistics.results import CASE_MEAN, TWIN, Comparison, DatasetComparison
-
-NUMBERS = ("difference", "95 % CI", "p", "p (Holm)", "wins", "r", "folds", "pairs")
+from nnunet_mamba.study.statistics.results import CASE_MEAN, Comparison, DatasetComparison, MethodSummary
 
 
 def build_score_table(scores: Sequence[Score], metrics: Sequence[str] = ()) -> Table:
@@ -57,14 +56,25 @@ def build_method_table(result: DatasetComparison) -> Table:
     """Return a row per method, best first."""
     rows = []
     for m in result.ranked_methods:
-        folds = f"{format_value(m.sd_over_folds, result.metric)} (n={len(m.fold_means)})"
+        spreads = [(m.sd_over_folds, m.fold_means), *_list_seeds(m, result)]
+        texts = (f"{format_value(sd, result.metric)} (n={len(n)})" if n else DASH for sd, n in spreads)
         values = (format_value(value, result.metric) for value in (m.mean, m.sd))
-        rows.append((m.method, *values, folds if m.fold_means else DASH, str(m.n_cases)))
-    return Table(("method", "mean", "SD over cases", "SD over folds", "cases"), rows, "Methods")
+        rows.append((m.method, *values, *texts, str(m.n_cases)))
+    spread = ("SD over folds", *(["SD over seeds"] if result.n_seeds > 1 else []))
+    return Table(("method", "mean", "SD over cases", *spread, "cases"), rows, "Methods")
 
 
-def build_comparison_tables(result: DatasetComparison, *, of_labels: bool) -> list[Table]:
-    """Return a table for each family of tests of labels, or of case means; twins first."""
+def _list_seeds(m: MethodSummary, result: DatasetComparison) -> list[tuple[float, dict[str, float]]]:
+    return [(m.sd_over_seeds, m.seed_means)] if result.n_seeds > 1 else []
+
+
+def build_comparison_tables(
+    result: DatasetComparison, *, of_labels: bool, is_short: bool = False
+) -> list[Table]:
+    """Return a table for each family of tests of labels, or of case means; twins first.
+
+    A short one, for a terminal, does without the probability of a false claim.
+    """
     families: dict[str, list[Comparison]] = {}
     for c in result.comparisons:
         if (c.label != CASE_MEAN) == of_labels:
@@ -76,24 +86,32 @@ def build_comparison_tables(result: DatasetComparison, *, of_labels: bool) -> li
         rows = []
         for c in members:
             label = [format_label((c.label, c.label_name))] if of_labels else []
-            rows.append((c.method, c.other, *label, c.verdict, *_format_numbers(c, result)))
-        title = f"{result.metric_title} {family} (Holm over {n} test{'s' * (n != 1)})"
-        tables.append(Table((*words, *NUMBERS), rows, title, n_text=len(words)))
+            numbers = _format_numbers(c, result, is_short=is_short)
+            rows.append((c.method, c.other, *label, c.verdict_text, *numbers.values()))
+        margin = f"; margin {format_value(result.margin, result.metric)}" if result.has_margin else ""
+        title = f"{result.metric_title} {family} (Holm over {n} test{'s' * (n != 1)}{margin})"
+        tables.append(Table((*words, *numbers), rows, title, n_text=len(words)))
     return tables
 
 
-def _format_numbers(c: Comparison, result: DatasetComparison) -> tuple[str, ...]:
+def _format_numbers(c: Comparison, result: DatasetComparison, *, is_short: bool) -> dict[str, str]:
     gained = [d for d in c.fold_differences.values() if (d > 0 if result.higher_is_better else d < 0)]
-    return (
-        format_difference(c.difference, result.metric),
-        format_interval(c.ci_low, c.ci_high, result.metric),
-        format_p(c.p),
-        format_p(c.p_holm),
-        format_share(c.win_rate),
-        format_number(c.rank_biserial, 2, sign="+"),
-        f"{len(gained)}/{len(c.fold_differences)}" if c.fold_differences else DASH,
-        str(c.n_pairs),
-    )
+    equivalence = {
+        "90 % CI": format_interval(c.equivalence_low, c.equivalence_high, result.metric),
+        "p equivalent (Holm)": format_p(c.p_equivalence_holm),
+    }
+    return {
+        "difference": format_difference(c.difference, result.metric),
+        "95 % CI": format_interval(c.ci_low, c.ci_high, result.metric),
+        "p": format_p(c.p),
+        "p (Holm)": format_p(c.p_holm),
+        **(equivalence if result.has_margin else {}),
+        **({} if is_short else {"false claim": format_p(c.p_false_claim)}),
+        "wins": format_share(c.win_rate),
+        "r": format_number(c.rank_biserial, 2, sign="+"),
+        "folds": f"{len(gained)}/{len(c.fold_differences)}" if c.fold_differences else DASH,
+        "pairs": str(c.n_pairs),
+    }
 
 
 def state_verdicts(result: DatasetComparison) -> list[str]:
@@ -104,26 +122,40 @@ def state_verdicts(result: DatasetComparison) -> list[str]:
 
 
 def _state_verdict(c: Comparison, result: DatasetComparison) -> str:
-    other = f"its twin without SSM, {c.other}" if c.against == TWIN else c.other
+    other = next((r.other for r in RELATIONS if r.against == c.against), "{}").format(c.other)
+    margin = format_value(result.margin, result.metric)
+    nor_equivalent = f", nor to be equivalent within {margin}" if result.has_margin else ""
     verdict = {
         "better": f"{c.method} is better than {other}",
         "worse": f"{c.method} is worse than {other}",
-        "not better": f"{c.method} is not shown to differ from {other}",
+        "equivalent": f"{c.method} is equivalent to {other}, within {margin}",
+        "not better": f"{c.method} is not shown to differ from {other}{nor_equivalent}",
         "mixed": f"{c.method} and {other} differ, but ranks and mean point in opposite directions",
         "too few pairs": f"{c.n_pairs} pairs are too few to tell {c.method} from {other}",
     }[c.verdict]
+    if c.verdict_text != c.verdict:
+        verdict += f", by less than the margin of {margin}"
     difference = format_difference(c.difference, result.metric)
-    interval = format_interval(c.ci_low, c.ci_high, result.metric)
+    interval = f"95 % CI {format_interval(c.ci_low, c.ci_high, result.metric)}"
+    if result.has_margin:
+        interval += f", 90 % CI {format_interval(c.equivalence_low, c.equivalence_high, result.metric)}"
     is_doubtful = c.verdict in ("better", "worse") and c.ci_low <= 0 <= c.ci_high
-    sds = {m.method: m.sd_over_folds for m in result.methods if not isnan(m.sd_over_folds)}
-    spreads = [format_value(sds[name], result.metric) for name in (c.method, c.other) if name in sds]
     parts = [
-        f"{verdict}: {result.metric_title} {difference} (95 % CI {interval})",
+        f"{verdict}: {result.metric_title} {difference} ({interval})",
         *(["though the interval includes 0"] if is_doubtful else []),
-        *([f"SD over folds {' and '.join(spreads)}"] if spreads else []),
+        *_state_spreads(c, result),
         *_count_label_verdicts(c, result),
     ]
     return f"{'; '.join(parts)}."
+
+
+def _state_spreads(c: Comparison, result: DatasetComparison) -> list[str]:
+    """Return the SDs of both methods over folds, and over seeds, where there are several."""
+    methods = {m.method: m for m in result.methods}
+    both = [methods[name] for name in (c.method, c.other)]
+    found = {"folds": [m.sd_over_folds for m in both], "seeds": [m.sd_over_seeds for m in both]}
+    texts = {of: [format_value(sd, result.metric) for sd in s if not isnan(sd)] for of, s in found.items()}
+    return [f"SD over {of} {' and '.join(sds)}" for of, sds in texts.items() if sds]
 
 
 def _count_label_verdicts(c: Comparison, result: DatasetComparison) -> list[str]:

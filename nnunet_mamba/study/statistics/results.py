@@ -5,17 +5,20 @@ from dataclasses import dataclass
 from math import isnan
 
 from nnunet_mamba.study.statistics.formats import format_metric
+from nnunet_mamba.study.statistics.methods import BASELINE, RELATIONS, TWIN
 from nnunet_mamba.study.statistics.ranking import Ranking
 
 ALPHA = 0.05
 CASE_MEAN = "case mean"
-TWIN = "against the twin without SSM"
-BASELINE = "against the baseline"
 
 
 @dataclass(frozen=True)
 class MethodSummary:
-    """Summary of one method: means over cases of the case's mean over labels."""
+    """Summary of one method: means over cases of the case's mean over labels, and over its trainings.
+
+    seed_means  of each seed, over all folds; empty if the seeds are not known
+    sd_over_*   of those means; NaN for fewer than 2
+    """
 
     method: str
     full_name: str
@@ -23,19 +26,24 @@ class MethodSummary:
     sd: float  # over cases
     n_cases: int
     fold_means: dict[str, float]
-    sd_over_folds: float  # of the fold means; NaN for fewer than 2 folds
+    sd_over_folds: float
+    seed_means: dict[str, float]
+    sd_over_seeds: float
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Comparison of one method with another on one label, or on case means.
 
-    against     the twin or the baseline; with or without labels, it makes the family of tests
-    difference  method - other, mean over cases; ci_low, ci_high: BCa over patients
+    against     the relation or the baseline; with or without labels, it makes the family of tests
+    difference  method - other, mean over cases and seeds; ci_low, ci_high: BCa over patients and seeds, 95 %;
+                equivalence_low, equivalence_high: 90 %
     n_pairs     patients (cases without --group); p, rank_biserial and win_rate are computed from their means,
                 the last two signed so that more is better
     n_excluded  values of a case and label where either method has none, because both masks are empty;
-                n_one_sided of them where the other method has a value: a false positive
+                n_one_sided of them where another training has a value: a false positive
+    p_false_claim  the probability that the method of the better mean is not truly better
+    p_equivalence  of a difference within the margin, NaN without a margin; is_within_margin: after Holm
     """
 
     against: str
@@ -52,13 +60,25 @@ class Comparison:
     difference: float
     ci_low: float
     ci_high: float
+    equivalence_low: float
+    equivalence_high: float
     fold_differences: dict[str, float]
     p: float
     rank_biserial: float
     win_rate: float
+    p_false_claim: float
+    p_equivalence: float
     p_holm: float = float("nan")
+    p_equivalence_holm: float = float("nan")
     n_family: int = 0
     verdict: str = ""
+    is_within_margin: bool = False
+
+    @property
+    def verdict_text(self) -> str:
+        """Return the verdict, and whether a difference that was shown is smaller than the margin."""
+        is_small = self.is_within_margin and self.verdict in ("better", "worse", "mixed")
+        return f"{self.verdict}, by less than the margin" if is_small else self.verdict
 
     @property
     def family(self) -> str:
@@ -68,7 +88,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class DatasetComparison:
-    """Comparison of all methods on one dataset by one metric."""
+    """Comparison of all methods on one dataset by one metric.
+
+    n_seeds  trainings of each fold by each method
+    margin   difference below which methods count as equivalent; NaN if none was named
+    """
 
     dataset: str
     metric: str
@@ -77,6 +101,7 @@ class DatasetComparison:
     baseline: str
     n_cases: int
     n_patients: int
+    n_seeds: int
     labels: tuple[tuple[str, str], ...]
     warnings: tuple[str, ...]
     methods: tuple[MethodSummary, ...]
@@ -84,6 +109,7 @@ class DatasetComparison:
     rankings: tuple[Ranking, ...]
     case_means: dict[str, dict[str, float]]  # method -> case -> mean; those that are ranked
     alpha: float
+    margin: float
     n_bootstrap: int
     seed: int
 
@@ -93,7 +119,17 @@ class DatasetComparison:
         return format_metric(self.metric, self.protocol)
 
     @property
+    def has_margin(self) -> bool:
+        return not isnan(self.margin)
+
+    @property
     def resampled(self) -> str:
+        """Return what intervals resample."""
+        return f"{self.paired} and seeds" if self.n_seeds > 1 else self.paired
+
+    @property
+    def paired(self) -> str:
+        """Return what tests pair, and rankings resample."""
         return "patients" if self.n_patients < self.n_cases else "cases"
 
     @property
@@ -104,15 +140,16 @@ class DatasetComparison:
     @property
     def families(self) -> list[str]:
         """Return against whom case means were tested, twins first."""
-        return [against for against in (TWIN, BASELINE) if self.select_case_means(against)]
+        known = [*(relation.against for relation in RELATIONS), BASELINE]
+        return [against for against in known if self.select_case_means(against)]
 
     @property
     def twins(self) -> dict[str, str]:
         """Return the twins without SSM by the methods' names."""
-        return {c.method: c.other for c in self.select_case_means(TWIN)}
+        return {c.method: c.other for c in self.select_case_means(TWIN.against)}
 
     def select_case_means(self, against: str) -> list[Comparison]:
-        """Return the comparisons of case means with the twins or the baseline."""
+        """Return the comparisons of case means of one family."""
         return [c for c in self.comparisons if c.label == CASE_MEAN and c.against == against]
 
     def find_significant_best(self, means: Mapping[str, float], label: str = CASE_MEAN) -> str | None:

@@ -20,7 +20,7 @@ from nnunet_mamba.study.statistics.methods import shorten_method_names, training
 
 @dataclass(frozen=True)
 class ScoreMatrix:
-    """Values of M methods x N cases x L labels; NaN where the metric is not defined."""
+    """Values of M methods x S seeds x N cases x L labels; NaN where the metric is not defined."""
 
     dataset: str
     metric: str
@@ -30,6 +30,7 @@ class ScoreMatrix:
     cases: tuple[str, ...]
     patients: np.ndarray  # (N,) the patient of each case, by name
     folds: tuple[tuple[str, ...], ...]  # (M, N)
+    seeds: tuple[tuple[str, ...], ...]  # (M, S); "" if it is not known
     labels: tuple[tuple[str, str], ...]  # number and name
     values: np.ndarray
     warnings: tuple[str, ...]
@@ -80,11 +81,12 @@ def _build_matrix(
     part = part.assign(
         name=part["method"].map(names), label=list(zip(part["label"], part["label_name"], strict=True))
     )
-    part = part.sort_values(["method", "case", "label", "fold"], kind="stable")
+    part = part.sort_values(["method", "case", "label", "fold", "seed"], kind="stable")
     check_comparable(part)
+    seeds = {m: sorted(own, key=_numbers) for m, own in part.groupby("method")["seed"].unique().items()}
     cases = sorted(set(part["case"]))
     labels = sorted(set(part["label"]), key=lambda label: (_numbers(label[0]), label))
-    values = part.set_index(["method", "case", "label"])["value"].to_dict()
+    values = part.set_index(["method", "seed", "case", "label"])["value"].to_dict()
     folds = part.set_index(["method", "case"])["fold"].to_dict()
     return ScoreMatrix(
         dataset=part["dataset"].iloc[0],
@@ -95,9 +97,14 @@ def _build_matrix(
         cases=tuple(cases),
         patients=np.array([match_patient(case, group) for case in cases]),
         folds=tuple(tuple(folds[m, case] for case in cases) for m in methods),
+        seeds=tuple(tuple(seeds[m]) for m in methods),
         labels=tuple(labels),
         values=np.array(
-            [[[values.get((m, c, label), np.nan) for label in labels] for c in cases] for m in methods], float
+            [
+                [[[values.get((m, s, c, each), np.nan) for each in labels] for c in cases] for s in seeds[m]]
+                for m in methods
+            ],
+            float,
         ),
         warnings=(*known, *find_warnings(part, group)),
     )
@@ -123,7 +130,7 @@ def _check_pattern(group: str | None) -> None:
 
 
 def _numbers(label: str) -> tuple[int, ...]:
-    """Return a key for sorting: 2 before 10; a region, 1+2+3, behind its first label."""
+    """Return a key for sorting labels and seeds: 2 before 10; a region, 1+2+3, behind its first label."""
     return tuple(int(number) if number.isdigit() else 0 for number in label.split("+"))
 
 
@@ -138,16 +145,38 @@ def check_comparable(part: pd.DataFrame) -> None:
     known = part[part["fold"] != ""]
     _check_agreement(known, ["case"], "fold", "Train all methods with one splits_final.json.")
     _check_agreement(part, ["case", "label"], "n_voxels", "Score all methods against the same references.")
+    _check_same_seeds(part)
     _check_finite(part)
 
 
 def _check_unique_rows(part: pd.DataFrame) -> None:
-    repeated = part[part.duplicated(["name", "case", "label"], keep=False)]
+    repeated = part[part.duplicated(["name", "seed", "case", "label"], keep=False)]
     if not repeated.empty:
         folds = ", ".join(f"fold {fold or 'unknown'}" for fold in sorted(set(repeated["fold"])))
         raise ValueError(
             f"{_where(part)}: rows appear twice ({folds}): {_rows(repeated)}. "
-            "Give each case of a method once."
+            "Give each case of a method and seed once."
+        )
+
+
+def _check_same_seeds(part: pd.DataFrame) -> None:
+    """Raise ValueError unless each method has every case by all of its seeds, and as many as the others."""
+    names, cases = part.groupby("name", sort=False), part.groupby(["name", "case"], sort=False)
+    lacking = cases["seed"].nunique() < cases["name"].first().map(names["seed"].nunique())
+    fix = "Score every case with all seeds, or leave the others out."
+    if lacking.any():
+        name, case = lacking.idxmax()
+        own = part[(part["name"] == name) & (part["case"] == case)]["seed"]
+        missing = sorted(set(part[part["name"] == name]["seed"]) - set(own), key=_numbers)
+        raise ValueError(
+            f"{_where(part)}: {int(lacking.sum())} cases lack a seed of their method, as {name} has "
+            f"{case} not with seed {join_names(seed or 'unknown' for seed in missing)}. {fix}"
+        )
+    numbers = names["seed"].nunique()
+    if numbers.nunique() > 1:
+        raise ValueError(
+            f"{_where(part)}: different numbers of seeds: {_by_method(numbers.map(str))}. Expected as many "
+            "of each method, for means over more of them are steadier. Leave seeds out, or train the others."
         )
 
 

@@ -90,13 +90,9 @@ def _evaluate_and_compare(
     """Score all methods by one protocol; where there are two, compare them and write the report."""
     study, jobs, tables = names.study, list[Job](), list[Job]()
     for method in methods:
-        per_seed = [_evaluate(names, method, seed, test, protocol) for seed in study.seeds]
-        per_method = (
-            per_seed if len(per_seed) == 1 else [*per_seed, _average(names, method, test, protocol, per_seed)]
-        )
-        jobs += per_method
-        tables.append(per_method[-1])
-    if len(tables) > 1:
+        tables += [_evaluate(names, method, seed, test, protocol) for seed in study.seeds]
+    jobs += tables
+    if len(methods) > 1:
         metrics = study.metrics or ("dice",)
         jobs += [_compare(names, test, protocol, metric, tables) for metric in metrics]
     return [*jobs, _report(names, test, protocol, tables)]
@@ -119,7 +115,7 @@ def _evaluate(names: DatasetNames, method: Method, seed: int | None, test: str, 
         Command("nnunet-mamba", arguments),
         needs=tuple(needs),
         products=(out,),
-        cache_inputs={"options": " ".join(options)},
+        cache_inputs={"options": " ".join(options), **({} if seed is None else {"seed": str(seed)})},
         sources=labels,
         threads=count_processes(),
         memory_gb=study.memory_gb,
@@ -134,26 +130,17 @@ def _test_set_inputs(
     assert test.labels is not None
     origin = {"dataset": names.dataset.name, "trainer": method.trainer, "plans": method.plans}
     origin |= {"configuration": method.configuration, "fold": "test"}
+    origin |= {} if seed is None else {"seed": str(seed)}
     inputs = [str(names.predictions(method, seed, name)), str(test.labels), "--origin"]
     inputs += [f"{column}={text}" for column, text in origin.items()]
     return inputs, names.predict_jobs(method, seed, test), (test.labels,)
 
 
-def _average(names: DatasetNames, method: Method, test: str, protocol: str, per_seed: Sequence[Job]) -> Job:
-    out = names.table(method, None, test, protocol)
-    arguments = ("sweep", "average", *_products(per_seed), "--out", str(out))
-    return Job(
-        names.job("average", test, method, protocol),
-        "average",
-        Command("nnunet-mamba", arguments),
-        needs=tuple(job.name for job in per_seed),
-        products=(out,),
-    )
-
-
 def _compare(names: DatasetNames, test: str, protocol: str, metric: str, tables: Sequence[Job]) -> Job:
-    out = names.study.out / "comparison" / names.dataset.name / test / protocol / metric
+    study = names.study
+    out = study.out / "comparison" / names.dataset.name / test / protocol / metric
     options = ["--metric", metric, *_comparison_options(names)]
+    options += ["--margin", str(study.margins[metric])] if metric in study.margins else []
     return _summary_job(names, "compare", (test, protocol, metric), options, out, tables)
 
 
@@ -167,7 +154,8 @@ def _report(names: DatasetNames, test: str, protocol: str, tables: Sequence[Job]
             folders = (str(names.predictions(method, seed, test)) for method in study.methods)
             options += ["--predictions", *folders, "--references", str(each.labels)]
             options += ["--images", str(each.images)]
-    options += ["--seeds", *map(str, study.seeds)] if seed is not None else []
+    wanted = [metric for metric in study.margins if metric in (study.metrics or study.margins)]
+    options += ["--margin", *(f"{metric}={study.margins[metric]}" for metric in wanted)] if wanted else []
     out = study.out / "report" / names.dataset.name / f"{test}.{protocol}"
     return _summary_job(names, "report", (test, protocol), options, out, tables)
 

@@ -16,8 +16,8 @@ from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
 
 KINDS = (
-    "convert", "fingerprint", "plan", "split", "preprocess", "train", "predict", "validate", "average",
-    "evaluate", "compare", "report",
+    "convert", "fingerprint", "plan", "split", "preprocess", "train", "predict", "validate", "evaluate",
+    "compare", "report",
 )  # fmt: skip
 
 

@@ -85,6 +85,7 @@ class _Resolver:
             metrics=tuple(content.metrics),
             tolerance_mm=tuple(content.tolerance_mm),
             baseline=content.baseline,
+            margins=content.margins,
             threads=content.threads or (count_usable_cpus() if device == "cpu" else 8),
             gpus=content.gpus if device == "cuda" else 0,
             memory_gb=content.memory_gb,

@@ -22,6 +22,7 @@ from nnunet_mamba.study.sweep.schema_values import (
     Finite,
     Fold,
     Items,
+    Margin,
     MethodPart,
     Metric,
     Name,
@@ -185,6 +186,9 @@ class StudyFile(Section):
     metrics: Annotated[Items[Metric], Unique] = Field([], description="default: the protocol's")
     tolerance_mm: Annotated[Items[NumberText], Unique] = Field([], description="of NSD")
     baseline: Word | None = Field(None, description="method to compare with, as `nnunet-mamba compare`")
+    margins: dict[Metric, Margin] = Field(
+        default_factory=dict, description="differences below which methods count as equivalent, by metric"
+    )
     threads: Count | None = Field(None, description="per training; default: 8, on a CPU all processors")
     gpus: Count = Field(1, description="GPUs per training; more is nnU-Net's DDP")
     memory_gb: Count = Field(32, description="asked of the cluster, per training")

@@ -113,6 +113,7 @@ Network = Annotated[Word, Suggest("nnunet.catalogue:NETWORKS")]
 Release = Annotated[Word, Suggest("study.datasets.specs:DATASETS")]
 Metric = Annotated[Word, Suggest("study.evaluation:METRICS")]
 Protocol = Annotated[Word, Suggest("study.evaluation:PROTOCOLS")]
+Margin = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Device = Annotated[
     Literal["cuda", "cpu", "mps"], Also(str, expand_variables, {"type": "string", "pattern": r"^\$"})
 ]

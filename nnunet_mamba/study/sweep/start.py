@@ -58,7 +58,7 @@ def check_names(study: Study) -> None:
     from nnunet_mamba.study.evaluation.config import parse_tolerances
     from nnunet_mamba.study.statistics.methods import choose_baseline
 
-    _check_known("metric", study.metrics, METRICS)
+    _check_known("metric", (*study.metrics, *study.margins), METRICS)
     _check_known("protocol", study.protocols, PROTOCOLS)
     parse_tolerances(study.tolerance_mm)
     for plans in study.plans.values():

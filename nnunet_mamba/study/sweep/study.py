@@ -89,6 +89,7 @@ class Study:
     metrics: tuple[str, ...] = ()
     tolerance_mm: tuple[str, ...] = ()
     baseline: str | None = None
+    margins: Mapping[str, float] = field(default_factory=dict)
     threads: int
     gpus: int  # per training
     memory_gb: int = 32  # per training

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 from skimage.io import imsave
@@ -14,6 +15,7 @@ from nnunet_mamba.study.evaluation import (
     Label,
     Origin,
     Score,
+    average_seeds,
     compute_foreground_mean,
     evaluate_folder,
     read_table,
@@ -207,12 +209,33 @@ def test_the_table_says_what_the_scores_say(folders, tmp_path):
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_table_is_read_as_it_was_written(tmp_path, ending):
     file = tmp_path / f"scores.{ending}"
-    first = Score("007", "1+2", "", "hd95", float("inf"), 3, "both", fold="0", trainer="NA")
+    first = Score("007", "1+2", "", "hd95", float("inf"), 3, "both", fold="0", trainer="NA", seed="07")
     write_table([first, replace(first, value=0.1 + 0.2, case="null")], file)
     assert read_table(file) == [first, replace(first, value=0.1 + 0.2, case="null")]
     write_table([replace(first, value=math.nan)], file)
     assert math.isnan(read_table(file)[0].value)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_table_of_before_there_were_seeds_is_read(tmp_path, ending):
+    file, score = tmp_path / f"scores.{ending}", Score("a", "1", "", "dice", 0.5, 3, "", seed="4")
+    write_table([score], file)
+    frame = (pd.read_csv if ending == "csv" else pd.read_parquet)(file).drop(columns="seed")
+    frame.to_csv(file, index=False) if ending == "csv" else frame.to_parquet(file, index=False)
+    assert read_table(file) == [replace(score, seed="")]
+
+
+def test_seeds_are_averaged_case_by_case():
+    """A mask that one training left empty is empty; what one does not define is not defined."""
+    first = Score("a", "1", "", "dice", 0.5, 3, "", trainer="X", seed="0", backend="numpy", version="1")
+    nan = replace(first, case="b", value=math.nan)
+    other = replace(first, trainer="Y", seed="9")
+    again = [replace(first, value=0.0, empty="prediction", seed="1"), replace(nan, value=0.1, seed="1")]
+    mean, undefined, alone = average_seeds([first, nan, *again, other])
+    assert mean == replace(first, value=0.25, empty="prediction", seed="")
+    assert undefined.case == "b" and math.isnan(undefined.value)
+    assert alone == other
 
 
 def test_a_table_of_something_else_is_refused(tmp_path):

@@ -298,3 +298,22 @@ def test_dataset_json_is_found_beside_predictions_or_above_a_validation(places):
     describe(validation, content={"labels": {"0": "background"}, "modality": {"0": "CT"}})  # the Decathlon's
     assert find_dataset_json(validation, raw / DATASET / "labelsTr") == raw / DATASET / "dataset.json"
     assert read_origin(validation) == Origin(DATASET, "nnUNetTrainer", "nnUNetPlans", "3d_fullres", "0")
+
+
+@pytest.mark.parametrize(
+    ("folder", "seed"),
+    [
+        (f"nnUNet_results/seed_12/{DATASET}/{MODEL}/fold_1/validation", "12"),
+        (f"nnUNet_results/{DATASET}/{MODEL}/fold_1/validation", ""),
+        (f"seed_3/nnUNet_results/{DATASET}/{MODEL}/fold_1", ""),  # of whatever that was
+        (f"nnUNet_results/seed_x/{DATASET}/{MODEL}", ""),
+    ],
+)
+def test_trainings_of_a_sweep_tell_their_seed_by_the_folder_above_the_dataset(tmp_path, folder, seed):
+    origin = read_origin(tmp_path / folder)
+    assert (origin.dataset, origin.trainer, origin.seed) == (DATASET, MODEL.split("__")[0], seed)
+
+
+def test_the_results_of_a_network_under_a_condition_are_its_own(tmp_path):
+    origin = read_origin(tmp_path / DATASET / "nnUNetTrainerX@noise10__nnUNetPlans__2d" / "fold_0")
+    assert origin.trainer == "nnUNetTrainerX@noise10" and origin.method.condition == "noise10"

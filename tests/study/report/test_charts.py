@@ -6,7 +6,7 @@ from nnunet_mamba.study.report.charts import (
     plot_label_differences,
     plot_labels,
 )
-from nnunet_mamba.study.statistics.results import TWIN
+from nnunet_mamba.study.statistics.methods import TWIN
 
 
 def test_a_twin_has_its_networks_colour_and_is_hollow(tiny):
@@ -16,7 +16,7 @@ def test_a_twin_has_its_networks_colour_and_is_hollow(tiny):
 
 
 def test_charts_hold_the_names_of_labels_and_methods(tiny):
-    for svg in (plot_labels(tiny, tiny.leading), plot_label_differences(tiny, tiny.leading, TWIN)):
+    for svg in (plot_labels(tiny, tiny.leading), plot_label_differences(tiny, tiny.leading, TWIN.against)):
         assert svg.startswith("<svg") and "currentColor" in svg
         for expected in ("large", "small", "MMUNet_NoSSM"):
             assert expected in svg

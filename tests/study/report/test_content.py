@@ -4,7 +4,9 @@ from dataclasses import replace
 import pytest
 from tiny_study import tiny_scores
 
-from nnunet_mamba.study.report import ReportRequest, collect_study_report
+from nnunet_mamba.io.document import render_markdown
+from nnunet_mamba.study.evaluation import read_method_table
+from nnunet_mamba.study.report import ReportRequest, build_document, collect_study_report
 
 
 def test_mixed_protocols_are_refused_and_can_be_chosen(write_scores):
@@ -75,5 +77,49 @@ def test_images_that_are_nowhere_are_named(single_request, tmp_path):
 
 def test_a_table_of_several_methods_has_no_folder_of_predictions(single_request, write_scores):
     request = replace(single_request, tables=[write_scores(tiny_scores())], results=None)
-    with pytest.raises(ValueError, match="expected one per table, in their order, and tables of one method"):
+    with pytest.raises(
+        ValueError, match="expected one per method, in the order of their tables, and tables of"
+    ):
         collect_study_report(request)
+
+
+def seeded(scores, gains):
+    """The scores by each seed, which moves all of its values by a gain."""
+    return [
+        replace(s, seed=seed, value=s.value + gain)
+        for s in scores
+        for seed, gain in zip("90", gains, strict=True)
+    ]
+
+
+def test_scores_are_means_over_the_seeds_of_the_tables(write_scores, tiny):
+    halves = [
+        write_scores([s for s in seeded(tiny_scores(), (-0.01, 0.03)) if s.seed == seed], f"{seed}.csv")
+        for seed in "09"
+    ]
+    report = collect_study_report(ReportRequest(halves, n_bootstrap=200))
+    assert report.seeds == ["0", "9"] and report.leading.n_seeds == 2
+    assert len(report.scores) == len(tiny.scores) and tiny.seeds == [""]
+    before = {(s.trainer, s.case, s.label): s.value for s in tiny.scores}
+    after = {(s.trainer, s.case, s.label): s.value for s in report.scores}
+    assert after == pytest.approx({key: value + 0.01 for key, value in before.items()})
+
+
+def test_a_folder_of_predictions_is_of_a_method_whatever_its_seeds(single_request, write_scores):
+    scores = read_method_table(single_request.tables[0], single_request.origin)
+    tables = [write_scores([replace(s, seed=k) for s in scores], f"{k}.csv") for k in "01"]
+    report = collect_study_report(replace(single_request, tables=tables))
+    assert report.predicted is not None and [len(each) for each in report.predicted.cases.values()] == [4]
+
+
+def test_a_margin_is_of_its_metric_and_told_where_there_is_none(write_scores):
+    request = ReportRequest(
+        [write_scores(tiny_scores())], margins={"dice": 0.07, "hd95": 1.0}, n_bootstrap=1000
+    )
+    report = collect_study_report(request)
+    assert report.leading.margin == 0.07
+    assert report.left_out[0] == "Margin of hd95: the tables do not have it."
+    text = render_markdown(build_document(report))
+    assert "better, by less than the margin" in text and "90 % CI |" in text and "equivalent: no" in text
+    plain = render_markdown(build_document(collect_study_report(replace(request, margins={}))))
+    assert "equivalent" not in plain and "90 % CI" not in plain

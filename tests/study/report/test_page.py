@@ -2,6 +2,7 @@ import base64
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,14 +96,13 @@ def test_names_with_dollars_and_tags_are_text(single_request, tmp_path):
 
 def test_the_seeds_of_the_trainings_are_told_where_their_means_stand(single_report):
     def tell(*seeds):
-        request = replace(single_report.request, training_seeds=seeds)
-        return render_markdown(build_document(replace(single_report, request=request)))
+        return render_markdown(build_document(replace(single_report, seeds=seeds)))
 
-    assert "| seeds of trainings | not stated" in tell() and "rained with" not in tell()
-    assert tell(5).count("Trained with seed 5.") == 4
+    assert "| seeds of trainings | not stated" in tell("") and "rained with" not in tell("")
+    assert tell("5").count("Trained with seed 5.") == 4
     told = "Trained with seeds 1, 2, 3; scores are means over them; pictures, curves and confusions are of"
     assert (
-        tell(1, 2, 3).count(f"{told} seed 1.") == 4
+        tell("1", "2", "3").count(f"{told} seed 1.") == 4
     )  # at the cases, the training, the confusions and the provenance
 
 
@@ -150,3 +150,11 @@ def test_the_mean_on_top_is_the_mean_of_the_table(page, single_report):
 
 def test_exported_variables_survive_a_shell(page):
     assert "export nnUNet_raw=&#39;/some where/raw&#39;" in page
+
+
+def test_pictures_are_of_the_seed_whose_folder_of_results_was_given(single_report):
+    results = Path("nnUNet_results/seed_7/Dataset900_Phantom")
+    report = replace(single_report, seeds=["3", "7"])
+    assert report.note_on_seeds.endswith("are of seed 3.")
+    report = replace(report, request=replace(report.request, results=results))
+    assert report.note_on_seeds.endswith("are of seed 7.")

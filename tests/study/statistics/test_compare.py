@@ -9,8 +9,9 @@ import pytest
 from nnunet_mamba.study.evaluation.metrics import METRICS
 from nnunet_mamba.study.statistics import compare
 from nnunet_mamba.study.statistics.compare import decide_verdict, higher_is_better
+from nnunet_mamba.study.statistics.methods import BASELINE, SIZE_TWIN, TWIN, UNDER_CONDITION
 from nnunet_mamba.study.statistics.output import as_json
-from nnunet_mamba.study.statistics.results import BASELINE, CASE_MEAN, TWIN
+from nnunet_mamba.study.statistics.results import CASE_MEAN
 
 NAN = float("nan")
 CASES = [f"case_{i}" for i in range(8)]
@@ -25,7 +26,7 @@ def only(studies, **wanted):
 def test_twins_come_first_then_all_against_the_baseline(acdc):
     (study,) = compare(acdc, group=r"patient\d+", n_bootstrap=200)
     assert [(c.against, c.method, c.other) for c in study.comparisons if c.label == CASE_MEAN] == [
-        (TWIN, "MMUNet", "MMUNetNoSSM"),
+        (TWIN.against, "MMUNet", "MMUNetNoSSM"),
         (BASELINE, "MMUNet", "nnUNet"),
         (BASELINE, "MMUNetNoSSM", "nnUNet"),
         (BASELINE, "VMUNet", "nnUNet"),
@@ -35,7 +36,7 @@ def test_twins_come_first_then_all_against_the_baseline(acdc):
     ]  # fmt: skip
     assert (study.n_cases, study.n_patients, study.comparisons[0].n_pairs) == (120, 60, 60)
     assert {(c.family, c.n_family) for c in study.comparisons} == {
-        (f"{TWIN}, case means", 1), (f"{TWIN}, labels", 3),
+        (f"{TWIN.against}, case means", 1), (f"{TWIN.against}, labels", 3),
         (f"{BASELINE}, case means", 3), (f"{BASELINE}, labels", 9),
     }  # fmt: skip
     assert [m.fold_means.keys() for m in study.methods] == [dict.fromkeys("01234").keys()] * 4
@@ -45,7 +46,7 @@ def test_two_twins_alone_are_compared_once(make_scores):
     values = {case: 0.5 + i / 50 for i, case in enumerate(CASES)}
     scores = make_scores("nnUNetTrainerX", values) + make_scores("nnUNetTrainerXNoSSM", values)
     (study,) = compare(scores, n_bootstrap=100)
-    assert [(c.against, c.verdict, c.p) for c in study.comparisons] == [(TWIN, "not better", 1.0)]
+    assert [(c.against, c.verdict, c.p) for c in study.comparisons] == [(TWIN.against, "not better", 1.0)]
 
 
 def test_one_comparison_by_hand(make_scores):
@@ -226,3 +227,149 @@ def test_each_dataset_is_a_study_and_a_family_of_its_own(make_scores, make_table
     assert [s.dataset for s in studies] == ["Dataset001_A", "Dataset002_B"]
     assert [s.comparisons[0].n_family for s in studies] == [1, 2]
     assert "left out, without a second method: Dataset003_C" in studies[0].warnings
+
+
+# A margin
+
+
+@pytest.fixture
+def close(make_scores):
+    """nnU-Net on 30 cases; A differs by noise of 0.001, B gains 0.002 on every case, C 0.1."""
+    rng = np.random.default_rng(0)
+    base = {f"case_{i:02d}": 0.5 + i / 100 for i in range(30)}
+    scores = make_scores("nnUNetTrainer", base)
+    for name, gain in (("A", 0.0), ("B", 0.002), ("C", 0.1)):
+        own = {case: value + gain + rng.normal(0, 0.001) for case, value in base.items()}
+        scores += make_scores(f"nnUNetTrainer{name}", own)
+    return scores
+
+
+def test_no_difference_is_a_finding_where_a_margin_was_named(close):
+    (plain,) = compare(close, n_bootstrap=200)
+    (found,) = compare(close, margin=0.01, n_bootstrap=200)
+    assert [c.verdict_text for c in plain.comparisons] == ["not better", "better", "better"]
+    assert [c.verdict_text for c in found.comparisons] == [
+        "equivalent", "better, by less than the margin", "better",
+    ]  # fmt: skip
+    assert [c.verdict for c in found.comparisons] == ["equivalent", "better", "better"]
+    (narrow,) = compare(close, margin=0.0001, n_bootstrap=200)
+    assert [c.verdict_text for c in narrow.comparisons] == ["not better", "better", "better"]
+
+
+def test_without_a_margin_nothing_is_tested_against_it(close):
+    (plain,) = compare(close, n_bootstrap=200)
+    assert np.isnan([plain.margin, *(c.p_equivalence for c in plain.comparisons)]).all()
+    assert not any(c.is_within_margin for c in plain.comparisons) and not plain.has_margin
+
+
+def test_tests_of_equivalence_are_corrected_within_their_family(make_scores):
+    """Six cases within the margin: 1 / 64, of two such tests 2 / 64."""
+    base = {f"case_{i}": 0.5 for i in range(6)}
+    scores = make_scores("nnUNetTrainer", base)
+    for trainer in "AB":
+        own = {case: 0.5 + (-1) ** i * (i + 1) / 1000 for i, case in enumerate(base)}
+        scores += make_scores(f"nnUNetTrainer{trainer}", own)
+    (study,) = compare(scores, margin=0.01, n_bootstrap=1000)
+    assert [c.p_equivalence for c in study.comparisons] == pytest.approx([1 / 64] * 2)
+    assert [c.p_equivalence_holm for c in study.comparisons] == pytest.approx([2 / 64] * 2)
+    assert [c.verdict for c in study.comparisons] == ["equivalent"] * 2
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.01, NAN, float("inf")])
+def test_a_margin_is_a_positive_number(close, margin):
+    with pytest.raises(ValueError, match=r"The margin is .*; expected a positive number"):
+        compare(close, margin=margin, n_bootstrap=100)
+
+
+def test_five_pairs_are_too_few_to_be_equivalent(make_scores):
+    values = {f"case_{i}": 0.5 + i / 1e4 for i in range(5)}
+    scores = [s for name in "AB" for s in make_scores(name, values)]
+    c = only(compare(scores, margin=0.1, n_bootstrap=1000))
+    assert (c.verdict_text, c.is_within_margin) == ("too few pairs", False)
+    assert c.p_equivalence < 0.05
+
+
+def test_the_probability_of_a_false_claim_is_of_patients_means(make_scores):
+    """Two patients, of means 0.1 and 0.3: mean 0.2, SE 0.1; of Cauchy's t beyond 2 lies 0.148."""
+    gains = {"p0_0": 0.0, "p0_1": 0.2, "p1_0": 0.3}
+    scores = make_scores("A", dict.fromkeys(gains, 0.5))
+    scores += make_scores("B", {case: 0.5 + gain for case, gain in gains.items()})
+    c = only(compare(scores, group=r"p\d", n_bootstrap=100))
+    assert c.p_false_claim == pytest.approx(0.5 - np.arctan(2) / np.pi)
+
+
+# Seeds
+
+
+def test_values_are_means_over_the_seeds(make_scores):
+    """Seeds of A gain 0.1 and 0.3; those of the other are the same."""
+    values = {case: 0.3 + i / 50 for i, case in enumerate(CASES)}
+    folds = {case: str(i % 2) for i, case in enumerate(CASES)}
+    scores = []
+    for trainer, gains in (("", (0.0, 0.0)), ("A", (0.1, 0.3))):
+        for seed, gain in zip("73", gains, strict=True):
+            own = {case: value + gain for case, value in values.items()}
+            scores += make_scores(f"nnUNetTrainer{trainer}", own, folds=folds, seed=seed)
+    (study,) = compare(scores, n_bootstrap=1000)
+    (c,), methods = study.comparisons, {m.method: m for m in study.methods}
+    assert (study.n_seeds, study.resampled, study.paired) == (2, "cases and seeds", "cases")
+    assert c.difference == pytest.approx(0.2) and (c.p, c.n_pairs) == (2 / 2**8, 8)
+    assert (c.ci_low, c.ci_high) == pytest.approx((0.1, 0.3), abs=0.02)  # patients all gain alike
+    assert methods["A"].mean == pytest.approx(0.37 + 0.2)
+    assert methods["A"].seed_means == pytest.approx({"3": 0.37 + 0.3, "7": 0.37 + 0.1})
+    assert list(methods["A"].seed_means) == ["3", "7"]
+    assert methods["A"].sd_over_seeds == pytest.approx(0.2 / 2**0.5)
+    assert study.case_means["A"][CASES[0]] == pytest.approx(0.5)
+    assert not any("seeds of one fold" in text for text in study.warnings)
+    (one_fold,) = compare([replace(s, fold="0") for s in scores], n_bootstrap=100)
+    assert any(text.startswith("2 seeds of one fold: ") for text in one_fold.warnings)
+
+
+def test_what_one_training_leaves_undefined_is_left_out_of_all(make_scores):
+    scores = make_scores("A", {"0": [0.5, 0.9], "1": [0.5, 0.7]}, seed="0")
+    scores += make_scores("A", {"0": [0.5, NAN], "1": [0.5, 0.7]}, seed="1")
+    scores += [s for k in "01" for s in make_scores("B", {"0": [0.6, 0.1], "1": [0.6, 0.8]}, seed=k)]
+    c = only(compare(scores, n_bootstrap=100), label=CASE_MEAN)
+    assert (c.n_excluded, c.n_one_sided) == (1, 1)
+    assert (c.mean, c.mean_other) == pytest.approx(((0.6 + 0.7) / 2, (0.5 + 0.6) / 2))
+
+
+def test_one_seed_of_each_method_may_be_any(make_scores):
+    values = {case: 0.5 + i / 50 for i, case in enumerate(CASES)}
+    scores = make_scores("A", values, seed="0") + make_scores("B", values, seed="12")
+    (study,) = compare(scores, n_bootstrap=100)
+    assert (study.n_seeds, study.resampled) == (1, "cases")
+    assert [m.sd_over_seeds for m in study.methods] == pytest.approx([NAN, NAN], nan_ok=True)
+
+
+# Conditions
+
+
+def test_a_network_under_a_condition_is_compared_with_itself_and_its_like(make_scores):
+    values = {case: 0.5 + i / 50 for i, case in enumerate(CASES)}
+    names = ("", "@noise10", "X", "X@noise10", "X_Conv", "XNoSSM@noise10")
+    scores = [s for name in names for s in make_scores(f"nnUNetTrainer{name}", values)]
+    (study,) = compare(scores, n_bootstrap=100)
+    assert study.baseline == "nnUNet"
+    assert [(c.against, c.method, c.other) for c in study.comparisons] == [
+        (TWIN.against, "X@noise10", "XNoSSM@noise10"),
+        (SIZE_TWIN.against, "X", "X_Conv"),
+        (UNDER_CONDITION.against, "nnUNet@noise10", "nnUNet"),
+        (UNDER_CONDITION.against, "X@noise10", "X"),
+        (BASELINE, "X", "nnUNet"),
+        (BASELINE, "X@noise10", "nnUNet@noise10"),
+        (BASELINE, "XNoSSM@noise10", "nnUNet@noise10"),
+        (BASELINE, "X_Conv", "nnUNet"),
+    ]
+    assert study.families == [r.against for r in (TWIN, SIZE_TWIN, UNDER_CONDITION)] + [BASELINE]
+
+
+def test_trainings_of_a_network_count_once_under_all_of_its_conditions(make_scores):
+    """Noise costs each of the trainings, which differ much, 0.1: of that there is no doubt."""
+    scores = []
+    for seed, level in zip("012", (0.2, 0.5, 0.8), strict=True):
+        for name, cost in (("X", 0.0), ("X@noise10", 0.1), ("Y", 0.1)):
+            scores += make_scores(f"nnUNetTrainer{name}", dict.fromkeys(CASES, level - cost), seed=seed)
+    (study,) = compare(scores, baseline="X", n_bootstrap=200)
+    widths = {c.method: c.ci_high - c.ci_low for c in study.comparisons}
+    assert widths["X@noise10"] == pytest.approx(0, abs=1e-9) and widths["Y"] > 0.2

@@ -2,8 +2,18 @@
 
 import pytest
 
+from nnunet_mamba.nnunet.catalogue import list_trainer_names
 from nnunet_mamba.nnunet.paths import Method
-from nnunet_mamba.study.statistics.methods import choose_baseline, find_twin, shorten_method_names
+from nnunet_mamba.study.statistics.methods import (
+    UNDER_CONDITION,
+    choose_baseline,
+    choose_pairs,
+    find_size_matched,
+    find_trained,
+    find_twin,
+    shorten_method_names,
+    training_length,
+)
 
 
 def method(trainer, plans="nnUNetPlans", configuration="3d_fullres"):
@@ -107,3 +117,62 @@ def test_the_baseline_is_nnunets_own_unless_named():
         choose_baseline(methods, "UNet")
     with pytest.raises(ValueError, match="'nnUNetTrainer' is the name of several methods"):
         choose_baseline(methods, "nnUNetTrainer")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "other"),
+    [
+        ("MMUNet", "MMUNet_Conv"),
+        ("MMUNet_1200steps", "MMUNet_Conv_1200steps"),
+        ("MMUNet_1200steps@noise10", "MMUNet_Conv_1200steps@noise10"),
+        ("MMUNet_NoDecaySSM_100epochs", "MMUNet_Conv_100epochs"),  # nor has it an SSM to spare
+        ("Mine_a", "Mine_Conv_a"),
+    ],
+)
+def test_size_matched_twins_are_found_by_name(trainer, other):
+    near = [method("MMUNetNoSSM"), method(other, configuration="2d"), method("MMUNet_Conv_5epochs@flips")]
+    assert find_size_matched(method(trainer), [method(trainer), *near, method(other)]) == method(other)
+    assert find_size_matched(method(other), [method(trainer), method(other)]) is None
+
+
+@pytest.mark.parametrize(
+    "trainer", ["MMUNetNoSSM", "MMUNet_Attention", "MMUNet_5epochs", "MMUNet@noise10", ""]
+)
+def test_what_differs_in_more_than_the_convolutions_is_no_size_matched_twin(trainer):
+    assert find_size_matched(method(trainer), [method("MMUNet_Conv"), method("MMUNet")]) is None
+
+
+def test_twins_are_of_one_condition():
+    methods = [method("MMUNetNoSSM"), method("MMUNetNoSSM@noise10"), method("MMUNetNoSSM@no_flips")]
+    for condition in ("", "@noise10", "@no_flips"):
+        assert find_twin(method(f"MMUNet{condition}"), methods) == method(f"MMUNetNoSSM{condition}")
+    assert find_twin(method("MMUNet@noise20"), methods) is None
+
+
+def test_a_network_under_a_condition_is_paired_with_itself_as_trained():
+    trained, noisy = method("MMUNet_5epochs"), method("MMUNet_5epochs@noise10")
+    assert find_trained(noisy, [trained, noisy]) == trained
+    assert find_trained(trained, [trained, noisy]) is None
+    assert find_trained(noisy, [noisy, method("MMUNet")]) is None
+    assert find_trained(noisy, [noisy, method("MMUNet_5epochs", configuration="2d")]) is None
+
+
+def test_a_condition_hides_neither_the_baseline_nor_the_length():
+    methods = [method("@noise10"), method("Control_5epochs@noise10"), method("Control_5epochs")]
+    assert choose_baseline(methods) == method("Control_5epochs")
+    assert choose_baseline(methods[:2]) == method("@noise10")
+    assert shorten_method_names(methods) == [
+        "nnUNet@noise10", "nnUNetControl_5epochs@noise10", "nnUNetControl_5epochs",
+    ]  # fmt: skip
+    assert [training_length(m) for m in methods] == ["", "5epochs", "5epochs"]
+
+
+def test_the_only_pair_is_compared_once():
+    pair = [method(""), method("@noise10")]
+    assert choose_pairs(pair, pair[0]) == [(UNDER_CONDITION.against, pair[1], pair[0])]
+
+
+def test_the_size_matched_twins_of_the_shipped_trainers_are_found():
+    methods = [Method(name, "p", "c") for name in list_trainer_names()]
+    twins = {m for m in methods if "_Conv" in m.trainer}
+    assert twins and {find_size_matched(m, methods) for m in methods} == {*twins, None}

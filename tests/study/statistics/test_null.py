@@ -4,9 +4,16 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from bootstrap_mean import bootstrap_mean, mean_interval
 
 from nnunet_mamba.study.statistics import compare
-from nnunet_mamba.study.statistics.significance import holm, mean_interval, signed_rank_p
+from nnunet_mamba.study.statistics.bootstrap import Trainings, bootstrap_difference
+from nnunet_mamba.study.statistics.significance import (
+    equivalence_p,
+    false_claim_probability,
+    holm,
+    signed_rank_p,
+)
 
 ALPHA = 0.05
 
@@ -56,6 +63,69 @@ def test_clustered_intervals_cover_where_naive_ones_do_not():
 def covers(values, patients, truth=0.0):
     low, high = mean_interval(values, patients, n_bootstrap=1000, seed=0)
     return low <= truth <= high
+
+
+def equivalence(gains, bound):
+    return equivalence_p(gains, bootstrap_mean(gains, np.arange(gains.size), n_bootstrap=500), bound)
+
+
+def test_differences_at_the_margin_are_rarely_called_equivalent():
+    rng = np.random.default_rng(4)
+    n = 300
+    samples = rng.normal(size=(n, 20)) + rng.choice([-2, 2], (n, 1))  # the margin is 2 SD
+    assert np.mean([equivalence(gains, 2.0) < ALPHA for gains in samples]) < ALPHA + margin(n)
+
+
+def test_equal_methods_are_mostly_called_equivalent():
+    """SE 0.158, a margin of 3.8 SE: between 1.64 SE from either end lie 97 % of the means."""
+    samples = np.random.default_rng(5).normal(size=(200, 40))
+    assert np.mean([equivalence(gains, 0.6) < ALPHA for gains in samples]) > 0.9
+
+
+def test_skewed_differences_at_the_margin_too_which_ranks_alone_call_equivalent():
+    n = 200
+    samples = np.random.default_rng(6).exponential(size=(n, 40)) - 1 + 3
+    assert np.mean([equivalence(gains, 3.0) < ALPHA for gains in samples]) < ALPHA + margin(n) + 0.02
+    assert np.mean([signed_rank_p(gains - 3.0, "less") < ALPHA for gains in samples]) > 4 * ALPHA
+
+
+def test_false_claims_are_as_frequent_as_stated():
+    """Means without a preferred size, as the prior has it; those said to be false at 2 to 20 % are."""
+    rng = np.random.default_rng(7)
+    n, pairs = 3000, 10
+    truth = rng.uniform(-3, 3, n)
+    x = truth[:, None] + rng.normal(size=(n, pairs))
+    stated = np.array(
+        [false_claim_probability(*each, pairs) for each in zip(x.mean(1), x.std(1, ddof=1), strict=True)]
+    )
+    unsure = (stated > 0.02) & (stated < 0.2)
+    was_false = (np.sign(x.mean(1)) != np.sign(truth))[unsure]
+    assert abs(was_false.mean() - stated[unsure].mean()) < margin(unsure.sum(), stated[unsure].mean())
+
+
+def simulate_seeds(rng, n_patients, n_folds, n_seeds, noise):
+    """Two methods that differ by the noise of their trainings and of each patient; SD of that 0.3 and 1."""
+    folds = np.arange(n_patients) % n_folds
+    shared = rng.normal(size=n_patients)
+    for stream in range(2):
+        trained = rng.normal(0, noise, (n_seeds, n_folds))[:, folds]
+        values = trained + rng.normal(0, 0.3, trained.shape) + (stream == 0) * shared
+        yield Trainings(values, folds, stream)
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3])
+def test_intervals_know_how_far_another_seed_moves_the_result(n_seeds):
+    """Trainings whose means vary as much as those of 30 patients: an interval of the means knows half."""
+    rng = np.random.default_rng(8)
+    n, patients, missed = 300, np.arange(30), {"seeds": 0, "means": 0}
+    for _ in range(n):
+        pair = list(simulate_seeds(rng, 30, 5, n_seeds, noise=(5 / 30) ** 0.5))
+        means = [Trainings(each.values.mean(0)[None], each.folds) for each in pair]
+        for name, (method, other) in {"seeds": pair, "means": means}.items():
+            low, high = bootstrap_difference(method, other, patients, n_bootstrap=500, seed=0).interval()
+            missed[name] += not low <= 0 <= high
+    assert missed["seeds"] / n < ALPHA + margin(n)
+    assert missed["means"] / n > ALPHA + margin(n)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from nnunet_mamba.cli import main
 from nnunet_mamba.study.evaluation import write_table
 from nnunet_mamba.study.statistics import as_markdown, as_text, compare, write_results
+from nnunet_mamba.study.statistics.output import as_json
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_markdown_has_every_label_of_every_pair(studies):
     rows = [line for line in lines if line.startswith("| ") and "organ" in line]
     assert len(rows) == (1 + 3) * 3
     tables = [line.count("|") for line in lines if line.startswith("|")]
-    assert set(tables) == {6, 13, 12, 5, 7}
+    assert set(tables) == {6, 14, 13, 5, 7}
 
 
 def test_names_are_text_and_not_markup(make_scores):
@@ -166,3 +167,44 @@ def test_a_refusal_is_one_line_and_code_2(acdc, tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
     assert "different cases: VMUNet lacks patient059_frame12" in printed.err
+
+
+SILENT = "Training again with another seed moves it too, and no interval here knows how far"
+
+
+def test_what_another_seed_would_change_is_said_to_be_unknown_only_with_one(acdc):
+    seeds = [replace(s, seed=seed) for s in acdc for seed in "01"]
+    once, twice = (compare(s, group=r"patient\d+", n_bootstrap=100) for s in (acdc, seeds))
+    assert SILENT in as_markdown(once) and SILENT not in as_markdown(twice)
+    assert "SD over seeds" in as_text(twice) and "SD over seeds" not in as_text(once)
+    assert "2 seeds, over which a case's value is the mean; 100 resamples: for" in as_text(twice)
+
+
+def test_a_margin_is_told_with_its_interval(acdc):
+    (text,) = (as_text(compare(acdc, group=r"patient\d+", margin=0.01, n_bootstrap=500)),)
+    assert "MMUNet is equivalent to its twin without SSM, MMUNetNoSSM, within 0.0100: Dice +0.0020" in text
+    assert "(Holm over 1 test; margin 0.0100)" in text and "90 % CI" in text
+    assert "VMUNet is worse than nnUNet: " in text
+    assert max(map(len, text.splitlines())) < 220
+    results = compare(acdc, group=r"patient\d+", margin=0.0025, n_bootstrap=500)
+    assert "is not shown to differ from its twin without SSM, MMUNetNoSSM, nor to be equivalent" in as_text(
+        results
+    )
+    assert "equivalent: no difference was shown" in as_markdown(results)
+    plain = compare(acdc, group=r"patient\d+", n_bootstrap=500)
+    assert "equivalent" not in as_markdown(plain) + as_text(plain)
+
+
+def test_false_claims_are_told_in_markdown_and_json_and_not_in_the_terminal(studies):
+    assert "false claim |" in as_markdown(studies) and "false claim" not in as_text(studies)
+    (study,) = json.loads(as_json(studies))
+    assert 0 < study["comparisons"][0]["p_false_claim"] < 0.5
+
+
+def test_the_command_takes_a_margin(acdc, tmp_path, capsys):
+    write_table(acdc, tmp_path / "t.csv")
+    command = ["compare", str(tmp_path / "t.csv"), "--group", r"patient\d+", "--n-bootstrap", "200"]
+    assert main([*command, "--margin", "0.01"]) == 0
+    assert "equivalent" in capsys.readouterr().out
+    assert main([*command, "--margin", "-1"]) == 2
+    assert "expected a positive number, in the metric's unit" in capsys.readouterr().err

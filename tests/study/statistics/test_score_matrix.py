@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from nnunet_mamba.study.statistics import compare
+from nnunet_mamba.study.statistics.score_matrix import build_score_matrices
 
 
 def changed(scores, index=-1, **fields):
@@ -103,3 +104,26 @@ def test_numbered_cases_do_not_look_like_one_patient(make_scores, names):
     values = dict.fromkeys(names, 0.5)
     (study,) = compare(make_scores("A", values) + make_scores("B", values), n_bootstrap=100)
     assert study.warnings == ()
+
+
+def test_every_case_has_all_seeds_of_its_method(make_table):
+    scores = [replace(s, seed=seed) for s in make_table(0.1) for seed in ("2", "10")]
+    assert [m.seeds for m in build_score_matrices(scores, "dice")] == [(("2", "10"), ("2", "10"))]
+    lacking = [s for s in scores if (s.trainer, s.case, s.seed) != ("nnUNetTrainerA", "case_3", "10")]
+    with pytest.raises(
+        ValueError, match=r"1 cases lack a seed .* A has case_3 not with seed 10\. Score every"
+    ):
+        build_score_matrices(lacking, "dice")
+
+
+def test_methods_of_different_numbers_of_seeds_are_refused(make_table):
+    scores = make_table(0.1)
+    more = [replace(s, seed="1") for s in scores if s.trainer == "nnUNetTrainerA"]
+    with pytest.raises(ValueError, match=r"different numbers of seeds: nnUNet: 1; A: 2|A: 2; nnUNet: 1"):
+        build_score_matrices(scores + more, "dice")
+
+
+def test_a_row_of_one_seed_appears_once(make_table):
+    scores = [replace(s, seed="1") for s in make_table(0.1)]
+    with pytest.raises(ValueError, match="Give each case of a method and seed once"):
+        build_score_matrices([*scores, scores[0]], "dice")

@@ -1,15 +1,16 @@
-"""Signed ranks, wins and Holm with answers worked by hand; intervals against scipy's, and by clusters."""
+"""Signed ranks, wins, Holm, equivalence and false claims with answers worked by hand."""
 
 import numpy as np
 import pytest
+from bootstrap_mean import bootstrap_mean
 from scipy import stats
 
 from nnunet_mamba.study.statistics.significance import (
-    bca,
+    equivalence_p,
+    false_claim_probability,
     holm,
-    mean_interval,
     rank_biserial,
-    resample_counts,
+    sd_of_differences,
     signed_rank_p,
     win_rate,
 )
@@ -67,72 +68,67 @@ def test_holm_by_hand(p, adjusted):
     assert holm(p) == pytest.approx(adjusted, nan_ok=True)
 
 
-# Intervals
+# Equivalence
 
 
-@pytest.mark.parametrize("level", [0.95, 0.8])
-@pytest.mark.parametrize("seed", [0, 3])
-def test_without_clusters_it_is_scipys_bca(seed, level):
-    """The same resamples, drawn by the same generator."""
-    values = np.random.default_rng(5).exponential(size=25)  # skewed, so that bias and acceleration matter
-    expected = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=1000,
-        confidence_level=level,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    own = mean_interval(values, np.arange(25), n_bootstrap=1000, seed=seed, level=level)
-    assert own == pytest.approx(tuple(expected), rel=1e-9)
+def equivalence(gains, margin):
+    gains = np.array(gains)
+    return equivalence_p(gains, bootstrap_mean(gains, np.arange(gains.size)), margin)
 
 
-def test_with_clusters_it_is_scipys_bca_of_a_ratio():
-    """A mean over cases is the ratio of two sums over patients, which scipy resamples as pairs."""
-    rng = np.random.default_rng(6)
-    sizes = rng.integers(1, 6, 20)
-    patients = np.repeat(np.arange(20), sizes)
-    values = rng.exponential(size=20)[patients] * rng.exponential(size=patients.size)
-    expected = stats.bootstrap(
-        (np.bincount(patients, values), sizes),
-        lambda s, n, axis: s.sum(axis) / n.sum(axis),
-        paired=True,
-        n_resamples=1000,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    own = mean_interval(values, patients, n_bootstrap=1000, seed=0)
-    assert own == pytest.approx(tuple(expected), rel=1e-9)
+def test_gains_that_are_all_within_the_margin_by_hand():
+    """Eight pairs on one side of either margin: one sign in 2**8. The bootstrap cannot be the larger."""
+    gains = [0.01, -0.02, 0.03, -0.04, 0.05, -0.06, 0.07, -0.08]
+    assert equivalence(gains, 0.1) == pytest.approx(1 / 2**8)
+    assert equivalence(gains[:5], 0.1) == pytest.approx(1 / 2**5)
 
 
-def test_a_patient_seen_twice_tells_nothing_new():
-    values = np.random.default_rng(5).exponential(size=25)
-    once = mean_interval(values, np.arange(25), n_bootstrap=1000, seed=0)
-    twice = mean_interval(np.repeat(values, 2), np.repeat(np.arange(25), 2), n_bootstrap=1000, seed=0)
-    assert twice == pytest.approx(once)
+def test_gains_at_the_margin_are_as_likely_beyond_it():
+    gains = np.array([1, -2, 3, -4, 5, -6, 7, -8, 4.0]) / 100  # their ranks balance: W+ = W- = 22.5
+    assert signed_rank_p(gains) == pytest.approx(1)
+    assert equivalence(gains + 0.2, 0.2) > 0.45
+    assert equivalence(gains - 0.2, 0.2) > 0.45
+    assert equivalence(gains + 0.4, 0.2) > 0.99
 
 
-def test_patients_of_different_size_weigh_by_their_cases():
-    """Two patients, of 3 cases at 0 and 1 case at 1: resamples have means 0, 1/4, 1/4 and 1."""
-    counts = resample_counts(2, 1000, seed=0)
-    means = (counts @ [0.0, 1.0]) / (counts @ [3.0, 1.0])
-    assert set(means.tolist()) == {0.0, 0.25, 1.0}
-    assert np.mean(means == 0.25) == pytest.approx(0.5, abs=0.05)
-    low, high = mean_interval(np.array([0.0, 0, 0, 1]), np.array(list("aaab")), n_bootstrap=1000, seed=0)
-    assert (low, high) == (0.0, 1.0)
+def test_the_bootstrap_decides_where_ranks_do_not_see_the_mean():
+    """Nineteen gains of nothing, and a disaster that alone moves the mean to the margin."""
+    gains = np.r_[np.linspace(-0.001, 0.001, 19), -0.4]
+    replicates = bootstrap_mean(gains, np.arange(20))
+    of_ranks = max(signed_rank_p(gains + 0.02, "greater"), signed_rank_p(gains - 0.02, "less"))
+    assert of_ranks < 0.001
+    assert equivalence_p(gains, replicates, 0.02) == replicates.p_above(-0.02) > 0.3
 
 
-def test_each_resample_has_as_many_patients_as_there_are():
-    counts = resample_counts(7, 2500, seed=1)
-    assert counts.shape == (2500, 7)
-    assert (counts.sum(1) == 7).all()
+def test_equivalence_needs_a_margin_and_pairs():
+    assert np.isnan(equivalence([0.1] * 8, float("nan")))
+    assert np.isnan(equivalence([], 0.1))
 
 
-def test_degenerate_samples():
-    assert np.isnan(mean_interval(np.array([0.3, 0.4]), np.array(["a", "a"]), n_bootstrap=100, seed=0)).all()
-    same = mean_interval(np.full(8, 0.1), np.arange(8), n_bootstrap=100, seed=0)
-    assert same == pytest.approx((0.1, 0.1))
+# False claims
 
 
-def test_an_estimate_below_every_resample_has_an_interval_of_numbers():
-    low, high = bca(np.linspace(1, 2, 100), 0.0, jackknife=np.array([1.0, 2.0, 4.0]))
-    assert 1 <= low <= high <= 2
+def test_a_false_claim_of_two_pairs_by_hand():
+    """t of one degree of freedom is Cauchy's: a quarter lies beyond 1."""
+    assert false_claim_probability(1 / 2**0.5, 1.0, 2) == pytest.approx(0.25)
+    assert false_claim_probability(-1 / 2**0.5, 1.0, 2) == pytest.approx(0.25)  # whichever looks better
+
+
+def test_a_false_claim_is_as_likely_as_the_one_sided_p_of_the_paired_t_test():
+    x = np.random.default_rng(0).normal(0.3, 1, 25)
+    expected = stats.ttest_1samp(x, 0, alternative="greater").pvalue
+    assert false_claim_probability(x.mean(), x.std(ddof=1), 25) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "n", "expected"),
+    [(0.0, 1.0, 9, 0.5), (0.0, 0.0, 9, 0.5), (0.1, 0.0, 9, 0.0), (0.1, 1.0, 1, np.nan)],
+)
+def test_false_claims_at_the_ends(mean, sd, n, expected):
+    assert false_claim_probability(mean, sd, n) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize(("correlation", "sd"), [(0.0, 5.0), (0.5, 13**0.5), (1.0, 1.0), (-1.0, 7.0)])
+def test_sd_of_differences_by_hand(correlation, sd):
+    assert sd_of_differences(3.0, 4.0, correlation) == pytest.approx(sd)
+    assert sd_of_differences(0.1, 0.1, 1.0) == pytest.approx(0, abs=1e-8)

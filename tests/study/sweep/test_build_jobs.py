@@ -154,14 +154,35 @@ def test_a_test_set_without_labels_is_predicted_and_not_scored(jobs):
     assert [name.split(".")[0] for name in table if ".leaderboard." in name] == ["predict", "predict"]
 
 
-def test_seeds_are_scored_apart_and_averaged_before_any_comparison(jobs):
-    table = jobs(seeds=[1, 2, 3])
-    assert kinds(table).count("evaluate") == 6 and kinds(table).count("average") == 2
-    compare = next(job for job in table.values() if job.kind == "compare")
-    assert all(need.startswith("average.") for need in compare.needs)
+def test_seeds_are_scored_apart_and_all_compared(jobs):
+    test = {"name": "held_out", "images": "imagesTs", "labels": "labelsTs"}
+    table = jobs(seeds=[1, 2, 3], datasets=[{"dataset": DATASET, "test": [test]}])
+    scored = [name for name, job in table.items() if job.kind == "evaluate" and ".crossval." in name]
+    assert len(scored) == 6
+    for kind in ("compare", "report"):
+        job = next(job for job in table.values() if job.kind == kind)
+        assert list(job.needs) == scored
+        assert [word.endswith(".parquet") for word in job.command.arguments].count(True) == 6
+    for name in scored:
+        (seed,) = {folder.split("/")[-4] for folder in table[name].command.arguments if "fold_" in folder}
+        assert seed == f"seed_{table[name].cache_inputs['seed']}" and seed in name
+    told = [word for job in table.values() if ".held_out." in job.name for word in job.command.arguments]
+    assert [word for word in told if word.startswith("seed=")] == ["seed=1", "seed=2", "seed=3"] * 2
+    plain = next(job for job in jobs().values() if job.kind == "evaluate")
+    assert "seed_" not in str(plain.command) and "seed" not in plain.cache_inputs
+
+
+def test_margins_reach_the_comparisons_of_their_metrics(jobs):
+    table = jobs(metrics=["dice", "hd95", "nsd"], margins={"dice": 0.01, "hd95": 0.5, "assd": 1})
+    margins = {
+        job.products[0].name: str(job.command).partition("--margin ")[2].split(" ")[0]
+        for job in table.values()
+        if job.kind == "compare"
+    }
+    assert margins == {"dice": "0.01", "hd95": "0.5", "nsd": ""}
     report = next(job for job in table.values() if job.kind == "report")
-    assert "--seeds 1 2 3 --out" in str(report.command)
-    assert "--seeds" not in str(next(job for job in jobs().values() if job.kind == "report").command)
+    assert "--margin dice=0.01 hd95=0.5 --out" in str(report.command)
+    assert not any("--margin" in job.command.arguments for job in jobs().values())
 
 
 def test_one_method_has_a_report_and_nothing_to_be_compared_with(jobs):

@@ -125,6 +125,7 @@ def test_plans_that_somebody_made_are_not_replaced(sweep, tmp_path):
     ("changes", "message"),
     [
         ({"metrics": ["dcie"]}, "Unknown metric 'dcie'. Did you mean dice?"),
+        ({"margins": {"dcie": 0.01}}, "Unknown metric 'dcie'. Did you mean dice?"),
         ({"protocols": ["nobodys"]}, "Unknown protocol 'nobodys'"),
         ({"plans": {"a": {"template": "nothing"}}}, "nothing"),
         ({"baseline": "nobody"}, "nobody"),

@@ -52,6 +52,7 @@ FULL = {  # every key
     "metrics": ["dice", "hd95"],
     "tolerance_mm": [1, 1.5, "liver=2"],
     "baseline": "A",
+    "margins": {"dice": 0.01, "hd95": 1},
     "threads": 2,
     "gpus": 2,
     "memory_gb": 16,
