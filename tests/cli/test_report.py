@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 from simulated_study import simulated_scores
 
@@ -8,15 +9,18 @@ from nnunet_mamba.study.evaluation import write_table
 
 
 def test_report_says_what_it_wrote_and_what_it_left_out(tmp_path, capsys):
-    write_table(simulated_scores(n_patients=4), tmp_path / "a.csv")
+    scores = [replace(s, seed=seed) for s in simulated_scores(n_patients=4) for seed in ("1", "2")]
+    write_table(scores, tmp_path / "a.csv")
     out = tmp_path / "page"
     words = ["report", str(tmp_path / "a.csv"), "--out", str(out), "--n-bootstrap", "100"]
-    assert main([*words, "--group", r"patient\d+", "--seeds", "1", "2"]) == 0
+    assert main([*words, "--group", r"patient\d+", "--margin", "dice=0.01"]) == 0
     output = capsys.readouterr()
     assert output.out.splitlines() == [f"-> {out / 'report.html'}", f"-> {out / 'report.md'}"]
     assert "left out: Training" in output.err
     text = (out / "report.md").read_text()
-    assert r"--group 'patient\d+' --seeds 1 2 --n-bootstrap 100" in text  # the command, to be typed again
+    assert (
+        r"--group 'patient\d+' --margin dice=0.01 --n-bootstrap 100" in text
+    )  # the command, to be typed again
     assert "Trained with seeds 1, 2; scores are means over them" in text
 
 
