@@ -21,7 +21,8 @@ have their papers' features on the plans `published` and `abdomen_ct`, on the ot
 stage 1), `published` (CUDA's: Synapse and an abdominal 2D plan, float16 autocast), `abdomen_ct` (nnU-Net's of
 FLARE22, with which docs/networks.md counts parameters) and `tiny` (a test).
 
-`name:word=value` is a network with a word of its config changed, as `mm_unet:mixer_output=bare`.
+`name:word=value` is a network with a word of its config changed, as `mm_unet:mixer_output=bare`; several
+values are joined by +, as `mm_unet:encoder=plain+ssm:bottleneck=ssm`.
 `name@backend` is a network with another backend of its scans: `mm_unet@mamba_ssm` runs on that package's
 kernels, with copies there and back for every direction but the first. Others to compare with: `resenc_m`,
 nnU-Net's residual encoder M on the same plan, and MONAI's networks, as `swin_unetr`. --inference adds
@@ -94,11 +95,12 @@ PLANS = {  # name -> number of axes -> plan
 }
 
 
-def parts_of(name: str) -> tuple[str, dict[str, str], str]:
+def parts_of(name: str) -> tuple[str, dict[str, Any], str]:
     """Parse network, words of its config and backend ("" for the default) of `name:word=value@backend`."""
     network, _, backend = name.partition("@")
-    network, *words = network.split(":")
-    return network, dict(word.split("=", 1) for word in words), backend
+    network, *settings = network.split(":")
+    words = dict(setting.split("=", 1) for setting in settings)
+    return network, {word: tuple(v.split("+")) if "+" in v else v for word, v in words.items()}, backend
 
 
 def ndim_of(name: str) -> int:

@@ -62,6 +62,12 @@ def test_a_table_of_counts_has_no_times_and_one_control(networks, monkeypatch, t
     assert header == "| network | axes | parameters (M) | operations (GMACs) | per voxel (kMACs) |"
 
 
+def test_words_of_a_name_change_the_config(networks):
+    assert networks.parts_of("mm_unet:order=B1@torch") == ("mm_unet", {"order": "B1"}, "torch")
+    network, words, backend = networks.parts_of("mm_unet:encoder=plain+ssm:bottleneck=ssm")
+    assert (network, words, backend) == ("mm_unet", {"encoder": ("plain", "ssm"), "bottleneck": "ssm"}, "")
+
+
 def test_a_network_that_cannot_be_measured_says_why(networks):
     tiny = Namespace(plan="tiny", steps=1, threads=1, device="cpu", inference=False, batch=None)
     row = networks.in_a_process("vm_unet", 3, tiny)
