@@ -40,11 +40,6 @@ STEPS_1200 = {  # in 3D, of VM-UNet in 2D
     "initial_lr": 1e-2,
     "save_every": 1,
 }
-DECODER = {  # MM-UNet's own block in the decoder alone; without its mixer it is MM-UNet's twin
-    "encoder": ("plain", "cnn"),
-    "bottleneck": "cnn",
-    "decoder": ("hybrid_inside",),
-}
 IN_2D = {  # the authors' eight directions are of volumes
     "nnUNetTrainerMambaMulti": {"order": "multi"},
     "nnUNetTrainerMambaMulti_Conv": {"mixer": "conv", "order": "multi"},
@@ -97,7 +92,6 @@ _trainers = (
     *OTHER_MIXERS,
     *(make_twin(trainer) for trainer in ABLATIONS if "encoder" in trainer.overrides),
     make_variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
-    make_variant(nnUNetTrainerMMUNet, "_DecoderOnly", overrides=DECODER),
 )
 _longer = (*_trainers, nnUNetTrainerVMUNet, make_twin(nnUNetTrainerVMUNet))
 _of_1200_steps = (make_variant(trainer, "_1200steps", settings=STEPS_1200) for trainer in _longer)
