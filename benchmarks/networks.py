@@ -1,6 +1,7 @@
-"""Comparison of every network with nnU-Net's own: parameters, forward time, training step, peak memory.
+"""Comparison of every network with nnU-Net's own: parameters, operations, time and memory.
 
     python benchmarks/networks.py --record benchmarks/results/networks_cpu
+    python benchmarks/networks.py --count --plan abdomen_ct --record benchmarks/results/operations
     python benchmarks/networks.py --device cuda --inference --record benchmarks/results/networks_cuda
     python benchmarks/networks.py mm_unet mm_unet@mamba_ssm resenc_m swin_unetr --device cuda
 
@@ -10,12 +11,18 @@ mean of the two. A training step is the forward pass with deep supervision, nnU-
 Dice) on all outputs, the backward pass, clipped gradients and SGD with momentum; a loss that is not finite is
 reported as an error. Nothing is compiled; cuDNN chooses its convolutions by trying, as in nnU-Net.
 
-Networks of fixed 2D topology run on the 2D plan with a 2D control, at their papers' features. On the plan
-`published` SegMamba has its paper's features, on the others those of the plan. Plans: `small` (the CPU's
-default), `hippocampus` (nnU-Net's own plan of that dataset), `long` (131,072 voxels in stage 1), `published`
-(CUDA's: Synapse and an abdominal 2D plan, float16 autocast) and `tiny` (a test).
+GMACs are 10^9 multiply-adds of a forward pass of one patch, without the further outputs of deep supervision
+(`nnunet_mamba.analysis.operations`); kMACs per voxel, of which 2D and 3D can be compared, are these over its
+voxels. --count computes nothing: no time, no memory.
 
-`name:word=value` is a network with a word of its config changed, as `mm_unet:mixer_output=bare`.
+Networks of fixed 2D topology run on the 2D plan with a 2D control, at their papers' features; those of 3D
+have their papers' features on the plans `published` and `abdomen_ct`, on the others those of the plan. Plans:
+`small` (the CPU's default), `hippocampus` (nnU-Net's own plan of that dataset), `long` (131,072 voxels in
+stage 1), `published` (CUDA's: Synapse and an abdominal 2D plan, float16 autocast), `abdomen_ct` (nnU-Net's of
+FLARE22, with which docs/networks.md counts parameters) and `tiny` (a test).
+
+`name:word=value` is a network with a word of its config changed, as `mm_unet:mixer_output=bare`; several
+values are joined by +, as `mm_unet:encoder=plain+ssm:bottleneck=ssm`.
 `name@backend` is a network with another backend of its scans: `mm_unet@mamba_ssm` runs on that package's
 kernels, with copies there and back for every direction but the first. Others to compare with: `resenc_m`,
 nnU-Net's residual encoder M on the same plan, and MONAI's networks, as `swin_unetr`. --inference adds
@@ -31,6 +38,8 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -40,6 +49,7 @@ from records import heading, surroundings, write
 from torch import Tensor, nn
 
 from nnunet_mamba import create_network, list_networks
+from nnunet_mamba.analysis.operations import count_multiply_adds
 from nnunet_mamba.io.cpu import wait_passively
 from nnunet_mamba.memory.measure import resident_bytes
 from nnunet_mamba.memory.simulate import nnunet_loss
@@ -61,7 +71,7 @@ def plan(ndim: int, features: list[int], patch: list[int], batch: int, **changes
     return {"batch": batch, "input_channels": 1, "num_classes": 4, **sizes, **changes}
 
 
-SYNAPSE = {
+ABDOMEN = {
     "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]],
     "kernel_sizes": [[1, 3, 3], *[[3, 3, 3]] * 5],
     "num_classes": 14,
@@ -75,17 +85,22 @@ PLANS = {  # name -> number of axes -> plan
     "hippocampus": {3: plan(3, [32, 64, 128, 256], [40, 56, 40], 9, num_classes=3)},
     "long": {3: plan(3, [16, 32, 64, 128], [64, 128, 128], 1)},
     "published": {
-        3: plan(3, [32, 64, 128, 256, 320, 320], [48, 192, 192], 2, **SYNAPSE),
+        3: plan(3, [32, 64, 128, 256, 320, 320], [48, 192, 192], 2, **ABDOMEN),
         2: plan(2, [32, 64, 128, 256, 512, 512, 512], [320, 320], 24, num_classes=14),
+    },
+    "abdomen_ct": {
+        3: plan(3, [32, 64, 128, 256, 320, 320], [40, 224, 192], 2, **ABDOMEN),
+        2: plan(2, [32, 64, 128, 256, 512, 512, 512, 512], [512, 512], 12, num_classes=14),
     },
 }
 
 
-def parts_of(name: str) -> tuple[str, dict[str, str], str]:
+def parts_of(name: str) -> tuple[str, dict[str, Any], str]:
     """Parse network, words of its config and backend ("" for the default) of `name:word=value@backend`."""
     network, _, backend = name.partition("@")
-    network, *words = network.split(":")
-    return network, dict(word.split("=", 1) for word in words), backend
+    network, *settings = network.split(":")
+    words = dict(setting.split("=", 1) for setting in settings)
+    return network, {word: tuple(v.split("+")) if "+" in v else v for word, v in words.items()}, backend
 
 
 def ndim_of(name: str) -> int:
@@ -146,7 +161,7 @@ def arguments(name: str, ndim: int, plan_name: str) -> dict[str, Any]:
     """Return the arguments of `create_network`; networks of fixed topology take no strides and kernels."""
     sizes = {key: value for key, value in PLANS[plan_name][ndim].items() if key != "batch"}
     if isinstance(get_config(name), FixedConfig):
-        papers = ndim == 2 or plan_name == "published"
+        papers = ndim == 2 or plan_name in ("published", "abdomen_ct")
         sizes = {
             key: value
             for key, value in sizes.items()
@@ -174,13 +189,25 @@ def measure(name: str, ndim: int, args: argparse.Namespace) -> dict[str, Any]:
     window = {"window_ms": 1e3 * sliding_window(network, sizes, device)} if args.inference else {}
     return {
         **window,
-        "network": name,
-        "axes": ndim,
+        **count(name, ndim, args.plan),
         "backend": choose_backend(None, device.type),
-        "parameters": sum(p.numel() for p in network.parameters()),
         "forward_ms": 1e3 * median(forwards[1:]),  # the first of each warms up
         "step_ms": 1e3 * median(steps[1:]),
         "peak_mib": peak / 2**20,
+    }
+
+
+def count(name: str, ndim: int, plan_name: str) -> dict[str, Any]:
+    """Count parameters, and the multiply-adds of one patch."""
+    network, sizes = build(name, ndim, plan_name).to("meta").eval(), PLANS[plan_name][ndim]
+    network.decoder.deep_supervision = False
+    multiply_adds = count_multiply_adds(network, sizes["input_channels"], sizes["patch_size"])
+    return {
+        "network": name,
+        "axes": ndim,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "multiply_adds": multiply_adds,
+        "multiply_adds_per_voxel": multiply_adds / prod(sizes["patch_size"]),
     }
 
 
@@ -284,8 +311,7 @@ def in_a_process(name: str, ndim: int, args: argparse.Namespace) -> dict[str, An
 def compare(names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row per network, those of one dimension between two of the control; ratios added."""
     rows = []
-    for ndim in sorted({ndim_of(name) for name in names}, reverse=True):
-        group = [name for name in names if ndim_of(name) == ndim and name != CONTROL]
+    for ndim, group in by_dimension(names):
         measured = []
         for name in (CONTROL, *group, CONTROL):
             measured.append(in_a_process(name, ndim, args))
@@ -302,25 +328,49 @@ def compare(names: list[str], args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def counts(names: list[str], plan_name: str) -> list[dict[str, Any]]:
+    """Return a row per network, those of one dimension behind the control, without times and memory."""
+    groups = by_dimension(names)
+    return [count(name, ndim, plan_name) for ndim, group in groups for name in (CONTROL, *group)]
+
+
+def by_dimension(names: list[str]) -> list[tuple[int, list[str]]]:
+    """Return the networks with the same number of axes, without the control, those of 3D first."""
+    dimensions = sorted({ndim_of(name) for name in names}, reverse=True)
+    return [(n, [name for name in names if ndim_of(name) == n and name != CONTROL]) for n in dimensions]
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "parameters (M)": lambda row: f"{row['parameters'] / 1e6:.2f}",
+    "operations (GMACs)": lambda row: f"{row['multiply_adds'] / 1e9:.4g}",
+    "per voxel (kMACs)": lambda row: f"{row['multiply_adds_per_voxel'] / 1e3:.4g}",
+    "forward (ms)": lambda row: f"{row['forward_ms']:.0f}",
+    "training step (ms)": lambda row: f"{row['step_ms']:.0f}",
+    "peak memory (MiB)": lambda row: f"{row['peak_mib']:.0f}",
+    "sliding window (ms)": lambda row: f"{row['window_ms']:.0f}",
+    "step / control": lambda row: f"{row['ratios']['step_ms']:.2f}",
+    "memory / control": lambda row: f"{row['ratios']['peak_mib']:.2f}",
+}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [
-        "| network | axes | parameters (M) | forward (ms) | training step (ms) | peak memory (MiB) "
-        "| sliding window (ms) | step / control | memory / control |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        start = f"| `{row['network']}` | {row['axes']} |"
-        if "error" in row:
-            lines.append(f"{start} failed: {row['error']} | | | | | | |")
-            continue
-        ratios = row.get("ratios", {})
-        last = " | ".join(f"{ratios[key]:.2f}" if ratios else "" for key in ("step_ms", "peak_mib"))
-        window = f"{row['window_ms']:.0f}" if "window_ms" in row else ""
-        lines.append(
-            f"{start} {row['parameters'] / 1e6:.2f} | {row['forward_ms']:.0f} | {row['step_ms']:.0f} "
-            f"| {row['peak_mib']:.0f} | {window} | {last} |"
-        )
+    """Format the columns that any row has."""
+    cells = [{title: cell for title in COLUMNS if (cell := cell_of(row, title))} for row in rows]
+    titles = [title for title in COLUMNS if any(title in row for row in cells)]
+    lines = [f"| network | axes | {' | '.join(titles)} |", "|---|---|" + "---|" * len(titles)]
+    for row, own in zip(rows, cells, strict=True):
+        failed = [f"failed: {row['error']}"] + [""] * (len(titles) - 1) if "error" in row else None
+        values = failed or [own.get(title, "") for title in titles]
+        lines.append(f"| `{row['network']}` | {row['axes']} | {' | '.join(values)} |")
     return "\n".join(lines)
+
+
+def cell_of(row: dict[str, Any], title: str) -> str:
+    """Return the text of one value; "" if it was not measured."""
+    try:
+        return COLUMNS[title](row)
+    except KeyError:
+        return ""
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -330,11 +380,12 @@ def describe(record: dict[str, Any]) -> str:
         for kind, sizes in record["plan"].items()
     )
     before, after = record["load_average"]
-    return (
-        f"{heading(record)} Plans: {plans}. "
-        f"Medians of {record['timed_steps']} steps; load average {before:.1f} before, {after:.1f} after.\n\n"
-        f"{table(record['rows'])}\n"
+    measured = (
+        f"Medians of {record['timed_steps']} steps; load average {before:.1f} before, {after:.1f} after."
+        if record["timed_steps"]
+        else "Operations are those of one patch; nothing was computed."
     )
+    return f"{heading(record)} Plans: {plans}. {measured}\n\n{table(record['rows'])}\n"
 
 
 def main() -> None:
@@ -347,12 +398,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="timed training steps; default: 3 on the CPU, 50 on CUDA")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--batch", type=int, help="instead of the plan's")
+    parser.add_argument("--count", action="store_true", help="parameters and operations alone")
     parser.add_argument("--inference", action="store_true", help="also time nnU-Net's sliding window")
     parser.add_argument("--record", type=Path, help="write RECORD.json and RECORD.md")
     parser.add_argument("--child", nargs=2, metavar=("NETWORK", "AXES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.plan = args.plan or ("published" if args.device == "cuda" else "small")
-    args.steps = args.steps or (50 if args.device == "cuda" else 3)
+    args.steps = 0 if args.count else args.steps or (50 if args.device == "cuda" else 3)
     if args.child:
         print(json.dumps(measure(args.child[0], int(args.child[1]), args)))
         return
@@ -361,7 +413,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     wait_passively()  # in the networks' processes
     load = os.getloadavg()[0]
-    rows = compare(args.networks or all_names(args.device), args)
+    names = args.networks or all_names(args.device)
+    rows = counts(names, args.plan) if args.count else compare(names, args)
     batch = {"batch": args.batch} if args.batch else {}
     plans = {f"{ndim}d": {**sizes, **batch} for ndim, sizes in PLANS[args.plan].items()}
     numbers = {"plan": plans, "timed_steps": args.steps, "load_average": [load, os.getloadavg()[0]]}

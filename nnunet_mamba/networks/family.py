@@ -53,7 +53,7 @@ _SS2D = Mixer("vss", order="HW,WH,-HW,-WH", d_conv=3)
 FAMILY: dict[str, NetworkConfig] = {
     # nnU-Net's own PlainConvUNet: the control
     "nnunet": MetaConfig(),
-    # Xie et al., MM-UNet, arXiv:2503.17540, as read in docs/networks.md
+    # Xie et al., MM-UNet, arXiv:2503.17540, as read in docs/mm-unet.md
     "mm_unet": MetaConfig(
         encoder=("plain", "hybrid_inside"),
         bottleneck="hybrid_inside",

@@ -208,6 +208,7 @@ TRAINERS: tuple[TrainerInfo, ...] = (
     _ablation("SSMAll", "mixers instead of convolutions everywhere", of_mixer=False),
     _ablation("SSMDecBot", "mixers instead of convolutions in bottleneck and decoder", of_mixer=False),
     _ablation("HybridOutside", "mixers behind the residual blocks"),
+    _ablation("DecoderOnly", "mixers in the decoder's residual blocks, and nowhere else"),
     *chain.from_iterable(map(_with_other_mixers, _PLANNED)),
     _own("SegResNet", "seg_res_net", ADAM),
     _own("SegResNet_2xFeat", "seg_res_net_2x_feat", ADAM),

@@ -40,6 +40,13 @@ class nnUNetTrainerMMUNet_HybridOutside(nnUNetTrainerMMUNet):
     overrides = {"encoder": ("plain", "hybrid_outside"), "bottleneck": "hybrid_outside"}  # noqa: RUF012
 
 
+class nnUNetTrainerMMUNet_DecoderOnly(nnUNetTrainerMMUNet):
+    """MM-UNet with its block, mixer within the residual, in the decoder and nowhere else; beyond its paper
+    (arXiv:2503.17540). The last decoder stage scans the full resolution: mind the memory."""
+
+    overrides = {"encoder": ("plain", "cnn"), "bottleneck": "cnn", "decoder": ("hybrid_inside",)}  # noqa: RUF012
+
+
 SCAN_ORDERS = tuple(f"B{row}" for row in range(1, 10))  # rows of MM-UNet's table
 ABLATIONS: tuple[type[MambaTrainer], ...] = (
     *(make_variant(nnUNetTrainerMMUNet, f"_{order}", overrides={"order": order}) for order in SCAN_ORDERS),
@@ -47,6 +54,7 @@ ABLATIONS: tuple[type[MambaTrainer], ...] = (
     nnUNetTrainerMMUNet_SSMAll,
     nnUNetTrainerMMUNet_SSMDecBot,
     nnUNetTrainerMMUNet_HybridOutside,
+    nnUNetTrainerMMUNet_DecoderOnly,
 )
 
 

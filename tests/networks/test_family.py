@@ -311,7 +311,7 @@ def test_parameters_of_networks_with_a_topology_of_their_own(name, channels, cla
 
 
 def test_parameters_of_mm_unet_by_hand():
-    """Stages of 4 and 8 channels, one class, 3x3x3; see docs/networks.md for the parts."""
+    """Stages of 4 and 8 channels, one class, 3x3x3; see docs/mm-unet.md for the parts."""
     network = create_network("mm_unet", **plan(2, classes=1, features_per_stage=[4, 8]))
     norm = {4: 8, 8: 16}
     stage0 = (27 * 1 * 4 + 4 + norm[4]) + (27 * 4 * 4 + 4 + norm[4])

@@ -149,7 +149,8 @@ def test_one_dataset_number_means_one_release_and_one_split(read):
     for file in STUDIES:
         for dataset in read(file).datasets:
             convert = dataset.convert
-            made[dataset.name].add((convert.name, convert.options, dataset.split or "5fold"))
+            way = (convert.name, convert.options) if convert else None
+            made[dataset.name].add((way, dataset.split or "5fold"))
     assert [name for name, ways in made.items() if len(ways) > 1] == []
 
 

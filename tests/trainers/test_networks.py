@@ -16,7 +16,7 @@ from nnunet_mamba.trainers.mamba import MambaTrainer
 from nnunet_mamba.trainers.networks import FIXED
 
 ROWS = [f"B{n}" for n in range(1, 10)]
-PLACEMENTS = ["SSMEncBot", "SSMAll", "SSMDecBot", "HybridOutside"]
+PLACEMENTS = ["SSMEncBot", "SSMAll", "SSMDecBot", "HybridOutside", "DecoderOnly"]
 SIZES = {
     "input_channels": 1,
     "num_classes": 3,
@@ -26,7 +26,7 @@ SIZES = {
 }
 
 
-def test_every_row_of_the_papers_tables_is_a_trainer():
+def test_every_row_of_the_papers_tables_is_a_trainer_and_one_beyond_them():
     names = {trainer.__name__ for trainer in ABLATIONS}
     assert names == {f"nnUNetTrainerMMUNet_{word}" for word in ROWS + PLACEMENTS}
     assert all(t.recipe is nnUNetTrainerMMUNet.recipe and t.n_supervised_scales == 3 for t in ABLATIONS)
@@ -54,6 +54,7 @@ def parts_with_ssm(trainer_class) -> set[str]:
         ("SSMAll", {"encoder.stages.1", "encoder.stages.2", "decoder.stages.0", "decoder.stages.1"}),
         ("SSMDecBot", {"encoder.stages.2", "decoder.stages.0", "decoder.stages.1"}),
         ("HybridOutside", {"encoder.stages.1", "encoder.stages.2"}),
+        ("DecoderOnly", {"decoder.stages.0", "decoder.stages.1"}),
         ("B4", {"encoder.stages.1", "encoder.stages.2"}),
     ],
 )

@@ -18,6 +18,7 @@ from nnunet_mamba.trainers.networks import (
     nnUNetTrainerMMUNet,
     nnUNetTrainerUMambaBot,
     nnUNetTrainerUMambaEnc,
+    nnUNetTrainerVMUNet,
 )
 from nnunet_mamba.trainers.recipe_trainer import RecipeTrainer
 from nnunet_mamba.trainers.recipes import Recipe
@@ -32,7 +33,7 @@ RECIPE = Recipe(
     },
     options={"momentum": 0.9, "nesterov": True},
 )
-STEPS_1200 = {  # in 3D
+STEPS_1200 = {  # in 3D, of VM-UNet in 2D
     "num_epochs": 30,
     "num_iterations_per_epoch": 40,
     "num_val_iterations_per_epoch": 5,
@@ -92,6 +93,6 @@ _trainers = (
     *(make_twin(trainer) for trainer in ABLATIONS if "encoder" in trainer.overrides),
     make_variant(nnUNetTrainerMMUNet, "_multi", overrides={"order": "multi"}),
 )
-_in_3d = (nnUNetTrainerControl, *PLANNED, *map(make_twin, PLANNED), *READINGS, *OTHER_MIXERS)
-_of_1200_steps = (make_variant(trainer, "_1200steps", settings=STEPS_1200) for trainer in _in_3d)
+_longer = (*_trainers, nnUNetTrainerVMUNet, make_twin(nnUNetTrainerVMUNet))
+_of_1200_steps = (make_variant(trainer, "_1200steps", settings=STEPS_1200) for trainer in _longer)
 globals().update(index_by_name((*map(_benchmarked, _trainers), *_of_1200_steps), __name__))

@@ -32,6 +32,7 @@ def method(trainer, plans="nnUNetPlans", configuration="3d_fullres"):
         ("MMUNet_B3", "MMUNet_B3NoSSM"),
         ("MMUNet_B3_100epochs", "MMUNetNoSSM_100epochs"),  # without a scan its order is nothing
         ("MMUNet_HybridOutside_100epochs", "MMUNetNoSSM_100epochs"),  # nor where its mixer would be
+        ("MMUNet_DecoderOnly_1200steps", "MMUNetNoSSM_1200steps"),
         ("MMUNet_norm_bench", "MMUNetNoSSM_bench"),  # nor what that would hand on
         ("UMambaEnc_residual_bench", "UMambaBotNoSSM_bench"),
         ("Mine_100epochs", "Mine_NoSSM_100epochs"),
