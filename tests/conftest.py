@@ -16,6 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the processors; before 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+for name in ("raw", "preprocessed", "results", "extTrainer"):  # the user's own are no test's business
+    os.environ.pop(f"nnUNet_{name}", None)
+
 pytest_plugins = ["strict_skips"]
 
 

@@ -18,9 +18,8 @@ def test_report_says_what_it_wrote_and_what_it_left_out(tmp_path, capsys):
     assert output.out.splitlines() == [f"-> {out / 'report.html'}", f"-> {out / 'report.md'}"]
     assert "left out: Training" in output.err
     text = (out / "report.md").read_text()
-    assert (
-        r"--group 'patient\d+' --margin dice=0.01 --n-bootstrap 100" in text
-    )  # the command, to be typed again
+    typed = r"--group 'patient\d+' --margin dice=0.01 --n-bootstrap 100"
+    assert typed in text  # to be typed again
     assert "Trained with seeds 1, 2; scores are means over them" in text
 
 
