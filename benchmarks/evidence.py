@@ -42,7 +42,7 @@ STEPS_PER_EPOCH = 25
 LONGRANGE = {  # rows of its table and lines of the figure: title -> trainer, plans, format
     "nnU-Net, 3 stages": ("Control", "shallow", "k-o"),
     "ResEnc, 3 stages": ("Control", "shallow_resenc", "k--s"),
-    "nnU-Net, its own plan (6 stages)": ("Control", "nnUNetPlans", "k:^"),
+    "nnU-Net, 6 stages": ("Control", "deep", "k:^"),
     "MM-UNet": ("MMUNet", "shallow", "C0-o"),
     "MM-UNet's twin without SSM": ("MMUNetNoSSM", "shallow", "C0:x"),
     "U-Mamba Bot": ("UMambaBot", "shallow", "C1-o"),

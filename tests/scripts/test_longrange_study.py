@@ -13,7 +13,7 @@ from nnunet_mamba import create_network
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 STUDY = (SCRIPTS / "longrange.yaml").read_text()
-PLANS = json.loads((SCRIPTS / "longrange" / "template.json").read_text())["configurations"]["2d"]
+PLANS = json.loads((SCRIPTS / "longrange" / "shallow.json").read_text())["configurations"]["2d"]
 HEIGHT, LENGTH = 32, 256  # longer than the images, so that no border hides what a network sees
 
 
