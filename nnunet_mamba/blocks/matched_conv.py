@@ -12,7 +12,7 @@ from nnunet_mamba.blocks.convolution import CONV
 from nnunet_mamba.blocks.tokens import Grid
 from nnunet_mamba.ops.precision import clamp_to_float16
 
-KERNEL = 3  # per axis: a token hears of its neighbours alone
+KERNEL = 3  # per axis: a token sees its neighbours alone
 
 
 class MatchedConv(nn.Module):

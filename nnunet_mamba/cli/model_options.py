@@ -90,7 +90,7 @@ def load_predictor(args: argparse.Namespace, model: Path, folds: Sequence[str]) 
 
 def check_given(args: argparse.Namespace, *needed: str) -> None:
     """Raise ValueError for options that are missing."""
-    if missing := [f"-{name}" for name in needed if getattr(args, name) is None]:
+    if missing := [option for option in needed if getattr(args, option.lstrip("-")) is None]:
         raise ValueError(f"{', '.join(missing)} missing; `nnunet-mamba {args.verb} --help` describes them.")
 
 

@@ -147,7 +147,7 @@ def predict_cases(
 def check_request(args: argparse.Namespace) -> Path:
     """Return the folder of the trained model. Raises ValueError, before heavy imports, if it or the images do
     not exist; the message lists the models that do."""
-    check_given(args, "i", "o", *(("m",) if args.m else ("d", "c")))
+    check_given(args, "-i", "-o", *(() if args.m else ("-d", "-c")))
     if not args.i.is_dir():
         raise ValueError(f"{args.i}, for -i, is not a folder; expected a folder of images.")
     if args.prev_stage_predictions and not args.prev_stage_predictions.is_dir():

@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # heavy imports are inside functions
 VALIDATION = "validation"
 MISSING = "Preprocess it as for the training: nnUNetv2_plan_and_preprocess."
 RECORD = "conditions.json"  # in the folder of a fold
-COMPARED = ("model", "checkpoint", "conditions")  # what of it two predictions have in common
+COMPARED = ("model", "checkpoint", "conditions")  # what of it all folds have in common
 EXAMPLE = """\
 example:
   nnunet-mamba validate -d 4 -c 3d_fullres -tr nnUNetTrainerMMUNet --name nomixer --without-mixer -device cpu
@@ -101,7 +101,7 @@ def add(commands: Any) -> None:
 
 
 def validate(args: argparse.Namespace) -> int:
-    check_given(args, "d", "c", "name")
+    check_given(args, "-d", "-c", "--name")
     check_name(args.name)
     model = find_model(args)
     cases = find_validation_cases(model.parent.name, args.f)
@@ -111,14 +111,17 @@ def validate(args: argparse.Namespace) -> int:
     check_records(out, args.f if args.mixed else None, record)
     data = find_preprocessed(model, args.c)
     allocate_on_huge_pages()
+    from nnunet_mamba.inference.model import hash_weights
+
     codes = []
     for fold, names in cases.items():
         start = time.perf_counter()
         predictor = load_predictor(args, model, [fold])
         source = open_cases(predictor, model, data)
         targets = choose_targets(source, names, out / f"fold_{fold}" / VALIDATION)
-        write_records(out, fold, predictor, record)
-        left = skip_finished(args, targets, predictor.dataset_json["file_ending"])
+        own = {**record, "weights": hash_weights(predictor.list_of_parameters)}
+        left = skip_finished(args, targets, predictor.dataset_json["file_ending"], own["weights"])
+        write_records(out, fold, predictor, own)
         read = partial(read_changed, source, conditions, count_channels(predictor.dataset_json))
         codes.append(predict_cases(args, predictor, left, start, read))
         print(f"fold {fold} -> {out / f'fold_{fold}' / VALIDATION}")
@@ -184,7 +187,7 @@ def find_output(model: Path, args: argparse.Namespace) -> Path:
 
 
 def describe(model: Path, checkpoint: str, conditions: Conditions) -> dict[str, Any]:
-    """Return the content of a fold's RECORD."""
+    """Return the content of a fold's RECORD but for its weights."""
     return {
         "model": model.name,
         "checkpoint": checkpoint,
@@ -197,16 +200,22 @@ def describe(model: Path, checkpoint: str, conditions: Conditions) -> dict[str, 
     }
 
 
+def read_record(fold: Path) -> dict[str, Any]:
+    """Return what a fold was made under; nothing if that is not known."""
+    try:
+        record = json.loads((fold / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
 def check_records(out: Path, folds: Sequence[str] | None, record: dict[str, Any]) -> None:
     """Raise ValueError if folds (None: any) have predictions of other conditions than `record` has."""
     wanted = {key: record[key] for key in COMPARED}
     for fold in sorted(out.glob("fold_*")):
         if not (fold / VALIDATION).is_dir() or (folds and fold.name.removeprefix("fold_") not in folds):
             continue
-        try:
-            found = json.loads((fold / RECORD).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            found = {}
+        found = read_record(fold)
         if {key: found.get(key) for key in COMPARED} != wanted:
             made = {key: found.get(key) for key in COMPARED} if found else f"unknown conditions (no {RECORD})"
             raise ValueError(
@@ -248,16 +257,23 @@ def write_records(out: Path, fold: str, predictor: BatchedPredictor, record: dic
     write_json(out / f"fold_{fold}" / RECORD, record)
 
 
-def skip_finished(args: argparse.Namespace, cases: list[Case], ending: str) -> list[Case]:
-    """Return the cases without a label map; of all without --continue_prediction, which removes earlier
-    ones."""
+def skip_finished(args: argparse.Namespace, cases: list[Case], ending: str, weights: str) -> list[Case]:
+    """Return the cases of a fold without a label map that these weights made.
+
+    That is all of them without --continue_prediction, or if the network was trained again: earlier label maps
+    are removed.
+    """
     folder = cases[0].target.parent
-    if not args.continue_prediction:
-        shutil.rmtree(folder, ignore_errors=True)
-        return cases
     left = [case for case in cases if not Path(f"{case.target}{ending}").is_file()]
-    print(f"{len(cases) - len(left)} of {len(cases)} cases are finished and skipped.")
-    return left
+    is_continued = args.continue_prediction and read_record(folder.parent).get("weights") == weights
+    if is_continued:
+        print(f"{len(cases) - len(left)} of {len(cases)} cases are finished and skipped.")
+        return left
+    if args.continue_prediction and len(left) < len(cases):
+        print(f"{folder} is not known to be made with these weights; all its cases are predicted again.")
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    return cases
 
 
 def read_changed(

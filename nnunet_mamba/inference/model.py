@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -13,6 +14,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._dynamo import OptimizedModule
 
 from nnunet_mamba.inference.members import MembersPredictor
@@ -77,6 +79,16 @@ def _switch_mixers_off(predictor: BatchedPredictor) -> None:
     guarded = guard_output(twin)
     is_compiled = isinstance(predictor.network, OptimizedModule)
     predictor.network = torch.compile(guarded) if is_compiled else guarded
+
+
+def hash_weights(members: Sequence[Mapping[str, Tensor]]) -> str:
+    """Return a checksum of the weights of an ensemble's members: their names and values."""
+    checksum = hashlib.sha256()
+    for weights in members:
+        for name, values in weights.items():
+            checksum.update(name.encode())
+            checksum.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return checksum.hexdigest()[:16]
 
 
 def check_stage(predictor: BatchedPredictor, previous_stage: Path | None) -> None:

@@ -52,7 +52,7 @@ class TrainerInfo:
 
     has_demo   there is a small one for CPUs
     twin       the trainer that has the same twin ("": its twin is its own name with NoSSM)
-    own_mixer  the kind of its mixers, with others for its places, of MIXER_ENDINGS ("": with CONV alone)
+    own_mixer  the kind of its mixers, if all of MIXER_ENDINGS may take their places ("": only CONV may)
     mixer      the kind that stands in the places of those of `twin` ("": the network's own)
     """
 
@@ -156,8 +156,7 @@ def _ablation(name: str, change: str, *, of_mixer: bool = True) -> TrainerInfo:
 
 
 def _with_other_mixers(row: TrainerInfo) -> Iterator[TrainerInfo]:
-    """Yield the rows of the trainer with each other kind of mixers in the places of its own, or with
-    convolutions alone."""
+    """Yield the rows of the trainer with other mixers in the places of its own: each kind, or CONV alone."""
     for kind in MIXER_ENDINGS if row.own_mixer else (CONV,):
         if kind != row.own_mixer:
             recipe = f"{kind} in place of its own mixer; {row.recipe}"
@@ -266,8 +265,7 @@ _BY_NAME = {row.name: row for row in TRAINERS}
 
 @cache
 def parse_trainer(name: str) -> TrainerName:
-    """Split a trainer's name into its parts; NoDecaySSM is dropped, since it changes nothing without an
-    SSM."""
+    """Split a trainer's name into its parts, but for NoDecaySSM, which changes nothing without an SSM."""
     name, _, condition = name.partition(CONDITION)
     known = [base for base in _BY_NAME if re.match(rf"{base}({TWIN})?(_|$)", name)]
     plain = name.replace(TWIN, "")

@@ -1,6 +1,7 @@
 """`nnunet-mamba validate`: the training's own labels without conditions, others under each, and no mix."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,41 @@ def test_continuing_leaves_finished_cases_and_beginning_anew_leaves_none(make_mo
     assert sorted(one.parent.iterdir()) == [one, two] and one.read_bytes()[:2] == b"\x1f\x8b"
 
 
+def test_label_maps_of_a_network_that_was_trained_again_are_not_kept(make_model, capsys):
+    model = make_model(validates=False)
+    assert main(command("quick", *QUICK)) == 0
+    before = read_labels(model, "quick")
+    file = model / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    for values in checkpoint["network_weights"].values():
+        values.neg_()
+    torch.save(checkpoint, file)
+    (fold_of(model, "quick") / "validation" / "case_0.nii.gz").unlink()
+    assert main(command("quick", *QUICK, "--c")) == 0
+    assert "is not known to be made with these weights; all its cases" in capsys.readouterr().out
+    after = read_labels(model, "quick")
+    assert before.keys() == after.keys() and all((after[case] != before[case]).any() for case in before)
+
+
+def test_each_fold_has_its_own_cases_and_weights_and_fold_all_has_all_cases(make_model):
+    model = make_model(validates=False)
+    for fold in ("1", "all"):
+        shutil.copytree(model / "fold_0", model / f"fold_{fold}")
+    file = model / "fold_1" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["network_weights"]["decoder.seg_layers.0.weight"].neg_()
+    torch.save(checkpoint, file)
+    assert main([*command("quick", *QUICK), "-f", "0", "1", "all"]) == 0
+    cases = {fold: set(read_labels(model, "quick", fold)) for fold in ("0", "1", "all")}
+    assert cases["0"] == {"case_0.nii.gz", "case_1.nii.gz"} and cases["1"] == {"case_2.nii.gz"}
+    assert cases["all"] == cases["0"] | cases["1"]
+    records = {
+        fold: json.loads((fold_of(model, "quick", fold) / "conditions.json").read_text()) for fold in cases
+    }
+    assert records["0"] == records["all"] and records["1"].pop("weights") != records["0"].pop("weights")
+    assert records["1"] == records["0"]
+
+
 def test_other_conditions_do_not_mix_under_one_name(make_model, capsys):
     model = make_model(validates=False)
     assert main(command("quick", *QUICK)) == 0
@@ -190,6 +226,8 @@ def test_other_conditions_do_not_mix_under_one_name(make_model, capsys):
     assert read_labels(model, "quick").keys() == before.keys() and not read_labels(model, "quick", "1")
     assert main(command("quick", *QUICK, "--noise", "0.1", "--mixed", fold="1")) == 0
     assert read_labels(model, "quick", "1").keys() == {"case_2.nii.gz"}
+    (fold_of(model, "quick") / "conditions.json").write_text("[]")
+    assert main(command("quick", *QUICK)) == 2
     (fold_of(model, "quick") / "conditions.json").unlink()
     assert main(command("quick", *QUICK)) == 2
     assert "fold_0 was made under unknown conditions (no conditions.json)" in capsys.readouterr().err
@@ -255,3 +293,8 @@ def test_predict_takes_no_such_folder_for_a_model(make_model, tmp_path, capsys):
     assert main(["predict", *where, "-tr", "nnUNetTrainerOther"]) == 2
     said = capsys.readouterr().err
     assert "-tr nnUNetTrainerMMUNet -p nnUNetPlans" in said and "@" not in said
+
+
+def test_a_missing_option_is_named_as_it_is_typed(capsys):
+    assert main(["validate", "-d", "4"]) == 2
+    assert "-c, --name missing; `nnunet-mamba validate --help`" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.nnunet.catalogue import CONDITION
 from nnunet_mamba.nnunet.dataset_json import read_dataset_json
 from nnunet_mamba.nnunet.paths import parse_method
 from nnunet_mamba.study.evaluation.config import EvaluationConfig
@@ -195,11 +196,17 @@ def _find_model_runs(model: Path, dataset: DatasetFolders) -> Found:
     expected = chosen or (known if set(known) == {"all"} else {*splits.names, *known})
     missing = [
         f"{model.name}: fold_{fold} "
-        + ("has no validation; `nnUNetv2_train ... --val` makes it" if fold in known else "is missing")
+        + (f"has no validation; `{_command_of(model)}` makes it" if fold in known else "is missing")
         for fold in sorted(expected)
         if fold not in done
     ]
     return _join_found([*found, ([], [*others, *missing])])
+
+
+def _command_of(folder: Path) -> str:
+    """Return the command that predicts the validation cases of the method of a folder."""
+    has_condition = CONDITION in read_origin(folder).trainer
+    return "nnunet-mamba validate ..." if has_condition else "nnUNetv2_train ... --val"
 
 
 def _join_found(found: Sequence[Found]) -> Found:
@@ -211,7 +218,7 @@ def _find_fold_runs(validation: Path, dataset: DatasetFolders) -> Found:
     if not splits.has(origin.fold):
         return [], [splits.describe_unknown(validation, [origin.fold])]
     if not _has_predictions(validation):
-        raise ValueError(f"{validation} holds no predictions; `nnUNetv2_train ... --val` makes them.")
+        raise ValueError(f"{validation} holds no predictions; `{_command_of(validation)}` makes them.")
     references = dataset.validation_references()
     run = Run(origin, validation, references, dataset.description(validation, references))
     if splits.cases is not None and origin.fold != "all":

@@ -88,6 +88,10 @@ def test_a_fold_without_validation_is_named_with_the_command(places):
     assert missing == [f"{MODEL}: fold_0 has no validation; `nnUNetv2_train ... --val` makes it"]
     with pytest.raises(ValueError, match=r"validation holds no predictions; `nnUNetv2_train \.\.\. --val`"):
         find_runs(validation, raw, preprocessed)
+    under = MODEL.replace("__", "@noise10__", 1)
+    (results / MODEL).rename(results / under)
+    _, missing = find_runs(results / under, raw, preprocessed)
+    assert missing == [f"{under}: fold_0 has no validation; `nnunet-mamba validate ...` makes it"]
 
 
 def test_a_case_that_the_split_expects_and_the_fold_lacks_is_missing(places):
