@@ -2,23 +2,22 @@
 """Evidence on where mixers help: gather the scores of studies; rebuild tables and figures of the docs.
 
     nnunet-mamba sweep scripts/longrange.yaml
-    python benchmarks/evidence.py gather longrange longrange $nnUNet_results
+    python benchmarks/evidence.py gather longrange $nnUNet_results/seed_*/Dataset9*_LongRange --metrics dice
     python benchmarks/evidence.py page
 
-`gather NAME STUDY RESULTS` adds what is finished of a study (its folder, the trainings' folder) to
-benchmarks/results/NAME: scores.parquet, a row per case, label and metric, and curves.parquet, Dice on
-validation patches by epoch. Rows of the same training are replaced, so that a study may be run in parts, on
-several evenings and machines. `page` writes the table and the figures of docs/longrange.md, from these files
-alone.
+`gather NAME FOLDER ...` scores the finished folds in nnU-Net's folders of results, of complete
+cross-validations or not, and adds them to benchmarks/results/NAME: scores.parquet, a row per case, label and
+metric, and curves.parquet, Dice on validation patches by epoch. Rows of the same training are replaced, so
+that a study may be run in parts, on several evenings and machines. `page` writes the table and the figures of
+docs/longrange.md, from these files alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable
-from itertools import compress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib
 import numpy as np
@@ -27,6 +26,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
+from nnunet_mamba.cli import main as run_command
 from nnunet_mamba.io.atomic import atomic_write, write_text
 from nnunet_mamba.nnunet.logs import read_epochs
 from nnunet_mamba.nnunet.paths import parse_method
@@ -36,7 +36,6 @@ from nnunet_mamba.study.report.figures import STYLE, render_png, style_axes
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TRAINING = ["dataset", "trainer", "plans", "configuration", "fold", "seed"]  # columns that name a training
-TABLE = re.compile(r".+\.seed_(\d+)\.honest\.parquet")
 CHANCE, SOLVED = 0.5, 0.9  # Dice of the positive control
 STEPS_PER_EPOCH = 25
 LONGRANGE = {  # rows of its table and lines of the figure: title -> trainer, plans, format
@@ -61,26 +60,39 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     gathering = commands.add_parser("gather", help="add finished trainings to benchmarks/results/NAME")
     gathering.add_argument("name", metavar="NAME")
-    gathering.add_argument("study", type=Path, help="folder of what the sweep made")
-    gathering.add_argument("results", type=Path, help="nnUNet_results of the trainings")
-    commands.add_parser("page", help="rebuild tables and figure")
+    gathering.add_argument("--metrics", nargs="+", default=["dice", "hd95", "nsd"], metavar="METRIC")
+    gathering.add_argument(
+        "folders", nargs="+", type=Path, metavar="FOLDER", help="nnUNet_results/seed_K/DATASET"
+    )
+    commands.add_parser("page", help="rebuild table and figures")
     args = parser.parse_args()
     if args.command == "gather":
-        gather(RESULTS / args.name, args.study, args.results)
+        gather(RESULTS / args.name, args.folders, args.metrics)
     else:
         write_pages()
 
 
-def gather(folder: Path, study: Path, results: Path) -> None:
-    """Add the tables of a study and the curves of their trainings to those in `folder`."""
-    files = [file for file in sorted(study.glob("tables/*/crossval/*")) if TABLE.fullmatch(file.name)]
-    scores = [pd.read_parquet(file).assign(seed=TABLE.sub(r"\1", file.name)) for file in files]
-    merge(folder / "scores.parquet", scores)
-    done = pd.MultiIndex.from_frame(pd.concat(scores)[TRAINING])
-    folds = [file.parent for file in sorted(results.glob("seed_*/*/*/fold_*/debug.json"))]
-    curves = [read_curve(fold) for fold in folds]
-    is_done = [len(curve) > 0 and tuple(curve[TRAINING].iloc[0]) in done for curve in curves]
-    merge(folder / "curves.parquet", compress(curves, is_done))
+def gather(out: Path, folders: Iterable[Path], metrics: Iterable[str]) -> None:
+    """Add the scores of finished folds, and the curves of their trainings, to the tables in `out`."""
+    scores, curves = [], []
+    for folder in folders:
+        scores.append(score_folds(folder, metrics))
+        done = set(scores[-1][TRAINING].itertuples(index=False, name=None))
+        found = [read_curve(log.parent) for log in sorted(folder.glob("*/fold_*/debug.json"))]
+        curves += [
+            curve for curve in found if done.intersection(curve[TRAINING].itertuples(index=False, name=None))
+        ]
+    merge(out / "scores.parquet", scores)
+    merge(out / "curves.parquet", curves)
+
+
+def score_folds(folder: Path, metrics: Iterable[str]) -> pd.DataFrame:
+    """Return the table that `nnunet-mamba evaluate` makes of the finished folds of a dataset, without rows if
+    there are none, of which it tells."""
+    with TemporaryDirectory() as temporary:
+        table = Path(temporary) / "scores.parquet"
+        run_command(["evaluate", "--results", str(folder), "--metrics", *metrics, "--out", str(table)])
+        return pd.read_parquet(table) if table.is_file() else pd.DataFrame(columns=TRAINING)
 
 
 def read_curve(fold: Path) -> pd.DataFrame:
@@ -96,7 +108,10 @@ def read_curve(fold: Path) -> pd.DataFrame:
 
 def merge(file: Path, tables: Iterable[pd.DataFrame]) -> None:
     """Add tables to those of the file; trainings that are in both are replaced."""
-    new = pd.concat(tables, ignore_index=True)
+    filled = [table for table in tables if len(table)]
+    if not filled:
+        return
+    new = pd.concat(filled, ignore_index=True)
     if file.is_file():
         old = pd.read_parquet(file)
         is_known = pd.MultiIndex.from_frame(old[TRAINING]).isin(pd.MultiIndex.from_frame(new[TRAINING]))
