@@ -14,7 +14,8 @@ from nnunet_mamba.blocks.meta import MetaBlock
 from nnunet_mamba.blocks.mixers import OUTPUTS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-STUDIES = [SCRIPTS / "benchmark_hippocampus.yaml", *sorted((SCRIPTS / "mm_unet").glob("*.yaml"))]
+NAMES = ("benchmark_hippocampus", "benchmark_hippocampus_3d", "mixers_hippocampus")
+STUDIES = [*(SCRIPTS / f"{name}.yaml" for name in NAMES), *sorted((SCRIPTS / "mm_unet").glob("*.yaml"))]
 
 
 @pytest.fixture(scope="module")
