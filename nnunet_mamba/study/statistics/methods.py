@@ -9,7 +9,7 @@ from nnunet_mamba.nnunet.paths import Method
 
 OWN_TRAINER = re.compile(rf"{PREFIX}(Control)?(_\d+epochs?)?")  # nnU-Net's network and recipe
 EPOCHS = re.compile(r"_(\d+epochs?|demo|smoke)$")
-SIZE_MATCHED = re.compile(rf"_{CONV}(?=_|$)")
+SIZE_MATCHED = re.compile(rf"_{CONV}(?=_|{CONDITION}|$)")
 
 
 def training_length(method: Method) -> str:
@@ -119,7 +119,10 @@ def choose_pairs(methods: Sequence[Method], baseline: Method) -> list[tuple[str,
 
 
 def choose_baseline(methods: Sequence[Method], name: str | None = None) -> Method:
-    """Return the method of this name (short, full or trainer's); by default nnU-Net's own, or the first."""
+    """Return the method of this name (short, full or trainer's); by default nnU-Net's own, or the first.
+
+    As it was trained, where that is among `methods`: others are compared with it under their own condition.
+    """
     if name is None:
         own = [method for method in methods if OWN_TRAINER.fullmatch(method.trained.trainer)]
         return min(own, key=lambda m: (m.condition, m.plans != "nnUNetPlans"), default=methods[0])
@@ -127,6 +130,6 @@ def choose_baseline(methods: Sequence[Method], name: str | None = None) -> Metho
     known = [{short, method.trainer, str(method)} for short, method in zip(names, methods, strict=True)]
     found = [method for method, names_of in zip(methods, known, strict=True) if name in names_of]
     if len(found) == 1:
-        return found[0]
+        return find_trained(found[0], methods) or found[0]
     problem = "is the name of several methods" if found else "is not a method of these tables"
     raise ValueError(f"The baseline {name!r} {problem}; choose one of {', '.join(names)}.")

@@ -160,17 +160,18 @@ def _check_unique_rows(part: pd.DataFrame) -> None:
 
 
 def _check_same_seeds(part: pd.DataFrame) -> None:
-    """Raise ValueError unless each method has every case by all of its seeds, and as many as the others."""
-    names, cases = part.groupby("name", sort=False), part.groupby(["name", "case"], sort=False)
-    lacking = cases["seed"].nunique() < cases["name"].first().map(names["seed"].nunique())
-    fix = "Score every case with all seeds, or leave the others out."
-    if lacking.any():
-        name, case = lacking.idxmax()
-        own = part[(part["name"] == name) & (part["case"] == case)]["seed"]
-        missing = sorted(set(part[part["name"] == name]["seed"]) - set(own), key=_numbers)
+    """Raise ValueError unless each method has every case and label by all of its seeds, and as many seeds as
+    the others."""
+    names, cells = part.groupby("name", sort=False), part.groupby(["name", "case", "label"], sort=False)
+    found = cells["seed"].agg(set)
+    lacking = found[found.map(len) < cells["name"].first().map(names["seed"].nunique())]
+    if not lacking.empty:
+        name, case, label = lacking.index[0]
+        missing = sorted(set(part[part["name"] == name]["seed"]) - lacking.iloc[0], key=_numbers)
         raise ValueError(
-            f"{_where(part)}: {int(lacking.sum())} cases lack a seed of their method, as {name} has "
-            f"{case} not with seed {join_names(seed or 'unknown' for seed in missing)}. {fix}"
+            f"{_where(part)}: {len(lacking)} labels of cases lack a seed of their method, as {name} has {case} "
+            f"{format_label(label)} not with seed {join_names(seed or 'unknown' for seed in missing)}. Score "
+            "every case with all seeds, or leave the others out."
         )
     numbers = names["seed"].nunique()
     if numbers.nunique() > 1:

@@ -126,6 +126,7 @@ def test_the_baseline_is_nnunets_own_unless_named():
         ("MMUNet", "MMUNet_Conv"),
         ("MMUNet_1200steps", "MMUNet_Conv_1200steps"),
         ("MMUNet_1200steps@noise10", "MMUNet_Conv_1200steps@noise10"),
+        ("MMUNet@noise10", "MMUNet_Conv@noise10"),
         ("MMUNet_NoDecaySSM_100epochs", "MMUNet_Conv_100epochs"),  # nor has it an SSM to spare
         ("Mine_a", "Mine_Conv_a"),
     ],
@@ -166,6 +167,12 @@ def test_a_condition_hides_neither_the_baseline_nor_the_length():
         "nnUNet@noise10", "nnUNetControl_5epochs@noise10", "nnUNetControl_5epochs",
     ]  # fmt: skip
     assert [training_length(m) for m in methods] == ["", "5epochs", "5epochs"]
+
+
+def test_a_baseline_that_is_named_with_a_condition_is_that_network_as_trained():
+    trained, noisy, other = method("Control"), method("Control@noise10"), method("MMUNet@noise10")
+    assert choose_baseline([trained, noisy, other], str(noisy)) == trained
+    assert choose_baseline([noisy, other], str(noisy)) == noisy
 
 
 def test_the_only_pair_is_compared_once():

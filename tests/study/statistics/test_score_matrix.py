@@ -109,11 +109,12 @@ def test_numbered_cases_do_not_look_like_one_patient(make_scores, names):
 def test_every_case_has_all_seeds_of_its_method(make_table):
     scores = [replace(s, seed=seed) for s in make_table(0.1) for seed in ("2", "10")]
     assert [m.seeds for m in build_score_matrices(scores, "dice")] == [(("2", "10"), ("2", "10"))]
-    lacking = [s for s in scores if (s.trainer, s.case, s.seed) != ("nnUNetTrainerA", "case_3", "10")]
-    with pytest.raises(
-        ValueError, match=r"1 cases lack a seed .* A has case_3 not with seed 10\. Score every"
-    ):
-        build_score_matrices(lacking, "dice")
+    absent = [("nnUNetTrainerA", "case_3", label, "10") for label in "12"]
+    for n in (1, 2):
+        lacking = [s for s in scores if (s.trainer, s.case, s.label, s.seed) not in absent[-n:]]
+        message = rf"{n} labels of cases lack a seed .* A has case_3 label {3 - n} .* not with seed 10\. Score"
+        with pytest.raises(ValueError, match=message):
+            build_score_matrices(lacking, "dice")
 
 
 def test_methods_of_different_numbers_of_seeds_are_refused(make_table):
