@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnunet_mamba.cli import longrange
+
 if TYPE_CHECKING:
     from nnunet_mamba.study.datasets.convert import Conversion
     from nnunet_mamba.study.datasets.source import InvalidDatasetError, Source
     from nnunet_mamba.study.datasets.splits import Split
 
-OF_LONGRANGE = ("distance", "along", "shape", "cases", "seed")  # options
 SAMPLE = 3  # files of a folder that a dry run lists
 
 
@@ -58,15 +59,7 @@ def add(commands: Any) -> None:
     p.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="of pictures, in pixels")
     p.add_argument("--raw", type=Path, metavar="DIR", help="where datasets are (default: $nnUNet_raw)")
     p.add_argument("--workers", type=int, metavar="N", help="threads (default: processors, 8 at most)")
-    made = p.add_argument_group(
-        "longrange",
-        "is made here, not read: images whose labels depend on cues far away (docs/longrange.md).",
-    )
-    made.add_argument("--distance", type=int, metavar="N", help="voxels between a label and its cue")
-    made.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="default: 1 128 128")
-    made.add_argument("--along", choices=tuple("zyx"), help="axis from cue to label (default: x)")
-    made.add_argument("--cases", type=int, metavar="N", help="default: 120")
-    made.add_argument("--seed", type=int, metavar="N", help="default: 0")
+    longrange.add_options(p)
     p.set_defaults(run=convert)
 
 
@@ -76,20 +69,20 @@ def convert(args: argparse.Namespace) -> int:
     from nnunet_mamba.study.datasets.specs import LONGRANGE, get_spec
 
     if args.name == LONGRANGE:
-        return _make_longrange(args)
+        return longrange.make(args)
     if args.name is None or not args.source:
         raise ValueError("expected NAME and SOURCE, or --list.")
     _, spec = get_spec(args.name)
-    if given := [f"--{name}" for name in OF_LONGRANGE if getattr(args, name) is not None]:
-        raise ValueError(f"{', '.join(given)} are options of {LONGRANGE} alone.")
+    longrange.check_no_options(args)
     number = spec.number if args.dataset_id is None else args.dataset_id
     from nnunet_mamba.nnunet.paths import get_nnunet_folder
     from nnunet_mamba.study.datasets.archives import outline_archives, unpack_archives
+    from nnunet_mamba.study.datasets.convert import find_numbered
     from nnunet_mamba.study.datasets.release import read_release
     from nnunet_mamba.study.datasets.source import InvalidDatasetError
 
     raw = args.raw or get_nnunet_folder("nnUNet_raw")
-    if args.unless_there and (existing := _find_existing(number, raw)):
+    if args.unless_there and (existing := find_numbered(raw, number)):
         print(f"{existing} is there")
         return 0
     known = _check_request(args, raw)
@@ -107,33 +100,6 @@ def convert(args: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         print(_describe_fix(error, raw), file=sys.stderr)
         return 1
-
-
-def _make_longrange(args: argparse.Namespace) -> int:
-    """Make the positive control as a raw dataset. ValueError for options that are of releases."""
-    from nnunet_mamba.nnunet.paths import get_nnunet_folder
-    from nnunet_mamba.study.datasets.convert import check_target, replace_number
-    from nnunet_mamba.study.datasets.longrange import FOLDER, NUMBER, write_longrange_dataset
-
-    if args.source or args.distance is None:
-        raise ValueError("longrange is made here: expected no SOURCE, and --distance N.")
-    if args.split != "5fold":
-        raise ValueError("longrange has nnU-Net's five folds; `nnunet-mamba plans split` makes others.")
-    raw = args.raw or get_nnunet_folder("nnUNet_raw")
-    number = NUMBER if args.dataset_id is None else args.dataset_id
-    if args.unless_there and (existing := _find_existing(number, raw)):
-        print(f"{existing} is there")
-        return 0
-    folder = raw / replace_number(f"Dataset000_{FOLDER}", number)
-    check_target(folder)
-    options = {"along": args.along, "shape": args.shape and tuple(args.shape)}
-    options |= {"n_cases": args.cases, "seed": args.seed}
-    given = {name: value for name, value in options.items() if value is not None}
-    write_longrange_dataset(folder, distance=args.distance, **given)
-    n_cases = len(list((folder / "labelsTr").iterdir()))
-    print(f"-> {folder}: {n_cases} cases; labels depend on cues more than {args.distance} voxels away")
-    print(f"next: nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity")
-    return 0
 
 
 def _describe_fix(error: InvalidDatasetError, raw: Path) -> str:
@@ -170,12 +136,6 @@ def _check_request(args: argparse.Namespace, raw: Path) -> str:
         if spec.folder is not None:
             check_target(raw / name)
     return known
-
-
-def _find_existing(number: int | None, raw: Path) -> Path | None:
-    """Return the dataset with this number, whatever it was made of."""
-    found = raw.glob(f"Dataset{number:03d}_*/dataset.json") if number is not None else iter(())
-    return next((file.parent for file in found), None)
 
 
 def _renumber(source: Source, raw: Path, number: int | None) -> Source:

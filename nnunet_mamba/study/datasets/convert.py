@@ -266,6 +266,12 @@ def check_target(folder: Path) -> None:
                 raise ValueError(f"{other} has this number already; choose another one with --dataset-id.")
 
 
+def find_numbered(raw: Path, number: int | None) -> Path | None:
+    """Return the dataset with this number, whatever it was made of; None without one."""
+    found = raw.glob(f"Dataset{number:03d}_*/dataset.json") if number is not None else iter(())
+    return next((file.parent for file in found), None)
+
+
 def replace_number(name: str, number: int) -> str:
     """Return Dataset###_Name with another number (1 to 999)."""
     if not 0 < number < 1000:

@@ -50,10 +50,12 @@ def write_longrange_dataset(
     """Write labelled images as the nnU-Net raw dataset `folder` (Dataset###_Name).
 
     Case k depends on (seed, k) only, so that a larger data set of the same seed begins with the smaller one.
-    ValueError as of `draw_longrange`, and without cases.
+    ValueError as of `draw_longrange`, without cases, and for a negative seed.
     """
-    if n_cases < 1:
-        raise ValueError(f"A dataset needs at least one case; got {n_cases}.")
+    if n_cases < 1 or seed < 0:
+        raise ValueError(
+            f"Got {n_cases} cases of the seed {seed}; expected at least one, of a seed from 0 on."
+        )
     with atomic_directory(folder) as draft:
         for k in range(n_cases):
             drawn = draw_longrange(np.random.default_rng((seed, k)), shape, distance, along)
@@ -80,9 +82,14 @@ def draw_longrange(
 ) -> Phantom:
     """Draw an image whose labels depend on cues more than `distance` voxels away, along the axis z, y or x.
 
-    With `exchanged`, the same image with each bright cue dark and each dark cue bright. ValueError for grids
-    that are too short for the distance, or have an odd number of lanes.
+    With `exchanged`, the same image with each bright cue dark and each dark cue bright. ValueError for a
+    negative distance, and for grids that are too short for it, or have an odd number of lanes.
     """
+    if distance < 0 or min(shape) < 1:
+        raise ValueError(
+            f"Cues {distance} voxels away in {' x '.join(map(str, shape))} voxels; expected a distance of at "
+            "least 0, and at least one voxel along each axis."
+        )
     axis = AXES.index(along)
     length, across = shape[axis], tuple(np.delete(shape, axis))
     lanes = _lane_centres(across)

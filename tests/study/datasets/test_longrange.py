@@ -134,7 +134,16 @@ def test_convert_makes_the_dataset_once(tmp_path, capsys):
         (["longrange", "folder", "--distance", "8"], "expected no SOURCE"),
         (["longrange", "--distance", "8", "--split", "7:3"], "plans split"),
         (["longrange", "--distance", "200"], "need an axis of"),
-        (["acdc", "folder", "--distance", "8"], "--distance are options of longrange alone"),
+        (["longrange", "--distance", "-3"], "expected a distance of at least 0"),
+        (
+            ["longrange", "--distance", "8", "--shape", "0", "128", "128"],
+            "at least one voxel along each axis",
+        ),
+        (["longrange", "--distance", "8", "--seed", "-1"], "expected at least one, of a seed from 0 on"),
+        (["longrange", "--distance", "8", "--cases", "0"], "Got 0 cases"),
+        (["longrange", "--distance", "8", "--dry-run"], "Releases alone have --dry-run"),
+        (["longrange", "--distance", "8", "--symlink", "--workers", "2"], "have --symlink, --workers"),
+        (["acdc", "folder", "--distance", "8", "--seed", "0"], "longrange alone has --distance, --seed"),
     ],
 )
 def test_convert_says_what_does_not_fit(tmp_path, capsys, arguments, message):
