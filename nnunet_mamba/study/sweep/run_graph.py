@@ -18,7 +18,7 @@ from nnunet_mamba.nnunet.commands import Command
 from nnunet_mamba.nnunet.console import LogFn
 from nnunet_mamba.study.sweep.checksums import compute_checksum
 from nnunet_mamba.study.sweep.existing_results import is_complete
-from nnunet_mamba.study.sweep.job import Job, compute_cache_key
+from nnunet_mamba.study.sweep.job import KINDS, Job, compute_cache_key
 from nnunet_mamba.study.sweep.preprocessed_data import PreprocessedData
 from nnunet_mamba.study.sweep.records import FORMAT, Layout
 from nnunet_mamba.study.sweep.run_job import ChangedInputError, run_job
@@ -165,6 +165,11 @@ def check_format(out: Path, content: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{out} has the format {found} of another version of nnunet_mamba; this one has {FORMAT}. Remove "
             "it, or choose another `out`: trainings in nnUNet_results can be taken over with --adopt."
+        )
+    if unknown := sorted({entry["kind"] for entry in content["jobs"]} - set(KINDS)):
+        raise ValueError(
+            f"{out} has jobs of another version of nnunet_mamba ({', '.join(unknown)}); this one has "
+            f"{', '.join(KINDS)}. Remove {FILE} there and start again: what is finished is kept."
         )
 
 

@@ -51,8 +51,8 @@ def check_folder(out: Path) -> None:
 
 
 def check_names(study: Study) -> None:
-    """Raise ValueError for unknown names of metrics, protocols, templates, splits and the baseline, and for
-    tolerances that are none."""
+    """Raise ValueError for unknown names of metrics, protocols, templates, splits and the baseline, for
+    margins of metrics that are not computed, and for tolerances that are none."""
     from nnunet_mamba.nnunet.templates import load_template
     from nnunet_mamba.study.evaluation import METRICS, PROTOCOLS
     from nnunet_mamba.study.evaluation.config import parse_tolerances
@@ -60,6 +60,11 @@ def check_names(study: Study) -> None:
 
     _check_known("metric", (*study.metrics, *study.margins), METRICS)
     _check_known("protocol", study.protocols, PROTOCOLS)
+    if study.metrics and (unscored := sorted(set(study.margins) - set(study.metrics))):
+        raise ValueError(
+            f"margins name {', '.join(unscored)}, by which nothing is scored; expected some of the metrics: "
+            f"{', '.join(study.metrics)}."
+        )
     parse_tolerances(study.tolerance_mm)
     for plans in study.plans.values():
         if plans.template:
@@ -78,6 +83,10 @@ def _check_conversion(convert: ConvertArguments, split: str | None) -> None:
 
     if convert.name != LONGRANGE:
         find_split(split or "5fold", get_spec(convert.name)[0])
+    elif split not in (None, "5fold"):
+        raise ValueError(
+            f"convert {LONGRANGE} has nnU-Net's five folds, not the split {split}; leave it out."
+        )
     if (convert.name == LONGRANGE) == bool(convert.sources):
         raise ValueError(
             f"convert {convert.name} has {len(convert.sources)} sources; expected some for a release, and "

@@ -126,9 +126,27 @@ def test_plans_that_somebody_made_are_not_replaced(sweep, tmp_path):
     [
         ({"metrics": ["dcie"]}, "Unknown metric 'dcie'. Did you mean dice?"),
         ({"margins": {"dcie": 0.01}}, "Unknown metric 'dcie'. Did you mean dice?"),
+        (
+            {"metrics": ["dice"], "margins": {"dice": 0.01, "hd95": 1}},
+            "margins name hd95, by which nothing is scored; expected some of the metrics: dice.",
+        ),
         ({"protocols": ["nobodys"]}, "Unknown protocol 'nobodys'"),
         ({"plans": {"a": {"template": "nothing"}}}, "nothing"),
         ({"baseline": "nobody"}, "nobody"),
+        (
+            {
+                "datasets": {
+                    "dataset": "Dataset901_LongRange",
+                    "convert": {"name": "longrange"},
+                    "split": "7:3",
+                }
+            },
+            "convert longrange has nnU-Net's five folds, not the split 7:3; leave it out.",
+        ),
+        (
+            {"datasets": {"dataset": "Dataset027_ACDC", "convert": {"name": "acdc"}}},
+            "convert acdc has 0 sources; expected some for a release, and none for longrange",
+        ),
         ({"tolerance_mm": ["abc"]}, "'abc' is not a tolerance; expected 2 or LABEL=2, in mm."),
         ({"tolerance_mm": [".nan"]}, "is not a tolerance"),
         ({"tolerance_mm": [-3]}, "Tolerances are finite and 0 mm or more"),
@@ -159,6 +177,17 @@ def test_a_folder_of_another_format_is_refused_by_name(sweep, tmp_path, capsys, 
     assert code == 2 and message in err and "--adopt" in err
     assert main(["sweep", "status", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_jobs_of_another_version_are_refused_by_name(sweep, tmp_path, capsys):
+    out = tmp_path / "out"
+    file = build_run_graph("s", out, {}, [Job("evaluate.x", "evaluate", Command("true", ()))], False).write()
+    file.write_text(file.read_text().replace('"kind": "evaluate"', '"kind": "average"'))
+    code, _, err = sweep()
+    assert code == 2 and "(average); this one has convert, " in err and "Remove graph.json there" in err
+    assert main(["sweep", "status", str(out)]) == 2
+    file.unlink()
+    assert sweep("--dry-run")[0] == 0
 
 
 def test_the_folder_of_a_quickstart_is_refused(sweep, tmp_path):
