@@ -78,6 +78,7 @@ class ReportRequest:
 class StudyReport:
     """Content of the report on one dataset.
 
+    results      the dataset's folder in nnUNet_results, if it was given
     comparisons  one per metric, the leading one first
     scores       means over the seeds of the trainings; `seeds` are theirs, "" for those that are not known
     tables       name, number of rows and SHA-256 of each file
@@ -86,6 +87,7 @@ class StudyReport:
 
     request: ReportRequest
     dataset: str
+    results: Path | None
     comparisons: Sequence[DatasetComparison]
     scores: Sequence[Score]
     seeds: Sequence[str]
@@ -131,7 +133,7 @@ class StudyReport:
             return ""
         if len(self.seeds) < 2:
             return f"Trained with seed {self.seeds[0]}."
-        own = self.request.results and read_origin(self.request.results).seed
+        own = self.results and read_origin(self.results).seed
         return (
             f"Trained with seeds {', '.join(self.seeds)}; scores are means over them; pictures, curves and "
             f"confusions are of seed {own or self.seeds[0]}."
@@ -168,6 +170,7 @@ def collect_study_report(request: ReportRequest) -> StudyReport:
     return StudyReport(
         request=request,
         dataset=dataset,
+        results=results,
         comparisons=comparisons,
         scores=average_seeds(scores),
         seeds=seeds,

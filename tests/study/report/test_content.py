@@ -38,6 +38,15 @@ def test_results_of_another_dataset_are_refused(write_scores, tmp_path):
         collect_study_report(ReportRequest([write_scores(tiny_scores())], results=other))
 
 
+def test_pictures_are_of_the_seed_of_the_folder_of_results_or_of_the_one_above_it(write_scores, tmp_path):
+    scores = [replace(s, seed=seed) for s in tiny_scores() for seed in ("3", "7")]
+    results = tmp_path / "seed_7" / "Dataset900_Tiny"
+    results.mkdir(parents=True)
+    for given in (results, results.parent):
+        request = ReportRequest([write_scores(scores)], results=given, n_bootstrap=100)
+        assert collect_study_report(request).note_on_seeds.endswith("are of seed 7.")
+
+
 def test_each_folder_of_predictions_belongs_to_the_table_in_its_place(
     single_request, single_report, write_scores, tmp_path
 ):

@@ -156,5 +156,5 @@ def test_pictures_are_of_the_seed_whose_folder_of_results_was_given(single_repor
     results = Path("nnUNet_results/seed_7/Dataset900_Phantom")
     report = replace(single_report, seeds=["3", "7"])
     assert report.note_on_seeds.endswith("are of seed 3.")
-    report = replace(report, request=replace(report.request, results=results))
+    report = replace(report, results=results)
     assert report.note_on_seeds.endswith("are of seed 7.")
