@@ -34,7 +34,7 @@ def bootstrap_mean(gains: np.ndarray) -> Replicates:
 def rate_equivalence(n_simulations: int) -> Iterator[str]:
     """Yield rows of false claims of equivalence at the margin that is missed more often, in %."""
     numbers = (6, 10, 20, 40, 100)
-    yield f"| differences; test | {' | '.join(map(str, numbers))} |"
+    yield f"| differences; patients | {' | '.join(map(str, numbers))} |"
     yield "|---" * (len(numbers) + 1) + "|"
     for name, draw in DISTRIBUTIONS.items():
         rates = [rate_at_margins(draw, n, n_simulations) for n in numbers]
@@ -59,7 +59,7 @@ def rate_at_margins(draw: Callable[[Rng, int], np.ndarray], n: int, n_simulation
 
 def rate_seeds(n_simulations: int) -> Iterator[str]:
     """Yield rows of the misses of 95 % intervals of two equal methods whose trainings vary, in %."""
-    yield "| SD over seeds / SE over patients | seeds | 1 fold | 5 folds | 5 folds, of means alone |"
+    yield "| SD over seeds / SE over patients | seeds | 1 fold | 5 folds | 5 folds, of the means alone |"
     yield "|---|---|---|---|---|"
     for ratio in (0.5, 1.0, 3.0):
         for n_seeds in (2, 3, 5):
