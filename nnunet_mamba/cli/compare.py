@@ -13,9 +13,9 @@ def add(commands: Any) -> None:
     p = commands.add_parser(
         "compare",
         description="Reads the tables that `evaluate --out` wrote and compares their methods (trainer, "
-        "plans, configuration) case by case: each network with its twin without SSM, those under another "
-        "condition with themselves, then all with the baseline; and ranks them. Refuses tables that differ "
-        "in protocol, cases, folds, labels or numbers of seeds.",
+        "plans, configuration) case by case: each network with its twin without SSM and its size-matched "
+        "twin, those under another condition with themselves, then all with the baseline; and ranks them. "
+        "Refuses tables that differ in protocol, cases, folds, labels or numbers of seeds.",
         epilog="example: nnunet-mamba compare acdc.csv --group 'patient\\d+' --out comparison",
     )
     p.add_argument("tables", metavar="TABLE", nargs="*", type=Path, help="tables of scores, .csv or .parquet")

@@ -124,7 +124,7 @@ READING = (
     "networks of this package's benchmark (docs/benchmark.md), which were trained for 240 steps. Networks "
     "that were trained to the end may agree more; the lower probability is then nearer.",
     "largest SD: that of the differences at which a false claim has a probability of 0.05. With a larger one "
-    "the claim is doubtful. This needs no assumption but n.",
+    "the claim is doubtful. This assumes n, and that differences are about normal, but no SD.",
     "It is the chance of these patients alone. Other seeds, recipes tuned on the cases, and the choice of "
     "the best of many networks are not in it: a low probability is no proof. Of U-Mamba Bot on the abdominal "
     "CTs a user had 0.8550, 0.8600, 0.8620 and 0.8694 in four trainings (U-Mamba's issue 75).",

@@ -168,10 +168,11 @@ def _check_same_seeds(part: pd.DataFrame) -> None:
     if not lacking.empty:
         name, case, label = lacking.index[0]
         missing = sorted(set(part[part["name"] == name]["seed"]) - lacking.iloc[0], key=_numbers)
+        seeds = join_names(seed or "unknown" for seed in missing)
         raise ValueError(
-            f"{_where(part)}: {len(lacking)} labels of cases lack a seed of their method, as {name} has {case} "
-            f"{format_label(label)} not with seed {join_names(seed or 'unknown' for seed in missing)}. Score "
-            "every case with all seeds, or leave the others out."
+            f"{_where(part)}: {len(lacking)} labels of cases lack a seed of their method, as {name} has "
+            f"{case} {format_label(label)} not with seed {seeds}. Score every case with all seeds, or leave "
+            "the others out."
         )
     numbers = names["seed"].nunique()
     if numbers.nunique() > 1:

@@ -112,7 +112,9 @@ def test_every_case_has_all_seeds_of_its_method(make_table):
     absent = [("nnUNetTrainerA", "case_3", label, "10") for label in "12"]
     for n in (1, 2):
         lacking = [s for s in scores if (s.trainer, s.case, s.label, s.seed) not in absent[-n:]]
-        message = rf"{n} labels of cases lack a seed .* A has case_3 label {3 - n} .* not with seed 10\. Score"
+        message = (
+            rf"{n} labels of cases lack a seed .* A has case_3 label {3 - n} .* not with seed 10\. Score"
+        )
         with pytest.raises(ValueError, match=message):
             build_score_matrices(lacking, "dice")
 
