@@ -106,7 +106,8 @@ def _explain_seeds(result: DatasetComparison) -> str:
     if result.n_seeds > 1:
         return (
             f"Intervals resample {result.paired} and the {result.n_seeds} trainings of each fold and method; "
-            "p and false claim are of means over these seeds, and know nothing of others."
+            "p is the larger of the signed rank test's and that of these resamples. false claim is of means "
+            "over these seeds, and knows nothing of others."
         )
     return "Intervals hold for the models as trained: what another seed would change is not in them."
 

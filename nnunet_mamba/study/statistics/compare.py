@@ -24,11 +24,11 @@ from nnunet_mamba.study.statistics.score_matrix import ScoreMatrix, build_score_
 from nnunet_mamba.study.statistics.significance import (
     EQUIVALENCE_LEVEL,
     MIN_PAIRS,
+    difference_p,
     equivalence_p,
     false_claim_probability,
     holm,
     rank_biserial,
-    signed_rank_p,
     win_rate,
 )
 
@@ -239,7 +239,7 @@ def _compare_pair(
         equivalence_low=equivalence_low,
         equivalence_high=equivalence_high,
         fold_differences=_fold_means(mean_a - mean_b, matrix.folds[m]),
-        p=signed_rank_p(gains),
+        p=difference_p(gains, replicates, len(matrix.seeds[m])),
         rank_biserial=rank_biserial(gains),
         win_rate=win_rate(gains),
         p_false_claim=false_claim_probability(_mean(gains), _sd(gains), len(gains)),

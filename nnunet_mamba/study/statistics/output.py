@@ -62,8 +62,8 @@ def explain_results(results: Sequence[DatasetComparison]) -> list[str]:
     has_margin = any(result.has_margin for result in results)
     of_seeds = (
         "SD over seeds: how far it moves when all folds are trained again. Intervals resample patients, and "
-        "the trainings of each fold and method. p and false claim are of patients' means over these seeds, "
-        "and know nothing of others."
+        "the trainings of each fold and method; p is the larger of the signed rank test's and that of these "
+        "resamples. false claim is of patients' means over these seeds, and knows nothing of others."
         if has_seeds
         else "Training again with another seed moves it too, and no interval here knows how far."
     )

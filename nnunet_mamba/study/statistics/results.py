@@ -39,7 +39,7 @@ class Comparison:
     difference  method - other, mean over cases and seeds; ci_low, ci_high: BCa over patients and seeds, 95 %;
                 equivalence_low, equivalence_high: 90 %
     n_pairs     patients (cases without --group); p, rank_biserial and win_rate are computed from their means,
-                the last two signed so that more is better
+                the last two signed so that more is better; p also from the trainings, if there are several
     n_excluded  values of a case and label where either method has none, because both masks are empty;
                 n_one_sided of them where another training has a value: a false positive
     p_false_claim  the probability that the method of the better mean is not truly better

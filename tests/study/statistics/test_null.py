@@ -9,6 +9,7 @@ from bootstrap_mean import bootstrap_mean, mean_interval
 from nnunet_mamba.study.statistics import compare
 from nnunet_mamba.study.statistics.bootstrap import Trainings, bootstrap_difference
 from nnunet_mamba.study.statistics.significance import (
+    difference_p,
     equivalence_p,
     false_claim_probability,
     holm,
@@ -114,18 +115,23 @@ def simulate_seeds(rng, n_patients, n_folds, n_seeds, noise):
 
 
 @pytest.mark.parametrize("n_seeds", [2, 3])
-def test_intervals_know_how_far_another_seed_moves_the_result(n_seeds):
+def test_intervals_and_tests_know_how_far_another_seed_moves_the_result(n_seeds):
     """Trainings whose means vary as much as those of 30 patients: an interval of the means knows half."""
     rng = np.random.default_rng(8)
     n, patients, missed = 300, np.arange(30), {"seeds": 0, "means": 0}
+    claims = np.zeros(2)
     for _ in range(n):
         pair = list(simulate_seeds(rng, 30, 5, n_seeds, noise=(5 / 30) ** 0.5))
         means = [Trainings(each.values.mean(0)[None], each.folds) for each in pair]
-        for name, (method, other) in {"seeds": pair, "means": means}.items():
-            low, high = bootstrap_difference(method, other, patients, n_bootstrap=500, seed=0).interval()
+        for name, (method, other) in {"means": means, "seeds": pair}.items():
+            found = bootstrap_difference(method, other, patients, n_bootstrap=500, seed=0)
+            low, high = found.interval()
             missed[name] += not low <= 0 <= high
+        gains = (means[0].values - means[1].values)[0]
+        claims += [difference_p(gains, found, n_seeds) < ALPHA, signed_rank_p(gains) < ALPHA]
     assert missed["seeds"] / n < ALPHA + margin(n)
     assert missed["means"] / n > ALPHA + margin(n)
+    assert claims[0] / n < ALPHA + margin(n) < claims[1] / n
 
 
 @pytest.mark.slow

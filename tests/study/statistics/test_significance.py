@@ -1,11 +1,15 @@
 """Signed ranks, wins, Holm, equivalence and false claims with answers worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from bootstrap_mean import bootstrap_mean
 from scipy import stats
 
+from nnunet_mamba.study.statistics.bootstrap import Replicates
 from nnunet_mamba.study.statistics.significance import (
+    difference_p,
     equivalence_p,
     false_claim_probability,
     holm,
@@ -31,6 +35,17 @@ from nnunet_mamba.study.statistics.significance import (
 def test_small_samples_by_hand(gains, p, r):
     assert signed_rank_p(np.array(gains, float)) == pytest.approx(p)
     assert rank_biserial(np.array(gains, float)) == pytest.approx(r, nan_ok=True)
+
+
+@pytest.mark.parametrize("n_seeds, p", [(1, 2 / 2**8), (2, 0.5)])
+def test_with_several_seeds_the_trainings_must_show_the_difference_too(n_seeds, p):
+    """Eight gains, and replicates of which a quarter are losses, symmetric about the mean."""
+    gains = np.arange(1.0, 9)
+    replicates = Replicates(np.repeat([-1.0, 3.0, 6.0, 10.0], 100), 4.5, np.array([4.0, 5.0]))
+    assert difference_p(gains, replicates, n_seeds) == pytest.approx(p)
+    assert difference_p(-gains, replace(replicates, values=-replicates.values, estimate=-4.5), n_seeds) == (
+        pytest.approx(p)
+    )
 
 
 def test_p_is_what_one_call_of_scipy_gives():
