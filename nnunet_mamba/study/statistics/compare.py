@@ -26,7 +26,7 @@ from nnunet_mamba.study.statistics.significance import (
     MIN_PAIRS,
     difference_p,
     equivalence_p,
-    false_claim_probability,
+    false_claim_p,
     holm,
     rank_biserial,
     win_rate,
@@ -223,6 +223,7 @@ def _compare_pair(
     number, name = (CASE_MEAN, "") if column is None else matrix.labels[column]
     return Comparison(
         against=against,
+        condition=matrix.methods[m].condition,
         method=matrix.names[m],
         other=matrix.names[other],
         label=number,
@@ -242,7 +243,7 @@ def _compare_pair(
         p=difference_p(gains, replicates, len(matrix.seeds[m])),
         rank_biserial=rank_biserial(gains),
         win_rate=win_rate(gains),
-        p_false_claim=false_claim_probability(_mean(gains), _sd(gains), len(gains)),
+        p_false_claim=false_claim_p(gains, replicates, len(matrix.seeds[m])),
         p_equivalence=equivalence_p(gains, replicates, settings.margin),
     )
 

@@ -40,7 +40,7 @@ def find_twin(method: Method, methods: Sequence[Method]) -> Method | None:
     Of several that are one network the one closest in its name is taken.
     """
     own = parse_trainer(method.trainer)
-    if own.without_ssm:
+    if own.without_ssm or SIZE_MATCHED.search(method.trainer):
         return None
     twins = []
     for other in methods:

@@ -35,7 +35,8 @@ class MethodSummary:
 class Comparison:
     """Comparison of one method with another on one label, or on case means.
 
-    against     the relation or the baseline; with or without labels, it makes the family of tests
+    against     the relation or the baseline
+    condition   under which the method was validated, "" as it was trained
     difference  method - other, mean over cases and seeds; ci_low, ci_high: BCa over patients and seeds, 95 %;
                 equivalence_low, equivalence_high: 90 %
     n_pairs     patients (cases without --group); p, rank_biserial and win_rate are computed from their means,
@@ -47,6 +48,7 @@ class Comparison:
     """
 
     against: str
+    condition: str
     method: str
     other: str
     label: str
@@ -82,8 +84,9 @@ class Comparison:
 
     @property
     def family(self) -> str:
-        """Return the name of the tests that are corrected together."""
-        return f"{self.against}, {'case means' if self.label == CASE_MEAN else 'labels'}"
+        """Return the name of the tests that are corrected together: those of one question."""
+        condition = f", @{self.condition}" if self.condition else ""
+        return f"{self.against}{condition}, {'case means' if self.label == CASE_MEAN else 'labels'}"
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,15 @@ def difference_p(gains: np.ndarray, replicates: Replicates, n_seeds: int) -> flo
     return float(np.max([p, 2 * min(replicates.p_above(0.0), replicates.p_below(0.0))]))
 
 
+def false_claim_p(gains: np.ndarray, replicates: Replicates, n_seeds: int) -> float:
+    """Return `false_claim_probability` of these gains; with several seeds the larger of it and the share of
+    the BCa replicates that favour the other method, since they know the trainings."""
+    if len(gains) < 2:
+        return float("nan")
+    p = false_claim_probability(float(gains.mean()), float(gains.std(ddof=1)), len(gains))
+    return p if n_seeds == 1 else max(p, min(replicates.p_above(0.0), replicates.p_below(0.0)))
+
+
 def equivalence_p(gains: np.ndarray, replicates: Replicates, margin: float) -> float:
     """Return the p of two one-sided tests: that the difference lies between -margin and margin [1].
 

@@ -364,6 +364,23 @@ def test_a_network_under_a_condition_is_compared_with_itself_and_its_like(make_s
     assert study.families == [r.against for r in (TWIN, SIZE_TWIN, UNDER_CONDITION)] + [BASELINE]
 
 
+def test_tests_under_a_condition_are_corrected_by_themselves(make_scores):
+    """Further conditions ask further questions; what was shown of the networks as trained stays shown."""
+    names = ("", "X", "Y", "@noise10", "X@noise10", "@flips", "X@flips")
+    scores = [
+        s for name in names for s in make_scores(f"nnUNetTrainer{name}", {f"c{i}": 0.5 for i in range(6)})
+    ]
+    (study,) = compare(scores, n_bootstrap=200)
+    sizes = {(c.against, c.condition): c.n_family for c in study.comparisons}
+    assert sizes == {
+        (BASELINE, ""): 2,
+        (BASELINE, "noise10"): 1,
+        (BASELINE, "flips"): 1,
+        (UNDER_CONDITION.against, "noise10"): 2,
+        (UNDER_CONDITION.against, "flips"): 2,
+    }
+
+
 def test_trainings_of_a_network_count_once_under_all_of_its_conditions(make_scores):
     """Noise costs each of the trainings, which differ much, 0.1: of that there is no doubt."""
     scores = []

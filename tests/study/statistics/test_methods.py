@@ -144,6 +144,12 @@ def test_what_differs_in_more_than_the_convolutions_is_no_size_matched_twin(trai
     assert find_size_matched(method(trainer), [method("MMUNet_Conv"), method("MMUNet")]) is None
 
 
+def test_a_size_matched_twin_has_no_ssm_of_which_a_twin_could_be_without():
+    twin = method("MMUNetNoSSM_5epochs")
+    assert find_twin(method("MMUNet_5epochs"), [twin]) == twin
+    assert find_twin(method("MMUNet_Conv_5epochs"), [twin]) is None
+
+
 def test_twins_are_of_one_condition():
     methods = [method("MMUNetNoSSM"), method("MMUNetNoSSM@noise10"), method("MMUNetNoSSM@no_flips")]
     for condition in ("", "@noise10", "@no_flips"):

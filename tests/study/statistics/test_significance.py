@@ -11,6 +11,7 @@ from nnunet_mamba.study.statistics.bootstrap import Replicates
 from nnunet_mamba.study.statistics.significance import (
     difference_p,
     equivalence_p,
+    false_claim_p,
     false_claim_probability,
     holm,
     rank_biserial,
@@ -35,6 +36,19 @@ from nnunet_mamba.study.statistics.significance import (
 def test_small_samples_by_hand(gains, p, r):
     assert signed_rank_p(np.array(gains, float)) == pytest.approx(p)
     assert rank_biserial(np.array(gains, float)) == pytest.approx(r, nan_ok=True)
+
+
+@pytest.mark.parametrize("n_seeds", [1, 2])
+def test_with_several_seeds_a_false_claim_is_as_likely_as_the_trainings_have_it(n_seeds):
+    """Eight gains of which nothing is in doubt, and replicates of which a quarter are losses."""
+    gains = np.arange(1.0, 9)
+    replicates = Replicates(np.repeat([-1.0, 3.0, 6.0, 10.0], 100), 4.5, np.array([4.0, 5.0]))
+    posterior = false_claim_probability(gains.mean(), gains.std(ddof=1), 8)
+    assert posterior < 0.01
+    expected = posterior if n_seeds == 1 else 0.25
+    for signed in (gains, -gains):
+        assert false_claim_p(signed, replicates, n_seeds) == pytest.approx(expected)
+    assert np.isnan(false_claim_p(gains[:1], replicates, n_seeds))
 
 
 @pytest.mark.parametrize("n_seeds, p", [(1, 2 / 2**8), (2, 0.5)])
