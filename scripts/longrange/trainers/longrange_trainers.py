@@ -1,7 +1,7 @@
 """Trainers of the positive control (docs/longrange.md): one recipe, 600 steps, no augmentation.
 
-nnU-Net's rotations and zooms would move cues out of the patch, which is the whole image; so there are none,
-and no mirrored copies at inference.
+nnU-Net's rotations and zooms, and its patches around foreground, would move cues out of the patch, which is the
+whole image; so there are none, and no mirrored copies at inference.
 """
 
 import torch
@@ -19,6 +19,7 @@ RECIPE = Recipe(
         "num_iterations_per_epoch": 25,
         "num_val_iterations_per_epoch": 4,
         "initial_lr": 2e-3,
+        "oversample_foreground_percent": 0.0,
     },
     optimizer=torch.optim.AdamW,
     options={},
