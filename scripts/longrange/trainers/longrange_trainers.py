@@ -1,7 +1,7 @@
 """Trainers of the positive control (docs/longrange.md): one recipe, 600 steps, no augmentation.
 
-nnU-Net's rotations and zooms, and its patches around foreground, would move cues out of the patch, which is the
-whole image; so there are none, and no mirrored copies at inference.
+nnU-Net's rotations and zooms, and its patches around foreground, would move cues out of the patch, which is
+the whole image; so there are none, and no mirrored copies at inference.
 """
 
 import torch
