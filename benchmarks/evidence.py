@@ -38,13 +38,15 @@ RESULTS = ROOT / "benchmarks" / "results"
 TRAINING = ["dataset", "trainer", "plans", "configuration", "fold", "seed"]  # columns that name a training
 CHANCE, SOLVED = 0.5, 0.9  # Dice of the positive control
 STEPS_PER_EPOCH = 25
-LONGRANGE = {  # rows of its table and lines of the figure: title -> trainer, plans, format
+LONGRANGE = {  # rows of its table and lines of the figure: title -> trainer, plans, format ("": no line)
     "nnU-Net, 3 stages": ("Control", "shallow", "k-o"),
     "ResEnc, 3 stages": ("Control", "shallow_resenc", "k--s"),
     "nnU-Net, 6 stages": ("Control", "deep", "k:^"),
     "MM-UNet": ("MMUNet", "shallow", "C0-o"),
+    "MM-UNet, its mixers switched off": ("MMUNet@nomixer", "shallow", ""),
     "MM-UNet's twin without SSM": ("MMUNetNoSSM", "shallow", "C0:x"),
     "U-Mamba Bot": ("UMambaBot", "shallow", "C1-o"),
+    "U-Mamba Bot, its mixer switched off": ("UMambaBot@nomixer", "shallow", ""),
     "U-Mamba Enc": ("UMambaEnc", "shallow", "C1--s"),
     "U-Mamba's twin without SSM": ("UMambaBotNoSSM", "shallow", "C1:x"),
     "U-Mamba Bot with attention": ("UMambaBot_Attention", "shallow", "C3-D"),
@@ -149,7 +151,9 @@ def replace_table(page: Path, name: str, table: str) -> None:
 
 def select(table: pd.DataFrame, trainer: str, plans: str) -> pd.DataFrame:
     """Return the rows of one method of the positive control, with their distance."""
-    rows = table[(table["trainer"] == f"nnUNetTrainer{trainer}_longrange") & (table["plans"] == plans)]
+    network, at, condition = trainer.partition("@")
+    name = f"nnUNetTrainer{network}_longrange{at}{condition}"
+    rows = table[(table["trainer"] == name) & (table["plans"] == plans)]
     return rows.assign(distance=rows["dataset"].str.extract(r"Dataset9(\d\d)")[0].astype(int))
 
 
@@ -188,7 +192,7 @@ def draw_lines(axes: Axes, scores: pd.DataFrame) -> None:
     """Draw Dice by distance, a line for each network."""
     for title, (trainer, plans, style) in LONGRANGE.items():
         dice = mean_dice(scores, trainer, plans)
-        if len(dice):
+        if len(dice) and style:
             axes.plot(dice.index, dice, style, markersize=4, linewidth=1.3, label=title)
     axes.axhline(CHANCE, color="grey", linewidth=0.8)
     axes.annotate("guessing, at best", (axes.get_xlim()[1], CHANCE), ha="right", va="bottom", color="grey")

@@ -15,7 +15,7 @@ from nnunet_mamba.plans import load_template
 from nnunet_mamba.study.datasets.specs import get_spec
 from nnunet_mamba.study.datasets.splits import find_split
 from nnunet_mamba.study.evaluation.protocols import check_metrics, get_protocol
-from nnunet_mamba.study.statistics.methods import choose_baseline, find_twin
+from nnunet_mamba.study.statistics.methods import choose_baseline, find_size_matched, find_twin
 from nnunet_mamba.study.sweep.build_jobs import build_jobs
 from nnunet_mamba.study.sweep.job import compute_cache_key
 from nnunet_mamba.study.sweep.read import read_study
@@ -129,11 +129,14 @@ def test_every_network_is_compared_with_its_twin_without_ssm_and_with_nnunet(rea
     mixing = [
         one
         for one in methods
-        if re.search("Mamba|MMUNet|VMUNet|XLSTM|LKM", one.trainer) and "NoSSM" not in one.trainer
+        if re.search("Mamba|MMUNet|VMUNet|XLSTM|LKM", one.trainer)
+        and not re.search("NoSSM|_Conv", one.trainer)
     ]
     assert mixing
     for method in mixing:
         assert find_twin(method, methods), method
+    size_matched = {find_size_matched(method, methods) for method in mixing}
+    assert size_matched >= {method for method in methods if "_Conv" in method.trainer}
     assert any("Control" in method.trainer for method in methods)
 
 
