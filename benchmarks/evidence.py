@@ -22,7 +22,6 @@ from tempfile import TemporaryDirectory
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
@@ -132,9 +131,9 @@ def write_pages() -> None:
     replace_table(docs / "longrange.md", "longrange", longrange_table(scores, curves))
     with matplotlib.rc_context(STYLE):
         lines, example = (
-            Figure(figsize=size, layout="constrained", facecolor="white") for size in ((8, 4.4), (6, 3))
+            Figure(figsize=size, layout="constrained", facecolor="white") for size in ((8, 4.2), (6, 3))
         )
-        draw_lines(lines.add_subplot(), scores)
+        draw_curves(lines, curves)
         draw_example(example)
         for name, figure in (("longrange", lines), ("longrange_image", example)):
             (docs / f"{name}.png").write_bytes(render_png(figure, 130))
@@ -177,7 +176,7 @@ def steps_to_solve(curves: pd.DataFrame, trainer: str, plans: str) -> dict[int, 
 def longrange_table(scores: pd.DataFrame, curves: pd.DataFrame) -> str:
     """Return the table of the positive control in Markdown: Dice, and in brackets the steps to solve it."""
     dice = {title: mean_dice(scores, *row[:2]) for title, row in LONGRANGE.items()}
-    distances = sorted(set().union(*(series.index for series in dice.values())))
+    distances = sorted(select_distances(scores))
     heading = ["network", *(f"{distance} pixels" for distance in distances)]
     lines = [f"| {' | '.join(heading)} |", "|---" * len(heading) + "|"]
     for title, (trainer, plans, _) in LONGRANGE.items():
@@ -188,18 +187,26 @@ def longrange_table(scores: pd.DataFrame, curves: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def draw_lines(axes: Axes, scores: pd.DataFrame) -> None:
-    """Draw Dice by distance, a line for each network."""
-    for title, (trainer, plans, style) in LONGRANGE.items():
-        dice = mean_dice(scores, trainer, plans)
-        if len(dice) and style:
-            axes.plot(dice.index, dice, style, markersize=4, linewidth=1.3, label=title)
-    axes.axhline(CHANCE, color="grey", linewidth=0.8)
-    axes.annotate("guessing, at best", (axes.get_xlim()[1], CHANCE), ha="right", va="bottom", color="grey")
-    axes.set(xlabel="distance from a label to what decides it (pixels)", ylabel="Dice", ylim=(0.3, 1.02))
-    axes.set_title("Which network uses a cue how far away?")
-    style_axes(axes)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+def draw_curves(figure: Figure, curves: pd.DataFrame) -> None:
+    """Draw Dice by steps, axes for each distance and a line for each network."""
+    distances = sorted(select_distances(curves))
+    panels = figure.subplots(1, len(distances), sharey=True, squeeze=False)[0]
+    for axes, distance in zip(panels, distances, strict=True):
+        for title, (trainer, plans, style) in LONGRANGE.items():
+            curve = select(curves, trainer, plans).query("distance == @distance")
+            if len(curve) and style:
+                axes.plot(curve["epoch"] * STEPS_PER_EPOCH, curve["dice"], style, markersize=3, label=title)
+        axes.axhline(CHANCE, color="grey", linewidth=0.8)
+        axes.annotate("guessing", (10, CHANCE), va="bottom", color="grey")
+        axes.set(xlabel="steps", ylim=(0, 1.03), title=f"cues {distance} pixels away")
+        style_axes(axes)
+    panels[0].set_ylabel("Dice on validation patches")
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+
+
+def select_distances(table: pd.DataFrame) -> set[int]:
+    """Return the distances of the positive control's data sets."""
+    return set(table["dataset"].str.extract(r"Dataset9(\d\d)")[0].astype(int))
 
 
 def draw_example(figure: Figure) -> None:
