@@ -126,9 +126,11 @@ def test_under_autocast_gradients_are_the_same(case):
     ("case", "backend"),
     [
         ("mm_unet 3d", "aot_eager"),
-        ("mamba_unet 2d", "aot_eager"),
         ("segmamba 3d", "eager"),
-        pytest.param("nnmamba 3d", "aot_eager", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, "aot_eager", marks=pytest.mark.slow)
+            for name in ("mamba_unet 2d", "nnmamba 3d")
+        ),
     ],
 )
 @pytest.mark.timeout(300)

@@ -87,12 +87,12 @@ def test_a_kind_brings_its_own_settings():
     assert scaled.with_overrides(mixer="attention").mixer.mixer_output == "bare"
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILY if supports_convolutions(name)])
-@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize(
+    "name, ndim",
+    [(name, n) for name in FAMILY if supports_convolutions(name) for n in supported_ndims(name)],
+)
 def test_convolutions_have_the_parameters_of_the_mixers_in_every_place(name, ndim):
     """But for half a hidden channel, 2 C + 3^n + 1 parameters, of each layer."""
-    if ndim not in supported_ndims(name):
-        pytest.skip("of volumes alone")
     with torch.device("meta"):
         own, conv = (create_network(name, **PUBLISHED[ndim], **word) for word in ({}, {"mixer": CONV}))
     assert places(own) == places(conv) != []
