@@ -201,7 +201,11 @@ def draw_curves(figure: Figure, curves: pd.DataFrame) -> None:
         axes.set(xlabel="steps", ylim=(0, 1.03), title=f"cues {distance} pixels away")
         style_axes(axes)
     panels[0].set_ylabel("Dice on validation patches")
-    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
+    lines = {
+        line.get_label(): line for axes in panels for line in axes.lines if line.get_label() in LONGRANGE
+    }
+    handles = [lines[title] for title in LONGRANGE if title in lines]
+    figure.legend(handles=handles, frameon=False, loc="outside lower center", ncols=3)
 
 
 def select_distances(table: pd.DataFrame) -> set[int]:
