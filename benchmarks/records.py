@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nnunet_mamba.io.atomic import write_text
 from nnunet_mamba.io.cpu import read_cpu_name
 
 PACKAGES = ("nnunet_mamba", "nnunetv2", "torch", "numba", "triton", "mamba_ssm")
@@ -60,3 +61,12 @@ def publish(record: dict[str, Any], page: str, path: Path | None) -> None:
     if path is not None:
         write(path, record, page)
         print(f"-> {path}.json, {path}.md")
+
+
+def replace_table(page: Path, name: str, table: str) -> None:
+    """Replace what stands between the marks <!-- NAME --> and <!-- end --> of a page."""
+    text = page.read_text()
+    begin, end = f"<!-- {name} -->\n", "<!-- end -->"
+    assert begin in text, f"{page} has no mark {begin.strip()}"
+    before, _, rest = text.partition(begin)
+    write_text(page, f"{before}{begin}{table}\n{end}{rest.partition(end)[2]}")

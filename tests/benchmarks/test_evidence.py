@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nnunet_mamba.study.evaluation import Score
+
 ROOT = Path(__file__).parents[2]
 LOG = "Epoch {k}\ntrain_loss 0\nval_loss 0\nPseudo dice [{a}, {b}]\nEpoch time: 1 s\n"
 METHOD = "nnUNetTrainerMMUNet_longrange__shallow__2d"
@@ -17,6 +19,11 @@ NAMES = ("Dataset932_LongRange", *METHOD.split("__"), "0")
 def evidence(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return importlib.import_module("evidence")
+
+
+@pytest.fixture
+def longrange(evidence):
+    return evidence.evidence_longrange
 
 
 @pytest.fixture
@@ -64,18 +71,73 @@ def test_a_folder_without_finished_folds_has_no_rows(evidence, tmp_path, capsys)
     "curve, steps",
     [([0.5, 0.95, 0.96], 50), ([0.95, 0.96], 25), ([0.95, 0.5, 0.95], 75), ([0.5, 0.95, 0.89], None)],
 )
-def test_solved_is_what_stays_solved(evidence, gather, curve, steps):
+def test_solved_is_what_stays_solved(longrange, gather, curve, steps):
     scores, curves = gather([0.95, 0.97], curve)
-    found = evidence.steps_to_solve(curves, "MMUNet", "shallow")
+    found = longrange.steps_to_solve(curves, "MMUNet", "shallow")
     assert found == ({32: steps} if steps else {})
     in_brackets = f" ({steps})" if steps else ""
-    table = evidence.longrange_table(scores, curves)
+    table = longrange.longrange_table(scores, curves)
     assert table == f"| network | 32 pixels |\n|---|---|\n| MM-UNet | 0.96{in_brackets} |"
 
 
-def test_the_table_of_the_docs_is_that_of_the_committed_scores(evidence):
+def test_the_table_of_the_docs_is_that_of_the_committed_scores(longrange):
     folder = ROOT / "benchmarks" / "results" / "longrange"
-    table = evidence.longrange_table(
+    table = longrange.longrange_table(
         *(pd.read_parquet(folder / f"{k}.parquet") for k in ("scores", "curves"))
     )
     assert f"<!-- longrange -->\n{table}\n<!-- end -->" in (ROOT / "docs" / "longrange.md").read_text()
+
+
+@pytest.fixture
+def hippocampus(evidence):
+    return evidence.evidence_hippocampus
+
+
+def make_scores(hippocampus, title, dice, *, condition="", folds=("0",)):
+    """Return scores of eight cases a fold, whose mean Dice is `dice` in fold 0, and 0 in the others."""
+    method = hippocampus.find_method(title, condition)._asdict()
+    return [
+        Score(
+            case=f"{fold}{k}",
+            label="1",
+            label_name="Anterior",
+            metric=metric,
+            value=value + (k - 3.5) / 1000 if fold == "0" else 0.0,
+            n_voxels=10,
+            empty="",
+            dataset="Dataset004_Hippocampus",
+            fold=fold,
+            protocol="honest",
+            seed="0",
+            **method,
+        )
+        for metric, value in (("dice", dice), ("hd95", 10 * dice))
+        for fold in folds
+        for k in range(8)
+    ]
+
+
+def test_the_tables_are_of_the_trainings_that_all_methods_have(hippocampus):
+    scores = [
+        *make_scores(hippocampus, "nnU-Net", 0.7, folds=("0", "1")),
+        *make_scores(hippocampus, "MM-UNet", 0.8),
+        *make_scores(hippocampus, "MM-UNet", 0.75, condition="noflips"),
+        *make_scores(hippocampus, "MM-UNet's twin", 0.6, folds=("0", "1")),
+        *make_scores(hippocampus, "MM-UNet's twin", 0.65, condition="noflips"),
+    ]
+    dice, hd95 = (hippocampus.compare_metric(scores, metric) for metric in ("dice", "hd95"))
+    assert dice.n_cases == 8
+    table = hippocampus.network_table(dice, hd95).splitlines()
+    assert [row.split(" | ")[1:3] for row in table[2:]] == [
+        ["0.700 (0.002)", "7.00"],
+        ["0.800 (0.002)", "8.00"],
+        ["0.600 (0.002)", "6.00"],
+    ]
+    assert table[3].startswith("| MM-UNet | ") and "| +0.2000 (+0.2000 to +0.2000), better | " in table[3]
+    assert hippocampus.condition_table(dice).splitlines() == [
+        "| network | as trained | no flips |",
+        "|---|---|---|",
+        "| nnU-Net | 0.700 |  |",
+        "| MM-UNet | 0.800, +0.200* | 0.750, +0.100* |",
+        "| MM-UNet's twin | 0.600 | 0.650 |",
+    ]

@@ -1,0 +1,149 @@
+"""Tables of the hippocampus in 3D: each network with its twins (docs/benchmark.md), under other
+conditions (docs/mm-unet.md)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from records import replace_table
+
+from nnunet_mamba.io.atomic import write_text
+from nnunet_mamba.nnunet.paths import Method
+from nnunet_mamba.study.evaluation import Score
+from nnunet_mamba.study.evaluation.table import read_table
+from nnunet_mamba.study.statistics import Comparison, DatasetComparison, MethodSummary, as_markdown, compare
+from nnunet_mamba.study.statistics.formats import format_p
+from nnunet_mamba.study.statistics.methods import SIZE_TWIN, TWIN
+
+MARGINS = {"dice": 0.01, "hd95": 0.5, "nsd": None}  # as scripts/benchmark_hippocampus_3d.yaml has them
+NETWORKS = {  # title -> trainer, plans
+    "nnU-Net": ("Control", "demo"),
+    "nnU-Net ResEnc M": ("Control", "demo_resenc"),
+    "MM-UNet": ("MMUNet", "demo"),
+    "MM-UNet's twin": ("MMUNetNoSSM", "demo"),
+    "MM-UNet's size-matched twin": ("MMUNet_Conv", "demo"),
+    "U-Mamba Bot": ("UMambaBot", "demo"),
+    "U-Mamba Enc": ("UMambaEnc", "demo"),
+    "U-Mamba's twin": ("UMambaBotNoSSM", "demo"),
+    "U-Mamba Bot's size-matched twin": ("UMambaBot_Conv", "demo"),
+    "Mamba Uni": ("MambaUni", "demo"),
+    "Mamba Bi": ("MambaBi", "demo"),
+    "Mamba Multi": ("MambaMulti", "demo"),
+    "Taming Mambas' twin": ("MambaMultiNoSSM", "demo"),
+}
+BASELINE = "nnU-Net"
+CONDITIONS = {  # of the study -> title
+    "": "as trained",
+    "noflips": "no flips",
+    "noise10": "noise 0.1",
+    "noise30": "noise 0.3",
+    "gamma": "gamma 1.5",
+    "bright": "brighter",
+    "nomixer": "mixers off",
+}
+
+
+def write_pages(folder: Path, docs: Path) -> None:
+    """Write the tables of the docs, and those of `compare` in `folder`, from the scores there."""
+    scores = read_table(folder / "scores.parquet")
+    trained = [score for score in scores if not score.method.condition]
+    results = {metric: compare_metric(trained, metric) for metric in MARGINS}
+    replace_table(docs / "benchmark.md", "hippocampus_3d", network_table(results["dice"], results["hd95"]))
+    results["conditions"] = compare_metric(scores, "dice")
+    replace_table(docs / "mm-unet.md", "conditions", condition_table(results["conditions"]))
+    for name, result in results.items():
+        write_text(folder / f"{name}.md", as_markdown([result]))
+
+
+def compare_metric(scores: Sequence[Score], metric: str) -> DatasetComparison:
+    """Return the comparison of all methods on the trainings that each of them has."""
+    baseline = str(find_method(BASELINE))
+    chosen = select_common(score for score in scores if score.metric == metric)
+    [result] = compare(chosen, metric=metric, baseline=baseline, margin=MARGINS[metric])
+    return result
+
+
+def select_common(scores: Iterable[Score]) -> list[Score]:
+    """Return the scores of the folds and seeds that all methods have."""
+    found = list(scores)
+    trainings = defaultdict(set)
+    for score in found:
+        trainings[score.method].add((score.fold, score.seed))
+    common = set.intersection(*trainings.values())
+    return [score for score in found if (score.fold, score.seed) in common]
+
+
+def find_method(title: str, condition: str = "") -> Method:
+    """Return the method of a row under a condition."""
+    trainer, plans = NETWORKS[title]
+    return Method(f"nnUNetTrainer{trainer}_1200steps", plans, "3d_fullres").under(condition)
+
+
+def network_table(dice: DatasetComparison, hd95: DatasetComparison) -> str:
+    """Return the table of all networks in Markdown: Dice, HD95, and Dice beyond the twins'."""
+    distances = {summary.full_name: summary for summary in hd95.methods}
+    families = {"its twin": TWIN.against, "its size-matched twin": SIZE_TWIN.against}
+    heading = ["network", "Dice (SD over cases)", "HD95 mm", *(f"beyond {name} | p" for name in families)]
+    lines = [f"| {' | '.join(heading)} |"]
+    for title, name in present_rows(dice):
+        method = find_summary(dice, name)
+        cells = [f"{method.mean:.3f} ({method.sd:.3f})", f"{distances[name].mean:.2f}"]
+        for against in families.values():
+            found = find_comparison(dice, against, method.method)
+            cells += [format_difference(found), format_p(found.p_holm)] if found else ["", ""]
+        lines.append(f"| {' | '.join([title, *cells])} |")
+    return join_table(lines)
+
+
+def condition_table(dice: DatasetComparison) -> str:
+    """Return the table of Dice by network and condition in Markdown; of a network with mixers also what it
+    has beyond its twin under the same condition."""
+    names = {summary.full_name for summary in dice.methods}
+    conditions = [
+        key for key in CONDITIONS if any(str(find_method(title, key)) in names for title in NETWORKS)
+    ]
+    lines = [f"| network | {' | '.join(CONDITIONS[key] for key in conditions)} |"]
+    for title, _ in present_rows(dice):
+        cells = []
+        for key in conditions:
+            name = str(find_method(title, key))
+            cells.append(format_condition(dice, name) if name in names else "")
+        lines.append(f"| {' | '.join([title, *cells])} |")
+    return join_table(lines)
+
+
+def format_condition(dice: DatasetComparison, name: str) -> str:
+    method = find_summary(dice, name)
+    found = find_comparison(dice, TWIN.against, method.method)
+    return f"{method.mean:.3f}" + (f", {found.difference:+.3f}{mark(found)}" if found else "")
+
+
+def format_difference(found: Comparison) -> str:
+    return f"{found.difference:+.4f} ({found.ci_low:+.4f} to {found.ci_high:+.4f}), {found.verdict_text}"
+
+
+def mark(found: Comparison) -> str:
+    """Return a star for a difference that the test shows."""
+    return "*" if found.verdict in ("better", "worse", "mixed") else ""
+
+
+def present_rows(result: DatasetComparison) -> list[tuple[str, str]]:
+    """Return (title, full name) of the rows that have scores, in the order of `NETWORKS`."""
+    names = {summary.full_name for summary in result.methods}
+    rows = ((title, str(find_method(title))) for title in NETWORKS)
+    return [(title, name) for title, name in rows if name in names]
+
+
+def find_summary(result: DatasetComparison, full_name: str) -> MethodSummary:
+    return next(summary for summary in result.methods if summary.full_name == full_name)
+
+
+def find_comparison(result: DatasetComparison, against: str, method: str) -> Comparison | None:
+    return next((c for c in result.select_case_means(against) if c.method == method), None)
+
+
+def join_table(lines: Sequence[str]) -> str:
+    """Return a table in Markdown, the heading ruled off."""
+    return "\n".join([lines[0], "|---" * (lines[0].count("|") - 1) + "|", *lines[1:]])
