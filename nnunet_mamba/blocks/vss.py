@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import initial_dt_bias, input_dependent_scans, stack_token_indices
+from nnunet_mamba.blocks.matched_conv import MatchedConv
 from nnunet_mamba.ops.precision import HALF, MIXED, SequenceMixer, with_mixer_precision
 from nnunet_mamba.scan_order import scan_order
 
@@ -74,6 +76,20 @@ class SS2D(SequenceMixer):
         return self.out_proj((y.view(z.shape) * F.silu(z)).to(x.dtype))
 
 
+class LocalSS2D(SequenceMixer):
+    """Size-matched twin of `SS2D`: a convolution with as many parameters. (B, H, W, C) -> (B, H, W, C)"""
+
+    mixer_precision = MIXED
+
+    def __init__(self, channels: int, **mixer: Any):
+        super().__init__()
+        self.conv = MatchedConv(channels, 2, replaced=SS2D(channels, **mixer))
+
+    @with_mixer_precision
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x.flatten(1, 2), tuple(x.shape[1:3])).view(x.shape)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, zeros for a whole sample with probability `rate`, and the rest scaled to
     keep the mean (Huang et al., arXiv:1603.09382)."""
@@ -90,12 +106,13 @@ class DropPath(nn.Module):
 
 
 class VSSBlock(nn.Module):
-    """Block x + DropPath(SS2D(LayerNorm(x)))."""
+    """Block x + DropPath(SS2D(LayerNorm(x))), or with `LocalSS2D` in its place."""
 
-    def __init__(self, channels: int, drop_path: float = 0.0, **mixer: int | str):
+    def __init__(self, channels: int, drop_path: float = 0.0, *, local: bool = False, **mixer: Any):
         super().__init__()
         self.ln_1 = nn.LayerNorm(channels)
-        self.self_attention = SS2D(channels, **mixer)  # type: ignore[arg-type]
+        make: Callable[..., nn.Module] = LocalSS2D if local else SS2D
+        self.self_attention = make(channels, **mixer)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +120,7 @@ class VSSBlock(nn.Module):
 
 
 def vss_stage(
-    channels: int, drop_rates: Sequence[float], mixer: dict[str, int | str] | None
+    channels: int, drop_rates: Sequence[float], mixer: dict[str, Any] | None
 ) -> nn.Sequential:
     """Return a `VSSBlock` per drop rate; without a mixer they would be identities, so there are none."""
     return nn.Sequential(*(VSSBlock(channels, rate, **mixer) for rate in drop_rates if mixer is not None))

@@ -21,7 +21,6 @@ class NetworkConfig:
     mixer: Mixer | None = None
 
     mixer_kinds: ClassVar[tuple[str, ...]] = ("mamba",)
-    twin_words: ClassVar[tuple[str, ...]] = (NONE,)
     mixer_outputs: ClassVar[tuple[str, ...]] = OUTPUTS
 
     def __post_init__(self) -> None:
@@ -74,7 +73,7 @@ class NetworkConfig:
             return self.without_ssm()
         if self.mixer is None:
             raise ValueError(f"{setting}: this network has no mixer, so there is no place for {word!r}.")
-        words = (*self.mixer_kinds, *self.twin_words)
+        words = (*self.mixer_kinds, CONV, NONE)
         if word not in words:
             raise ValueError(
                 f"{setting}: this network has no mixer {word!r}; choose from {', '.join(words)}."
@@ -154,7 +153,6 @@ class MetaConfig(NetworkConfig):
     quirks: frozenset[str] = frozenset()
 
     mixer_kinds: ClassVar[tuple[str, ...]] = KINDS
-    twin_words: ClassVar[tuple[str, ...]] = (CONV, NONE)
 
     def __post_init__(self) -> None:
         super().__post_init__()

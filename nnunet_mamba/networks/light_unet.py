@@ -21,7 +21,7 @@ from nnunet_mamba.blocks.tokens import to_tokens
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.geometry import Grid, Sizes, count_fixed_axes, per_stage, read_fixed_features
 from nnunet_mamba.networks.unet import UNet
-from nnunet_mamba.ops.precision import SequenceMixer, clamp_to_float16, with_mixer_precision
+from nnunet_mamba.ops.precision import MIXED, SequenceMixer, clamp_to_float16, with_mixer_precision
 
 N_GROUPS = 8  # of all group norms
 LINEAR = {2: "bilinear", 3: "trilinear"}
@@ -82,6 +82,8 @@ class VisionMambaLayer(SequenceMixer):
         super().__init__()
         self.norm = nn.LayerNorm(in_channels)
         self.mixer = _token_mixer(config, in_channels, ndim)
+        if config.mixer is not None and config.mixer.local:
+            self.mixer_precision = MIXED
         self.skip_scale = nn.Parameter(torch.ones(1))
         self.proj = nn.Linear(in_channels, out_channels)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from nnunet_mamba.blocks.matched_conv import MatchedConv
 from nnunet_mamba.blocks.mixers import BARE, LAYERS, MIXERS, outputs_of, settings_of
 from nnunet_mamba.blocks.vss import SS2D
 from nnunet_mamba.scan_order import scan_order
@@ -112,3 +113,7 @@ class LocalMixer(Mixer):
     def module_options(self) -> dict[str, Any]:
         """Return the keyword arguments of the mixer's module."""
         return {**super().module_options(), "local": True}
+
+    def build_layer(self, features: int, ndim: int) -> nn.Module:
+        """Return the convolution in the place of the layer over tokens."""
+        return MatchedConv(features, ndim, replaced=super().build_layer(features, ndim))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,8 @@ from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.geometry import Sizes, per_stage, read_fixed_features
 from nnunet_mamba.networks.mixer_config import Mixer
 from nnunet_mamba.networks.unet import UNet
-from nnunet_mamba.ops.precision import SequenceMixer, clamp_to_float16, with_mixer_precision
+from nnunet_mamba.ops.precision import MIXED, SequenceMixer, clamp_to_float16, with_mixer_precision
+from nnunet_mamba.scan_order import scan_order
 
 REDUCTION = 16  # of channels in the gates of the skips
 
@@ -32,7 +33,7 @@ REDUCTION = 16  # of channels in the gates of the skips
 class NnMambaConfig(FixedConfig):
     """Config of nnMamba.
 
-    mixer      its order gives the walks over the voxels, which share all weights
+    mixer      its order gives the directions over the voxels, which share all weights
     depths     residual blocks per stage of the encoder but the first; all but one of them have the mixer
     final_act  end with ReLU, as its code does; else the logits may be negative
     """
@@ -47,12 +48,15 @@ class NnMambaConfig(FixedConfig):
 
 
 class FlippedMamba(SequenceMixer):
-    """Mean of one Mamba's outputs for tokens of channels in both orders, over all its walks; flipped channels
-    are flipped back. Shape: (B, C, *grid) -> (B, C, *grid)"""
+    """Mean of one Mamba's outputs for tokens of channels in both orders, over all its directions; flipped
+    channels are flipped back. Shape: (B, C, *grid) -> (B, C, *grid)"""
 
     def __init__(self, channels: int, mixer: Mixer):
         super().__init__()
-        self.mamba: Any = mixer.build_layer(channels, ndim=3)
+        self.mamba = mixer.build_layer(channels, ndim=3)
+        self.n_outputs = 2 * (1 if mixer.local else len(scan_order(mixer.order, 3)))
+        if mixer.local:
+            self.mixer_precision = MIXED
 
     @with_mixer_precision
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +64,7 @@ class FlippedMamba(SequenceMixer):
         both = torch.cat((tokens, tokens.flip(2)))
         straight, flipped = self.mamba(both, tuple(x.shape[2:])).chunk(2)
         total = clamp_to_float16(straight + flipped.flip(2))
-        return to_map(total / (2 * len(self.mamba.directions)), x)
+        return to_map(total / self.n_outputs, x)
 
 
 class MambaBranch(nn.Module):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.geometry import Sizes, per_stage, read_fixed_features
 from nnunet_mamba.networks.unet import UNet
 
-MixerSizes = dict[str, int | str] | None
+MixerSizes = dict[str, Any] | None
 MULTIPLE = (32, 32)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain
 
@@ -161,7 +161,7 @@ def _with_other_mixers(row: TrainerInfo) -> Iterator[TrainerInfo]:
         if kind != row.own_mixer:
             recipe = f"{kind} in place of its own mixer; {row.recipe}"
             name = f"{row.name}_{kind}"
-            yield TrainerInfo(name, row.network, recipe, has_demo=True, twin=row.name, mixer=kind)
+            yield replace(row, name=name, recipe=recipe, twin=row.name, own_mixer="", mixer=kind)
 
 
 _PLANNED = (
@@ -176,8 +176,7 @@ _PLANNED = (
     _planned("XLSTMUNetEnc", "xlstm_unet_enc"),
     _planned("LKMUNet", "lkm_unet"),
 )
-TRAINERS: tuple[TrainerInfo, ...] = (
-    *_PLANNED,
+_FIXED = (
     _own("VMUNet", "vm_unet"),
     _own("MambaUNet", "mamba_unet"),
     _own("SwinUMamba", "swin_umamba"),
@@ -186,6 +185,10 @@ TRAINERS: tuple[TrainerInfo, ...] = (
     _own("LightMUNet", "lightm_unet"),
     _own("SegMambaV2", "segmamba_v2"),
     _own("NnMamba", "nnmamba"),
+)
+TRAINERS: tuple[TrainerInfo, ...] = (
+    *_PLANNED,
+    *_FIXED,
     _own("MambaUniPaper", "mamba_uni", RADAM),
     _own("MambaUniPaperCosine", "mamba_uni", "the code's: RAdam, cosine of 100 epochs, 1000 epochs"),
     _own("MambaBiPaper", "mamba_bi", RADAM),
@@ -208,7 +211,7 @@ TRAINERS: tuple[TrainerInfo, ...] = (
     _ablation("SSMDecBot", "mixers instead of convolutions in bottleneck and decoder", of_mixer=False),
     _ablation("HybridOutside", "mixers behind the residual blocks"),
     _ablation("DecoderOnly", "mixers in the decoder's residual blocks, and nowhere else"),
-    *chain.from_iterable(map(_with_other_mixers, _PLANNED)),
+    *chain.from_iterable(map(_with_other_mixers, (*_PLANNED, *_FIXED))),
     _own("SegResNet", "seg_res_net", ADAM),
     _own("SegResNet_2xFeat", "seg_res_net_2x_feat", ADAM),
     _own("SegResNet_2xFeat_2xDepth", "seg_res_net_2x_feat_2x_depth", ADAM),

@@ -35,9 +35,10 @@ _others = (*BASELINES, nnUNetTrainerControl)
 _members = index_by_name(
     chain(
         chain.from_iterable(
-            make_family(trainer, demo=True) for trainer in (*PLANNED, *ABLATIONS, *OTHER_MIXERS)
+            make_family(trainer, demo=not issubclass(trainer, FIXED))
+            for trainer in (*PLANNED, *FIXED, *ABLATIONS, *OTHER_MIXERS)
         ),
-        chain.from_iterable(make_family(trainer, demo=False) for trainer in (*FIXED, *PAPERS)),
+        chain.from_iterable(make_family(trainer, demo=False) for trainer in PAPERS),
         chain.from_iterable(make_lengths_and_smoke_test(trainer) for trainer in _others),
     ),
     __name__,

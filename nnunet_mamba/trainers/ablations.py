@@ -1,12 +1,12 @@
 """Trainers of networks with something else in the places of their mixers, or with mixers in other places.
 
 ABLATIONS     MM-UNet, by its own recipe, with another scan order or another placement of the mixer
-OTHER_MIXERS  networks that take their topology from the plans, with other mixers in the same places
+OTHER_MIXERS  networks with other mixers, or convolutions, in the same places
 """
 
 from nnunet_mamba.nnunet import catalogue
 from nnunet_mamba.trainers.mamba import MambaTrainer
-from nnunet_mamba.trainers.networks import PLANNED, nnUNetTrainerMMUNet
+from nnunet_mamba.trainers.networks import FIXED, PLANNED, nnUNetTrainerMMUNet
 from nnunet_mamba.trainers.variants import make_variant
 
 # MM-UNet's ablations: the encoder stays convolutional at full resolution, as in MM-UNet itself
@@ -60,7 +60,7 @@ ABLATIONS: tuple[type[MambaTrainer], ...] = (
 
 # Other global mixers in the places of a network's own, with everything else equal
 
-_PLANNED_BY_NAME = {trainer.__name__: trainer for trainer in PLANNED}
+_BY_NAME = {trainer.__name__: trainer for trainer in (*PLANNED, *FIXED)}
 
 
 def _with_other_mixers(row: catalogue.TrainerInfo) -> type[MambaTrainer]:
@@ -68,7 +68,7 @@ def _with_other_mixers(row: catalogue.TrainerInfo) -> type[MambaTrainer]:
     network = catalogue.NETWORKS[row.network]
     doc = f"{network.title} ({network.paper}) with {row.mixer} in the places of its own mixers."
     overrides = {"mixer": catalogue.MIXER_ENDINGS[row.mixer]}
-    return make_variant(_PLANNED_BY_NAME[row.twin], f"_{row.mixer}", doc=doc, overrides=overrides)
+    return make_variant(_BY_NAME[row.twin], f"_{row.mixer}", doc=doc, overrides=overrides)
 
 
 OTHER_MIXERS = tuple(_with_other_mixers(row) for row in catalogue.TRAINERS if row.mixer)

@@ -130,10 +130,11 @@ def test_logits_have_the_grid_of_the_input_and_every_parameter_learns(name, argu
     assert not unused, "DistributedDataParallel would stop at these"
 
 
+@pytest.mark.parametrize("word", [{}, {"mixer": "conv"}], ids=["own mixer", "conv"])
 @pytest.mark.parametrize(("name", "ndim"), [(name, ndim) for name in FIXED for ndim in FAMILY[name].ndims])
-def test_every_patch_fits_networks_with_a_topology_of_their_own(name, ndim):
+def test_every_patch_fits_networks_with_a_topology_of_their_own(name, ndim, word):
     """Padded to what they need; every output as large as nnU-Net makes its target."""
-    network = create_network(name, **small(name)[0], patch_size=[32] * ndim, deep_supervision=True)
+    network = create_network(name, **small(name)[0], **word, patch_size=[32] * ndim, deep_supervision=True)
     strides = FAMILY[name].output_strides
     grids = (
         [(14, 20), (33, 31), (64, 96), (40, 193)] if ndim == 2 else [(14, 33, 16), (5, 7, 17), (32, 16, 16)]
