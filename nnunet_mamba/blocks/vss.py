@@ -119,9 +119,7 @@ class VSSBlock(nn.Module):
         return x + self.drop_path(self.self_attention(self.ln_1(x)))
 
 
-def vss_stage(
-    channels: int, drop_rates: Sequence[float], mixer: dict[str, Any] | None
-) -> nn.Sequential:
+def vss_stage(channels: int, drop_rates: Sequence[float], mixer: dict[str, Any] | None) -> nn.Sequential:
     """Return a `VSSBlock` per drop rate; without a mixer they would be identities, so there are none."""
     return nn.Sequential(*(VSSBlock(channels, rate, **mixer) for rate in drop_rates if mixer is not None))
 

@@ -116,7 +116,7 @@ FAMILY: dict[str, NetworkInfo] = {
     "swin_umamba_d": NetworkInfo("Swin-UMamba† (Mamba decoder)", SWIN, ndims=(2,)),
     "segmamba": NetworkInfo("SegMamba", "Xing et al., arXiv:2401.13560", ndims=(3,)),
     "lightm_unet": NetworkInfo("LightM-UNet", "Liao et al., arXiv:2403.05246"),
-    "segmamba_v2": NetworkInfo("SegMamba-V2", "Xing et al., IEEE TMI 2025", ndims=(3,)),
+    "segmamba_v2": NetworkInfo("SegMamba-V2", "Xing et al., doi:10.1109/TMI.2025.3589797", ndims=(3,)),
     "nnmamba": NetworkInfo("nnMamba", "Gong et al., arXiv:2402.03526", ndims=(3,)),
 }
 BASELINES: dict[str, NetworkInfo] = {  # of MONAI, for comparison; trained only, not in `create_network`
