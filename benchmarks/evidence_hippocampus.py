@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import yaml
 from records import replace_table
 
 from nnunet_mamba.io.atomic import write_text
@@ -17,7 +18,7 @@ from nnunet_mamba.study.statistics import Comparison, DatasetComparison, MethodS
 from nnunet_mamba.study.statistics.formats import format_p
 from nnunet_mamba.study.statistics.methods import SIZE_TWIN, TWIN
 
-MARGINS = {"dice": 0.01, "hd95": 0.5, "nsd": None}  # as scripts/benchmark_hippocampus_3d.yaml has them
+STUDY = yaml.safe_load((Path(__file__).parents[1] / "scripts" / "benchmark_hippocampus_3d.yaml").read_text())
 NETWORKS = {  # title -> trainer, plans
     "nnU-Net": ("Control", "demo"),
     "nnU-Net ResEnc M": ("Control", "demo_resenc"),
@@ -49,7 +50,7 @@ def write_pages(folder: Path, docs: Path) -> None:
     """Write the tables of the docs, and those of `compare` in `folder`, from the scores there."""
     scores = read_table(folder / "scores.parquet")
     trained = [score for score in scores if not score.method.condition]
-    results = {metric: compare_metric(trained, metric) for metric in MARGINS}
+    results = {metric: compare_metric(trained, metric) for metric in STUDY["metrics"]}
     replace_table(docs / "benchmark.md", "hippocampus_3d", network_table(results["dice"], results["hd95"]))
     results["conditions"] = compare_metric(scores, "dice")
     replace_table(docs / "mm-unet.md", "conditions", condition_table(results["conditions"]))
@@ -61,7 +62,7 @@ def compare_metric(scores: Sequence[Score], metric: str) -> DatasetComparison:
     """Return the comparison of all methods on the trainings that each of them has."""
     baseline = str(find_method(BASELINE))
     chosen = select_common(score for score in scores if score.metric == metric)
-    [result] = compare(chosen, metric=metric, baseline=baseline, margin=MARGINS[metric])
+    [result] = compare(chosen, metric=metric, baseline=baseline, margin=STUDY["margins"].get(metric))
     return result
 
 

@@ -141,3 +141,11 @@ def test_the_tables_are_of_the_trainings_that_all_methods_have(hippocampus):
         "| MM-UNet | 0.800, +0.200* | 0.750, +0.100* |",
         "| MM-UNet's twin | 0.600 | 0.650 |",
     ]
+
+
+def test_the_rows_and_columns_of_the_tables_are_the_methods_and_conditions_of_the_study(hippocampus):
+    study = hippocampus.STUDY
+    rows = [hippocampus.find_method(title)[:2] for title in hippocampus.NETWORKS]
+    assert sorted(rows) == sorted((method["trainer"], method["plans"]) for method in study["methods"])
+    assert set(hippocampus.CONDITIONS) == {"", *study["conditions"]}
+    assert str(hippocampus.find_method(hippocampus.BASELINE)) == study["baseline"]
