@@ -6,6 +6,14 @@ from typing import Any
 
 from nnunet_mamba.cli import check_files
 
+DEFAULTS = {  # of the options about tables of scores
+    "metric": "dice",
+    "baseline": None,
+    "group": None,
+    "margin": None,
+    "seed": 0,
+    "n_bootstrap": 10_000,
+}
 TABLE = "a table that `nnunet-mamba evaluate --out` wrote (.csv or .parquet)"
 
 
@@ -19,7 +27,7 @@ def add(commands: Any) -> None:
         epilog="example: nnunet-mamba compare acdc.csv --group 'patient\\d+' --out comparison",
     )
     p.add_argument("tables", metavar="TABLE", nargs="*", type=Path, help="tables of scores, .csv or .parquet")
-    p.add_argument("--metric", default="dice", help="one of the tables' metrics (default: dice)")
+    p.add_argument("--metric", help="one of the tables' metrics (default: dice)")
     p.add_argument(
         "--baseline", metavar="METHOD", help="default: nnU-Net's own trainer, else the first by name"
     )
@@ -45,15 +53,18 @@ def add(commands: Any) -> None:
         action="store_true",
         help="instead of tables: how likely papers' printed differences are false; --out takes a .md",
     )
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the resamples (default: 0)")
-    p.add_argument("--n-bootstrap", type=int, default=10_000, metavar="N", help="resamples (default: 10000)")
-    p.set_defaults(run=compare)
+    p.add_argument("--seed", type=int, metavar="N", help="of the resamples (default: 0)")
+    p.add_argument("--n-bootstrap", type=int, metavar="N", help="resamples (default: 10000)")
+    p.set_defaults(run=compare, **DEFAULTS)
 
 
 def compare(args: argparse.Namespace) -> int:
     if args.published == bool(args.tables):
         raise ValueError("expected tables of scores, or --published alone.")
     if args.published:
+        if given := [name for name, default in DEFAULTS.items() if getattr(args, name) != default]:
+            options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise ValueError(f"{options}: about tables of scores; expected --published with --out or alone.")
         return _audit(args.out)
     check_files(args.tables, TABLE)
     from nnunet_mamba.study import statistics
