@@ -30,7 +30,7 @@ def format_details() -> str:
     """Return a paragraph per data set: where it is obtained, its release's layout, and open points."""
     pieces = []
     for name, spec in DATASETS.items():
-        lines = [f"**`{name}`** {spec.obtain}."]
+        lines = [f"**`{name}`** {spec.obtain}.", ""]  # Markdown's lists begin after an empty line
         for layout in spec.layouts:
             patterns = [pattern for part in layout for pattern in (part.images[0], part.label) if pattern]
             paths = dict.fromkeys(map(describe_pattern, patterns))
