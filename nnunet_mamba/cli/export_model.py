@@ -93,7 +93,8 @@ def tabulate_scores(file: Path, folder: Path, folds: Sequence[str]) -> list[Tabl
         there = sorted({f"{s.dataset} {s.method} fold {s.fold} {s.seed}".strip() for s in scores})
         raise ValueError(
             f"{file} has no scores of {' '.join(filter(None, origin.values()))}, fold {' '.join(folds)}; it "
-            f"has {'; '.join(there[:5]) or 'none'}. Score this model: nnunet-mamba evaluate --results --out."
+            f"has {'; '.join(there[:5]) or 'none'}. Score this model: nnunet-mamba "
+            "evaluate --results DATASET --out TABLE."
         )
     groups: dict[tuple[str, str], list[Score]] = {}
     for score in own:
@@ -144,10 +145,11 @@ def _tabulate(protocol: str, kind: str, scores: Sequence[Score]) -> Table:
 
     rows = [[format_label(label), *(cell(label, metric) for metric in metrics)] for label in labels]
     means = [format_value(compute_foreground_mean(scores, metric), metric) for metric in metrics]
+    n_cases = len({score.case for score in scores})
     unnamed = [] if all(score.trainer for score in scores) else ["The table does not name the model scored."]
     return Table(
         header=["label", *(format_metric(metric, protocol) for metric in metrics)],
         rows=[*rows, ["mean of the labels", *means]],
-        title=f"Protocol {protocol or 'not recorded'}; {cases}; {len({s.case for s in scores})} cases.",
+        title=f"Protocol {protocol or 'not recorded'}; {cases}; {n_cases} case{'s' * (n_cases != 1)}.",
         notes=["Mean ± SD over cases, in brackets the cases where the metric is defined.", *unnamed],
     )

@@ -108,7 +108,7 @@ def render_card(card: Card) -> str:
 
 
 def _front_matter(card: Card) -> str:
-    licence = card.words.licence.strip().lower()
+    licence = " ".join(card.words.licence.lower().split())
     known = {"license": licence} if licence in LICENCES else {"license": "other", "license_name": licence}
     content = {
         **(known if licence else {}),

@@ -90,7 +90,7 @@ def test_nothing_private_goes_to_a_public_repository(exported, fake):
     hub.push_export(exported, "doe/model", private=False)
     for file in (fake.folder / "doe/model").iterdir():
         file.unlink()
-    with pytest.raises(ValueError, match="exists and is public; .* hf upload doe/model"):
+    with pytest.raises(ValueError, match=r"exists and is public; .* hf upload doe/model"):
         hub.push_export(exported, "doe/model", private=True)
     assert not [*(fake.folder / "doe/model").iterdir()]
 
