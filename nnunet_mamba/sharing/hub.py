@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.sharing.manifest import CARD, DATASET, MANIFEST, PLANS
+from nnunet_mamba.sharing.manifest import CARD, DATASET, MANIFEST, PLANS, is_export
 
 SCHEME = "hf://"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -50,8 +50,8 @@ def push_export(folder: Path, repo: str, *, private: bool) -> str:
         )
     except Exception as error:  # of the network, of the hub, of its client
         raise ValueError(
-            f"{folder} is complete, but could not be pushed to {repo}: {error}. Once that is mended, push it "
-            f"with the hub's own command: hf upload {repo} {folder} ."
+            f"{folder} is complete, but could not be pushed to {repo}: {_say(error)}. Once that is mended, "
+            f"push it with the hub's own command: hf upload {repo} {folder} ."
         ) from error
     return str(address)
 
@@ -64,7 +64,15 @@ def pull_export(repo: str, revision: str | None = None) -> Path:
     """
     api = load_api()
     try:
-        return Path(api.snapshot_download(repo, revision=revision, allow_patterns=FILES))
+        folder = Path(api.snapshot_download(repo, revision=revision, allow_patterns=FILES))
     except Exception as error:
         at = f" at {revision}" if revision else ""
-        raise ValueError(f"{SCHEME}{repo}{at} could not be downloaded: {error}") from error
+        raise ValueError(f"{SCHEME}{repo}{at} could not be downloaded: {_say(error)}.") from error
+    if not is_export(folder):
+        raise ValueError(f"{SCHEME}{repo} is no export: it has no {MANIFEST}, which `export-model` writes.")
+    return folder
+
+
+def _say(error: Exception) -> str:
+    """Return an error's message on one line, without its full stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -1,110 +1,81 @@
-"""Exports on the hub, which is a folder here: calls fit huggingface_hub's own signatures."""
+"""Exports on the hub: huggingface_hub's own client, and a hub of a few lines on this machine."""
 
 import builtins
-import fnmatch
-import inspect
-import shutil
-from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import HfApi
+from hub_server import COMMIT, Model, serve_hub
+from huggingface_hub import HfApi, constants
 
 from nnunet_mamba.sharing import hub
+from nnunet_mamba.sharing.import_model import import_model
 
-REAL = {
-    name: inspect.signature(getattr(HfApi, name))
-    for name in ("create_repo", "model_info", "upload_folder", "snapshot_download")
-}
-
-
-class FolderHub:
-    """A hub in a folder: OWNER/NAME with files, `private` names."""
-
-    def __init__(self, folder):
-        self.folder, self.private = folder, set()
-
-    def create_repo(self, repo_id, private=None, exist_ok=False):
-        if not (self.folder / repo_id).exists():
-            (self.folder / repo_id).mkdir(parents=True)
-            self.private |= {repo_id} if private else set()
-        return f"https://hub/{repo_id}"
-
-    def model_info(self, repo_id):
-        return SimpleNamespace(private=repo_id in self.private)
-
-    def upload_folder(self, *, repo_id, folder_path, commit_message, allow_patterns, delete_patterns):
-        for file in (self.folder / repo_id).iterdir():
-            if any(fnmatch.fnmatch(file.name, pattern) for pattern in delete_patterns):
-                file.unlink()
-        self._copy(folder_path, self.folder / repo_id, allow_patterns)
-
-    def snapshot_download(self, repo_id, revision=None, allow_patterns=None):
-        if revision not in (None, "v1"):
-            raise OSError(f"404: no revision {revision}")
-        return str(self._copy(self.folder / repo_id, self.folder / "cache" / repo_id, allow_patterns))
-
-    @staticmethod
-    def _copy(source, target, patterns):
-        target.mkdir(parents=True, exist_ok=True)
-        for file in source.iterdir():
-            if any(fnmatch.fnmatch(file.name, pattern) for pattern in patterns):
-                shutil.copyfile(file, target / file.name)
-        return target
+URL = "/{repo_id}/resolve/{revision}/{filename}"
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch):
-    """A FolderHub in the place of HfApi's functions."""
-    found = FolderHub(tmp_path / "hub")
-    for name, signature in REAL.items():
-
-        def call(self, *args, _name=name, _signature=signature, **options):
-            _signature.bind(self, *args, **options)  # TypeError for what the real one does not take
-            return getattr(found, _name)(*args, **options)
-
-        monkeypatch.setattr(HfApi, name, call)
-    return found
+def server(tmp_path, monkeypatch):
+    """The hub, in the place of the real one for the client."""
+    monkeypatch.setenv("HF_TOKEN", "hf_token")
+    with serve_hub() as found:
+        monkeypatch.setattr(constants, "ENDPOINT", found.address)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", found.address + URL)
+        yield found
 
 
-def test_what_is_pushed_comes_back(exported, fake):
-    assert hub.push_export(exported, "doe/model", private=False) == "https://hub/doe/model"
-    pulled = hub.pull_export("doe/model", "v1")
-    assert {f.name: f.read_bytes() for f in pulled.iterdir()} == {
-        f.name: f.read_bytes() for f in exported.iterdir()
-    }
-    assert not fake.private
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_files_of_an_earlier_export_go_and_those_of_others_stay(exported, fake):
+def test_what_is_pushed_comes_back_and_is_imported(exported, server, tmp_path):
+    assert hub.push_export(exported, "doe/model", private=False) == f"{server.address}/doe/model"
+    assert server.models["doe/model"] == Model(False, contents(exported))
+    for revision in (None, COMMIT):
+        pulled = hub.pull_export("doe/model", revision)
+        assert contents(pulled) == contents(exported)
+    assert (import_model(pulled, tmp_path / "there") / "fold_0" / "checkpoint_final.pth").is_file()
+
+
+def test_files_of_an_earlier_export_go_and_those_of_others_stay(exported, server):
     hub.push_export(exported, "doe/model", private=True)
-    assert fake.private == {"doe/model"}
-    for name in ("fold_4.safetensors", "fold_4.json", ".gitattributes"):
-        (fake.folder / "doe/model" / name).write_text("")
+    model = server.models["doe/model"]
+    assert model.private
+    model.files |= dict.fromkeys(("fold_4.safetensors", "fold_4.json", ".gitattributes"), b"")
     (exported / "notes.txt").write_text("of the machine")
+    (exported / "README.md").write_text((exported / "README.md").read_text() + "More.")
     hub.push_export(exported, "doe/model", private=True)
-    names = {file.name for file in (fake.folder / "doe/model").iterdir()}
-    assert ".gitattributes" in names and not names & {"fold_4.safetensors", "fold_4.json", "notes.txt"}
+    assert model.files["README.md"].endswith(b"More.") and ".gitattributes" in model.files
+    assert not set(model.files) & {"fold_4.safetensors", "fold_4.json", "notes.txt"}
+    assert set(contents(hub.pull_export("doe/model"))) == set(contents(exported)) - {"notes.txt"}
 
 
-def test_nothing_private_goes_to_a_public_repository(exported, fake):
-    hub.push_export(exported, "doe/model", private=False)
-    for file in (fake.folder / "doe/model").iterdir():
-        file.unlink()
+def test_nothing_private_goes_to_a_public_repository(exported, server):
+    server.models["doe/model"] = Model()
     with pytest.raises(ValueError, match=r"exists and is public; .* hf upload doe/model"):
         hub.push_export(exported, "doe/model", private=True)
-    assert not [*(fake.folder / "doe/model").iterdir()]
+    assert not server.models["doe/model"].files
 
 
-def test_what_the_hub_says_is_passed_on(exported, fake, monkeypatch):
-    with pytest.raises(ValueError, match="hf://doe/model at v9 could not be downloaded: 404: no revision v9"):
+def test_what_the_hub_lacks_is_named(server):
+    with pytest.raises(ValueError, match=r"hf://doe/model could not be downloaded: .*Not Found"):
+        hub.pull_export("doe/model")
+    server.models["doe/model"] = Model(files={"fold_0.json": b"{}"})
+    with pytest.raises(ValueError, match=r"hf://doe/model at v9 could not be downloaded: .*Not Found"):
         hub.pull_export("doe/model", "v9")
+    with pytest.raises(ValueError, match=r"hf://doe/model is no export: it has no model.json"):
+        hub.pull_export("doe/model")
+
+
+def test_a_failed_push_keeps_the_export_and_says_how_to_go_on(exported, server, monkeypatch):
+    before = contents(exported)
 
     def refuse(self, *args, **options):
-        raise RuntimeError("401: no token")
+        raise RuntimeError("401: no\ntoken.")
 
-    monkeypatch.setattr(HfApi, "create_repo", refuse)
-    with pytest.raises(ValueError, match="is complete, but could not be pushed to doe/model: 401: no token"):
+    monkeypatch.setattr(HfApi, "upload_folder", refuse)
+    with pytest.raises(ValueError, match=r"is complete, but .* to doe/model: 401: no token\. Once"):
         hub.push_export(exported, "doe/model", private=False)
+    assert contents(exported) == before
 
 
 @pytest.mark.parametrize("repo", ["model", "a/b/c", "../b", "a/..", "a b/c", "", "a/b\n", "ä/b"])
