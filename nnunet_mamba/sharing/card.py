@@ -139,7 +139,7 @@ def _network_rows(card: Card) -> dict[str, str]:
         "network": f"{card.network} ({card.paper})" if card.paper else card.network,
         "parameters": " or ".join(f"{number:,}" for number in numbers),
         "trainer": card.method.trainer,
-        "recipe": trainer.recipe if trainer else "the trainer's own",
+        "recipe": f"{trainer.name}: {trainer.recipe}" if trainer else "the trainer's own",
         "epochs": ", ".join(str(one) for one in sorted(filter(None, epochs))) or "not recorded",
         "plans, configuration": f"{card.method.plans}, {card.method.configuration}",
         "patch": _sizes(settings.get("patch_size")),
@@ -167,7 +167,7 @@ def _data_rows(card: Card) -> dict[str, str]:
         "channels": ", ".join(f"{number}: {name}" for number, name in channels.items()),
         "labels": ", ".join(f"{name} {value}" for name, value in labels.items()),
         "files": card.description["file_ending"],
-        "cases": str(card.description.get("numTraining", "not recorded")),
+        "cases for training": str(card.description.get("numTraining", "not recorded")),
         "split": "; ".join(split) or NO_SPLIT,
     }
 

@@ -38,7 +38,7 @@ class _Strict(BaseModel):
 
 
 class FoldRecord(_Strict):
-    """What nnU-Net's predictor needs of a checkpoint beside its tensors.
+    """Entries of a checkpoint that nnU-Net's predictor needs beside the tensors.
 
     inference_allowed_mirroring_axes  as in the checkpoint
     weights  name in the network -> name of its tensor in the file, in the network's order. Names that share
