@@ -15,7 +15,6 @@ from nnunet_mamba.nnunet.paths import Method, find_dataset, parse_method
 if TYPE_CHECKING:
     from nnunet_mamba.inference import BatchedPredictor
 
-EXPORT = "model.json"  # in the folders of `export-model`
 SHOWN = 8  # most lines that list trained models
 FOLDS = ["0", "1", "2", "3", "4"]  # nnU-Net's default
 
@@ -123,8 +122,12 @@ def find_model(args: argparse.Namespace) -> Path:
 def check_model(model: Path, folds: Sequence[str], checkpoint: str) -> None:
     """Raise ValueError for a folder of a trained model that lacks a fold's checkpoint, or nnU-Net's files;
     for an export that lacks a fold."""
-    if (model / EXPORT).is_file():
-        _check_export(model, folds, checkpoint)
+    from nnunet_mamba.sharing.manifest import check_folds, is_export, read_manifest
+
+    if is_export(model):
+        if checkpoint != FINAL:
+            raise ValueError(f"{model} is an export, which has one checkpoint of each fold; leave -chk out.")
+        check_folds(model, read_manifest(model), folds)
         return
     if lacking := [fold for fold in folds if not (model / f"fold_{fold}" / checkpoint).is_file()]:
         options = "\n".join(["There are:", *_options(model)])
@@ -134,15 +137,6 @@ def check_model(model: Path, folds: Sequence[str], checkpoint: str) -> None:
             f"{model} lacks {' and '.join(lost)}, which nnU-Net wrote there when the training began. Copy "
             "the file from there, or from the folder of preprocessed data it was trained with."
         )
-
-
-def _check_export(export: Path, folds: Sequence[str], checkpoint: str) -> None:
-    from nnunet_mamba.sharing.import_model import check_folds
-    from nnunet_mamba.sharing.manifest import read_manifest
-
-    if checkpoint != FINAL:
-        raise ValueError(f"{export} is an export, which has one checkpoint of each fold; leave -chk out.")
-    check_folds(export, read_manifest(export), folds)
 
 
 def _trained(dataset: Path, wanted: str) -> str:

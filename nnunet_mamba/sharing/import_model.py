@@ -17,8 +17,8 @@ from nnunet_mamba.sharing.manifest import (
     PLANS,
     SHARED,
     FoldRecord,
-    Manifest,
     check_digests,
+    check_folds,
     is_dataset_name,
     is_export,
     list_files,
@@ -74,15 +74,6 @@ def import_model(
         for file in SHARED:
             shutil.copyfile(source / file, draft / file)
     return target
-
-
-def check_folds(source: Path, manifest: Manifest, folds: Sequence[str] | None) -> Sequence[str]:
-    """Return the folds to import. ValueError for those that an export lacks."""
-    if missing := [fold for fold in folds or () if fold not in manifest.folds]:
-        raise ValueError(
-            f"{source} has no fold {', '.join(missing)}; give -f {' '.join(manifest.folds)}, or some of them."
-        )
-    return folds or manifest.folds
 
 
 def check_free_number(name: str, places: Sequence[Path]) -> None:

@@ -124,6 +124,15 @@ def _check_names(file: Path, manifest: Manifest) -> None:
         raise ValueError(f"{file} lacks the digests of {', '.join(missing)}.")
 
 
+def check_folds(source: Path, manifest: Manifest, folds: Sequence[str] | None) -> Sequence[str]:
+    """Return the folds to import. ValueError for those that an export lacks."""
+    if missing := [fold for fold in folds or () if fold not in manifest.folds]:
+        raise ValueError(
+            f"{source} has no fold {', '.join(missing)}; give -f {' '.join(manifest.folds)}, or some of them."
+        )
+    return folds or manifest.folds
+
+
 def read_record(kind: type[Record], file: Path) -> Record:
     """Return a JSON file as a record. ValueError that names the file and the first entry that is wrong."""
     try:

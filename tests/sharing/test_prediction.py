@@ -45,7 +45,8 @@ def settings(monkeypatch):
 
 def predict(folders, model, out, *more):
     words = ["-i", folders / "images", "-o", out, "-m", model, "-device", "cpu", "-npp", 0, "-nps", 0, *more]
-    assert main(["predict", *map(str, words), "--disable_progress_bar", "--save_probabilities"]) == 0
+    words += ["--disable_progress_bar", "--disable_tta", "--save_probabilities"]
+    assert main(["predict", *map(str, words)]) == 0
     return {file.name: file.read_bytes() for file in out.iterdir() if file.suffix in (".gz", ".npz")}
 
 
