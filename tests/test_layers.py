@@ -15,6 +15,7 @@ MAY_IMPORT = {  # besides themselves; the parts of `study` one by one
     # the hall, which knows nothing of either wing
     "io": set(),
     "nnunet": {"io"},
+    "sharing": {"io", "nnunet"},
     # core: a network trains
     "scan_order": set(),
     "ops": {"io"},

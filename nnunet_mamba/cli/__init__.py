@@ -34,6 +34,8 @@ VERBS = {  # verb -> the module of this package that adds it, and what it does
     "sweep": ("sweep", "train, score, compare and report a whole study: folds x trainers x data sets"),
     "submit": ("submit", "pack predictions for a challenge, or check such an archive"),
     "inspect": ("inspect", "show what a trained network's scans, features and gradients do on an image"),
+    "export-model": ("export_model", "write a trained model to share: weights, plans and a card, no code"),
+    "import-model": ("import_model", "turn such an export, from a folder or the hub, into a trained model"),
     "import-checkpoint": ("import_checkpoint", "turn other repositories' weights into ones for our trainers"),
 }
 

@@ -69,23 +69,25 @@ def load_predictor(args: argparse.Namespace, model: Path, folds: Sequence[str]) 
     """Return a predictor with the weights of some folds, as the options say."""
     from nnunet_mamba.inference.model import load_model
     from nnunet_mamba.nnunet.commands import EXTERNAL, get_trainer_folders
+    from nnunet_mamba.sharing.import_model import open_model
 
     os.environ[EXTERNAL] = get_trainer_folders()
-    return load_model(
-        model,
-        folds,
-        args.chk,
-        args.device,
-        uncertainty=args.uncertainty,
-        without_mixer=args.without_mixer,
-        tile_step_size=args.step_size,
-        use_mirroring=not args.disable_tta,
-        perform_everything_on_device=not args.not_on_device,
-        allow_tqdm=not args.disable_progress_bar,
-        verbose=args.verbose,
-        batch_size=args.batch_size,
-        n_threads=args.threads,
-    )
+    with open_model(model, folds) as trained:
+        return load_model(
+            trained,
+            folds,
+            args.chk,
+            args.device,
+            uncertainty=args.uncertainty,
+            without_mixer=args.without_mixer,
+            tile_step_size=args.step_size,
+            use_mirroring=not args.disable_tta,
+            perform_everything_on_device=not args.not_on_device,
+            allow_tqdm=not args.disable_progress_bar,
+            verbose=args.verbose,
+            batch_size=args.batch_size,
+            n_threads=args.threads,
+        )
 
 
 def check_given(args: argparse.Namespace, *needed: str) -> None:
@@ -118,7 +120,15 @@ def find_model(args: argparse.Namespace) -> Path:
 
 
 def check_model(model: Path, folds: Sequence[str], checkpoint: str) -> None:
-    """Raise ValueError for a folder of a trained model that lacks a fold's checkpoint, or nnU-Net's files."""
+    """Raise ValueError for a folder of a trained model that lacks a fold's checkpoint, or nnU-Net's files;
+    for an export that lacks a fold."""
+    from nnunet_mamba.sharing.manifest import check_folds, is_export, read_manifest
+
+    if is_export(model):
+        if checkpoint != FINAL:
+            raise ValueError(f"{model} is an export, which has one checkpoint of each fold; leave -chk out.")
+        check_folds(model, read_manifest(model), folds)
+        return
     if lacking := [fold for fold in folds if not (model / f"fold_{fold}" / checkpoint).is_file()]:
         options = "\n".join(["There are:", *_options(model)])
         raise ValueError(f"{model.name} has no {checkpoint} of fold {', '.join(lacking)}. {options}")

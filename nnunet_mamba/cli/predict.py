@@ -58,7 +58,7 @@ def add(commands: Any) -> None:
     )
     model = p.add_argument_group("model")
     add_model(model, "averaged")
-    model.add_argument("-m", metavar="FOLDER", help="a trained folder, in place of -d, -c, -tr and -p")
+    model.add_argument("-m", metavar="FOLDER", help="a trained folder or an export, not -d, -c, -tr, -p")
     how = p.add_argument_group("prediction")
     add_conditions(how)
     how.add_argument("--save_probabilities", action="store_true", help="for ensembles: CASE.npz and CASE.pkl")
@@ -159,7 +159,9 @@ def check_request(args: argparse.Namespace) -> Path:
         return find_model(args)
     model = Path(args.m)
     if not model.is_dir():
-        raise ValueError(f"{model}, for -m, does not exist; expected a folder TRAINER__PLANS__CONFIGURATION.")
+        raise ValueError(
+            f"{model}, for -m, does not exist; expected a folder TRAINER__PLANS__CONFIGURATION or an export."
+        )
     if args.d or args.c:
         raise ValueError("-m names the model by its folder; leave -d and -c out.")
     check_model(model, args.f, args.chk)

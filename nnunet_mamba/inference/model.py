@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -20,13 +19,9 @@ from torch._dynamo import OptimizedModule
 from nnunet_mamba.inference.members import MembersPredictor
 from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.io.atomic import write_json
-from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.networks.finite import guard_output
 from nnunet_mamba.networks.twins import select_shared, without_mixers
-
-# by the network, per configuration
-SEEN = ("spacing", "normalization_schemes", "use_mask_for_norm", "architecture")
-SEEN_BY_ALL = ("transpose_forward", "foreground_intensity_properties_per_channel")
+from nnunet_mamba.nnunet.trained_plans import check_trained_plans
 
 
 def load_model(
@@ -108,23 +103,7 @@ def check_plans(plans_file: Path, checkpoint: Path) -> None:
 
     Checkpoints hold the plans of their training; those of other programs may not, and pass.
     """
-    known = _read_checkpoint(checkpoint).get("init_args", {})
-    trained = known.get("plans")
-    if not isinstance(trained, dict):
-        return
-    given = json.loads(plans_file.read_text())
-    name = known["configuration"]
-    if name not in given["configurations"]:
-        raise ValueError(f"{plans_file} lacks {name}, the configuration that {checkpoint} was trained with.")
-    pairs = {key: (trained.get(key), given.get(key)) for key in SEEN_BY_ALL}
-    then, now = _configuration(trained, name), _configuration(given, name)
-    # plans in nnU-Net's old format say "architecture" in other words
-    pairs |= {f"{name}: {key}": (then[key], now[key]) for key in SEEN if key in then and key in now}
-    if changed := [key for key, (one, other) in pairs.items() if _plain(one) != _plain(other)]:
-        raise ValueError(
-            f"{plans_file} is not what {checkpoint} was trained with: {join_names(changed)} differ. "
-            "Put the plans of the training back; the checkpoint holds them (init_args, plans)."
-        )
+    check_trained_plans(plans_file, checkpoint, _read_checkpoint(checkpoint).get("init_args", {}))
 
 
 def _read_checkpoint(file: Path) -> dict:
@@ -133,17 +112,6 @@ def _read_checkpoint(file: Path) -> dict:
         return torch.load(file, map_location="cpu", weights_only=False, mmap=zipfile.is_zipfile(file))
     except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
         raise ValueError(f"{file} is damaged ({error}). Copy it again, or give another by -chk.") from error
-
-
-def _configuration(plans: dict, name: str) -> dict:
-    """Return a configuration with what it inherits."""
-    own = plans["configurations"][name]
-    parent = own.get("inherits_from")
-    return {**(_configuration(plans, parent) if parent else {}), **own}
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
 
 
 def _check_device(device: str) -> None:

@@ -23,7 +23,7 @@ def get_nnunet_folder(variable: str) -> Path:
 def resolve_dataset_name(given: str, places: Iterable[Path] | None = None) -> str:
     """Return the name Dataset###_Name of a dataset that is given by its number, its name, or a folder of that
     name; a number is looked up in `places`, by default nnU-Net's folders. ValueError for anything else."""
-    places = _nnunet_folders() if places is None else list(places)
+    places = list_nnunet_folders() if places is None else list(places)
     name = Path(given).name
     if name.startswith("Dataset") and name == given.rstrip("/"):
         return name
@@ -48,7 +48,8 @@ def resolve_dataset_name(given: str, places: Iterable[Path] | None = None) -> st
     return names.pop()
 
 
-def _nnunet_folders() -> list[Path]:
+def list_nnunet_folders() -> list[Path]:
+    """Return those of nnU-Net's folders that the environment names."""
     return [Path(os.environ[variable]) for variable in FOLDERS if os.environ.get(variable)]
 
 

@@ -1,0 +1,76 @@
+"""Plans and dataset.json that may come from anyone, read and checked before nnU-Net acts on them.
+
+nnU-Net imports and calls what plans name as classes of a network and its operators. A file from others could
+name any function there, so models that are shared may name networks and operators of torch, of nnU-Net's
+library of networks and of this package only. All else that plans name nnU-Net looks up in its own folders.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba.nnunet.dataset_json import check_labels, read_dataset_json, sort_channels
+from nnunet_mamba.nnunet.trained_plans import resolve_configuration
+
+ALLOWED = re.compile(
+    r"torch\.nn\.(modules\.[a-z]+\.)?[A-Z]\w*"
+    r"|dynamic_network_architectures\.(architectures|building_blocks)\.[a-z_0-9]+\.[A-Z]\w*"
+    r"|nnunet_mamba\.(create_network|networks\.[a-z_0-9]+)",
+    re.ASCII,
+)
+ENDING = re.compile(r"[\w.-]+")  # of files: none that leads to another folder
+
+
+def read_plans(file: Path, configuration: str) -> dict[str, Any]:
+    """Return plans. ValueError for files that are none, for plans without the configuration, and for those
+    that name code of other packages."""
+    try:
+        plans = json.loads(file.read_text(encoding="utf-8"))
+        configurations = plans["configurations"]
+        named = {name: _list_named(one.get("architecture")) for name, one in configurations.items()}
+        resolve_configuration(plans, configuration)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{file} cannot be read as plans of nnU-Net ({error!r:.300}).") from error
+    for name, paths in named.items():
+        for path in paths:
+            if not (isinstance(path, str) and ALLOWED.fullmatch(path)):
+                raise ValueError(
+                    f"{file}: {name} names {path!r:.100}. Models that are shared may name classes of "
+                    "torch.nn, dynamic_network_architectures and nnunet_mamba.networks only, since nnU-Net "
+                    "imports and calls what is named. Among people who trust each other nnU-Net's zip does."
+                )
+    return plans
+
+
+def _list_named(architecture: Any) -> list[Any]:
+    """Return what nnU-Net imports for an architecture; nothing for plans in the old format, which name one
+    of two networks."""
+    if architecture is None:
+        return []
+    arguments = architecture["arch_kwargs"]
+    operators = [arguments[key] for key in architecture["_kw_requires_import"]]
+    return [architecture["network_class_name"], *(path for path in operators if path is not None)]
+
+
+def read_description(file: Path) -> dict[str, Any]:
+    """Return a dataset.json. ValueError for files that are none, or whose labels, channels or ending of files
+    nnU-Net does not understand."""
+    try:
+        description = read_dataset_json(file)
+    except RecursionError as error:
+        raise ValueError(f"{file} is nested too deeply for a dataset.json.") from error
+    check_labels(description["labels"], file)
+    sort_channels(get_channels(description), file)
+    ending = description["file_ending"]
+    if not (isinstance(ending, str) and ENDING.fullmatch(ending)):
+        raise ValueError(f"{file} has the file_ending {ending!r:.100}; expected one as '.nii.gz'.")
+    return description
+
+
+def get_channels(description: Mapping[str, Any]) -> Any:
+    """Return the channels; nnU-Net also reads v1's word for them."""
+    return description.get("channel_names", description.get("modality"))
