@@ -52,6 +52,7 @@ def run_snakemake(
     check_snakemake()
     argv = [sys.executable, "-m", "snakemake", "--snakefile", str(HERE / "Snakefile")]
     argv += ["--nolock", "--rerun-incomplete", "--keep-going"]
+    argv += ["--scheduler", "greedy"]  # ilp takes two jobs in the place of an earlier one that is larger
     argv += ["--rerun-triggers", "params"]  # nothing but the stamps, whose names hold the cache keys
     argv += _resource_options(cores, gpus, profile)
     log_file = graph.layout.log_file("snakemake")

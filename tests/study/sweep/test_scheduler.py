@@ -137,6 +137,15 @@ def test_two_gpus_run_two_trainings_and_each_sees_its_own(sweep, tmp_path):
     assert most == 2 and set(log.read_text().split()) == {"+0", "-0", "+3", "-3"}
 
 
+def test_a_job_of_all_processors_goes_before_those_that_follow_it_in_the_study(sweep, tmp_path):
+    """As preprocessing for the second plans of a study does before the trainings with the first: there is
+    always a training that would fill the processor that became free."""
+    log = tmp_path / "log"
+    trainings = [python(f"train_{i}", writes(log, f"{i} "), kind="train") for i in range(3)]
+    assert sweep(python("preprocess", writes(log, "all "), threads=2), *trainings)[0] == 0
+    assert log.read_text().split()[0] == "all"
+
+
 def test_a_stop_ends_all_commands_and_the_next_run_goes_on(sweep, tmp_path):
     started, out = tmp_path / "started", tmp_path / "out"
     waits = f"import time; {writes(started)}; time.sleep(600)"
