@@ -30,8 +30,8 @@ SHEBANG = "#!/usr/bin/env bash"
 def check_snakemake() -> None:
     if find_spec("snakemake") is None:
         raise ValueError(
-            "Snakemake is not installed: pip install 'snakemake>=9' snakemake-executor-plugin-slurm. "
-            "Without it, --emit-commands and --emit-slurm write the study as a script."
+            "Snakemake is not installed: pip install 'snakemake>=9' snakemake-executor-plugin-slurm (Python "
+            "3.11 or newer). Without it, --emit-commands and --emit-slurm write the study as a script."
         )
 
 
