@@ -1,4 +1,4 @@
-"""What a release says of itself: one version in all places, and no promise of a package that is not published."""
+"""What a release says of itself: one version in all places, no promise of a package that is not published."""
 
 import re
 from pathlib import Path

@@ -112,7 +112,7 @@ def check_plans(plans_file: Path, checkpoint: Path) -> None:
     trained = known.get("plans")
     if not isinstance(trained, dict):
         return
-    given = json.loads(plans_file.read_text())
+    given = json.loads(plans_file.read_text(encoding="utf-8"))
     name = known["configuration"]
     if name not in given["configurations"]:
         raise ValueError(f"{plans_file} lacks {name}, the configuration that {checkpoint} was trained with.")

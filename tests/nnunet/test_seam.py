@@ -88,8 +88,10 @@ def find_used_attributes(nodes: list[ast.AST], names: dict[str, str], nnunet: NN
     for node in nodes:
         if isinstance(node, ast.arg) and node.annotation and spell(node.annotation) in stock:
             known[node.arg] = stock[spell(node.annotation)]
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and spell(node.value) in known:
-            known |= dict.fromkeys(map(spell, node.targets), known[spell(node.value)])
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            made = known.get(spell(node.value), "")
+            if (nnunet.describe(made) or "").startswith("class"):
+                known |= dict.fromkeys(map(spell, node.targets), made)
     replaced = [TRAINER, *(path for path in stock.values() if nnunet.describe(path) == "module")]
     for node in nodes:
         if isinstance(node, ast.Attribute) and spell(node.value) in known:
