@@ -58,9 +58,10 @@ def test_text_is_read_and_written_in_a_named_encoding():
     unnamed = []
     for file in SOURCES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and opens_text(node):
-                if "encoding" not in {option.arg for option in node.keywords}:
-                    unnamed.append(f"{file.relative_to(CHECKOUT)}:{node.lineno}: {ast.unparse(node)}")
+            if not (isinstance(node, ast.Call) and opens_text(node)):
+                continue
+            if "encoding" not in {option.arg for option in node.keywords}:
+                unnamed.append(f"{file.relative_to(CHECKOUT)}:{node.lineno}: {ast.unparse(node)}")
     assert not unnamed
 
 
