@@ -12,6 +12,7 @@ setup(
     packages=find_packages(include=["nnunet_mamba", "nnunet_mamba.*"])
     + [f"nnunet_mamba.{name}" for name in BESIDE],
     package_dir={f"nnunet_mamba.{name}": name for name in BESIDE},
+    include_package_data=False,  # only what is named here
     package_data={
         "nnunet_mamba": ["py.typed"],
         "nnunet_mamba.study.datasets": ["published_splits.json"],

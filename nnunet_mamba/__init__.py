@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nnunet_mamba.ops import available_backends, selective_scan
 
 __all__ = ["available_backends", "create_network", "list_networks", "selective_scan"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _HOMES = {
     "available_backends": "ops",
     "create_network": "networks",

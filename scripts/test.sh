@@ -8,11 +8,13 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${VIRTUAL_ENV:-$PWD/.venv}
-[[ -x $venv/bin/python ]] || "${PYTHON:-python3}" -m venv "$venv"
-"$venv/bin/python" -m pip install --no-compile --editable ".[dev]"
+[[ -x $venv/bin/python || -x $venv/Scripts/python ]] || "${PYTHON:-python3}" -m venv "$venv"
+bin=$venv/bin
+[[ -d $bin ]] || bin=$venv/Scripts # on Windows
+"$bin/python" -m pip install --no-compile --editable ".[dev]"
 unset PYTHONDONTWRITEBYTECODE # the first import compiles; pip would compile all, five times as much
-"$venv/bin/ruff" check .
-"$venv/bin/ruff" format --check .
-"$venv/bin/mypy"
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+"$bin/mypy"
 (($#)) || set -- -m "not slow"
-"$venv/bin/python" -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"
+"$bin/python" -m pytest -n logical --maxprocesses 4 --dist worksteal "$@"

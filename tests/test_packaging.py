@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import nnunet_mamba
+
 CHECKOUT = Path(__file__).parents[1]
 TRAINER = "nnUNetTrainerMMUNet_demo"
 
@@ -70,6 +72,13 @@ def test_the_wheel_holds_the_folders_that_stand_beside_the_library(wheel):
     assert len(tops) == 2 and "nnunet_mamba" in tops, "the wheel owns one top-level name"
     assert not [name for name in names if "tests" in name or name.endswith(".pth")]
     assert wheel.stat().st_size < 1_000_000
+
+
+@pytest.mark.slow
+def test_an_index_takes_the_wheel_and_its_version_is_the_packages(wheel):
+    assert wheel.name == f"nnunet_mamba-{nnunet_mamba.__version__}-py3-none-any.whl"
+    check = [sys.executable, "-m", "twine", "check", "--strict", str(wheel)]
+    assert subprocess.run(check, capture_output=True).returncode == 0
 
 
 @pytest.mark.slow

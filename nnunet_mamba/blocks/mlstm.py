@@ -19,7 +19,12 @@ from torch import Tensor, nn
 
 from nnunet_mamba.blocks.mamba import convolve_directions
 from nnunet_mamba.ops import linear_attention
-from nnunet_mamba.ops.precision import accumulation_dtype, clamp_for_matmul, clamp_to_float16
+from nnunet_mamba.ops.precision import (
+    accumulation_dtype,
+    clamp_for_matmul,
+    clamp_to_float16,
+    finest_dtype,
+)
 from nnunet_mamba.ops.reference import scan_indices
 from nnunet_mamba.scan_order import ScanDirection
 
@@ -80,7 +85,8 @@ def matrix_memory(
     with m of `stabilisers`. Shape: queries, keys and values (b, l, h, p); gates i and f before exponential
     and sigmoid, (b, l, h); indices (l,) -> (b, l, h, p), in float32 or float64. Cost: O(l).
     """
-    work, i, log_forget = accumulation_dtype(v), i.double(), F.logsigmoid(f.double())
+    work, fine = accumulation_dtype(v), finest_dtype(v.device)
+    i, log_forget = i.to(fine), F.logsigmoid(f.to(fine))
     m, before = stabilisers(i, log_forget, scan_indices(v.shape[1], indices, reverse, v.device))
     fixed = m.detach()  # whatever m is, C_t q_t / (n_t q_t) is the same
     change = torch.minimum(before.detach() - fixed, -log_forget.detach())  # rounding makes no decay a growth

@@ -152,7 +152,8 @@ def _required(package: str) -> Finding:
     found = get_installed_version(package)
     if found:
         return Finding("Versions", f"{package} {found}")
-    return Finding("Versions", f"{package} is not installed", f"pip install {package}")
+    source = str(Path(__file__).parents[2]) if package == "nnunet_mamba" else package
+    return Finding("Versions", f"{package} is not installed", f"pip install {source}")
 
 
 def _backends() -> Iterator[Finding]:
@@ -164,7 +165,7 @@ def _backends() -> Iterator[Finding]:
             yield _kernels()
             continue
         needed = state != "ok" and name in BACKENDS_FOR_EVERYONE
-        fix = "pip install --force-reinstall nnunet_mamba" if needed else None
+        fix = f"pip install --force-reinstall {name}" if needed else None
         yield Finding("Scan backends", f"{name}: {state}", fix, absent=state != "ok")
     chosen = os.environ.get("NNUNET_MAMBA_BACKEND")
     if chosen and backends.get(chosen) != "ok":

@@ -36,7 +36,7 @@ def add(commands: Any) -> None:
     card.add_argument("--name", default="", metavar="TEXT", help="title (default: network and dataset)")
     card.add_argument("--description", default="", metavar="TEXT", help="what it is for, and what it is not")
     card.add_argument("--cite", default="", metavar="TEXT", help="the work to cite for this model")
-    hub = p.add_argument_group("Hugging Face hub (pip install 'nnunet_mamba[hub]')")
+    hub = p.add_argument_group("Hugging Face hub (pip install huggingface-hub)")
     hub.add_argument("--push", default="", metavar="OWNER/NAME", help="upload the export, too")
     hub.add_argument("--private", action="store_true", help="into a private repository")
     p.set_defaults(run=export)

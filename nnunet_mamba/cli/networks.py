@@ -72,7 +72,7 @@ def _sizes(args: argparse.Namespace, names: list[str]) -> int:
 def read_plans(path: Path) -> dict:
     """Read a plans file. ValueError for other files."""
     try:
-        plans = json.loads(path.read_text())
+        plans = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}). Plans are {WHERE_PLANS_ARE}.") from error
     if not isinstance(plans, dict) or "configurations" not in plans:
@@ -93,7 +93,7 @@ def channels_and_classes(args: argparse.Namespace, plans: dict, path: Path) -> t
 
     configuration_of(plans, args.configuration)
     channels, classes = architecture.count_channels_and_classes(
-        plans, args.configuration, json.loads(description.read_text())
+        plans, args.configuration, json.loads(description.read_text(encoding="utf-8"))
     )
     return args.channels or channels, args.classes or classes
 

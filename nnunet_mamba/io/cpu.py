@@ -53,7 +53,7 @@ def count_usable_cpus() -> int:
 def count_physical_cores() -> int:
     """Count the cores among the usable processors; two hardware threads of one core count once, on Linux."""
     try:
-        cores = len({Path(SIBLINGS.format(cpu)).read_text() for cpu in _affinity()})
+        cores = len({Path(SIBLINGS.format(cpu)).read_text(encoding="utf-8") for cpu in _affinity()})
     except OSError:
         cores = len(_affinity())
     return min(cores, count_usable_cpus())
@@ -99,7 +99,7 @@ def is_waiting_passively_in_shell() -> bool:
 def read_cpu_name() -> str:
     """Return the CPU's model name; "" if the system does not tell it."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
@@ -131,7 +131,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 def _groups(root: Path) -> Iterator[Path]:
     """Folders of this process's control groups, and those above; in a container they seem to be the root."""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     mounts = root / "sys/fs/cgroup"
@@ -149,7 +149,7 @@ def _groups(root: Path) -> Iterator[Path]:
 def _quota_v2(folder: Path) -> float | None:
     """Quota in cpu.max: "200000 100000" is two processors, "max 100000" no limit."""
     try:
-        quota, period = (folder / "cpu.max").read_text().split()
+        quota, period = (folder / "cpu.max").read_text(encoding="utf-8").split()
     except (OSError, ValueError):
         return None
     return None if quota == "max" else int(quota) / int(period)
@@ -158,7 +158,9 @@ def _quota_v2(folder: Path) -> float | None:
 def _quota_v1(folder: Path) -> float | None:
     """Quota in cpu.cfs_quota_us and cpu.cfs_period_us; -1 is no limit."""
     try:
-        quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        quota, period = (
+            int((folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8")) for name in ("quota", "period")
+        )
     except (OSError, ValueError):
         return None
     return quota / period if quota > 0 else None

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+HAS_LOCKS = find_spec("fcntl") is not None  # not on Windows
 ASK_EVERY_S = 0.2
 PATIENCE_S = 1.0  # with who only looks whether the lock is free
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

@@ -53,7 +53,13 @@ def measure_profile(device: str, precision: str = "fp32", threads: int | None = 
     threads = threads or torch.get_num_threads()
     command = [sys.executable, "-m", __name__, device, precision, str(threads)]
     for _ in range(2):  # the first compiles kernels for their caches, whose memory must not count
-        done = subprocess.run(command, env={**os.environ, **EXACT_MALLOC}, capture_output=True, text=True)
+        done = subprocess.run(
+            command,
+            env={**os.environ, **EXACT_MALLOC},
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         if done.returncode:
             last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
             raise ValueError(
@@ -119,8 +125,8 @@ def resident_bytes(*, reset: bool = False) -> dict[str, int]:
     """Return VmRSS, resident now, and VmHWM, the peak since the last reset. Linux only."""
     try:
         if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        lines = Path("/proc/self/status").read_text().splitlines()
+            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise ValueError(f"The peak memory of a process is measured on Linux only ({error}).") from error
     fields = [line.split() for line in lines if line.startswith(("VmRSS", "VmHWM"))]

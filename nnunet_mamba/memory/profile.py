@@ -37,7 +37,7 @@ class Profile:
     def save(self, path: Path) -> None:
         """Write the profile as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 UNMEASURED_CUDA = Profile("cuda", "not measured", "fp16", "triton", {}, 0, 0)
@@ -56,7 +56,7 @@ def load_profile(name: str) -> Profile:
 def _read(path: Path) -> Profile:
     """Read a file. ValueError if `save` did not write it, this version's or an earlier one's."""
     try:
-        content = dict(json.loads(path.read_text()))
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
         content.pop("seconds", None)  # earlier versions estimated time, too
         if "scratch" in content:  # their name of the workspace
             content["workspace"] = content.pop("scratch")

@@ -50,7 +50,9 @@ def find_damage(file: Path) -> str | None:
 def is_validated(fold: Path) -> bool:
     """Return whether the validation after a training was finished: its summary is written last."""
     try:
-        return "foreground_mean" in json.loads((fold / "validation" / "summary.json").read_text())
+        return "foreground_mean" in json.loads(
+            (fold / "validation" / "summary.json").read_text(encoding="utf-8")
+        )
     except (OSError, ValueError):
         return False
 

@@ -62,7 +62,9 @@ def check_trainer_found(name: str, variables: Mapping[str, str]) -> None:
         f"from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as f; f({name!r})"
     )
     environment = {**os.environ, **variables}
-    asked = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    asked = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if asked.returncode != 0:
         if name not in list_trainer_names() and NOT_FOUND in asked.stderr:
             raise ValueError(

@@ -25,7 +25,7 @@ def resolve_dataset_name(given: str, places: Iterable[Path] | None = None) -> st
     name; a number is looked up in `places`, by default nnU-Net's folders. ValueError for anything else."""
     places = list_nnunet_folders() if places is None else list(places)
     name = Path(given).name
-    if name.startswith("Dataset") and name == given.rstrip("/"):
+    if name.startswith("Dataset") and name == given.rstrip("/\\"):
         return name
     if Path(given).is_dir() and name.startswith("Dataset"):
         if Path(given).resolve().parent in [place.resolve() for place in places]:

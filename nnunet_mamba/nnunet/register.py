@@ -38,7 +38,7 @@ def shim_path() -> Path:
 def is_registered() -> bool:
     """Return whether the file exists and is ours."""
     path = shim_path()
-    return path.is_file() and path.read_text().startswith(MARK)
+    return path.is_file() and path.read_text(encoding="utf-8").startswith(MARK)
 
 
 def register_trainers() -> Path:
@@ -50,7 +50,7 @@ def register_trainers() -> Path:
         raise ValueError(problem)
     path = shim_path()
     _check_ours(path)
-    if not (path.is_file() and path.read_text() == SHIM):
+    if not (path.is_file() and path.read_text(encoding="utf-8") == SHIM):
         _write(path)
     return path
 
@@ -83,7 +83,7 @@ def _check_ours(path: Path) -> None:
 def _write(path: Path) -> None:
     try:
         with atomic_write(path, shared=True) as draft:
-            draft.write_text(SHIM)
+            draft.write_text(SHIM, encoding="utf-8")
             draft.chmod(0o644)  # for all users of this nnunetv2, whatever the umask
     except OSError as error:
         raise PermissionError(

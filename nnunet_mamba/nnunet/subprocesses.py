@@ -16,6 +16,7 @@ from typing import IO
 GRACE_S = 10.0  # between asking a child to stop and stopping it
 TAIL_LINES = 12  # of the log, in the message about a failure
 KEPT_LINES = 200  # of the log, for finding the cause
+OUTPUT = {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8:replace"}  # of a child that is Python
 
 
 class ChildFailedError(RuntimeError):
@@ -48,7 +49,7 @@ def run_child(
     tail: deque[str] = deque(maxlen=KEPT_LINES)
     child = subprocess.Popen(
         argv,
-        env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **OUTPUT, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -89,15 +90,19 @@ def iterate_lines(source: IO[bytes], copy: IO[bytes]) -> Iterator[str]:
         yield rest
 
 
-def stop(child: "subprocess.Popen[bytes]") -> None:
-    """End the child and everything in its process group: SIGTERM first, SIGKILL if it does not end."""
-    for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+def stop(child: "subprocess.Popen[bytes]", grace_s: float = GRACE_S) -> None:
+    """End the child and everything in its process group: SIGTERM first, SIGKILL if it does not end.
+
+    Windows has neither: there the child and its descendants are ended at once.
+    """
+    if not hasattr(os, "killpg"):
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(child.pid)], capture_output=True)
+        child.wait()
+        return
+    for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
-            if hasattr(os, "killpg"):
-                os.killpg(child.pid, sign)
-            else:
-                child.terminate()
-            child.wait(GRACE_S)
+            os.killpg(child.pid, sign)
+            child.wait(grace_s)
         except ProcessLookupError:
             return
         except subprocess.TimeoutExpired:

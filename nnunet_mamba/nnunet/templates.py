@@ -57,7 +57,7 @@ def load_template(name: str) -> Template:
 def read_template(path: Path) -> Template:
     """Read the template in a file. ValueError, with the first thing that is wrong, for other files."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}).") from error
     problem = _find_problem(content)

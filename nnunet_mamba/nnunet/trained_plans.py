@@ -26,7 +26,7 @@ def check_trained_plans(plans_file: Path, checkpoint: Path, init_args: Mapping[s
     trained = init_args.get("plans")
     if not isinstance(trained, dict):
         return
-    given = json.loads(plans_file.read_text())
+    given = json.loads(plans_file.read_text(encoding="utf-8"))
     name = init_args["configuration"]
     if name not in given["configurations"]:
         raise ValueError(f"{plans_file} lacks {name}, the configuration that {checkpoint} was trained with.")

@@ -56,6 +56,12 @@ def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
+def finest_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on Apple's GPUs, which lack it: sums of many logarithms lose digits
+    there."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def clamp_to_float16(tensor: Tensor) -> Tensor:
     """Replace infinities of a float16 tensor by its largest number; other dtypes and NaN stay.
 

@@ -105,7 +105,7 @@ def _find_fault(device: int) -> str | None:
 def read_cached_result(device: int) -> dict[str, str] | None:
     """Return the verdict of an earlier process, or None: `fault` is empty if all was right."""
     try:
-        kept = json.loads(_file(device).read_text())
+        kept = json.loads(_file(device).read_text(encoding="utf-8"))
         return {"fault": str(kept["fault"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -123,7 +123,8 @@ def run_self_check(device: int, wide: bool = False) -> dict[str, Any]:
         done = subprocess.run(
             command,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=seconds,
             check=False,
             env={**os.environ, "PYTHONPATH": path},

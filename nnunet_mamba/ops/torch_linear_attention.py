@@ -6,7 +6,7 @@ Within a chunk of CHUNK tokens, with G_t the sum of log_decay up to t and M_ts =
 
 Many chunks are computed at once, in blocks that bound the memory; the states between them go one by one.
 Backward recomputes all but the states, and goes through the blocks from the last. Sums of log_decay are
-float64, since their differences would lose digits.
+float64 where the device has it, since their differences would lose digits.
 
 b batch, m chunks of a block, g groups, r heads per group, c = CHUNK tokens; p channels, n of keys. `states`
 (b, chunks, n, h p) holds the state before each chunk.
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_mamba.ops.constants import LINEAR_CHUNKS
-from nnunet_mamba.ops.precision import accumulation_dtype
+from nnunet_mamba.ops.precision import accumulation_dtype, finest_dtype
 from nnunet_mamba.ops.reference import scan_indices
 
 TAKES_ALL_DIRECTIONS = False
@@ -87,7 +87,8 @@ def _gather(sequence: Tensor, tokens: Tensor, groups: int, dtype: torch.dtype) -
 def _block(values, log_decay, keys, queries, tokens: Tensor, chunks: slice) -> _Block:
     """Gather the inputs of a block and compute its decays."""
     work, groups = accumulation_dtype(values), keys.shape[2]
-    logs = _gather(log_decay[..., None], tokens, groups, torch.float64).clamp(min=FORGOTTEN)
+    fine = finest_dtype(values.device)
+    logs = _gather(log_decay[..., None], tokens, groups, fine).clamp(min=FORGOTTEN)
     total = logs.cumsum(-2)
     decay = torch.empty(*total.shape[:-1], CHUNK, dtype=work, device=values.device)
     torch.sub(total, total.mT, out=decay)

@@ -14,7 +14,7 @@ from nnunet_mamba.io.atomic import write_text
 def read_json_object(path: Path, fix: str) -> dict[str, Any]:
     """Read the object in a JSON file. ValueError, which ends with `fix`, if there is none."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist. {fix}") from None
     except json.JSONDecodeError as error:

@@ -177,9 +177,8 @@ def _use(card: Card) -> str:
     folds = " ".join(one.fold for one in card.folds)
     plans = "" if method.plans == "nnUNetPlans" else f" -p {method.plans}"
     source = f"hf://{repo}" if repo else "FOLDER"
-    extra = "'nnunet_mamba[hub]'" if repo else "nnunet_mamba"
     return (
-        f"```bash\npip install {extra}\n"
+        f"```bash\n# with nnunet_mamba {card.versions['nnunet_mamba']}{' and huggingface-hub' * bool(repo)}\n"
         "export nnUNet_results=/path/to/nnUNet_results\n"
         f"nnunet-mamba import-model {source}\n"
         f"nnunet-mamba predict -i IMAGES -o OUT -d {card.dataset} -c {method.configuration} "

@@ -99,7 +99,10 @@ def export_model(
 
 def get_dataset(folder: Path) -> str:
     """Return the dataset of a trained folder: by the folder above it, else by its plans."""
-    names = [folder.resolve().parent.name, json.loads((folder / PLANS).read_text()).get("dataset_name", "")]
+    names = [
+        folder.resolve().parent.name,
+        json.loads((folder / PLANS).read_text(encoding="utf-8")).get("dataset_name", ""),
+    ]
     if found := [name for name in names if is_dataset_name(str(name))]:
         return found[0]
     raise ValueError(
@@ -174,7 +177,9 @@ def _count_split(dataset: str, folds: Sequence[str]) -> dict[str, tuple[int, int
     if file is None:
         return {}
     try:
-        numbers = [(len(split["train"]), len(split["val"])) for split in json.loads(file.read_text())]
+        numbers = [
+            (len(split["train"]), len(split["val"])) for split in json.loads(file.read_text(encoding="utf-8"))
+        ]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file} is not a split of nnU-Net's ({error!r}); mend or remove it.") from error
     return {fold: numbers[int(fold)] for fold in folds if fold.isdigit() and int(fold) < len(numbers)}

@@ -11,7 +11,7 @@ from nnunet_mamba.sharing.manifest import CARD, DATASET, MANIFEST, PLANS, is_exp
 SCHEME = "hf://"
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 FILES = [MANIFEST, CARD, PLANS, DATASET, "fold_*.safetensors", "fold_*.json"]
-INSTALL = "The hub needs huggingface-hub: pip install 'nnunet_mamba[hub]'"
+INSTALL = "The hub needs huggingface-hub: pip install huggingface-hub"
 
 
 def check_repo(repo: str) -> str:

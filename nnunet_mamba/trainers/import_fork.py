@@ -223,4 +223,4 @@ def _load(network: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -
 def _read_json(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"{path} is missing; a trained folder of nnU-Net holds it.")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -77,7 +77,7 @@ def main() -> None:
             for reading, trainer_class in trainers(recipe):
                 records[recipe][reading] = record_training(trainer_class, args.dataset, args.plans)
                 print(f"{recipe}, {summary(reading, records[recipe][reading])}", flush=True)
-    args.out.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n")
+    args.out.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     for recipe in RECIPES:
         draw(args.out.with_name(f"{args.out.name}_{recipe}.png"), records[recipe])
     print(f"-> {args.out}.json, {args.out}_benchmark.png, {args.out}_paper.png")
@@ -129,8 +129,11 @@ def record_training(trainer_class: Any, dataset: str, plans_name: str) -> Record
     from nnunetv2.paths import nnUNet_preprocessed
 
     folder = Path(str(nnUNet_preprocessed), dataset)
-    plans = {**json.loads((folder / f"{plans_name}.json").read_text()), "continue_training": False}
-    dataset_json = json.loads((folder / "dataset.json").read_text())
+    plans = {
+        **json.loads((folder / f"{plans_name}.json").read_text(encoding="utf-8")),
+        "continue_training": False,
+    }
+    dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
     with contextlib.redirect_stdout(None):
         trainer = trainer_class(plans, "2d", 0, dataset_json, torch.device("cpu"))
         trainer.run_training()

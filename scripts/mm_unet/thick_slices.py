@@ -56,7 +56,7 @@ def make_thick(dataset: Path, name: str) -> Path:
                 (draft / file.parent.name).mkdir(exist_ok=True)
                 thick = merge_slices(read_image(file), merge)
                 sitk.WriteImage(thick, str(draft / file.relative_to(dataset)))
-        (draft / "dataset.json").write_text(json.dumps(description, indent=1) + "\n")
+        (draft / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     return target
 
 

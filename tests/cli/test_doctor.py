@@ -226,6 +226,13 @@ def test_the_exit_code_tells_whether_there_are_faults(capsys, monkeypatch, fix, 
     assert ("-> pip install x" in capsys.readouterr().out) == bool(code)
 
 
+@pytest.mark.parametrize("device", ["mps", "cpu"])
+def test_the_device_is_told_with_the_option_for_it(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: device == "mps")
+    assert doctor._device().what == f"{device} (pass `-device {device}` to nnU-Net's commands)"
+
+
 def test_gpu_looks_at_the_kernels_on_each_card(capsys, monkeypatch):
     times = {"triton": [1.234, 5.678], "mamba_ssm": "OutOfMemoryError: too large"}
     found = [

@@ -61,6 +61,12 @@ def command(images, out, *more, n_workers: int = 0) -> list[str]:
     ]
 
 
+def test_the_device_is_passed_on(monkeypatch, tmp_path, model, images, capsys):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert main(["predict", *command(images, tmp_path / "out", "-device", "mps")]) == 2
+    assert "PyTorch finds no Metal device here; -device cpu" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("unregistered")
 @pytest.mark.parametrize(
     "how", ["sequential", *(pytest.param(how, marks=pytest.mark.slow) for how in ("workers", "model folder"))]

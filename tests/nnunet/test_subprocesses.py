@@ -1,9 +1,11 @@
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from nnunet_mamba.nnunet import subprocesses
 from nnunet_mamba.nnunet.subprocesses import ChildFailedError, describe_exit_code, find_error_line, run_child
 
 
@@ -94,3 +96,24 @@ def test_the_reason_is_the_exception_and_not_the_line_after_it():
     assert find_error_line(tail) == "torch.OutOfMemoryError: CUDA out of memory"
     assert find_error_line(["only this"]) == "only this"
     assert find_error_line([]) == "no output"
+
+
+def test_without_process_groups_the_child_and_its_descendants_are_ended_by_taskkill(monkeypatch):
+    ran, waited = [], []
+    monkeypatch.delattr(os, "killpg")
+    monkeypatch.setattr(subprocesses.subprocess, "run", lambda argv, **options: ran.append(argv))
+    subprocesses.stop(SimpleNamespace(pid=7, wait=lambda: waited.append(True)))
+    assert ran == [["taskkill", "/F", "/T", "/PID", "7"]] and waited
+
+
+def test_a_python_child_writes_utf8_whatever_its_locale(tmp_path):
+    seen = []
+    python(
+        "print('\\u2212 \\xe4')",
+        tmp_path / "log",
+        seen.append,
+        LC_ALL="C",
+        PYTHONUTF8="0",
+        PYTHONCOERCECLOCALE="0",
+    )
+    assert seen == ["− ä"]

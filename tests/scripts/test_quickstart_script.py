@@ -10,8 +10,8 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "scripts" / "quickstart.sh"
 PYTHON = """#!/bin/sh
 echo "python $*"
-case "$*" in *--editable*) printf '#!/bin/sh\\necho "nnunet-mamba $*"\\n' > "$VIRTUAL_ENV/bin/nnunet-mamba"
-  chmod +x "$VIRTUAL_ENV/bin/nnunet-mamba";; esac
+case "$*" in *--editable*) printf '#!/bin/sh\\necho "nnunet-mamba $*"\\n' > "$(dirname "$0")/nnunet-mamba"
+  chmod +x "$(dirname "$0")/nnunet-mamba";; esac
 """
 
 
@@ -49,6 +49,11 @@ def test_without_a_gpu_torch_and_torchvision_come_first_and_from_one_index(run):
         "python -m pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu"
     )
     assert installed == f"python -m pip install --editable {SCRIPT.parents[1]}"
+
+
+def test_on_windows_programs_are_in_the_folder_scripts(run, tmp_path):
+    (tmp_path / "bin").rename(tmp_path / "Scripts")
+    assert run()[-1] == "nnunet-mamba quickstart"
 
 
 def test_another_build_of_torch_is_refused(run):

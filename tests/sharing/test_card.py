@@ -89,7 +89,7 @@ def test_what_the_exporter_says_is_on_it(make_card):
         "| liver |  0.9 |\n\nMean.",
         "checkpoint_best.pth, not the final one",
         "import-model hf://doe/livers",
-        "nnunet_mamba[hub]",
+        "and huggingface-hub",
         "* Doe et al., 2026",
         "not known: no splits_final.json",
         "## Licence\n\nCC-BY-4.0",

@@ -95,5 +95,5 @@ def test_without_the_extra_the_error_says_what_to_install(exported, monkeypatch)
 
     monkeypatch.setattr(builtins, "__import__", without)
     for call in (lambda: hub.pull_export("a/b"), lambda: hub.push_export(exported, "a/b", private=False)):
-        with pytest.raises(ValueError, match=r"pip install 'nnunet_mamba\[hub\]'"):
+        with pytest.raises(ValueError, match=r"pip install huggingface-hub"):
             call()

@@ -52,7 +52,9 @@ def _read_phases(folder: Path, names: set[str]) -> Iterator[tuple[str, str]]:
     file = folder / "Info.cfg"
     if not file.is_file():
         raise ValueError(f"{file} is missing, which tells end diastole from end systole")
-    entries = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line)
+    entries = dict(
+        line.split(":", 1) for line in file.read_text(encoding="utf-8").splitlines() if ":" in line
+    )
     for phase in PHASES:
         frame = entries.get(phase, "").strip()
         name = f"{folder.name}_frame{frame.zfill(2)}"

@@ -172,7 +172,7 @@ class Draft:
         issues = convert_case(case, self.task, self.folder, get_folder_suffix(case, self.test))
         if self._is_accepted(issues):
             accepted = [[issue.kind, issue.message] for issue in issues]
-            with self.lock, self.record.open("a") as record:
+            with self.lock, self.record.open("a", encoding="utf-8") as record:
                 record.write(json.dumps([case.name, signature, accepted]) + "\n")
         return issues
 
@@ -210,13 +210,13 @@ class Draft:
     def write_issues(self, issues: Iterable[Issue]) -> Path:
         """Write all issues to a file of the folder, and return its path."""
         file = self.folder / ISSUES_FILE
-        file.write_text("".join(f"{issue}\n" for issue in issues))
+        file.write_text("".join(f"{issue}\n" for issue in issues), encoding="utf-8")
         return file
 
     def _read_record(self) -> dict[str, tuple[str, list[Issue]]]:
         """Return the signature and the accepted issues of each converted case."""
         done = {}
-        for line in self.record.read_text().splitlines() if self.record.exists() else []:
+        for line in self.record.read_text(encoding="utf-8").splitlines() if self.record.exists() else []:
             try:
                 name, signature, accepted = json.loads(line)
             except ValueError:  # the last line of an interrupted run

@@ -68,7 +68,7 @@ def write_longrange_dataset(
             "numTraining": n_cases,
             "file_ending": ".nii.gz",
         }
-        (draft / "dataset.json").write_text(json.dumps(description, indent=1))
+        (draft / "dataset.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
     return Path(folder)
 
 

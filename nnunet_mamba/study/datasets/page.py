@@ -61,4 +61,4 @@ def update_page(page: str) -> str:
 
 if __name__ == "__main__":
     file = Path(sys.argv[1])
-    file.write_text(update_page(file.read_text()))
+    file.write_text(update_page(file.read_text(encoding="utf-8")), encoding="utf-8")

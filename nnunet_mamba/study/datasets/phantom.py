@@ -58,11 +58,11 @@ def write_phantom_dataset(
             "numTraining": n_train,
             "file_ending": ".nii.gz",
         }
-        (draft / "dataset.json").write_text(json.dumps(description, indent=1))
+        (draft / "dataset.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
         if n_validation:
             names = tuple(f"phantom_{k:03d}" for k in range(n_train))
             split = Split((Fold(names[:-n_validation], names[-n_validation:]),))
-            (draft / "splits_final.json").write_text(json.dumps(split.to_json(), indent=1))
+            (draft / "splits_final.json").write_text(json.dumps(split.to_json(), indent=1), encoding="utf-8")
     return Path(folder)
 
 

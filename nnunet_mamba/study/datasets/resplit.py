@@ -74,7 +74,7 @@ def _finish_moves(folder: Path, moved: Iterable[str], ending: str) -> None:
 
 def _move(file: Path, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
-    file.rename(target)
+    file.replace(target)
 
 
 def resplit_dataset(
@@ -159,7 +159,7 @@ def _write_description(folder: Path, source: Source, split: Split, moved: Sequen
 def read_split(file: Path) -> Split:
     """Read nnU-Net's splits_final.json. ValueError for other files."""
     try:
-        folds: Any = json.loads(file.read_text())
+        folds: Any = json.loads(file.read_text(encoding="utf-8"))
         return Split(tuple(Fold(tuple(fold["train"]), tuple(fold["val"])) for fold in folds))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

@@ -128,7 +128,7 @@ def find_split(name: str, dataset: str | None) -> PublishedSplit | None:
 
 @lru_cache
 def _read_published_splits() -> dict[str, dict[str, PublishedSplit]]:
-    table = json.loads(PUBLISHED.read_text())
+    table = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     return {
         dataset: {name: _parse_published_split(entry) for name, entry in entries.items()}
         for dataset, entries in table.items()

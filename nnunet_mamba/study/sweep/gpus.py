@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunet_mamba.io.locks import try_lock
+from nnunet_mamba.io.locks import HAS_LOCKS, try_lock
 from nnunet_mamba.nnunet.console import LogFn
 
 GPUS = "NNUNET_MAMBA_GPUS"  # the GPUs that a sweep may use: 0,1
@@ -41,7 +41,7 @@ def available_gpus() -> list[str]:
         return [number for number in os.environ[VISIBLE].split(",") if number.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", errors="replace")
     return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
 
 
@@ -65,6 +65,14 @@ def gpu_slots(n: int, folder: Path, log: LogFn) -> Iterator[GpuSlots]:
         return
     if n > len(offered):
         raise ValueError(f"The job asks for {n} GPUs, but {GPUS} offers {', '.join(offered)}; offer more.")
+    if not HAS_LOCKS:
+        if n < len(offered):
+            raise ValueError(
+                f"{GPUS} offers {', '.join(offered)}, and this system has no locks to share them out; "
+                f"offer as many as each training takes: --gpus {n}."
+            )
+        yield GpuSlots(offered)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         slots = _free_slots(n, offered, folder, held)

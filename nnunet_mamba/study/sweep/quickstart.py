@@ -253,7 +253,9 @@ class Run:
             self.run_command(self.graph.jobs[step])
         if step in self.folders and (record := self.graph.layout.read_record(step)):
             folder = self.folders[step]
-            files = (str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())
+            files = (
+                file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*")) if file.is_file()
+            )
             self.graph.layout.write_record(replace(record, products=tuple(files)))
 
     def write_data(self) -> None:

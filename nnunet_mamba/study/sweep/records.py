@@ -176,7 +176,9 @@ def list_gpus() -> list[str]:
 def _read_output(*command: str) -> str:
     """Return a program's output; nothing where it is missing, fails, or hangs."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from nnunet_mamba.io.locks import HeldLock
 from nnunet_mamba.nnunet.commands import find_program
 from nnunet_mamba.nnunet.console import LogFn
-from nnunet_mamba.nnunet.subprocesses import interrupt_on_signals
+from nnunet_mamba.nnunet.subprocesses import interrupt_on_signals, stop
 from nnunet_mamba.study.sweep import slurm
 from nnunet_mamba.study.sweep.gpus import GPUS
 from nnunet_mamba.study.sweep.job import Job
@@ -30,8 +31,8 @@ SHEBANG = "#!/usr/bin/env bash"
 def check_snakemake() -> None:
     if find_spec("snakemake") is None:
         raise ValueError(
-            "Snakemake is not installed: pip install 'nnunet_mamba[sweep]'. Without it, --emit-commands and "
-            "--emit-slurm write the study as a script."
+            "Snakemake is not installed: pip install 'snakemake>=9' snakemake-executor-plugin-slurm (Python "
+            "3.11 or newer). Without it, --emit-commands and --emit-slurm write the study as a script."
         )
 
 
@@ -82,7 +83,7 @@ def run_snakemake(
             raise
     slurm.record_failed_jobs(graph)
     if child.returncode and not any(status.state == "failed" for status in read_statuses(graph)):
-        tail = log_file.read_text(errors="replace").strip().splitlines()[-12:]
+        tail = log_file.read_text(errors="replace", encoding="utf-8").strip().splitlines()[-12:]
         log("\n".join(["Snakemake failed:", *(f"    {line}" for line in tail), f"  log: {log_file}"]))
     return child.returncode
 
@@ -96,17 +97,12 @@ def _resource_options(cores: int, gpus: Sequence[str], profile: str | None) -> l
 
 def _stop(child: subprocess.Popen[bytes], *, remote: bool) -> None:
     """End Snakemake and its jobs; jobs on other machines are cancelled by Snakemake itself."""
-    try:
-        if remote:
-            child.send_signal(signal.SIGINT)
-        else:
-            os.killpg(child.pid, signal.SIGTERM)
-        child.wait(GRACE_S)
-    except ProcessLookupError:
-        return
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    if remote:
+        child.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_S)
+            return
+    stop(child, GRACE_S)
 
 
 def emit_commands(graph: RunGraph, jobs: Iterable[Job]) -> str:

@@ -135,6 +135,8 @@ def read_run_names(log_file: Path, offset: int) -> list[str]:
 
 def _query(*command: str) -> subprocess.CompletedProcess[str] | None:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S
+        )
     except (OSError, subprocess.SubprocessError):
         return None

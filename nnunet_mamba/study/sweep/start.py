@@ -155,7 +155,7 @@ def _explain(name: str, error: object) -> str:
 def _ask_nnunet(names: Sequence[str], folders: str) -> dict[str, dict[str, object]]:
     argv = [sys.executable, "-m", "nnunet_mamba.trainers.describe", *names]
     environment = {**os.environ, EXTERNAL: folders}
-    asked = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    asked = subprocess.run(argv, env=environment, capture_output=True, encoding="utf-8", errors="replace")
     if asked.returncode != 0 or not asked.stdout.strip():
         tail = (asked.stderr.strip() or "no output").splitlines()[-1]
         raise ValueError(f"nnU-Net could not be asked for its trainers: {tail}")

@@ -91,7 +91,7 @@ def test_a_moved_case_without_its_label_stays_a_test_case(raw):
 
 @pytest.mark.parametrize("at", [0, 1, 7, 79])
 def test_an_interrupted_split_can_be_repeated(raw, monkeypatch, at):
-    real, moved = type(raw).rename, []
+    real, moved = type(raw).replace, []
 
     def stop(self, target):
         if target.parent.name.endswith("Ts"):
@@ -101,7 +101,7 @@ def test_an_interrupted_split_can_be_repeated(raw, monkeypatch, at):
         return real(self, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(raw), "rename", stop)
+        patch.setattr(type(raw), "replace", stop)
         with pytest.raises(KeyboardInterrupt):
             split_by(raw, "nnformer")
     split = split_by(raw, "nnformer")

@@ -85,6 +85,12 @@ def test_a_gpu_gets_workers_that_augment_and_a_cpu_none(jobs):
     assert "-num_gpus 2" in str(gpu[first].command)
 
 
+def test_a_mac_trains_on_its_own_gpu_which_is_not_shared_out(jobs):
+    train = jobs(device="mps", threads=4)[f"train.{DATASET}.nnUNetTrainerMMUNet__nnUNetPlans__2d.fold_0"]
+    assert str(train.command).endswith("-device mps") and train.gpus == 0
+    assert train.command.variables["nnUNet_n_proc_DA"] == "3"
+
+
 def test_data_are_preprocessed_once_for_all_templates_over_the_same_plans(jobs):
     table = jobs(plans={"a": {"template": "cpu"}, "b": {"template": "cpu"}})
     preprocess = [name for name in table if name.startswith("preprocess")]

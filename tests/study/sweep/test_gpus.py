@@ -53,3 +53,14 @@ def test_more_gpus_than_offered_are_refused(tmp_path, offered):
 def test_the_gpu_is_part_of_the_command_in_the_record(bench, monkeypatch, offered):
     object.__setattr__(bench.job, "gpus", 1)
     assert bench.run().command.startswith("CUDA_VISIBLE_DEVICES=2 nnUNetv2_train")
+
+
+def test_without_locks_gpus_are_not_shared_out(tmp_path, offered, monkeypatch):
+    monkeypatch.setattr(gpus, "HAS_LOCKS", False)
+    with slots(2, tmp_path) as both:
+        assert both.variables == {"CUDA_VISIBLE_DEVICES": "2,5"}
+    with (
+        pytest.raises(ValueError, match=r"offers 2, 5, and this system has no locks .* --gpus 1\."),
+        slots(1, tmp_path),
+    ):
+        pass

@@ -1,0 +1,82 @@
+"""scripts/release.sh: what it refuses; `--rehearse` runs the rest by hand, for it takes minutes."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "release.sh"
+PYTHON = """#!/bin/sh
+case "$*" in *__version__*) echo 0.2.0;; *) echo "python $*"; exit 3;; esac
+"""
+READY = {
+    "CHANGELOG.md": "## [0.2.0] - 2027-01-31\n",
+    "CITATION.cff": "date-released: 2027-01-31\nauthors: [{family-names: L}]\n",
+    "pyproject.toml": 'authors = [{ name = "A. L." }]\n',
+}
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A repository that is ready for a release, with an environment whose python builds nothing."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / SCRIPT.name).write_bytes(SCRIPT.read_bytes())
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").write_text(PYTHON, encoding="utf-8")
+    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    (tmp_path / ".gitignore").write_text(".venv\n", encoding="utf-8")
+    for name, text in READY.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    git(tmp_path, "init", "--quiet")
+    commit(tmp_path)
+    return tmp_path
+
+
+def git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True)
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", "--all")
+    git(folder, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "--message", "all")
+
+
+def release(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    command = ["bash", str(folder / "scripts" / SCRIPT.name), *options]
+    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
+
+
+def test_a_ready_tree_is_built(checkout):
+    done = release(checkout)
+    assert done.returncode == 3 and "not ready" not in done.stderr
+    assert done.stdout.startswith("python -m build --outdir")
+
+
+def test_all_that_is_missing_is_told_before_anything_is_built(checkout):
+    (checkout / "CHANGELOG.md").write_text("## [0.2.0] - unreleased\n", encoding="utf-8")
+    (checkout / "CITATION.cff").write_text("authors:\n  - name: The nnunet_mamba authors\n", encoding="utf-8")
+    git(checkout, "tag", "v0.2.0")
+    done = release(checkout)
+    told = [line.split(":")[1].strip() for line in done.stderr.splitlines()]
+    assert done.returncode == 1 and not done.stdout
+    assert told == [
+        "files are changed, or not committed",
+        "the tag v0.2.0 exists",
+        "CHANGELOG.md has no date behind [0.2.0]",
+        "CITATION.cff has no date-released",
+        "the authors are not filled in",
+    ]
+
+
+def test_a_rehearsal_goes_on_and_says_what_is_missing(checkout):
+    git(checkout, "tag", "v0.2.0")
+    done = release(checkout, "--rehearse")
+    assert done.returncode == 3 and "not ready: the tag v0.2.0 exists" in done.stderr
+    assert done.stdout.startswith("python -m build")
+
+
+def test_unknown_options_are_refused(checkout):
+    done = release(checkout, "--publish")
+    assert done.returncode == 2 and "'--publish' is unknown; expected --rehearse" in done.stderr
