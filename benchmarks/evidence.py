@@ -58,7 +58,7 @@ def gather(out: Path, folders: Iterable[Path], metrics: Iterable[str]) -> None:
     """Add the scores of finished folds, and the curves of their trainings, to the tables in `out`."""
     scores, curves = [], []
     for folder in folders:
-        scores.append(score_folds(folder, metrics))
+        scores.append(drop_unfinished(score_folds(folder, metrics)))
         done = set(scores[-1][TRAINING].itertuples(index=False, name=None))
         found = [read_curve(log.parent) for log in sorted(folder.glob("*/fold_*/debug.json"))]
         curves += [
@@ -74,7 +74,16 @@ def score_folds(folder: Path, metrics: Iterable[str]) -> pd.DataFrame:
     with TemporaryDirectory() as temporary:
         table = Path(temporary) / "scores.parquet"
         run_command(["evaluate", "--results", str(folder), "--metrics", *metrics, "--out", str(table)])
-        return pd.read_parquet(table) if table.is_file() else pd.DataFrame(columns=TRAINING)
+        return pd.read_parquet(table) if table.is_file() else pd.DataFrame(columns=[*TRAINING, "case"])
+
+
+def drop_unfinished(scores: pd.DataFrame) -> pd.DataFrame:
+    """Leave out trainings that lack cases which others of the same fold have, as while it is validated."""
+    n_cases = scores.groupby(TRAINING)["case"].nunique()
+    is_whole = n_cases == n_cases.groupby(["dataset", "fold"]).transform("max")
+    for training in n_cases.index[~is_whole]:
+        print(f"not finished: {' '.join(training)}")
+    return scores[pd.MultiIndex.from_frame(scores[TRAINING]).isin(n_cases.index[is_whole])]
 
 
 def read_curve(fold: Path) -> pd.DataFrame:

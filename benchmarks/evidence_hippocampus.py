@@ -86,6 +86,7 @@ def network_table(dice: DatasetComparison, hd95: DatasetComparison) -> str:
     """Return the table of all networks in Markdown: Dice, HD95, and Dice beyond the twins'."""
     distances = {summary.full_name: summary for summary in hd95.methods}
     families = {"its twin": TWIN.against, "its size-matched twin": SIZE_TWIN.against}
+    families = {name: against for name, against in families.items() if dice.select_case_means(against)}
     heading = ["network", "Dice (SD over cases)", "HD95 mm", *(f"beyond {name} | p" for name in families)]
     lines = [f"| {' | '.join(heading)} |"]
     for title, name in present_rows(dice):

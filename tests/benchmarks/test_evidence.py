@@ -60,6 +60,16 @@ def test_a_curve_without_scores_is_of_a_training_that_is_not_finished(gather):
     assert set(scores["seed"]) == set(curves["seed"]) == {"0"}
 
 
+def test_a_training_that_lacks_cases_of_its_fold_is_not_finished(evidence, capsys):
+    columns = dict(zip(evidence.TRAINING, (*NAMES, "0"), strict=True))
+    whole = pd.DataFrame({"case": ["a", "a", "b"], **columns})
+    half = pd.DataFrame({"case": ["a", "a"], **columns, "trainer": "nnUNetTrainerOther"})
+    other_fold = pd.DataFrame({"case": ["c"], **columns, "fold": "1"})
+    kept = evidence.drop_unfinished(pd.concat([whole, half, other_fold], ignore_index=True))
+    assert list(kept["case"]) == ["a", "a", "b", "c"]
+    assert "not finished" in (said := capsys.readouterr().out) and "nnUNetTrainerOther" in said
+
+
 def test_a_folder_without_finished_folds_has_no_rows(evidence, tmp_path, capsys):
     folder = tmp_path / "Dataset932_LongRange"
     (folder / METHOD / "fold_0").mkdir(parents=True)
