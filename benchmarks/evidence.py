@@ -17,7 +17,8 @@ docs/longrange.md, docs/benchmark.md and docs/mm-unet.md, from these files alone
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,7 +30,7 @@ import pandas as pd
 from nnunet_mamba.cli import main as run_command
 from nnunet_mamba.io.atomic import atomic_write
 from nnunet_mamba.nnunet.logs import read_epochs
-from nnunet_mamba.nnunet.paths import parse_method
+from nnunet_mamba.nnunet.paths import get_nnunet_folder, parse_method
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -58,14 +59,14 @@ def gather(out: Path, folders: Iterable[Path], metrics: Iterable[str]) -> None:
     """Add the scores of finished folds, and the curves of their trainings, to the tables in `out`."""
     scores, curves = [], []
     for folder in folders:
-        scores.append(drop_unfinished(score_folds(folder, metrics)))
+        scores.append(drop_unfinished(score_folds(folder, metrics), read_cases(folder.name)))
         done = set(scores[-1][TRAINING].itertuples(index=False, name=None))
         found = [read_curve(log.parent) for log in sorted(folder.glob("*/fold_*/debug.json"))]
         curves += [
             curve for curve in found if done.intersection(curve[TRAINING].itertuples(index=False, name=None))
         ]
-    merge(out / "scores.parquet", scores)
-    merge(out / "curves.parquet", curves)
+    merge(out / "scores.parquet", scores, [*TRAINING, "metric"])
+    merge(out / "curves.parquet", curves, TRAINING)
 
 
 def score_folds(folder: Path, metrics: Iterable[str]) -> pd.DataFrame:
@@ -77,13 +78,21 @@ def score_folds(folder: Path, metrics: Iterable[str]) -> pd.DataFrame:
         return pd.read_parquet(table) if table.is_file() else pd.DataFrame(columns=[*TRAINING, "case"])
 
 
-def drop_unfinished(scores: pd.DataFrame) -> pd.DataFrame:
-    """Leave out trainings that lack cases which others of the same fold have, as while it is validated."""
-    n_cases = scores.groupby(TRAINING)["case"].nunique()
-    is_whole = n_cases == n_cases.groupby(["dataset", "fold"]).transform("max")
-    for training in n_cases.index[~is_whole]:
+def read_cases(dataset: str) -> dict[str, frozenset[str]]:
+    """Return the validation cases of each fold of a preprocessed dataset."""
+    splits = get_nnunet_folder("nnUNet_preprocessed") / dataset / "splits_final.json"
+    folds = json.loads(splits.read_text(encoding="utf-8"))
+    return {str(number): frozenset(fold["val"]) for number, fold in enumerate(folds)}
+
+
+def drop_unfinished(scores: pd.DataFrame, cases: Mapping[str, frozenset[str]]) -> pd.DataFrame:
+    """Leave out trainings without scores of all cases of their fold, as while they are validated."""
+    found = scores.groupby(TRAINING)["case"].agg(frozenset)
+    expected = [cases.get(fold) for fold in found.index.get_level_values("fold")]
+    is_whole = np.array([one == other for one, other in zip(found, expected, strict=True)], dtype=bool)
+    for training in found.index[~is_whole]:
         print(f"not finished: {' '.join(training)}")
-    return scores[pd.MultiIndex.from_frame(scores[TRAINING]).isin(n_cases.index[is_whole])]
+    return scores[pd.MultiIndex.from_frame(scores[TRAINING]).isin(found.index[is_whole])]
 
 
 def read_curve(fold: Path) -> pd.DataFrame:
@@ -97,15 +106,15 @@ def read_curve(fold: Path) -> pd.DataFrame:
     return table.assign(**dict(zip(TRAINING, names, strict=True)))
 
 
-def merge(file: Path, tables: Iterable[pd.DataFrame]) -> None:
-    """Add tables to those of the file; trainings that are in both are replaced."""
+def merge(file: Path, tables: Iterable[pd.DataFrame], key: Sequence[str]) -> None:
+    """Add tables to those of the file; rows of both with the same key are replaced."""
     filled = [table for table in tables if len(table)]
     if not filled:
         return
     new = pd.concat(filled, ignore_index=True)
     if file.is_file():
         old = pd.read_parquet(file)
-        is_known = pd.MultiIndex.from_frame(old[TRAINING]).isin(pd.MultiIndex.from_frame(new[TRAINING]))
+        is_known = pd.MultiIndex.from_frame(old[key]).isin(pd.MultiIndex.from_frame(new[key]))
         new = pd.concat([old[~is_known], new], ignore_index=True)
     new = new.sort_values(TRAINING, kind="stable", ignore_index=True)
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -34,7 +35,7 @@ NETWORKS = {  # title -> trainer, plans
     "Mamba Multi": ("MambaMulti", "demo"),
     "Taming Mambas' twin": ("MambaMultiNoSSM", "demo"),
 }
-BASELINE = "nnU-Net"
+BASELINE, NO_FLIPS = "nnU-Net", "noflips"
 CONDITIONS = {  # of the study -> title
     "": "as trained",
     "noflips": "no flips",
@@ -51,11 +52,24 @@ def write_pages(folder: Path, docs: Path) -> None:
     scores = read_table(folder / "scores.parquet")
     trained = [score for score in scores if not score.method.condition]
     results = {metric: compare_metric(trained, metric) for metric in STUDY["metrics"]}
+    for metric, result in results.items():
+        write_text(folder / f"{metric}.md", as_markdown([result]))
     replace_table(docs / "benchmark.md", "hippocampus_3d", network_table(results["dice"], results["hd95"]))
-    results["conditions"] = compare_metric(scores, "dice")
-    replace_table(docs / "mm-unet.md", "conditions", condition_table(results["conditions"]))
-    for name, result in results.items():
-        write_text(folder / f"{name}.md", as_markdown([result]))
+    flips = compare_metric([score for score in scores if score.method.condition in ("", NO_FLIPS)], "dice")
+    changes = compare_metric(compare_with_no_flips(scores), "dice")
+    for name, result in (("flips", flips), ("conditions", changes)):
+        write_text(folder / f"{name}.md", as_markdown([replace(result, rankings=())]))
+    replace_table(docs / "mm-unet.md", "conditions", condition_table(results["dice"], changes))
+
+
+def compare_with_no_flips(scores: Iterable[Score]) -> list[Score]:
+    """Return the scores under conditions, all of them without mirrored copies; those without any other change
+    as of the network itself, so that the others are compared with it."""
+    return [
+        replace(score, trainer=score.method.trained.trainer) if score.method.condition == NO_FLIPS else score
+        for score in scores
+        if score.method.condition
+    ]
 
 
 def compare_metric(scores: Sequence[Score], metric: str) -> DatasetComparison:
@@ -72,7 +86,11 @@ def select_common(scores: Iterable[Score]) -> list[Score]:
     trainings = defaultdict(set)
     for score in found:
         trainings[score.method].add((score.fold, score.seed))
-    common = set.intersection(*trainings.values())
+    common = set.intersection(*trainings.values()) if trainings else set()
+    if not common:
+        raise ValueError("There is no fold and seed of which all methods have scores; gather more of them.")
+    if left_out := set.union(*trainings.values()) - common:
+        print(f"left out, since some methods lack them: fold and seed {sorted(left_out)}")
     return [score for score in found if (score.fold, score.seed) in common]
 
 
@@ -99,24 +117,21 @@ def network_table(dice: DatasetComparison, hd95: DatasetComparison) -> str:
     return join_table(lines)
 
 
-def condition_table(dice: DatasetComparison) -> str:
-    """Return the table of Dice by network and condition in Markdown; of a network with mixers also what it
-    has beyond its twin under the same condition."""
-    names = {summary.full_name for summary in dice.methods}
-    conditions = [
-        key for key in CONDITIONS if any(str(find_method(title, key)) in names for title in NETWORKS)
-    ]
-    lines = [f"| network | {' | '.join(CONDITIONS[key] for key in conditions)} |"]
-    for title, _ in present_rows(dice):
-        cells = []
-        for key in conditions:
-            name = str(find_method(title, key))
-            cells.append(format_condition(dice, name) if name in names else "")
+def condition_table(dice: DatasetComparison, changes: DatasetComparison) -> str:
+    """Return the table of Dice by network and condition in Markdown, the first column as trained; of a
+    network with mixers also what it has beyond its twin under the same condition."""
+    lines = [f"| network | {' | '.join(CONDITIONS.values())} |"]
+    for title, name in present_rows(dice):
+        cells = [format_condition(dice, name)]
+        for key in list(CONDITIONS)[1:]:
+            cells.append(format_condition(changes, str(find_method(title, "" if key == NO_FLIPS else key))))
         lines.append(f"| {' | '.join([title, *cells])} |")
     return join_table(lines)
 
 
 def format_condition(dice: DatasetComparison, name: str) -> str:
+    if all(summary.full_name != name for summary in dice.methods):
+        return ""
     method = find_summary(dice, name)
     found = find_comparison(dice, TWIN.against, method.method)
     return f"{method.mean:.3f}" + (f", {found.difference:+.3f}{mark(found)}" if found else "")

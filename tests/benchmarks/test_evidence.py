@@ -39,6 +39,7 @@ def gather(evidence, tmp_path, monkeypatch):
         columns = dict(zip(evidence.TRAINING, (*NAMES, seed), strict=True))
         scored = pd.DataFrame({"case": ["a", "b"][: len(dice)], "metric": "dice", "value": dice})
         monkeypatch.setattr(evidence, "score_folds", lambda folder, metrics: scored.assign(**columns))
+        monkeypatch.setattr(evidence, "read_cases", lambda dataset: {"0": frozenset("ab")})
         evidence.gather(tmp_path / "out", [fold.parents[1]], ["dice"])
         return tuple(pd.read_parquet(tmp_path / "out" / f"{name}.parquet") for name in ("scores", "curves"))
 
@@ -60,14 +61,28 @@ def test_a_curve_without_scores_is_of_a_training_that_is_not_finished(gather):
     assert set(scores["seed"]) == set(curves["seed"]) == {"0"}
 
 
-def test_a_training_that_lacks_cases_of_its_fold_is_not_finished(evidence, capsys):
+def test_a_training_that_lacks_cases_of_its_fold_is_not_finished(evidence, tmp_path, monkeypatch, capsys):
+    splits = tmp_path / NAMES[0] / "splits_final.json"
+    splits.parent.mkdir()
+    splits.write_text(json.dumps([{"train": ["c"], "val": ["a", "b"]}, {"train": ["a", "b"], "val": ["c"]}]))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
     columns = dict(zip(evidence.TRAINING, (*NAMES, "0"), strict=True))
     whole = pd.DataFrame({"case": ["a", "a", "b"], **columns})
     half = pd.DataFrame({"case": ["a", "a"], **columns, "trainer": "nnUNetTrainerOther"})
     other_fold = pd.DataFrame({"case": ["c"], **columns, "fold": "1"})
-    kept = evidence.drop_unfinished(pd.concat([whole, half, other_fold], ignore_index=True))
+    scores = pd.concat([whole, half, other_fold], ignore_index=True)
+    kept = evidence.drop_unfinished(scores, evidence.read_cases(NAMES[0]))
     assert list(kept["case"]) == ["a", "a", "b", "c"]
     assert "not finished" in (said := capsys.readouterr().out) and "nnUNetTrainerOther" in said
+
+
+def test_scores_of_one_metric_leave_those_of_others(evidence, tmp_path):
+    rows = pd.DataFrame([(*NAMES, "0", metric, 1.0) for metric in ("dice", "hd95")])
+    rows.columns = [*evidence.TRAINING, "metric", "value"]
+    file, key = tmp_path / "scores.parquet", [*evidence.TRAINING, "metric"]
+    evidence.merge(file, [rows], key)
+    evidence.merge(file, [rows[rows["metric"] == "dice"].assign(value=2.0)], key)
+    assert dict(pd.read_parquet(file)[["metric", "value"]].to_numpy()) == {"dice": 2.0, "hd95": 1.0}
 
 
 def test_a_folder_without_finished_folds_has_no_rows(evidence, tmp_path, capsys):
@@ -130,12 +145,15 @@ def make_scores(hippocampus, title, dice, *, condition="", folds=("0",)):
 def test_the_tables_are_of_the_trainings_that_all_methods_have(hippocampus):
     scores = [
         *make_scores(hippocampus, "nnU-Net", 0.7, folds=("0", "1")),
+        *make_scores(hippocampus, "nnU-Net", 0.68, condition="noflips"),
         *make_scores(hippocampus, "MM-UNet", 0.8),
         *make_scores(hippocampus, "MM-UNet", 0.75, condition="noflips"),
+        *make_scores(hippocampus, "MM-UNet", 0.77, condition="noise10"),
         *make_scores(hippocampus, "MM-UNet's twin", 0.6, folds=("0", "1")),
         *make_scores(hippocampus, "MM-UNet's twin", 0.65, condition="noflips"),
     ]
-    dice, hd95 = (hippocampus.compare_metric(scores, metric) for metric in ("dice", "hd95"))
+    trained = [score for score in scores if not score.method.condition]
+    dice, hd95 = (hippocampus.compare_metric(trained, metric) for metric in ("dice", "hd95"))
     assert dice.n_cases == 8
     table = hippocampus.network_table(dice, hd95).splitlines()
     assert [row.split(" | ")[1:3] for row in table[2:]] == [
@@ -144,13 +162,14 @@ def test_the_tables_are_of_the_trainings_that_all_methods_have(hippocampus):
         ["0.600 (0.002)", "6.00"],
     ]
     assert table[3].startswith("| MM-UNet | ") and "| +0.2000 (+0.2000 to +0.2000), better | " in table[3]
-    assert hippocampus.condition_table(dice).splitlines() == [
-        "| network | as trained | no flips |",
-        "|---|---|---|",
-        "| nnU-Net | 0.700 |  |",
-        "| MM-UNet | 0.800, +0.200* | 0.750, +0.100* |",
-        "| MM-UNet's twin | 0.600 | 0.650 |",
+    changes = hippocampus.compare_metric(hippocampus.compare_with_no_flips(scores), "dice")
+    assert [row.rstrip("| ") for row in hippocampus.condition_table(dice, changes).splitlines()[2:]] == [
+        "| nnU-Net | 0.700 | 0.680",
+        "| MM-UNet | 0.800, +0.200* | 0.750, +0.100* | 0.770",
+        "| MM-UNet's twin | 0.600 | 0.650",
     ]
+    (noisy,) = changes.select_case_means("under another condition")  # beside no flips, not as trained
+    assert noisy.difference == pytest.approx(0.02)
 
 
 def test_the_rows_and_columns_of_the_tables_are_the_methods_and_conditions_of_the_study(hippocampus):
