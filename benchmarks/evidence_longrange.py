@@ -41,7 +41,7 @@ def write_page(folder: Path, docs: Path) -> None:
     replace_table(docs / "longrange.md", "longrange", longrange_table(scores, curves))
     with matplotlib.rc_context(STYLE):
         lines, example = (
-            Figure(figsize=size, layout="constrained", facecolor="white") for size in ((8, 4.2), (6, 3))
+            Figure(figsize=size, layout="constrained", facecolor="white") for size in ((11, 4.2), (6, 3))
         )
         draw_curves(lines, curves)
         draw_example(example)

@@ -178,3 +178,11 @@ def test_the_rows_and_columns_of_the_tables_are_the_methods_and_conditions_of_th
     assert sorted(rows) == sorted((method["trainer"], method["plans"]) for method in study["methods"])
     assert set(hippocampus.CONDITIONS) == {"", *study["conditions"]}
     assert str(hippocampus.find_method(hippocampus.BASELINE)) == study["baseline"]
+
+
+def test_the_table_of_docs_benchmark_is_that_of_the_committed_scores(hippocampus):
+    scores = hippocampus.read_table(ROOT / "benchmarks" / "results" / "hippocampus_3d" / "scores.parquet")
+    trained = [score for score in scores if not score.method.condition]
+    table = hippocampus.network_table(*(hippocampus.compare_metric(trained, k) for k in ("dice", "hd95")))
+    page = (ROOT / "docs" / "benchmark.md").read_text()
+    assert f"<!-- hippocampus_3d -->\n{table}\n<!-- end -->" in page
