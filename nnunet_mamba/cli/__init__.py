@@ -34,6 +34,7 @@ VERBS = {  # verb -> the module of this package that adds it, and what it does
     "sweep": ("sweep", "train, score, compare and report a whole study: folds x trainers x data sets"),
     "submit": ("submit", "pack predictions for a challenge, or check such an archive"),
     "inspect": ("inspect", "show what a trained network's scans, features and gradients do on an image"),
+    "export-onnx": ("export_onnx", "write a trained model as ONNX, with its pre- and postprocessing"),
     "import-checkpoint": ("import_checkpoint", "turn other repositories' weights into ones for our trainers"),
 }
 
