@@ -40,7 +40,7 @@ def find_onnx_obstacle(predictor: BatchedPredictor) -> str | None:
     if name := configuration.previous_stage_name:
         return f"it is the second stage of a cascade and needs label maps of {name}"
     if configuration.preprocessor_class is not DefaultPreprocessor:
-        return f"the plans name a preprocessor of their own, {configuration.preprocessor_class.__name__}"
+        return f"the plans name a preprocessor of their own, {configuration.preprocessor_name}"
     if other := sorted(set(configuration.normalization_schemes) - KNOWN_NORMALIZATIONS):
         return f"the plans normalise by {', '.join(other)}"
     if resample.func is not resample_data_or_seg_to_shape:
