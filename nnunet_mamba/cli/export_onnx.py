@@ -43,7 +43,7 @@ def export_onnx(args: argparse.Namespace) -> int:
     predictor = load_model(args.model, args.f, args.chk, "cpu", allow_tqdm=False)
     for name, difference in export_model(predictor, args.f, args.out).items():
         print(f"{name}: onnxruntime's logits are torch's within {difference:.0e} of the largest")
-    print(f"{len(args.f)} networks and model.json -> {args.out}")
+    print(f"{args.out}: model.json, for scripts/onnx_predict.py")
     return 0
 
 
