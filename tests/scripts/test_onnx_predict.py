@@ -146,6 +146,7 @@ def test_label_maps_are_nnunets(tmp_path, monkeypatch, name):
     check_label_maps(tmp_path, monkeypatch, folder, cases, folds)
 
 
+@pytest.mark.slow
 def test_label_maps_of_the_hippocampus_are_nnunets(tmp_path, monkeypatch):
     if not HIPPOCAMPUS.is_dir():
         pytest.skip("the hippocampus data are not at ../shared/data")
