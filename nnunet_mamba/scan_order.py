@@ -53,7 +53,8 @@ class ScanDirection:
         tokens = torch.arange(math.prod(grid), dtype=torch.int32, device=device)
         if self.pattern == "raster":
             return tokens.view(grid).permute(self.axes).flatten()
-        return PATTERNS[self.pattern].times(tokens.long(), grid, self.n).argsort(stable=True).int()
+        times = PATTERNS[self.pattern].times(tokens.long(), grid, self.n)
+        return (times * len(tokens) + tokens).argsort().int()  # no two alike: ONNX has no stable sort
 
 
 def _windows(tokens: Tensor, grid: tuple[int, ...], edge: int) -> Tensor:

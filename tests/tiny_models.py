@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,19 @@ def tiny_plans(
 def managers(plans: dict) -> tuple[PlansManager, ConfigurationManager]:
     found = PlansManager(plans)
     return found, found.get_configuration("c")
+
+
+def tiny_predictor(plans: dict, dataset: dict) -> SimpleNamespace:
+    """What a predictor knows of its model, without a network."""
+    plans_manager, configuration_manager = managers(plans)
+    return SimpleNamespace(
+        plans_manager=plans_manager,
+        configuration_manager=configuration_manager,
+        dataset_json=dataset,
+        label_manager=plans_manager.get_label_manager(dataset),
+        trainer_name="nnUNetTrainer",
+        allowed_mirroring_axes=tuple(range(len(configuration_manager.patch_size))),
+    )
 
 
 def tiny_dataset(kind: str = "labels", n_channels: int = 1, ending: str = ".nii.gz") -> dict:

@@ -36,6 +36,7 @@ VERBS = {  # verb -> the module of this package that adds it, and what it does
     "inspect": ("inspect", "show what a trained network's scans, features and gradients do on an image"),
     "export-model": ("export_model", "write a trained model to share: weights, plans and a card, no code"),
     "import-model": ("import_model", "turn such an export, from a folder or the hub, into a trained model"),
+    "export-onnx": ("export_onnx", "write a trained model as ONNX, with its pre- and postprocessing"),
     "import-checkpoint": ("import_checkpoint", "turn other repositories' weights into ones for our trainers"),
 }
 

@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_mamba import create_network
 from nnunet_mamba.ops import causal_conv1d, linear_attention, onnx_scan, selective_scan, torch_scan
+from nnunet_mamba.scan_order import scan_order
 
 META_SIZES = {
     "features_per_stage": [4, 8],
@@ -61,6 +62,15 @@ class DirectedAttention(nn.Module):
         return linear_attention(values, log_decay, *grouped, indices=self.indices, reverse=True)
 
 
+class Reordered(nn.Module):
+    """Tokens in the orders that are no rasters; (b, c, *grid) -> (orders, b, c, l)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        directions = scan_order("windows,zigzag,diagonal,interleave8", 3)
+        orders = [direction.token_indices(tuple(x.shape[2:])) for direction in directions]
+        return torch.stack([x.flatten(2)[..., order.long()] for order in orders])
+
+
 def assert_equal_as_onnx(network, x, path):
     pytest.importorskip("onnxscript", reason="torch.onnx.export needs onnxscript: pip install onnxscript")
     runtime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxruntime")
@@ -86,6 +96,10 @@ def test_a_scan_is_the_same_in_onnx(length, tmp_path):
     assert_equal_as_onnx(DirectedScan(8, length), torch.randn(2, 8, length), path)
     n_nodes = len(pytest.importorskip("onnx").load(path, load_external_data=False).graph.node)
     assert n_nodes < 100, "the graph must not grow with the sequence"
+
+
+def test_tokens_have_the_same_order_in_onnx(tmp_path):
+    assert_equal_as_onnx(Reordered(), torch.randn(1, 2, 5, 6, 9), tmp_path / "orders.onnx")
 
 
 def test_linear_attention_is_the_same_in_onnx(tmp_path):

@@ -1,0 +1,58 @@
+"""nnunet-mamba export-onnx: a trained model as ONNX, with what surrounds the network."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nnunet_mamba.cli.model_options import FOLDS, check_model
+from nnunet_mamba.nnunet.checkpoints import FINAL
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+
+
+def add(commands: Any) -> None:
+    p = commands.add_parser(
+        "export-onnx",
+        allow_abbrev=False,
+        description="Write a network per fold, fold_F.onnx, and model.json: spacing, normalisation, patch,\n"
+        "mirroring, labels. scripts/onnx_predict.py predicts with them as nnU-Net does, by onnxruntime\n"
+        "and numpy alone. Models that it could not reproduce are refused.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: nnunet-mamba export-onnx TRAINER__PLANS__CONFIGURATION hippocampus_onnx -f 0 1",
+    )
+    p.add_argument("model", metavar="FOLDER", type=Path, help="of a trained model, in nnUNet_results")
+    p.add_argument("out", metavar="OUT", type=Path, help="new folder")
+    p.add_argument(
+        "-f", nargs="+", default=FOLDS, metavar="FOLD", help="their logits are averaged; default: 0 1 2 3 4"
+    )
+    p.add_argument("-chk", default=FINAL, metavar="FILE", help=f"default: {FINAL}")
+    p.set_defaults(run=export_onnx)
+
+
+def export_onnx(args: argparse.Namespace) -> int:
+    check_request(args)
+    from nnunet_mamba.inference.model import load_model
+    from nnunet_mamba.inference.onnx_export import export_model
+    from nnunet_mamba.nnunet.commands import EXTERNAL, get_trainer_folders
+
+    os.environ[EXTERNAL] = get_trainer_folders()
+    predictor = load_model(args.model, args.f, args.chk, "cpu", allow_tqdm=False)
+    for name, difference in export_model(predictor, args.f, args.out).items():
+        print(f"{name}: onnxruntime's logits are torch's within {difference:.0e} of the largest")
+    print(f"{args.out}: model.json, for scripts/onnx_predict.py")
+    return 0
+
+
+def check_request(args: argparse.Namespace) -> None:
+    """Raise ValueError, before heavy imports, for what is missing or in the way."""
+    if not args.model.is_dir():
+        raise ValueError(f"{args.model} does not exist; expected a folder TRAINER__PLANS__CONFIGURATION.")
+    check_model(args.model, args.f, args.chk)
+    if args.out.exists():
+        raise ValueError(f"{args.out} exists already; remove it, or choose another place.")
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise ValueError(f"export-onnx needs {', '.join(missing)}: pip install {' '.join(missing)}")
