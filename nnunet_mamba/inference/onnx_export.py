@@ -23,6 +23,7 @@ from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.inference.preprocessing import KNOWN_NORMALIZATIONS
 from nnunet_mamba.io.atomic import atomic_directory, write_json
 from nnunet_mamba.networks.finite import USE_OTHERS, check_finite, get_tensors, unwrap_model
+from nnunet_mamba.nnunet.dataset_json import sort_channels
 
 FORMAT = 1  # of model.json
 TOLERANCE = 1e-3  # between onnxruntime and torch, of the largest logit: two steps of float16
@@ -61,12 +62,13 @@ def describe_model(predictor: BatchedPredictor, folds: Sequence[str]) -> dict[st
         raise ValueError(f"This model cannot be exported with its pre- and postprocessing: {obstacle}.")
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     dataset, labels = predictor.dataset_json, predictor.label_manager
+    channels = dataset.get("channel_names") or dataset["modality"]
     return {
         "format": FORMAT,
         "dataset": plans.dataset_name,
         "trainer": predictor.trainer_name,
         "networks": [_name_network(fold) for fold in folds],
-        "channels": list((dataset.get("channel_names") or dataset["modality"]).values()),
+        "channels": list(sort_channels(channels, "dataset.json").values()),
         "file_ending": dataset["file_ending"],
         "transpose_forward": list(plans.transpose_forward),
         "transpose_backward": list(plans.transpose_backward),
@@ -114,7 +116,7 @@ def describe_resampling(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def export_model(predictor: BatchedPredictor, folds: Sequence[str], out: Path) -> dict[str, float]:
+def export_onnx_model(predictor: BatchedPredictor, folds: Sequence[str], out: Path) -> dict[str, float]:
     """Write a folder with the networks of `folds`, whose weights the predictor holds, and model.json.
 
     Returns the largest difference of onnxruntime's logits to torch's, per network, in parts of the largest
@@ -165,8 +167,11 @@ def compare_with_runtime(network: nn.Module, patch: Tensor, file: Path) -> float
     """
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(["logits"], {"image": patch.numpy()})[0])
+    try:
+        session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        found = torch.from_numpy(session.run(["logits"], {"image": patch.numpy()})[0])
+    except Exception as error:  # onnxruntime's have no other base in common
+        raise ValueError(f"{file.name}: onnxruntime cannot run the network: {error}") from error
     with torch.no_grad():
         expected = network(patch)
     difference = float((found - expected).abs().max() / expected.abs().max())

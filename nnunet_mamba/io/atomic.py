@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     """Yield an empty sibling of `folder` to fill; it is renamed to `folder` when the block ends without
     error.
 
-    An interrupted writer leaves at most the sibling, which the next attempt removes. FileExistsError if
+    A writer that fails leaves nothing, a killed one at most the sibling, which the next attempt removes. FileExistsError if
     `folder` exists.
     """
     folder = Path(folder)
@@ -22,12 +22,16 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
         raise FileExistsError(f"{folder} exists already; remove it, or choose another place.")
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)
+    missing = [parent for parent in draft.parents if not parent.exists()]
     draft.mkdir(parents=True)
     try:
         yield draft
         draft.rename(folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
+        with suppress(OSError):  # not empty: another writer has come
+            for parent in missing:
+                parent.rmdir()
         raise
 
 

@@ -36,7 +36,10 @@ from nnunet_mamba.sharing.manifest import (
 from nnunet_mamba.sharing.untrusted import read_description, read_plans
 from nnunet_mamba.sharing.weights import count_parameters, write_weights
 
-CASES = ("training", "test", "dataset")  # keys of dataset.json that list cases, and where their files lie
+DESCRIBES_MODEL = (  # keys of dataset.json that are exported; others may list cases, or where files lie
+    *("channel_names", "modality", "labels", "regions_class_order", "file_ending", "numTraining"),
+    *("overwrite_image_reader_writer", "name", "description", "reference", "licence", "license", "release"),
+)
 NO_WORDS = Words()
 
 
@@ -162,11 +165,11 @@ def _export_fold(folder: Path, fold: str, checkpoint: str, method: Method, draft
 
 
 def _export_description(file: Path, description: Mapping[str, Any], out: Path) -> None:
-    """Write dataset.json as it is, but without lists of cases and their files."""
-    if any(key in description for key in CASES):
-        write_json(out, {key: value for key, value in description.items() if key not in CASES})
-    else:
+    """Write what of dataset.json describes the model: the file as it is, if that is all."""
+    if set(description) <= set(DESCRIBES_MODEL):
         out.write_bytes(file.read_bytes())
+    else:
+        write_json(out, {key: value for key, value in description.items() if key in DESCRIBES_MODEL})
 
 
 def _count_split(dataset: str, folds: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -39,8 +39,17 @@ def push_export(folder: Path, repo: str, *, private: bool) -> str:
     api = load_api()
     try:
         address = api.create_repo(repo, private=private, exist_ok=True)
-        if private and not api.model_info(repo).private:
-            raise ValueError("it exists and is public; make it private there, or push without --private")
+        is_public = private and not api.model_info(repo).private
+    except Exception as error:  # of the network, of the hub, of its client
+        raise ValueError(
+            f"{folder} is complete, but {repo} could not be made ready for it: {_say(error)}."
+        ) from error
+    if is_public:
+        raise ValueError(
+            f"{folder} is complete, but was not pushed: {repo} exists and is public. Make it private there, "
+            "or push without --private."
+        )
+    try:
         api.upload_folder(
             repo_id=repo,
             folder_path=folder,
@@ -48,7 +57,7 @@ def push_export(folder: Path, repo: str, *, private: bool) -> str:
             allow_patterns=FILES,
             delete_patterns=FILES,  # folds of an earlier export
         )
-    except Exception as error:  # of the network, of the hub, of its client
+    except Exception as error:
         raise ValueError(
             f"{folder} is complete, but could not be pushed to {repo}: {_say(error)}. Once that is mended, "
             f"push it with the hub's own command: hf upload {repo} {folder} ."

@@ -2,7 +2,8 @@
 
 nnU-Net imports and calls what plans name as classes of a network and its operators. A file from others could
 name any function there, so models that are shared may name networks and operators of torch, of nnU-Net's
-library of networks and of this package only. All else that plans name nnU-Net looks up in its own folders.
+library of networks and of this package only. Readers, preprocessors and the like nnU-Net looks up by name
+among the modules of its own folders.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.nnunet.catalogue import list_network_names
 from nnunet_mamba.nnunet.dataset_json import check_labels, read_dataset_json, sort_channels
 from nnunet_mamba.nnunet.trained_plans import resolve_configuration
 
 ALLOWED = re.compile(
     r"torch\.nn\.(modules\.[a-z]+\.)?[A-Z]\w*"
     r"|dynamic_network_architectures\.(architectures|building_blocks)\.[a-z_0-9]+\.[A-Z]\w*"
-    r"|nnunet_mamba\.(create_network|networks\.[a-z_0-9]+)",
+    rf"|nnunet_mamba\.(create_network|networks\.({'|'.join(list_network_names())}))",
     re.ASCII,
 )
 ENDING = re.compile(r"[\w.-]+")  # of files: none that leads to another folder

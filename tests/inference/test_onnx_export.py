@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxru
 
 from nnunet_mamba.inference import onnx_export
 from nnunet_mamba.inference.model import load_model
-from nnunet_mamba.inference.onnx_export import describe_model, export_model, export_network
+from nnunet_mamba.inference.onnx_export import describe_model, export_network, export_onnx_model
 from nnunet_mamba.networks.finite import NonFiniteWeightsError
 
 NUMBERS = {"mean": 0.1, "std": 0.9, "lowest": -1.5, "highest": 1.5}  # tiny_models.STATISTICS
@@ -35,7 +35,7 @@ def predictor(tmp_path_factory):
 
 
 def test_a_folder_holds_a_network_per_fold_and_what_surrounds_them(predictor, tmp_path):
-    differences = export_model(predictor, ["0", "1"], tmp_path / "out")
+    differences = export_onnx_model(predictor, ["0", "1"], tmp_path / "out")
     networks = ["fold_0.onnx", "fold_1.onnx"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [*networks, "model.json"]
     assert list(differences) == networks and all(0 <= one <= 1e-3 for one in differences.values())
@@ -87,7 +87,7 @@ def test_other_files_than_nifti_are_refused(reader, ending):
 def test_a_difference_above_the_tolerance_is_refused_and_leaves_nothing(predictor, monkeypatch, tmp_path):
     monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
     with pytest.raises(ValueError, match=r"fold_0.onnx: onnxruntime's logits differ"):
-        export_model(predictor, ["0", "1"], tmp_path / "out")
+        export_onnx_model(predictor, ["0", "1"], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
@@ -97,7 +97,7 @@ def test_weights_that_are_not_finite_are_refused_and_leave_nothing(predictor, mo
     broken = {name: torch.full_like(values, torch.nan) for name, values in good.items()}
     monkeypatch.setattr(predictor, "list_of_parameters", [good, broken])
     with pytest.raises(NonFiniteWeightsError, match=r"fold 1: .* tensors hold NaN"):
-        export_model(predictor, ["0", "1"], tmp_path / "out")
+        export_onnx_model(predictor, ["0", "1"], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

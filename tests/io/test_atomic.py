@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from nnunet_mamba.io.atomic import atomic_write, write_json, write_text
+from nnunet_mamba.io.atomic import atomic_directory, atomic_write, write_json, write_text
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_no_draft(tmp_path):
@@ -14,6 +14,17 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_draft(tmp_path):
         draft.write_text("ne")
         raise KeyboardInterrupt
     assert [(child.name, child.read_text()) for child in file.parent.iterdir()] == [("table.csv", "old")]
+
+
+def test_a_folder_that_fails_leaves_nothing_and_takes_only_its_own_parents_along(tmp_path):
+    (tmp_path / "results").mkdir()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        atomic_directory(tmp_path / "results" / "Dataset" / "model") as draft,
+    ):
+        (draft / "weights").write_text("ha")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["results"]
 
 
 def test_a_draft_has_the_files_ending_and_does_not_reuse_what_was_left(tmp_path):

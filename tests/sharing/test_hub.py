@@ -51,7 +51,7 @@ def test_files_of_an_earlier_export_go_and_those_of_others_stay(exported, server
 
 def test_nothing_private_goes_to_a_public_repository(exported, server):
     server.models["doe/model"] = Model()
-    with pytest.raises(ValueError, match=r"exists and is public; .* hf upload doe/model"):
+    with pytest.raises(ValueError, match=r"was not pushed: doe/model exists and is public\. Make it private"):
         hub.push_export(exported, "doe/model", private=True)
     assert not server.models["doe/model"].files
 
