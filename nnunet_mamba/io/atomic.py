@@ -14,8 +14,8 @@ def atomic_directory(folder: Path) -> Iterator[Path]:
     """Yield an empty sibling of `folder` to fill; it is renamed to `folder` when the block ends without
     error.
 
-    A writer that fails leaves nothing, a killed one at most the sibling, which the next attempt removes. FileExistsError if
-    `folder` exists.
+    A writer that fails leaves nothing, a killed one at most the sibling, which the next attempt removes.
+    FileExistsError if `folder` exists.
     """
     folder = Path(folder)
     if folder.exists():
