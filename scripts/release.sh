@@ -25,6 +25,7 @@ grep -qE "^## \[$version\] - $date$" CHANGELOG.md || faults+=("CHANGELOG.md has 
 grep -qE "^date-released: $date$" CITATION.cff || faults+=("CITATION.cff has no date-released")
 ! grep -q "The nnunet_mamba authors" CITATION.cff pyproject.toml ||
   faults+=("the authors are not filled in: CITATION.cff, pyproject.toml")
+! grep -q "/OWNER/" mkdocs.yml || faults+=("the repository's address is not filled in: mkdocs.yml")
 for fault in ${faults[@]+"${faults[@]}"}; do echo "not ready: $fault" >&2; done
 ((${#faults[@]} == 0)) || [[ $rehearse ]] || exit 1
 
@@ -76,5 +77,5 @@ if ((${#faults[@]})); then
 else
   echo "To publish it:"
   echo "  git tag -a v$version -m 'nnunet_mamba $version' && git push origin v$version &&" \
-    "twine upload dist/nnunet_mamba-$version*"
+    "twine upload dist/nnunet_mamba-$version.tar.gz dist/nnunet_mamba-$version-py3-none-any.whl"
 fi

@@ -13,6 +13,7 @@ case "$*" in *__version__*) echo 0.2.0;; *) echo "python $*"; exit 3;; esac
 READY = {
     "CHANGELOG.md": "## [0.2.0] - 2027-01-31\n",
     "CITATION.cff": "date-released: 2027-01-31\nauthors: [{family-names: L}]\n",
+    "mkdocs.yml": "repo_url: https://github.com/lab/nnunet_mamba\n",
     "pyproject.toml": 'authors = [{ name = "A. L." }]\n',
 }
 
@@ -57,6 +58,9 @@ def test_a_ready_tree_is_built(checkout):
 def test_all_that_is_missing_is_told_before_anything_is_built(checkout):
     (checkout / "CHANGELOG.md").write_text("## [0.2.0] - unreleased\n", encoding="utf-8")
     (checkout / "CITATION.cff").write_text("authors:\n  - name: The nnunet_mamba authors\n", encoding="utf-8")
+    (checkout / "mkdocs.yml").write_text(
+        "repo_url: https://github.com/OWNER/nnunet_mamba\n", encoding="utf-8"
+    )
     git(checkout, "tag", "v0.2.0")
     done = release(checkout)
     told = [line.split(":")[1].strip() for line in done.stderr.splitlines()]
@@ -67,6 +71,7 @@ def test_all_that_is_missing_is_told_before_anything_is_built(checkout):
         "CHANGELOG.md has no date behind [0.2.0]",
         "CITATION.cff has no date-released",
         "the authors are not filled in",
+        "the repository's address is not filled in",
     ]
 
 
