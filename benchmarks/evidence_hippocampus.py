@@ -134,7 +134,8 @@ def format_condition(dice: DatasetComparison, name: str) -> str:
         return ""
     method = find_summary(dice, name)
     found = find_comparison(dice, TWIN.against, method.method)
-    return f"{method.mean:.3f}" + (f", {found.difference:+.3f}{mark(found)}" if found else "")
+    beyond = f", {round(found.difference, 3) + 0.0:+.3f}{mark(found)}" if found else ""  # no -0.000
+    return f"{method.mean:.3f}{beyond}"
 
 
 def format_difference(found: Comparison) -> str:
