@@ -37,9 +37,9 @@ from nnunet_mamba.sharing.untrusted import read_description, read_plans
 from nnunet_mamba.sharing.weights import count_parameters, write_weights
 
 DESCRIBES_MODEL = (  # keys of dataset.json that are exported; others may list cases, or where files lie
-    *("channel_names", "modality", "labels", "regions_class_order", "file_ending", "numTraining"),
-    *("overwrite_image_reader_writer", "name", "description", "reference", "licence", "license", "release"),
-)
+    "channel_names modality labels regions_class_order file_ending numTraining overwrite_image_reader_writer "
+    "name description reference licence license release"
+).split()
 NO_WORDS = Words()
 
 

@@ -2,8 +2,8 @@
 
 nnU-Net imports and calls what plans name as classes of a network and its operators. A file from others could
 name any function there, so models that are shared may name networks and operators of torch, of nnU-Net's
-library of networks and of this package only. Readers, preprocessors and the like nnU-Net looks up by name
-among the modules of its own folders.
+library of networks and of this package only. Readers, preprocessors and the like it looks up by name among
+all that modules of its own folders have, what they import included: they may be nnU-Net's own.
 """
 
 from __future__ import annotations
@@ -24,6 +24,16 @@ ALLOWED = re.compile(
     rf"|nnunet_mamba\.(create_network|networks\.({'|'.join(list_network_names())}))",
     re.ASCII,
 )
+READERS = "SimpleITKIO SimpleITKIOWithReorient NibabelIO NibabelIOWithReorient NaturalImage2DIO Tiff3DIO"
+NORMALIZATIONS = "ZScore CT No RescaleTo01 RGBTo01"
+RESAMPLING = "resample_data_or_seg_to_shape resample_torch_simple resample_torch_fornnunet no_resampling_hack"
+LOOKED_UP = {  # keys of plans and configurations, and the names of nnU-Net's own that they may have
+    "image_reader_writer": READERS.split(),
+    "label_manager": ["LabelManager"],
+    "preprocessor_name": ["DefaultPreprocessor"],
+    "normalization_schemes": [f"{name}Normalization" for name in NORMALIZATIONS.split()],
+    **{f"resampling_fn_{what}": RESAMPLING.split() for what in ("data", "seg", "probabilities")},
+}
 ENDING = re.compile(r"[\w.-]+")  # of files: none that leads to another folder
 
 
@@ -37,6 +47,8 @@ def read_plans(file: Path, configuration: str) -> dict[str, Any]:
         resolve_configuration(plans, configuration)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as plans of nnU-Net ({error!r:.300}).") from error
+    for place in (plans, *configurations.values()):
+        _check_looked_up(place, file)
     for name, paths in named.items():
         for path in paths:
             if not (isinstance(path, str) and ALLOWED.fullmatch(path)):
@@ -46,6 +58,18 @@ def read_plans(file: Path, configuration: str) -> dict[str, Any]:
                     "imports and calls what is named. Among people who trust each other nnU-Net's zip does."
                 )
     return plans
+
+
+def _check_looked_up(place: Mapping[str, Any], file: Path) -> None:
+    """Raise ValueError if plans, or a configuration, name what is not nnU-Net's own."""
+    for key in LOOKED_UP.keys() & place.keys():
+        names = place[key] if isinstance(place[key], list) else [place[key]]
+        if other := [name for name in names if name not in LOOKED_UP[key]]:
+            raise ValueError(
+                f"{file}: {key} is {other[0]!r:.100}. In models that are shared it may be "
+                f"{', '.join(LOOKED_UP[key])}, for nnU-Net looks the name up among all that its modules import. "
+                "Among people who trust each other nnU-Net's zip does."
+            )
 
 
 def _list_named(architecture: Any) -> list[Any]:

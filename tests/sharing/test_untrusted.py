@@ -1,11 +1,14 @@
 """Plans of others: what nnU-Net would import and call is of torch, nnU-Net's networks or this package."""
 
 import json
+import re
+from pathlib import Path
 
+import nnunetv2
 import pytest
 from conftest import configuration
 
-from nnunet_mamba.sharing.untrusted import read_plans
+from nnunet_mamba.sharing.untrusted import LOOKED_UP, read_plans
 
 
 def write(tmp_path, **changes):
@@ -77,3 +80,26 @@ def test_what_is_no_plans_of_the_configuration_is_refused(tmp_path, plans):
     (tmp_path / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(ValueError, match=r"plans.json cannot be read as plans of nnU-Net"):
         read_plans(tmp_path / "plans.json", "c")
+
+
+@pytest.mark.parametrize("key", LOOKED_UP)
+@pytest.mark.parametrize("name", ["subprocess", "recursive_find_python_class", "", None, ["glob"], {"a": 1}])
+def test_what_nnunet_looks_up_is_its_own(tmp_path, key, name):
+    """It would take whatever its modules have by that name, what they import included."""
+    own = configuration(3, 2)
+    for plans in (
+        {"configurations": {"c": own}, key: name},
+        {"configurations": {"c": own, "d": {"inherits_from": "c", key: name}}},
+    ):
+        (tmp_path / "plans.json").write_text(json.dumps(plans))
+        with pytest.raises(ValueError, match=rf"{key} is .* it may be {LOOKED_UP[key][0]}"):
+            read_plans(tmp_path / "plans.json", "c")
+
+
+@pytest.mark.parametrize("key", LOOKED_UP)
+def test_the_names_that_pass_are_those_that_nnunet_finds(key):
+    source = "\n".join(
+        file.read_text(encoding="utf-8") for file in Path(nnunetv2.__file__).parent.rglob("*.py")
+    )
+    for name in LOOKED_UP[key]:
+        assert re.search(rf"^(class|def) {name}\b", source, re.MULTILINE), name
