@@ -36,10 +36,10 @@ from nnunet_mamba.sharing.manifest import (
 from nnunet_mamba.sharing.untrusted import read_description, read_plans
 from nnunet_mamba.sharing.weights import count_parameters, write_weights
 
-DESCRIBES_MODEL = (  # keys of dataset.json that are exported; others may list cases, or where files lie
-    "channel_names modality labels regions_class_order file_ending numTraining overwrite_image_reader_writer "
-    "name description reference licence license release"
-).split()
+DESCRIBES_MODEL = {  # keys of dataset.json that are exported; others may list cases, or where files lie
+    *("channel_names", "modality", "labels", "regions_class_order", "file_ending", "numTraining"),
+    *("overwrite_image_reader_writer", "name", "description", "reference", "licence", "license", "release"),
+}
 NO_WORDS = Words()
 
 
@@ -166,7 +166,7 @@ def _export_fold(folder: Path, fold: str, checkpoint: str, method: Method, draft
 
 def _export_description(file: Path, description: Mapping[str, Any], out: Path) -> None:
     """Write what of dataset.json describes the model: the file as it is, if that is all."""
-    if set(description) <= set(DESCRIBES_MODEL):
+    if set(description) <= DESCRIBES_MODEL:
         out.write_bytes(file.read_bytes())
     else:
         write_json(out, {key: value for key, value in description.items() if key in DESCRIBES_MODEL})

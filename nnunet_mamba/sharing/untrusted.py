@@ -67,7 +67,7 @@ def _check_looked_up(place: Mapping[str, Any], file: Path) -> None:
         if other := [name for name in names if name not in LOOKED_UP[key]]:
             raise ValueError(
                 f"{file}: {key} is {other[0]!r:.100}. In models that are shared it may be "
-                f"{', '.join(LOOKED_UP[key])}, for nnU-Net looks the name up among all that its modules import. "
+                f"{', '.join(LOOKED_UP[key])}, for nnU-Net looks it up among all that its modules hold. "
                 "Among people who trust each other nnU-Net's zip does."
             )
 
