@@ -125,12 +125,12 @@ def _check_names(file: Path, manifest: Manifest) -> None:
 
 
 def check_folds(source: Path, manifest: Manifest, folds: Sequence[str] | None) -> Sequence[str]:
-    """Return the folds to import. ValueError for those that an export lacks."""
+    """Return the folds to import, each once. ValueError for those that an export lacks."""
     if missing := [fold for fold in folds or () if fold not in manifest.folds]:
         raise ValueError(
             f"{source} has no fold {', '.join(missing)}; give -f {' '.join(manifest.folds)}, or some of them."
         )
-    return folds or manifest.folds
+    return list(dict.fromkeys(folds or manifest.folds))
 
 
 def read_record(kind: type[Record], file: Path) -> Record:

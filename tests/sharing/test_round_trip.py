@@ -109,7 +109,7 @@ def test_folds_and_checkpoints_can_be_chosen(trained, exported, tmp_path):
     folder = import_model(tmp_path / "best", tmp_path / "there")
     assert [file.name for file in (folder / "fold_all").iterdir()] == ["checkpoint_final.pth"]
     assert read(folder, "all")["init_args"]["fold"] == "all"
-    one = import_model(exported, tmp_path / "one", folds=["1"], dataset="Dataset123_Other")
+    one = import_model(exported, tmp_path / "one", folds=["1", "1"], dataset="Dataset123_Other")
     assert one.parent.name == "Dataset123_Other" and [*one.glob("fold_*")] == [one / "fold_1"]
 
 
