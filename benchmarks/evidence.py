@@ -17,7 +17,6 @@ docs/longrange.md, docs/benchmark.md and docs/mm-unet.md, from these files alone
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +30,7 @@ from nnunet_mamba.cli import main as run_command
 from nnunet_mamba.io.atomic import atomic_write
 from nnunet_mamba.nnunet.logs import read_epochs
 from nnunet_mamba.nnunet.paths import get_nnunet_folder, parse_method
+from nnunet_mamba.study.evaluation.splits import read_validation_folds
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -80,9 +80,9 @@ def score_folds(folder: Path, metrics: Iterable[str]) -> pd.DataFrame:
 
 def read_cases(dataset: str) -> dict[str, frozenset[str]]:
     """Return the validation cases of each fold of a preprocessed dataset."""
-    splits = get_nnunet_folder("nnUNet_preprocessed") / dataset / "splits_final.json"
-    folds = json.loads(splits.read_text(encoding="utf-8"))
-    return {str(number): frozenset(fold["val"]) for number, fold in enumerate(folds)}
+    splits = read_validation_folds(get_nnunet_folder("nnUNet_preprocessed") / dataset / "splits_final.json")
+    assert splits.cases is not None  # there is a file
+    return {fold: frozenset(cases) for fold, cases in zip(splits.names, splits.cases, strict=True)}
 
 
 def drop_unfinished(scores: pd.DataFrame, cases: Mapping[str, frozenset[str]]) -> pd.DataFrame:

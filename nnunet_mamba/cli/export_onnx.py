@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from nnunet_mamba.cli.model_options import FOLDS, check_model
+from nnunet_mamba.cli.model_options import FOLDS, check_model, load_weights
 from nnunet_mamba.nnunet.checkpoints import FINAL
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -35,14 +34,9 @@ def add(commands: Any) -> None:
 
 def export_onnx(args: argparse.Namespace) -> int:
     check_request(args)
-    from nnunet_mamba.inference.model import load_model
     from nnunet_mamba.inference.onnx_export import export_onnx_model
-    from nnunet_mamba.nnunet.commands import EXTERNAL, get_trainer_folders
-    from nnunet_mamba.sharing.import_model import open_model
 
-    os.environ[EXTERNAL] = get_trainer_folders()
-    with open_model(args.model, args.f) as trained:
-        predictor = load_model(trained, args.f, args.chk, "cpu", allow_tqdm=False)
+    predictor = load_weights(args.model, args.f, args.chk, "cpu", allow_tqdm=False)
     for name, difference in export_onnx_model(predictor, args.f, args.out).items():
         print(f"{name}: onnxruntime's logits are torch's within {difference:.0e} of the largest")
     print(f"{args.out}: model.json, for scripts/onnx_predict.py")

@@ -67,27 +67,34 @@ def add_machine(group: Any) -> None:
 
 def load_predictor(args: argparse.Namespace, model: Path, folds: Sequence[str]) -> BatchedPredictor:
     """Return a predictor with the weights of some folds, as the options say."""
+    return load_weights(
+        model,
+        folds,
+        args.chk,
+        args.device,
+        uncertainty=args.uncertainty,
+        without_mixer=args.without_mixer,
+        tile_step_size=args.step_size,
+        use_mirroring=not args.disable_tta,
+        perform_everything_on_device=not args.not_on_device,
+        allow_tqdm=not args.disable_progress_bar,
+        verbose=args.verbose,
+        batch_size=args.batch_size,
+        n_threads=args.threads,
+    )
+
+
+def load_weights(
+    model: Path, folds: Sequence[str], checkpoint: str, device: str, **options: Any
+) -> BatchedPredictor:
+    """Return a predictor with the weights of a trained folder or an export; `options` are of `load_model`."""
     from nnunet_mamba.inference.model import load_model
     from nnunet_mamba.nnunet.commands import EXTERNAL, get_trainer_folders
     from nnunet_mamba.sharing.import_model import open_model
 
     os.environ[EXTERNAL] = get_trainer_folders()
     with open_model(model, folds) as trained:
-        return load_model(
-            trained,
-            folds,
-            args.chk,
-            args.device,
-            uncertainty=args.uncertainty,
-            without_mixer=args.without_mixer,
-            tile_step_size=args.step_size,
-            use_mirroring=not args.disable_tta,
-            perform_everything_on_device=not args.not_on_device,
-            allow_tqdm=not args.disable_progress_bar,
-            verbose=args.verbose,
-            batch_size=args.batch_size,
-            n_threads=args.threads,
-        )
+        return load_model(trained, folds, checkpoint, device, **options)
 
 
 def check_given(args: argparse.Namespace, *needed: str) -> None:

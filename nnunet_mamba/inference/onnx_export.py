@@ -23,7 +23,7 @@ from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.inference.preprocessing import KNOWN_NORMALIZATIONS
 from nnunet_mamba.io.atomic import atomic_directory, write_json
 from nnunet_mamba.networks.finite import USE_OTHERS, check_finite, get_tensors, unwrap_model
-from nnunet_mamba.nnunet.dataset_json import sort_channels
+from nnunet_mamba.nnunet.dataset_json import get_channels, sort_channels
 
 FORMAT = 1  # of model.json
 TOLERANCE = 1e-3  # between onnxruntime and torch, of the largest logit: two steps of float16
@@ -62,13 +62,12 @@ def describe_model(predictor: BatchedPredictor, folds: Sequence[str]) -> dict[st
         raise ValueError(f"This model cannot be exported with its pre- and postprocessing: {obstacle}.")
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     dataset, labels = predictor.dataset_json, predictor.label_manager
-    channels = dataset.get("channel_names") or dataset["modality"]
     return {
         "format": FORMAT,
         "dataset": plans.dataset_name,
         "trainer": predictor.trainer_name,
         "networks": [_name_network(fold) for fold in folds],
-        "channels": list(sort_channels(channels, "dataset.json").values()),
+        "channels": list(sort_channels(get_channels(dataset), "dataset.json").values()),
         "file_ending": dataset["file_ending"],
         "transpose_forward": list(plans.transpose_forward),
         "transpose_backward": list(plans.transpose_backward),

@@ -36,6 +36,11 @@ def is_dataset_json(file: Path) -> bool:
     return isinstance(content, dict) and set(content) >= REQUIRED_KEYS
 
 
+def get_channels(description: Mapping[str, Any]) -> Any:
+    """Return the channels by their numbers; nnU-Net also reads v1's word for them. None without any."""
+    return description.get("channel_names", description.get("modality"))
+
+
 def sort_channels(channels: Mapping[Any, Any], where: Path | str) -> dict[str, str]:
     """Return channel_names sorted by number: nnU-Net pairs files and normalisation with them by their order.
 

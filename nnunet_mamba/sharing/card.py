@@ -11,10 +11,9 @@ import yaml
 from nnunet_mamba.io.tables import Table, escape_markdown
 from nnunet_mamba.nnunet.catalogue import NETWORKS, PREFIX, TRAINERS, TrainerInfo, parse_trainer
 from nnunet_mamba.nnunet.checkpoints import FINAL
-from nnunet_mamba.nnunet.dataset_json import sort_channels
+from nnunet_mamba.nnunet.dataset_json import get_channels, sort_channels
 from nnunet_mamba.nnunet.paths import Method
 from nnunet_mamba.nnunet.trained_plans import resolve_configuration
-from nnunet_mamba.sharing.untrusted import get_channels
 
 NNUNET = "Isensee et al., nnU-Net, Nature Methods 18, 203-211 (2021), doi:10.1038/s41592-020-01008-z"
 LICENCES = (  # the hub's words for those that data and weights often have; others are "other" there

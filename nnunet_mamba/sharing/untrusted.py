@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.nnunet.catalogue import list_network_names
-from nnunet_mamba.nnunet.dataset_json import check_labels, read_dataset_json, sort_channels
+from nnunet_mamba.nnunet.dataset_json import check_labels, get_channels, read_dataset_json, sort_channels
 from nnunet_mamba.nnunet.trained_plans import resolve_configuration
 
 ALLOWED = re.compile(
@@ -95,8 +95,3 @@ def read_description(file: Path) -> dict[str, Any]:
     if not (isinstance(ending, str) and ENDING.fullmatch(ending)):
         raise ValueError(f"{file} has the file_ending {ending!r:.100}; expected one as '.nii.gz'.")
     return description
-
-
-def get_channels(description: Mapping[str, Any]) -> Any:
-    """Return the channels; nnU-Net also reads v1's word for them."""
-    return description.get("channel_names", description.get("modality"))

@@ -70,7 +70,7 @@ def test_a_model_comes_back_to_the_last_bit(trained, exported, tmp_path):
 
 def test_an_export_holds_no_pickle_no_optimizer_and_no_list_of_cases(trained, tmp_path):
     paths = {"case_1": {"images": ["/home/someone/case_1.nii.gz"]}}
-    trained.description |= {"dataset": paths, "training": []}
+    trained.description |= {"dataset": paths, "training": [], "validation": ["liver_7"]}
     trained.write()
     export_model(trained.folder, tmp_path / "export")
     for file in (tmp_path / "export").iterdir():
@@ -79,7 +79,7 @@ def test_an_export_holds_no_pickle_no_optimizer_and_no_list_of_cases(trained, tm
         with pytest.raises((pickle.UnpicklingError, ValueError, EOFError, KeyError)):
             pickle.loads(content)
     kept = json.loads((tmp_path / "export" / "dataset.json").read_text())
-    assert set(trained.description) - set(kept) == {"dataset", "training"}
+    assert set(trained.description) - set(kept) == {"dataset", "training", "validation"}
 
 
 def test_an_import_reads_no_pickle(exported, tmp_path, monkeypatch):
