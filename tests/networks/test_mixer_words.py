@@ -10,7 +10,7 @@ from nnunet_mamba.blocks.mixers import KINDS, LAYERS, ChannelMixer, TokenMixer, 
 from nnunet_mamba.networks.config import FixedConfig
 from nnunet_mamba.networks.family import FAMILY, get_config, supported_ndims
 from nnunet_mamba.networks.mixer_config import CONV, LocalMixer, Mixer
-from nnunet_mamba.ops.precision import SequenceMixer
+from nnunet_mamba.ops.precision import MIXED, SequenceMixer
 
 TOPOLOGY = ("features_per_stage", "strides", "kernel_sizes")
 SLOTS = ("mm_unet", "umamba_enc", "umamba2")  # within blocks, behind stages, behind the last
@@ -95,7 +95,7 @@ def test_a_kind_brings_its_own_settings():
     [(name, n) for name, config in FAMILY.items() if config.mixer for n in supported_ndims(name)],
 )
 def test_convolutions_have_the_parameters_of_the_mixers_in_every_place(name, ndim):
-    """But for half a hidden channel, 2 C + 3^n + 1 parameters, of each layer."""
+    """But for half a hidden channel, 2 C + 3^n + 1 parameters, of each layer; in autocast's precision."""
     is_fixed = isinstance(FAMILY[name], FixedConfig)
     plan = {key: value for key, value in PUBLISHED[ndim].items() if not is_fixed or key not in TOPOLOGY}
     with torch.device("meta"):
@@ -106,6 +106,7 @@ def test_convolutions_have_the_parameters_of_the_mixers_in_every_place(name, ndi
         bound = sum((2 * layer.in_proj.in_features + 3**ndim + 1) / 2 for layer in layers)
         off = count(own.get_submodule(place)) - count(conv.get_submodule(place))
         assert layers and abs(off) <= bound, place
+        assert conv.get_submodule(place).mixer_precision == MIXED, place
     rest = [
         count(network) - sum(count(network.get_submodule(p)) for p in places(own)) for network in (own, conv)
     ]
