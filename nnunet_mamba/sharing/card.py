@@ -22,7 +22,6 @@ LICENCES = (  # the hub's words for those that data and weights often have; othe
 )
 NO_LICENCE = "None was given. Ask its authors before you use it."
 NO_SCORES = "None were given with this model."
-NO_SPLIT = "not known: no splits_final.json was found when the model was exported"
 
 
 class Words(NamedTuple):
@@ -46,7 +45,7 @@ class FoldFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """Facts that a card shows. `split` maps folds to their numbers of training and validation cases."""
+    """Facts that a card shows. `split` says for each fold how many cases it was trained and validated on."""
 
     method: Method
     dataset: str
@@ -56,7 +55,7 @@ class Card:
     folds: Sequence[FoldFacts]
     words: Words
     scores: Sequence[Table]
-    split: Mapping[str, tuple[int, int]]
+    split: Mapping[str, str]
     versions: Mapping[str, str]
     configuration: Mapping[str, Any] = field(init=False)
 
@@ -157,17 +156,16 @@ def _network_rows(card: Card) -> dict[str, str]:
 def _data_rows(card: Card) -> dict[str, str]:
     channels = sort_channels(get_channels(card.description), "dataset.json")
     labels = card.description["labels"]
-    split = [
-        f"fold {fold}: {n_train} cases trained on, {n_val} validated"
-        for fold, (n_train, n_val) in card.split.items()
-    ]
+    alike: dict[str, list[str]] = {}
+    for fold, text in card.split.items():
+        alike.setdefault(text, []).append(fold)
     return {
         "dataset": card.dataset,
         "channels": ", ".join(f"{number}: {name}" for number, name in channels.items()),
         "labels": ", ".join(f"{name} {value}" for name, value in labels.items()),
         "files": card.description["file_ending"],
         "cases for training": str(card.description.get("numTraining", "not recorded")),
-        "split": "; ".join(split) or NO_SPLIT,
+        "split": "; ".join(f"fold {', '.join(folds)}: {text}" for text, folds in alike.items()),
     }
 
 

@@ -14,7 +14,7 @@ from nnunet_mamba.io.atomic import atomic_directory, write_json, write_text
 from nnunet_mamba.io.tables import Table
 from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.nnunet.checkpoints import FINAL
-from nnunet_mamba.nnunet.paths import Method, list_nnunet_folders, parse_method
+from nnunet_mamba.nnunet.paths import Method, parse_method
 from nnunet_mamba.nnunet.trained_plans import check_trained_plans
 from nnunet_mamba.nnunet.version import get_nnunet_version
 from nnunet_mamba.sharing.card import Card, FoldFacts, Words, render_card
@@ -33,6 +33,7 @@ from nnunet_mamba.sharing.manifest import (
     record_name,
     weights_name,
 )
+from nnunet_mamba.sharing.split import describe_splits
 from nnunet_mamba.sharing.untrusted import read_description, read_plans
 from nnunet_mamba.sharing.weights import count_parameters, write_weights
 
@@ -83,7 +84,7 @@ def export_model(
             folds=facts,
             words=words,
             scores=scores,
-            split=_count_split(dataset, folds),
+            split=describe_splits(folder, dataset, folds, description["file_ending"]),
             versions=versions,
         )
         write_text(draft / CARD, render_card(card))
@@ -170,22 +171,6 @@ def _export_description(file: Path, description: Mapping[str, Any], out: Path) -
         out.write_bytes(file.read_bytes())
     else:
         write_json(out, {key: value for key, value in description.items() if key in DESCRIBES_MODEL})
-
-
-def _count_split(dataset: str, folds: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the numbers of training and validation cases of folds, if nnU-Net's folders have the split: no
-    names of cases. ValueError for a file that is no split."""
-    files = [place / dataset / "splits_final.json" for place in list_nnunet_folders()]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return {}
-    try:
-        numbers = [
-            (len(split["train"]), len(split["val"])) for split in json.loads(file.read_text(encoding="utf-8"))
-        ]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is not a split of nnU-Net's ({error!r}); mend or remove it.") from error
-    return {fold: numbers[int(fold)] for fold in folds if fold.isdigit() and int(fold) < len(numbers)}
 
 
 def _get_versions() -> dict[str, str]:
