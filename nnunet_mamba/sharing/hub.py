@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,10 @@ def push_export(folder: Path, repo: str, *, private: bool) -> str:
             delete_patterns=FILES,  # folds of an earlier export
         )
     except Exception as error:
+        again = ("hf", "upload", repo, str(folder), ".")
         raise ValueError(
             f"{folder} is complete, but could not be pushed to {repo}: {_say(error)}. Once that is mended, "
-            f"push it with the hub's own command: hf upload {repo} {folder} ."
+            f"push it with the hub's own command: {shlex.join(again)}"
         ) from error
     return str(address)
 

@@ -1,5 +1,6 @@
 """Checks of the folds in nnU-Net's splits_final.json: what is trained is what the file says."""
 
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -18,9 +19,10 @@ def check_fold(fold: int | str, splits_file: Path) -> None:
     if fold not in range(n_folds):
         has = f"folds 0 to {n_folds - 1}" if n_folds > 1 else "fold 0 alone" if n_folds else "no folds"
         owner = splits_file if exists else f"nnU-Net's cross-validation ({splits_file} is not there yet)"
+        dataset = shlex.quote(splits_file.parent.name)
         raise ValueError(
             f"Fold {fold!r} was asked for, and {owner} has {has}. Train one of these, or all; or make "
-            f"another split: nnunet-mamba plans split {splits_file.parent.name} --name 5fold (or a paper's)."
+            f"another split: nnunet-mamba plans split {dataset} --name 5fold (or a paper's)."
         )
 
 

@@ -73,9 +73,11 @@ def test_a_failed_push_keeps_the_export_and_says_how_to_go_on(exported, server, 
         raise RuntimeError("401: no\ntoken.")
 
     monkeypatch.setattr(HfApi, "upload_folder", refuse)
-    with pytest.raises(ValueError, match=r"is complete, but .* to doe/model: 401: no token\. Once"):
+    exported = exported.rename(exported.with_name("my export"))
+    with pytest.raises(ValueError, match=r"is complete, but .* to doe/model: 401: no token\. Once") as error:
         hub.push_export(exported, "doe/model", private=False)
-    assert contents(exported) == before
+    command = f"hf upload doe/model '{exported}' ."
+    assert str(error.value).endswith(command) and contents(exported) == before
 
 
 @pytest.mark.parametrize("repo", ["model", "a/b/c", "../b", "a/..", "a b/c", "", "a/b\n", "ä/b"])
