@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,16 +102,16 @@ def export_model(
 
 def get_dataset(folder: Path) -> str:
     """Return the dataset of a trained folder: by the folder above it, else by its plans."""
-    names = [
-        folder.resolve().parent.name,
-        json.loads((folder / PLANS).read_text(encoding="utf-8")).get("dataset_name", ""),
-    ]
-    if found := [name for name in names if is_dataset_name(str(name))]:
-        return found[0]
-    raise ValueError(
-        f"{folder} is of no dataset: neither the folder above it nor its plans (dataset_name: {names[1]!r}) "
-        "name one, as Dataset027_ACDC. Put it into a folder of such a name."
-    )
+    folder = folder.resolve()
+    name = folder.parent.name
+    if not is_dataset_name(name):
+        name = str(read_plans(folder / PLANS, _parse_folder(folder).configuration).get("dataset_name"))
+    if not is_dataset_name(name):
+        raise ValueError(
+            f"{folder} is of no dataset: neither the folder above it nor its plans (dataset_name: {name}) "
+            "name one, as Dataset027_ACDC. Put it into a folder of such a name."
+        )
+    return name
 
 
 def _parse_folder(folder: Path) -> Method:
