@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from nnunet_mamba.sharing.card import Card, FoldFacts, Words, render_card
 from nnunet_mamba.sharing.manifest import (
     CARD,
     DATASET,
+    FOLD,
     FORMAT,
     MANIFEST,
+    NAME,
     PLANS,
     FoldRecord,
     Manifest,
@@ -121,6 +124,11 @@ def _parse_folder(folder: Path) -> Method:
             f"{folder} is not a trained folder of nnU-Net; expected "
             f"nnUNet_results/DATASET/TRAINER__PLANS__CONFIG with {PLANS}, {DATASET} and fold_0."
         )
+    if odd := [part for part in method if not re.fullmatch(NAME, part)]:
+        raise ValueError(
+            f"{folder} cannot be exported: {odd[0]!r} in its name has other signs than letters, digits, _ . "
+            "and -. Plans may be renamed there; a configuration has to be trained by another name."
+        )
     return method
 
 
@@ -129,6 +137,7 @@ def find_folds(folder: Path, wanted: Sequence[str] | None, checkpoint: str) -> l
     that is no trained model."""
     _parse_folder(folder.resolve())
     there = {file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{checkpoint}")}
+    there = {fold for fold in there if re.fullmatch(FOLD, fold)}  # no copies, as fold_0_old
     missing = [fold for fold in wanted or () if fold not in there]
     if missing or not there:
         others = sorted({file.name for file in folder.glob("fold_*/checkpoint_*.pth")})

@@ -102,7 +102,7 @@ def _download(repo: str, revision: str | None, **options: bool) -> Path:
         return Path(api.snapshot_download(repo, revision=revision, allow_patterns=FILES, **options))
     except errors.RevisionNotFoundError as error:
         raise ValueError(
-            f"{SCHEME}{repo} has no revision {revision}; expected a branch, a tag or a commit."
+            f"{SCHEME}{repo} has no revision {revision or 'main'}; expected a branch, a tag or a commit."
         ) from error
     except errors.GatedRepoError as error:
         raise ValueError(

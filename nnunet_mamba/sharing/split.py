@@ -62,7 +62,8 @@ def _describe_split(split: Fold | None, now: str, validated: Collection[str] | N
         return f"{n_validated} validated; the number trained on is not known, for lack of its {SPLITS}"
     n_train, n_val = _count(len(split.train)), len(split.val)
     if validated is None:
-        return f"{n_train} to train on, {n_val} to validate by {now}; not checked, the fold has no validation"
+        planned = f"{n_train} to train on, {n_val} to validate by {now}"
+        return f"{planned}; not checked, the fold has no finished validation"
     if set(validated) == set(split.val):
         return f"{n_train} trained on, {n_val} validated"
     if set(validated) < set(split.val):

@@ -122,6 +122,19 @@ def test_a_folder_anywhere_is_of_the_dataset_that_its_plans_name(trained, tmp_pa
         export_model(moved, tmp_path / "other")
 
 
+def test_copies_of_a_fold_are_no_folds(trained, tmp_path):
+    shutil.copytree(trained.folder / "fold_0", trained.folder / "fold_0_old")
+    assert export_model(trained.folder, tmp_path / "export").folds == ("0", "1")
+
+
+def test_a_name_that_an_import_would_refuse_is_refused_at_once(trained, tmp_path):
+    folder = trained.folder.rename(
+        trained.folder.with_name("nnUNetTrainerMMUNet_5epochs__my plans__3d_fullres")
+    )
+    with pytest.raises(ValueError, match=r"cannot be exported: 'my plans' in its name has other signs than"):
+        export_model(folder, tmp_path / "export")
+
+
 def test_other_files_beside_an_export_do_not_matter(exported, tmp_path):
     (exported / ".gitattributes").write_text("")
     (exported / "fold_7.json").write_text("no json")

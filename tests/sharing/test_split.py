@@ -94,7 +94,7 @@ def test_a_summary_that_is_none_is_no_evidence(trained, nnunet_folders, split_ro
     write_splits(nnunet_folders.preprocessed, trained)
     write_summary(trained)
     (trained.folder / "fold_0" / "validation" / "summary.json").write_text(text)
-    assert "not checked, the fold has no validation" in split_row()
+    assert "not checked, the fold has no finished validation" in split_row()
 
 
 def test_the_split_that_nnunet_trains_by_comes_before_the_raw_one(trained, nnunet_folders, split_row):
