@@ -3,7 +3,7 @@
 #   install.sh system                 the C compiler that Triton's launcher needs
 #   install.sh torch cpu|cuda         PyTorch and torchvision, from one index
 #   install.sh requirements FILE      what pyproject.toml asks for, Snakemake too
-#   install.sh package FOLDER         this package, and its trainers in nnU-Net's folder
+#   install.sh package FOLDER         this package, and its trainers in nnU-Net's folder; removes FOLDER
 # Dockerfile and nnunet_mamba.def call it as root of the image.
 set -euo pipefail
 
@@ -37,6 +37,7 @@ PYTHON
     ;;
   package)
     python -m pip install --no-deps "$2"
+    rm -r "$2"
     nnunet-mamba register
     ;;
   *)
