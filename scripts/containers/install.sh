@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Installs this package into an image, in steps from what changes seldom to what changes often: one layer each.
-#   install.sh system                 the C compiler that Triton's launcher needs
+#   install.sh system                 compilers for C (Triton) and C++ (torch.compile)
 #   install.sh torch cpu|cuda         PyTorch and torchvision, from one index
 #   install.sh requirements FILE      what pyproject.toml asks for, Snakemake too
-#   install.sh package FOLDER         this package, and its trainers in nnU-Net's folder; removes FOLDER
+#   install.sh package FOLDER         this package, and its trainers in nnU-Net's folder
 # Dockerfile and nnunet_mamba.def call it as root of the image.
 set -euo pipefail
 
 case ${1:-} in
   system)
     apt-get update
-    apt-get install --yes --no-install-recommends gcc libc6-dev
+    apt-get install --yes --no-install-recommends g++
     rm -rf /var/lib/apt/lists/*
     ;;
   torch)
@@ -37,7 +37,6 @@ PYTHON
     ;;
   package)
     python -m pip install --no-deps "$2"
-    rm -r "$2"
     nnunet-mamba register
     ;;
   *)
