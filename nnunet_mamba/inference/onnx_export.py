@@ -64,7 +64,7 @@ def describe_model(predictor: BatchedPredictor, folds: Sequence[str]) -> dict[st
     dataset, labels = predictor.dataset_json, predictor.label_manager
     return {
         "format": FORMAT,
-        "dataset": plans.dataset_name,
+        "dataset": plans.plans.get("dataset_name"),
         "trainer": predictor.trainer_name,
         "networks": [_name_network(fold) for fold in folds],
         "channels": list(sort_channels(get_channels(dataset), "dataset.json").values()),

@@ -14,6 +14,7 @@ from nnunet_mamba.inference import onnx_export
 from nnunet_mamba.inference.model import load_model
 from nnunet_mamba.inference.onnx_export import describe_model, export_network, export_onnx_model
 from nnunet_mamba.networks.finite import NonFiniteWeightsError
+from nnunet_mamba.nnunet.trained_plans import INTENSITIES, READ, READ_OF_ALL
 
 NUMBERS = {"mean": 0.1, "std": 0.9, "lowest": -1.5, "highest": 1.5}  # tiny_models.STATISTICS
 
@@ -72,6 +73,16 @@ def test_models_that_the_runner_could_not_reproduce_are_refused_by_name(name):
     plans["configurations"]["c"].update(changes)
     with pytest.raises(ValueError, match=said):
         describe_model(tiny_predictor(plans, tiny_dataset()), ["0"])
+
+
+def test_no_more_is_read_of_plans_than_a_prediction_reads():
+    """Those keys are checked where a model is loaded."""
+    plans = tiny_plans()
+    plans["configurations"]["c"]["normalization_schemes"] = ["CTNormalization"]
+    own = {key: plans["configurations"]["c"][key] for key in (*READ, "architecture")}
+    few = {key: plans[key] for key in (*READ_OF_ALL, INTENSITIES[0])} | {"configurations": {"c": own}}
+    model = describe_model(tiny_predictor(plans, tiny_dataset()), ["0"])
+    assert describe_model(tiny_predictor(few, tiny_dataset()), ["0"]) == {**model, "dataset": None}
 
 
 @pytest.mark.parametrize(
