@@ -7,7 +7,6 @@ not. After each export onnxruntime and torch predict the same patch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,14 @@ from nnunet_mamba.inference.preprocessing import KNOWN_NORMALIZATIONS
 from nnunet_mamba.io.atomic import atomic_directory, write_json
 from nnunet_mamba.networks.finite import USE_OTHERS, check_finite, get_tensors, unwrap_model
 from nnunet_mamba.nnunet.dataset_json import get_channels, sort_channels
+from nnunet_mamba.nnunet.version import get_installed_version
 
 FORMAT = 1  # of model.json
 TOLERANCE = 1e-3  # between onnxruntime and torch, of the largest logit: two steps of float16
 LARGEST_GB = 1.9  # an ONNX file holds 2 GB
 READERS = ("SimpleITKIO", "NibabelIO")  # of NIfTI files, in the file's own orientation
 ENDINGS = (".nii", ".nii.gz")
+PACKAGES = ("nnunetv2", "torch", "onnx", "onnxscript", "onnxruntime")
 ORDERS = (0, 1, 3)  # of splines that the runner interpolates by
 
 
@@ -82,8 +83,7 @@ def describe_model(predictor: BatchedPredictor, folds: Sequence[str]) -> dict[st
         "mirror_axes": list(predictor.allowed_mirroring_axes or ()),
         "labels": dataset["labels"],
         "regions_class_order": list(labels.regions_class_order) if labels.has_regions else None,
-        "versions": {"nnunet_mamba": __version__}
-        | {name: version(name) for name in ("nnunetv2", "torch", "onnx", "onnxscript", "onnxruntime")},
+        "versions": {"nnunet_mamba": __version__} | {name: get_installed_version(name) for name in PACKAGES},
     }
 
 
