@@ -8,7 +8,7 @@ with the same versions and sizes are kept, so that a run goes on where another o
 process of its own, so that its peak memory is its own.
 
 Without --patch networks have all their stages and few channels: those of nnU-Net's plans the topology and the
-patches of its plans for the hippocampus, the others their papers' (VSS blocks: one per stage). With --patch
+patches of its plans for the hippocampus, the others their papers' with one block per stage. With --patch
 they have nnU-Net's default plan for a patch of that many voxels, or their papers' channels and blocks.
 Weights are random and moved from where they were initialised, for residual branches may start at zero.
 Seconds are the export's and the comparison's: loading the file, running one patch by onnxruntime and by
@@ -44,16 +44,16 @@ SMALL = {
     3: plan(3, [8, 16, 16, 32], [40, 56, 40], 1, num_classes=3),
     2: plan(2, [8, 16, 16, 32], [56, 40], 1, num_classes=3),
 }
-VSS = {"features_per_stage": [8, 16, 32, 64], "depths": [1, 1, 1, 1]}
-FIXED = {  # channels and blocks of networks of fixed topology
-    "vm_unet": VSS,
-    "mamba_unet": VSS,
-    "swin_umamba": {**VSS, "features_per_stage": [4, 8, 16, 32, 64]},
-    "swin_umamba_d": VSS,
-    "segmamba": {"features_per_stage": [8, 8, 16, 16]},
-    "segmamba_v2": {"features_per_stage": [8, 8, 16, 16]},
-    "lightm_unet": {"features_per_stage": [8, 8, 16, 16]},
-    "nnmamba": {"features_per_stage": [16, 16, 16, 16]},
+VSS, SEG = [8, 16, 32, 64], [8, 8, 16, 16]
+FIXED = {  # channels of networks of fixed topology, and blocks: one per stage
+    "vm_unet": {"features_per_stage": VSS, "depths": [1] * 4, "depths_decoder": [1] * 4},
+    "mamba_unet": {"features_per_stage": VSS, "depths": [1] * 4},
+    "swin_umamba": {"features_per_stage": [4, *VSS], "depths": [1] * 4},
+    "swin_umamba_d": {"features_per_stage": VSS, "depths": [1] * 4, "depths_decoder": [1] * 3},
+    "segmamba": {"features_per_stage": SEG, "depths": [1] * 4},
+    "segmamba_v2": {"features_per_stage": SEG, "depths": [1] * 4},
+    "lightm_unet": {"features_per_stage": SEG, "depths": [1] * 4},
+    "nnmamba": {"features_per_stage": [16] * 4, "depths": [2] * 3},
 }
 MIXERS = ("attention", "mamba2", "mlstm", "conv")
 WORDS = [f"{name}:mixer={word}" for name in ("mm_unet", "umamba_bot") for word in MIXERS]
