@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def export_onnx(args: argparse.Namespace) -> int:
     check_request(args)
     from nnunet_mamba.inference.onnx_export import export_onnx_model
 
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # else a line for each step that it leaves out
     predictor = load_weights(args.model, args.f, args.chk, "cpu", allow_tqdm=False)
     for name, difference in export_onnx_model(predictor, args.f, args.out).items():
         print(f"{name}: onnxruntime's logits are torch's within {difference:.0e} of the largest")
