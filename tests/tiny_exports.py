@@ -41,7 +41,7 @@ def complete_plans() -> dict:
         "transpose_forward": [0, 1, 2],
         "transpose_backward": [0, 1, 2],
         "image_reader_writer": "SimpleITKIO",
-        "foreground_intensity_properties_per_channel": {},
+        "foreground_intensity_properties_per_channel": {"0": {}},
         "configurations": {"3d_fullres": {**configuration(3, 2), **resampling, **arguments}},
     }
 

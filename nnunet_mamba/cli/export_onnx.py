@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.cli.model_options import FOLDS, check_model, load_weights
 from nnunet_mamba.nnunet.checkpoints import FINAL
+from nnunet_mamba.nnunet.version import get_installed_version
 
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+OLDEST = {"torch": (2, 8), "onnx": (1, 19), "onnxscript": (0, 7), "onnxruntime": (1, 23)}  # docs/onnx.md
 
 
 def add(commands: Any) -> None:
@@ -36,6 +38,7 @@ def export_onnx(args: argparse.Namespace) -> int:
     check_request(args)
     from nnunet_mamba.inference.onnx_export import export_onnx_model
 
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # else a line for each step that it leaves out
     predictor = load_weights(args.model, args.f, args.chk, "cpu", allow_tqdm=False)
     for name, difference in export_onnx_model(predictor, args.f, args.out).items():
         print(f"{name}: onnxruntime's logits are torch's within {difference:.0e} of the largest")
@@ -50,5 +53,19 @@ def check_request(args: argparse.Namespace) -> None:
     check_model(args.model, args.f, args.chk)
     if args.out.exists():
         raise ValueError(f"{args.out} exists already; remove it, or choose another place.")
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    if missing := [name for name in OLDEST if find_spec(name) is None]:
         raise ValueError(f"export-onnx needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    check_versions()
+
+
+def check_versions() -> None:
+    """Raise ValueError for packages with which no export was seen to work; one that is installed under
+    another name, such as onnxruntime-gpu, passes."""
+    for name, oldest in OLDEST.items():
+        found = get_installed_version(name)
+        if found and tuple(map(int, found.split(".")[:2])) < oldest:
+            title, bound = "PyTorch" if name == "torch" else name, ".".join(map(str, oldest))
+            raise ValueError(
+                f"export-onnx needs {title} {bound} or newer; {found} is installed: "
+                f"pip install '{name}>={bound}'"
+            )

@@ -21,7 +21,11 @@ from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.networks.finite import guard_output
 from nnunet_mamba.networks.twins import select_shared, without_mixers
-from nnunet_mamba.nnunet.trained_plans import check_trained_plans
+from nnunet_mamba.nnunet.trained_plans import (
+    check_readable_plans,
+    check_trained_plans,
+    read_trained_dataset,
+)
 
 
 def load_model(
@@ -42,8 +46,9 @@ def load_model(
         options: BatchedPredictor's.
 
     Raises ValueError for a device that this machine lacks, for plans that the weights were not trained with,
-    for a trainer that is not found, a damaged checkpoint, a network without mixers to switch off, and for a
-    single member that would have to disagree with itself.
+    for plans and a dataset.json that lack what a prediction reads, for a trainer that is not found, a damaged
+    checkpoint, a network without mixers to switch off, and for a single member that would have to disagree
+    with itself.
     """
     _check_device(device)
     if device != "cuda":
@@ -53,6 +58,7 @@ def load_model(
             options["uncertainty"] = uncertainty
         kind = MembersPredictor if uncertainty else BatchedPredictor
         predictor = kind(device=torch.device(device), **options)
+    read_trained_dataset(folder / "dataset.json")
     numbers = [fold if fold == "all" else int(fold) for fold in folds]
     for number in numbers:
         check_plans(folder / "plans.json", folder / f"fold_{number}" / checkpoint)
@@ -99,11 +105,15 @@ def check_stage(predictor: BatchedPredictor, previous_stage: Path | None) -> Non
 
 
 def check_plans(plans_file: Path, checkpoint: Path) -> None:
-    """Raise ValueError if plans would show the network other images than it was trained with.
+    """Raise ValueError if plans would show the network other images than it was trained with, or lack what a
+    prediction reads.
 
     Checkpoints hold the plans of their training; those of other programs may not, and pass.
     """
-    check_trained_plans(plans_file, checkpoint, _read_checkpoint(checkpoint).get("init_args", {}))
+    init_args = _read_checkpoint(checkpoint).get("init_args", {})
+    if name := init_args.get("configuration"):
+        check_readable_plans(plans_file, name)
+    check_trained_plans(plans_file, checkpoint, init_args)
 
 
 def _read_checkpoint(file: Path) -> dict:

@@ -6,8 +6,8 @@ not. After each export onnxruntime and torch predict the same patch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from nnunet_mamba.inference.preprocessing import KNOWN_NORMALIZATIONS
 from nnunet_mamba.io.atomic import atomic_directory, write_json
 from nnunet_mamba.networks.finite import USE_OTHERS, check_finite, get_tensors, unwrap_model
 from nnunet_mamba.nnunet.dataset_json import get_channels, sort_channels
+from nnunet_mamba.nnunet.version import get_installed_version
 
 FORMAT = 1  # of model.json
 TOLERANCE = 1e-3  # between onnxruntime and torch, of the largest logit: two steps of float16
+ROUNDING = 4  # mean errors of float32 that pass for rounding, in those of torch
 LARGEST_GB = 1.9  # an ONNX file holds 2 GB
 READERS = ("SimpleITKIO", "NibabelIO")  # of NIfTI files, in the file's own orientation
 ENDINGS = (".nii", ".nii.gz")
+PACKAGES = ("nnunetv2", "torch", "onnx", "onnxscript", "onnxruntime")
 ORDERS = (0, 1, 3)  # of splines that the runner interpolates by
 
 
@@ -64,7 +67,7 @@ def describe_model(predictor: BatchedPredictor, folds: Sequence[str]) -> dict[st
     dataset, labels = predictor.dataset_json, predictor.label_manager
     return {
         "format": FORMAT,
-        "dataset": plans.dataset_name,
+        "dataset": plans.plans.get("dataset_name"),
         "trainer": predictor.trainer_name,
         "networks": [_name_network(fold) for fold in folds],
         "channels": list(sort_channels(get_channels(dataset), "dataset.json").values()),
@@ -82,8 +85,7 @@ def describe_model(predictor: BatchedPredictor, folds: Sequence[str]) -> dict[st
         "mirror_axes": list(predictor.allowed_mirroring_axes or ()),
         "labels": dataset["labels"],
         "regions_class_order": list(labels.regions_class_order) if labels.has_regions else None,
-        "versions": {"nnunet_mamba": __version__}
-        | {name: version(name) for name in ("nnunetv2", "torch", "onnx", "onnxscript", "onnxruntime")},
+        "versions": {"nnunet_mamba": __version__} | {name: get_installed_version(name) for name in PACKAGES},
     }
 
 
@@ -162,7 +164,8 @@ def export_network(network: nn.Module, patch: Tensor, file: Path) -> None:
 def compare_with_runtime(network: nn.Module, patch: Tensor, file: Path) -> float:
     """Return the largest difference of onnxruntime's logits to torch's, in parts of the largest logit.
 
-    Raises ValueError if it exceeds TOLERANCE.
+    Raises ValueError if it exceeds TOLERANCE and is no rounding. It is where torch's float32 is about as far
+    from its float64: some networks amplify the last bits.
     """
     import onnxruntime
 
@@ -174,9 +177,21 @@ def compare_with_runtime(network: nn.Module, patch: Tensor, file: Path) -> float
     with torch.no_grad():
         expected = network(patch)
     difference = float((found - expected).abs().max() / expected.abs().max())
-    if not difference <= TOLERANCE:  # NaN does not pass either
+    if difference <= TOLERANCE:
+        return difference
+    exact = predict_exactly(network, patch)
+    own, other = (float((logits - exact).abs().mean()) for logits in (expected, found))
+    if not other <= ROUNDING * own:  # NaN does not pass either
         raise ValueError(
             f"{file.name}: onnxruntime's logits differ from torch's by {difference:.1g} of the largest; at "
-            f"most {TOLERANCE:g} is accepted. Try other versions of torch, onnxscript and onnxruntime."
+            f"most {TOLERANCE:g} is accepted, or rounding: the mean difference to logits in float64 is "
+            f"{other:.1g}, torch's {own:.1g}. Try other versions of torch, onnxscript and onnxruntime."
         )
     return difference
+
+
+@torch.no_grad()
+def predict_exactly(network: nn.Module, patch: Tensor) -> Tensor:
+    """Return logits in float64, by a copy of the network."""
+    logits: Tensor = copy.deepcopy(network).double()(patch.double())
+    return logits

@@ -1,17 +1,79 @@
-"""Plans of a trained network: its configuration, and whether they are those of its training."""
+"""Plans and dataset.json of a trained network: whether a prediction can be made with them, and whether they
+are those of its training."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.io.messages import join_names
+from nnunet_mamba.nnunet.dataset_json import check_labels, get_channels, read_dataset_json
 
 # what is seen by the network, per configuration
 SEEN = ("spacing", "normalization_schemes", "use_mask_for_norm", "architecture")
 SEEN_BY_ALL = ("transpose_forward", "foreground_intensity_properties_per_channel")
+# what a prediction reads: of the plans, of the configuration, and of a channel in Hounsfield units
+READ_OF_ALL = ("configurations", "image_reader_writer", "transpose_forward", "transpose_backward")
+READ = (
+    *("preprocessor_name", "patch_size", "spacing", "normalization_schemes", "use_mask_for_norm"),
+    *("resampling_fn_data", "resampling_fn_data_kwargs"),
+    *("resampling_fn_probabilities", "resampling_fn_probabilities_kwargs"),
+)
+INTENSITIES = ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality")
+READ_FOR_CT = ("mean", "std", "percentile_00_5", "percentile_99_5")
+
+
+def read_trained_dataset(file: Path) -> dict[str, Any]:
+    """Return a trained model's dataset.json. ValueError unless it has all that a prediction reads."""
+    description = read_dataset_json(file)
+    labels = description["labels"]
+    check_labels(labels, file)
+    needed = {"channel_names": get_channels(description), "labels: background": labels.get("background")}
+    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):  # regions
+        needed["regions_class_order"] = description.get("regions_class_order")
+    if lacking := [key for key, value in needed.items() if value is None]:
+        raise ValueError(f"{file} lacks {join_names(lacking)}. {describe_remedy(file)}")
+    return description
+
+
+def check_readable_plans(file: Path, configuration: str) -> None:
+    """Raise ValueError, with their names, for keys that a prediction by a configuration reads and that a
+    plans file lacks, and for files that are no plans."""
+    plans = _read_plans(file)
+    _check_keys(plans, READ_OF_ALL, "", file)
+    if configuration not in plans["configurations"]:
+        raise ValueError(f"{file} lacks the configuration {configuration}. {describe_remedy(file)}")
+    own, path = resolve_configuration(plans, configuration), f"configurations.{configuration}."
+    old_format = "UNet_class_name" in own
+    _check_keys(own, READ if old_format else (*READ, "architecture"), path, file)
+    name = next((key for key in INTENSITIES if key in plans), INTENSITIES[0])
+    _check_keys(plans, (name,), "", file)
+    for channel, scheme in enumerate(own["normalization_schemes"]):
+        _check_keys(plans[name], (str(channel),), f"{name}.", file)
+        numbers = READ_FOR_CT if scheme == "CTNormalization" else ()
+        _check_keys(plans[name][str(channel)], numbers, f"{name}.{channel}.", file)
+
+
+def _read_plans(file: Path) -> dict[str, Any]:
+    try:
+        plans = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read ({error}). {describe_remedy(file)}") from error
+    if not isinstance(plans, dict):
+        raise ValueError(f"{file} holds no plans of nnU-Net. {describe_remedy(file)}")
+    return plans
+
+
+def _check_keys(place: Any, keys: Iterable[str], path: str, file: Path) -> None:
+    if lacking := [path + key for key in keys if not isinstance(place, Mapping) or key not in place]:
+        raise ValueError(f"{file} lacks {join_names(lacking)}. {describe_remedy(file)}")
+
+
+def describe_remedy(file: Path) -> str:
+    """Return what to do about plans or a dataset.json without which nothing can be predicted."""
+    return f"nnU-Net cannot predict without; take the {file.name} of the training."
 
 
 def check_trained_plans(plans_file: Path, checkpoint: Path, init_args: Mapping[str, Any]) -> None:

@@ -75,9 +75,7 @@ def _scan_operator() -> Callable[..., Any]:
     try:
         from torch._higher_order_ops.scan import scan_op
     except ImportError as error:
-        raise ImportError(
-            "Export to ONNX needs a newer torch (tested: 2.14, 2.15), with its scan."
-        ) from error
+        raise ImportError("Export to ONNX needs PyTorch 2.8 or newer, with its scan.") from error
     return scan_op
 
 

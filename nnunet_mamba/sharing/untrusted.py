@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.nnunet.catalogue import list_network_names
-from nnunet_mamba.nnunet.dataset_json import check_labels, get_channels, read_dataset_json, sort_channels
-from nnunet_mamba.nnunet.trained_plans import resolve_configuration
-from nnunet_mamba.sharing.manifest import DATASET, PLANS
+from nnunet_mamba.nnunet.dataset_json import get_channels, sort_channels
+from nnunet_mamba.nnunet.trained_plans import (
+    check_readable_plans,
+    describe_remedy,
+    read_trained_dataset,
+    resolve_configuration,
+)
 
 ALLOWED = re.compile(
     r"torch\.nn\.(modules\.[a-z]+\.)?[A-Z]\w*"
@@ -35,13 +39,6 @@ LOOKED_UP = {  # keys of plans and configurations, and the names of nnU-Net's ow
     "normalization_schemes": [f"{name}Normalization" for name in NORMALIZATIONS.split()],
     **{f"resampling_fn_{what}": RESAMPLING.split() for what in ("data", "seg", "probabilities")},
 }
-NEEDED = ("transpose_forward", "transpose_backward", "image_reader_writer")  # to predict, of plans
-NEEDED_OF_CONFIGURATION = (
-    *("spacing", "patch_size", "preprocessor_name", "normalization_schemes", "use_mask_for_norm"),
-    *("resampling_fn_data", "resampling_fn_data_kwargs"),
-    *("resampling_fn_probabilities", "resampling_fn_probabilities_kwargs"),
-)
-COMPLETE = "nnU-Net cannot predict without; export the model again from the {} of its training."
 ENDING = re.compile(r"[\w.-]+")  # of files: none that leads to another folder
 
 
@@ -52,9 +49,9 @@ def read_plans(file: Path, configuration: str) -> dict[str, Any]:
         plans = json.loads(file.read_text(encoding="utf-8"))
         configurations = plans["configurations"]
         named = {name: _list_named(one.get("architecture")) for name, one in configurations.items()}
-        own = resolve_configuration(plans, configuration)
+        resolve_configuration(plans, configuration)
     except KeyError as error:
-        raise ValueError(f"{file} lacks {error}. {COMPLETE.format(PLANS)}") from error
+        raise ValueError(f"{file} lacks {error}. {describe_remedy(file)}") from error
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as plans of nnU-Net ({error!r:.300}).") from error
     for place in (plans, *configurations.values()):
@@ -67,19 +64,8 @@ def read_plans(file: Path, configuration: str) -> dict[str, Any]:
                     "torch.nn, dynamic_network_architectures and nnunet_mamba.networks only, since nnU-Net "
                     "imports and calls what is named. Among people who trust each other nnU-Net's zip does."
                 )
-    if missing := [*_list_missing(plans, own, configuration)]:
-        raise ValueError(f"{file} lacks {', '.join(missing)}. {COMPLETE.format(PLANS)}")
+    check_readable_plans(file, configuration)
     return plans
-
-
-def _list_missing(plans: Mapping[str, Any], own: Mapping[str, Any], configuration: str) -> Iterator[str]:
-    """Yield the keys that nnU-Net needs to predict and plans lack; `own` is the resolved configuration."""
-    yield from (key for key in NEEDED if key not in plans)
-    if not any(f"foreground_intensity_properties_{by}" in plans for by in ("per_channel", "by_modality")):
-        yield "foreground_intensity_properties_per_channel"
-    yield from (f"{configuration}: {key}" for key in NEEDED_OF_CONFIGURATION if key not in own)
-    if not {"architecture", "UNet_class_name"} & set(own):  # the latter in the old format
-        yield f"{configuration}: architecture"
 
 
 def _check_looked_up(place: Mapping[str, Any], file: Path) -> None:
@@ -108,16 +94,9 @@ def read_description(file: Path) -> dict[str, Any]:
     """Return a dataset.json. ValueError for files that are none, or whose labels, channels or ending of files
     are missing, or none that nnU-Net understands."""
     try:
-        description = read_dataset_json(file)
+        description = read_trained_dataset(file)
     except RecursionError as error:
         raise ValueError(f"{file} is nested too deeply for a dataset.json.") from error
-    labels = description["labels"]
-    check_labels(labels, file)
-    needed = {"channel_names": get_channels(description), "labels: background": labels.get("background")}
-    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):  # regions
-        needed["regions_class_order"] = description.get("regions_class_order")
-    if missing := [key for key, value in needed.items() if value is None]:
-        raise ValueError(f"{file} lacks {', '.join(missing)}. {COMPLETE.format(DATASET)}")
     sort_channels(get_channels(description), file)
     ending = description["file_ending"]
     if not (isinstance(ending, str) and ENDING.fullmatch(ending)):

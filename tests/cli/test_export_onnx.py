@@ -1,8 +1,13 @@
 """nnunet-mamba export-onnx checks what it is asked for before it imports anything heavy."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from nnunet_mamba.cli import export_onnx, main
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 @pytest.fixture
@@ -18,7 +23,7 @@ def model(tmp_path):
 @pytest.fixture(autouse=True)
 def installed(monkeypatch):
     """All that an export needs, but for what a test takes away."""
-    found = dict.fromkeys(export_onnx.NEEDED, "found")
+    found = dict.fromkeys(export_onnx.OLDEST, "found")
     monkeypatch.setattr(export_onnx, "find_spec", found.get)
     return found
 
@@ -47,3 +52,29 @@ def test_what_is_not_installed_is_named(capsys, installed, model, tmp_path):
     del installed["onnxruntime"], installed["onnxscript"]
     message = refuse(capsys, model, tmp_path / "out", "-f", "0")
     assert "needs onnxscript, onnxruntime: pip install onnxscript onnxruntime" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "said"),
+    [
+        (
+            "torch",
+            "2.7.1+cu126",
+            r"needs PyTorch 2\.8 or newer; 2\.7\.1\+cu126 is installed: .*'torch>=2\.8'",
+        ),
+        ("onnxscript", "0.5.6", r"needs onnxscript 0\.7 or newer; 0\.5\.6 is installed"),
+        ("onnx", "0.99.0", r"needs onnx 1\.19 or newer"),
+    ],
+)
+def test_what_is_too_old_is_named(capsys, monkeypatch, model, tmp_path, name, version, said):
+    newest = {"torch": "10.0.0a0+git1234", "onnx": "1.100.0", "onnxscript": "0.7.0", "onnxruntime": None}
+    monkeypatch.setattr(export_onnx, "get_installed_version", newest.get)
+    export_onnx.check_versions()
+    monkeypatch.setattr(export_onnx, "get_installed_version", {**newest, name: version}.get)
+    assert re.search(said, refuse(capsys, model, tmp_path / "out", "-f", "0"))
+
+
+def test_the_extra_installs_what_is_needed():
+    bounds = [f"{name}>={'.'.join(map(str, oldest))}" for name, oldest in export_onnx.OLDEST.items()]
+    (extra,) = re.findall(r"^onnx = \[(.*)\]", PYPROJECT.read_text(), re.MULTILINE)
+    assert re.findall(r'"(.*?)"', extra) == bounds

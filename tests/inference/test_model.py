@@ -126,6 +126,13 @@ def test_other_plans_are_refused_where_a_model_is_loaded(model, change, path, va
         load_model(model, ["0"], "checkpoint_final.pth", "cpu", **OPTIONS)
 
 
+def test_a_dataset_json_that_lacks_what_is_read_is_refused_where_a_model_is_loaded(tmp_path):
+    dataset = {key: value for key, value in tiny_dataset().items() if key != "file_ending"}
+    folder = write_model(tmp_path / "model", dataset=dataset)
+    with pytest.raises(ValueError, match=r"dataset\.json .*lacks file_ending"):
+        load_model(folder, ["0"], "checkpoint_final.pth", "cpu", **OPTIONS)
+
+
 def of_unknown_trainer(file):
     content = torch.load(file, weights_only=False)
     torch.save({**content, "trainer_name": "nnUNetTrainerUnknown"}, file)

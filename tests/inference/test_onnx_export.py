@@ -1,6 +1,8 @@
 """Export of trained models to ONNX: what is written, and what is refused by name with nothing left behind."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +14,14 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install onnxru
 
 from nnunet_mamba.inference import onnx_export
 from nnunet_mamba.inference.model import load_model
-from nnunet_mamba.inference.onnx_export import describe_model, export_network, export_onnx_model
+from nnunet_mamba.inference.onnx_export import (
+    compare_with_runtime,
+    describe_model,
+    export_network,
+    export_onnx_model,
+)
 from nnunet_mamba.networks.finite import NonFiniteWeightsError
+from nnunet_mamba.nnunet.trained_plans import INTENSITIES, READ, READ_OF_ALL
 
 NUMBERS = {"mean": 0.1, "std": 0.9, "lowest": -1.5, "highest": 1.5}  # tiny_models.STATISTICS
 
@@ -74,6 +82,16 @@ def test_models_that_the_runner_could_not_reproduce_are_refused_by_name(name):
         describe_model(tiny_predictor(plans, tiny_dataset()), ["0"])
 
 
+def test_no_more_is_read_of_plans_than_a_prediction_reads():
+    """Those keys are checked where a model is loaded."""
+    plans = tiny_plans()
+    plans["configurations"]["c"]["normalization_schemes"] = ["CTNormalization"]
+    own = {key: plans["configurations"]["c"][key] for key in (*READ, "architecture")}
+    few = {key: plans[key] for key in (*READ_OF_ALL, INTENSITIES[0])} | {"configurations": {"c": own}}
+    model = describe_model(tiny_predictor(plans, tiny_dataset()), ["0"])
+    assert describe_model(tiny_predictor(few, tiny_dataset()), ["0"]) == {**model, "dataset": None}
+
+
 @pytest.mark.parametrize(
     ("reader", "ending"),
     [("NaturalImage2DIO", ".png"), ("SimpleITKIO", ".nrrd"), ("NibabelIOWithReorient", ".nii.gz")],
@@ -86,6 +104,7 @@ def test_other_files_than_nifti_are_refused(reader, ending):
 
 def test_a_difference_above_the_tolerance_is_refused_and_leaves_nothing(predictor, monkeypatch, tmp_path):
     monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_export, "ROUNDING", -1.0)
     with pytest.raises(ValueError, match=r"fold_0.onnx: onnxruntime's logits differ"):
         export_onnx_model(predictor, ["0", "1"], tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -99,6 +118,44 @@ def test_weights_that_are_not_finite_are_refused_and_leave_nothing(predictor, mo
     with pytest.raises(NonFiniteWeightsError, match=r"fold 1: .* tensors hold NaN"):
         export_onnx_model(predictor, ["0", "1"], tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+class Runtime:
+    """In onnxruntime's place: a session that returns `logits`."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def InferenceSession(self, *_, **__):
+        return SimpleNamespace(run=lambda *_: [self.logits.numpy()])
+
+
+class Amplifying(nn.Module):
+    """A network whose float32 is wrong in the second digit behind the point; its float64 is not."""
+
+    def forward(self, x):
+        return (x + 1e5) - 1e5
+
+
+def test_rounding_passes_where_torch_itself_rounds_as_much(monkeypatch, tmp_path):
+    patch, network = torch.randn(1, 1, 64, 64, generator=torch.manual_seed(0)), Amplifying()
+    rounded = network(patch)
+    noise = (rounded - patch).std() * torch.randn(patch.shape)
+    for errors, passes in ((noise, True), (10 * noise, False), (torch.full_like(patch, 0.05), False)):
+        monkeypatch.setitem(sys.modules, "onnxruntime", Runtime(patch + errors))
+        if passes:
+            assert compare_with_runtime(network, patch, tmp_path / "a.onnx") > onnx_export.TOLERANCE
+            continue
+        with pytest.raises(
+            ValueError, match=r"a\.onnx: .*differ from torch's by .* in float64 is .*, torch's"
+        ):
+            compare_with_runtime(network, patch, tmp_path / "a.onnx")
+
+
+def test_logits_that_are_not_finite_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxruntime", Runtime(torch.full((1, 1, 4, 4), torch.nan)))
+    with pytest.raises(ValueError, match="differ from torch's by nan"):
+        compare_with_runtime(nn.Identity(), torch.randn(1, 1, 4, 4), tmp_path / "a.onnx")
 
 
 class Singular(nn.Module):

@@ -6,30 +6,45 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_mamba import create_network
+from nnunet_mamba import create_network, list_networks
+from nnunet_mamba.blocks.mixers import KINDS
+from nnunet_mamba.networks.family import supported_ndims
 from nnunet_mamba.ops import causal_conv1d, linear_attention, onnx_scan, selective_scan, torch_scan
 from nnunet_mamba.scan_order import scan_order
 
-META_SIZES = {
-    "features_per_stage": [4, 8],
-    "strides": [[1, 1, 1], [2, 2, 2]],
-    "kernel_sizes": [[3, 3, 3]] * 2,
+VSS_SIZES = {"features_per_stage": [8, 16, 32, 64], "depths": 1, "drop_path": 0.0}
+FIXED = {  # small sizes of the networks whose topology is their own
+    "vm_unet": {**VSS_SIZES, "depths_decoder": 1},
+    "mamba_unet": {**VSS_SIZES, "depths_decoder": 1},
+    "swin_umamba": {**VSS_SIZES, "features_per_stage": [4, 8, 16, 32, 64]},
+    "swin_umamba_d": {**VSS_SIZES, "depths_decoder": 1},
+    "segmamba": {"features_per_stage": [4, 4, 8, 8], "depths": [1, 1, 1, 1]},
+    "segmamba_v2": {"features_per_stage": [8, 8, 8, 16], "depths": [1, 1, 1, 1]},
+    "lightm_unet": {"features_per_stage": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    "nnmamba": {"features_per_stage": [16, 16, 16, 16], "depths": [1, 2, 2]},
 }
-VSS_SIZES = {"features_per_stage": [8, 16, 32, 64], "depths": 1, "depths_decoder": 1, "drop_path": 0.0}
-SMALL = {  # one of each kind of mixer
-    "mm_unet": (META_SIZES, (8, 8, 12)),
-    "umamba_bot": (META_SIZES, (8, 8, 12)),
-    "umamba_enc": ({**META_SIZES, "patch_size": [4, 4, 4]}, (4, 4, 4)),  # scans channels, too
-    "mamba_bi": ({**META_SIZES, "d_state": 8}, (8, 8, 12)),
-    "vm_unet": (VSS_SIZES, (32, 40)),
-    "swin_umamba_d": (VSS_SIZES, (32, 40)),
+GRIDS = {  # no multiples of the strides, so that networks pad, where any grid is one
+    "umamba_enc": (8, 8, 8),  # of which weights are
+    "xlstm_unet_enc": (16, 16, 16),
+    **dict.fromkeys(("segmamba", "segmamba_v2", "nnmamba", "lightm_unet"), (16, 16, 19)),
+    **dict.fromkeys(("vm_unet", "mamba_unet", "swin_umamba", "swin_umamba_d"), (0, 32, 40)),
 }
 
 
-def small(name, **options):
+def small(name, ndim=None, **options):
+    """A small network of that name and the grid of an input; `ndim`: 3, if it takes that many axes."""
     torch.manual_seed(0)
-    sizes, grid = SMALL[name]
-    return create_network(name, input_channels=1, num_classes=3, **sizes, **options), grid
+    base, ndim = name.removesuffix("_nossm"), ndim or max(supported_ndims(name))
+    grid = GRIDS.get(base, (8, 7, 12))[-ndim:]
+    sizes = FIXED.get(base)
+    if sizes is None:
+        n_stages = 4 if base == "xlstm_unet_enc" else 2  # no mixer in the first three stages
+        features = [4 * 2**stage for stage in range(n_stages)]
+        steps = [1, *[2] * (n_stages - 1)]
+        sizes = {"features_per_stage": features, "strides": [[step] * ndim for step in steps]}
+        sizes |= {"kernel_sizes": [[3] * ndim] * n_stages}
+    sizes = {**sizes, "input_channels": 1, "num_classes": 3, "patch_size": grid}
+    return create_network(name, **{**sizes, **options}), grid
 
 
 class DirectedScan(nn.Module):
@@ -109,27 +124,36 @@ def test_linear_attention_is_the_same_in_onnx(tmp_path):
     assert n_nodes < 100, "the graph must not grow with the sequence"
 
 
+@torch.no_grad()
+def move_weights(network):
+    """From where they were initialised: residual branches may start at zero, which would hide them."""
+    torch.manual_seed(1)
+    for parameter in network.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+FAST = {  # one of each mechanism: convolutions alone, and scans, attention and others as mixers
+    *(("nnunet", 3), ("mm_unet", 3), ("umamba2", 3), ("mamba_uni", 3), ("umamba_bot_nossm", 2)),
+    *(("umamba_bot:attention", 3), ("umamba_bot:conv", 3), ("umamba_bot:mlstm", 3)),
+}
+EXPORTED = [
+    *((name, ndim) for name in list_networks() for ndim in supported_ndims(name)),
+    *((f"umamba_bot:{word}", ndim) for word in (*KINDS, "conv", "none") for ndim in (2, 3)),
+    *((f"umamba_enc:{word}", 3) for word in ("mlstm", "conv")),  # channels are tokens
+    ("lkm_unet:windows=nearest", 3),
+]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        "mm_unet",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in SMALL
-            if name not in ("mm_unet", "swin_umamba_d")
-        ),
-    ],
+    ("name", "ndim"),
+    [pytest.param(*row, marks=() if row in FAST else pytest.mark.slow) for row in EXPORTED],
 )
-def test_a_network_is_the_same_in_onnx(name, tmp_path):
-    network, grid = small(name)
-    assert_equal_as_onnx(network, torch.randn(1, 1, *grid), tmp_path / "network.onnx")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["umamba_enc", "mamba_bi"])
-def test_convolutions_in_the_places_of_mixers_are_the_same_in_onnx(name, tmp_path):
-    network, grid = small(name, mixer="conv")
-    assert_equal_as_onnx(network, torch.randn(1, 1, *grid), tmp_path / "network.onnx")
+def test_every_network_is_the_same_in_onnx(name, ndim, tmp_path):
+    name, _, word = name.partition(":")
+    setting, _, value = word.rpartition("=")
+    network, grid = small(name, ndim, **({setting or "mixer": value} if word else {}))
+    assert_equal_as_onnx(move_weights(network), torch.randn(1, 1, *grid), tmp_path / "network.onnx")
 
 
 @pytest.fixture
