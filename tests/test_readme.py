@@ -47,7 +47,7 @@ def files() -> list[float]:
 
 
 def sliding_window() -> list[float]:
-    rows = read_rows("predict_cpu") + read_rows("predict_cpu_3d")
+    rows = [row for file in RESULTS.glob("predict_cpu*.json") for row in read_record(file.stem)["rows"]]
     faster = {axes: [r["faster"] for r in rows if r["plan"].startswith(axes)] for axes in ("3D", "2D")}
     return [*span(faster["3D"]), *span(faster["2D"])]
 
@@ -73,11 +73,18 @@ def hippocampus() -> list[float]:
     return [other - nnunet for other in others]
 
 
-def first_prediction(name: str) -> list[float]:
-    """Dice, HD95 in mm and minutes of a quickstart."""
-    record = read_record(name)
+def quickstart() -> list[float]:
+    """Dice, HD95 in mm and minutes."""
+    record = read_record("first_prediction")
     seconds = record["quickstart_s"]
     return [record["mean_foreground_dice"], record["mean_foreground_hd95_mm"], seconds / 60]
+
+
+def first_prediction() -> list[float]:
+    """Size of the wheel in MB; seconds from pip to a prediction of a shared model, and those of pip."""
+    record = read_record("first_prediction")
+    seconds = sum(record[f"{step}_s"] for step in ("install", "import", "first_prediction"))
+    return [record["wheel_bytes"] / 1e6, seconds, record["install_s"]]
 
 
 CLAIMS: dict[str, Callable[[], list[float]]] = {
@@ -85,11 +92,12 @@ CLAIMS: dict[str, Callable[[], list[float]]] = {
     "takes N to N times as long as AVX-512 C++ by hand; plain torch N to N times": scan,
     "N times nnU-Net's for MM-UNet, N without Mamba, N for U-Mamba Bot, N for U-Mamba Enc": training_step,
     "takes N s, nnU-Net N s; no label differs": files,
-    "N to N times as fast as nnU-Net's in 3D, in 2D N to N times": sliding_window,
+    "N to N times as fast as nnU-Net's in 3D, in 2D N to N times, by the machine": sliding_window,
     "within N %; `checkpoint_stages` saves up to N % of it": memory,
     "are N and N points of Dice above nnU-Net, but their twins without Mamba N and N": hippocampus,
-    "(generated volumes, 3 labels) | N | N mm | N min": lambda: first_prediction("first_prediction"),
-    "(197 MR volumes, 2 labels) | N | N mm | N min": lambda: first_prediction("first_prediction_hippocampus"),
+    "one core in use by others) | N | N mm | N min": quickstart,
+    "the wheel (N MB) to the first prediction of a [shared model](docs/sharing.md): "
+    "[N s](benchmarks/results/first_prediction.md), N of them pip's": first_prediction,
 }
 NUMBER = r"(\d+(?:\.\d+)?)"
 
