@@ -33,6 +33,19 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/source"
 git archive HEAD | tar -x -C "$work/source"
+address=$(sed -n 's/^repo_url: *\([^ ]*\).*/\1/p' mkdocs.yml)
+printf '\n[project.urls]\nRepository = "%s"\n' "$address" >> "$work/source/pyproject.toml"
+"$python" - "$work/source/README.md" "$address" "v$version" << 'PYTHON'
+import re
+import sys
+from pathlib import Path
+
+file, address, tag = sys.argv[1:]  # an index shows README.md, but none of the files that it links to
+text = Path(file).read_text(encoding="utf-8")
+text = re.sub(r"(!\[[^\]]*\])\((?!https?:)", rf"\1({address}/raw/{tag}/", text)
+text = re.sub(r"(?<!!)(\[[^\]]*\])\((?!https?:|#)", rf"\1({address}/blob/{tag}/", text)
+Path(file).write_text(text, encoding="utf-8")
+PYTHON
 "$python" -m build --outdir "$work/dist" "$work/source"
 "$python" -m twine check --strict "$work"/dist/*
 

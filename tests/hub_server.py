@@ -12,13 +12,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 COMMIT = "a" * 40
+TOKEN = "hf_token"
 MODEL = r"/api/models/([^/]+/[^/]+)"
 
 
 @dataclass
 class Model:
+    """A repository. Private ones are there for TOKEN alone, files of gated ones for nobody; `cuts` are bytes
+    after which the connection breaks, one for each of the next requests for a file."""
+
     private: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
+    gated: bool = False
+    cuts: dict[str, list[int]] = field(default_factory=dict)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -27,14 +33,15 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         pass
 
-    def send(self, content: Any, code: int = 200, **headers: str) -> None:
+    def send(self, content: Any, code: int = 200, cut: int | None = None, **headers: str) -> None:
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(code)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            self.wfile.write(body[:cut])
+            self.close_connection = cut is not None
 
     def answer(self) -> None:
         body = self._read_body()
@@ -67,6 +74,10 @@ class Hub(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+
+def has_token(handler: Handler) -> bool:
+    return handler.headers.get("Authorization") == f"Bearer {TOKEN}"
 
 
 def create(handler: Handler, hub: Hub, body: bytes) -> None:
@@ -106,7 +117,7 @@ def list_tree(handler: Handler, hub: Hub, body: bytes, name: str) -> None:
 
 
 def describe(handler: Handler, hub: Hub, body: bytes, name: str, revision: str | None) -> None:
-    if name not in hub.models:
+    if name not in hub.models or (hub.models[name].private and not has_token(handler)):
         return handler.send({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
     if revision not in (None, "main", COMMIT):
         return handler.send({"error": "Revision not found"}, 404, X_Error_Code="RevisionNotFound")
@@ -116,8 +127,13 @@ def describe(handler: Handler, hub: Hub, body: bytes, name: str, revision: str |
 
 
 def resolve(handler: Handler, hub: Hub, body: bytes, name: str, path: str) -> None:
-    content = hub.models[name].files[path]
-    handler.send(content, ETag=f'"{hashlib.sha256(content).hexdigest()}"', X_Repo_Commit=COMMIT)
+    model = hub.models[name]
+    if model.gated:
+        return handler.send({"error": "Access is restricted"}, 403, X_Error_Code="GatedRepo")
+    content = model.files[path]
+    headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X_Repo_Commit": COMMIT}
+    cuts = model.cuts.get(path) if handler.command == "GET" else None
+    return handler.send(content, 200, cuts.pop(0) if cuts else None, **headers)
 
 
 ROUTES = {

@@ -15,7 +15,6 @@ MAY_IMPORT = {  # besides themselves; the parts of `study` one by one
     # the hall, which knows nothing of either wing
     "io": set(),
     "nnunet": {"io"},
-    "sharing": {"io", "nnunet"},
     # core: a network trains
     "scan_order": set(),
     "ops": {"io"},
@@ -34,6 +33,8 @@ MAY_IMPORT = {  # besides themselves; the parts of `study` one by one
     "study.submissions": {"io", "nnunet", "study.datasets"},
     "study.report": {"io", "nnunet", "study.datasets", "study.evaluation", "study.statistics"},
     "study.sweep": {"io", "nnunet", "study.datasets", "study.evaluation", "study.statistics", "study.report"},
+    # a trained model with its scores, to others and back
+    "sharing": {"io", "nnunet", "study.evaluation", "study.statistics"},
 }
 MAY_IMPORT_NNUNETV2 = {"plans", "trainers", "inference", "analysis", "memory", "cli"}
 

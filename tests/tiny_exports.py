@@ -30,18 +30,31 @@ def weights(seed: int) -> dict[str, torch.Tensor]:
     }
 
 
+def complete_plans() -> dict:
+    """Plans with all that nnU-Net needs to predict with their one configuration, 3d_fullres."""
+    kinds = ("data", "seg", "probabilities")
+    resampling = {f"resampling_fn_{kind}": "resample_data_or_seg_to_shape" for kind in kinds}
+    arguments = {f"resampling_fn_{kind}_kwargs": {"is_seg": kind == "seg"} for kind in kinds}
+    return {
+        "dataset_name": DATASET,
+        "plans_name": "nnUNetPlans",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "image_reader_writer": "SimpleITKIO",
+        "foreground_intensity_properties_per_channel": {"0": {}},
+        "configurations": {"3d_fullres": {**configuration(3, 2), **resampling, **arguments}},
+    }
+
+
 def write_trained(results: Path) -> SimpleNamespace:
     """A trained folder with folds 0, 1 and all, the last one without a final checkpoint; its contents, and a
     function that writes them again."""
     folder = results / DATASET / MODEL
-    plans = {
-        "dataset_name": DATASET,
-        "plans_name": "nnUNetPlans",
-        "configurations": {"3d_fullres": configuration(3, 2)},
-    }
+    plans = complete_plans()
     description = {
         "channel_names": {"0": "CT", "1": "PET"},
         "labels": {"background": 0, "liver": 1, "tumour": [1, 2]},
+        "regions_class_order": [1, 2],
         "numTraining": 12,
         "file_ending": ".nii.gz",
     }

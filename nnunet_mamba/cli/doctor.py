@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -153,7 +154,7 @@ def _required(package: str) -> Finding:
     if found:
         return Finding("Versions", f"{package} {found}")
     source = str(Path(__file__).parents[2]) if package == "nnunet_mamba" else package
-    return Finding("Versions", f"{package} is not installed", f"pip install {source}")
+    return Finding("Versions", f"{package} is not installed", shlex.join(("pip", "install", source)))
 
 
 def _backends() -> Iterator[Finding]:

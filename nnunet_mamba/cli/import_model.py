@@ -1,6 +1,7 @@
 """nnunet-mamba import-model: a shared model, from a folder or the hub, for nnU-Net and this package."""
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def import_(args: argparse.Namespace) -> int:
     from nnunet_mamba.nnunet.paths import get_nnunet_folder, list_nnunet_folders
     from nnunet_mamba.sharing import hub
     from nnunet_mamba.sharing.import_model import check_free_number, import_model
-    from nnunet_mamba.sharing.manifest import read_manifest
+    from nnunet_mamba.sharing.manifest import check_folds, read_manifest
 
     results = args.o or get_nnunet_folder("nnUNet_results")
     is_on_hub = args.source.startswith(hub.SCHEME)
@@ -41,8 +42,9 @@ def import_(args: argparse.Namespace) -> int:
     manifest = read_manifest(source)
     if args.o is None:
         check_free_number(args.dataset or manifest.dataset, list_nnunet_folders())
-    folder = import_model(source, results, folds=args.f, dataset=args.dataset)
-    folds = " ".join(args.f or manifest.folds)
-    print(f"-> {folder}: fold {folds}, checked against its digests; licence and citation: README.md there")
-    print(f"nnunet-mamba predict -i IMAGES -o OUT -m {folder} -f {folds}")
+    folds = check_folds(source, manifest, args.f)
+    folder = import_model(source, results, folds=folds, dataset=args.dataset)
+    print(f"-> {folder}: fold {' '.join(folds)}, digests checked; licence and citation: README.md there")
+    words = ("nnunet-mamba", "predict", "-i", "IMAGES", "-o", "OUT", "-m", str(folder), "-f", *folds)
+    print(shlex.join(words))
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,9 +165,9 @@ def _trained(dataset: Path, wanted: str) -> str:
 def _options(model: Path) -> list[str]:
     """List the options for the folds of a model, a line for each kind of checkpoint that any fold has."""
     if method := parse_method(model.name):
-        names = f"-tr {method.trainer} -p {method.plans} -c {method.configuration}"
+        names = shlex.join(("-tr", method.trainer, "-p", method.plans, "-c", method.configuration))
     else:
-        names = f"-m {model}"
+        names = shlex.join(("-m", str(model)))
     lines = []
     done: set[str] = set()
     for checkpoint in CHECKPOINTS:

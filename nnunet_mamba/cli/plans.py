@@ -1,6 +1,7 @@
 """nnunet-mamba plans: templates of papers, checks, and plans for a network and a card."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def print_training(plans: dict, configurations: list[str], network: str) -> None
     trainer = trainer_of(network)
     for configuration in configurations:
         architecture = resolve(plans, configuration)["architecture"]
-        command = f"nnUNetv2_train {number} {configuration} 0 -p {name}"
+        command = shlex.join(("nnUNetv2_train", str(number), configuration, "0", "-p", name))
         if get_network_name(architecture):
             single = count_outputs(network, len(architecture["arch_kwargs"]["strides"])) == 1
             stock = " -tr nnUNetTrainerNoDeepSupervision" if single else ""

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from nnunet_mamba.nnunet.splits import SPLITS, find_splits, read_splits
+
 
 def add(commands: Any) -> None:
     p = commands.add_parser(
@@ -42,7 +44,7 @@ def split(args: argparse.Namespace) -> int:
     name = resolve_dataset_name(args.dataset)
     folder = get_nnunet_folder("nnUNet_raw") / name
     preprocessed = get_nnunet_folder("nnUNet_preprocessed") / name
-    if args.unless_there and (existing := _find_splits(folder, preprocessed)):
+    if args.unless_there and (existing := find_splits(preprocessed, folder)):
         print(f"{existing} is there")
         return 0
     source = read_unsplit_dataset(folder)
@@ -56,31 +58,25 @@ def split(args: argparse.Namespace) -> int:
     options = {"allow_leaks": args.allow_leaks, "partial": args.partial}
     done = resplit_dataset(folder, source, args.name, preprocessed=preprocessed, **options)
     sizes = ", ".join(f"{len(fold.train)}/{len(fold.val)}" for fold in done.folds)
-    print(f"-> {folder / 'splits_final.json'}: training/validation {sizes}; test {len(done.test)}")
+    print(f"-> {folder / SPLITS}: training/validation {sizes}; test {len(done.test)}")
     return 0
 
 
 def _check(file: Path, folder: Path, preprocessed: Path, source: Any) -> int:
     """Print the problems of a split and return the exit code; for Path(), of the one in use."""
-    from nnunet_mamba.study.datasets.resplit import SPLITS, find_split_problems, read_split
-    from nnunet_mamba.study.datasets.splits import build_group_fn
+    from nnunet_mamba.study.datasets.resplit import find_split_problems
+    from nnunet_mamba.study.datasets.splits import Split, build_group_fn
 
-    found = _find_splits(folder, preprocessed) if file == Path() else file
+    found = find_splits(preprocessed, folder) if file == Path() else file
     if found is None or not found.is_file():
         sought = [file] if file != Path() else [preprocessed / SPLITS, folder / SPLITS]
         raise ValueError(f"There is no {' nor '.join(map(str, sought))} to check.")
     moved = set(source.notes.moved)
     pool = [name for name in source.labelled_names() if name not in moved]
-    problems = find_split_problems(read_split(found), pool, moved, build_group_fn(source.notes.group))
+    split = Split(read_splits(found))
+    problems = find_split_problems(split, pool, moved, build_group_fn(source.notes.group))
     by = f"patients ({source.notes.group})" if source.notes.group else "cases"
     print("\n  ".join([f"{found}, by {by}: {'wrong' if problems else 'no leak'}", *problems]))
     if not (source.notes.group or source.notes.release):
         print("  note: each case was taken for a patient of its own; if that is wrong, give --group")
     return 1 if problems else 0
-
-
-def _find_splits(folder: Path, preprocessed: Path) -> Path | None:
-    """Return the file that nnU-Net trains by: the preprocessed data's, else the raw one, its original."""
-    from nnunet_mamba.study.datasets.resplit import SPLITS
-
-    return next((place / SPLITS for place in (preprocessed, folder) if (place / SPLITS).is_file()), None)

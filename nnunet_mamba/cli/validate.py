@@ -26,6 +26,7 @@ from nnunet_mamba.cli.model_options import (
 from nnunet_mamba.cli.predict import predict_cases
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.cpu import allocate_on_huge_pages
+from nnunet_mamba.nnunet.dataset_json import get_channels
 from nnunet_mamba.nnunet.paths import Method, find_dataset, get_nnunet_folder
 from nnunet_mamba.nnunet.preprocessing import get_configuration
 from nnunet_mamba.nnunet.version import get_nnunet_version
@@ -122,7 +123,7 @@ def validate(args: argparse.Namespace) -> int:
         own = {**record, "weights": hash_weights(predictor.list_of_parameters)}
         left = skip_finished(args, targets, predictor.dataset_json["file_ending"], own["weights"])
         write_records(out, fold, predictor, own)
-        read = partial(read_changed, source, conditions, count_channels(predictor.dataset_json))
+        read = partial(read_changed, source, conditions, len(get_channels(predictor.dataset_json)))
         codes.append(predict_cases(args, predictor, left, start, read))
         print(f"fold {fold} -> {out / f'fold_{fold}' / VALIDATION}")
     return max(codes)
@@ -282,7 +283,3 @@ def read_changed(
     """Return the preprocessed image of a case under the conditions, and its properties."""
     image, properties = source.read(case.name)
     return conditions.change_image(image, case.name, n_channels), properties
-
-
-def count_channels(dataset_json: dict[str, Any]) -> int:
-    return len(dataset_json.get("channel_names") or dataset_json["modality"])

@@ -23,8 +23,8 @@ from nnunet_mamba.networks.finite import guard_output
 from nnunet_mamba.networks.twins import select_shared, without_mixers
 from nnunet_mamba.nnunet.trained_plans import (
     check_readable_plans,
-    check_trained_dataset,
     check_trained_plans,
+    read_trained_dataset,
 )
 
 
@@ -58,7 +58,7 @@ def load_model(
             options["uncertainty"] = uncertainty
         kind = MembersPredictor if uncertainty else BatchedPredictor
         predictor = kind(device=torch.device(device), **options)
-    check_trained_dataset(folder / "dataset.json")
+    read_trained_dataset(folder / "dataset.json")
     numbers = [fold if fold == "all" else int(fold) for fold in folds]
     for number in numbers:
         check_plans(folder / "plans.json", folder / f"fold_{number}" / checkpoint)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from nnunet_mamba.inference.resampling import Resampling, get_spacings, resample_image
 from nnunet_mamba.io.images import read_stored_spacing
+from nnunet_mamba.nnunet.dataset_json import get_channels
 
 # nnU-Net's normalisations, which ask for the mask only if the plans say so
 KNOWN_NORMALIZATIONS = {f"{kind}Normalization" for kind in ("CT", "ZScore", "No", "RescaleTo01", "RGBTo01")}
@@ -51,7 +52,7 @@ def preprocess_case(
     reader = plans.image_reader_writer_class()
     image, properties = reader.read_images(list(files))
     labels = reader.read_seg(previous_stage)[0] if previous_stage else None
-    _check_read(image, labels, properties, len(dataset.get("modality") or dataset["channel_names"]))
+    _check_read(image, labels, properties, len(get_channels(dataset)))
     preprocessor = configuration.preprocessor_class(verbose=False)
     if type(preprocessor) is DefaultPreprocessor:
         image, labels = run_case(preprocessor, image, labels, properties, plans, configuration)

@@ -1,5 +1,6 @@
 """Folders of data beside the library: inside the package in a wheel, next to it in a checkout."""
 
+import shlex
 from pathlib import Path
 
 from nnunet_mamba.io.messages import format_unknown_name
@@ -36,7 +37,8 @@ def check_device(given: str) -> None:
     """Raise ValueError unless estimates can be made for a device: its profile (.json), or the name of one."""
     known = sorted({"cuda", *(file.stem for file in (PACKAGE / "memory" / "profiles").glob("*.json"))})
     if given.endswith(".json") and not Path(given).is_file():
-        raise ValueError(f"{given} does not exist; `nnunet-mamba estimate --measure {given}` makes it.")
+        command = shlex.join(("nnunet-mamba", "estimate", "--measure", given))
+        raise ValueError(f"{given} does not exist; `{command}` makes it.")
     if not given.endswith(".json") and given not in known:
         raise ValueError(
             f"{format_unknown_name('device', given, known)} Or measure one on the device itself: "

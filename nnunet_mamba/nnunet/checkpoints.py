@@ -3,7 +3,8 @@
 import json
 import zipfile
 import zlib
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from nnunet_mamba.nnunet.console import LogFn
 
@@ -49,12 +50,26 @@ def find_damage(file: Path) -> str | None:
 
 def is_validated(fold: Path) -> bool:
     """Return whether the validation after a training was finished: its summary is written last."""
+    return "foreground_mean" in _read_summary(fold)
+
+
+def read_validated_cases(fold: Path, file_ending: str) -> frozenset[str] | None:
+    """Return the names of the cases in the summary of a fold's validation, None without a usable one."""
     try:
-        return "foreground_mean" in json.loads(
-            (fold / "validation" / "summary.json").read_text(encoding="utf-8")
-        )
+        files = [case["prediction_file"] for case in _read_summary(fold)["metric_per_case"]]
+        # nnU-Net writes paths, which have backslashes if Windows wrote them
+        return frozenset(PureWindowsPath(file).name.removesuffix(file_ending) for file in files)
+    except (KeyError, TypeError):
+        return None
+
+
+def _read_summary(fold: Path) -> dict[str, Any]:
+    """Return the summary of a fold's validation, {} where it is missing or no JSON object."""
+    try:
+        content = json.loads((fold / "validation" / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def find_free_name(path: Path) -> Path:

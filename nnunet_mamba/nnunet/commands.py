@@ -45,7 +45,7 @@ def find_program(name: str) -> Path:
                 return candidate
     raise ValueError(
         f"{name} is not in {folders[0]}, beside {sys.executable}. Install nnU-Net there: "
-        f"{sys.executable} -m pip install 'nnunetv2>=2.8,<2.9'"
+        f"{shlex.quote(sys.executable)} -m pip install 'nnunetv2>=2.8,<2.9'"
     )
 
 

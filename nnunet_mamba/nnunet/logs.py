@@ -20,6 +20,7 @@ from typing import Any
 
 DEBUG_FILE = "debug.json"
 TIMESTAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ")
+SPLIT = re.compile(r"This (?:random 80:20 )?split has (\d+) training and (\d+) validation cases\.")
 NUMBER = re.compile(r"nan|-?(?:inf|\d+\.?\d*(?:e[+-]?\d+)?)")
 TRAIN_LOSS, VAL_LOSS, DICE, TIME = HEADS = ("train_loss", "val_loss", "Pseudo dice", "Epoch time:")
 
@@ -80,6 +81,14 @@ def read_epochs(texts: Iterable[str]) -> list[EpochLog]:
             if epoch is not None and epoch.is_complete:
                 epochs[epoch.number] = epoch
     return [epochs[number] for number in sorted(epochs)]
+
+
+def read_split_sizes(fold: Path) -> list[tuple[int, int]]:
+    """Return the numbers of training and validation cases in the logs of a fold's folder, each pair once:
+    several if the split was another one when nnU-Net was started again. Fold "all" has none."""
+    logs = sorted(fold.glob("training_log_*.txt"))
+    found = (SPLIT.findall(log.read_text(encoding="utf-8", errors="replace")) for log in logs)
+    return list(dict.fromkeys((int(n_train), int(n_val)) for pairs in found for n_train, n_val in pairs))
 
 
 def strip_timestamp(line: str) -> str:

@@ -1,6 +1,7 @@
 """Paths of nnU-Net: its folders, datasets, plans and results, as a user names them."""
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from nnunet_mamba.nnunet.catalogue import CONDITION
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 PLANS = "nnUNetPlans.json"  # nnU-Net's default
+PLAN = "nnUNetv2_plan_and_preprocess"
 WHERE_PLANS_ARE = "in nnUNet_preprocessed, such as Dataset004_Hippocampus/nnUNetPlans.json"
 
 
@@ -130,11 +132,9 @@ def resolve_plans_file(given: str) -> Path:
         raise ValueError(f"{path} does not exist; expected the plans of a dataset, {WHERE_PLANS_ARE}.")
     if (path / PLANS).is_file():
         return path / PLANS
-    folder = find_dataset("nnUNet_preprocessed", given, f"Plan it: nnUNetv2_plan_and_preprocess -d {given}.")
+    folder = find_dataset("nnUNet_preprocessed", given, f"Plan it: {PLAN} -d {shlex.quote(given)}.")
     path = folder / PLANS
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in folder.glob("*lans*.json"))) or "no plans"
-        raise ValueError(
-            f"{path} does not exist; {folder.name} has {there}. Plan it: nnUNetv2_plan_and_preprocess."
-        )
+        raise ValueError(f"{path} does not exist; {folder.name} has {there}. Plan it: {PLAN}.")
     return path

@@ -25,12 +25,17 @@ INTENSITIES = ("foreground_intensity_properties_per_channel", "foreground_intens
 READ_FOR_CT = ("mean", "std", "percentile_00_5", "percentile_99_5")
 
 
-def check_trained_dataset(file: Path) -> None:
-    """Raise ValueError unless a trained folder's dataset.json has all that a prediction reads."""
+def read_trained_dataset(file: Path) -> dict[str, Any]:
+    """Return a trained model's dataset.json. ValueError unless it has all that a prediction reads."""
     description = read_dataset_json(file)
-    check_labels(description["labels"], file)
-    if not get_channels(description):
-        raise ValueError(f"{file} lacks channel_names. {_restore(file)}")
+    labels = description["labels"]
+    check_labels(labels, file)
+    needed = {"channel_names": get_channels(description), "labels: background": labels.get("background")}
+    if any(isinstance(value, list) and len(value) > 1 for value in labels.values()):  # regions
+        needed["regions_class_order"] = description.get("regions_class_order")
+    if lacking := [key for key, value in needed.items() if value is None]:
+        raise ValueError(f"{file} lacks {join_names(lacking)}. {describe_remedy(file)}")
+    return description
 
 
 def check_readable_plans(file: Path, configuration: str) -> None:
@@ -39,7 +44,7 @@ def check_readable_plans(file: Path, configuration: str) -> None:
     plans = _read_plans(file)
     _check_keys(plans, READ_OF_ALL, "", file)
     if configuration not in plans["configurations"]:
-        raise ValueError(f"{file} lacks {configuration}, the configuration of the training. {_restore(file)}")
+        raise ValueError(f"{file} lacks the configuration {configuration}. {describe_remedy(file)}")
     own, path = resolve_configuration(plans, configuration), f"configurations.{configuration}."
     old_format = "UNet_class_name" in own
     _check_keys(own, READ if old_format else (*READ, "architecture"), path, file)
@@ -55,19 +60,20 @@ def _read_plans(file: Path) -> dict[str, Any]:
     try:
         plans = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} cannot be read ({error}). {_restore(file)}") from error
+        raise ValueError(f"{file} cannot be read ({error}). {describe_remedy(file)}") from error
     if not isinstance(plans, dict):
-        raise ValueError(f"{file} holds no plans of nnU-Net. {_restore(file)}")
+        raise ValueError(f"{file} holds no plans of nnU-Net. {describe_remedy(file)}")
     return plans
 
 
 def _check_keys(place: Any, keys: Iterable[str], path: str, file: Path) -> None:
     if lacking := [path + key for key in keys if not isinstance(place, Mapping) or key not in place]:
-        raise ValueError(f"{file} lacks {join_names(lacking)}. {_restore(file)}")
+        raise ValueError(f"{file} lacks {join_names(lacking)}. {describe_remedy(file)}")
 
 
-def _restore(file: Path) -> str:
-    return f"Put the {file.name} of the training back."
+def describe_remedy(file: Path) -> str:
+    """Return what to do about plans or a dataset.json without which nothing can be predicted."""
+    return f"nnU-Net cannot predict without; take the {file.name} of the training."
 
 
 def check_trained_plans(plans_file: Path, checkpoint: Path, init_args: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_mamba.memory.profile import Profile
 from nnunet_mamba.networks.family import supported_ndims
-from nnunet_mamba.nnunet.dataset_json import sort_channels
+from nnunet_mamba.nnunet.dataset_json import get_channels, sort_channels
 from nnunet_mamba.nnunet.paths import find_dataset
 from nnunet_mamba.nnunet.preprocessing import select_preprocessing
 from nnunet_mamba.plans.architecture import replace_network
@@ -28,7 +28,7 @@ from nnunet_mamba.plans.files import check_plans_name, read_json_object, write_p
 from nnunet_mamba.plans.memory import GIB, StepMemory, budget_bytes
 
 DEFAULT = "nnUNetPlans"  # of nnU-Net's own planner
-EXTRACT = "nnUNetv2_extract_fingerprint -d {} makes it."
+EXTRACT = "nnUNetv2_extract_fingerprint -d ID makes it."
 ALWAYS_FITS = 0.5  # an estimate that shrinks no patch, for configurations that are dropped
 
 
@@ -63,7 +63,7 @@ def make_plans(
     budget_bytes(vram_gb)
     if name == DEFAULT:
         raise ValueError(f"{DEFAULT} are the plans of nnU-Net's own planner; choose another --name.")
-    folder = find_dataset("nnUNet_preprocessed", dataset, EXTRACT.format(dataset))
+    folder = find_dataset("nnUNet_preprocessed", dataset, EXTRACT)
     try:
         with redirect_stdout(io.StringIO()):  # nnU-Net prints every configuration it tries
             planner = MambaPlanner(
@@ -197,15 +197,14 @@ class MambaPlanner(ExperimentPlanner):  # type: ignore[misc]
         }
         if not plans["configurations"]:
             raise ValueError(f"{self.network} works in 3D, and the images of {self.dataset_name} are 2D.")
-        folder = find_dataset("nnUNet_preprocessed", self.dataset_name, EXTRACT.format(self.dataset_name))
+        folder = find_dataset("nnUNet_preprocessed", self.dataset_name, EXTRACT)
         share_preprocessed_data(plans, folder)
         write_plans(folder, plans, replace=self.replace)
 
 
 def _sort_channels(description: dict[str, Any]) -> dict[str, Any]:
     """Return a dataset.json with its channels in order, by which nnU-Net pairs them with normalisations."""
-    channels = description.get("channel_names") or description["modality"]
-    return {**description, "channel_names": sort_channels(channels, "dataset.json")}
+    return {**description, "channel_names": sort_channels(get_channels(description), "dataset.json")}
 
 
 class _NoCache(dict[str, float]):

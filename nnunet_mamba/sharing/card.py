@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import yaml
@@ -22,7 +22,6 @@ LICENCES = (  # the hub's words for those that data and weights often have; othe
 )
 NO_LICENCE = "None was given. Ask its authors before you use it."
 NO_SCORES = "None were given with this model."
-NO_SPLIT = "not known: no splits_final.json was found when the model was exported"
 
 
 class Words(NamedTuple):
@@ -46,7 +45,7 @@ class FoldFacts(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """Facts that a card shows. `split` maps folds to their numbers of training and validation cases."""
+    """Facts that a card shows. `split` says for each fold how many cases it was trained and validated on."""
 
     method: Method
     dataset: str
@@ -56,13 +55,12 @@ class Card:
     folds: Sequence[FoldFacts]
     words: Words
     scores: Sequence[Table]
-    split: Mapping[str, tuple[int, int]]
+    split: Mapping[str, str]
     versions: Mapping[str, str]
-    configuration: Mapping[str, Any] = field(init=False)
 
-    def __post_init__(self) -> None:
-        resolved = resolve_configuration(self.plans, self.method.configuration)
-        object.__setattr__(self, "configuration", resolved)
+    @property
+    def configuration(self) -> Mapping[str, Any]:
+        return resolve_configuration(self.plans, self.method.configuration)
 
     @property
     def trainer(self) -> TrainerInfo | None:
@@ -99,11 +97,11 @@ def render_card(card: Card) -> str:
         "Data": _pairs(_data_rows(card)),
         "Scores": "\n\n".join(map(_score_table, card.scores)) or NO_SCORES,
         "Use": _use(card),
-        "Licence": _text(card.words.licence) or NO_LICENCE,
+        "Licence": escape_markdown(card.words.licence) or NO_LICENCE,
         "Citation": _citation(card),
     }
     body = [f"## {heading}\n\n{text}" if heading else text for heading, text in sections.items()]
-    return "\n\n".join([_front_matter(card), f"# {_text(card.title)}", *body]) + "\n"
+    return "\n\n".join([_front_matter(card), f"# {escape_markdown(card.title)}", *body]) + "\n"
 
 
 def _front_matter(card: Card) -> str:
@@ -126,7 +124,7 @@ def _summary(card: Card) -> str:
         f"({card.method.configuration}, fold {folds}): segments {labels} structures. "
         "A model of nnU-Net v2 as safetensors and JSON, without code."
     )
-    return "\n\n".join(filter(None, [_text(card.words.description), _text(facts)]))
+    return "\n\n".join(filter(None, [escape_markdown(card.words.description), escape_markdown(facts)]))
 
 
 def _network_rows(card: Card) -> dict[str, str]:
@@ -157,17 +155,16 @@ def _network_rows(card: Card) -> dict[str, str]:
 def _data_rows(card: Card) -> dict[str, str]:
     channels = sort_channels(get_channels(card.description), "dataset.json")
     labels = card.description["labels"]
-    split = [
-        f"fold {fold}: {n_train} cases trained on, {n_val} validated"
-        for fold, (n_train, n_val) in card.split.items()
-    ]
+    alike: dict[str, list[str]] = {}
+    for fold, text in card.split.items():
+        alike.setdefault(text, []).append(fold)
     return {
         "dataset": card.dataset,
         "channels": ", ".join(f"{number}: {name}" for number, name in channels.items()),
         "labels": ", ".join(f"{name} {value}" for name, value in labels.items()),
         "files": card.description["file_ending"],
         "cases for training": str(card.description.get("numTraining", "not recorded")),
-        "split": "; ".join(split) or NO_SPLIT,
+        "split": "; ".join(f"fold {', '.join(folds)}: {text}" for text, folds in alike.items()),
     }
 
 
@@ -191,15 +188,15 @@ def _use(card: Card) -> str:
 def _citation(card: Card) -> str:
     works = [card.words.cite, card.paper and f"{card.network}: {card.paper}", NNUNET]
     return "\n".join(
-        f"* {_text(work)}"
+        f"* {escape_markdown(work)}"
         for work in (*works, f"nnunet_mamba {card.versions['nnunet_mamba']}, which wrote this export")
         if work
     )
 
 
 def _score_table(table: Table) -> str:
-    notes = "\n\n".join(_text(note) for note in table.notes)
-    return "\n\n".join(filter(None, [_text(table.title), table.render_markdown(), notes]))
+    notes = "\n\n".join(escape_markdown(note) for note in table.notes)
+    return "\n\n".join(filter(None, [escape_markdown(table.title), table.render_markdown(), notes]))
 
 
 def _pairs(rows: Mapping[str, str]) -> str:
@@ -208,7 +205,3 @@ def _pairs(rows: Mapping[str, str]) -> str:
 
 def _sizes(values: Any) -> str:
     return " x ".join(f"{value:g}" for value in values or ())
-
-
-def _text(text: str) -> str:
-    return escape_markdown(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from nnunet_mamba.io.atomic import atomic_directory, write_json, write_text
 from nnunet_mamba.io.tables import Table
 from nnunet_mamba.io.torch_load import load_restricted
 from nnunet_mamba.nnunet.checkpoints import FINAL
-from nnunet_mamba.nnunet.paths import Method, list_nnunet_folders, parse_method
+from nnunet_mamba.nnunet.paths import Method, parse_method
 from nnunet_mamba.nnunet.trained_plans import check_trained_plans
 from nnunet_mamba.nnunet.version import get_nnunet_version
 from nnunet_mamba.sharing.card import Card, FoldFacts, Words, render_card
 from nnunet_mamba.sharing.manifest import (
     CARD,
     DATASET,
+    FOLD,
     FORMAT,
     MANIFEST,
+    NAME,
     PLANS,
     FoldRecord,
     Manifest,
@@ -33,6 +35,7 @@ from nnunet_mamba.sharing.manifest import (
     record_name,
     weights_name,
 )
+from nnunet_mamba.sharing.split import describe_splits
 from nnunet_mamba.sharing.untrusted import read_description, read_plans
 from nnunet_mamba.sharing.weights import count_parameters, write_weights
 
@@ -83,7 +86,7 @@ def export_model(
             folds=facts,
             words=words,
             scores=scores,
-            split=_count_split(dataset, folds),
+            split=describe_splits(folder, dataset, folds, description["file_ending"]),
             versions=versions,
         )
         write_text(draft / CARD, render_card(card))
@@ -102,16 +105,16 @@ def export_model(
 
 def get_dataset(folder: Path) -> str:
     """Return the dataset of a trained folder: by the folder above it, else by its plans."""
-    names = [
-        folder.resolve().parent.name,
-        json.loads((folder / PLANS).read_text(encoding="utf-8")).get("dataset_name", ""),
-    ]
-    if found := [name for name in names if is_dataset_name(str(name))]:
-        return found[0]
-    raise ValueError(
-        f"{folder} is of no dataset: neither the folder above it nor its plans (dataset_name: {names[1]!r}) "
-        "name one, as Dataset027_ACDC. Put it into a folder of such a name."
-    )
+    folder = folder.resolve()
+    name = folder.parent.name
+    if not is_dataset_name(name):
+        name = str(read_plans(folder / PLANS, _parse_folder(folder).configuration).get("dataset_name"))
+    if not is_dataset_name(name):
+        raise ValueError(
+            f"{folder} is of no dataset: neither the folder above it nor its plans (dataset_name: {name}) "
+            "name one, as Dataset027_ACDC. Put it into a folder of such a name."
+        )
+    return name
 
 
 def _parse_folder(folder: Path) -> Method:
@@ -121,6 +124,11 @@ def _parse_folder(folder: Path) -> Method:
             f"{folder} is not a trained folder of nnU-Net; expected "
             f"nnUNet_results/DATASET/TRAINER__PLANS__CONFIG with {PLANS}, {DATASET} and fold_0."
         )
+    if odd := [part for part in method if not re.fullmatch(NAME, part)]:
+        raise ValueError(
+            f"{folder} cannot be exported: {odd[0]!r} in its name has other signs than letters, digits, _ . "
+            "and -. Plans may be renamed there; a configuration has to be trained by another name."
+        )
     return method
 
 
@@ -129,6 +137,7 @@ def find_folds(folder: Path, wanted: Sequence[str] | None, checkpoint: str) -> l
     that is no trained model."""
     _parse_folder(folder.resolve())
     there = {file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{checkpoint}")}
+    there = {fold for fold in there if re.fullmatch(FOLD, fold)}  # no copies, as fold_0_old
     missing = [fold for fold in wanted or () if fold not in there]
     if missing or not there:
         others = sorted({file.name for file in folder.glob("fold_*/checkpoint_*.pth")})
@@ -170,22 +179,6 @@ def _export_description(file: Path, description: Mapping[str, Any], out: Path) -
         out.write_bytes(file.read_bytes())
     else:
         write_json(out, {key: value for key, value in description.items() if key in DESCRIBES_MODEL})
-
-
-def _count_split(dataset: str, folds: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the numbers of training and validation cases of folds, if nnU-Net's folders have the split: no
-    names of cases. ValueError for a file that is no split."""
-    files = [place / dataset / "splits_final.json" for place in list_nnunet_folders()]
-    file = next((file for file in files if file.is_file()), None)
-    if file is None:
-        return {}
-    try:
-        numbers = [
-            (len(split["train"]), len(split["val"])) for split in json.loads(file.read_text(encoding="utf-8"))
-        ]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is not a split of nnU-Net's ({error!r}); mend or remove it.") from error
-    return {fold: numbers[int(fold)] for fold in folds if fold.isdigit() and int(fold) < len(numbers)}
 
 
 def _get_versions() -> dict[str, str]:

@@ -27,9 +27,11 @@ SHARED = (CARD, PLANS, DATASET)  # by all folds
 AGAIN = "Copy or download it again."
 
 DATASET_NAME = r"^Dataset[0-9]{3}_\w[\w.-]*$"
+NAME = r"^\w[\w.-]*$"
+FOLD = r"^([0-9]{1,4}|all)$"
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
-Name = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-Fold = Annotated[str, Field(pattern=r"^([0-9]{1,4}|all)$")]
+Name = Annotated[str, Field(pattern=NAME)]
+Fold = Annotated[str, Field(pattern=FOLD)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

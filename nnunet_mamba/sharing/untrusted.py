@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_mamba.nnunet.catalogue import list_network_names
-from nnunet_mamba.nnunet.dataset_json import check_labels, get_channels, read_dataset_json, sort_channels
-from nnunet_mamba.nnunet.trained_plans import resolve_configuration
+from nnunet_mamba.nnunet.dataset_json import get_channels, sort_channels
+from nnunet_mamba.nnunet.trained_plans import (
+    check_readable_plans,
+    describe_remedy,
+    read_trained_dataset,
+    resolve_configuration,
+)
 
 ALLOWED = re.compile(
     r"torch\.nn\.(modules\.[a-z]+\.)?[A-Z]\w*"
@@ -38,14 +43,16 @@ ENDING = re.compile(r"[\w.-]+")  # of files: none that leads to another folder
 
 
 def read_plans(file: Path, configuration: str) -> dict[str, Any]:
-    """Return plans. ValueError for files that are none, for plans without the configuration, and for those
-    that name code of other packages."""
+    """Return plans. ValueError for files that are none, for plans without the configuration or without what
+    nnU-Net needs to predict with it, and for those that name code of other packages."""
     try:
         plans = json.loads(file.read_text(encoding="utf-8"))
         configurations = plans["configurations"]
         named = {name: _list_named(one.get("architecture")) for name, one in configurations.items()}
         resolve_configuration(plans, configuration)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except KeyError as error:
+        raise ValueError(f"{file} lacks {error}. {describe_remedy(file)}") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} cannot be read as plans of nnU-Net ({error!r:.300}).") from error
     for place in (plans, *configurations.values()):
         _check_looked_up(place, file)
@@ -57,6 +64,7 @@ def read_plans(file: Path, configuration: str) -> dict[str, Any]:
                     "torch.nn, dynamic_network_architectures and nnunet_mamba.networks only, since nnU-Net "
                     "imports and calls what is named. Among people who trust each other nnU-Net's zip does."
                 )
+    check_readable_plans(file, configuration)
     return plans
 
 
@@ -84,12 +92,11 @@ def _list_named(architecture: Any) -> list[Any]:
 
 def read_description(file: Path) -> dict[str, Any]:
     """Return a dataset.json. ValueError for files that are none, or whose labels, channels or ending of files
-    nnU-Net does not understand."""
+    are missing, or none that nnU-Net understands."""
     try:
-        description = read_dataset_json(file)
+        description = read_trained_dataset(file)
     except RecursionError as error:
         raise ValueError(f"{file} is nested too deeply for a dataset.json.") from error
-    check_labels(description["labels"], file)
     sort_channels(get_channels(description), file)
     ending = description["file_ending"]
     if not (isinstance(ending, str) and ENDING.fullmatch(ending)):

@@ -51,7 +51,10 @@ def write_weights(weights: Mapping[str, Any], file: Path) -> dict[str, str]:
         for name in dict.fromkeys(shared.values())
     }
     try:
+        file.touch()
+        mode = file.stat().st_mode
         save_file(tensors, file, metadata={"format": "pt"})
+        file.chmod(mode)  # safetensors may write a file that its owner alone can read
     except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"The weights cannot be written as safetensors: {error}") from error
     return shared

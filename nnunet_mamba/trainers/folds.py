@@ -1,11 +1,11 @@
 """Checks of the folds in nnU-Net's splits_final.json: what is trained is what the file says."""
 
-import json
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from nnunet_mamba.io.messages import join_names
+from nnunet_mamba.nnunet.splits import read_splits
 
 N_FOLDS = 5  # of the cross-validation that nnU-Net makes where there is no file
 
@@ -15,39 +15,15 @@ def check_fold(fold: int | str, splits_file: Path) -> None:
     if fold == "all":
         return
     exists = splits_file.is_file()
-    n_folds = _count_folds(splits_file) if exists else N_FOLDS
+    n_folds = len(read_splits(splits_file)) if exists else N_FOLDS
     if fold not in range(n_folds):
         has = f"folds 0 to {n_folds - 1}" if n_folds > 1 else "fold 0 alone" if n_folds else "no folds"
         owner = splits_file if exists else f"nnU-Net's cross-validation ({splits_file} is not there yet)"
+        dataset = shlex.quote(splits_file.parent.name)
         raise ValueError(
             f"Fold {fold!r} was asked for, and {owner} has {has}. Train one of these, or all; or make "
-            f"another split: nnunet-mamba plans split {splits_file.parent.name} --name 5fold (or a paper's)."
+            f"another split: nnunet-mamba plans split {dataset} --name 5fold (or a paper's)."
         )
-
-
-def _count_folds(splits_file: Path) -> int:
-    """Return the number of folds. Raises ValueError for a file that is not a split of nnU-Net."""
-    try:
-        splits = json.loads(splits_file.read_text(encoding="utf-8"))
-    except ValueError:
-        splits = None
-    if not _is_split(splits):
-        raise ValueError(
-            f"{splits_file} is not a split of nnU-Net; expected "
-            '[{"train": [CASE, ...], "val": [CASE, ...]}, ...]. '
-            f"Make it anew: nnunet-mamba plans split {splits_file.parent.name} --name 5fold."
-        )
-    return len(splits)
-
-
-def _is_split(content: Any) -> bool:
-    return _is_list_of(dict, content) and all(
-        _is_list_of(str, fold.get(side)) for fold in content for side in ("train", "val")
-    )
-
-
-def _is_list_of(kind: type, items: Any) -> bool:
-    return isinstance(items, list) and all(isinstance(item, kind) for item in items)
 
 
 def check_fold_not_empty(train: Sequence[str], validate: Sequence[str], owner: str) -> None:

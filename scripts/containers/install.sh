@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs this package into an image, in steps from what changes seldom to what changes often: one layer each.
-#   install.sh system                 the C compiler that Triton's launcher needs
+#   install.sh system                 compilers for C (Triton) and C++ (torch.compile)
 #   install.sh torch cpu|cuda         PyTorch and torchvision, from one index
 #   install.sh requirements FILE      what pyproject.toml asks for, Snakemake too
 #   install.sh package FOLDER         this package, and its trainers in nnU-Net's folder
@@ -10,7 +10,7 @@ set -euo pipefail
 case ${1:-} in
   system)
     apt-get update
-    apt-get install --yes --no-install-recommends gcc libc6-dev
+    apt-get install --yes --no-install-recommends g++
     rm -rf /var/lib/apt/lists/*
     ;;
   torch)

@@ -7,6 +7,7 @@ Choose a part with, for example, `-k "labels and 3d_fullres"`.
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -388,6 +389,26 @@ def test_a_model_travels_as_a_zip_into_fresh_folders(workspace):
     assert any(name.endswith("checkpoint_final.pth") for name in zipfile.ZipFile(archive).namelist())
     workspace.run("nnUNetv2_install_pretrained_model_from_zip", archive, nnUNet_results=str(elsewhere))
     assert_same(reference, workspace.predict("3d_fullres", "from_zip", nnUNet_results=str(elsewhere)))
+
+
+@plain_labels
+def test_a_model_travels_as_an_export_whose_card_knows_its_split(workspace):
+    """By the log, and without one by the summary of the validation; not by splits_final.json alone."""
+    reference, model = workspace.fullres_prediction, workspace.model("3d_fullres")
+    bare, unknown = (workspace.root / name / DATASET / model.name for name in ("bare", "unknown"))
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("training_log_*"))
+    shutil.copytree(bare, unknown, ignore=shutil.ignore_patterns("summary.json"))
+    for folder, said in (
+        (model, "fold 0: 3 cases trained on, 2 validated |"),
+        (bare, "fold 0: 3 cases trained on, 2 validated |"),
+        (unknown, "fold 0: 3 cases to train on, 2 to validate by splits_final.json of "),
+    ):
+        export = workspace.root / "an export" / folder.parts[-3]
+        workspace.run("nnunet-mamba", "export-model", folder, export, "-f", 0)
+        assert said in (export / "README.md").read_text(encoding="utf-8")
+    elsewhere = workspace.root / "another place"
+    workspace.run("nnunet-mamba", "import-model", export, nnUNet_results=str(elsewhere))
+    assert_same(reference, workspace.predict("3d_fullres", "from_export", nnUNet_results=str(elsewhere)))
 
 
 def assert_same(one: Path, other: Path, cases: Sequence[str] = UNSEEN) -> None:

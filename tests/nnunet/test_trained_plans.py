@@ -12,7 +12,7 @@ from nnunet_mamba.nnunet.trained_plans import (
     READ_FOR_CT,
     READ_OF_ALL,
     check_readable_plans,
-    check_trained_dataset,
+    read_trained_dataset,
 )
 
 STATISTICS = INTENSITIES[0]
@@ -48,7 +48,7 @@ def without(plans, path):
 
 @pytest.mark.parametrize("path", NEEDED)
 def test_a_key_that_plans_lack_is_named_with_their_file(tmp_path, path):
-    with pytest.raises(ValueError, match=rf"plans\.json lacks {path}\. Put the plans\.json of the training"):
+    with pytest.raises(ValueError, match=rf"plans\.json lacks {path}\. nnU-Net .*; take the plans\.json of"):
         check(without(ct_plans(), path), tmp_path)
 
 
@@ -56,12 +56,12 @@ def test_a_key_that_plans_lack_is_named_with_their_file(tmp_path, path):
     ("text", "said"), [('{"configurations": ', "cannot be read"), ("[]", "holds no plans")]
 )
 def test_what_is_no_plans_is_named(tmp_path, text, said):
-    with pytest.raises(ValueError, match=rf"plans\.json {said}.*Put the plans\.json of the training back"):
+    with pytest.raises(ValueError, match=rf"plans\.json {said}.*take the plans\.json of the training"):
         check(text, tmp_path)
 
 
 def test_a_configuration_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"plans\.json lacks 2d, the configuration of the training"):
+    with pytest.raises(ValueError, match=r"plans\.json lacks the configuration 2d\. nnU-Net"):
         check(ct_plans(), tmp_path, "2d")
 
 
@@ -86,13 +86,15 @@ def test_what_is_inherited_is_there_and_old_words_count(tmp_path):
         ({"labels": None}, "lacks labels"),
         ({"channel_names": None}, "lacks channel_names"),
         ({"labels": {"1": "liver"}}, "label '1' is 'liver'"),
+        ({"labels": {"liver": 1}}, "lacks labels: background"),
+        ({"labels": {"background": 0, "liver": [1, 2]}}, "lacks regions_class_order"),
     ],
 )
 def test_what_dataset_json_lacks_is_named_with_the_file(tmp_path, change, said):
     changed = {key: value for key, value in {**tiny_dataset(), **change}.items() if value is not None}
     (tmp_path / "dataset.json").write_text(json.dumps(changed))
     with pytest.raises(ValueError, match=rf"dataset\.json .*{said}"):
-        check_trained_dataset(tmp_path / "dataset.json")
+        read_trained_dataset(tmp_path / "dataset.json")
 
 
 def test_nothing_else_of_plans_is_read(tmp_path):

@@ -56,14 +56,19 @@ def test_steps_come_in_the_order_of_how_often_they_change(text):
     assert re.findall(r"/opt/install\.sh ([a-z]+)", text) == STEPS
 
 
-def test_what_is_copied_exists_and_is_sent_to_docker():
-    copied = {path for paths in arguments_of("COPY") for path in paths.split()[:-1]}
-    assert all((CHECKOUT / path).exists() for path in copied)
+def test_both_recipes_copy_the_same_files_and_they_exist():
     ignored = (CHECKOUT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert {line[1:] for line in ignored if line.startswith("!")} == copied
-    assert "*" in ignored
-    for path in copied:
-        assert f"    {path} /opt/" in RECIPE
+    sent = {line[1:] for line in ignored if line.startswith("!")}
+    assert "*" in ignored and all((CHECKOUT / path).exists() for path in sent)
+    copied = {path for paths in arguments_of("COPY") for path in paths.split()[:-1]}
+    assert "." in copied and copied - {"."} <= sent
+    assert set(re.findall(r"^    (\S+) /opt/\S+$", RECIPE, re.MULTILINE)) == sent
+
+
+def test_the_copied_sources_and_their_bytecode_do_not_stay_in_the_image():
+    for text in (DOCKERFILE, RECIPE):
+        _, after = text.split("/opt/install.sh package /opt/nnunet_mamba")
+        assert "rm -r /opt/nnunet_mamba" in after
 
 
 def test_commands_of_the_recipes_and_of_the_page_are_verbs():

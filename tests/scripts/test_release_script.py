@@ -2,20 +2,27 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "release.sh"
-PYTHON = """#!/bin/sh
-case "$*" in *__version__*) echo 0.2.0;; *) echo "python $*"; exit 3;; esac
+PYTHON = f"""#!/bin/sh
+[ "$1" = - ] && exec {sys.executable} "$@"
+case "$*" in
+  *__version__*) echo 0.2.0;;
+  *) echo "python $*"; for last; do :; done; cat "$last/README.md" "$last/pyproject.toml"; exit 3;;
+esac
 """
 READY = {
     "CHANGELOG.md": "## [0.2.0] - 2027-01-31\n",
     "CITATION.cff": "date-released: 2027-01-31\nauthors: [{family-names: L}]\n",
-    "mkdocs.yml": "repo_url: https://github.com/lab/nnunet_mamba\n",
-    "pyproject.toml": 'authors = [{ name = "A. L." }]\n',
+    "mkdocs.yml": "repo_url: https://github.com/lab/nnunet_mamba # here alone\n",
+    "pyproject.toml": '[project]\nauthors = [{ name = "A. L." }]\n',
+    "README.md": "![a picture](docs/a.png) [a page](docs/a.md#b), [a paper](https://b.org/), [below](#c)\n",
 }
+REPOSITORY = "https://github.com/lab/nnunet_mamba"
 
 
 @pytest.fixture
@@ -53,6 +60,16 @@ def test_a_ready_tree_is_built(checkout):
     done = release(checkout)
     assert done.returncode == 3 and "not ready" not in done.stderr
     assert done.stdout.startswith("python -m build --outdir")
+
+
+def test_an_index_is_told_where_the_repository_is(checkout):
+    _, readme, *metadata = release(checkout).stdout.splitlines()
+    assert readme == (
+        f"![a picture]({REPOSITORY}/raw/v0.2.0/docs/a.png) [a page]({REPOSITORY}/blob/v0.2.0/docs/a.md#b), "
+        "[a paper](https://b.org/), [below](#c)"
+    )
+    assert metadata[-2:] == ["[project.urls]", f'Repository = "{REPOSITORY}"']
+    assert (checkout / "README.md").read_text(encoding="utf-8") == READY["README.md"]
 
 
 def test_all_that_is_missing_is_told_before_anything_is_built(checkout):

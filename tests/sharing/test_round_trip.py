@@ -113,6 +113,28 @@ def test_folds_and_checkpoints_can_be_chosen(trained, exported, tmp_path):
     assert one.parent.name == "Dataset123_Other" and [*one.glob("fold_*")] == [one / "fold_1"]
 
 
+def test_a_folder_anywhere_is_of_the_dataset_that_its_plans_name(trained, tmp_path):
+    moved = shutil.move(trained.folder, tmp_path / "mine" / trained.folder.name)
+    assert export_model(moved, tmp_path / "export").dataset == "Dataset999_Tiny"
+    plans = {**trained.plans, "dataset_name": "Tiny"}
+    (moved / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(ValueError, match=r"of no dataset: .* its plans \(dataset_name: Tiny\) name one"):
+        export_model(moved, tmp_path / "other")
+
+
+def test_copies_of_a_fold_are_no_folds(trained, tmp_path):
+    shutil.copytree(trained.folder / "fold_0", trained.folder / "fold_0_old")
+    assert export_model(trained.folder, tmp_path / "export").folds == ("0", "1")
+
+
+def test_a_name_that_an_import_would_refuse_is_refused_at_once(trained, tmp_path):
+    folder = trained.folder.rename(
+        trained.folder.with_name("nnUNetTrainerMMUNet_5epochs__my plans__3d_fullres")
+    )
+    with pytest.raises(ValueError, match=r"cannot be exported: 'my plans' in its name has other signs than"):
+        export_model(folder, tmp_path / "export")
+
+
 def test_other_files_beside_an_export_do_not_matter(exported, tmp_path):
     (exported / ".gitattributes").write_text("")
     (exported / "fold_7.json").write_text("no json")
@@ -224,7 +246,11 @@ def set_class(path):
         ("plans.json", set_class("subprocess.Popen"), "names 'subprocess.Popen'"),
         ("dataset.json", lambda d: d.update(file_ending="/../x.nii"), "file_ending '/../x.nii'"),
         ("dataset.json", lambda d: d.update(labels=["liver"]), "labels in .* are"),
-        ("dataset.json", lambda d: d.pop("channel_names"), "channels in .* are None"),
+        ("dataset.json", lambda d: d.pop("channel_names"), "dataset.json lacks channel_names"),
+        ("dataset.json", lambda d: d.pop("regions_class_order"), "lacks regions_class_order. nnU-Net cannot"),
+        ("dataset.json", lambda d: d["labels"].pop("background"), "lacks labels: background"),
+        ("dataset.json", lambda d: d.pop("labels"), "it lacks labels"),
+        ("plans.json", lambda p: p.pop("configurations"), "plans.json lacks 'configurations'. nnU-Net can"),
     ],
 )
 def test_what_could_do_harm_is_refused_before_anything_is_left(exported, tmp_path, name, make, said):

@@ -7,14 +7,16 @@ from pathlib import Path
 import nnunetv2
 import pytest
 from conftest import configuration
+from tiny_exports import complete_plans
 
 from nnunet_mamba.sharing.untrusted import LOOKED_UP, read_plans
 
 
 def write(tmp_path, **changes):
-    own = configuration(3, 2)
+    plans = complete_plans()
+    own = plans["configurations"].pop("3d_fullres")
     own["architecture"] |= changes
-    plans = {"configurations": {"c": own, "d": {"inherits_from": "c"}}}
+    plans["configurations"] = {"c": own, "d": {"inherits_from": "c"}}
     (tmp_path / "plans.json").write_text(json.dumps(plans))
     return tmp_path / "plans.json"
 
@@ -65,11 +67,8 @@ def test_all_other_names_are_refused(tmp_path, path, place):
 @pytest.mark.parametrize(
     "plans",
     [
-        {},
         {"configurations": []},
         {"configurations": {"c": 1}},
-        {"configurations": {"c": {"architecture": {}}}},
-        {"configurations": {"c": {"architecture": {"arch_kwargs": {}, "_kw_requires_import": ["x"]}}}},
         {"configurations": {"c": {"inherits_from": "c"}}},
         {"configurations": {"c": {"inherits_from": "d"}, "d": {"inherits_from": "c"}}},
         {"configurations": {"c": {"inherits_from": "nowhere"}}},
@@ -80,6 +79,38 @@ def test_what_is_no_plans_of_the_configuration_is_refused(tmp_path, plans):
     (tmp_path / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(ValueError, match=r"plans.json cannot be read as plans of nnU-Net"):
         read_plans(tmp_path / "plans.json", "c")
+
+
+def test_what_a_prediction_reads_and_plans_lack_is_named(tmp_path):
+    file = write(tmp_path)
+    plans = json.loads(file.read_text())
+    del plans["configurations"]["c"]["patch_size"]
+    file.write_text(json.dumps(plans))
+    with pytest.raises(ValueError, match=r"plans.json lacks configurations\.d\.patch_size\. nnU-Net cannot"):
+        read_plans(file, "d")
+
+
+@pytest.mark.parametrize("key", ["network_class_name", "arch_kwargs", "_kw_requires_import"])
+def test_an_architecture_that_lacks_a_key_is_refused_by_its_name(tmp_path, key):
+    file = write(tmp_path)
+    plans = json.loads(file.read_text())
+    del plans["configurations"]["c"]["architecture"][key]
+    file.write_text(json.dumps(plans))
+    with pytest.raises(ValueError, match=rf"plans.json lacks '{key}'"):
+        read_plans(file, "d")
+
+
+def test_plans_in_the_old_format_pass(tmp_path):
+    """They name one of two networks, and properties by modality."""
+    file = write(tmp_path)
+    plans = json.loads(file.read_text())
+    plans["configurations"]["c"]["UNet_class_name"] = "PlainConvUNet"
+    del plans["configurations"]["c"]["architecture"]
+    plans["foreground_intensity_properties_by_modality"] = plans.pop(
+        "foreground_intensity_properties_per_channel"
+    )
+    file.write_text(json.dumps(plans))
+    assert read_plans(file, "d") == plans
 
 
 @pytest.mark.parametrize("key", LOOKED_UP)

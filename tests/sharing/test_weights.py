@@ -1,5 +1,7 @@
 """Weights as safetensors: every bit, every dtype, every name."""
 
+import os
+
 import pytest
 import torch
 
@@ -35,6 +37,13 @@ def test_names_of_one_tensor_are_one_tensor_in_the_file_and_again_after_it(tmp_p
     assert list(read) == list(weights), "in the network's order"
     assert read["m"] is read["z"] and read["z"].data_ptr() != read["a"].data_ptr()
     assert read["a"].untyped_storage().nbytes() == 4000, "or torch.save would write the whole file for it"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+def test_whoever_may_read_other_new_files_may_read_the_weights(tmp_path):
+    (tmp_path / "other").touch()
+    write_weights({"w": torch.ones(1)}, tmp_path / "w")
+    assert (tmp_path / "w").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_empty_tensors_are_not_taken_for_one():

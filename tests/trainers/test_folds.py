@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_mamba.nnunet.logs import read_split_sizes
 from nnunet_mamba.trainers import nnUNetTrainerControl, nnUNetTrainerMMUNet
 from nnunet_mamba.trainers.folds import check_preprocessed
 
@@ -34,6 +35,13 @@ def make(request, make_trainer):
 
 def test_a_fold_of_the_split_is_taken_as_it_stands(make):
     assert make(1, [(VALIDATE, TRAIN), (TRAIN, VALIDATE)]).do_split() == (TRAIN, VALIDATE)
+
+
+def test_the_log_tells_the_sizes_of_a_fold(make):
+    trainer = make(0, [(TRAIN, VALIDATE)])
+    assert read_split_sizes(Path(trainer.output_folder)) == []
+    trainer.do_split()
+    assert read_split_sizes(Path(trainer.output_folder)) == [(len(TRAIN), len(VALIDATE))]
 
 
 @pytest.mark.parametrize("fold", [1, 4, -1])

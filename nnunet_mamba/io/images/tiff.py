@@ -50,13 +50,13 @@ def read_tiff_shape(file: Path) -> tuple[int, ...]:
     return tuple(_parts(file)[0][0].shape)
 
 
-def _parts(file: Path) -> tuple[Any, Any]:
+def _parts(file: Path) -> tuple[list[Any], Any]:
     """Return the kinds of content of the file, and its first page; their pixels are not read."""
     import tifffile
 
-    def parts() -> tuple[Any, Any]:
+    def parts() -> tuple[list[Any], Any]:
         with tifffile.TiffFile(file) as tiff:
-            return tiff.series, tiff.pages.first
+            return list(tiff.series), tiff.pages.first  # newer tifffile reads a series when it is asked for
 
     return read_or_raise(file, parts)
 

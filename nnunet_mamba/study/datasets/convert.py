@@ -20,6 +20,7 @@ from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.cpu import count_usable_cpus
 from nnunet_mamba.io.messages import join_names
 from nnunet_mamba.nnunet.paths import FOLDERS
+from nnunet_mamba.nnunet.splits import Fold
 from nnunet_mamba.study.datasets.archives import check_free_space
 from nnunet_mamba.study.datasets.case_io import ConversionTask, build_file_names, convert_case
 from nnunet_mamba.study.datasets.source import (
@@ -30,7 +31,7 @@ from nnunet_mamba.study.datasets.source import (
     Issue,
     Source,
 )
-from nnunet_mamba.study.datasets.splits import Fold, GroupFn, Split, build_group_fn, draw_folds
+from nnunet_mamba.study.datasets.splits import GroupFn, Split, build_group_fn, draw_folds
 
 PARTS = ("Tr", "Ts")  # training and validation, test
 ISSUES_FILE = "faults.txt"

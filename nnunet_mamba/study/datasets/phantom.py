@@ -17,7 +17,8 @@ import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
 from nnunet_mamba.io.atomic import atomic_directory
-from nnunet_mamba.study.datasets.splits import Fold, Split
+from nnunet_mamba.nnunet.splits import Fold
+from nnunet_mamba.study.datasets.splits import Split
 
 SPACING_MM = (2.5, 1.5, 1.5)  # z, y, x
 LABELS = {"background": 0, "organ": 1, "gland": 2, "vessel": 3}

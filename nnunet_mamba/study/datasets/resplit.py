@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nnunet_mamba.io.atomic import write_json
 from nnunet_mamba.io.images import get_spacing_file, is_tiff
 from nnunet_mamba.io.messages import join_names
+from nnunet_mamba.nnunet.splits import SPLITS
 from nnunet_mamba.study.datasets.convert import describe_dataset
 from nnunet_mamba.study.datasets.readers import read_nnunet_raw
 from nnunet_mamba.study.datasets.source import (
@@ -23,7 +22,6 @@ from nnunet_mamba.study.datasets.source import (
     read_description,
 )
 from nnunet_mamba.study.datasets.splits import (
-    Fold,
     GroupFn,
     LeakError,
     Split,
@@ -31,8 +29,6 @@ from nnunet_mamba.study.datasets.splits import (
     find_leaks,
     make_split,
 )
-
-SPLITS = "splits_final.json"
 
 
 def read_unsplit_dataset(folder: Path) -> Source:
@@ -154,17 +150,6 @@ def _write_description(folder: Path, source: Source, split: Split, moved: Sequen
     noted = replace(source, notes=replace(source.notes, moved=tuple(moved)))
     n_training = len(source.labelled_names()) - len(split.test)
     write_json(folder / "dataset.json", describe_dataset(noted, n_training))
-
-
-def read_split(file: Path) -> Split:
-    """Read nnU-Net's splits_final.json. ValueError for other files."""
-    try:
-        folds: Any = json.loads(file.read_text(encoding="utf-8"))
-        return Split(tuple(Fold(tuple(fold["train"]), tuple(fold["val"])) for fold in folds))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f'{file} is not a splits file ({error!r}); expected [{{"train": [...], "val": [...]}}, ...].'
-        ) from error
 
 
 def find_split_problems(split: Split, names: Iterable[str], test: Iterable[str], group: GroupFn) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_mamba.io.messages import describe_regex, format_unknown_name, join_names
+from nnunet_mamba.nnunet.splits import Fold
 from nnunet_mamba.study.datasets.source import Case, Source, is_same_word
 
 PUBLISHED = Path(__file__).with_name("published_splits.json")
@@ -26,14 +27,6 @@ FEWEST_TRAINING = 3  # cases that must remain after the unseen and the validatio
 FOLDS, OFFICIAL = "5fold", "official"
 RATIO = re.compile(r"[1-9]\d*(:[1-9]\d*){1,2}")
 GroupFn = Callable[[str], str]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """Names of the cases to train and to validate on."""
-
-    train: tuple[str, ...]
-    val: tuple[str, ...]
 
 
 @dataclass(frozen=True)

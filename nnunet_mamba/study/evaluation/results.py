@@ -19,6 +19,7 @@ from typing import Any
 from nnunet_mamba.nnunet.catalogue import CONDITION
 from nnunet_mamba.nnunet.dataset_json import read_dataset_json
 from nnunet_mamba.nnunet.paths import parse_method
+from nnunet_mamba.nnunet.splits import find_splits
 from nnunet_mamba.study.evaluation.config import EvaluationConfig
 from nnunet_mamba.study.evaluation.evaluate import EvaluationTask
 from nnunet_mamba.study.evaluation.match import (
@@ -67,10 +68,8 @@ class DatasetFolders:
 
     def splits(self) -> ValidationFolds:
         """Return the folds of splits_final.json, or of nnU-Net's default if there is no such file."""
-        for folder in (self.preprocessed, self.raw):
-            if folder and (folder / "splits_final.json").is_file():
-                return read_validation_folds(folder / "splits_final.json")
-        return DEFAULT_SPLITS
+        file = find_splits(self.preprocessed, self.raw)
+        return read_validation_folds(file) if file else DEFAULT_SPLITS
 
     def description(self, predictions: Path, references: Path) -> dict[str, Any]:
         """Return the dataset.json that numbers the labels of both folders."""

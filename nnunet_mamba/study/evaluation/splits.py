@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from nnunet_mamba.nnunet.splits import read_splits
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,5 @@ DEFAULT_SPLITS = ValidationFolds("nnU-Net's own split (no splits_final.json was 
 
 def read_validation_folds(file: Path) -> ValidationFolds:
     """Return the folds of a splits_final.json. ValueError if the file is not one."""
-    try:
-        splits: list[dict[str, list[str]]] = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(splits, list):
-            raise TypeError(f"a {type(splits).__name__}")
-        cases = tuple(tuple(map(str, fold["val"])) for fold in splits)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{file} is not a split of nnU-Net's ({error}); expected a list of "
-            '{"train": [CASE, ...], "val": [CASE, ...]}. Write it anew with `nnunet-mamba plans split`.'
-        ) from error
+    cases = tuple(fold.val for fold in read_splits(file))
     return ValidationFolds(str(file), len(cases), cases)

@@ -156,7 +156,8 @@ def read_table(file: Path) -> list[Score]:
             frame = pd.read_parquet(file)
         else:
             text = {name: str for name in COLUMNS if name not in ("value", "n_voxels")}
-            frame = pd.read_csv(file, dtype=text, keep_default_na=False, na_values={"value": ["", "nan"]})
+            missing_values = {"keep_default_na": False, "na_values": {"value": ["", "nan"]}}
+            frame = pd.read_csv(file, dtype=text, float_precision="round_trip", **missing_values)
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a table of scores ({error}).") from error
     frame = frame.assign(**{name: "" for name in LATER if name not in frame.columns})

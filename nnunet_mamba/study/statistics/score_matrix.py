@@ -79,7 +79,8 @@ def _build_matrix(
     own = set(part["method"])
     methods = [method for method in names if method in own]
     part = part.assign(
-        name=part["method"].map(names), label=list(zip(part["label"], part["label_name"], strict=True))
+        name=[names[method] for method in part["method"]],  # pandas 2 maps by no dict of tuples
+        label=list(zip(part["label"], part["label_name"], strict=True)),
     )
     part = part.sort_values(["method", "case", "label", "fold", "seed"], kind="stable")
     check_comparable(part)

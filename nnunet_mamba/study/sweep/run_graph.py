@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -44,9 +45,8 @@ class RunGraph:
 
     def get_job(self, name: str) -> Job:
         if name not in self.jobs:
-            raise ValueError(
-                f"{self.out} has no job {name!r}; `nnunet-mamba sweep status {self.out}` lists them."
-            )
+            command = shlex.join(("nnunet-mamba", "sweep", "status", str(self.out)))
+            raise ValueError(f"{self.out} has no job {name!r}; `{command}` lists them.")
         return self.jobs[name]
 
     def stamp(self, name: str) -> Path:

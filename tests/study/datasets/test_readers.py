@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from nnunet_mamba.nnunet.splits import Fold
 from nnunet_mamba.study.datasets.convert import convert_dataset
 from nnunet_mamba.study.datasets.readers import read_source
-from nnunet_mamba.study.datasets.splits import Fold, Split, draw_split
+from nnunet_mamba.study.datasets.splits import Split, draw_split
 
 NAMES = tuple(f"made_{k}" for k in range(10))
 EVERY_CASE = Split((Fold(NAMES[2:], NAMES[:2]),))

@@ -184,7 +184,7 @@ def test_a_dataset_of_other_converters_is_told_its_release(raw, capsys):
 def test_a_file_that_is_no_split(raw, tmp_path, capsys, text):
     (tmp_path / "folds.json").write_text(text)
     assert main(["plans", "split", "27", "--check", str(tmp_path / "folds.json")]) == 2
-    assert "is not a splits file" in capsys.readouterr().err
+    assert "is not a split of nnU-Net" in capsys.readouterr().err
 
 
 def test_a_dataset_is_found_by_its_number(raw):

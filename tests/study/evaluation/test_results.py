@@ -243,7 +243,7 @@ def test_predictions_of_another_split_are_said_to_be_that(places, joined):
 def test_a_split_that_is_none_is_refused(places, text):
     raw, preprocessed, results = places
     (preprocessed / DATASET / "splits_final.json").write_text(text)
-    with pytest.raises(ValueError, match=r"is not a split of nnU-Net's .*`nnunet-mamba plans split`"):
+    with pytest.raises(ValueError, match=r"is not a split of nnU-Net; .*nnunet-mamba plans split"):
         find_runs(results, raw, preprocessed)
 
 
