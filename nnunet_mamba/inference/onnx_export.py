@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nnunet_mamba import __version__
 from nnunet_mamba.inference.export import KNOWN_OPTIONS, find_obstacle
+from nnunet_mamba.inference.onnx_norms import norms_by_axis
 from nnunet_mamba.inference.predictor import BatchedPredictor
 from nnunet_mamba.inference.preprocessing import KNOWN_NORMALIZATIONS
 from nnunet_mamba.io.atomic import atomic_directory, write_json
@@ -150,7 +151,7 @@ def export_network(network: nn.Module, patch: Tensor, file: Path) -> None:
         raise ValueError(f"The network has {gigabytes:.1f} GB of weights; an ONNX file holds 2 GB.")
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"]}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), norms_by_axis():
             torch.onnx.export(
                 network, (patch,), file, dynamo=True, external_data=False, verbose=False, **names
             )
