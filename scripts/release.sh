@@ -33,8 +33,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/source"
 git archive HEAD | tar -x -C "$work/source"
-address=$(sed -n 's/^repo_url: *\([^ ]*\).*/\1/p' mkdocs.yml)
-printf '\n[project.urls]\nRepository = "%s"\n' "$address" >> "$work/source/pyproject.toml"
+address=$(sed -nE 's,^repo_url: *"?([^ "]*[^ "/]).*,\1,p' mkdocs.yml)
+grep -q '^\[project.urls\]' pyproject.toml ||
+  printf '\n[project.urls]\nRepository = "%s"\n' "$address" >> "$work/source/pyproject.toml"
 "$python" - "$work/source/README.md" "$address" "v$version" << 'PYTHON'
 import re
 import sys

@@ -48,7 +48,7 @@ def files() -> list[float]:
 
 def sliding_window() -> list[float]:
     rows = [row for file in RESULTS.glob("predict_cpu*.json") for row in read_record(file.stem)["rows"]]
-    faster = {axes: [r["faster"] for r in rows if r["plan"].startswith(axes)] for axes in ("3D", "2D")}
+    faster = {axes: [r["less_cpu"] for r in rows if r["plan"].startswith(axes)] for axes in ("3D", "2D")}
     return [*span(faster["3D"]), *span(faster["2D"])]
 
 
@@ -92,10 +92,10 @@ CLAIMS: dict[str, Callable[[], list[float]]] = {
     "takes N to N times as long as AVX-512 C++ by hand; plain torch N to N times": scan,
     "N times nnU-Net's for MM-UNet, N without Mamba, N for U-Mamba Bot, N for U-Mamba Enc": training_step,
     "takes N s, nnU-Net N s; no label differs": files,
-    "N to N times as fast as nnU-Net's in 3D, in 2D N to N times, by the machine": sliding_window,
+    "N to N times as fast as nnU-Net's in 3D, in 2D N to N times, by processor seconds": sliding_window,
     "within N %; `checkpoint_stages` saves up to N % of it": memory,
     "are N and N points of Dice above nnU-Net, but their twins without Mamba N and N": hippocampus,
-    "one core in use by others) | N | N mm | N min": quickstart,
+    "AVX2, beside other work) | N | N mm | N min": quickstart,
     "the wheel (N MB) to the first prediction of a [shared model](docs/sharing.md): "
     "[N s](benchmarks/results/first_prediction.md), N of them pip's": first_prediction,
 }

@@ -36,12 +36,13 @@ def add(commands: Any) -> None:
 
 def export_onnx(args: argparse.Namespace) -> int:
     check_request(args)
-    from nnunet_mamba.inference.onnx_export import export_onnx_model
+    from nnunet_mamba.inference.onnx_export import TOLERANCE, export_onnx_model
 
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # else a line for each step that it leaves out
     predictor = load_weights(args.model, args.f, args.chk, "cpu", allow_tqdm=False)
     for name, difference in export_onnx_model(predictor, args.f, args.out).items():
-        print(f"{name}: onnxruntime's logits are torch's within {difference:.0e} of the largest")
+        rounding = ", rounding that torch's have, too" if difference > TOLERANCE else ""
+        print(f"{name}: onnxruntime's logits are torch's within {difference:.0e} of the largest{rounding}")
     print(f"{args.out}: model.json, for scripts/onnx_predict.py")
     return 0
 

@@ -1,7 +1,6 @@
 """Paths of nnU-Net: its folders, datasets, plans and results, as a user names them."""
 
 import os
-import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -132,7 +131,7 @@ def resolve_plans_file(given: str) -> Path:
         raise ValueError(f"{path} does not exist; expected the plans of a dataset, {WHERE_PLANS_ARE}.")
     if (path / PLANS).is_file():
         return path / PLANS
-    folder = find_dataset("nnUNet_preprocessed", given, f"Plan it: {PLAN} -d {shlex.quote(given)}.")
+    folder = find_dataset("nnUNet_preprocessed", given, f"Plan it: {PLAN} -d ID.")
     path = folder / PLANS
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in folder.glob("*lans*.json"))) or "no plans"

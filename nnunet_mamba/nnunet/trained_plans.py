@@ -21,6 +21,7 @@ READ = (
     *("resampling_fn_data", "resampling_fn_data_kwargs"),
     *("resampling_fn_probabilities", "resampling_fn_probabilities_kwargs"),
 )
+READ_OF_STAGE = ("resampling_fn_seg", "resampling_fn_seg_kwargs")  # a cascade's second
 INTENSITIES = ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality")
 READ_FOR_CT = ("mean", "std", "percentile_00_5", "percentile_99_5")
 
@@ -46,8 +47,9 @@ def check_readable_plans(file: Path, configuration: str) -> None:
     if configuration not in plans["configurations"]:
         raise ValueError(f"{file} lacks the configuration {configuration}. {describe_remedy(file)}")
     own, path = resolve_configuration(plans, configuration), f"configurations.{configuration}."
-    old_format = "UNet_class_name" in own
-    _check_keys(own, READ if old_format else (*READ, "architecture"), path, file)
+    network = () if "UNet_class_name" in own else ("architecture",)  # the former in the old format
+    stage = READ_OF_STAGE if own.get("previous_stage") else ()
+    _check_keys(own, (*READ, *network, *stage), path, file)
     name = next((key for key in INTENSITIES if key in plans), INTENSITIES[0])
     _check_keys(plans, (name,), "", file)
     for channel, scheme in enumerate(own["normalization_schemes"]):
@@ -73,7 +75,7 @@ def _check_keys(place: Any, keys: Iterable[str], path: str, file: Path) -> None:
 
 def describe_remedy(file: Path) -> str:
     """Return what to do about plans or a dataset.json without which nothing can be predicted."""
-    return f"nnU-Net cannot predict without; take the {file.name} of the training."
+    return f"nnU-Net cannot predict without it: take the {file.name} that the model was trained with."
 
 
 def check_trained_plans(plans_file: Path, checkpoint: Path, init_args: Mapping[str, Any]) -> None:

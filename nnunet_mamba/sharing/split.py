@@ -47,7 +47,9 @@ def _describe_logged(sizes: Sequence[tuple[int, int]], validated: Collection[str
         every = " or ".join(f"{n_train} and {n_val}" for n_train, n_val in sorted(sizes))
         return f"{every} cases trained on and validated: its logs tell of several splits"
     n_train, n_val = sizes[0]
-    n_validated = n_val if validated is None else len(validated)
+    if validated is None:
+        return f"{_count(n_train)} trained on, {n_val} to validate; the fold has no finished validation"
+    n_validated = len(validated)
     if n_validated > n_val:
         return f"{_count(n_train)} trained on, {n_val} to validate; later {n_validated} by another split"
     return f"{_count(n_train)} trained on, {n_validated}{f' of {n_val}' * (n_validated < n_val)} validated"

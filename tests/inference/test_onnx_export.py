@@ -147,7 +147,7 @@ def test_rounding_passes_where_torch_itself_rounds_as_much(monkeypatch, tmp_path
             assert compare_with_runtime(network, patch, tmp_path / "a.onnx") > onnx_export.TOLERANCE
             continue
         with pytest.raises(
-            ValueError, match=r"a\.onnx: .*differ from torch's by .* in float64 is .*, torch's"
+            ValueError, match=r"a\.onnx: .*differ from torch's by .* in float64 are .*, torch's"
         ):
             compare_with_runtime(network, patch, tmp_path / "a.onnx")
 

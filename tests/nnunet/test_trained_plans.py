@@ -48,7 +48,7 @@ def without(plans, path):
 
 @pytest.mark.parametrize("path", NEEDED)
 def test_a_key_that_plans_lack_is_named_with_their_file(tmp_path, path):
-    with pytest.raises(ValueError, match=rf"plans\.json lacks {path}\. nnU-Net .*; take the plans\.json of"):
+    with pytest.raises(ValueError, match=rf"plans\.json lacks {path}\. nnU-Net .*: take the plans\.json"):
         check(without(ct_plans(), path), tmp_path)
 
 
@@ -56,13 +56,21 @@ def test_a_key_that_plans_lack_is_named_with_their_file(tmp_path, path):
     ("text", "said"), [('{"configurations": ', "cannot be read"), ("[]", "holds no plans")]
 )
 def test_what_is_no_plans_is_named(tmp_path, text, said):
-    with pytest.raises(ValueError, match=rf"plans\.json {said}.*take the plans\.json of the training"):
+    with pytest.raises(ValueError, match=rf"plans\.json {said}.*take the plans\.json that"):
         check(text, tmp_path)
 
 
 def test_a_configuration_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"plans\.json lacks the configuration 2d\. nnU-Net"):
         check(ct_plans(), tmp_path, "2d")
+
+
+def test_a_cascades_second_stage_reads_how_labels_are_resampled(tmp_path):
+    plans = without(ct_plans(), f"{OWN}resampling_fn_seg")
+    check(plans, tmp_path)
+    plans["configurations"]["c"]["previous_stage"] = "3d_lowres"
+    with pytest.raises(ValueError, match=rf"lacks {OWN}resampling_fn_seg\."):
+        check(plans, tmp_path)
 
 
 def test_values_that_are_null_are_as_if_they_were_not_there(tmp_path):

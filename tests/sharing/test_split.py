@@ -54,11 +54,11 @@ def split_row(trained, tmp_path):
         ([], "456", "3 cases validated, others than those of splits_final.json of 2023-11-14"),
         ([], "4", "1 case validated, of 2 by splits_final.json of 2023-11-14, which has 3 cases to train on"),
         ([], None, "3 cases to train on, 2 to validate by splits_final.json of 2023-11-14; not checked"),
-        ([(80, 20)], None, "80 cases trained on, 20 validated"),
+        ([(80, 20)], None, "80 cases trained on, 20 to validate; the fold has no"),
         ([(80, 2)], "67", "80 cases trained on, 2 validated"),
         ([(80, 20)], "67", "80 cases trained on, 2 of 20 validated"),
         ([(80, 1)], "67", "80 cases trained on, 1 to validate; later 2 by another split"),
-        ([(80, 20), (80, 20)], None, "80 cases trained on, 20 validated"),
+        ([(80, 20), (80, 20)], None, "80 cases trained on, 20 to validate; the fold has no"),
         ([(81, 19), (80, 20)], "67", "80 and 20 or 81 and 19 cases trained on and validated: its logs tell"),
     ],
 )
@@ -77,7 +77,7 @@ def test_without_a_split_the_trained_folder_tells(trained, nnunet_folders, split
 
 def test_a_random_split_of_nnunets_is_told_by_its_log(trained, split_row):
     write_log(trained, (80, 20), word="This random 80:20 split")
-    assert split_row() == "fold 0: 80 cases trained on, 20 validated"
+    assert split_row() == ("fold 0: 80 cases trained on, 20 to validate; the fold has no finished validation")
 
 
 def test_a_fold_that_the_split_of_today_lacks_is_not_known(trained, nnunet_folders, split_row):
