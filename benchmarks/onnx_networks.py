@@ -3,9 +3,8 @@
     python benchmarks/onnx_networks.py --record benchmarks/results/onnx_networks
     python benchmarks/onnx_networks.py mm_unet --patch 40 56 40 --record benchmarks/results/onnx_real
 
-writes <record>.json and the table <record>.md after each network; rows of the same record that were exported
-with the same versions and sizes are kept, so that a run goes on where another one stopped. Each network has a
-process of its own, so that its peak memory is its own.
+writes <record>.json and the table <record>.md after each network. Each network has a process of its own, so
+that its peak memory is its own.
 
 Without --patch networks have all their stages and few channels: those of nnU-Net's plans the topology and the
 patches of its plans for the hippocampus, the others their papers' with one block per stage. With --patch
@@ -148,15 +147,6 @@ def describe(record: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def kept_rows(path: Path | None, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of an earlier run that were exported by the same versions with the same sizes."""
-    if path is None or not path.with_suffix(".json").is_file():
-        return []
-    earlier = json.loads(path.with_suffix(".json").read_text())
-    same = all(earlier[key] == record[key] for key in ("versions", "plan"))
-    return [row for row in earlier["rows"] if "error" not in row] if same else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -170,10 +160,9 @@ def main() -> None:
     record = surroundings("cpu")
     record["versions"] |= {name: version(name) for name in ("onnx", "onnxscript", "onnxruntime")}
     record["plan"] = args.patch or {**{f"{n}d": sizes for n, sizes in SMALL.items()}, **FIXED}
-    kept = {(row["network"], row["axes"]): row for row in kept_rows(args.record, record)}
     record["rows"] = []
     for name, ndim in list_rows(args.networks or [*list_networks(), *WORDS], args.patch):
-        row = kept.get((name, ndim)) or in_a_process(name, ndim, args.patch, args.threads)
+        row = in_a_process(name, ndim, args.patch, args.threads)
         print(json.dumps(row), flush=True)
         record["rows"].append(row)
         if args.record:
