@@ -9,7 +9,6 @@ from tiny_exports import write_trained
 from nnunet_mamba.cli import main
 from nnunet_mamba.cli.model_options import check_model
 from nnunet_mamba.io.resources import check_device
-from nnunet_mamba.nnunet.paths import resolve_plans_file
 from nnunet_mamba.study.sweep.run_graph import RunGraph
 from nnunet_mamba.trainers.folds import check_fold
 
@@ -31,11 +30,10 @@ def get_lacking_job(folder):
     [
         (lambda folder: check_fold(7, folder / "splits_final.json"), "nnunet-mamba plans split", NAME),
         (lambda folder: check_device(f"{folder}.json"), "nnunet-mamba estimate --measure", "{}.json"),
-        (lambda folder: resolve_plans_file(NAME), "nnUNetv2_plan_and_preprocess -d", NAME),
         (get_lacking_job, "nnunet-mamba sweep status", "{}"),
         (find_model_without_a_fold, "  -m", "{}"),
     ],
-    ids=["folds", "estimate", "plan", "sweep", "model"],
+    ids=["folds", "estimate", "sweep", "model"],
 )
 def test_errors_quote_what_they_put_into_commands(nnunet_folders, tmp_path, refuse, start, given):
     folder = tmp_path / NAME
