@@ -116,7 +116,7 @@ def test_the_folds_asked_for_are_loaded(model):
     [
         ("configurations.c.spacing", [3.0, 1.0, 1.0], "c: spacing differ"),
         ("configurations.c.architecture.arch_kwargs.n_stages", 3, "c: architecture differ"),
-        ("configurations", {"d": {}}, "plans.json lacks c, the configuration"),
+        ("configurations", {"d": {}}, "plans.json lacks the configuration c"),
     ],
 )
 def test_other_plans_are_refused_where_a_model_is_loaded(model, change, path, value, said):
