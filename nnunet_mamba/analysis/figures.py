@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
@@ -30,7 +30,7 @@ def draw_attention(
     Values smaller by more than `DECADES`, zero included, are black."""
     image = select_plane(patch, place)
     columns = max(len(one.maps) for one in found) + 2
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         width = min(max(1.9 * image.shape[1] / image.shape[0], 1.3), 3.0)
         figure = new_figure(width * columns + 0.4, 2.25 * len(found) + 0.6)
         figure.suptitle(title, fontsize=10, parse_math=False)
@@ -54,7 +54,7 @@ def draw_feature_spreads(file: Path, found: Sequence[FeatureSpread], title: str)
     columns = min(4, len(blocks) + 1)
     rows = -(-(len(blocks) + 1) // columns)
     edges = np.linspace(-REACH, REACH, BINS + 1)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         figure = new_figure(3.0 * columns, 2.3 * rows + 0.5)
         figure.suptitle(title, fontsize=10, parse_math=False)
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
@@ -91,7 +91,7 @@ def draw_field(file: Path, field: ReceptiveField, patch: Tensor, title: str) -> 
     """Draw the gradient in every plane through the voxel, and its mass within a distance."""
     values = field.gradient
     n_planes = 3 if values.ndim == 3 else 1
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         figure = new_figure(2.4 * (n_planes + 1) + 3.0, 2.9)
         figure.suptitle(title, fontsize=10, parse_math=False)
         axes = figure.subplots(1, n_planes + 2, width_ratios=[1] * (n_planes + 1) + [1.3])

@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 INK = "#010203"  # drawn in the charts, and replaced by the colour of the page's text
-STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {  # beside matplotlib's defaults; nnU-Net's curves leave seaborn's in the process
     "font.family": "sans-serif",
     "font.size": 9.0,
     "text.parse_math": False,  # a dollar in a label's name starts no formula
@@ -29,7 +29,7 @@ SVG_STYLE: dict[Any, Any] = {
 
 def render_axes(size_in: tuple[float, float], draw: Callable[[Axes], None]) -> str:
     """Return one pair of axes, (width, height) in inches and filled by `draw`, as an SVG element."""
-    with matplotlib.rc_context(SVG_STYLE):
+    with matplotlib.style.context(["default", SVG_STYLE]):
         figure = Figure(figsize=size_in, layout="constrained")
         draw(figure.add_subplot())
         return render_svg(figure)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
@@ -21,7 +21,7 @@ def render_summary(report: StudyReport) -> bytes | None:
     """Return the picture as PNG; None if the report is on several methods or has no images."""
     if not report.single or not report.shown_cases:
         return None
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.style.context(["default", STYLE]):
         return render_png(draw_summary(report, report.shown_cases), DPI)
 
 

@@ -1,3 +1,4 @@
+import matplotlib
 from matplotlib.figure import Figure
 
 from nnunet_mamba.study.report.charts import (
@@ -13,6 +14,12 @@ def test_a_twin_has_its_networks_colour_and_is_hollow(tiny):
     styles = get_method_styles(tiny)
     assert styles["MMUNet"].colour == styles["MMUNet_NoSSM"].colour != styles["nnUNet"].colour
     assert [name for name in styles if styles[name].hollow] == ["MMUNet_NoSSM"]
+
+
+def test_charts_do_not_take_the_style_of_the_process(tiny):
+    expected = plot_labels(tiny, tiny.leading)
+    with matplotlib.rc_context({"font.size": 20.0, "axes.linewidth": 3.0, "axes.facecolor": "grey"}):
+        assert plot_labels(tiny, tiny.leading) == expected
 
 
 def test_charts_hold_the_names_of_labels_and_methods(tiny):
