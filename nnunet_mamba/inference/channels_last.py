@@ -83,24 +83,43 @@ def _repeat(value: int | Sequence[int], n_axes: int) -> tuple[int, ...]:
     return numbers * n_axes if len(numbers) == 1 else numbers
 
 
-def _instance_norm(
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """Replacement of torch's instance_norm."""
-    if use_input_stats and _is_taken(input, weight, bias) and input[0, 0].numel() > 1:
-        return instance_norm(input, weight, bias, eps)
-    return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+def replace_instance_norm(
+    compute: Callable[[Tensor, Tensor | None, Tensor | None, float], Tensor],
+    is_taken: Callable[[Tensor, Tensor | None, Tensor | None], bool],
+) -> Callable[..., Tensor]:
+    """Return a replacement of torch's instance_norm.
+
+    Args:
+        compute: called with input, weight, bias and eps, in place of torch's.
+        is_taken: called with input, weight and bias. Where it is false, and for running statistics, torch's
+            runs.
+    """
+    stock = F.instance_norm
+
+    def norm(
+        input: Tensor,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if use_input_stats and is_taken(input, weight, bias):
+            return compute(input, weight, bias, eps)
+        return stock(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+
+    return norm
+
+
+def _has_voxels(x: Tensor, *weights: Tensor | None) -> bool:
+    """Return True for images that the faster operators take, and that have a variance."""
+    return _is_taken(x, *weights) and x[0, 0].numel() > 1
 
 
 FASTER: dict[Any, Callable[..., Tensor]] = {
     torch.conv2d: _convolution(torch.conv2d, 4),
     torch.conv3d: _convolution(torch.conv3d, 5),
-    F.instance_norm: _instance_norm,
+    F.instance_norm: replace_instance_norm(instance_norm, _has_voxels),
 }

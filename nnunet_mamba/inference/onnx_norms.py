@@ -8,35 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from unittest.mock import patch
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_mamba.inference.channels_last import replace_instance_norm
+
 
 @contextmanager
 def norms_by_axis() -> Iterator[None]:
     """Let modules compute instance and group norm by `normalize`."""
-    by_running_statistics = F.instance_norm
-
-    def instance_norm(
-        input: Tensor,
-        running_mean: Tensor | None = None,
-        running_var: Tensor | None = None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        use_input_stats: bool = True,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if use_input_stats:
-            return _scale(normalize(input, eps), weight, bias)
-        others: Any = (running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
-        return by_running_statistics(input, *others)
-
+    instance_norm = replace_instance_norm(_instance_norm, is_taken=lambda *_: True)
     with patch.multiple(F, instance_norm=instance_norm, group_norm=group_norm):
         yield
+
+
+def _instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    return _scale(normalize(x, eps), weight, bias)
 
 
 def group_norm(

@@ -42,7 +42,12 @@ def read_trained_dataset(file: Path) -> dict[str, Any]:
 def check_readable_plans(file: Path, configuration: str) -> None:
     """Raise ValueError, with their names, for keys that a prediction by a configuration reads and that a
     plans file lacks, and for files that are no plans."""
-    plans = _read_plans(file)
+    check_plans_keys(_read_plans(file), configuration, file)
+
+
+def check_plans_keys(plans: Mapping[str, Any], configuration: str, file: Path) -> None:
+    """Raise ValueError, with their names, for keys that a prediction by a configuration reads and that the
+    plans of a file lack."""
     _check_keys(plans, READ_OF_ALL, "", file)
     if configuration not in plans["configurations"]:
         raise ValueError(f"{file} lacks the configuration {configuration}. {describe_remedy(file)}")

@@ -17,7 +17,7 @@ from typing import Any
 from nnunet_mamba.nnunet.catalogue import list_network_names
 from nnunet_mamba.nnunet.dataset_json import get_channels, sort_channels
 from nnunet_mamba.nnunet.trained_plans import (
-    check_readable_plans,
+    check_plans_keys,
     describe_remedy,
     read_trained_dataset,
     resolve_configuration,
@@ -64,7 +64,7 @@ def read_plans(file: Path, configuration: str) -> dict[str, Any]:
                     "torch.nn, dynamic_network_architectures and nnunet_mamba.networks only, since nnU-Net "
                     "imports and calls what is named. Among people who trust each other nnU-Net's zip does."
                 )
-    check_readable_plans(file, configuration)
+    check_plans_keys(plans, configuration, file)
     return plans
 
 

@@ -72,6 +72,13 @@ def test_an_index_is_told_where_the_repository_is(checkout):
     assert (checkout / "README.md").read_text(encoding="utf-8") == READY["README.md"]
 
 
+def test_addresses_that_the_package_names_are_kept(checkout):
+    urls = '[project.urls]\nHomepage = "https://lab.org"\n'
+    (checkout / "pyproject.toml").write_text(READY["pyproject.toml"] + urls, encoding="utf-8")
+    commit(checkout)
+    assert release(checkout).stdout.endswith(urls)
+
+
 def test_all_that_is_missing_is_told_before_anything_is_built(checkout):
     (checkout / "CHANGELOG.md").write_text("## [0.2.0] - unreleased\n", encoding="utf-8")
     (checkout / "CITATION.cff").write_text("authors:\n  - name: The nnunet_mamba authors\n", encoding="utf-8")
