@@ -156,8 +156,8 @@ def read_table(file: Path) -> list[Score]:
             frame = pd.read_parquet(file)
         else:
             text = {name: str for name in COLUMNS if name not in ("value", "n_voxels")}
-            missing_values = {"keep_default_na": False, "na_values": {"value": ["", "nan"]}}
-            frame = pd.read_csv(file, dtype=text, float_precision="round_trip", **missing_values)
+            exact = {"value": _parse_number}  # pandas 2 loses the last digit
+            frame = pd.read_csv(file, dtype=text, keep_default_na=False, converters=exact)
     except (ValueError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a table of scores ({error}).") from error
     frame = frame.assign(**{name: "" for name in LATER if name not in frame.columns})
@@ -174,6 +174,14 @@ def read_table(file: Path) -> list[Score]:
             raise ValueError(f"{file} has {invalid.iloc[0]!r} in the column {column}; expected numbers.")
         frame[column] = numbers
     return [Score(**row) for row in frame[list(COLUMNS)].to_dict("records")]
+
+
+def _parse_number(text: str) -> float | str:
+    """Return the number that a cell holds, NaN of an empty one, and the text of any other."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return text
 
 
 def read_method_table(file: Path, origin: Origin | None = None) -> list[Score]:

@@ -149,6 +149,29 @@ def test_axes_of_size_1_are_none(tmp_path, shape):
     assert np.array_equal(read_picture(tmp_path / "a.tif"), GREY)
 
 
+class LateSeries:
+    """Series of a file as tifffile has them since November 2026: read when they are asked for."""
+
+    def __init__(self, tiff, series):
+        self.tiff, self.series = tiff, series
+
+    def __getitem__(self, k):
+        if self.tiff.filehandle.closed:
+            raise ValueError("seek of closed file")
+        return self.series[k]
+
+    def __len__(self):
+        return len(self[:])
+
+
+def test_series_are_asked_for_while_the_file_is_open(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", GREY, photometric="minisblack")
+    stock = tifffile.TiffFile.series
+    late = property(lambda tiff: LateSeries(tiff, list(stock.__get__(tiff))))
+    monkeypatch.setattr(tifffile.TiffFile, "series", late)
+    assert np.array_equal(read_picture(tmp_path / "a.tif"), GREY)
+
+
 @pytest.mark.parametrize("kept", [0, 8, 100, 0.5, 0.9])
 def test_a_tiff_that_was_cut_is_refused_by_name_wherever_its_directory_is(tmp_path, kept):
     """libtiff, by which Pillow compresses, writes the directory last, tifffile first."""
